@@ -1,0 +1,88 @@
+"""Training distributions of sigma: inverse CDF, and pdf over log sigma."""
+
+import math
+
+import torch
+
+import testbed
+from testbed.noise import ddpm_sigmas, linear_betas
+
+
+def _normal(z):
+    return torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def lognormal(u, mean=-1.2, std=1.2):
+    """log sigma ~ N(mean, std^2)."""
+    return torch.exp(mean + std * torch.special.ndtri(u))
+
+
+def lognormal_pdf(sigma, mean=-1.2, std=1.2):
+    return _normal((torch.log(sigma) - mean) / std) / std
+
+
+def loguniform(u, low=1e-4, high=1e4):
+    """log sigma uniform on [log low, log high]."""
+    return low * (high / low) ** u
+
+
+def loguniform_pdf(sigma, low=1e-4, high=1e4):
+    inside = (sigma >= low) & (sigma <= high)
+    return inside.to(sigma) / math.log(high / low)
+
+
+def cosine(u):
+    """sigma = tan(pi t/2), t uniform."""
+    return torch.tan(math.pi / 2 * u)
+
+
+def cosine_pdf(sigma):
+    """sech(log sigma)/pi = 2 sigma/(pi (1 + sigma^2))."""
+    return 2 * sigma / (math.pi * (1 + sigma**2))
+
+
+def logit_normal(u, mean=0.0, std=1.0):
+    """logit(t) ~ N(mean, std^2) with the flow time t = sigma/(1 + sigma)."""
+    t = torch.sigmoid(mean + std * torch.special.ndtri(u))
+    return t / (1 - t)
+
+
+def logit_normal_pdf(sigma, mean=0.0, std=1.0):
+    t = sigma / (1 + sigma)
+    return _normal((torch.logit(t) - mean) / std) / std
+
+
+def _table(n, start, end):
+    return ddpm_sigmas(linear_betas(n, start, end))
+
+
+def ddpm(u, n=1000, start=1e-4, end=0.02):
+    """The n levels of the linear beta table with equal mass."""
+    table = _table(n, start, end).to(u.device)
+    return table[(u * n).long().clamp(0, n - 1)]
+
+
+def ddpm_pdf(sigma, n=1000, start=1e-4, end=0.02):
+    """Mass 1/n over the log-spacing around each level; 0 outside the table."""
+    middle = torch.log(_table(n, start, end).to(sigma.device))
+    inner = (middle[1:] + middle[:-1]) / 2
+    edges = torch.cat([2 * middle[:1] - inner[:1], inner, 2 * middle[-1:] - inner[-1:]])
+    cell = torch.searchsorted(edges, torch.log(sigma).double().contiguous()) - 1
+    inside = (cell >= 0) & (cell < n)
+    width = torch.diff(edges)[cell.clamp(0, n - 1)]
+    return (inside / (n * width)).to(sigma.dtype)
+
+
+@testbed.hookimpl
+def testbed_densities():
+    yield testbed.Density(
+        "lognormal", lognormal, lognormal_pdf, reference="Karras et al. 2022, table 1"
+    )
+    yield testbed.Density("loguniform", loguniform, loguniform_pdf)
+    yield testbed.Density(
+        "cosine", cosine, cosine_pdf, reference="Nichol and Dhariwal 2021; Kingma and Gao 2023"
+    )
+    yield testbed.Density(
+        "logit_normal", logit_normal, logit_normal_pdf, reference="Esser et al. 2024"
+    )
+    yield testbed.Density("ddpm", ddpm, ddpm_pdf, reference="Ho et al. 2020, sec. 4")

@@ -1,0 +1,298 @@
+"""What a plugin registers: frozen dataclasses around plain functions, found by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from testbed.errors import InputError
+from testbed.formula import Formula, bind
+from testbed.noise import widen
+
+if TYPE_CHECKING:
+    from testbed.data.base import Data
+
+Sigma = float | Tensor
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named function or set of functions with options, found by name in the registry."""
+
+    axis: ClassVar[str] = ""
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise InputError(f"{type(self).__name__} name {self.name!r} must be an identifier.")
+        self.defaults  # noqa: B018  a wrong signature is reported where it is written
+
+    @property
+    def label(self) -> str:
+        """`weighting 'min_snr'`: the component in a message."""
+        return f"{self.axis} {self.name!r}"
+
+    def formulas(self) -> list[Formula]:
+        """The functions whose options are this component's options."""
+        raise NotImplementedError
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every option with its default."""
+        found: dict[str, Any] = {}
+        for formula in self.formulas():
+            for name, value in formula.defaults.items():
+                if found.setdefault(name, value) != value:
+                    raise InputError(f"{self.label}: option {name!r} has two defaults.")
+        return found
+
+    def bound(self, options: Mapping[str, Any]) -> Self:
+        """This component with `options` resolved against the defaults.
+
+        Raises:
+            InputError: an unknown option or a value of the wrong type.
+        """
+        twin = copy.copy(self)
+        object.__setattr__(twin, "options", bind(self.label, self.defaults, options))
+        return twin
+
+
+@dataclass(frozen=True)
+class Weighting(Component):
+    """lambda(sigma), multiplying |D - x0|^2: always in denoiser (x0) space.
+
+    `function` may ask for `sigma`, `sigma_data` and `p`, the density's pdf over log sigma.
+    """
+
+    axis: ClassVar[str] = "weighting"
+    function: Callable[..., Tensor]
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Formula]:
+        return [Formula(self.label, self.function, ("sigma", "sigma_data", "p"))]
+
+    def __call__(
+        self, sigma: Sigma, *, sigma_data: float | None = None, density: Density | None = None
+    ) -> Tensor:
+        """lambda at sigma, shaped like sigma, float32 or wider.
+
+        Raises:
+            TypeError: the function names sigma_data (or p) and none was given.
+        """
+        sigma = widen(sigma)
+        p = density.pdf_over_log_sigma(sigma) if density is not None else None
+        formula = self.formulas()[0]
+        found = formula(options=self.options, sigma=sigma, sigma_data=sigma_data, p=p)
+        return torch.as_tensor(found, device=sigma.device) + 0 * sigma
+
+
+def squared(prediction: Tensor, target: Tensor) -> Tensor:
+    """(prediction - target)^2, elementwise: the loss that training computes on the F side."""
+    return (prediction - target) ** 2
+
+
+@dataclass(frozen=True)
+class Loss(Component):
+    """An elementwise discrepancy, taken in a space.
+
+    `function(prediction, target[, options])` returns a tensor shaped like its arguments. `space`
+    is an option of every loss: "x0", "eps", "score", "v", "flow" or "F". A function other than
+    `testbed.squared` may claim that its minimiser is the mean: `elicits_mean`; without it the
+    Tweedie comparison with the score is not valid for a model trained with it, and is left out.
+    """
+
+    axis: ClassVar[str] = "loss"
+    function: Callable[..., Tensor]
+    space: str = "x0"
+    elicits_mean: bool = False
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quadratic:
+            object.__setattr__(self, "elicits_mean", True)
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether this is l2."""
+        return self.function is squared
+
+    def formulas(self) -> list[Formula]:
+        return [Formula(self.label, self.function, (), leading=2)]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"space": self.space, **super().defaults}
+
+    def bound(self, options: Mapping[str, Any]) -> Self:
+        twin = super().bound(options)
+        object.__setattr__(twin, "space", twin.options["space"])
+        return twin
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """m(q_hat, q), elementwise."""
+        found: Tensor = self.formulas()[0](prediction, target, options=self.options)
+        return found
+
+
+@dataclass(frozen=True)
+class Density(Component):
+    """The training distribution of sigma, cut to [sigma_min, sigma_max] and renormalised.
+
+    Args:
+        icdf: `icdf(u[, options]) -> sigma`, increasing on (0, 1), before the cut.
+        pdf: `pdf(sigma[, options])`, over log sigma, before the cut.
+    """
+
+    axis: ClassVar[str] = "density"
+    icdf: Callable[..., Tensor]
+    pdf: Callable[..., Tensor]
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Formula]:
+        return [
+            Formula(f"{self.label} (icdf)", self.icdf, ("u",)),
+            Formula(f"{self.label} (pdf)", self.pdf, ("sigma",)),
+        ]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"sigma_min": 0.002, "sigma_max": 80.0, **super().defaults}
+
+    def bound(self, options: Mapping[str, Any]) -> Self:
+        twin = super().bound(options)
+        low, high = twin.options["sigma_min"], twin.options["sigma_max"]
+        if not 0 < low < high:
+            raise InputError(f"{self.label}: needs 0 < sigma_min < sigma_max, got {low}, {high}.")
+        c = tuple(twin._cdf(edge) for edge in (low, high))
+        if not c[0] < c[1]:
+            raise InputError(f"{self.label}: has no mass between {low} and {high}.")
+        object.__setattr__(twin, "_cut", c)
+        return twin
+
+    def _raw(self, u: Tensor) -> Tensor:
+        found: Tensor = self.formulas()[0](options=self.options, u=u)
+        return found
+
+    def _cdf(self, edge: float) -> float:
+        """P(sigma < edge) before the cut: bisection of the increasing inverse, to one ulp."""
+        low, high = 0.0, 1.0
+        while low < (u := (low + high) / 2) < high:
+            below = float(self._raw(torch.tensor(u, dtype=torch.float64))) < edge
+            low, high = (u, high) if below else (low, u)
+        return (low + high) / 2
+
+    @property
+    def cut(self) -> tuple[float, float]:
+        """(P(sigma < sigma_min), P(sigma < sigma_max)) before the cut."""
+        found: tuple[float, float] = self.__dict__.get("_cut") or self.bound({}).__dict__["_cut"]
+        return found
+
+    def sigma(self, u: Tensor) -> Tensor:
+        """The quantile at u in (0, 1): maps uniforms to noise levels; float64, shaped like u."""
+        low, high = self.cut
+        sigma = self._raw(low + u.double() * (high - low))
+        options = {**self.defaults, **self.options}
+        return sigma.clamp(options["sigma_min"], options["sigma_max"])
+
+    def pdf_over_log_sigma(self, sigma: Sigma) -> Tensor:
+        """p(log sigma) after the cut; 0 outside [sigma_min, sigma_max]; shaped like sigma."""
+        sigma = widen(sigma)
+        low, high = self.cut
+        options = {**self.defaults, **self.options}
+        p = self.formulas()[1](options=self.options, sigma=sigma) / (high - low)
+        inside = (sigma >= options["sigma_min"]) & (sigma <= options["sigma_max"])
+        return torch.where(inside, p, torch.zeros_like(p))
+
+
+@dataclass(frozen=True)
+class Dataset(Component):
+    """A data set by name: `build(**options) -> Data`. Same options, same data, bit for bit."""
+
+    axis: ClassVar[str] = "dataset"
+    build: Callable[..., Data]
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Formula]:
+        return [Formula(self.label, self.build, ())]
+
+    def __call__(self) -> Data:
+        """The train and test split, sigma_data and, where there is one, the oracle."""
+        found: Data = self.formulas()[0](options=self.options)
+        return found
+
+
+@dataclass(frozen=True)
+class Network(Component):
+    """A network by name: `build(shape, labels[, options])` gives a module.
+
+    The module is called as `network(x, c_noise, condition)`: x (B, *shape), c_noise (B,),
+    condition a mapping of tensors or None; it returns (B, *shape). `shape` is that of one sample,
+    `labels` the number of classes (0 without labels). `noise` maps each kind of c_noise that it
+    takes to the range it was made for.
+    """
+
+    axis: ClassVar[str] = "network"
+    build: Callable[..., torch.nn.Module]
+    noise: Mapping[str, tuple[float, float]]
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Formula]:
+        return [Formula(self.label, self.build, ("shape", "labels"))]
+
+    def __call__(self, shape: tuple[int, ...], labels: int, seed: int) -> torch.nn.Module:
+        """A network with weights drawn from `seed`; the global generators are left as they were."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            found: torch.nn.Module = self.formulas()[0](
+                options=self.options, shape=shape, labels=labels
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Sampler(Component):
+    """A sampler by name: `step(denoise, x, sigma, following, generator, history[, options])`.
+
+    One step from `sigma` to `following` < sigma, floats; `denoise(x, sigma) -> x0` is never called
+    at 0; `history` is a list that belongs to the run, for multistep methods.
+    """
+
+    axis: ClassVar[str] = "sampler"
+    step: Callable[..., Tensor]
+    deterministic: bool = True
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Formula]:
+        return [Formula(self.label, self.step, (), leading=6)]
+
+
+@dataclass(frozen=True)
+class Metric(Component):
+    """A number about samples by name: `measure(samples, data, generator[, options]) -> float`.
+
+    samples (N, *shape); `data` the Data they should resemble. Returns nan where it has no meaning.
+    """
+
+    axis: ClassVar[str] = "metric"
+    measure: Callable[..., float]
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Formula]:
+        return [Formula(self.label, self.measure, (), leading=3)]
+
+    def __call__(self, samples: Tensor, data: Data, generator: torch.Generator) -> float:
+        """The metric of `samples` against the test split of `data`."""
+        return float(self.formulas()[0](samples, data, generator, options=self.options))

@@ -1,0 +1,5 @@
+"""Data sets by name, each with its split, its sigma_data and, where known, its oracle."""
+
+from testbed.data.base import Data
+
+__all__ = ["Data"]

@@ -1,0 +1,82 @@
+"""What a data set hands to the rest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from testbed.errors import InputError
+from testbed.oracles import Oracle
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training and a test split.
+
+    Args:
+        train, test: (N, *shape) float32, clean data x0.
+        train_labels, test_labels: (N,) int64 classes from 0, or None.
+        oracle: the exact distribution where it is known, else None.
+        basis: (D, 2) orthonormal columns of the plane that the data lie in, or None.
+
+    Raises:
+        InputError: an empty split, values that are not finite, splits of different shapes, labels
+            that do not fit, or all-zero training data.
+    """
+
+    train: Tensor
+    test: Tensor
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    oracle: Oracle | None = None
+    basis: Tensor | None = None
+    sigma_data: float = field(init=False)
+    """sqrt(E|x0|^2 / d) about zero, over the training split."""
+
+    def __post_init__(self) -> None:
+        for name, split, labels in (
+            ("train", self.train, self.train_labels),
+            ("test", self.test, self.test_labels),
+        ):
+            if split.ndim < 2 or split.numel() == 0:
+                raise InputError(f"{name} data have shape {tuple(split.shape)}, expected (N, ...).")
+            if not torch.isfinite(split).all():
+                raise InputError(f"{name} data hold values that are not finite.")
+            if labels is not None and labels.shape != split.shape[:1]:
+                raise InputError(
+                    f"{name} labels have shape {tuple(labels.shape)}, expected ({len(split)},)."
+                )
+        if self.train.shape[1:] != self.test.shape[1:]:
+            raise InputError(
+                f"train samples have shape {self.shape}, test samples {tuple(self.test.shape[1:])}."
+            )
+        sigma_data = float(self.train.double().square().mean().sqrt())
+        if sigma_data == 0:
+            raise InputError("the training data are all zero: sigma_data would be 0.")
+        object.__setattr__(self, "sigma_data", sigma_data)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.train.shape[1:])
+
+    @property
+    def labels(self) -> int:
+        """The number of classes; 0 without labels."""
+        if self.train_labels is None:
+            return 0
+        highest = [t.max() for t in (self.train_labels, self.test_labels) if t is not None]
+        return int(torch.stack(highest).max()) + 1
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the numbers: the identity of the data in a trial's identity."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.test, self.train_labels, self.test_labels):
+            if part is not None:
+                digest.update(str((part.dtype, tuple(part.shape))).encode())
+                digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""Real data: scikit-learn's digits, and your own arrays."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from testbed.components import Dataset
+from testbed.data.base import Data
+from testbed.errors import InputError, unknown
+from testbed.hookspecs import hookimpl
+from testbed.random import stream
+
+
+def split(data: Tensor, labels: Tensor | None, test: float, seed: int) -> Data:
+    """A random split with a fraction `test` held out, drawn from `seed`.
+
+    Raises:
+        InputError: a fraction that leaves either side empty.
+    """
+    held = round(len(data) * test)
+    if not 0 < held < len(data):
+        raise InputError(f"test = {test} of {len(data)} samples leaves one split empty.")
+    order = torch.randperm(len(data), generator=stream(seed, "split"))
+    train, kept = order[held:], order[:held]
+    return Data(
+        train=data[train],
+        test=data[kept],
+        train_labels=None if labels is None else labels[train],
+        test_labels=None if labels is None else labels[kept],
+    )
+
+
+def digits(test: float = 0.2, split_seed: int = 0) -> Data:
+    """1,797 handwritten digits, 8x8 grey levels 0..16 mapped to [-1, 1]; (N, 1, 8, 8), labels 0..9.
+
+    Bundled with scikit-learn (UCI Optical Recognition of Handwritten Digits, test part).
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).float() / 8 - 1
+    return split(images[:, None], torch.from_numpy(bunch.target).long(), test, split_seed)
+
+
+def array(
+    path: str = "",
+    data: str = "x",
+    labels: str = "y",
+    test: float = 0.2,
+    split_seed: int = 0,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> Data:
+    """Your own numbers: a .npy file (N, ...), or a .npz file with arrays named `data` and `labels`.
+
+    Samples become scale * (x + shift) in float32; labels (N,) are optional in an .npz. Nothing is
+    unpickled.
+
+    Raises:
+        InputError: no such file, an array that is missing, or not numbers.
+    """
+    file = Path(path)
+    if not path or not file.is_file():
+        raise InputError(f"dataset 'array': path = {path!r} is not a file; give a .npy or .npz.")
+    try:
+        loaded: Any = np.load(file, allow_pickle=False)
+        arrays = {name: loaded[name] for name in loaded.files} if file.suffix == ".npz" else None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as problem:
+        raise InputError(f"dataset 'array': {path} cannot be read as numbers: {problem}") from None
+    if arrays is not None and data not in arrays:
+        raise InputError(f"dataset 'array': {path}: {unknown('array', data, arrays)}")
+    x = loaded if arrays is None else arrays[data]
+    y = None if arrays is None else arrays.get(labels)
+    if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
+        raise InputError(f"dataset 'array': {path} holds {x.dtype}, expected real numbers.")
+    if y is not None and not np.issubdtype(y.dtype, np.integer):
+        raise InputError(f"dataset 'array': labels in {path} are {y.dtype}, expected integers.")
+    if y is not None and y.size and y.min() < 0:
+        raise InputError(f"dataset 'array': labels in {path} must count from 0, got {y.min()}.")
+    samples = scale * (torch.from_numpy(x.astype(np.float32)) + shift)
+    if samples.ndim < 2:
+        samples = samples.reshape(-1, 1)
+    classes = None if y is None else torch.from_numpy(y.astype(np.int64))
+    if classes is not None and classes.shape != samples.shape[:1]:
+        raise InputError(
+            f"dataset 'array': {path} has {len(samples)} samples and labels of shape "
+            f"{tuple(classes.shape)}."
+        )
+    return split(samples, classes, test, split_seed)
+
+
+@hookimpl
+def testbed_datasets() -> Iterable[Dataset]:
+    """Real data."""
+    yield Dataset("digits", digits, reference="UCI; sklearn.datasets.load_digits")
+    yield Dataset("array", array)

@@ -1,0 +1,125 @@
+"""The preconditioned denoiser: one module around a raw network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from testbed.components import Sigma
+from testbed.errors import InputError
+from testbed.noise import per_sample, widen
+from testbed.parameterization import Parameterization
+from testbed.predictions import convert
+
+InputScale = Callable[[Tensor, float], Tensor]
+
+
+def shared_c_in(sigma: Tensor, sigma_data: float) -> Tensor:
+    """c_in = 1/sqrt(sigma^2 + sigma_data^2): unit input variance for any parameterization."""
+    return 1 / torch.sqrt(sigma**2 + sigma_data**2)
+
+
+def shared_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
+    """c_noise = log(sigma)/4 (Karras et al. 2022, table 1)."""
+    return torch.log(sigma) / 4
+
+
+SHARED = {"c_in": shared_c_in, "c_noise": shared_c_noise}
+
+
+class Denoiser(nn.Module):
+    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), the estimate of E[x0|x].
+
+    Args:
+        network: called as `network(x, c_noise, condition)`, x (B, ...), c_noise (B,).
+        parameterization: what the network's output means.
+        sigma_data: sqrt(E|x0|^2 / d) of the training data, positive.
+        c_in, c_noise: None or "native" for the parameterization's own, "shared" for
+            1/sqrt(sigma^2 + sigma_data^2) and log(sigma)/4, or a function (sigma, sigma_data).
+
+    Raises:
+        InputError: sigma_data is not positive, or c_in or c_noise is none of these.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        parameterization: Parameterization,
+        sigma_data: float,
+        c_in: str | InputScale | None = None,
+        c_noise: str | InputScale | None = None,
+    ) -> None:
+        super().__init__()
+        if not float(sigma_data) > 0:
+            raise InputError(f"sigma_data = {sigma_data!r} must be positive.")
+        self.network = network
+        self.parameterization = parameterization
+        self.sigma_data = float(sigma_data)
+        # A non-affine parameterization has no coefficients of its own.
+        default = None if parameterization.affine else "shared"
+        self._c_in = _chosen("c_in", default if c_in is None else c_in)
+        self._c_noise = _chosen("c_noise", default if c_noise is None else c_noise)
+
+    def inputs(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(c_in, c_noise) at sigma, float64, shaped like sigma."""
+        sigma = widen(sigma).double()
+        if self._c_in is None or self._c_noise is None:
+            native = self.parameterization.coefficients(sigma, sigma_data=self.sigma_data)
+        c_in = native.in_ if self._c_in is None else self._c_in(sigma, self.sigma_data)
+        c_noise = native.noise if self._c_noise is None else self._c_noise(sigma, self.sigma_data)
+        return c_in, c_noise
+
+    def output(
+        self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """F(c_in x, c_noise): the raw network output, (B, ...), dtype of x."""
+        sigma = widen(sigma).to(x.device)
+        c_in, c_noise = self.inputs(sigma)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight = next(self.parameters(), None)
+        inside = x.dtype if weight is None else weight.dtype
+        scaled = (per_sample(c_in, x).to(wide) * x).to(inside)
+        noise = c_noise.to(torch.promote_types(inside, torch.float32)).expand(x.shape[0])
+        found: Tensor = self.network(scaled, noise, condition)
+        return found.to(x.dtype)
+
+    def forward(
+        self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """D(x, sigma), the estimate of x0.
+
+        Args:
+            x: (B, ...) = x0 + sigma eps.
+            sigma: scalar or (B,), positive.
+            condition: a mapping of tensors (B, ...) for the network, or None.
+
+        Returns:
+            (B, ...), dtype and device of x.
+        """
+        F = self.output(x, sigma, condition)
+        return self.parameterization.denoise(F, x, sigma, sigma_data=self.sigma_data)
+
+    def score(
+        self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """grad_x log p_sigma(x) = -eps/sigma, from F through the pair (x0, eps), not from D.
+
+        Arguments and result as for `forward`.
+        """
+        F = self.output(x, sigma, condition)
+        p = self.parameterization
+        return convert(F, p, "score", x=x, sigma=sigma, sigma_data=self.sigma_data)
+
+
+def _chosen(name: str, choice: Any) -> InputScale | None:
+    if choice is None or choice == "native":
+        return None
+    if choice == "shared":
+        return SHARED[name]
+    if callable(choice):
+        chosen: InputScale = choice
+        return chosen
+    raise InputError(f"{name} = {choice!r} must be 'native', 'shared' or a function.")

@@ -1,0 +1,1 @@
+"""The package of plugin files; the registry adds their folders to its path."""

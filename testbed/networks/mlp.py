@@ -1,0 +1,122 @@
+"""A residual multilayer perceptron for vectors and small images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from testbed.components import Network
+from testbed.errors import InputError
+from testbed.hookspecs import hookimpl
+
+
+class FourierFeatures(nn.Module):
+    """cos and sin of c_noise at `count` frequencies, geometric from `low` to `high` (rad per unit).
+
+    c_noise (B,) -> (B, 2 count).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, count: int, low: float, high: float) -> None:
+        super().__init__()
+        grid = torch.logspace(math.log10(low), math.log10(high), count)
+        self.register_buffer("frequencies", grid, persistent=False)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        phase = c_noise[:, None].to(self.frequencies.dtype) * self.frequencies
+        return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+class Block(nn.Module):
+    """h + W2 silu(W1 silu(norm h) + noise embedding)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        inner = self.inner(nn.functional.silu(self.norm(h))) + embedding
+        result: Tensor = h + self.outer(nn.functional.silu(inner))
+        return result
+
+
+class ResidualMLP(nn.Module):
+    """x and c_noise to F, both of one sample's shape; the last layer starts at zero.
+
+    With `labels`, `condition["label"]` (B,) int64 is embedded too; without it, or without
+    condition, the network is unconditional.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        labels: int,
+        width: int,
+        depth: int,
+        features: int,
+        frequencies: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        d = math.prod(shape)
+        self.embed_noise = FourierFeatures(features, *frequencies)
+        self.noise = nn.Linear(2 * features, width)
+        self.label = nn.Embedding(labels, width) if labels else None
+        self.first = nn.Linear(d, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, d)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        embedding = nn.functional.silu(self.noise(self.embed_noise(c_noise)))
+        if condition and "label" in condition:
+            if self.label is None:
+                raise InputError("this network was built without labels and got a label.")
+            embedding = embedding + self.label(condition["label"])
+        h = self.first(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        F: Tensor = self.last(self.norm(h)).view_as(x)
+        return F
+
+
+def mlp(
+    shape: tuple[int, ...],
+    labels: int,
+    width: int = 128,
+    depth: int = 3,
+    features: int = 16,
+    frequencies: tuple[float, ...] = (1 / 64, 64.0),
+) -> ResidualMLP:
+    """A residual MLP with `depth` blocks of `width` units.
+
+    Raises:
+        InputError: an option that is not positive.
+    """
+    if min(width, depth, features) < 1 or len(frequencies) != 2 or min(frequencies) <= 0:
+        raise InputError(
+            f"network 'mlp': width = {width}, depth = {depth}, features = {features} must be "
+            f"positive and frequencies = {frequencies} two positive numbers."
+        )
+    low, high = frequencies
+    return ResidualMLP(shape, labels, width, depth, features, (low, high))
+
+
+@hookimpl
+def testbed_networks() -> Iterable[Network]:
+    """The residual MLP."""
+    yield Network(
+        "mlp",
+        mlp,
+        # cos and sin are defined everywhere; beyond these ranges the slowest wave has wrapped.
+        noise={"sigma": (0.0, 200.0), "log_sigma": (-2.4, 2.4), "time": (0.0, 1.0)},
+    )

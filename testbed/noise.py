@@ -1,0 +1,173 @@
+"""Noise levels: schedules, the borders to VP and flow coordinates, and discretisations.
+
+Inside the testbed x = x0 + sigma eps (variance exploding). Outside, x_t = alpha_t x0 + s_t eps;
+then sigma = s_t/alpha_t and x = x_t/alpha_t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def widen(sigma: float | Tensor) -> Tensor:
+    """Sigma as a tensor, float32 or wider; a Python number becomes float64."""
+    if not isinstance(sigma, Tensor):
+        return torch.as_tensor(sigma, dtype=torch.float64)
+    return sigma.to(torch.promote_types(sigma.dtype, torch.float32))
+
+
+def per_sample(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Sigma, scalar or (B,), shaped (B, 1, ...) to multiply x (B, ...); on x's device.
+
+    Raises:
+        ValueError: sigma is neither a scalar nor has x's batch size.
+    """
+    sigma = widen(sigma).to(x.device)
+    if sigma.ndim == 0:
+        return sigma
+    if sigma.ndim != 1 or x.ndim < 1 or sigma.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"sigma has shape {tuple(sigma.shape)}; expected a scalar or ({x.shape[0]},), "
+            f"one per sample of x {tuple(x.shape)}."
+        )
+    return sigma.reshape(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A border form x_t = alpha(t) x0 + s(t) eps and its way to and from x = x0 + sigma eps.
+
+    `alpha`, `s` and `time` are functions of t, t and sigma; `sigma_rate(t)` is d sigma/dt.
+    """
+
+    name: str
+    alpha: Callable[[Tensor], Tensor]
+    s: Callable[[Tensor], Tensor]
+    time: Callable[[Tensor], Tensor]
+    sigma_rate: Callable[[Tensor], Tensor]
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        """sigma = s_t/alpha_t, shaped like t."""
+        t = widen(t)
+        return self.s(t) / self.alpha(t)
+
+    def to_ve(self, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(x, sigma) = (x_t/alpha_t, s_t/alpha_t); x (B, ...) in x_t's dtype, sigma like t."""
+        t = widen(t)
+        return (x_t / per_sample(self.alpha(t), x_t)).to(x_t.dtype), self.sigma(t)
+
+    def from_ve(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(x_t, t) with x_t = alpha_t x; the inverse of `to_ve`."""
+        t = self.time(widen(sigma))
+        return (x * per_sample(self.alpha(t), x)).to(x.dtype), t
+
+    def score_to_ve(self, score: Tensor, t: float | Tensor) -> Tensor:
+        """grad log p(x) = alpha_t grad log p(x_t): the chain rule through x_t = alpha_t x."""
+        return (score * per_sample(self.alpha(widen(t)), score)).to(score.dtype)
+
+
+def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
+    """Variance preserving with linear beta(t), t in (0, 1] (Song et al. 2021, app. B).
+
+    1 + sigma^2 = exp(int beta) with int beta = beta_min t + (beta_max - beta_min) t^2/2, and
+    alpha = 1/sqrt(1 + sigma^2), s = sigma alpha.
+    """
+    slope = beta_max - beta_min
+
+    def integral(t: Tensor) -> Tensor:
+        return beta_min * t + slope * t**2 / 2
+
+    def time(sigma: Tensor) -> Tensor:
+        # The root of slope t^2/2 + beta_min t = y in the form that does not cancel at small y.
+        y = torch.log1p(sigma**2)
+        return 2 * y / (beta_min + torch.sqrt(beta_min**2 + 2 * slope * y))
+
+    def rate(t: Tensor) -> Tensor:
+        growth = torch.expm1(integral(t))
+        return (1 + growth) * (beta_min + slope * t) / (2 * torch.sqrt(growth))
+
+    return Schedule(
+        name="vp",
+        alpha=lambda t: torch.exp(-integral(t) / 2),
+        s=lambda t: torch.sqrt(-torch.expm1(-integral(t))),
+        time=time,
+        sigma_rate=rate,
+    )
+
+
+VE = Schedule(
+    name="ve",
+    alpha=torch.ones_like,
+    s=lambda t: t,
+    time=lambda sigma: sigma,
+    sigma_rate=torch.ones_like,
+)
+VP = vp()
+COSINE = Schedule(
+    name="cosine",
+    alpha=lambda t: torch.cos(math.pi / 2 * t),
+    s=lambda t: torch.sin(math.pi / 2 * t),
+    time=lambda sigma: 2 / math.pi * torch.atan(sigma),
+    sigma_rate=lambda t: math.pi / 2 / torch.cos(math.pi / 2 * t) ** 2,
+)
+FLOW = Schedule(
+    name="flow",
+    alpha=lambda t: 1 - t,
+    s=lambda t: t,
+    time=lambda sigma: sigma / (1 + sigma),
+    sigma_rate=lambda t: 1 / (1 - t) ** 2,
+)
+
+
+def karras_sigmas(
+    n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Tensor:
+    """n descending levels and a final 0, (n + 1,) float64 (Karras et al. 2022, eq. 5).
+
+    sigma_i = (sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
+    """
+    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    return torch.cat([(top + ramp * (bottom - top)) ** rho, torch.zeros(1, dtype=torch.float64)])
+
+
+def linear_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
+    """beta_i from start to end in equal steps, (n,) float64 (Ho et al. 2020, sec. 4)."""
+    return torch.linspace(start, end, n, dtype=torch.float64)
+
+
+def scaled_linear_betas(n: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """sqrt(beta_i) in equal steps, (n,) float64: latent diffusion's table."""
+    return torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
+
+
+def ddpm_sigmas(betas: Tensor) -> Tensor:
+    """sigma_i = sqrt((1 - abar_i)/abar_i), abar_i = prod_{j<=i} (1 - beta_j), ascending like betas.
+
+    Through log abar, so that 1 - abar keeps its digits at the first steps.
+    """
+    log_abar = torch.cumsum(torch.log1p(-betas.double()), dim=0)
+    return torch.sqrt(torch.expm1(-log_abar))
+
+
+def table_sigmas(table: Tensor, n: int) -> Tensor:
+    """n levels of an ascending table, descending, with a final 0; (n + 1,) float64.
+
+    For n < len(table) every floor(len/n)-th level from the top, as in latent diffusion's published
+    sampler, which therefore leaves out the smallest level.
+
+    Raises:
+        ValueError: n is not between 1 and the table's length.
+    """
+    if not 1 <= n <= len(table):
+        raise ValueError(
+            f"n = {n} levels of a table with {len(table)}: expected 1 to {len(table)}."
+        )
+    top, points = len(table) - 1, n if n == len(table) else n + 1
+    index = torch.linspace(top, 0, points, dtype=torch.float64).long()[:n]
+    return torch.cat([table.double()[index], torch.zeros(1, dtype=torch.float64)])

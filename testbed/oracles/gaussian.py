@@ -1,0 +1,86 @@
+"""The oracle of a Gaussian; fitted to data, the Wiener denoiser."""
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from testbed.oracles.base import Estimate, Oracle, eigenbasis, finite, gamma, normal
+
+
+class Gaussian(Oracle):
+    """x0 ~ N(m, S), in the eigenbasis S = Q diag(L) Q^T, so x ~ N(m, Q diag(L + sigma^2) Q^T).
+
+    mean: m, (*shape), usually (d,). covariance: S, (d, d) positive semidefinite, may be singular.
+    Raises ValueError for other shapes, an asymmetric or an indefinite S, or numbers not finite.
+    Source: Wiener 1949; math.md, section 6.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        super().__init__(mean.shape)
+        self.m = finite("mean", mean, 0).reshape(-1)
+        self.L, self.Q = eigenbasis("covariance", covariance, (self.dim, self.dim))
+
+    @classmethod
+    def fit(cls, data: Tensor) -> Self:
+        """The Gaussian with the mean and the covariance (divided by N) of data (N, *shape)."""
+        y = finite("data", data, 1).reshape(data.shape[0], -1)
+        m = y.mean(0)
+        return cls(m.reshape(data.shape[1:]), (y - m).mT @ (y - m) / len(y))
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """D = m + Q diag(L/(L + sigma^2)) Q^T (x - m), shaped like x."""
+        z, s = self._coordinates(x, sigma)
+        D = self.m + (self.L / (self.L + s**2) * z) @ self.Q.mT
+        return D.reshape(x.shape).to(x.dtype)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """grad log p = -Q diag(1/(L + sigma^2)) Q^T (x - m), shaped like x."""
+        z, s = self._coordinates(x, sigma)
+        return -(z / (self.L + s**2) @ self.Q.mT).reshape(x.shape).to(x.dtype)
+
+    def covariance(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Cov[x0|x] = Q diag(L sigma^2/(L + sigma^2)) Q^T, (B, d, d): the same at every x."""
+        _, s = self._prepare(x, sigma)
+        return ((self.Q * self._shrunk(s)[:, None, :]) @ self.Q.mT).to(x.dtype)
+
+    def covariance_trace(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """tr Cov[x0|x] = sum_j L_j sigma^2/(L_j + sigma^2), (B,)."""
+        _, s = self._prepare(x, sigma)
+        return self._shrunk(s).sum(1).to(x.dtype)
+
+    def log_density(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """log p = -sum_j [z_j^2/(L_j + sigma^2) + log(2 pi (L_j + sigma^2))]/2, z = Q^T (x - m)."""
+        z, s = self._coordinates(x, sigma)
+        C = self.L + s**2
+        return -(z**2 / C + torch.log(2 * math.pi * C)).sum(1).to(x.dtype) / 2
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """x0 = m + Q diag(sqrt L) z, z ~ N(0, I): (n, *shape) float64."""
+        z = normal(torch.Size((n, self.dim)), generator, self.device)
+        return (self.m + (self.L.sqrt() * z) @ self.Q.mT).reshape(n, *self.shape)
+
+    def mmse(
+        self,
+        sigma: float | Tensor,
+        *,
+        draws: int = 4096,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        """sum_j L_j sigma^2/(L_j + sigma^2)/d, exact: nothing is drawn, the error is rounding.
+
+        Rounding: gamma of the sum, and of the eigenvalues, off by d u max(L) at most.
+        """
+        levels = self._levels(sigma)
+        s = levels[..., None]
+        value = self._shrunk(s).mean(-1)
+        slope = ((s**2 / (self.L + s**2)) ** 2).mean(-1)
+        return Estimate(value, gamma(self.dim + 8) * (value + self.L.max() * slope))
+
+    def _coordinates(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        flat, s = self._prepare(x, sigma)
+        return (flat - self.m) @ self.Q, s
+
+    def _shrunk(self, s: Tensor) -> Tensor:
+        return self.L * (s**2 / (self.L + s**2))

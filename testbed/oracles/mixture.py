@@ -1,0 +1,122 @@
+"""The oracle of a mixture of Gaussians."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from testbed.oracles.base import Oracle, eigenbasis, finite, normal
+
+
+class Mixture(Oracle):
+    """x0 ~ sum_k pi_k N(m_k, S_k), S_k = Q_k diag(L_k) Q_k^T; given x = x0 + sigma eps,
+
+        C_k = L_k + sigma^2,  z_k = Q_k^T (x - m_k)
+        r_k = softmax_k(log pi_k - z_k^2/(2 C_k) - log(C_k)/2, summed over dimensions)
+        mu_k = m_k + Q_k L_k/C_k z_k,  V_k = Q_k sigma^2 L_k/C_k Q_k^T
+
+    are the weight, the mean and the covariance of component k.
+
+    means: (K, *shape), usually (K, d). Either stds (K,), S_k = stds_k^2 I, or covariances
+    (K, d, d), positive semidefinite; both may be singular. weights: (K,) positive, normalised
+    here; equal if None. A call holds a few (B, K, d) arrays.
+    Raises ValueError for other shapes, both or neither of stds and covariances, stds below 0,
+    weights not above 0, an asymmetric or an indefinite S_k, or numbers not finite.
+    Source: math.md, section 6.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        stds: Tensor | None = None,
+        weights: Tensor | None = None,
+        *,
+        covariances: Tensor | None = None,
+    ) -> None:
+        super().__init__(means.shape[1:])
+        K, d = len(means), self.dim
+        self.m = finite("means", means, 1).reshape(K, d)
+        self.Q: Tensor | None = None
+        if stds is not None and covariances is None:
+            s = _per_component("stds", stds, K)
+            if bool((s < 0).any()):
+                raise ValueError(f"stds: got {stds.tolist()}, expected none below 0")
+            self.L = (s**2)[:, None].expand(K, d)
+        elif covariances is not None and stds is None:
+            self.L, self.Q = eigenbasis("covariances", covariances, (K, d, d))
+        else:
+            given = "neither" if stds is None else "both"
+            raise ValueError(f"stds, covariances: got {given}, expected exactly one of them")
+        pi = self.m.new_ones(K) if weights is None else _per_component("weights", weights, K)
+        if bool((pi <= 0).any()):
+            raise ValueError(f"weights: got {pi.tolist()}, expected all above 0")
+        self.pi = pi / pi.sum()
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """D = sum_k r_k mu_k, shaped like x."""
+        r, mu, _, _ = self._posterior(x, sigma)
+        return (r * mu).sum(1).reshape(x.shape).to(x.dtype)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """grad log p = -sum_k r_k Q_k (z_k/C_k), shaped like x."""
+        r, _, _, pull = self._posterior(x, sigma)
+        return -(r * self._turned(pull)).sum(1).reshape(x.shape).to(x.dtype)
+
+    def covariance(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Cov[x0|x] = sum_k r_k (V_k + (mu_k - D)(mu_k - D)^T), (B, d, d)."""
+        r, mu, V, _ = self._posterior(x, sigma)
+        spread = mu - (r * mu).sum(1, keepdim=True)
+        cov = (r * spread).mT @ spread
+        if self.Q is None:
+            return (cov + torch.diag_embed((r * V).sum(1))).to(x.dtype)
+        for k, Q in enumerate(self.Q):
+            cov = cov + (Q * (r * V)[:, k, None, :]) @ Q.mT
+        return cov.to(x.dtype)
+
+    def covariance_trace(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """tr Cov[x0|x] = sum_k r_k (tr V_k + |mu_k - D|^2), (B,)."""
+        r, mu, V, _ = self._posterior(x, sigma)
+        spread = mu - (r * mu).sum(1, keepdim=True)
+        return (r * (V + spread**2)).sum((1, 2)).to(x.dtype)
+
+    def log_density(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """log p = log sum_k pi_k N(x; m_k, S_k + sigma^2 I), (B,) nats; shares no r_k."""
+        z, s2 = self._coordinates(x, sigma)
+        variance = s2 + self.L
+        normal_k = -(z**2 / variance + torch.log(2 * math.pi * variance)) / 2
+        return torch.logsumexp(self.pi.log() + normal_k.sum(-1), 1).to(x.dtype)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """k ~ pi, then x0 = m_k + Q_k diag(sqrt L_k) z, z ~ N(0, I): (n, *shape) float64."""
+        pi = self.pi.to(generator.device)
+        k = torch.multinomial(pi, n, replacement=True, generator=generator).to(self.device)
+        z = normal(torch.Size((n, self.dim)), generator, self.device) * self.L[k].sqrt()
+        if self.Q is not None:
+            for j, Q in enumerate(self.Q):
+                z[k == j] = z[k == j] @ Q.mT
+        return (self.m[k] + z).reshape(n, *self.shape)
+
+    def _coordinates(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """z_k = Q_k^T (x - m_k), (B, K, d), and sigma^2, (B, 1, 1)."""
+        flat, s = self._prepare(x, sigma)
+        z = flat[:, None, :] - self.m
+        if self.Q is not None:
+            z = torch.einsum("bki,kij->bkj", z, self.Q)
+        return z, s[..., None] ** 2
+
+    def _posterior(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """r_k (B, K, 1), mu_k, the eigenvalues of V_k, and z_k/C_k, (B, K, d) each."""
+        z, s2 = self._coordinates(x, sigma)
+        C = self.L + s2
+        logit = self.pi.log() - (z**2 / C).sum(-1) / 2 - C.log().sum(-1) / 2
+        r = torch.softmax(logit, 1)[..., None]
+        return r, self.m + self._turned(self.L / C * z), self.L * (s2 / C), z / C
+
+    def _turned(self, z: Tensor) -> Tensor:
+        return z if self.Q is None else torch.einsum("bkj,kij->bki", z, self.Q)
+
+
+def _per_component(name: str, value: Tensor, K: int) -> Tensor:
+    if value.shape != (K,):
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected ({K},)")
+    return finite(name, value, 1)

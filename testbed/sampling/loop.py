@@ -1,0 +1,69 @@
+"""The one loop that every sampler shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from testbed.components import Sampler
+from testbed.errors import InputError
+from testbed.registry import default_registry
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Callback = Callable[[int, float, Tensor], None]
+
+
+def sample(
+    denoiser: Denoise,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    sampler: str | Sampler = "heun",
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Follows the probability-flow ODE, or a stochastic path, from sigmas[0] to sigmas[-1].
+
+    Args:
+        denoiser: any callable (x, sigma) -> x0, x (B, ...), sigma (B,); never called at 0.
+        x: (B, ...), already at noise level sigmas[0]: usually x0 + sigmas[0] eps.
+        sigmas: (n + 1,) strictly descending levels; a final 0 is allowed.
+        sampler: a name or a component of the registry.
+        generator: the source of fresh noise; stochastic samplers need one.
+        callback: called before each step as `callback(i, sigma_i, x_i)`.
+
+    Returns:
+        (B, ...) at sigmas[-1], dtype and device of x.
+
+    Raises:
+        InputError: levels that do not descend, a level that is negative or not finite, or a
+            stochastic sampler without a generator.
+        UnknownName: no sampler of that name.
+    """
+    levels = [float(s) for s in torch.as_tensor(sigmas, dtype=torch.float64)]
+    descending = all(a > b for a, b in pairwise(levels))
+    if not levels or not descending or not levels[-1] >= 0 or levels[0] == float("inf"):
+        raise InputError(f"sigmas must descend strictly to a level >= 0, got {_brief(levels)}.")
+    chosen = default_registry().sampler(sampler) if isinstance(sampler, str) else sampler
+    if not chosen.deterministic and generator is None:
+        raise InputError(f"sampler {chosen.name!r} draws noise: give generator=torch.Generator().")
+    wide = torch.promote_types(x.dtype, torch.float32)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return denoiser(x, torch.full(x.shape[:1], sigma, dtype=wide, device=x.device))
+
+    (step,) = chosen.formulas()
+    history: list[Any] = []
+    for i, (sigma, following) in enumerate(pairwise(levels)):
+        if callback is not None:
+            callback(i, sigma, x)
+        x = step(denoise, x, sigma, following, generator, history, options=chosen.options)
+    return x
+
+
+def _brief(levels: list[float]) -> str:
+    shown = ", ".join(f"{level:g}" for level in levels[:4])
+    return f"[{shown}{', ...' if len(levels) > 4 else ''}] ({len(levels)} levels)"

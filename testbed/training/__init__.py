@@ -1,0 +1,1 @@
+"""Training of one trial: objective, engine, checkpoints. Knows nothing of studies."""

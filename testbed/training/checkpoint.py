@@ -1,0 +1,103 @@
+"""Checkpoints that survive a crash and notice damage: safetensors behind a checked header.
+
+File: 8 bytes `TESTBED1`, 8 bytes length n (little endian), 32 bytes sha256 of the body, n bytes of
+body (safetensors with JSON in its metadata). Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+MAGIC = b"TESTBED1"
+HEADER = len(MAGIC) + 8 + 32
+
+
+class Damaged(Exception):
+    """A checkpoint that is cut short or whose digest does not match."""
+
+
+def write_durably(file: Path, content: bytes) -> None:
+    """Replaces `file` by `content` so that a crash leaves the old or the new one whole."""
+    temporary = file.with_name(file.name + ".tmp")
+    with temporary.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Writes `tensors` and JSON `facts`; the previous checkpoint is kept as `<file>.previous`."""
+    body = save(
+        {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+        metadata={"facts": json.dumps(facts)},
+    )
+    header = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
+    if file.exists():
+        os.replace(file, previous(file))
+    write_durably(file, header + body)
+
+
+def previous(file: Path) -> Path:
+    """Where the checkpoint before the last one lies."""
+    return file.with_name(file.name + ".previous")
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a checkpoint.
+
+    Raises:
+        Damaged: the file is truncated, altered, or not a checkpoint.
+    """
+    content = file.read_bytes()
+    body = content[HEADER:]
+    length = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 8], "little")
+    digest = content[len(MAGIC) + 8 : HEADER]
+    if content[: len(MAGIC)] != MAGIC or len(body) != length:
+        raise Damaged(f"{file} is cut short or not a checkpoint.")
+    if hashlib.sha256(body).digest() != digest:
+        raise Damaged(f"{file} is damaged: its sha256 does not match.")
+    return load(body), json.loads(_metadata(body)["facts"])
+
+
+def newest(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The checkpoint, else the previous one, else None; None also when both are damaged."""
+    for candidate in (file, previous(file)):
+        if candidate.exists():
+            try:
+                return read(candidate)
+            except Damaged:
+                continue
+    return None
+
+
+def _metadata(body: bytes) -> dict[str, str]:
+    length = int.from_bytes(body[:8], "little")
+    found: dict[str, str] = json.loads(body[8 : 8 + length]).get("__metadata__", {})
+    return found
+
+
+def save_weights(file: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
+    """A plain safetensors file, durably, with `facts` as its metadata."""
+    body = save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata=facts)
+    write_durably(file, body)
+
+
+def load_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    with safe_open(file, framework="pt") as handle:
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        return tensors, handle.metadata() or {}

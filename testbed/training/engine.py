@@ -1,0 +1,268 @@
+"""One training loop for every device: Adam, EMA, and a state that can be stored and resumed.
+
+All randomness comes in blocks of BLOCK steps from named streams of the trial's seed, so a step's
+draws depend on (seed, step) alone: every trial of a seed sees the same batches, noises and
+uniforms, and a resumed run needs to know its step and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from testbed.data.base import Data
+from testbed.denoiser import Denoiser
+from testbed.errors import InputError
+from testbed.noise import per_sample
+from testbed.random import stream
+from testbed.training.objective import Objective, Terms
+
+BLOCK = 50
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a trial is trained; the same for every trial of a comparison unless a study sweeps it.
+
+    Args:
+        steps: optimiser steps.
+        batch: samples a step.
+        learning_rate: Adam's, constant.
+        betas: Adam's.
+        ema: decay of the averaged weights; at step t it is min(ema, (1 + t)/(10 + t)).
+        clip: largest gradient norm, or 0 for none.
+        points: how many points a training curve has.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": False}
+
+    steps: int = 2000
+    batch: int = 128
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema: float = 0.999
+    clip: float = 0.0
+    points: int = 200
+
+    def __post_init__(self) -> None:
+        limits = {
+            "steps": self.steps >= 1,
+            "batch": self.batch >= 1,
+            "learning_rate": 0 < self.learning_rate < math.inf,
+            "betas": all(0 <= beta < 1 for beta in self.betas),
+            "ema": 0 <= self.ema < 1,
+            "clip": self.clip >= 0,
+            "points": self.points >= 1,
+        }
+        for name, fine in limits.items():
+            if not fine:
+                raise InputError(f"{name} = {getattr(self, name)!r} is out of range.")
+
+
+class Draws(NamedTuple):
+    """One block's randomness: indices (BLOCK, B), u (BLOCK, B) float64, eps (BLOCK, B, *shape)."""
+
+    indices: Tensor
+    u: Tensor
+    eps: Tensor
+
+
+def draws(seed: int, block: int, batch: int, samples: int, shape: tuple[int, ...]) -> Draws:
+    """The draws of steps [BLOCK * block, BLOCK * (block + 1)) for every trial of `seed`; on CPU."""
+    batches, uniforms, noises = (
+        stream(seed, f"{name}/{block}") for name in ("batch", "sigma", "noise")
+    )
+    return Draws(
+        indices=torch.randint(samples, (BLOCK, batch), generator=batches),
+        u=torch.rand(BLOCK, batch, generator=uniforms, dtype=torch.float64),
+        eps=torch.randn(BLOCK, batch, *shape, generator=noises),
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """Means over the steps since the last row. The loss is divided by its value at F = 0."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    gradient_norm_cv: float
+    seconds: float
+    bins: tuple[float, ...]
+    """loss per sigma bin; nan where no draw fell"""
+
+
+@dataclass
+class Window:
+    """What is gathered on the device between two rows, without a host synchronisation."""
+
+    losses: list[Tensor]
+    norms: list[Tensor]
+    sums: Tensor
+    counts: Tensor
+
+    @classmethod
+    def empty(cls, bins: int, device: torch.device) -> Window:
+        """A window with nothing in it."""
+        return cls([], [], torch.zeros(bins, device=device), torch.zeros(bins, device=device))
+
+    def add(self, per_draw: Tensor, norm: Tensor, bins: Tensor) -> None:
+        """One step: losses (B,), the gradient norm, and the sigma bin of each draw (B,)."""
+        self.losses.append(per_draw.mean())
+        self.norms.append(norm)
+        self.sums.index_add_(0, bins, per_draw)
+        self.counts.index_add_(0, bins, torch.ones_like(per_draw))
+
+    def first_bad(self) -> int | None:
+        """The first step with a loss or gradient that is not finite."""
+        bad = ~torch.isfinite(torch.stack(self.losses) + torch.stack(self.norms))
+        return int(bad.nonzero()[0]) if bool(bad.any()) else None
+
+    def row(self, step: int, seconds: float) -> Row:
+        """The means over the window."""
+        norms = torch.stack(self.norms).double().cpu()
+        mean = float(norms.mean())
+        return Row(
+            step=step,
+            loss=float(torch.stack(self.losses).double().mean()),
+            gradient_norm=mean,
+            gradient_norm_cv=float(norms.std(correction=0)) / mean if mean else 0.0,
+            seconds=seconds,
+            bins=tuple((self.sums / self.counts).tolist()),
+        )
+
+
+class Trainer:
+    """Trains a denoiser's network for one objective.
+
+    Iterating yields a `Row` about `training.points` times and stops at the last step, or at the
+    first non-finite loss: then `diverged_at` is that step and `ema` holds the last finite average.
+    """
+
+    BINS = 12
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        objective: Objective,
+        data: Data,
+        training: Training,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.denoiser = denoiser.to(device)
+        self.objective = objective
+        self.training = training
+        self.seed = seed
+        self.device = device
+        self.samples = data.train.to(device)
+        self.scale = objective.scale(data)
+        self.step = 0
+        self.diverged_at: int | None = None
+        self.parameters = list(denoiser.parameters())
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.optimiser = torch.optim.Adam(
+            self.parameters, lr=training.learning_rate, betas=training.betas, fused=True
+        )
+        options = {**objective.density.defaults, **objective.density.options}
+        self.edges = torch.logspace(
+            math.log10(options["sigma_min"]),
+            math.log10(options["sigma_max"]),
+            self.BINS + 1,
+            dtype=torch.float64,
+        )
+        self.interval = BLOCK * max(1, round(training.steps / training.points / BLOCK))
+
+    def __iter__(self) -> Iterator[Row]:
+        while self.step < self.training.steps and self.diverged_at is None:
+            start, first = time.perf_counter(), self.step
+            last = min(first + self.interval, self.training.steps)
+            kept = [average.clone() for average in self.ema]
+            window = Window.empty(self.BINS, self.device)
+            while self.step < last:
+                self._block(window, last)
+            bad = window.first_bad()
+            if bad is not None:
+                self.diverged_at, self.ema = first + bad, kept
+                return
+            yield window.row(self.step, time.perf_counter() - start)
+
+    def _block(self, window: Window, last: int) -> None:
+        """The steps from the current one to the end of its block, or to `last`."""
+        block, offset = divmod(self.step, BLOCK)
+        shape = tuple(self.samples.shape[1:])
+        drawn = draws(self.seed, block, self.training.batch, len(self.samples), shape)
+        sigmas = self.objective.density.sigma(drawn.u)
+        bins = torch.bucketize(sigmas, self.edges[1:-1]).to(self.device)
+        # Every function of sigma is evaluated once a block, in float64.
+        c_in, c_noise = (c.float().to(self.device) for c in self.denoiser.inputs(sigmas))
+        terms = None
+        if self.objective.parameterization.affine:
+            terms = [term.to(self.device) for term in self.objective.terms(sigmas)]
+        index, eps = drawn.indices.to(self.device), drawn.eps.to(self.device)
+        sigmas = sigmas.float().to(self.device)
+        for i in range(offset, min(BLOCK, offset + last - self.step)):
+            x0 = self.samples[index[i]]
+            x = x0 + per_sample(sigmas[i], x0) * eps[i]
+            F = self.denoiser.network(per_sample(c_in[i], x) * x, c_noise[i], None)
+            row = Terms(*(term[i] for term in terms)) if terms else None
+            per_draw = self.objective(F, x0, eps[i], sigmas[i], row) / self.scale
+            loss = per_draw.mean()
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            norm = get_total_norm(gradients)
+            if self.training.clip:
+                clip_grads_with_norm_(self.parameters, self.training.clip, norm)
+            self.optimiser.step()
+            decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
+            get_ema_multi_avg_fn(decay)(self.ema, self.parameters, None)
+            window.add(per_draw.detach(), norm, bins[i])
+            self.step += 1
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and facts from which `restore` continues bit for bit (on CPU)."""
+        tensors: dict[str, Tensor] = {}
+        for i, (p, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
+            adam = self.optimiser.state[p]
+            tensors |= {f"p{i}": p, f"ema{i}": average}
+            tensors |= {f"adam{i}.{key}": value for key, value in adam.items()}
+        return tensors, {"step": self.step, "seed": self.seed}
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Continues from a `state()`.
+
+        Raises:
+            InputError: the state is of another seed or another network.
+        """
+        shapes = {f"p{i}": p.shape for i, p in enumerate(self.parameters)}
+        found = {name: t.shape for name, t in tensors.items() if name.startswith("p")}
+        if facts["seed"] != self.seed or shapes != found:
+            raise InputError("this checkpoint belongs to another seed or network.")
+        self.step = facts["step"]
+        with torch.no_grad():
+            for i, (p, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
+                p.copy_(tensors[f"p{i}"])
+                average.copy_(tensors[f"ema{i}"])
+                adam = {key: tensors[f"adam{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimiser.state[p] = {
+                    key: value.to(p.device, copy=True) for key, value in adam.items()
+                }
+
+    def averaged(self) -> Denoiser:
+        """The denoiser with the averaged weights put in place; training cannot go on after it."""
+        with torch.no_grad():
+            for p, average in zip(self.parameters, self.ema, strict=True):
+                p.copy_(average)
+        return self.denoiser.eval()

@@ -1,0 +1,132 @@
+"""The one loss rule: per sample, mean over dimensions of k(sigma) m(q_hat, q)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from testbed.components import Density, Loss, Weighting
+from testbed.data.base import Data
+from testbed.errors import InputError
+from testbed.noise import per_sample
+from testbed.parameterization import Parameterization
+from testbed.predictions import convert, from_pair, pair_weights, slope
+from testbed.random import stream
+
+
+class Terms(NamedTuple):
+    """What an affine parameterization's loss needs of sigma, float32, each shaped like sigma.
+
+    F* = a x0 + b eps is the network's target, q = a_q x0 + b_q eps the loss's; q_hat - q =
+    gain (F - F*). For l2 the loss is k gain^2 mean |F - F*|^2.
+    """
+
+    k: Tensor
+    gain: Tensor
+    a: Tensor
+    b: Tensor
+    a_q: Tensor
+    b_q: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """k(sigma) m(q_hat, q) with k = lambda B_q^2, or k = 1 without a weighting; B_q = |dD/dq|.
+
+    With a weighting l2 is lambda |D - x0|^2 whatever the space; without one l2 in space q is
+    |q_hat - q|^2.
+    """
+
+    parameterization: Parameterization
+    weighting: Weighting | None
+    loss: Loss
+    density: Density
+    sigma_data: float
+
+    @property
+    def space(self) -> str | Parameterization:
+        """The kind that the loss compares."""
+        return self.parameterization if self.loss.space == "F" else self.loss.space
+
+    def k(self, sigma: Tensor) -> Tensor:
+        """The factor on m(q_hat, q), float64, shaped like sigma."""
+        sigma = sigma.double()
+        if self.weighting is None:
+            return torch.ones_like(sigma)
+        weight = self.weighting(sigma, sigma_data=self.sigma_data, density=self.density)
+        return weight / slope(self.space, sigma, self.sigma_data) ** 2
+
+    def effective_weight(self, sigma: Tensor) -> Tensor:
+        """lambda(sigma) p(log sigma) of |D - x0|^2, float64: what a run with l2 optimises."""
+        sigma = sigma.double()
+        weight = self.k(sigma) * slope(self.space, sigma, self.sigma_data) ** 2
+        return weight * self.density.pdf_over_log_sigma(sigma)
+
+    def terms(self, sigma: Tensor) -> Terms:
+        """The loss's coefficients at sigma, from float64 formulas.
+
+        Raises:
+            InputError: a non-affine parameterization.
+        """
+        p, sigma = self.parameterization, sigma.double()
+        out = p.coefficients(sigma, sigma_data=self.sigma_data).out
+        gain, k = out * slope(self.space, sigma, self.sigma_data), self.k(sigma)
+        if self.loss.quadratic:
+            # One factor: k and gain^2 may each overflow float32 where their product does not.
+            gain, k = torch.ones_like(gain), k * gain**2
+        a, b = p.pair_weights(sigma, sigma_data=self.sigma_data)
+        a_q, b_q = pair_weights(self.space, sigma, self.sigma_data)
+        return Terms(*(term.float() for term in (k, gain, a, b, a_q, b_q)))
+
+    def __call__(
+        self, F: Tensor, x0: Tensor, eps: Tensor, sigma: Tensor, terms: Terms | None = None
+    ) -> Tensor:
+        """The loss per sample, (B,).
+
+        An affine parameterization's is taken from the F side, q_hat = q + gain (F - F*): from
+        D - x0 in a narrow dtype its digits are lost at small sigma.
+
+        Args:
+            F: (B, ...) network output at x = x0 + sigma eps.
+            x0, eps: (B, ...) clean data and noise.
+            sigma: (B,).
+            terms: `self.terms(sigma)`, when already at hand.
+        """
+        p = self.parameterization
+        if p.affine:
+            k, gain, a, b, a_q, b_q = (
+                per_sample(term, x0).to(F.dtype) for term in terms or self.terms(sigma)
+            )
+            residual = F - (a * x0 + b * eps)
+            if self.loss.quadratic:
+                return (k * residual.square()).flatten(1).mean(1)
+            q = a_q * x0 + b_q * eps
+            q_hat = q + gain * residual
+        else:
+            k = per_sample(self.k(sigma).to(F.dtype), x0)
+            x = x0 + per_sample(sigma, x0).to(x0.dtype) * eps
+            q = from_pair(x0, eps, self.space, sigma=sigma, sigma_data=self.sigma_data)
+            q_hat = convert(F, p, self.space, x=x, sigma=sigma, sigma_data=self.sigma_data)
+        return (k * self.loss(q_hat, q)).flatten(1).mean(1)
+
+    def scale(self, data: Data, draws: int = 8192) -> float:
+        """The expected loss at F = 0, by which a trial's loss is divided.
+
+        Gradient clipping and Adam's epsilon see the scale of a loss. Stratified in u, with data and
+        noise from a stream of its own: one number for every seed.
+
+        Raises:
+            InputError: the loss at F = 0 is zero or not finite.
+        """
+        generator = stream(0, "scale")
+        index = torch.randint(len(data.train), (draws,), generator=generator)
+        x0 = data.train[index].double()
+        eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+        u = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+        loss = float(self(torch.zeros_like(x0), x0, eps, self.density.sigma(u)).mean())
+        if not 0 < loss < float("inf"):
+            raise InputError(f"the loss at F = 0 is {loss}: the objective cannot be scaled by it.")
+        return loss

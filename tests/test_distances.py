@@ -1,0 +1,442 @@
+"""Laws of the sample distances, each with outside truth, and the mutants that each must reject.
+
+Brute force is written with Python's loops over pairs and math.dist: no torch, no blocks, no matrix
+products.
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from testbed.metrics import distances
+from testbed.metrics.distances import Floor, energy, floor, mmd, nearest, off_plane
+
+Distance = Callable[[Tensor, Tensor], float]
+Row = Sequence[float]
+
+EPS = torch.finfo(torch.float64).eps
+
+# A distance through |x|^2 + |y|^2 - 2 x.y has an absolute error of about (D + 2) EPS R^2 in its
+# square, R the radius of the data. At the distances d of this file, R/d < 10 and D < 20: relative
+# error below 22 * 100 EPS = 5e-13 in d, as much again in a kernel, and means do not add to it.
+CLOSE = 2e-12
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0, mean: float = 0.0, scale: float = 1.0) -> Tensor:
+    draws = torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+    return mean + scale * draws
+
+
+def rows(x: Tensor) -> list[list[float]]:
+    return x.double().reshape(len(x), -1).tolist()
+
+
+# --- brute force, and with it the mutants -----------------------------------------------------
+
+
+def distinct(x: list[Row]) -> Iterator[tuple[Row, Row]]:
+    return itertools.permutations(x, 2)
+
+
+def everyone(x: list[Row]) -> Iterator[tuple[Row, Row]]:
+    return itertools.product(x, repeat=2)
+
+
+Pairs = Callable[[list[Row]], Iterator[tuple[Row, Row]]]
+
+
+def discrepancy(k: Callable[[Row, Row], float], x: list[Row], y: list[Row], within: Pairs) -> float:
+    return (
+        statistics.fmean(itertools.starmap(k, within(x)))
+        + statistics.fmean(itertools.starmap(k, within(y)))
+        - 2 * statistics.fmean(itertools.starmap(k, itertools.product(x, y)))
+    )
+
+
+def brute_mmd(
+    pool: str = "y", octaves: Sequence[int] = (-2, -1, 0, 1, 2), within: Pairs = distinct
+) -> Distance:
+    def distance(samples: Tensor, reference: Tensor) -> float:
+        x, y = rows(samples), rows(reference)
+        source = {"x": x, "y": y, "xy": x + y}[pool]
+        median = statistics.median(math.dist(*p) for p in itertools.combinations(source, 2))
+
+        def k(one: Row, other: Row) -> float:
+            d = math.dist(one, other)
+            return statistics.fmean(math.exp(-0.5 * (d / (2**b * median)) ** 2) for b in octaves)
+
+        return discrepancy(k, x, y, within)
+
+    return distance
+
+
+def brute_energy(power: float = 1, within: Pairs = distinct, factor: float = 1) -> Distance:
+    def distance(samples: Tensor, reference: Tensor) -> float:
+        def k(one: Row, other: Row) -> float:
+            return -(math.dist(one, other) ** power)
+
+        return factor * discrepancy(k, rows(samples), rows(reference), within)
+
+    return distance
+
+
+def brute_nearest(samples: Tensor, data: Tensor) -> float:
+    return statistics.fmean(min(math.dist(x, y) for y in rows(data)) for x in rows(samples))
+
+
+def example() -> tuple[Tensor, Tensor]:
+    """Images of different number, place and width, away from the origin."""
+    return normal(7, 2, 3, seed=1, mean=3.0, scale=1.5), normal(12, 2, 3, seed=2, mean=2.0)
+
+
+def law_brute_mmd(f: Distance) -> None:
+    assert f(*example()) == pytest.approx(brute_mmd()(*example()), rel=CLOSE)
+
+
+def law_brute_energy(f: Distance) -> None:
+    assert f(*example()) == pytest.approx(brute_energy()(*example()), rel=CLOSE)
+
+
+def law_same_kernel(f: Distance) -> None:
+    """Linear in the samples' empirical distribution: the kernel must not depend on the samples.
+
+    For three samples a, b, c the three pairs say what the single rows cannot:
+    W(S) = sum over i != j in S of k_ij is additive over pairs, so with U the unbiased within-term
+    3 U(abc) = U(ab) + U(bc) + U(ac), and the same holds for the terms with the reference.
+    """
+    samples, reference = normal(3, 4, seed=3, scale=2.0), normal(9, 4, seed=4)
+    whole = f(samples, reference)
+    parts = [f(samples[list(pair)], reference) for pair in ((0, 1), (1, 2), (0, 2))]
+    assert whole == pytest.approx(statistics.fmean(parts), abs=CLOSE)
+
+
+def law_unbiased(f: Distance) -> None:
+    """Between samples of one distribution the mean is 0, within five of its standard errors."""
+    values = [f(normal(5, 2, seed=2 * s), normal(6, 2, seed=2 * s + 1)) for s in range(300)]
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    assert abs(statistics.fmean(values)) < 5 * error
+
+
+def law_energy_scipy(f: Distance) -> None:
+    """scipy's is the root of the V-statistic, whose within-terms are (n - 1)/n of ours."""
+    x, y = normal(15, seed=5), normal(11, seed=6, mean=0.5)
+    biased = f(x, y)
+    for z in (x.numpy(), y.numpy()):
+        biased += np.abs(z[:, None] - z).sum() / (len(z) ** 2 * (len(z) - 1))
+    assert math.sqrt(biased) == pytest.approx(stats.energy_distance(x, y), rel=CLOSE)
+
+
+def law_energy_gaussian(f: Distance) -> None:
+    """N(m, 1) against N(0, 1), x - y ~ N(m, 2):  2 E|N(m, 2)| - 2 E|N(0, 2)|."""
+    m = 1.5
+    truth = 2 * math.sqrt(2) * (stats.foldnorm(m / math.sqrt(2)).mean() - stats.foldnorm(0).mean())
+    values = [
+        f(normal(20, seed=2 * s, mean=m), normal(20, seed=2 * s + 1)) for s in range(1000, 1200)
+    ]
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    assert error < 0.05 * truth
+    assert abs(statistics.fmean(values) - truth) < 5 * error
+
+
+LAWS = [
+    (law_brute_mmd, mmd),
+    (law_same_kernel, mmd),
+    (law_unbiased, mmd),
+    (law_brute_energy, energy),
+    (law_same_kernel, energy),
+    (law_unbiased, energy),
+    (law_energy_scipy, energy),
+    (law_energy_gaussian, energy),
+]
+
+
+@pytest.mark.parametrize(("law", "distance"), LAWS)
+def test_obeys(law: Callable[[Distance], None], distance: Distance) -> None:
+    law(distance)
+
+
+@pytest.mark.parametrize(
+    ("law", "mutant"),
+    [
+        pytest.param(law_unbiased, brute_mmd(within=everyone), id="mmd: diagonal included"),
+        pytest.param(law_brute_mmd, brute_mmd(within=everyone), id="mmd: diagonal, by value"),
+        pytest.param(law_same_kernel, brute_mmd(pool="xy"), id="mmd: pooled median"),
+        pytest.param(law_same_kernel, brute_mmd(pool="x"), id="mmd: median of the samples"),
+        pytest.param(law_brute_mmd, brute_mmd(octaves=(0,)), id="mmd: one bandwidth"),
+        pytest.param(law_brute_mmd, brute_mmd(octaves=(-1, 0, 1, 2, 3)), id="mmd: shifted"),
+        pytest.param(law_unbiased, brute_energy(within=everyone), id="energy: V-statistic"),
+        pytest.param(law_energy_scipy, brute_energy(within=everyone), id="energy: V, by value"),
+        pytest.param(law_energy_scipy, brute_energy(power=2), id="energy: squared distances"),
+        pytest.param(law_energy_gaussian, brute_energy(power=2), id="energy: squared, in the mean"),
+        pytest.param(law_energy_gaussian, brute_energy(factor=0.5), id="energy: halved"),
+        pytest.param(law_energy_gaussian, brute_energy(factor=-1), id="energy: sign"),
+    ],
+)
+def test_mutants(law: Callable[[Distance], None], mutant: Distance) -> None:
+    with pytest.raises(AssertionError):
+        law(mutant)
+
+
+# --- all of them ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", [mmd, energy, nearest])
+@pytest.mark.parametrize("block", [1, 5, 64])
+def test_blocks_change_nothing(
+    distance: Distance, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = normal(31, 4, seed=7, mean=0.5), normal(43, 4, seed=8)
+    whole = distance(x, y)
+    monkeypatch.setattr(distances, "BLOCK", block)
+    # Terms of order one cancel: an absolute bound.
+    assert distance(x, y) == pytest.approx(whole, abs=CLOSE)
+
+
+@pytest.mark.parametrize("distance", [mmd, energy, nearest])
+def test_shift_and_rotation_change_nothing(distance: Distance) -> None:
+    x, y = normal(40, 6, seed=9, scale=1.2), normal(50, 6, seed=10)
+    q, _ = torch.linalg.qr(normal(6, 6, seed=11))
+    # An offset of 1e6 rounds the data themselves to 1e6 EPS / 2 = 1e-10; uncentred squares would
+    # round to 1e12 EPS = 2e-4.
+    assert distance(x @ q + 1e6, y @ q + 1e6) == pytest.approx(distance(x, y), abs=1e-8)
+
+
+@pytest.mark.parametrize("distance", [mmd, energy, nearest])
+def test_float64_inside_and_python_floats_outside(distance: Distance) -> None:
+    x, y = (t.float() for t in example())
+    value = distance(x, y)
+    assert type(value) is float
+    assert value == distance(x.double(), y.double())
+    assert distance(x.requires_grad_(), y) == value
+
+
+@pytest.mark.parametrize("distance", [mmd, energy, nearest])
+@pytest.mark.parametrize("gone", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("n", [5, 40])
+def test_a_diverged_sample_is_nan(distance: Distance, gone: float, n: int) -> None:
+    x, y = normal(n, 3), normal(n, 3, seed=1)
+    x[2, 1] = gone
+    assert math.isnan(distance(x, y))
+    with pytest.raises(ValueError, match="not finite"):
+        distance(y, x)
+
+
+@pytest.mark.parametrize("distance", [mmd, energy, nearest])
+def test_bad_shapes(distance: Distance) -> None:
+    with pytest.raises(ValueError, match="one shape per row"):
+        distance(normal(5, 3), normal(5, 4))
+    with pytest.raises(ValueError, match="one shape per row"):
+        distance(normal(5, 6), normal(5, 2, 3))
+    with pytest.raises(ValueError, match="at least"):
+        distance(normal(0, 3), normal(5, 3))
+    with pytest.raises(ValueError, match="at least"):
+        distance(normal(5, 3), normal(0, 3))
+
+
+@pytest.mark.parametrize("distance", [mmd, energy])
+def test_pairs_need_two_rows(distance: Distance) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        distance(normal(1, 3), normal(5, 3))
+
+
+# --- mmd --------------------------------------------------------------------------------------
+
+
+def test_mmd_without_a_bandwidth() -> None:
+    with pytest.raises(ValueError, match="no bandwidth"):
+        mmd(normal(5, 3), torch.ones(5, 3))
+
+
+def test_mmd_of_samples_far_away() -> None:
+    """Equal points out of reach: 1 + 0 and what the reference has within."""
+    x, y = torch.full((4, 2), 1e9), normal(10, 2)
+    assert 1 < mmd(x, y) < 2
+    assert mmd(x, y) == pytest.approx(brute_mmd()(x, y), rel=CLOSE)
+
+
+def test_mmd_median_of_a_large_sorted_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evenly spaced rows stand for a reference sorted by class; its first rows would not."""
+    y = torch.cat([normal(60, 2, seed=s, mean=20.0 * s, scale=0.1) for s in range(4)])
+    x = normal(30, 2, seed=9, mean=10.0)
+    whole = mmd(x, y)
+    monkeypatch.setattr(distances, "MEDIAN_ROWS", 60)
+    # The median distance of this reference is 20 sqrt(2), give or take the spread of a class.
+    assert mmd(x, y) == pytest.approx(whole, rel=0.02)
+    assert abs(mmd(x, y[:60]) / whole - 1) > 0.1
+
+
+# --- nearest ----------------------------------------------------------------------------------
+
+
+def through_squares(samples: Tensor, data: Tensor) -> float:
+    squares = (
+        samples.square().sum(1)[:, None] + data.square().sum(1) - 2 * samples @ data.T
+    ).clamp(min=0)
+    return float(squares.sqrt().min(dim=1).values.mean())
+
+
+def law_copies(f: Distance) -> None:
+    """A memorised sample is at distance 0, not at the root of a rounding error."""
+    data = normal(100, 5, mean=3.0)
+    assert f(data[20:60], data) == 0
+
+
+def test_nearest() -> None:
+    law_copies(nearest)
+    for shape in ((6, 2, 3), (30, 2, 3)):
+        x, y = normal(*shape, seed=12, mean=4.0), normal(50, 2, 3, seed=13, mean=4.0)
+        assert nearest(x, y) == pytest.approx(brute_nearest(x, y), rel=CLOSE)
+    with pytest.raises(AssertionError):
+        law_copies(through_squares)
+
+
+def test_nearest_is_not_symmetric() -> None:
+    """Samples at one of two data points: near to the data, though not the data to them."""
+    data = torch.tensor([[0.0], [8.0]])
+    samples = torch.tensor([[1.0], [-2.0]])
+    assert nearest(samples, data) == 1.5
+    assert nearest(data, samples) == 4.0
+
+
+# --- off_plane --------------------------------------------------------------------------------
+
+OffPlane = Callable[[Tensor, Tensor, Tensor], float]
+
+
+def plane(dimension: int = 12, k: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Orthonormal directions in the plane, those out of it, and a point of it off the origin."""
+    q, _ = torch.linalg.qr(normal(dimension, dimension, seed=14))
+    return q[:, :k], q[:, k:], normal(dimension, seed=15, scale=3.0)
+
+
+def law_off_plane(f: OffPlane) -> None:
+    """x = m + B z + C w is off the plane by w:  the energy is mean |w|^2 / D."""
+    B, C, m = plane()
+    z, w = normal(9, 2, seed=16, scale=5.0), normal(9, 10, seed=17)
+    truth = sum(v * v for row in w.tolist() for v in row) / (9 * 12)
+    # Twenty terms of size |x| <= 30 where |w| is about 1: 20 * 30 EPS, squared and doubled.
+    assert f(m + z @ B.T + w @ C.T, B, m) == pytest.approx(truth, rel=2 * 600 * EPS)
+
+
+def no_mean(x: Tensor, B: Tensor, m: Tensor) -> float:
+    return off_plane(x, B, torch.zeros_like(m))
+
+
+def in_plane(x: Tensor, B: Tensor, m: Tensor) -> float:
+    return float(((x - m) @ B).square().sum(1).mean()) / len(B)
+
+
+def per_codimension(x: Tensor, B: Tensor, m: Tensor) -> float:
+    return off_plane(x, B, m) * len(B) / (len(B) - B.shape[1])
+
+
+def total(x: Tensor, B: Tensor, m: Tensor) -> float:
+    return off_plane(x, B, m) * len(B)
+
+
+def one_direction(x: Tensor, B: Tensor, m: Tensor) -> float:
+    return off_plane(x, B[:, :1], m)
+
+
+def test_off_plane() -> None:
+    law_off_plane(off_plane)
+
+
+@pytest.mark.parametrize("mutant", [no_mean, in_plane, per_codimension, total, one_direction])
+def test_off_plane_mutants(mutant: OffPlane) -> None:
+    with pytest.raises(AssertionError):
+        law_off_plane(mutant)
+
+
+def test_off_plane_on_the_plane_and_off_it() -> None:
+    B, _, m = plane()
+    z = normal(50, 2, seed=18)
+    # |x| <= 15 and the residual is a rounding of it: (20 * 15 EPS)^2.
+    assert off_plane(m + z @ B.T, B, m) < (300 * EPS) ** 2
+    images = (m + z @ B.T).reshape(50, 3, 4)
+    assert off_plane(images, B, m.reshape(3, 4)) < (300 * EPS) ** 2
+    # Unit noise leaves (D - k)/D, a chi square of n (D - k) degrees of freedom.
+    noisy = off_plane(m + z @ B.T + normal(50, 12, seed=19), B, m)
+    low, high = stats.chi2.ppf([1e-6, 1 - 1e-6], 50 * 10) / (50 * 12)
+    assert low < noisy < high
+    x = m + z @ B.T
+    x[3, 3] = math.inf
+    assert math.isnan(off_plane(x, B, m))
+
+
+def test_off_plane_accepts_what_qr_gives_and_nothing_skew() -> None:
+    for dtype in (torch.float32, torch.float64):
+        for dimension in (3, 12, 300):
+            B, _ = torch.linalg.qr(normal(dimension, 2, seed=20).to(dtype))
+            off_plane(normal(4, dimension), B, torch.zeros(dimension))
+    B, _, m = plane()
+    x = normal(4, 12)
+    for skew in (2 * B, B + 1e-6, torch.full_like(B, math.nan)):
+        with pytest.raises(ValueError, match="orthonormal"):
+            off_plane(x, skew, m)
+    for basis, mean in ((B.T, m), (B[:6], m), (B, m[:6]), (B[:, 0], m)):
+        with pytest.raises(ValueError, match="need a basis"):
+            off_plane(x, basis, mean)
+    with pytest.raises(ValueError, match="at least one row"):
+        off_plane(x[:0], B, m)
+
+
+# --- floor ------------------------------------------------------------------------------------
+
+
+def test_floor_compares_disjoint_random_subsets() -> None:
+    reference = torch.arange(50.0).reshape(50, 1)
+    seen: list[tuple[set[float], set[float]]] = []
+
+    def spy(samples: Tensor, other: Tensor) -> float:
+        seen.append((set(samples.flatten().tolist()), set(other.flatten().tolist())))
+        return [1.0, 2.0, 6.0][len(seen) - 1]
+
+    result = floor(spy, reference, generator(), n=20, repeats=3)
+    assert result == Floor(mean=3.0, sd=pytest.approx(math.sqrt(7), rel=4 * EPS))
+    for one, other in seen:
+        assert len(one) == len(other) == 20
+        assert not one & other
+    assert len({frozenset(one) for one, _ in seen}) == 3
+    assert all(one | other != set(range(40)) for one, other in seen)
+
+
+def test_floor_draws_from_its_generator_alone() -> None:
+    reference = normal(60, 3)
+    before = torch.get_rng_state()
+    one, other = (floor(energy, reference, generator(4), n=30, repeats=5) for _ in range(2))
+    assert one == other != floor(energy, reference, generator(5), n=30, repeats=5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_floor_of_unbiased_distances_is_zero_and_a_difference_stands_out() -> None:
+    reference = normal(400, 4, seed=21)
+    for distance in (mmd, energy):
+        mean, sd = floor(distance, reference, generator(), n=100, repeats=20)
+        # Splits share rows, so the error of the mean may be all of sd, not sd / sqrt(20).
+        assert abs(mean) < 4 * sd
+        assert distance(normal(100, 4, seed=22, mean=1.0), reference) > mean + 10 * sd
+
+
+def test_floor_at_the_edges() -> None:
+    reference = normal(10, 2)
+    floor(energy, reference, generator(), n=5, repeats=2)
+    for n in (0, 6):
+        with pytest.raises(ValueError, match="disjoint"):
+            floor(energy, reference, generator(), n=n, repeats=2)
+    with pytest.raises(ValueError, match="repeats"):
+        floor(energy, reference, generator(), n=5, repeats=1)
+    assert all(
+        math.isnan(v) for v in floor(lambda x, y: math.nan, reference, generator(), n=2, repeats=2)
+    )
