@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
@@ -13,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeVar, cast
 
 import pluggy
@@ -102,7 +103,7 @@ class Registry:
         strict: bool = False,
     ) -> None:
         self.plugins = tuple(plugins)
-        self.plugin_dirs = tuple(str(Path(folder).absolute()) for folder in plugin_dirs)
+        self.plugin_dirs = tuple(str(Path(folder).resolve()) for folder in plugin_dirs)
         self.provenance: list[Provenance] = []
         self.failures: list[Provenance] = []
         self._entries: dict[tuple[str, str], _Entry] = {}
@@ -113,7 +114,7 @@ class Registry:
 
         for module in BUILTIN:
             self._load(module.rpartition(".")[2], "built in", module, _import, fatal=True)
-        folders = [bundled("plugins"), *_path_folders(), *map(Path, self.plugin_dirs)]
+        folders = [bundled("plugins").resolve(), *_path_folders(), *map(Path, self.plugin_dirs)]
         for folder in dict.fromkeys(folders):
             self._load_folder(folder, strict)
         for entry in importlib.metadata.entry_points(group="testbed"):
@@ -122,7 +123,7 @@ class Registry:
             if not word.startswith("no:"):
                 self._load_named(word)
         for name in self._blocked - self._used_blocks:
-            known = [source.plugin for source in self.provenance]
+            known = [source.plugin for source in (*self.provenance, *self.failures)]
             raise PluginError(f"-p no:{name}: {unknown('plugin', name, known)}")
 
     # -- loading -------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ class Registry:
             if not path.is_file():
                 near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
                 raise PluginError(f"-p {word}: no such file.{did_you_mean(word, near)}")
-            self._load(path.stem, "file", str(path.absolute()), _import_file, fatal=True)
+            self._load(path.stem, "file", str(path.resolve()), _import_file, fatal=True)
         else:
             self._load(word, "module", word, _import, fatal=True)
 
@@ -174,7 +175,7 @@ class Registry:
             _reject_unknown_hooks(name, plugin)
             registered = self._manager.register(plugin, name=f"{name} ({origin})")
             components = list(self._components(plugin))
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             if self._manager.has_plugin(f"{name} ({origin})"):
                 self._manager.unregister(name=f"{name} ({origin})")
             message = f"{type(problem).__name__}: {problem}"
@@ -250,10 +251,10 @@ class Registry:
     def loss(self, name: str, **options: Any) -> Loss:
         """The loss of that name; `space` is an option of every loss."""
         found = self._find(Loss, name, options)
-        if found.space != "F":
-            from testbed.predictions import kind
+        from testbed.predictions import KINDS
 
-            kind(found.space)
+        if found.space not in (spaces := ["F", *KINDS]):
+            raise UnknownName(f"{found.label}: {unknown('space', found.space, spaces)}")
         return found
 
     def density(self, name: str, **options: Any) -> Density:
@@ -288,7 +289,7 @@ def default_registry() -> Registry:
 
 
 def _path_folders() -> list[Path]:
-    return [Path(p).absolute() for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p]
+    return [Path(p).resolve() for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p]
 
 
 def _sha256(file: Path) -> str:
@@ -309,16 +310,25 @@ def _import(module: str) -> ModuleType:
     return importlib.import_module(module)
 
 
+class _FromSource(importlib.machinery.SourceFileLoader):
+    """Runs what the file holds now: a .pyc may be of an edit within the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _import_file(origin: str) -> ModuleType:
     """The plugin file as `testbed.ext.<stem>`: importable, inspectable, picklable.
 
-    A second file of the same stem, or the same file after a change, gets the first letters of its
-    digest behind its name, so that neither replaces the other.
+    A second file of the same stem, or the same file after a change, gets the first letters of a
+    digest of its path and content behind its name, so that neither replaces the other.
     """
     file = Path(origin)
     digest = _sha256(file)
     name = f"testbed.ext.{file.stem}"
-    for candidate in (name, f"{name}_{digest[:8]}"):
+    suffix = hashlib.sha256(f"{file}\0{digest}".encode()).hexdigest()[:8]
+    for candidate in (name, f"{name}_{suffix}"):
         loaded = sys.modules.get(candidate)
         if loaded is None:
             name = candidate
@@ -326,8 +336,8 @@ def _import_file(origin: str) -> ModuleType:
         if getattr(loaded, "__testbed_source__", None) == (str(file), digest):
             return loaded
     else:
-        raise PluginError(f"module name {name} is taken by another file of the same content.")
-    spec = importlib.util.spec_from_file_location(name, file)
+        raise PluginError(f"module names {name} and {candidate} are taken by other files.")
+    spec = importlib.util.spec_from_file_location(name, file, loader=_FromSource(name, origin))
     if spec is None or spec.loader is None:
         raise PluginError(f"{file} cannot be imported.")
     module = importlib.util.module_from_spec(spec)
@@ -343,12 +353,18 @@ def _import_file(origin: str) -> ModuleType:
 
 def _reject_unknown_hooks(name: str, plugin: Any) -> None:
     known = [hook for hook in dir(hookspecs) if hook.startswith("testbed_")]
-    implemented = [word for word in dir(plugin) if hasattr(getattr(plugin, word), "testbed_impl")]
+    # The mark is a dict; an object that has every attribute (torch.ops, a mock) has no such mark.
+    implemented = [
+        word
+        for word in dir(plugin)
+        if isinstance(getattr(getattr(plugin, word, None), "testbed_impl", None), dict)
+    ]
     for word in implemented:
         if word not in known:
             raise PluginError(f"plugin {name!r}: {unknown('hook', word, known)}")
-    misspelt = [w for w in dir(plugin) if w.startswith("testbed_") and w not in implemented]
-    if misspelt and not implemented:
-        raise PluginError(f"plugin {name!r}: {misspelt[0]} lacks the decorator @testbed.hookimpl.")
+    for word in dir(plugin):
+        bare = word.startswith("testbed_") and word not in implemented
+        if bare and (word in known or not implemented):
+            raise PluginError(f"plugin {name!r}: {word} lacks the decorator @testbed.hookimpl.")
     if not implemented:
         raise InputError(f"plugin {name!r} implements no hook. Hooks: {', '.join(known)}.")

@@ -99,7 +99,9 @@ def test_interval_is_scipys(level: float) -> None:
 
 def test_interval_at_the_edges() -> None:
     value, low, high = statistics.mean_interval([2.5])
-    assert value == 2.5 and math.isnan(low) and math.isnan(high)
+    assert value == 2.5
+    assert math.isnan(low)
+    assert math.isnan(high)
     for log in (False, True):
         for gone in (math.nan, math.inf):
             diverged = statistics.mean_interval([1.0, gone, 2.0], log=log)
@@ -390,7 +392,8 @@ def test_a_constant_ratio_has_no_width() -> None:
     c = only([1.0, 2.0, 4.0], [2.0, 4.0, 8.0])
     assert c.ratio == pytest.approx(0.5, rel=4 * EPS)
     assert c.low == pytest.approx(c.high, rel=16 * EPS)
-    assert c.p < 1e-12 and c.p_signflip == 0.25
+    assert c.p < 1e-12
+    assert c.p_signflip == 0.25
     assert c.detectable == pytest.approx(1, rel=16 * EPS)
     assert c.verdict == "better"
 
@@ -399,7 +402,8 @@ def test_a_constant_ratio_has_no_width() -> None:
 def test_too_few_seeds(n: int) -> None:
     c = only([1.0, 2.0][:n], [1.5, 2.5][:n])
     assert all(math.isnan(v) for v in (c.p, c.p_signflip, c.p_holm, c.detectable))
-    assert c.seeds == n and c.ratio < 1
+    assert c.seeds == n
+    assert c.ratio < 1
     assert math.isnan(c.low) == (n == 1)
     assert c.verdict == only([1.0, 2.0][:n], [1.0, 2.0][:n]).verdict == "too few seeds"
 
@@ -438,12 +442,14 @@ def test_winner_and_loser() -> None:
     assert only(b, a).verdict == "better"
     assert compare(a, b).verdict == "uncorrected"
     wide = compare(a, b, level=1 - 1e-9)
-    assert wide.low < 1 < wide.high and wide.p == compare(a, b).p
+    assert wide.low < 1 < wide.high
+    assert wide.p == compare(a, b).p
 
 
 def test_huge_ratios_do_not_raise() -> None:
     c = compare([1e300, 1e307, 1e308], [1e-300, 1e-308, 1e-307])
-    assert c.ratio == math.inf and 0 < c.p < 0.05
+    assert c.ratio == math.inf
+    assert 0 < c.p < 0.05
 
 
 @pytest.mark.parametrize(
@@ -505,7 +511,8 @@ def law_monotone(f: Holm) -> None:
 
 def law_nan(f: Holm) -> None:
     adjusted = f([math.nan, *EXAMPLE, math.nan])
-    assert math.isnan(adjusted[0]) and math.isnan(adjusted[-1])
+    assert math.isnan(adjusted[0])
+    assert math.isnan(adjusted[-1])
     assert adjusted[1:-1] == f(EXAMPLE)
 
 

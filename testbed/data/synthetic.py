@@ -19,7 +19,6 @@ from testbed.hookspecs import hookimpl
 from testbed.oracles import Gaussian, Mixture, Oracle
 from testbed.random import stream
 
-
 Points = tuple[Tensor, Tensor | None]
 
 

@@ -52,8 +52,9 @@ class Empirical(Oracle):
             raise ValueError(f"data: got shape {tuple(data.shape)}, expected (N, *shape), N > 0")
         self.block = block
         self.y = data.detach().reshape(len(data), self.dim)
-        sums = [finite("data", rows, 1).sum(0) for rows in torch.split(self.y, block)]
-        self.c = torch.stack(sums).sum(0) / len(data)
+        self.c = torch.zeros(self.dim, dtype=torch.float64, device=data.device)
+        for rows in torch.split(self.y, block):
+            self.c += finite("data", rows, 1).sum(0) / len(data)
 
     def denoise(self, x: Tensor, sigma: float | Tensor, leave_out: Tensor | None = None) -> Tensor:
         """D = c + sum_i w_i (y_i - c), c the mean of the data; shaped like x."""

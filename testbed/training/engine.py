@@ -227,7 +227,7 @@ class Trainer:
                 clip_grads_with_norm_(self.parameters, self.training.clip, norm)
             self.optimiser.step()
             decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
-            get_ema_multi_avg_fn(decay)(self.ema, self.parameters, None)
+            get_ema_multi_avg_fn(decay)(self.ema, self.parameters, None)  # type: ignore[no-untyped-call]
             window.add(per_draw.detach(), norm, bins[i])
             self.step += 1
 
