@@ -24,7 +24,8 @@ class Formula:
     default and is an option. `leading` first arguments are passed by position, whatever their name.
 
     Raises:
-        InputError: an argument that is neither a quantity nor has a default, or a catch-all.
+        InputError: an argument that is neither a quantity nor has a default, a catch-all, or one
+            that cannot be passed by name.
     """
 
     owner: str
@@ -37,18 +38,35 @@ class Formula:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise InputError(f"{self.owner}: expected a function, got {self.function!r}.")
+        try:
+            arguments = list(_arguments(self.function).values())
+        except ValueError:
+            raise InputError(
+                f"{self.owner}: {self.function!r} has no signature; wrap it in a def."
+            ) from None
+        first = arguments[: self.leading]
+        if len(first) < self.leading or any(a.kind >= a.VAR_POSITIONAL for a in first):
+            raise InputError(
+                f"{self.owner}: must take {self.leading} arguments by position first, "
+                f"takes ({', '.join(map(str, arguments))})."
+            )
         wanted, defaults = [], {}
-        for name, argument in list(_arguments(self.function).items())[self.leading :]:
+        for argument in arguments[self.leading :]:
+            name = argument.name
             if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
                 raise InputError(
-                    f"{self.owner}: argument '*{name}' takes anything; name each option instead."
+                    f"{self.owner}: argument '{argument}' takes anything; name each option instead."
+                )
+            if argument.kind is argument.POSITIONAL_ONLY:
+                raise InputError(
+                    f"{self.owner}: argument {name!r} is positional only; it is passed by name."
                 )
             if name in self.quantities:
                 wanted.append(name)
             elif argument.default is argument.empty:
                 raise InputError(
                     f"{self.owner}: argument {name!r} is not supplied and has no default. "
-                    f"Supplied are {', '.join(self.quantities)}; an option needs a default."
+                    f"Supplied: {', '.join(self.quantities) or 'none'}; an option needs a default."
                 )
             else:
                 defaults[name] = argument.default

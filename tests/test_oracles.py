@@ -16,6 +16,7 @@ Autograd of a logsumexp has weights exp(logit - log p), which sum to 1 to gamma 
 An answer in float32 carries 2^-24 of its size on top.
 """
 
+import itertools
 import json
 import math
 import subprocess
@@ -161,7 +162,7 @@ def _truth(case: Case, row: list[float], sigma: float) -> tuple[dict[str, Array]
             result += weight * term
         return result
 
-    D, score = mean(mu), -mean(pull)
+    D, score, V_bar = mean(mu), -mean(pull), mean(V)
     cov = mean([v + (m - D) * (m - D).T for v, m in zip(V, mu, strict=True)])
     value = {
         "denoise": _array(D)[:, 0],
@@ -187,8 +188,9 @@ def _truth(case: Case, row: list[float], sigma: float) -> tuple[dict[str, Array]
     d_mu = k * (mus + 2 * reach + shrink * norm)
     d_D = float(R @ (d_mu + delta * spread))
     d_V = k * size * (d * (sigma**2 / c) ** 2 + sigma**2 / (size + sigma**2))
-    both = d_mu + d_D
-    d_cov = float(R @ (d_V + 2 * both * spread + both**2 + (delta + g) * spread**2))
+    both, other = d_mu + d_D, _norms([v - V_bar for v in V])
+    d_cov = float(R @ (d_V + 2 * both * spread + both**2 + g * spread**2))
+    d_cov += float(R @ (delta * (spread**2 + other)))
     logs = abs(float(log_p)) + d * (abs(math.log(sigma)) + 1) + math.log(K)
     bound = {
         "denoise": d_D,
@@ -579,7 +581,8 @@ def test_fit_is_the_wiener_denoiser():
     """Least-squares affine denoiser of the data's own second moments, by the normal equations."""
     y, sigma = 5 + random(4, 40, 1, 2, 2) * torch.tensor([[1.0, 0.1], [3.0, 0.5]]), 0.7
     oracle = Gaussian.fit(y)
-    assert oracle.shape == y.shape[1:] and oracle.dim == 4
+    assert oracle.shape == y.shape[1:]
+    assert oracle.dim == 4
     flat = y.flatten(1).numpy()
     S = np.cov(flat.T, bias=True)
     case = Case(oracle, np.ones(1), flat.mean(0)[None], S[None])
@@ -627,15 +630,18 @@ def test_image_shaped_parameters(make):
         shaped = Mixture(means, weights=pi, covariances=torch.from_numpy(case.S))
     else:
         shaped = Empirical(torch.from_numpy(case.m).reshape(-1, 1, 2, 2))
-    assert shaped.shape == (1, 2, 2) and shaped.dim == 4
+    assert shaped.shape == (1, 2, 2)
+    assert shaped.dim == 4
     draws = shaped.sample(7, torch.Generator().manual_seed(0))
-    assert draws.shape == (7, 1, 2, 2) and draws.dtype == torch.float64
+    assert draws.shape == (7, 1, 2, 2)
+    assert draws.dtype == torch.float64
     names = ("covariance", "covariance_trace", "log_density")
     law_exact(replace(case, oracle=shaped), draws, 0.3, names)
     flat = draws.flatten(1)
     for name in ("denoise", "score"):
         got, want = getattr(shaped, name)(draws, 0.3), getattr(shaped, name)(flat, 0.3)
-        assert got.shape == draws.shape and torch.equal(got.flatten(1), want)
+        assert got.shape == draws.shape
+        assert torch.equal(got.flatten(1), want)
     law_exact(replace(case, oracle=shaped), flat, 0.3)
 
 
@@ -643,11 +649,14 @@ def test_image_shaped_parameters(make):
 def test_to_moves_a_copy(make):
     oracle = make(1, 2).oracle
     moved = oracle.to("meta")
-    assert moved is not oracle and type(moved) is type(oracle)
+    assert moved is not oracle
+    assert type(moved) is type(oracle)
     tensors = [value for value in vars(moved).values() if isinstance(value, Tensor)]
-    assert tensors and all(value.device.type == "meta" for value in tensors)
-    assert moved.device.type == "meta" and oracle.device.type == "cpu"
-    with pytest.raises(ValueError, match="x: got .* on cpu, expected .* on meta"):
+    assert tensors
+    assert all(value.device.type == "meta" for value in tensors)
+    assert moved.device.type == "meta"
+    assert oracle.device.type == "cpu"
+    with pytest.raises(ValueError, match=r"x: got .* on cpu, expected .* on meta"):
         moved.denoise(torch.zeros(1, 2), 1.0)
 
 
@@ -691,6 +700,7 @@ BAD = {
     "covariance: got an asym": lambda: Gaussian(m, torch.tensor([[1.0, 0.5], [0.0, 1.0]])),
     "covariance: got an eigen": lambda: Gaussian(m, torch.tensor([[1.0, 2.0], [2.0, 1.0]])),
     "means": lambda: Mixture(torch.full((1, 2), math.inf), one),
+    "means: got shape": lambda: Mixture(torch.tensor(1.0), one),
     "stds: got shape": lambda: Mixture(m[None], torch.ones(2)),
     "stds: got .*below 0": lambda: Mixture(m[None], -one),
     "stds, covariances: got neither": lambda: Mixture(m[None]),
@@ -739,7 +749,7 @@ def test_reference_trajectories(scheme, order):
     tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in stored["mixture"].items()}
     oracle = Mixture(tensors["means"], tensors["stds"], tensors["weights"])
     levels = stored["discretization"][scheme][str(stored["sampler_steps"])]
-    steps = list(zip(levels[:-1], levels[1:], strict=True))
+    steps = list(itertools.pairwise(levels))
 
     def step(x: Tensor, s: float, t: float) -> Tensor:
         slope = (x - oracle.denoise(x, s)) / s

@@ -156,7 +156,7 @@ def test_an_unknown_axis_gets_the_nearest_one() -> None:
 
 
 def test_an_unknown_option_gets_the_nearest_one() -> None:
-    with pytest.raises(InputError, match="'min_snr'.*'gama'.*Did you mean 'gamma'"):
+    with pytest.raises(InputError, match=r"'min_snr'.*'gama'.*Did you mean 'gamma'"):
         Registry().weighting("min_snr", gama=5)
 
 
@@ -245,7 +245,7 @@ def test_a_list_is_taken_for_a_tuple() -> None:
     ],
 )
 def test_an_option_of_another_type_is_refused(axis: str, name: str, options: dict) -> None:
-    ((option, value),) = options.items()
+    (option,) = options
     with pytest.raises(InputError, match=f"option {option} = .*must be a"):
         getattr(Registry(), axis)(name, **options)
 
@@ -373,7 +373,7 @@ def test_p_no_leaves_a_broken_plugin_out(tmp_path: Path) -> None:
 
 
 def test_p_no_with_an_unknown_name_gets_the_nearest_one() -> None:
-    with pytest.raises(PluginError, match="no:losse.*Did you mean 'losses'"):
+    with pytest.raises(PluginError, match=r"no:losse.*Did you mean 'losses'"):
         Registry(plugins=["no:losse"])
 
 
@@ -438,7 +438,7 @@ def test_a_broken_entry_point_is_kept_in_failures(
 
 BROKEN = {
     "syntax error": ("def f(:\n", "SyntaxError"),
-    "not UTF-8": ("# \udcff\n", "SyntaxError"),
+    "not UTF-8": ("word = '\udcff'\n", "SyntaxError"),
     "exception at import": ("import testbed\nraise RuntimeError('cold solder')\n", "cold solder"),
     "exit at import": ("import sys\nsys.exit(3)\n", "SystemExit"),
     "missing dependency": ("import no_such_module_anywhere\n", "no_such_module_anywhere"),

@@ -49,6 +49,11 @@ class Data:
                 raise InputError(
                     f"{name} labels have shape {tuple(labels.shape)}, expected ({len(split)},)."
                 )
+            if labels is not None and (labels.dtype != torch.int64 or labels.min() < 0):
+                raise InputError(
+                    f"{name} labels are {labels.dtype} from {labels.min()}, expected int64 classes "
+                    "from 0."
+                )
         if self.train.shape[1:] != self.test.shape[1:]:
             raise InputError(
                 f"train samples have shape {self.shape}, test samples {tuple(self.test.shape[1:])}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,9 @@ def array(
         raise InputError(f"dataset 'array': path = {path!r} is not a file; give a .npy or .npz.")
     try:
         loaded: Any = np.load(file, allow_pickle=False)
-        arrays = {name: loaded[name] for name in loaded.files} if file.suffix == ".npz" else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as problem:
+        archive = isinstance(loaded, np.lib.npyio.NpzFile)
+        arrays = {name: loaded[name] for name in loaded.files} if archive else None
+    except Exception as problem:  # a damaged zip raises whatever its damage leads to
         raise InputError(f"dataset 'array': {path} cannot be read as numbers: {problem}") from None
     if arrays is not None and data not in arrays:
         raise InputError(f"dataset 'array': {path}: {unknown('array', data, arrays)}")

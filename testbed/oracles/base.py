@@ -139,13 +139,13 @@ def normal(shape: torch.Size, generator: torch.Generator, device: torch.device) 
 
 
 def finite(name: str, value: Tensor, ndim: int) -> Tensor:
-    """The parameter in float64, off the graph; ValueError unless it is finite and of that rank."""
+    """A float64 copy of the parameter, off the graph; ValueError if not finite or of low rank."""
     if value.ndim < ndim or value.numel() == 0 or not bool(value.isfinite().all()):
         raise ValueError(
             f"{name}: got shape {tuple(value.shape)}, expected at least {ndim} dimension(s), not "
             "empty, finite numbers only"
         )
-    return value.detach().double()
+    return value.detach().to(torch.float64, copy=True)
 
 
 def eigenbasis(name: str, S: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from testbed.oracles.base import Oracle, finite
 
-QUERIES = 256
-GATHERED = 2**20
+QUERIES = 256  # rows of x answered together
+GATHERED = 2**20  # numbers gathered together for the near pairs
 NEAR = 1 / 16
 NOTHING = torch.finfo(torch.float64).min
 DENORMAL = math.log(torch.finfo(torch.float64).tiny)
@@ -28,8 +28,8 @@ class Empirical(Oracle):
 
     data: (N, *shape), any floating dtype, kept as it is (neither copied nor widened). block: how
     many points are looked at together; with 256 queries at a time that is all the memory a call
-    takes, N however large: a few (256, block) and (block, d) float64 arrays. (Under autograd the
-    blocks are computed again in the backward pass rather than kept.)
+    takes, N however large: a few (256, block) and (block, d) float64 arrays, besides its answer.
+    (Under autograd the blocks are computed again in the backward pass rather than kept.)
 
     Distances are |x|^2 - 2 x.y + |y|^2 about the mean of the data in float64, and where that
     cancels, below 1/16 of |x|^2 + |y|^2, the sum of squared differences: their relative error is
@@ -88,7 +88,8 @@ class Empirical(Oracle):
             D = self._mean(x, s, out)
 
             def outer(e: Tensor, y: Tensor, near: Pairs) -> Tensor:
-                products = [((y - D_b).mT * e_b) @ (y - D_b) for e_b, D_b in zip(e, D, strict=True)]
+                spreads = ((e_b, y - D_b) for e_b, D_b in zip(e, D, strict=True))
+                products = [(R.mT * e_b) @ R for e_b, R in spreads]
                 return torch.stack(products).flatten(1) if products else e.new_zeros(0, 1)
 
             return self._expect(x, s, out, outer)[0]
@@ -174,7 +175,8 @@ class Empirical(Oracle):
         """|x_i - y_j|^2, (B, n), and the pairs (i, j) that are near."""
         X, Y = x - self.c, y - self.c
         scale = X.square().sum(1, keepdim=True) + Y.square().sum(1)
-        d2 = torch.addmm(scale, X, Y.mT, alpha=-2)
+        # Not addmm: it would round every partial product at the size of scale.
+        d2 = scale - 2 * (X @ Y.mT)
         i, j = torch.nonzero(d2 < NEAR * scale, as_tuple=True)
         direct = [(x[a] - y[b]).square().sum(1) for a, b in self._pieces((i, j))]
         return d2.index_put((i, j), torch.cat(direct)), (i, j)

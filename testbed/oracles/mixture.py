@@ -33,9 +33,10 @@ class Mixture(Oracle):
         *,
         covariances: Tensor | None = None,
     ) -> None:
-        super().__init__(means.shape[1:])
-        K, d = len(means), self.dim
-        self.m = finite("means", means, 1).reshape(K, d)
+        m = finite("means", means, 1)
+        super().__init__(m.shape[1:])
+        K, d = len(m), self.dim
+        self.m = m.reshape(K, d)
         self.Q: Tensor | None = None
         if stds is not None and covariances is None:
             s = _per_component("stds", stds, K)

@@ -40,13 +40,16 @@ def write_durably(file: Path, content: bytes) -> None:
 
 
 def write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Writes `tensors` and JSON `facts`; the previous checkpoint is kept as `<file>.previous`."""
+    """Writes `tensors` and JSON `facts`; the checkpoint before is kept as `<file>.previous`.
+
+    A damaged one is not kept: it would replace a whole one.
+    """
     body = save(
         {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
         metadata={"facts": json.dumps(facts)},
     )
     header = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
-    if file.exists():
+    if _whole(file):
         os.replace(file, previous(file))
     write_durably(file, header + body)
 
@@ -62,6 +65,11 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         Damaged: the file is truncated, altered, or not a checkpoint.
     """
+    body = _body(file)
+    return load(body), json.loads(_metadata(body)["facts"])
+
+
+def _body(file: Path) -> bytes:
     content = file.read_bytes()
     body = content[HEADER:]
     length = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 8], "little")
@@ -70,7 +78,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise Damaged(f"{file} is cut short or not a checkpoint.")
     if hashlib.sha256(body).digest() != digest:
         raise Damaged(f"{file} is damaged: its sha256 does not match.")
-    return load(body), json.loads(_metadata(body)["facts"])
+    return body
 
 
 def newest(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -82,6 +90,13 @@ def newest(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             except Damaged:
                 continue
     return None
+
+
+def _whole(file: Path) -> bool:
+    try:
+        return file.exists() and bool(_body(file))
+    except Damaged:
+        return False
 
 
 def _metadata(body: bytes) -> dict[str, str]:

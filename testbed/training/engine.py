@@ -60,7 +60,7 @@ class Training:
             "steps": self.steps >= 1,
             "batch": self.batch >= 1,
             "learning_rate": 0 < self.learning_rate < math.inf,
-            "betas": all(0 <= beta < 1 for beta in self.betas),
+            "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             "ema": 0 <= self.ema < 1,
             "clip": self.clip >= 0,
             "points": self.points >= 1,
@@ -147,7 +147,8 @@ class Trainer:
     """Trains a denoiser's network for one objective.
 
     Iterating yields a `Row` about `training.points` times and stops at the last step, or at the
-    first non-finite loss: then `diverged_at` is that step and `ema` holds the last finite average.
+    first non-finite loss, gradient or (at a row) average: then `diverged_at` is that step and `ema`
+    holds the average of the row before, which is finite.
     """
 
     BINS = 12
@@ -187,12 +188,15 @@ class Trainer:
     def __iter__(self) -> Iterator[Row]:
         while self.step < self.training.steps and self.diverged_at is None:
             start, first = time.perf_counter(), self.step
-            last = min(first + self.interval, self.training.steps)
+            # Rows fall on multiples of the interval, wherever a resumed run starts.
+            last = min((first // self.interval + 1) * self.interval, self.training.steps)
             kept = [average.clone() for average in self.ema]
             window = Window.empty(self.BINS, self.device)
             while self.step < last:
                 self._block(window, last)
             bad = window.first_bad()
+            if bad is None and not all(bool(average.isfinite().all()) for average in self.ema):
+                bad = self.step - 1 - first
             if bad is not None:
                 self.diverged_at, self.ema = first + bad, kept
                 return
@@ -255,9 +259,11 @@ class Trainer:
             for i, (p, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
                 p.copy_(tensors[f"p{i}"])
                 average.copy_(tensors[f"ema{i}"])
-                adam = {key: tensors[f"adam{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                # Adam keeps nothing of a parameter that has had no gradient.
                 self.optimiser.state[p] = {
-                    key: value.to(p.device, copy=True) for key, value in adam.items()
+                    key: tensors[f"adam{i}.{key}"].to(p.device, copy=True)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"adam{i}.{key}" in tensors
                 }
 
     def averaged(self) -> Denoiser:

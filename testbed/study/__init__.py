@@ -1,0 +1,1 @@
+"""Studies: from a TOML file to trials, their journals, MLflow and the report."""

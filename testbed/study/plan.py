@@ -1,0 +1,281 @@
+"""From validated settings to trials with an identity, and what of them is already on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testbed.components import Component, Density, Loss, Network, Weighting
+from testbed.denoiser import SHARED
+from testbed.errors import InputError
+from testbed.parameterization import Parameterization, Recipe
+from testbed.registry import Registry
+from testbed.study import journal, trial
+from testbed.study.spec import Arrangement, Choice, StudyFile, TrialSettings
+
+SCHEMA = 1
+SOURCES = (
+    "components", "data", "denoiser", "formula", "metrics", "networks", "noise", "oracles",
+    "parameterization", "predictions", "random", "sampling", "study/trial", "training",
+)  # fmt: skip
+
+
+@dataclass
+class Trial:
+    """One training: its resolved configuration, its identity, and the labels it stands under."""
+
+    id: str
+    config: dict[str, Any]
+    labels: list[dict[str, str]] = field(default_factory=list)
+    state: str = "new"
+    changed: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """`eps · digits · published · seed 0`."""
+        arms = "+".join(dict.fromkeys(label["arm"] for label in self.labels if label["arm"]))
+        first = self.labels[0]
+        parts = [first["variant"], first["case"], arms, f"seed {self.config['seed']}"]
+        return " · ".join(part for part in parts if part)
+
+
+@dataclass
+class Plan:
+    """The trials of a study, each once, and where they live."""
+
+    study: StudyFile
+    folder: Path
+    device: str
+    trials: list[Trial]
+
+    def pending(self) -> list[Trial]:
+        """Those that still have to run."""
+        return [one for one in self.trials if one.state not in ("finished", "diverged")]
+
+
+def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Plan:
+    """Resolves every trial, checks that its parts fit, and looks up its state on disk.
+
+    Raises:
+        InputError: names, options or combinations that cannot work, all of them at once.
+    """
+    trials: dict[str, Trial] = {}
+    problems: list[str] = []
+    seen: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for arrangement in study.arrangements:
+        for seed in arrangement.settings.seeds:
+            try:
+                config = resolve(arrangement.settings, registry, seed, device)
+            except InputError as problem:
+                where = ", ".join(part for part in (arrangement.case, arrangement.arm) if part)
+                name = arrangement.settings.parameterization.name
+                problems.append(f"{study.file}: {where + ', ' if where else ''}{name}: {problem}")
+                break
+            identity = hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
+            one = trials.setdefault(identity, Trial(identity, config))
+            label = {
+                "case": arrangement.case,
+                "arm": arrangement.arm,
+                "variant": variant(arrangement),
+            }
+            key = (*label.values(), seed)
+            if key in seen:
+                problems.append(f"{study.file}: {' '.join(map(str, key))} is asked for twice.")
+            seen[key] = ()
+            one.labels.append(label)
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    plan = Plan(study, folder, device, list(trials.values()))
+    _look_up(plan)
+    return plan
+
+
+def variant(arrangement: Arrangement) -> str:
+    """The parameterization, with its options and the grid's other axes: a row of the report."""
+    p = arrangement.settings.parameterization
+    parts = [p.name, *(f"{key}={value}" for key, value in p.options.items())]
+    for key, value in arrangement.point:
+        if key != "parameterization":
+            short = value.get("name", value) if isinstance(value, Mapping) else value
+            parts.append(f"{key.rpartition('.')[2]}={short}")
+    return " ".join(parts)
+
+
+def canonical(config: Any) -> str:
+    """JSON with sorted keys and no spaces: equal configurations, equal text."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"))
+
+
+def resolve(
+    settings: TrialSettings, registry: Registry, seed: int, device: str
+) -> dict[str, Any]:
+    """The complete configuration of one trial, every default written out."""
+    p = registry.parameterization(
+        settings.parameterization.name, **settings.parameterization.options
+    )
+    recipe = p.recipe
+    parts: dict[str, Any] = {"parameterization": p}
+    for axis in ("weighting", "loss", "density"):
+        choice = _from_recipe(axis, getattr(settings, axis), p, recipe)
+        if axis == "density" and choice is not None:
+            cut = {"sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
+            choice = Choice(name=choice.name, options={**cut, **choice.options})
+        parts[axis] = choice and getattr(registry, axis)(choice.name, **choice.options)
+    inputs = {}
+    for name in ("c_in", "c_noise"):
+        chosen = getattr(settings, name)
+        if chosen == "recipe":
+            chosen = getattr(recipe, name) if recipe else "native"
+        inputs[name] = chosen
+    dataset = registry.dataset(settings.dataset.name, **settings.dataset.options)
+    data = trial.dataset(dataset.name, json.dumps(named(dataset)["options"]), registry)
+    sigma_data = settings.sigma_data or data.sigma_data
+    network = registry.network(settings.network.name, **settings.network.options)
+    density = parts["density"]
+    for name in inputs:
+        if inputs[name] == "native" and _is_shared(name, p, sigma_data, density):
+            inputs[name] = "shared"
+    _check_noise(p, inputs["c_noise"], sigma_data, density, network)
+    evaluation = settings.evaluation
+    metrics = [registry.metric(m.name, **m.options) for m in evaluation.metrics]
+    sampler = registry.sampler(evaluation.sampler.name, **evaluation.sampler.options)
+    used: list[Component] = [
+        component for component in (*parts.values(), dataset, network, sampler, *metrics) if component
+    ]
+    return {
+        "schema": SCHEMA,
+        "seed": seed,
+        "device": torch.device(device).type,
+        **{axis: part and named(part) for axis, part in parts.items()},
+        **inputs,
+        "dataset": named(dataset),
+        "data_digest": data.digest,
+        "sigma_data": sigma_data,
+        "sigma_data_measured": data.sigma_data,
+        "network": named(network),
+        "training": asdict(settings.training),
+        "evaluation": {
+            "levels": evaluation.levels,
+            "draws": evaluation.draws,
+            "samples": evaluation.samples,
+            "steps": evaluation.steps,
+            "sampler": named(sampler),
+            "metrics": [named(metric) for metric in metrics],
+        },
+        "sources": sources(),
+        "plugins": {
+            source.plugin: source.version
+            for source in (registry.source(component) for component in used)
+            if source.kind != "built in"
+        },
+    }
+
+
+def named(component: Component) -> dict[str, Any]:
+    """`{"name": ..., "options": {...}}` with every default."""
+    options = component.__dict__["options"]
+    return {"name": component.name, "options": {**component.defaults, **options}}
+
+
+def _from_recipe(
+    axis: str, choice: Choice, p: Parameterization, recipe: Recipe | None
+) -> Choice | None:
+    if choice.name == "none" and axis == "weighting":
+        return None
+    if choice.name != "recipe":
+        return choice
+    if recipe is None:
+        raise InputError(f"{p.label} has no recipe: name a {axis}.")
+    value = getattr(recipe, axis)
+    if value is None:
+        if choice.options:
+            raise InputError(f"the recipe of {p.label} has no {axis} to take options.")
+        return None
+    own = Choice.model_validate(value)
+    return Choice(name=own.name, options={**own.options, **choice.options})
+
+
+def _levels(density: Density) -> torch.Tensor:
+    low, high = (named(density)["options"][key] for key in ("sigma_min", "sigma_max"))
+    return torch.logspace(math.log10(low), math.log10(high), 33, dtype=torch.float64)
+
+
+def _is_shared(name: str, p: Parameterization, sigma_data: float, density: Density) -> bool:
+    """Whether the native input equals the shared one: then both arms may share a trial."""
+    if not p.affine:
+        return True
+    sigma = _levels(density)
+    c = p.coefficients(sigma, sigma_data=sigma_data)
+    native = {"c_in": c.in_, "c_noise": c.noise}[name]
+    # Both sides round a few times in float64.
+    return torch.allclose(native, SHARED[name](sigma, sigma_data), rtol=1e-14, atol=1e-14)
+
+
+def _check_noise(
+    p: Parameterization, c_noise: str, sigma_data: float, density: Density, network: Network
+) -> None:
+    """The network must take the kind of c_noise that it is given, over the range it gets."""
+    kind = "log_sigma" if c_noise == "shared" else p.noise_kind
+    if kind not in network.noise:
+        takes = ", ".join(sorted(network.noise))
+        raise InputError(
+            f"{p.label} gives c_noise as {kind!r}, {network.label} takes {takes}. "
+            f'c_noise = "shared" gives log_sigma.'
+        )
+    sigma = _levels(density)
+    if c_noise == "shared":
+        values = SHARED["c_noise"](sigma, sigma_data)
+    else:
+        values = p.coefficients(sigma, sigma_data=sigma_data).noise
+    low, high = network.noise[kind]
+    if not (low <= float(values.min()) and float(values.max()) <= high):
+        raise InputError(
+            f"{p.label} gives c_noise from {float(values.min()):.3g} to {float(values.max()):.3g}, "
+            f"{network.label} takes {kind} from {low:g} to {high:g}."
+        )
+
+
+@functools.cache
+def sources() -> str:
+    """sha256 over the sources that a trial's numbers depend on."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        path = package / name
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+        for file in files:
+            digest.update(str(file.relative_to(package)).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _look_up(plan: Plan) -> None:
+    """Sets every trial's state: finished, diverged, interrupted, failed, stale or new."""
+    elsewhere: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
+    for found in journal.trials(plan.folder):
+        for label in found["labels"]:
+            key = (*label.values(), str(found["config"]["seed"]))
+            elsewhere[key] = (found["id"], found["config"])
+    for one in plan.trials:
+        one.state = journal.state(plan.folder, one.id)
+        for label in one.labels:
+            key = (*label.values(), str(one.config["seed"]))
+            if one.state == "new" and key in elsewhere:
+                one.state = "stale"
+                one.changed = differences(elsewhere[key][1], one.config)
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """The dotted keys in which two configurations differ, with both values."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = sorted({*before, *after})
+        return [d for k in keys for d in differences(before.get(k), after.get(k), f"{prefix}{k}.")]
+    before, after = json.loads(json.dumps([before, after]))
+    return [] if before == after else [f"{prefix[:-1]}: {before!r} -> {after!r}"]

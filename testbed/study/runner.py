@@ -1,0 +1,210 @@
+"""Runs a plan: one loop that feeds an executor, tails the journals and tells MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from testbed import __version__, audit
+from testbed.registry import Registry
+from testbed.study import journal
+from testbed.study.executors import Executor
+from testbed.study.plan import Plan, Trial
+from testbed.study.trial import dataset, device_title
+
+TRIES = 3
+POLL = 0.2
+TRACK = 3.0
+
+
+class Tracker(Protocol):
+    """What the runner tells an experiment tracker."""
+
+    seconds: float
+
+    def begin(self, trial: Trial) -> None: ...
+    def update(self, trial: Trial) -> None: ...
+    def end(self, trial: Trial, status: str) -> None: ...
+
+
+@dataclass
+class Progress:
+    """What a progress bar shows: called with (trial, steps done, status or None)."""
+
+    show: Callable[[Trial, int, str | None], None] = lambda trial, step, status: None
+
+
+@dataclass
+class Outcome:
+    """How a run of a plan ended."""
+
+    statuses: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    seconds: float = 0.0
+
+
+def describe(plan: Plan, registry: Registry) -> None:
+    """Writes the study's own record: what was asked for, versions, device, plugins."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "name": plan.study.header.name,
+        "title": plan.study.header.title,
+        "note": plan.study.header.note,
+        "report": plan.study.report.model_dump(),
+        "file": plan.study.text,
+        "device": device_title(torch.device(plan.device)),
+        "versions": versions(),
+        "plugins": [asdict(source) for source in registry.provenance],
+        "failures": [asdict(source) for source in registry.failures],
+        "trials": [{"id": trial.id, "labels": trial.labels} for trial in plan.trials],
+    }
+    journal.write_json(plan.folder / "study.json", record)
+    for trial in plan.trials:
+        at = journal.folder(plan.folder, trial.id)
+        at.mkdir(parents=True, exist_ok=True)
+        journal.write_json(
+            at / "trial.json",
+            {
+                "id": trial.id,
+                "config": trial.config,
+                "labels": trial.labels,
+                "plugins": list(registry.plugins),
+                "plugin_dirs": list(registry.plugin_dirs),
+            },
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"testbed": __version__, "python": platform.python_version(), "os": platform.platform()}
+    for name in ("torch", "numpy", "scipy", "scikit-learn", "pandas", "mlflow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def execute(
+    plan: Plan,
+    registry: Registry,
+    executor: Executor,
+    tracker: Tracker | None,
+    progress: Progress,
+) -> Outcome:
+    """Runs every pending trial; the first Ctrl-C stops at a checkpoint, the second at once."""
+    outcome = Outcome()
+    start = time.monotonic()
+    waiting = plan.pending()
+    running: dict[Future[str], tuple[Trial, int]] = {}
+    tracked = time.monotonic()
+    sources = (registry.plugins, registry.plugin_dirs, plan.device)
+    for trial in plan.trials:
+        if trial not in waiting:
+            outcome.statuses[trial.id] = trial.state
+            if tracker is not None:
+                tracker.end(trial, trial.state)
+    tries: dict[str, int] = {}
+    with _interrupts(executor, outcome):
+        while (waiting and not outcome.interrupted) or running:
+            while waiting and len(running) < executor.slots and not outcome.interrupted:
+                trial = waiting.pop(0)
+                at = journal.folder(plan.folder, trial.id)
+                tries[trial.id] = tries.get(trial.id, 0) + 1
+                future = executor.submit(trial.config, at, sources)
+                running[future] = (trial, 0)
+            for future, (trial, offset) in list(running.items()):
+                at = journal.folder(plan.folder, trial.id)
+                fresh, offset = journal.rows(at, offset)
+                running[future] = (trial, offset)
+                if future.done():
+                    del running[future]
+                    status = _status(future, at, tries[trial.id])
+                    if status == "again":
+                        waiting.insert(0, trial)
+                        continue
+                    outcome.statuses[trial.id] = trial.state = status
+                    progress.show(trial, trial.config["training"]["steps"], status)
+                    if tracker is not None:
+                        tracker.end(trial, status)
+                elif fresh:
+                    progress.show(trial, fresh[-1]["step"], None)
+            if tracker is not None and time.monotonic() - tracked > TRACK:
+                for trial, _ in running.values():
+                    tracker.update(trial)
+                tracked = time.monotonic()
+            time.sleep(POLL)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def _status(future: Future[str], at: Path, tries: int) -> str:
+    """The trial's status; a killed worker is worth two more tries from its checkpoint."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        if tries < TRIES:
+            return "again"
+        message = f"the worker died {tries} times; see the system's log (out of memory?)"
+    except Exception as problem:
+        message = f"{type(problem).__name__}: {problem}"
+    (at / "error.txt").write_text(message + "\n")
+    journal.write_json(at / "result.json", {"status": "failed", "error": message})
+    return "failed"
+
+
+@contextlib.contextmanager
+def _interrupts(executor: Executor, outcome: Outcome) -> Iterator[None]:
+    def handle(signum: int, frame: Any) -> None:
+        if outcome.interrupted:
+            executor.close(kill=True)
+            sys.stderr.write("\nStopped at once. The same command resumes from the checkpoints.\n")
+            sys.stderr.flush()
+            import os
+
+            os._exit(130)
+        outcome.interrupted = True
+        executor.stop()
+
+    try:
+        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: no signals to catch
+        before = {}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
+    """The Tweedie identities of every parameterization, sampler and oracle in the plan."""
+    found: list[audit.Row] = []
+    seen: set[str] = set()
+    for trial in plan.trials:
+        config = trial.config
+        named = config["parameterization"], config["dataset"], config["evaluation"]["sampler"]
+        key = repr((named, config["sigma_data"]))
+        if key in seen:
+            continue
+        seen.add(key)
+        p = registry.parameterization(named[0]["name"], **named[0]["options"])
+        sampler = registry.sampler(named[2]["name"], **named[2]["options"])
+        import json
+
+        data = dataset(named[1]["name"], json.dumps(named[1]["options"]), registry)
+        found += audit.check_parameterization(p, config["sigma_data"])
+        found += audit.check_sampler(p, config["sigma_data"], [sampler])
+        if data.oracle is not None:
+            found += audit.check_parameterization(p, config["sigma_data"], data.oracle)
+    return found

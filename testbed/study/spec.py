@@ -1,0 +1,384 @@
+"""Study files: TOML and overrides to validated settings, one for each trial.
+
+    [study]    name, title
+    [base]     settings of every trial
+    [arms]     named overrides, one line each; every case runs in every arm
+    [grid]     dotted.key = [values]: all combinations
+    [[cases]]  name and overrides: usually one data set each
+    [report]   baseline, primary metric
+
+Later ones win: base, case, arm, grid, and last what `--set` says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from testbed.errors import InputError, did_you_mean, unknown
+from testbed.training.engine import Training
+
+SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
+
+
+class Model(BaseModel):
+    """Unknown keys are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Choice(Model):
+    """A component by name, with options: `"min_snr"` or `{name = "min_snr", gamma = 5}`."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and isinstance(value.get("options"), Mapping):
+            return value
+        if isinstance(value, Mapping) and isinstance(value.get("name", "recipe"), str):
+            # Options alone change the recipe's own component.
+            options = {key: option for key, option in value.items() if key != "name"}
+            return {"name": value.get("name", "recipe"), "options": options}
+        raise ValueError('must be a name, or a table {name = "...", option = ...}')
+
+
+class Evaluation(Model):
+    """How a trained model is measured; the noise is fixed and shared by every trial."""
+
+    levels: int = Field(16, ge=2, description="noise levels of the per-sigma tables")
+    draws: int = Field(1024, ge=2, description="held-out (x0, eps) pairs at each level")
+    samples: int = Field(512, ge=4, description="samples drawn for the sample metrics")
+    steps: int = Field(18, ge=1, description="sampler steps")
+    sampler: Choice = Choice(name="heun")
+    metrics: tuple[Choice, ...] = (
+        Choice(name="energy"),
+        Choice(name="mmd"),
+        Choice(name="off_plane"),
+        Choice(name="nearest_train"),
+        Choice(name="nearest_test"),
+    )
+
+
+InputChoice = Literal["recipe", "native", "shared"]
+
+
+class TrialSettings(Model):
+    """Everything that one trial is made of. "recipe" means the parameterization's own."""
+
+    parameterization: Choice
+    dataset: Choice
+    network: Choice = Choice(name="mlp")
+    weighting: Choice = Choice(name="recipe")
+    loss: Choice = Choice(name="recipe")
+    density: Choice = Choice(name="recipe")
+    c_in: InputChoice = "recipe"
+    c_noise: InputChoice = "recipe"
+    sigma_min: float = Field(0.002, gt=0)
+    sigma_max: float = Field(80.0, gt=0)
+    sigma_data: float | None = Field(None, gt=0)
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value < 1:
+                raise ValueError("must be at least 1")
+            return tuple(range(value))
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrialSettings:
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError("sigma_min must be below sigma_max")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must be a number, or a list of different seeds")
+        return self
+
+
+class Header(Model):
+    """`[study]`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    title: str = ""
+    note: str = ""
+
+
+class ReportSettings(Model):
+    """`[report]`: what is compared with what."""
+
+    baseline: str = ""
+    primary: str = ""
+    level: float = Field(0.95, gt=0, lt=1)
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """One trial before resolution: its labels and its settings, still without a seed."""
+
+    case: str
+    arm: str
+    point: tuple[tuple[str, Any], ...]
+    settings: TrialSettings
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A validated study file."""
+
+    file: str
+    header: Header
+    report: ReportSettings
+    arrangements: tuple[Arrangement, ...]
+    text: str
+
+
+def read(
+    file: Path,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+) -> StudyFile:
+    """Reads and validates a study file.
+
+    Args:
+        file: a TOML file, or the name of a bundled study.
+        overrides: `dotted.path=value`, the value read as TOML (a bare word is a string). A path
+            that starts with a section changes the file; any other applies to every trial.
+        only: names of parameterizations, cases or arms to keep.
+        seeds: run this many seeds in every case.
+
+    Raises:
+        InputError: with every problem found: file, key, value, what was expected.
+    """
+    path = find(file)
+    try:
+        text = path.read_text()
+        raw = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
+    everywhere: dict[str, Any] = {}
+    for word in overrides:
+        _override(raw, everywhere, word)
+    if seeds is not None:
+        if seeds < 1:
+            raise InputError(f"--seeds {seeds} must be at least 1.")
+        everywhere["seeds"] = seeds
+    _check_sections(path, raw)
+    header = _validated(Header, raw.get("study", {}), lambda key: f"study.{key}", path)
+    report = _validated(ReportSettings, raw.get("report", {}), lambda key: f"report.{key}", path)
+    found = _arrangements(path, raw, everywhere)
+    return StudyFile(str(path), header, report, tuple(_kept(found, only)), text)
+
+
+def find(file: Path) -> Path:
+    """The file itself, or the bundled study of that name.
+
+    Raises:
+        InputError: neither exists.
+    """
+    from testbed.registry import bundled
+
+    if file.is_file():
+        return file
+    studies = {path.stem: path for path in bundled("studies").glob("*.toml")}
+    if str(file) in studies:
+        return studies[str(file)]
+    near = [*studies, *map(str, file.parent.glob("*.toml"))]
+    hint = did_you_mean(str(file), near) or f" Bundled studies: {', '.join(sorted(studies))}."
+    raise InputError(f"study file {file} does not exist.{hint}")
+
+
+def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> None:
+    path, equals, text = word.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set {word}: expected dotted.path=value.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if keys[0] not in SECTIONS:
+        _put(everywhere, keys, value, word)
+    elif keys[0] == "cases":
+        names = {str(case.get("name")): case for case in raw.get("cases", [])}
+        if len(keys) < 3 or keys[1] not in names:
+            raise InputError(f"--set {word}: {unknown('case', '.'.join(keys[1:2]), names)}")
+        _put(names[keys[1]], keys[2:], value, word)
+    elif keys[0] == "grid":
+        raw.setdefault("grid", {})[".".join(keys[1:])] = value
+    else:
+        _put(raw, keys, value, word)
+
+
+def _put(table: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
+    for i, key in enumerate(keys[:-1]):
+        inner = table.setdefault(key, {})
+        if isinstance(inner, str) and i == len(keys) - 2:
+            # An option of a component that was given by its bare name.
+            inner = table[key] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {word}: {'.'.join(keys[: i + 1])} is not a table.")
+        table = inner
+    table[keys[-1]] = value
+
+
+def _check_sections(path: Path, raw: Mapping[str, Any]) -> None:
+    for name in raw:
+        if name not in SECTIONS:
+            raise InputError(f"{path}: {unknown('section', name, SECTIONS)}")
+    kinds = {"study": dict, "base": dict, "arms": dict, "grid": dict, "cases": list, "report": dict}
+    for name, kind in kinds.items():
+        if not isinstance(raw.get(name, kind()), kind):
+            wanted = "a list of tables, [[cases]]" if kind is list else f"a table, [{name}]"
+            raise InputError(f"{path}: {name} must be {wanted}.")
+
+
+def _arrangements(
+    path: Path, raw: Mapping[str, Any], everywhere: Mapping[str, Any]
+) -> list[Arrangement]:
+    grid = _grid(path, raw.get("grid", {}))
+    arms = {str(name): arm for name, arm in raw.get("arms", {"": {}}).items()}
+    cases = raw.get("cases") or [{"name": ""}]
+    found = []
+    for index, case in enumerate(cases):
+        if not isinstance(case, dict) or not isinstance(case.get("name"), str):
+            raise InputError(f"{path}: cases[{index}] needs a name, a string.")
+        own = {key: value for key, value in case.items() if key != "name"}
+        for arm, settings in arms.items():
+            if not isinstance(settings, dict):
+                raise InputError(f"{path}: arms.{arm} must be a table, for example {{}}.")
+            for point in grid:
+                layers = {
+                    "base": raw.get("base", {}),
+                    f"cases.{case['name']}": own,
+                    f"arms.{arm}": settings,
+                    "grid": _nested(point, path),
+                    "--set": everywhere,
+                }
+                merged: dict[str, Any] = {}
+                for layer in layers.values():
+                    merged = _merge(merged, layer)
+                trial = _validated(
+                    TrialSettings, merged, lambda key, layers=layers: _origin(layers, key), path
+                )
+                found.append(Arrangement(case["name"], arm, tuple(point), trial))
+    return found
+
+
+def _grid(path: Path, table: Mapping[str, Any]) -> list[list[tuple[str, Any]]]:
+    axes = list(_axes(table))
+    for key, values in axes:
+        if not isinstance(values, list) or not values:
+            raise InputError(f"{path}: grid.{key} = {values!r} must be a list of values.")
+    return [
+        [(key, value) for (key, _), value in zip(axes, combination, strict=True)]
+        for combination in itertools.product(*(values for _, values in axes))
+    ]
+
+
+def _axes(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """TOML reads an unquoted dotted key as nested tables; both forms mean the same here."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _axes(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _nested(point: Iterable[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in point:
+        _put(table, key.split("."), value, f"{path}: grid.{key}")
+    return table
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`; a table with a name replaces a component, one without adds options."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(value, Mapping) and "name" not in value:
+            if isinstance(under, str):
+                under = {"name": under}
+            if isinstance(under, Mapping):
+                value = _merge(under, value)
+        merged[key] = value
+    return merged
+
+
+def _origin(layers: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """The layer that a dotted key came from: the last that has its first word."""
+    first = key.split(".")[0]
+    for name, layer in reversed(layers.items()):
+        if first in layer:
+            return f"{name}.{key}" if name != "--set" else f"--set {key}"
+    return f"base.{key}"
+
+
+def _validated(model: type[Any], table: Any, origin: Any, path: Path) -> Any:
+    try:
+        return model.model_validate(table)
+    except ValidationError as problems:
+        lines = []
+        for problem in problems.errors():
+            keys = [str(part) for part in problem["loc"]]
+            value = problem.get("input")
+            what = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+                what = f"unknown key.{did_you_mean(keys[-1], _siblings(model, keys[:-1]))}"
+                what += f" Known: {', '.join(sorted(_siblings(model, keys[:-1])))}."
+            elif problem["type"] == "missing":
+                what = "is required"
+            given = "" if problem["type"] == "missing" or not keys else f" = {value!r}"
+            lines.append(f"{path}: {origin('.'.join(keys)) if keys else 'settings'}{given}: {what}")
+        raise InputError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _siblings(model: type[Any], keys: Sequence[str]) -> list[str]:
+    for key in keys:
+        fields = getattr(model, "model_fields", {})
+        if key not in fields:
+            break
+        model = fields[key].annotation
+    fields = getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {})
+    return [name for name in fields if not name.startswith("_")]
+
+
+def _kept(found: list[Arrangement], only: Sequence[str]) -> list[Arrangement]:
+    """Those whose labels match: within parameterizations, cases and arms any, across them all."""
+    if not only:
+        return found
+    groups: list[dict[str, Any]] = [
+        {"of": {a.settings.parameterization.name for a in found}},
+        {"of": {a.case for a in found}},
+        {"of": {a.arm for a in found}},
+    ]
+    known = set().union(*(group["of"] for group in groups)) - {""}
+    for word in only:
+        if word not in known:
+            raise InputError(f"--only: {unknown('parameterization, case or arm', word, known)}")
+    chosen = [set(only) & group["of"] or group["of"] for group in groups]
+    kept = [
+        a
+        for a in found
+        if a.settings.parameterization.name in chosen[0]
+        and a.case in chosen[1]
+        and a.arm in chosen[2]
+    ]
+    if not kept:
+        raise InputError(f"--only {','.join(only)} leaves no trial.")
+    return kept

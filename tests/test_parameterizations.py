@@ -1,0 +1,373 @@
+"""Laws of the parameterizations: D = c_skip x + c_out F(c_in x, c_noise) (design.md, section 5)."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bounds import assert_within, exact, gamma, log
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DTYPES, WIDE, Case, cases, column, draws, fixed, levels, sigma_datas
+from test_conversions import TRUTH
+from torch import Tensor
+
+import testbed
+from testbed.errors import InputError
+from testbed.registry import default_registry
+
+SGM = json.loads((Path(__file__).parent / "reference/sgm_reference.json").read_text())
+
+
+# The table of design.md, section 5, for exact numbers: (c_skip, c_out, c_in, c_noise).
+def eps_row(sigma: Any, sd: Any) -> tuple[Any, Any, Any, Any]:
+    return 1 + 0 * sigma, -sigma, 1 / (sigma**2 + 1) ** 0.5, sigma
+
+
+def v_row(sigma: Any, sd: Any) -> tuple[Any, Any, Any, Any]:
+    r = (sigma**2 + 1) ** 0.5
+    return 1 / r**2, -sigma / r, 1 / r, sigma
+
+
+def edm_row(sigma: Any, sd: Any) -> tuple[Any, Any, Any, Any]:
+    r = (sigma**2 + sd**2) ** 0.5
+    return sd**2 / r**2, sigma * sd / r, 1 / r, log(sigma) / 4
+
+
+def x0_row(sigma: Any, sd: Any) -> tuple[Any, Any, Any, Any]:
+    return 0 * sigma, 1 + 0 * sigma, 1 / (sigma**2 + sd**2) ** 0.5, log(sigma) / 4
+
+
+def score_row(sigma: Any, sd: Any) -> tuple[Any, Any, Any, Any]:
+    return 1 + 0 * sigma, sigma**2, 1 + 0 * sigma, sigma
+
+
+TABLE: dict[str, Callable[[Any, Any], tuple[Any, Any, Any, Any]]] = {
+    "eps": eps_row,
+    "v": v_row,
+    "edm": edm_row,
+    "x0": x0_row,
+    "score": score_row,
+}
+NEEDS_SIGMA_DATA = {"edm", "x0"}
+
+# Roundings of a coefficient. Longest path: EDM's sigma sd/sqrt(sigma^2 + sd^2): 1, then the root 3
+# (squares 1, sum 1 and root 1, halved by the root), then 1; c_skip 1 + 6 + 1.
+K_COEFFICIENT = 8
+# D = c_skip x + c_out F, or F = (1/c_out) D - (c_skip/c_out) x: input 1, coefficients, product and
+# sum; in float32 the coefficient is one rounding of a float64 number, in narrower types only the
+# input and the result count.
+K_AFFINE = {torch.float64: 20, torch.float32: 4, torch.bfloat16: 3, torch.float16: 3}
+
+
+def flow_scaling(sigma: Tensor) -> testbed.Coefficients:
+    a, t = 1 / (1 + sigma), sigma / (1 + sigma)
+    return testbed.Coefficients(skip=a, out=-t, in_=a, noise=t)
+
+
+# The plugin of design.md, section 4: a scaling and no statement of the target.
+FLOW = testbed.Parameterization(name="flow", scaling=flow_scaling)
+
+
+def registered(name: str, **options: Any) -> testbed.Parameterization:
+    return default_registry().parameterization(name, **options)
+
+
+def law_coefficients_are_the_table(
+    p: testbed.Parameterization, name: str, sigma: Tensor, sigma_data: float
+) -> None:
+    """Each coefficient is the table's, within its own roundings."""
+    row = TABLE[name](exact(sigma), exact(sigma_data))
+    for found, wanted in zip(p.coefficients(sigma, sigma_data=sigma_data), row, strict=True):
+        assert found.dtype == torch.promote_types(sigma.dtype, torch.float32)
+        assert_within(found, wanted, wanted, K_COEFFICIENT, found.dtype)
+
+
+def law_target_is_the_table(p: testbed.Parameterization, name: str, c: Case) -> None:
+    """F* of (x0, eps), without cancellation: terms |a x0| + |b eps|."""
+    found = p.target(c.x0, c.eps, c.sigma, sigma_data=c.sigma_data)
+    wanted = TRUTH[f"F of {name}"]
+    one, zero = exact(1), exact(0)
+    terms = np.abs(wanted(one, zero, c.S, c.SD) * c.X0) + np.abs(
+        wanted(zero, one, c.S, c.SD) * c.EPS
+    )
+    assert_within(found, wanted(c.X0, c.EPS, c.S, c.SD), terms, K_AFFINE[c.dtype], c.dtype)
+
+
+def law_target_agrees_with_scaling(p: testbed.Parameterization, c: Case) -> None:
+    """F* = (x0 - c_skip x)/c_out: the two statements of one parameterization.
+
+    The coefficients are computed in float64 and cancel in exact arithmetic, so their roundings,
+    K_COEFFICIENT each, count with the terms (|x0| + |c_skip x|)/|c_out|.
+    """
+    skip, out, _, _ = (
+        column(exact(q), c.x0)
+        for q in p.coefficients(c.sigma.double(), sigma_data=c.sigma_data)
+    )
+    found = p.target(c.x0, c.eps, c.sigma, sigma_data=c.sigma_data)
+    terms = (np.abs(c.X0) + np.abs(skip) * c.X_SIZE) / np.abs(out)
+    k_u = exact(gamma(3 * K_COEFFICIENT)) * terms
+    assert_within(found, (c.X0 - skip * c.X) / out, terms, K_AFFINE[c.dtype], c.dtype, plus=k_u)
+
+
+def law_optimal_output_gives_x0(p: testbed.Parameterization, c: Case) -> None:
+    """D(F*) = x0: terms |c_skip x| + |c_out| (|a x0| + |b eps|)."""
+    F = p.target(c.x0, c.eps, c.sigma, sigma_data=c.sigma_data)
+    found = p.denoise(F, c.x, c.sigma, sigma_data=c.sigma_data)
+    assert found.dtype == c.dtype
+    skip, out, _, _ = (
+        column(exact(q), c.x0)
+        for q in p.coefficients(c.sigma.double(), sigma_data=c.sigma_data)
+    )
+    optimum = np.abs((1 - skip) * c.X0) + np.abs(skip * c.S * c.EPS)
+    terms = np.abs(skip) * c.X_SIZE + optimum
+    # (1 - c_skip) is rounded where the target is derived from the scaling: a term 1 of its own.
+    derived = exact(gamma(3 * K_COEFFICIENT)) * (1 + np.abs(skip)) * c.X_SIZE
+    plus = derived if p.stated_target is None else 0
+    assert_within(found, c.X0, terms, 2 * K_AFFINE[c.dtype], c.dtype, plus=plus)
+
+
+def law_output_inverts_denoise(p: testbed.Parameterization, c: Case) -> None:
+    """output(denoise(F)) = F: terms (|D| + |c_skip x|)/|c_out|, with |D| <= |c_skip x| + |c_out F|.
+    """
+    skip, out, _, _ = (
+        np.abs(column(exact(q), c.x0))
+        for q in p.coefficients(c.sigma.double(), sigma_data=c.sigma_data)
+    )
+    D = p.denoise(c.eps, c.x, c.sigma, sigma_data=c.sigma_data)
+    found = p.output(D, c.x, c.sigma, sigma_data=c.sigma_data)
+    assert found.dtype == c.dtype
+    terms = 2 * skip / out * np.abs(exact(c.x)) + np.abs(c.EPS)
+    assert_within(found, c.EPS, terms, 2 * K_AFFINE[c.dtype], c.dtype)
+
+
+def law_denoise_is_affine(p: testbed.Parameterization, name: str, c: Case) -> None:
+    """D = c_skip x + c_out F with the table's coefficients, for any F."""
+    skip, out, _, _ = TABLE[name](c.S, c.SD)
+    X = exact(c.x)
+    found = p.denoise(c.eps, c.x, c.sigma, sigma_data=c.sigma_data)
+    terms = np.abs(skip * X) + np.abs(out * c.EPS)
+    assert_within(found, skip * X + out * c.EPS, terms, K_AFFINE[c.dtype], c.dtype)
+
+
+def law_unit_variance(p: testbed.Parameterization, sigma: Tensor, sigma_data: float) -> None:
+    """Var F* = a^2 sd^2 + b^2 = 1 and Var(c_in x) = c_in^2 (sd^2 + sigma^2) = 1.
+
+    Sums of squares: no cancellation; twice the roundings of a coefficient.
+    """
+    a, b = p.pair_weights(sigma, sigma_data=sigma_data)
+    c_in = p.coefficients(sigma, sigma_data=sigma_data).in_
+    sd, s = exact(sigma_data), exact(sigma)
+    one = 1 + 0 * s
+    assert_within(exact(a) ** 2 * sd**2 + exact(b) ** 2, one, one, 2 * K_COEFFICIENT)
+    assert_within(exact(c_in) ** 2 * (sd**2 + s**2), one, one, 2 * K_COEFFICIENT)
+
+
+def law_smallest_c_out(
+    p: testbed.Parameterization, sigma: Tensor, sigma_data: float, other: float
+) -> None:
+    """Among the c_skip for which Var F* = 1, that is c_out^2 = (1 - c_skip)^2 sd^2 + c_skip^2
+    sigma^2, EDM's makes c_out smallest (Karras et al. 2022, eq. 131 to 138)."""
+    skip, out, _, _ = (exact(q) for q in p.coefficients(sigma, sigma_data=sigma_data))
+    sd, s = exact(sigma_data), exact(sigma)
+
+    def squared_out(skip: Any) -> Any:
+        return (1 - skip) ** 2 * sd**2 + skip**2 * s**2
+
+    assert_within(out**2, squared_out(skip), out**2, 4 * K_COEFFICIENT)
+    # At the minimum the roundings of c_skip enter squared; those of c_out twice.
+    assert (out**2 <= squared_out(exact(other)) * (1 + exact(gamma(4 * K_COEFFICIENT)))).all()
+    slope = (skip - 1) * sd**2 + skip * s**2
+    assert_within(slope, 0 * s, sd**2 + skip * (s**2 + sd**2), 2 * K_COEFFICIENT)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("dtype", WIDE)
+@given(sigma=levels(), sigma_data=sigma_datas)
+def test_coefficients_are_the_table(
+    name: str, dtype: torch.dtype, sigma: float, sigma_data: float
+) -> None:
+    """sigma_data is a Python float, which float32 arithmetic rounds once more."""
+    exact_in_both = float(torch.tensor(sigma_data, dtype=torch.float32))
+    levels_ = torch.tensor([sigma, 1.0, 0.3], dtype=dtype)
+    law_coefficients_are_the_table(registered(name), name, levels_, exact_in_both)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@given(c=cases(dtypes=DTYPES))
+def test_target_is_the_table(name: str, c: Case) -> None:
+    law_target_is_the_table(registered(name), name, c)
+
+
+@pytest.mark.parametrize("name", [*TABLE, "flow"])
+@given(c=cases(dtypes=DTYPES))
+def test_target_agrees_with_scaling(name: str, c: Case) -> None:
+    law_target_agrees_with_scaling(FLOW if name == "flow" else registered(name), c)
+
+
+@pytest.mark.parametrize("name", [*TABLE, "flow"])
+@given(c=cases(dtypes=DTYPES))
+def test_optimal_output_gives_x0(name: str, c: Case) -> None:
+    law_optimal_output_gives_x0(FLOW if name == "flow" else registered(name), c)
+
+
+@pytest.mark.parametrize("name", [*TABLE, "flow"])
+@given(c=cases(dtypes=WIDE))
+def test_output_inverts_denoise(name: str, c: Case) -> None:
+    law_output_inverts_denoise(FLOW if name == "flow" else registered(name), c)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@given(c=cases(dtypes=DTYPES))
+def test_denoise_is_affine(name: str, c: Case) -> None:
+    law_denoise_is_affine(registered(name), name, c)
+
+
+def test_flow_of_the_brief_predicts_eps_minus_x0() -> None:
+    """The derived target of the plugin in design.md; 1 - c_skip adds the terms 1 and c_skip."""
+    c = fixed()
+    found = FLOW.target(c.x0, c.eps, c.sigma)
+    terms = np.abs(c.X0) + np.abs(c.EPS)
+    out = c.S / (1 + c.S)
+    assert_within(found, c.EPS - c.X0, terms / out, K_AFFINE[c.dtype])
+
+
+@given(sigma=levels(), sigma_data=sigma_datas)
+def test_edm_has_unit_variance(sigma: float, sigma_data: float) -> None:
+    law_unit_variance(registered("edm"), torch.tensor([sigma, 1.0]).double(), sigma_data)
+
+
+@given(sigma=levels())
+def test_v_has_unit_variance_at_unit_data(sigma: float) -> None:
+    law_unit_variance(registered("v"), torch.tensor([sigma, 1.0]).double(), 1.0)
+
+
+@given(sigma=levels(), sigma_data=sigma_datas, other=st.floats(-1, 2))
+def test_edm_has_the_smallest_c_out(sigma: float, sigma_data: float, other: float) -> None:
+    law_smallest_c_out(registered("edm"), torch.tensor([sigma]).double(), sigma_data, other)
+
+
+@given(c=cases(dtypes=WIDE))
+def test_edm_at_unit_data_is_minus_v(c: Case) -> None:
+    """The sign trap: EDM's F at sigma_data = 1 is -v."""
+    edm = registered("edm").target(c.x0, c.eps, c.sigma, sigma_data=1.0)
+    v = registered("v").target(c.x0, c.eps, c.sigma)
+    terms = (np.abs(c.EPS) + c.S * np.abs(c.X0)) / (1 + c.S**2) ** 0.5
+    assert_within(edm, -exact(v), terms, 2 * K_AFFINE[c.dtype], c.dtype)
+
+
+@given(sigma_data=sigma_datas, seed=st.integers(0, 99))
+def test_limits(sigma_data: float, seed: int) -> None:
+    """As sigma -> 0: EDM's F* -> -eps, v -> eps and D -> x. As sigma -> infinity: EDM's F* -> x0/sd,
+    v -> -x0, c_skip -> 0 and c_out -> sd. What is left is of first order in r = sigma/sd or sd/sigma
+    (r = sigma or 1/sigma for v), because sqrt(1 + r^2) <= 1 + r^2/2."""
+    x0, eps = draws((4,), 2 * seed), draws((4,), 2 * seed + 1)
+    edm, v, sd = registered("edm"), registered("v"), exact(sigma_data)
+    size = np.abs(exact(x0)) + np.abs(exact(eps))
+    for sigma in (1e-4, 1e-3):
+        left = exact(sigma) * (1 / sd + sigma / sd**2) * size
+        found = edm.target(x0, eps, sigma, sigma_data=sigma_data)
+        assert_within(found, -exact(eps), size, K_AFFINE[torch.float64], plus=left)
+        left = exact(sigma) * (1 + sigma) * size
+        assert_within(v.target(x0, eps, sigma), exact(eps), size, 20, plus=left)
+        skip, out, _, _ = edm.coefficients(sigma, sigma_data=sigma_data)
+        assert_within(skip, exact(1), exact(1), K_COEFFICIENT, plus=(exact(sigma) / sd) ** 2)
+        assert_within(out, exact(0), exact(0), 1, plus=exact(sigma))
+    for sigma in (1e3, 1e4):
+        r = sd / sigma
+        found = edm.target(x0, eps, sigma, sigma_data=sigma_data)
+        left = (r * exact(eps) * 1) * np.sign(eps.numpy()) + r**2 * size / sd
+        assert_within(found, exact(x0) / sd, size / sd, K_AFFINE[torch.float64], plus=left)
+        left = size / exact(sigma) * (1 + 1 / exact(sigma))
+        assert_within(v.target(x0, eps, sigma), -exact(x0), size, 20, plus=left)
+        skip, out, _, _ = edm.coefficients(sigma, sigma_data=sigma_data)
+        assert_within(skip, exact(0), exact(0), 1, plus=r**2)
+        assert_within(out, sd, sd, K_COEFFICIENT, plus=sd * r**2)
+
+
+# --- sigma_data and options -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_sigma_data_is_asked_for_where_it_is_named_and_ignored_elsewhere(name: str) -> None:
+    p, sigma = registered(name), torch.tensor([0.5, 2.0])
+    if name in NEEDS_SIGMA_DATA:
+        with pytest.raises(TypeError, match=f"'{name}'.*sigma_data"):
+            p.coefficients(sigma)
+        one, other = (p.coefficients(sigma, sigma_data=sd) for sd in (0.5, 0.7))
+        assert not torch.equal(one.in_, other.in_)
+    else:
+        one, other = p.coefficients(sigma), p.coefficients(sigma, sigma_data=0.7)
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def shifted(sigma: Tensor, shift: float = 1.0) -> testbed.Coefficients:
+    one = torch.ones_like(sigma)
+    return testbed.Coefficients(skip=one, out=-shift * sigma, in_=one, noise=sigma)
+
+
+def test_an_option_reaches_the_scaling() -> None:
+    p = testbed.Parameterization(name="shifted", scaling=shifted)
+    sigma = torch.tensor(2.0).double()
+    assert p.bound({}).options == {"shift": 1.0}
+    assert float(p.bound({}).coefficients(sigma).out) == -2
+    assert float(p.bound({"shift": 3}).coefficients(sigma).out) == -6
+    assert float(p.bound({"shift": 3}).target(sigma[None], sigma[None], sigma)) == -2 / -6 * -2 * -1
+
+
+def test_an_unknown_option_is_answered_with_the_nearest() -> None:
+    p = testbed.Parameterization(name="shifted", scaling=shifted)
+    with pytest.raises(InputError, match="'shifted'.*'shfit'.*Did you mean 'shift'"):
+        p.bound({"shfit": 2.0})
+    with pytest.raises(InputError, match=r"shift = 'two' must be a float"):
+        p.bound({"shift": "two"})
+
+
+def test_scaling_or_target_and_denoise() -> None:
+    def target(x0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
+        return x0
+
+    with pytest.raises(InputError, match="needs a scaling"):
+        testbed.Parameterization(name="half", target=target)
+    with pytest.raises(InputError, match="follows from the scaling"):
+        testbed.Parameterization(name="both", scaling=shifted, denoise=target)
+
+
+def test_coefficients_are_shaped_like_sigma() -> None:
+    for name in TABLE:
+        for sigma in (0.5, torch.tensor(0.5), torch.ones(3), torch.ones(2, 3)):
+            for found in registered(name).coefficients(sigma, sigma_data=0.5):
+                assert found.shape == torch.as_tensor(sigma).shape
+                assert found.dtype == (torch.float64 if sigma == 0.5 else torch.float32) if (
+                    not isinstance(sigma, Tensor)
+                ) else torch.float32
+
+
+# --- outside truth ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", SGM["scaling"])
+def test_stability_scaling(entry: str) -> None:
+    """Both sides in float64: twice the roundings of a coefficient."""
+    name, _, rest = entry.partition("(sigma_data=")
+    sigma_data = float(rest.rstrip(")") or 1.0)
+    shared = name == "v_edm_c_noise"
+    p = registered("v" if shared else name)
+    sigma = torch.tensor(SGM["sigma"], dtype=torch.float64)
+    denoiser = testbed.Denoiser(torch.nn.Identity(), p, sigma_data, c_noise="shared" if shared else None)
+    skip, out, _, _ = p.coefficients(sigma, sigma_data=sigma_data)
+    c_in, c_noise = denoiser.inputs(sigma)
+    found = {"c_skip": skip, "c_out": out, "c_in": c_in, "c_noise": c_noise}
+    assert found.keys() == SGM["scaling"][entry].keys()
+    for key, wanted in SGM["scaling"][entry].items():
+        wanted = exact(np.array(wanted))
+        assert_within(found[key], wanted, wanted, 2 * K_COEFFICIENT)
+
+
+def test_every_stability_scaling_is_there() -> None:
+    assert set(SGM["scaling"]) == {
+        "eps", "v", "v_edm_c_noise", "edm(sigma_data=0.5)", "edm(sigma_data=1.0)"
+    }  # fmt: skip
