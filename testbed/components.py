@@ -282,11 +282,14 @@ class Sampler(Component):
 class Metric(Component):
     """A number about samples by name: `measure(samples, data, generator[, options]) -> float`.
 
-    samples (N, *shape); `data` the Data they should resemble. Returns nan where it has no meaning.
+    samples (N, *shape); `data` the Data they should resemble, whose split `against` ("test" or
+    "train") they are compared with: real samples of the other split give the metric's floor.
+    Returns nan where it has no meaning.
     """
 
     axis: ClassVar[str] = "metric"
     measure: Callable[..., float]
+    against: str = "test"
     reference: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -1,14 +1,14 @@
 """The trial directory: the truth about a trial. MLflow and the report only read it.
 
-    trials/<id>/trial.json       identity, configuration, labels
-                rows.jsonl       training curve, a line per row
-                checkpoint       state to resume from, and checkpoint.previous
-                weights.safetensors  averaged weights
-                levels.csv       per-sigma table
-                samples.safetensors
-                tweedie.json     identity rows of the trained model
-                result.json      status and final metrics
-                error.txt        the traceback of a failure
+trials/<id>/trial.json       identity, configuration, labels
+            rows.jsonl       training curve, a line per row
+            checkpoint       state to resume from, and checkpoint.previous
+            weights.safetensors  averaged weights
+            levels.csv       per-sigma table
+            samples.safetensors
+            tweedie.json     identity rows of the trained model
+            result.json      status and final metrics
+            error.txt        the traceback of a failure
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def trials(study: Path) -> list[dict[str, Any]]:
 
 
 def state(study: Path, trial: str) -> str:
-    """"finished", "diverged", "failed", "interrupted" (it can resume) or "new"."""
+    """ "finished", "diverged", "failed", "interrupted" (it can resume) or "new"."""
     at = folder(study, trial)
     if (at / "result.json").is_file():
         status = str(read_json(at / "result.json")["status"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from testbed.components import Component, Density, Loss, Network, Weighting
+from testbed.components import Component, Density, Network
 from testbed.denoiser import SHARED
 from testbed.errors import InputError
 from testbed.parameterization import Parameterization, Recipe
@@ -114,9 +114,7 @@ def canonical(config: Any) -> str:
     return json.dumps(config, sort_keys=True, separators=(",", ":"))
 
 
-def resolve(
-    settings: TrialSettings, registry: Registry, seed: int, device: str
-) -> dict[str, Any]:
+def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str) -> dict[str, Any]:
     """The complete configuration of one trial, every default written out."""
     p = registry.parameterization(
         settings.parameterization.name, **settings.parameterization.options
@@ -148,7 +146,9 @@ def resolve(
     metrics = [registry.metric(m.name, **m.options) for m in evaluation.metrics]
     sampler = registry.sampler(evaluation.sampler.name, **evaluation.sampler.options)
     used: list[Component] = [
-        component for component in (*parts.values(), dataset, network, sampler, *metrics) if component
+        component
+        for component in (*parts.values(), dataset, network, sampler, *metrics)
+        if component
     ]
     return {
         "schema": SCHEMA,
@@ -203,16 +203,17 @@ def _from_recipe(
     return Choice(name=own.name, options={**own.options, **choice.options})
 
 
-def _levels(density: Density) -> torch.Tensor:
+def levels_of(density: Density, n: int = 33) -> torch.Tensor:
+    """n log-spaced noise levels over the density's range, float64."""
     low, high = (named(density)["options"][key] for key in ("sigma_min", "sigma_max"))
-    return torch.logspace(math.log10(low), math.log10(high), 33, dtype=torch.float64)
+    return torch.logspace(math.log10(low), math.log10(high), n, dtype=torch.float64)
 
 
 def _is_shared(name: str, p: Parameterization, sigma_data: float, density: Density) -> bool:
     """Whether the native input equals the shared one: then both arms may share a trial."""
     if not p.affine:
         return True
-    sigma = _levels(density)
+    sigma = levels_of(density)
     c = p.coefficients(sigma, sigma_data=sigma_data)
     native = {"c_in": c.in_, "c_noise": c.noise}[name]
     # Both sides round a few times in float64.
@@ -230,7 +231,7 @@ def _check_noise(
             f"{p.label} gives c_noise as {kind!r}, {network.label} takes {takes}. "
             f'c_noise = "shared" gives log_sigma.'
         )
-    sigma = _levels(density)
+    sigma = levels_of(density)
     if c_noise == "shared":
         values = SHARED["c_noise"](sigma, sigma_data)
     else:
@@ -258,18 +259,22 @@ def sources() -> str:
 
 def _look_up(plan: Plan) -> None:
     """Sets every trial's state: finished, diverged, interrupted, failed, stale or new."""
-    elsewhere: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
+    elsewhere: dict[tuple[str, str, str, int], tuple[str, dict[str, Any]]] = {}
     for found in journal.trials(plan.folder):
         for label in found["labels"]:
-            key = (*label.values(), str(found["config"]["seed"]))
+            key = _key(label, found["config"]["seed"])
             elsewhere[key] = (found["id"], found["config"])
     for one in plan.trials:
         one.state = journal.state(plan.folder, one.id)
         for label in one.labels:
-            key = (*label.values(), str(one.config["seed"]))
+            key = _key(label, one.config["seed"])
             if one.state == "new" and key in elsewhere:
                 one.state = "stale"
                 one.changed = differences(elsewhere[key][1], one.config)
+
+
+def _key(label: Mapping[str, str], seed: int) -> tuple[str, str, str, int]:
+    return label["case"], label["arm"], label["variant"], seed
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
+import os
 import platform
 import signal
 import sys
@@ -22,7 +24,7 @@ from testbed.registry import Registry
 from testbed.study import journal
 from testbed.study.executors import Executor
 from testbed.study.plan import Plan, Trial
-from testbed.study.trial import dataset, device_title
+from testbed.study.trial import component, dataset, device_title
 
 TRIES = 3
 POLL = 0.2
@@ -170,8 +172,6 @@ def _interrupts(executor: Executor, outcome: Outcome) -> Iterator[None]:
             executor.close(kill=True)
             sys.stderr.write("\nStopped at once. The same command resumes from the checkpoints.\n")
             sys.stderr.flush()
-            import os
-
             os._exit(130)
         outcome.interrupted = True
         executor.stop()
@@ -198,10 +198,8 @@ def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
         if key in seen:
             continue
         seen.add(key)
-        p = registry.parameterization(named[0]["name"], **named[0]["options"])
-        sampler = registry.sampler(named[2]["name"], **named[2]["options"])
-        import json
-
+        p = component(registry, "parameterization", named[0])
+        sampler = component(registry, "sampler", named[2])
         data = dataset(named[1]["name"], json.dumps(named[1]["options"]), registry)
         found += audit.check_parameterization(p, config["sigma_data"])
         found += audit.check_sampler(p, config["sigma_data"], [sampler])

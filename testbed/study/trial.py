@@ -50,25 +50,24 @@ def _held(
     return denoising.held(dataset(name, options, registry), low, high, levels, draws)
 
 
-def _component(registry: Registry, axis: str, named: dict[str, Any]) -> Any:
+def component(registry: Registry, axis: str, named: dict[str, Any]) -> Any:
+    """The component that a resolved `{"name": ..., "options": ...}` stands for."""
     return getattr(registry, axis)(named["name"], **named["options"])
 
 
-def assemble(
-    config: dict[str, Any], registry: Registry, data: Data
-) -> tuple[Denoiser, Objective]:
+def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[Denoiser, Objective]:
     """The untrained denoiser and the objective of a resolved configuration."""
-    p = _component(registry, "parameterization", config["parameterization"])
+    p = component(registry, "parameterization", config["parameterization"])
     weighting = config["weighting"]
     objective = Objective(
         parameterization=p,
-        weighting=weighting and _component(registry, "weighting", weighting),
-        loss=_component(registry, "loss", config["loss"]),
-        density=_component(registry, "density", config["density"]),
+        weighting=weighting and component(registry, "weighting", weighting),
+        loss=component(registry, "loss", config["loss"]),
+        density=component(registry, "density", config["density"]),
         sigma_data=config["sigma_data"],
     )
     weights = stream(config["seed"], "weights").initial_seed()
-    network = _component(registry, "network", config["network"])(data.shape, 0, weights)
+    network = component(registry, "network", config["network"])(data.shape, 0, weights)
     denoiser = Denoiser(
         network, p, config["sigma_data"], c_in=config["c_in"], c_noise=config["c_noise"]
     )
@@ -186,7 +185,7 @@ def _measure(
     facts = {"sampler": evaluation["sampler"]["name"], "steps": str(evaluation["steps"])}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
     for named_metric in evaluation["metrics"]:
-        metric = _component(registry, "metric", named_metric)
+        metric = component(registry, "metric", named_metric)
         metrics[metric.name] = metric(samples.cpu(), data, stream(0, f"metric/{metric.name}"))
     return metrics
 
@@ -204,7 +203,7 @@ def draw(
     """n samples by the configuration's own sampler and levels; (n, *shape)."""
     evaluation, density = config["evaluation"], config["density"]["options"]
     sigmas = karras_sigmas(evaluation["steps"], density["sigma_min"], density["sigma_max"])
-    sampler = _component(registry, "sampler", evaluation["sampler"])
+    sampler = component(registry, "sampler", evaluation["sampler"])
     # The prior at sigma_max: noise and the data's second moment.
     top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5
     x = top * torch.randn(n, *data.shape, generator=generator)
@@ -275,7 +274,9 @@ def restore(
     described = journal.read_json(at / "trial.json")
     config, weights = described["config"], at / "weights.safetensors"
     if not weights.is_file():
-        raise InputError(f"trial {at} has no weights yet: it is {journal.state(at.parents[1], at.name)}.")
+        raise InputError(
+            f"trial {at} has no weights yet: it is {journal.state(at.parents[1], at.name)}."
+        )
     registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
     data = dataset(config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry)
     denoiser, _ = assemble(config, registry, data)
