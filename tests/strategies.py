@@ -64,6 +64,11 @@ class Case:
         return rounded(self.X, self.dtype)
 
 
+def float64(numbers: Any) -> Tensor:
+    """A tensor of Python numbers that keeps their digits."""
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def column(value: Any, x: Tensor) -> Any:
     """A number, or one per sample, shaped to multiply x."""
     return value if np.ndim(value) == 0 else np.reshape(value, (-1,) + (1,) * (x.ndim - 1))

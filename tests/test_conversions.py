@@ -11,7 +11,7 @@ import torch
 from bounds import assert_within, exact, gamma, rounded
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, case, cases, column, draws, fixed, levels, sigma_datas
+from strategies import Case, case, cases, column, draws, fixed, float64, levels, sigma_datas
 from torch import Tensor
 
 import testbed
@@ -60,16 +60,13 @@ TO_D: dict[str, Callable[[Any, Any, Any], Any]] = {
     "flow": lambda q, x, sigma: (x - sigma * q) / (1 + sigma),
 }
 NAMED = tuple(FROM_D)
+any_kind = st.sampled_from(list(TRUTH))
 
 # Roundings of one conversion. float32: input 1, first combination 3 (coefficient, product, sum),
 # second 3, so 7. float64: a coefficient (a, b)/n carries up to 14 of its own (EDM's b/n), the
 # second one 6: 1 + 14 + 2 + 6 + 2. Narrower: input 1, result 1, and the float32 arithmetic between
 # them, together less than 1.
 K = {torch.float64: 25, torch.float32: 7, torch.bfloat16: 3, torch.float16: 3}
-
-
-def float64(numbers: Any) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def kind(name: str) -> Any:
@@ -169,7 +166,7 @@ def law_pair_keeps_digits(convert: Convert) -> None:
 
 
 @pytest.mark.parametrize("source", TRUTH)
-@given(target=st.sampled_from(list(TRUTH)), c=cases())
+@given(target=any_kind, c=cases())
 def test_conversion_gives_the_kind(source: str, target: str, c: Case) -> None:
     law_conversion_gives_the_kind(testbed.convert, source, target, c)
 
@@ -180,16 +177,14 @@ def test_conversion_gives_the_kind_for_every_pair(source: str) -> None:
         law_conversion_gives_the_kind(testbed.convert, source, target, fixed())
 
 
-@pytest.mark.parametrize("one", TRUTH)
-@given(
-    two=st.sampled_from(list(TRUTH)), three=st.sampled_from(list(TRUTH)), c=cases(dtypes=tuple(K))
-)
+@pytest.mark.parametrize("one", NAMED)
+@given(two=any_kind, three=any_kind, c=cases())
 def test_triangle(one: str, two: str, three: str, c: Case) -> None:
     law_triangle(testbed.convert, one, two, three, c)
 
 
-@pytest.mark.parametrize("there", TRUTH)
-@given(back=st.sampled_from(list(TRUTH)), c=cases())
+@pytest.mark.parametrize("there", NAMED)
+@given(back=any_kind, c=cases())
 def test_round_trip(there: str, back: str, c: Case) -> None:
     law_round_trip(testbed.convert, there, back, c)
 
@@ -234,8 +229,7 @@ def test_dtype_and_shape_are_kept(shape: tuple[int, ...], dtype: torch.dtype) ->
                 assert (found.dtype, found.shape) == (dtype, x.shape)
 
 
-@pytest.mark.parametrize("source", TRUTH)
-@given(target=st.sampled_from(list(TRUTH)), c=cases())
+@given(source=any_kind, target=any_kind, c=cases())
 def test_scalar_sigma_is_the_same_sigma_for_every_sample(source: str, target: str, c: Case) -> None:
     scalar = c.sigma.flatten()[0]
     given: dict[str, Any] = {"x": c.x0, "sigma_data": c.sigma_data}
@@ -246,10 +240,9 @@ def test_scalar_sigma_is_the_same_sigma_for_every_sample(source: str, target: st
     )
 
 
-@pytest.mark.parametrize("source", TRUTH)
-@given(sigma=levels(), sigma_data=sigma_datas)
+@given(source=any_kind, sigma=levels(), sigma_data=sigma_datas)
 def test_python_float_sigma_keeps_float64(source: str, sigma: float, sigma_data: float) -> None:
-    c = case((2, 3), torch.tensor(sigma, dtype=torch.float64), sigma_data)
+    c = case((2, 3), float64(sigma), sigma_data)
     q = rounded(truth(source, c))
     found = testbed.convert(q, kind(source), "v", x=c.x, sigma=sigma, sigma_data=sigma_data)
     assert_within(found, truth("v", c), terms(source, "v", c), K[torch.float64])

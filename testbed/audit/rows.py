@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,6 +28,14 @@ class Row:
     bound: float
     ratio: float
     reason: str = ""
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Row:
+        """A row from JSON, where a number that is not finite is null."""
+        filled: dict[str, Any] = {
+            key: float("nan") if value is None else value for key, value in stored.items()
+        }
+        return cls(**filled)
 
     @property
     def passed(self) -> bool:

@@ -84,7 +84,7 @@ def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Da
 
 
 def _real(folder: Path, case: str, config: dict[str, Any], registry: Registry) -> None:
-    """The real samples and, for every metric, its floor: samples of the other split in place of a model's."""
+    """The real samples and, for each metric's floor: the other split in place of a model."""
     folder.mkdir(exist_ok=True)
     data = _data(config, registry)
     n = config["evaluation"]["samples"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from testbed.components import Component, Density, Network
+from testbed.components import Component, Density, Loss, Network, Weighting
 from testbed.denoiser import SHARED
 from testbed.errors import InputError
 from testbed.parameterization import Parameterization, Recipe
@@ -22,6 +22,7 @@ from testbed.study import journal, trial
 from testbed.study.spec import Arrangement, Choice, StudyFile, TrialSettings
 
 SCHEMA = 1
+RECIPE = ("weighting", "loss", "density")
 SOURCES = (
     "components", "data", "denoiser", "formula", "metrics", "networks", "noise", "oracles",
     "parameterization", "predictions", "random", "sampling", "study/trial", "training",
@@ -121,7 +122,7 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
     )
     recipe = p.recipe
     parts: dict[str, Any] = {"parameterization": p}
-    for axis in ("weighting", "loss", "density"):
+    for axis in RECIPE:
         choice = _from_recipe(axis, getattr(settings, axis), p, recipe)
         if axis == "density" and choice is not None:
             cut = {"sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
@@ -145,11 +146,8 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
     evaluation = settings.evaluation
     metrics = [registry.metric(m.name, **m.options) for m in evaluation.metrics]
     sampler = registry.sampler(evaluation.sampler.name, **evaluation.sampler.options)
-    used: list[Component] = [
-        component
-        for component in (*parts.values(), dataset, network, sampler, *metrics)
-        if component
-    ]
+    used: list[Component] = [dataset, network, sampler, *metrics]
+    used += [part for part in parts.values() if part is not None]
     return {
         "schema": SCHEMA,
         "seed": seed,
@@ -183,6 +181,23 @@ def named(component: Component) -> dict[str, Any]:
     """`{"name": ..., "options": {...}}` with every default."""
     options = component.__dict__["options"]
     return {"name": component.name, "options": {**component.defaults, **options}}
+
+
+def published(p: Parameterization, registry: Registry) -> tuple[Weighting | None, Loss, Density]:
+    """The components of p's own recipe, the density cut to its default range.
+
+    Raises:
+        InputError: p has no recipe.
+    """
+    own = [_from_recipe(axis, Choice(name="recipe"), p, p.recipe) for axis in RECIPE]
+    weighting, loss, density = own
+    assert loss is not None
+    assert density is not None
+    return (
+        None if weighting is None else registry.weighting(weighting.name, **weighting.options),
+        registry.loss(loss.name, **loss.options),
+        registry.density(density.name, **density.options),
+    )
 
 
 def _from_recipe(

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,11 +34,13 @@ TRACK = 3.0
 class Tracker(Protocol):
     """What the runner tells an experiment tracker."""
 
-    seconds: float
+    def update(self, trial: Trial) -> None:
+        """Sends what is new of a running trial."""
+        ...
 
-    def begin(self, trial: Trial) -> None: ...
-    def update(self, trial: Trial) -> None: ...
-    def end(self, trial: Trial, status: str) -> None: ...
+    def end(self, trial: Trial, status: str) -> None:
+        """Sends what remains of a trial that ended with `status`."""
+        ...
 
 
 @dataclass
@@ -60,7 +62,12 @@ class Outcome:
 def describe(plan: Plan, registry: Registry) -> None:
     """Writes the study's own record: what was asked for, versions, device, plugins."""
     plan.folder.mkdir(parents=True, exist_ok=True)
+    before = {}
+    if (plan.folder / "study.json").is_file():
+        before = journal.read_json(plan.folder / "study.json")
     record = {
+        "seconds": before.get("seconds", 0.0),
+        "logging_seconds": before.get("logging_seconds", 0.0),
         "name": plan.study.header.name,
         "title": plan.study.header.title,
         "note": plan.study.header.note,
@@ -111,13 +118,12 @@ def execute(
     running: dict[Future[str], tuple[Trial, int]] = {}
     tracked = time.monotonic()
     sources = (registry.plugins, registry.plugin_dirs, plan.device)
-    for trial in plan.trials:
-        if trial not in waiting:
-            outcome.statuses[trial.id] = trial.state
-            if tracker is not None:
-                tracker.end(trial, trial.state)
+    ended = [trial for trial in plan.trials if trial not in waiting]
+    outcome.statuses = {trial.id: trial.state for trial in ended}
     tries: dict[str, int] = {}
-    with _interrupts(executor, outcome):
+    with _interrupts(executor, outcome), _Telling(tracker) as tell:
+        for trial in ended:
+            tell.end(trial, trial.state)
         while (waiting and not outcome.interrupted) or running:
             while waiting and len(running) < executor.slots and not outcome.interrupted:
                 trial = waiting.pop(0)
@@ -137,17 +143,41 @@ def execute(
                         continue
                     outcome.statuses[trial.id] = trial.state = status
                     progress.show(trial, trial.config["training"]["steps"], status)
-                    if tracker is not None:
-                        tracker.end(trial, status)
+                    tell.end(trial, status)
                 elif fresh:
                     progress.show(trial, fresh[-1]["step"], None)
-            if tracker is not None and time.monotonic() - tracked > TRACK:
+            if time.monotonic() - tracked > TRACK:
                 for trial, _ in running.values():
-                    tracker.update(trial)
+                    tell.update(trial)
                 tracked = time.monotonic()
             time.sleep(POLL)
     outcome.seconds = time.monotonic() - start
     return outcome
+
+
+class _Telling:
+    """Tells the tracker from one thread of its own: a slow store holds up no trial."""
+
+    def __init__(self, tracker: Tracker | None) -> None:
+        self._tracker = tracker
+        self._thread = ThreadPoolExecutor(1)
+        self._told: Future[None] | None = None
+
+    def __enter__(self) -> _Telling:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._thread.shutdown(wait=True)
+
+    def update(self, trial: Trial) -> None:
+        """Sends new rows, unless the last telling still goes on."""
+        if self._tracker is not None and (self._told is None or self._told.done()):
+            self._told = self._thread.submit(self._tracker.update, trial)
+
+    def end(self, trial: Trial, status: str) -> None:
+        """Sends what remains of a trial."""
+        if self._tracker is not None:
+            self._told = self._thread.submit(self._tracker.end, trial, status)
 
 
 def _status(future: Future[str], at: Path, tries: int) -> str:

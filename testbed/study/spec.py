@@ -56,10 +56,10 @@ class Choice(Model):
 class Evaluation(Model):
     """How a trained model is measured; the noise is fixed and shared by every trial."""
 
-    levels: int = Field(16, ge=2, description="noise levels of the per-sigma tables")
-    draws: int = Field(1024, ge=2, description="held-out (x0, eps) pairs at each level")
-    samples: int = Field(512, ge=4, description="samples drawn for the sample metrics")
-    steps: int = Field(18, ge=1, description="sampler steps")
+    levels: int = Field(default=16, ge=2, description="noise levels of the per-sigma tables")
+    draws: int = Field(default=1024, ge=2, description="held-out (x0, eps) pairs at each level")
+    samples: int = Field(default=512, ge=4, description="samples drawn for the sample metrics")
+    steps: int = Field(default=18, ge=1, description="sampler steps")
     sampler: Choice = Choice(name="heun")
     metrics: tuple[Choice, ...] = (
         Choice(name="energy"),
@@ -323,7 +323,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 def _origin(layers: Mapping[str, Mapping[str, Any]], key: str) -> str:
     """The layer that a dotted key came from: the last that has its first word."""
     first = key.split(".")[0]
-    for name, layer in reversed(layers.items()):
+    for name, layer in reversed(list(layers.items())):
         if first in layer:
             return f"{name}.{key}" if name != "--set" else f"--set {key}"
     return f"base.{key}"

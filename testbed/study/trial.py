@@ -74,6 +74,11 @@ def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[De
     return denoiser, objective
 
 
+def _module(denoiser: Denoiser) -> torch.nn.Module:
+    assert isinstance(denoiser.network, torch.nn.Module)
+    return denoiser.network
+
+
 def run(
     config: dict[str, Any],
     at: Path,
@@ -129,7 +134,7 @@ def _run(
     measured = time.perf_counter()
     trained = trainer.averaged()
     checkpoint.save_weights(
-        at / "weights.safetensors", trained.network.state_dict(), {"status": status}
+        at / "weights.safetensors", _module(trained).state_dict(), {"status": status}
     )
     metrics = {} if status == "diverged" else _measure(config, at, registry, data, trained, device)
     curve = journal.rows(at)[0]
@@ -246,9 +251,7 @@ def find(trial: str | Path) -> Path:
     if found:
         several = ", ".join(map(str, found[:4]))
         raise InputError(f"trial {str(trial)!r} fits {len(found)} trials: {several} ...")
-    raise InputError(
-        f"trial {str(trial)!r} is neither a trial's folder nor an id below {Path('runs').absolute()}."
-    )
+    raise InputError(f"trial {str(trial)!r} is neither a trial's folder nor an id below ./runs.")
 
 
 def load(trial: str | Path, device: str = "cpu") -> Denoiser:
@@ -274,11 +277,10 @@ def restore(
     described = journal.read_json(at / "trial.json")
     config, weights = described["config"], at / "weights.safetensors"
     if not weights.is_file():
-        raise InputError(
-            f"trial {at} has no weights yet: it is {journal.state(at.parents[1], at.name)}."
-        )
+        state = journal.state(at.parents[1], at.name)
+        raise InputError(f"trial {at} has no weights yet: it is {state}.")
     registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
     data = dataset(config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry)
     denoiser, _ = assemble(config, registry, data)
-    denoiser.network.load_state_dict(checkpoint.load_weights(weights)[0])  # type: ignore[attr-defined]
+    _module(denoiser).load_state_dict(checkpoint.load_weights(weights)[0])
     return denoiser.to(device).eval(), data, config, registry

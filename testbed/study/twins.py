@@ -1,4 +1,4 @@
-"""Settings that are the same objective and the same function family up to a constant factor of F."""
+"""Settings that are the same objective and function family, up to a constant factor of F."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def signature(denoiser: Denoiser, objective: Objective, sigma: Tensor) -> dict[s
 def twins(
     members: Sequence[tuple[Mapping[str, Any], Denoiser, Objective]], sigma: Tensor
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The pairs of labels whose trainings are the same up to rounding and a constant factor of F."""
+    """The pairs of labels whose trainings are the same, up to a constant factor of F."""
     described = [(labels, signature(d, o, sigma)) for labels, d, o in members]
     found = []
     for (first, one), (second, other) in itertools.combinations(described, 2):

@@ -1,0 +1,59 @@
+"""Everything one does with the project: `nox -l` lists it.
+
+`nox --no-venv -s study` uses the machine's own Python and torch, for example a CUDA build.
+"""
+
+import nox
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+HERE = {"PYTHONPATH": "."}
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+
+def install(session: nox.Session, *groups: str, project: bool = True) -> None:
+    """Installs the project and dependency groups at the tested versions."""
+    if not session.virtualenv.is_sandboxed:
+        return
+    wanted = nox.project.dependency_groups(PROJECT, *groups)
+    session.install("-c", "constraints.txt", *(["-e", "."] if project else []), *wanted)
+
+
+@nox.session
+def study(session: nox.Session) -> None:
+    """The main job: the default study, or `nox -s study -- FILE --set training.steps=500`."""
+    install(session)
+    session.run("python", "-m", "testbed", "study", *session.posargs, env=HERE)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests; `nox -s tests -- -k conversions` for some."""
+    install(session, "test")
+    env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    session.run("python", "-m", "pytest", "-n", "auto", *session.posargs, env=env)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: lint and format."""
+    install(session, "lint", project=False)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict, over testbed/."""
+    install(session, "types")
+    session.run("mypy")
+
+
+@nox.session
+def ui(session: nox.Session) -> None:
+    """MLflow's pages on 127.0.0.1; `nox -s ui -- --port 5001`."""
+    install(session)
+    session.run("python", "-m", "testbed", "ui", *session.posargs, env=HERE)

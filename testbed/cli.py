@@ -1,0 +1,350 @@
+"""The `testbed` command. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from testbed.errors import InputError
+
+if TYPE_CHECKING:
+    from testbed.registry import Registry
+    from testbed.study.plan import Plan
+
+app = typer.Typer(
+    help="Compare parameterizations of diffusion models: same data, same draws, same initial "
+    "weights, numbers with error bars, and a proof that they are the same denoiser.",
+    epilog="First steps:  testbed study default  |  testbed explain v  |  testbed plugins",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", "-p", help="Load a module or file, or leave one out: no:NAME."),
+]
+PluginDirs = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin-dir", help="A further folder of plugin files."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="A broken plugin is fatal.")]
+StudyArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A study file, or the name of a bundled study.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Override, for example training.steps=500 (every trial) or base.network.width=64.",
+    ),
+]
+Only = Annotated[
+    str, typer.Option("--only", help="Keep these parameterizations, cases or arms: eps,v,digits.")
+]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Seeds in every case.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The study's folder; runs/NAME by default.")
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Holds the options of every command."""
+
+
+@app.command()
+def plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    plugin: Plugins = None,
+    plugin_dir: PluginDirs = None,
+    strict: Strict = False,
+) -> None:
+    """List the components by axis, the plugins they come from, and what failed to load."""
+    registry = _registry(plugin, plugin_dir, strict)
+    from testbed.registry import AXES
+
+    components = [
+        {"axis": axis, "name": name, "plugin": source.plugin}
+        for axis in AXES
+        for name in registry.names(axis)
+        for source in [registry.source(getattr(registry, axis)(name))]
+    ]
+    if as_json:
+        from dataclasses import asdict
+
+        found = {
+            "components": components,
+            "plugins": [asdict(source) for source in registry.provenance],
+            "failures": [asdict(source) for source in registry.failures],
+        }
+        typer.echo(json.dumps(found, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, title="Components", title_justify="left", pad_edge=False)
+    for column in ("axis", "names"):
+        table.add_column(column, overflow="fold")
+    for axis in AXES:
+        table.add_row(axis, ", ".join(registry.names(axis)))
+    sources = Table(box=None, title="Plugins", title_justify="left", pad_edge=False)
+    for column in ("name", "kind", "version or sha256", "origin"):
+        sources.add_column(column, overflow="fold")
+    for source in registry.provenance:
+        version = source.version[:12] if source.kind == "file" else source.version
+        sources.add_row(source.plugin, source.kind, version, source.origin)
+    console = _console()
+    console.print(table)
+    console.print()
+    console.print(sources)
+    for failure in registry.failures:
+        console.print(f"[red]not loaded[/] {failure.plugin} ({failure.origin}): {failure.error}")
+    console.print("\nNext: [bold]testbed explain NAME[/], or drop a file into plugins/.")
+    if registry.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A parameterization, weighting, loss or density.")],
+    sigma_data: Annotated[float, typer.Option(help="Standard deviation of the data.")] = 0.5,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the plot (.svg or .png).")
+    ] = None,
+    plugin: Plugins = None,
+    plugin_dir: PluginDirs = None,
+) -> None:
+    """Show a component's coefficients, target and effective weight: a table and a plot."""
+    registry = _registry(plugin, plugin_dir)
+    from testbed.study import explanation
+
+    file = out or Path(f"{name}.svg")
+    text = explanation.explain(name, registry, sigma_data, file)
+    _console().print(text, highlight=False)
+    _console().print(f"Plot: [bold]{file}[/]")
+
+
+@app.command()
+def plan(
+    file: StudyArgument,
+    set_: Sets = None,
+    only: Only = "",
+    seeds: Seeds = None,
+    device: Device = "auto",
+    out: Out = None,
+    plugin: Plugins = None,
+    plugin_dir: PluginDirs = None,
+    strict: Strict = False,
+) -> None:
+    """Say what a study would run: finished, stale, new and failed trials, and the time it takes."""
+    registry = _registry(plugin, plugin_dir, strict)
+    made = _plan(file, set_, only, seeds, device, out, registry)
+    _show_plan(made, registry, details=True)
+    _console().print(f"\nNext: [bold]testbed study {file}[/]")
+
+
+@app.command()
+def study(
+    file: StudyArgument = Path("default"),
+    set_: Sets = None,
+    only: Only = "",
+    seeds: Seeds = None,
+    device: Device = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Trials at a time; 0 runs them in this process, for a debugger."),
+    ] = None,
+    out: Out = None,
+    trial: Annotated[str, typer.Option(help="Run only the trial with this id.")] = "",
+    no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="Do not log to MLflow.")] = False,
+    plugin: Plugins = None,
+    plugin_dir: PluginDirs = None,
+    strict: Strict = False,
+) -> None:
+    """Run a study: train every trial, check, report. The same command again resumes.
+
+    Ctrl-C stops at a checkpoint; a second one stops at once. Exit codes: 0 done (diverged trials
+    are results), 1 a trial failed, 2 bad input, 3 a Tweedie identity failed, 130 interrupted.
+    """
+    registry = _registry(plugin, plugin_dir, strict)
+    made = _plan(file, set_, only, seeds, device, out, registry)
+    if trial:
+        made.trials = [one for one in made.trials if one.id.startswith(trial)]
+        if not made.trials:
+            raise InputError(f"--trial {trial}: no trial of this study has that id.")
+        for one in made.trials:
+            one.state = "new"
+    from testbed.study import session
+    from testbed.study.executors import Executor, Here, Workers
+    from testbed.study.terminal import Bars
+
+    console = _console()
+    _show_plan(made, registry, details=False)
+    default = 1 if made.device.startswith("cuda") else os.cpu_count() or 1
+    slots = default if jobs is None else jobs
+    if slots < 0:
+        raise InputError(f"--jobs {slots} must be 0 or more.")
+    slots = min(slots, max(1, len(made.pending())))
+    executor: Executor = Workers(slots, made.device) if slots else Here()
+    track = not no_mlflow and _has_mlflow()
+    if not track and not no_mlflow:
+        console.print("mlflow is not installed: the study runs without it.")
+    with Bars(made, console) as bars:
+        ending = session.run(made, registry, executor, bars.progress(), bars.say, track)
+    _conclude(made, ending, file, console)
+    raise typer.Exit(ending.exit_code)
+
+
+@app.command()
+def sample(
+    trial: Annotated[str, typer.Argument(help="A trial's folder, or the start of its id.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    out: Annotated[Path, typer.Option(help=".npy, .safetensors, .png or .svg.")] = Path(
+        "samples.npy"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the starting noise.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw samples from a trained trial, as numbers or as a picture."""
+    from testbed.study import drawing
+
+    if out.suffix not in drawing.SUFFIXES:
+        raise InputError(f"--out {out}: expected one of {', '.join(drawing.SUFFIXES)}.")
+    drawing.draw(trial, n, out, seed, _device(device), _console())
+    _console().print(f"{n} samples in [bold]{out}[/]")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A study's folder, for example runs/default.")],
+) -> None:
+    """Rebuild a study's report from its trial directories, without training."""
+    from testbed.study import report as reports
+
+    if not (folder / "study.json").is_file():
+        raise InputError(f"{folder} is not a study's folder: it has no study.json.")
+    _console().print(f"Report: [bold]{reports.write(folder)}[/]")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow's pages for the studies of this folder, on 127.0.0.1 only."""
+    import subprocess
+
+    if not _has_mlflow():
+        raise InputError("mlflow is not installed: pip install mlflow.")
+    from testbed.study import tracking
+
+    tracking.silence()
+    tracking.prepare(tracking.uri())
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    _console().print(f"MLflow: [bold]http://127.0.0.1:{port}[/]  (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking.uri()]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    raise typer.Exit(subprocess.call(command))
+
+
+def main() -> None:
+    """Runs the command line: one message and the exit code for what a user can cause."""
+    debug = "--debug" in sys.argv[1:]
+    # Accepted anywhere, also behind a command's name.
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
+    try:
+        app()
+    except (InputError, OSError) as problem:
+        if debug:
+            raise
+        sys.stderr.write(f"testbed: {problem}\n")
+        raise SystemExit(getattr(problem, "exit_code", 1)) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("testbed: interrupted\n")
+        raise SystemExit(130) from None
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+def _registry(
+    words: list[str] | None, folders: list[Path] | None, strict: bool = False
+) -> Registry:
+    from testbed.registry import Registry
+
+    registry = Registry(words or (), folders or (), strict)
+    for failure in registry.failures:
+        sys.stderr.write(
+            f"testbed: plugin {failure.plugin} ({failure.origin}) is broken and left out: "
+            f"{failure.error}\n"
+        )
+    return registry
+
+
+def _device(word: str) -> str:
+    import torch
+
+    if word == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(word)
+    except RuntimeError:
+        raise InputError(f"--device {word}: expected auto, cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {word}: expected auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {word}: this torch ({torch.__version__}) sees no CUDA device.")
+    return word
+
+
+def _plan(
+    file: Path,
+    sets: list[str] | None,
+    only: str,
+    seeds: int | None,
+    device: str,
+    out: Path | None,
+    registry: Registry,
+) -> Plan:
+    import torch
+
+    from testbed.study import plan as plans
+    from testbed.study import spec
+
+    torch.set_num_threads(1)
+    words = [word.strip() for word in only.split(",") if word.strip()]
+    read = spec.read(file, sets or (), words, seeds)
+    return plans.make(read, registry, out or Path("runs") / read.header.name, _device(device))
+
+
+def _show_plan(made: Plan, registry: Registry, details: bool) -> None:
+    from testbed.study.terminal import plan_table
+
+    console = _console()
+    for line in plan_table(made, registry, details):
+        console.print(line)
+
+
+def _has_mlflow() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("mlflow") is not None
+
+
+def _conclude(made: Plan, ending: Any, file: Path, console: Any) -> None:
+    from testbed.study.terminal import ending_lines
+
+    for line in ending_lines(made, ending, file):
+        console.print(line)

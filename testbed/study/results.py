@@ -1,0 +1,293 @@
+"""What a study left on disk, as tables: a pure reader that needs neither plugins nor a network."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from testbed.errors import InputError
+from testbed.study import journal
+
+LABEL = ["case", "arm", "variant"]
+IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
+CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study's folder.
+
+    A trial that stands under several labels has a row for each of them in every table.
+
+    Args:
+        folder: where it lies.
+        study: study.json.
+        trials: id, case, arm, variant, seed, status, diverged_at (step), error, training_seconds,
+            parameters.
+        metrics: case, arm, variant, seed, metric, value of the trials that ended; inf where a trial
+            diverged or its metric is not finite.
+        levels: case, arm, variant, seed and the columns of levels.csv; losses per dimension.
+        curves: case, arm, variant, seed, step, loss (over its value at F = 0), gradient_norm,
+            gradient_norm_cv.
+        coefficients: coefficients.csv.
+        identities: every identity row with `passed`, each once.
+        configs: resolved configuration by trial id.
+        facts: data/<case>.json by case.
+        missing: what was looked for and not found, one sentence each.
+    """
+
+    folder: Path
+    study: dict[str, Any]
+    trials: pd.DataFrame
+    metrics: pd.DataFrame
+    levels: pd.DataFrame
+    curves: pd.DataFrame
+    coefficients: pd.DataFrame
+    identities: pd.DataFrame
+    configs: dict[str, dict[str, Any]]
+    facts: dict[str, dict[str, Any]]
+    missing: list[str]
+
+    @property
+    def level(self) -> float:
+        """Coverage of every interval."""
+        return float(self.study.get("report", {}).get("level", 0.95))
+
+    @property
+    def cases(self) -> list[str]:
+        """Cases in the order of the study file."""
+        return _unique(self.trials["case"])
+
+    def arms(self, case: str) -> list[str]:
+        """Arms of a case."""
+        return _unique(self.trials.loc[self.trials["case"] == case, "arm"])
+
+    def variants(self, case: str, arm: str | None = None) -> list[str]:
+        """Variants of a case, or of one arm of it."""
+        chosen = self.trials["case"] == case
+        if arm is not None:
+            chosen &= self.trials["arm"] == arm
+        return _unique(self.trials.loc[chosen, "variant"])
+
+    def of(self, case: str, arm: str, variant: str) -> pd.DataFrame:
+        """The trials under one label, by seed."""
+        return chosen(self.trials, case, arm, variant).sort_values("seed")
+
+    def oracle(self, case: str) -> bool:
+        """Whether the case's data has an exact denoiser."""
+        if case in self.facts:
+            return bool(self.facts[case].get("oracle"))
+        found = self.levels[self.levels["case"] == case]
+        return "excess" in found and bool(found["excess"].notna().any())
+
+    def primary(self, case: str) -> str:
+        """The metric that decides: the report's, else excess_nats or loss_vs_wiener."""
+        asked = str(self.study.get("report", {}).get("primary", ""))
+        return asked or ("excess_nats" if self.oracle(case) else "loss_vs_wiener")
+
+    def metric_names(self, case: str) -> list[str]:
+        """The primary metric, then every other that is finite somewhere."""
+        found = self.metrics[(self.metrics["case"] == case) & np.isfinite(self.metrics["value"])]
+        rest = [name for name in _unique(found["metric"]) if name != self.primary(case)]
+        return [self.primary(case), *sorted(rest)]
+
+    def values(self, case: str, arm: str, variant: str, metric: str) -> pd.Series[float]:
+        """One value per seed of the trials that ended, inf where one diverged."""
+        found = chosen(self.metrics, case, arm, variant)
+        series = found[found["metric"] == metric].set_index("seed")["value"].sort_index()
+        return series.astype(float)
+
+    def samples(self, case: str, arm: str, variant: str) -> NDArray[np.float64] | None:
+        """(n, *shape) samples of the first seed that finished."""
+        for trial in self.of(case, arm, variant).itertuples():
+            if trial.status == "finished":
+                return _tensor(journal.folder(self.folder, str(trial.id)) / "samples.safetensors")
+        return None
+
+    def real(self, case: str) -> NDArray[np.float64] | None:
+        """(n, *shape) real held-out samples."""
+        return _tensor(self.folder / "data" / f"{case or 'data'}.safetensors")
+
+
+def read(folder: Path) -> Results:
+    """Reads a study's folder; what is not there yet is named in `missing`.
+
+    Raises:
+        InputError: it holds no trial at all.
+    """
+    missing: list[str] = []
+    study = _json(folder / "study.json", missing) or {"name": folder.resolve().name}
+    described = {trial["id"]: trial for trial in journal.trials(folder)}
+    listed = study.get("trials") or list(described.values())
+    if not listed:
+        raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
+    trials: list[dict[str, Any]] = []
+    metrics: list[dict[str, Any]] = []
+    levels: list[pd.DataFrame] = []
+    curves: list[pd.DataFrame] = []
+    identities = _identities(_json(folder / "tweedie.json", missing))
+    configs: dict[str, dict[str, Any]] = {}
+    for number, entry in enumerate(listed):
+        at = journal.folder(folder, entry["id"])
+        config = configs[entry["id"]] = described.get(entry["id"], {}).get("config", {})
+        status = journal.state(folder, entry["id"])
+        ended = _json(at / "result.json", []) or {}
+        level_table = _csv(at / "levels.csv", missing) if status == "finished" else None
+        curve = _curve(at, missing)
+        if status == "finished":
+            identities += _identities(_json(at / "tweedie.json", missing))
+        for label in entry["labels"]:
+            key = {**{k: str(label[k]) for k in LABEL}, "seed": int(config.get("seed", number))}
+            trials.append(
+                {
+                    "id": entry["id"],
+                    **key,
+                    "status": status,
+                    "diverged_at": ended.get("diverged_at"),
+                    "error": ended.get("error", ""),
+                    "training_seconds": ended.get("training_seconds") or 0.0,
+                    "parameters": ended.get("parameters"),
+                }
+            )
+            if status == "finished":
+                for name, value in (ended.get("metrics") or {}).items():
+                    metrics.append({**key, "metric": name, "value": _number(value)})
+            if level_table is not None:
+                levels.append(level_table.assign(**key))
+            if curve is not None:
+                curves.append(curve.assign(**key))
+    rows = pd.DataFrame(trials)
+    coefficients = _csv(folder / "coefficients.csv", missing)
+    facts = {
+        case: found
+        for case in _unique(rows["case"])
+        if (found := _json(folder / "data" / f"{case or 'data'}.json", missing))
+    }
+    values = _table(metrics, [*LABEL, "seed", "metric", "value"])
+    empty = [*LABEL, "seed", "sigma", "loss", "wiener"]
+    results = Results(
+        folder=folder,
+        study=study,
+        trials=rows,
+        metrics=values,
+        levels=pd.concat(levels) if levels else _table([], empty),
+        curves=pd.concat(curves) if curves else _table([], [*LABEL, "seed", *CURVE]),
+        coefficients=_table([], [*LABEL, "sigma"]) if coefficients is None else coefficients,
+        identities=_judged(identities),
+        configs=configs,
+        facts=facts,
+        missing=missing,
+    )
+    _count_diverged(results)
+    return results
+
+
+def chosen(table: pd.DataFrame, case: str, arm: str, variant: str) -> pd.DataFrame:
+    """The rows of one label."""
+    same = (table["case"] == case) & (table["arm"] == arm) & (table["variant"] == variant)
+    return table[same]
+
+
+def _count_diverged(results: Results) -> None:
+    """Gives every metric of a diverged trial the value inf: it is a result and stays in the count.
+
+    A metric that is finite for no trial of a case (one that its data does not have) is dropped.
+    """
+    table = results.metrics
+    for case in results.cases:
+        names = results.metric_names(case)
+        table = table[(table["case"] != case) | table["metric"].isin(names)]
+        lost = results.trials[
+            (results.trials["case"] == case) & (results.trials["status"] == "diverged")
+        ]
+        more = [
+            {**{k: row[k] for k in (*LABEL, "seed")}, "metric": name, "value": math.inf}
+            for row in lost.to_dict("records")
+            for name in names
+        ]
+        if more:
+            table = pd.concat([table, pd.DataFrame(more)], ignore_index=True)
+    object.__setattr__(results, "metrics", table)
+
+
+def _number(value: Any) -> float:
+    return math.inf if value is None or not math.isfinite(value) else float(value)
+
+
+def _unique(column: pd.Series[Any]) -> list[str]:
+    return list(dict.fromkeys(map(str, column)))
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _json(file: Path, missing: list[str]) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        missing.append(f"{_short(file)} is not there.")
+    except (OSError, ValueError) as problem:
+        missing.append(f"{_short(file)} cannot be read: {problem}.")
+    else:
+        return found
+    return None
+
+
+def _csv(file: Path, missing: list[str]) -> pd.DataFrame | None:
+    try:
+        found = pd.read_csv(file, keep_default_na=False, na_values=["nan", ""])
+    except FileNotFoundError:
+        missing.append(f"{_short(file)} is not there.")
+    except (OSError, ValueError) as problem:
+        missing.append(f"{_short(file)} cannot be read: {problem}.")
+    else:
+        for column in set(LABEL) & set(found):
+            found[column] = found[column].fillna("").astype(str)
+        return found
+    return None
+
+
+def _curve(at: Path, missing: list[str]) -> pd.DataFrame | None:
+    try:
+        rows = journal.rows(at)[0]
+    except ValueError as problem:
+        missing.append(f"{_short(at / 'rows.jsonl')} cannot be read: {problem}.")
+        return None
+    return pd.DataFrame(rows).reindex(columns=CURVE).astype(float) if rows else None
+
+
+def _short(file: Path) -> str:
+    """The part of a path that means something in the report."""
+    return f"{file.parent.name}/{file.name}"
+
+
+def _tensor(file: Path) -> NDArray[np.float64] | None:
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError):
+        return None
+    return np.asarray(next(iter(tensors.values())), dtype=np.float64)
+
+
+def _identities(record: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return list((record or {}).get("rows", []))
+
+
+def _judged(found: list[dict[str, Any]]) -> pd.DataFrame:
+    """Each row once: the study's table may already hold the rows of its trials."""
+    table = _table(found, IDENTITY).drop_duplicates(ignore_index=True)
+    for column in ("sigma", "error", "bound", "ratio"):
+        table[column] = pd.to_numeric(table[column])
+    # A ratio that is not a number comes from an error that is not: a failure, unless skipped.
+    table["passed"] = (table["reason"].fillna("") != "") | (table["ratio"] <= 1)
+    return table

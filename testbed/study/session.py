@@ -1,0 +1,134 @@
+"""A study from its file to its report: what `testbed study` does, callable from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from testbed import audit
+from testbed.registry import Registry
+from testbed.study import facts, journal, report, runner
+from testbed.study.executors import Executor
+from testbed.study.plan import Plan
+from testbed.study.tracking import Tracker
+
+
+@dataclass
+class Ending:
+    """What became of a study."""
+
+    outcome: runner.Outcome
+    identities: list[audit.Row]
+    report: Path | None
+    logging_seconds: float
+    tracked: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 a trial failed, 3 an identity failed, 130 interrupted."""
+        if self.outcome.interrupted:
+            return 130
+        if "failed" in self.outcome.statuses.values():
+            return 1
+        return 0 if all(row.passed for row in self.identities) else 3
+
+
+def run(
+    plan: Plan,
+    registry: Registry,
+    executor: Executor,
+    progress: runner.Progress,
+    say: Callable[[str], None],
+    track: bool = True,
+) -> Ending:
+    """Runs what is pending, checks the identities, writes the report and tells MLflow.
+
+    Args:
+        plan: from `plan.make`.
+        registry: the plugins.
+        executor: where trials run; closed at the end.
+        progress: told of every step.
+        say: given one line for each phase and warning.
+        track: whether to write to MLflow.
+    """
+    runner.describe(plan, registry)
+    tracker = Tracker(plan, say) if track else None
+    try:
+        outcome = runner.execute(plan, registry, executor, tracker, progress)
+    finally:
+        executor.close()
+    found: list[audit.Row] = []
+    page: Path | None = None
+    if not outcome.interrupted:
+        say("checking the Tweedie identities")
+        found = runner.identities(plan, registry) + trained(plan)
+        page = conclude(plan, registry, outcome, found, tracker, say)
+    elif tracker is not None and not tracker.away:
+        tracker.close("KILLED", {})
+    return Ending(
+        outcome,
+        found,
+        page,
+        tracker.seconds if tracker else 0.0,
+        tracker is not None and not tracker.away,
+    )
+
+
+def trained(plan: Plan) -> list[audit.Row]:
+    """The identity rows that the trials wrote of their trained models."""
+    found = []
+    for trial in plan.trials:
+        file = journal.folder(plan.folder, trial.id) / "tweedie.json"
+        if trial.state in journal.ENDED and file.is_file():
+            for row in journal.read_json(file)["rows"]:
+                found.append(audit.Row.read(row))
+    return found
+
+
+def conclude(
+    plan: Plan,
+    registry: Registry,
+    outcome: runner.Outcome,
+    found: list[audit.Row],
+    tracker: Tracker | None,
+    say: Callable[[str], None],
+) -> Path:
+    """Writes the study's own tables and the report, tells MLflow and the plugins."""
+    folder = plan.folder
+    journal.write_json(folder / "tweedie.json", {"rows": [asdict(row) for row in found]})
+    twins = facts.write(plan, registry)
+    record = journal.read_json(folder / "study.json")
+    # A run that only resumes must not forget what the training took.
+    before = record.get("seconds") or 0.0
+    record |= {
+        "twins": twins,
+        "seconds": before + outcome.seconds,
+        "logging_seconds": (record.get("logging_seconds") or 0.0)
+        + (tracker.seconds if tracker else 0.0),
+    }
+    journal.write_json(folder / "study.json", record)
+    say("writing the report")
+    page = report.write(folder)
+    if tracker is not None:
+        failed = "failed" in outcome.statuses.values() or not all(row.passed for row in found)
+        files = {s.plugin: Path(s.origin) for s in registry.provenance if s.kind == "file"}
+        tracker.close("FAILED" if failed else "FINISHED", files)
+    registry.study_finished(plan.study, results(plan))
+    return page
+
+
+def results(plan: Plan) -> pd.DataFrame:
+    """One row per trial and label: identity, status and final metrics."""
+    table = []
+    for trial in plan.trials:
+        at = journal.folder(plan.folder, trial.id)
+        metrics = {}
+        if trial.state in journal.ENDED:
+            metrics = journal.read_json(at / "result.json")["metrics"]
+        for label in trial.labels:
+            seed = trial.config["seed"]
+            table.append({"id": trial.id, **label, "seed": seed, "status": trial.state, **metrics})
+    return pd.DataFrame(table)

@@ -1,0 +1,203 @@
+"""What a study shows on a terminal: the plan, live progress, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as Remaining
+from rich.table import Table
+from rich.text import Text
+
+from testbed.registry import Registry
+from testbed.study import journal, runner
+from testbed.study.plan import Plan, Trial
+from testbed.study.session import Ending
+from testbed.study.trial import assemble, dataset, device_title
+from testbed.training.engine import Trainer, Training
+
+PROBE = 40
+
+
+def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[RenderableType]:
+    """The plan: a summary by case and arm, or with `details` a line for each trial."""
+    states = Counter(trial.state for trial in plan.trials)
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
+    device = device_title(torch.device(plan.device))
+    yield Text.assemble(
+        ("Study ", "bold"), (plan.study.header.name, "bold"), f": {len(plan.trials)} trials ",
+        f"({counts}) on {device}; folder {plan.folder}",
+    )  # fmt: skip
+    if details:
+        table = Table("trial", "state", "what", box=None, pad_edge=False)
+        for trial in plan.trials:
+            what = trial.title
+            if trial.changed:
+                what += f"  (changed: {'; '.join(trial.changed)})"
+            table.add_row(trial.id, trial.state, Text(what))
+        yield table
+    else:
+        groups: dict[tuple[str, str], dict[str, set[int]]] = {}
+        for trial in plan.trials:
+            for label in trial.labels:
+                variants = groups.setdefault((label["case"], label["arm"]), {})
+                variants.setdefault(label["variant"], set()).add(trial.config["seed"])
+        table = Table("case", "arm", "variants", "seeds", box=None, pad_edge=False)
+        for (case, arm), variants in groups.items():
+            most = max(len(seeds) for seeds in variants.values())
+            table.add_row(case, arm, ", ".join(variants), str(most))
+        yield table
+        shared = sum(len({label["arm"] for label in t.labels}) > 1 for t in plan.trials)
+        if shared:
+            yield f"{shared} trials are equal in several arms and are trained once."
+        for trial in plan.trials:
+            if trial.changed:
+                yield f"stale: {trial.title}: {'; '.join(trial.changed)}; it is trained anew."
+                break
+    set_on_purpose = {
+        (label["case"], trial.config["sigma_data"], trial.config["sigma_data_measured"])
+        for trial in plan.trials
+        for label in trial.labels
+        if trial.config["sigma_data"] != trial.config["sigma_data_measured"]
+    }
+    for case, given, measured in sorted(set_on_purpose):
+        yield f"{case}: sigma_data is set to {given:g}; the data have {measured:.4g}."
+    seconds = estimate(plan, registry)
+    if seconds:
+        yield f"Training alone takes about {clock(seconds)} of one core's time, by a short probe."
+
+
+def clock(seconds: float) -> str:
+    """`45 s`, or `3 min 20 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def estimate(plan: Plan, registry: Registry) -> float:
+    """Seconds of training still to do, from a few steps of each distinct architecture."""
+    rates: dict[str, float] = {}
+    total = 0.0
+    for trial in plan.pending():
+        config = trial.config
+        training = {**config["training"], "betas": tuple(config["training"]["betas"])}
+        key = repr((config["dataset"], config["network"], training["batch"]))
+        if key not in rates:
+            named = config["dataset"]
+            data = dataset(named["name"], _json(named["options"]), registry)
+            denoiser, objective = assemble(config, registry, data)
+            short = Training(**{**training, "steps": PROBE, "points": 1})
+            device = torch.device(plan.device)
+            trainer = Trainer(denoiser, objective, data, short, config["seed"], device)
+            start = time.perf_counter()
+            for _ in trainer:
+                pass
+            rates[key] = (time.perf_counter() - start) / PROBE
+        total += rates[key] * training["steps"]
+    return total
+
+
+def _json(options: Any) -> str:
+    import json
+
+    return json.dumps(options)
+
+
+class Bars:
+    """Live progress: the whole study, and each trial that runs."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            Remaining(),
+            console=console,
+            transient=True,
+        )
+        self._plain = not console.is_terminal
+        self._console = console
+        pending = plan.pending()
+        self._all = self._bars.add_task(
+            "steps of all trials", total=sum(t.config["training"]["steps"] for t in pending)
+        )
+        self._tasks: dict[str, Any] = {}
+        self._done: dict[str, int] = {}
+        self._count, self._ended, self._said = len(pending), 0, 0.0
+
+    def __enter__(self) -> Bars:
+        if not self._plain:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """One line above the bars."""
+        self._console.print(line)
+
+    def progress(self) -> runner.Progress:
+        """What the runner calls."""
+        return runner.Progress(self._show)
+
+    def _show(self, trial: Trial, step: int, status: str | None) -> None:
+        self._bars.advance(self._all, max(0, step - self._done.get(trial.id, 0)))
+        self._done[trial.id] = max(step, self._done.get(trial.id, 0))
+        if status is None:
+            if trial.id not in self._tasks:
+                total = trial.config["training"]["steps"]
+                self._tasks[trial.id] = self._bars.add_task(trial.title, total=total)
+            self._bars.update(self._tasks[trial.id], completed=step)
+            return
+        self._ended += 1
+        if trial.id in self._tasks:
+            self._bars.remove_task(self._tasks.pop(trial.id))
+        if status not in ("finished", "interrupted"):
+            self._console.print(f"{status}: {trial.title} ({trial.id})")
+        elif self._plain and time.monotonic() - self._said > 10:
+            self._said = time.monotonic()
+            self._console.print(f"{self._ended} of {self._count} trials, last {trial.title}")
+
+
+def ending_lines(plan: Plan, ending: Ending, file: Path) -> Iterator[RenderableType]:
+    """How it ended and what to do next."""
+    states = Counter(trial.state for trial in plan.trials)
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
+    if ending.outcome.interrupted:
+        yield f"Interrupted: {counts}. What is finished is kept."
+        yield f"Next: [bold]testbed study {file}[/] resumes."
+        return
+    yield f"{counts} in {clock(ending.outcome.seconds)}."
+    for trial in plan.trials:
+        if trial.state == "failed":
+            error = journal.folder(plan.folder, trial.id) / "error.txt"
+            yield f"[red]failed[/] {trial.title}: {_last_line(error)} (traceback in {error})"
+    broken = [row for row in ending.identities if not row.passed]
+    if broken:
+        worst = max(broken, key=lambda row: row.ratio)
+        yield (
+            f"[red]{len(broken)} of {len(ending.identities)} Tweedie identities FAILED[/]; worst: "
+            f"{worst.law} for {worst.subject} at sigma = {worst.sigma:g}, error {worst.error:.2g} "
+            f"against a bound of {worst.bound:.2g}."
+        )
+    else:
+        yield f"All {len(ending.identities)} Tweedie identities hold within their bounds."
+    if ending.tracked:
+        share = ending.logging_seconds / max(ending.outcome.seconds, 1e-9)
+        yield f"MLflow: {ending.logging_seconds:.1f} s, {share:.1%} of the study. See it: nox -s ui"
+    yield f"Report: [bold]{ending.report}[/]"
+    first = next((trial for trial in plan.trials if trial.state == "finished"), None)
+    if first is not None:
+        yield f"Next: open the report, or [bold]testbed sample {first.id} --out samples.png[/]"
+
+
+def _last_line(file: Path) -> str:
+    lines = file.read_text().strip().splitlines() if file.is_file() else []
+    return lines[-1] if lines else "no message"
