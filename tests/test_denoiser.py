@@ -105,7 +105,7 @@ def test_score_is_tweedie(name: str, c: Case) -> None:
 
 
 def test_score_keeps_the_digits_of_F() -> None:
-    """float32 at sigma = 1e-3: an eps network's score is -F/sigma to some u, not (D - x)/sigma^2."""
+    """float32 at sigma = 1e-3: an eps network's score is -F/sigma to some u."""
     c = case((64, 4), torch.tensor(1e-3), dtype=torch.float32)
     d = denoiser("eps")
     wanted = -exact(d.output(c.x, c.sigma)) / c.S

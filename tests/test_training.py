@@ -182,6 +182,31 @@ def test_draw_mutants_are_caught(mutant: Callable[..., engine.Draws]) -> None:
         law_distribution(mutant)
 
 
+def law_streams_of_their_own(draw: Callable[..., engine.Draws]) -> None:
+    """Batches, levels and noises of every seed and block come from twelve different streams."""
+    asked: list[tuple[int, str]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "stream", lambda *key: (asked.append(key), stream(*key))[1])
+        for seed, block in itertools.product(range(2), range(2)):
+            draw(seed, block, 4, 10, (3,))
+    assert len(asked) == len(set(asked)) == 12
+
+
+def sharing(seed: int, block: int, batch: int, samples: int, shape: tuple[int, ...]) -> Any:
+    good = draws(seed, block, batch, samples, shape)
+    again = engine.stream(seed, f"sigma/{block}")
+    return good._replace(eps=torch.randn(good.eps.shape, generator=again))
+
+
+def test_every_draw_has_a_stream_of_its_own() -> None:
+    law_streams_of_their_own(draws)
+
+
+def test_a_shared_stream_is_caught() -> None:
+    with pytest.raises(AssertionError):
+        law_streams_of_their_own(sharing)
+
+
 class Listening(nn.Module):
     """A network that keeps what it is given."""
 

@@ -77,6 +77,8 @@ def array(
     if arrays is not None and data not in arrays:
         raise InputError(f"dataset 'array': {path}: {unknown('array', data, arrays)}")
     x = loaded if arrays is None else arrays[data]
+    if arrays is not None and labels != "y" and labels not in arrays:
+        raise InputError(f"dataset 'array': {path}: {unknown('array', labels, arrays)}")
     y = None if arrays is None else arrays.get(labels)
     if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
         raise InputError(f"dataset 'array': {path} holds {x.dtype}, expected real numbers.")

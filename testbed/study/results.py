@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +187,7 @@ def read(folder: Path) -> Results:
         facts=facts,
         missing=missing,
     )
-    _count_diverged(results)
-    return results
+    return replace(results, metrics=_with_diverged(results))
 
 
 def chosen(table: pd.DataFrame, case: str, arm: str, variant: str) -> pd.DataFrame:
@@ -197,8 +196,8 @@ def chosen(table: pd.DataFrame, case: str, arm: str, variant: str) -> pd.DataFra
     return table[same]
 
 
-def _count_diverged(results: Results) -> None:
-    """Gives every metric of a diverged trial the value inf: it is a result and stays in the count.
+def _with_diverged(results: Results) -> pd.DataFrame:
+    """The metrics with inf for those of a diverged trial: it is a result and stays in the count.
 
     A metric that is finite for no trial of a case (one that its data does not have) is dropped.
     """
@@ -216,7 +215,7 @@ def _count_diverged(results: Results) -> None:
         ]
         if more:
             table = pd.concat([table, pd.DataFrame(more)], ignore_index=True)
-    object.__setattr__(results, "metrics", table)
+    return table
 
 
 def _number(value: Any) -> float:
@@ -245,15 +244,11 @@ def _json(file: Path, missing: list[str]) -> dict[str, Any] | None:
 
 def _csv(file: Path, missing: list[str]) -> pd.DataFrame | None:
     try:
-        found = pd.read_csv(file, keep_default_na=False, na_values=["nan", ""])
+        return pd.read_csv(file, converters=dict.fromkeys(LABEL, str))
     except FileNotFoundError:
         missing.append(f"{_short(file)} is not there.")
     except (OSError, ValueError) as problem:
         missing.append(f"{_short(file)} cannot be read: {problem}.")
-    else:
-        for column in set(LABEL) & set(found):
-            found[column] = found[column].fillna("").astype(str)
-        return found
     return None
 
 

@@ -147,8 +147,7 @@ def execute(
                 elif fresh:
                     progress.show(trial, fresh[-1]["step"], None)
             if time.monotonic() - tracked > TRACK:
-                for trial, _ in running.values():
-                    tell.update(trial)
+                tell.update([trial for trial, _ in running.values()])
                 tracked = time.monotonic()
             time.sleep(POLL)
     outcome.seconds = time.monotonic() - start
@@ -169,10 +168,11 @@ class _Telling:
     def __exit__(self, *exception: object) -> None:
         self._thread.shutdown(wait=True)
 
-    def update(self, trial: Trial) -> None:
+    def update(self, trials: list[Trial]) -> None:
         """Sends new rows, unless the last telling still goes on."""
         if self._tracker is not None and (self._told is None or self._told.done()):
-            self._told = self._thread.submit(self._tracker.update, trial)
+            for trial in trials:
+                self._told = self._thread.submit(self._tracker.update, trial)
 
     def end(self, trial: Trial, status: str) -> None:
         """Sends what remains of a trial."""

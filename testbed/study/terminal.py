@@ -190,8 +190,12 @@ def ending_lines(plan: Plan, ending: Ending, file: Path) -> Iterator[RenderableT
     else:
         yield f"All {len(ending.identities)} Tweedie identities hold within their bounds."
     if ending.tracked:
-        share = ending.logging_seconds / max(ending.outcome.seconds, 1e-9)
-        yield f"MLflow: {ending.logging_seconds:.1f} s, {share:.1%} of the study. See it: nox -s ui"
+        record = journal.read_json(plan.folder / "study.json")
+        share = record["logging_seconds"] / max(record["seconds"], 1e-9)
+        yield (
+            f"MLflow: {record['logging_seconds']:.1f} s, {share:.1%} of the study's "
+            f"{clock(record['seconds'])}. See it: nox -s ui"
+        )
     yield f"Report: [bold]{ending.report}[/]"
     first = next((trial for trial in plan.trials if trial.state == "finished"), None)
     if first is not None:
