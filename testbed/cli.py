@@ -216,11 +216,11 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw samples from a trained trial, as numbers or as a picture."""
-    from testbed.study import drawing
+    from testbed.study import sampled
 
-    if out.suffix not in drawing.SUFFIXES:
-        raise InputError(f"--out {out}: expected one of {', '.join(drawing.SUFFIXES)}.")
-    drawing.draw(trial, n, out, seed, _device(device), _console())
+    if out.suffix not in sampled.SUFFIXES:
+        raise InputError(f"--out {out}: expected one of {', '.join(sampled.SUFFIXES)}.")
+    sampled.draw(trial, n, out, seed, _device(device), _console())
     _console().print(f"{n} samples in [bold]{out}[/]")
 
 

@@ -1,79 +1,222 @@
-"""Samples of a trained trial, as numbers or as a picture."""
+"""How the report draws: one panel per arm, one colour and dash per variant, SVG text.
+
+The same folder gives the same bytes: ids are salted with the figure's name, and no date is written.
+"""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import matplotlib
+import matplotlib.style
 import numpy as np
-import torch
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import Progress
 
-from testbed.random import stream
-from testbed.study import trial
-from testbed.training.checkpoint import save_weights
+from testbed.metrics.statistics import mean_interval
+from testbed.study.results import Results
 
-SUFFIXES = (".npy", ".safetensors", ".png", ".svg")
+# Okabe and Ito, without black, which is for references, and with yellow last.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1.2)))
+REFERENCE = "#444444"
+STYLE: dict[str, Any] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "figure.constrained_layout.use": False,
+}
+DECADES = 8
+SIGMA = "noise level σ"
 
 
-def draw(which: str, n: int, out: Path, seed: int, device: str, console: Console) -> None:
-    """Draws n samples and writes them to `out`, by its suffix numbers or a picture.
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report: its file's stem, the SVG text, and what to look for."""
 
-    Raises:
-        InputError: no such trial, or one without weights.
-    """
-    denoiser, data, config, registry = trial.restore(which, device)
-    steps = config["evaluation"]["steps"]
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("sampling", total=steps)
-        samples = trial.draw(
-            denoiser,
-            data,
-            config,
-            n,
-            stream(seed, "draw"),
-            torch.device(device),
-            registry,
-            lambda i, sigma, x: bar.update(task, completed=i + 1),
-        ).cpu()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".npy":
-        np.save(out, samples.numpy())
-    elif out.suffix == ".safetensors":
-        save_weights(out, {"samples": samples}, {"trial": str(which), "seed": str(seed)})
+    name: str
+    svg: str
+    caption: str
+
+
+Band = pd.DataFrame
+"""Columns x, value and, for a measurement, low and high."""
+
+End = tuple[str, float, float, str]
+"""Name, x, y and colour of a line's end."""
+
+
+def ink(variant: str, order: Sequence[str]) -> dict[str, Any]:
+    """Colour and dash of a variant: the same in every figure of a study."""
+    i = order.index(variant)
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's defaults with the report's own, whatever the user's settings are."""
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def text_of(figure: Figure, name: str) -> str:
+    """The figure as an SVG element that scales, with ids of its own, to stand in a page."""
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    # A hundredth of a point is enough.
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    return svg.replace("<svg ", '<svg role="img" ', 1)
+
+
+def panels(
+    n: int, rows: int = 1, width: float = 4.6, height: float = 3.3, shared: bool = True
+) -> tuple[Figure, Any]:
+    """A figure of rows x n panels (inches each); the panels of a row share their axes."""
+    figure = Figure(figsize=(width * n, height * rows), layout="constrained")
+    share: Literal["row", "none"] = "row" if shared else "none"
+    axes = figure.subplots(rows, n, squeeze=False, sharex=share, sharey=share)
+    return figure, axes
+
+
+def band(table: pd.DataFrame, x: str, y: str, level: float) -> Band:
+    """Geometric mean of y over seeds with its t interval at every x; rows without one are left out."""
+    rows = []
+    for at, values in table.groupby(x)[y]:
+        if len(values) and np.isfinite(values).all() and (values > 0).all():
+            rows.append((at, *mean_interval(values.to_numpy(), level, log=True)))
+    return pd.DataFrame(rows, columns=["x", "value", "low", "high"])
+
+
+def draw(axes: Axes, lines: Mapping[str, Band], order: Sequence[str]) -> None:
+    """Every line with its band."""
+    for variant, line in lines.items():
+        look = ink(variant, order)
+        axes.plot(line["x"], line["value"], **look)
+        if {"low", "high"} <= set(line) and line["low"].notna().any():
+            axes.fill_between(
+                line["x"], line["low"], line["high"], color=look["color"], alpha=0.14, lw=0
+            )
+
+
+def name_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """Writes each (name, x, y, colour) beside the end of its line, moved apart where they collide."""
+    low, high = axes.transData.inverted().transform(axes.transAxes.transform([(0, 0), (1, 1)]))[
+        :, 1
+    ]
+    placed = []
+    for name, x, y, colour in ends:
+        inside = min(max(y, min(low, high)), max(low, high))
+        at = axes.transAxes.inverted().transform(axes.transData.transform((x, inside)))
+        placed.append([float(at[1]), float(at[0]), name, colour])
+    placed.sort(key=lambda item: (item[0], item[2]))
+    gap = 0.062
+    heights = [item[0] for item in placed]
+    for _ in range(200):
+        for i in range(len(heights) - 1):
+            short = gap - (heights[i + 1] - heights[i])
+            if short > 1e-4:
+                heights[i] -= short / 2
+                heights[i + 1] += short / 2
+        heights = [min(max(h, 0.01), 0.99) for h in heights]
+    for (y, x, name, colour), h in zip(placed, heights, strict=True):
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(1.03, h),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=8.5,
+            fontweight="bold",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 1, "shrinkB": 1},
+        )
+
+
+def ends_of(lines: Mapping[str, Band], order: Sequence[str]) -> list[End]:
+    """Where each line ends."""
+    return [
+        (name, float(line["x"].iloc[-1]), float(line["value"].iloc[-1]), ink(name, order)["color"])
+        for name, line in lines.items()
+        if len(line)
+    ]
+
+
+Lines = Callable[[str, str], Band]
+"""The line of (arm, variant)."""
+
+
+def by_arm(
+    results: Results,
+    case: str,
+    name: str,
+    line: Lines,
+    ylabel: str,
+    caption: str,
+    references: Callable[[Axes], list[End]] | None = None,
+    yscale: str = "log",
+    xscale: str = "log",
+    xlabel: str = SIGMA,
+) -> Picture | None:
+    """One panel per arm with shared axes; None where no variant has a line."""
+    arms, order = results.arms(case), results.variants(case)
+    found = {
+        arm: {v: b for v in results.variants(case, arm) if len(b := line(arm, v))} for arm in arms
+    }
+    if not any(found.values()):
+        return None
+    figure, grid = panels(len(arms))
+    for axes, arm in zip(grid[0], arms, strict=True):
+        axes.set(xscale=xscale, yscale=yscale, title=arm, xlabel=xlabel)
+        draw(axes, found[arm], order)
+    grid[0][0].set_ylabel(ylabel)
+    limit(grid[0][0], [b for lines in found.values() for b in lines.values()], yscale)
+    for axes, arm in zip(grid[0], arms, strict=True):
+        more = references(axes) if references else []
+        name_ends(axes, [*ends_of(found[arm], order), *more])
+    return Picture(f"{name}_{slug(case)}", text_of(figure, f"{name}_{slug(case)}"), caption)
+
+
+def limit(axes: Axes, lines: Sequence[Band], yscale: str) -> None:
+    """Lets the means decide the range: a band of three seeds may leave it, a tail of 0s too."""
+    values = pd.concat([b["value"] for b in lines])
+    values = values[np.isfinite(values) & ((values > 0) | (yscale != "log"))]
+    if values.empty:
+        return
+    low, high = float(values.min()), float(values.max())
+    if yscale == "log":
+        low = max(low, high / 10**DECADES)
+        room = max((high / low) ** 0.08, 1.15)
+        axes.set_ylim(low / room, high * room)
     else:
-        picture(samples, data.test, str(config["parameterization"]["name"])).savefig(out, dpi=150)
+        room = max((high - low) * 0.08, 1e-9 + 0.05 * abs(high))
+        axes.set_ylim(low - room, high + room)
 
 
-def picture(samples: torch.Tensor, real: torch.Tensor, title: str) -> Figure:
-    """A grid of images, or the first two principal components of the real data."""
-    shape = samples.shape[1:]
-    if len(shape) >= 2 and (len(shape) == 2 or shape[0] in (1, 3)):
-        columns = math.ceil(math.sqrt(len(samples)))
-        rows = math.ceil(len(samples) / columns)
-        figure = Figure(figsize=(0.6 * columns, 0.6 * rows + 0.4))
-        figure.suptitle(title)
-        low, high = float(real.min()), float(real.max())
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes, image in zip(grid.flat, samples, strict=False):
-            channels_last = image if image.ndim == 2 else image.permute(1, 2, 0)
-            shown = ((channels_last - low) / (high - low)).clamp(0, 1)
-            axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
-        for axes in grid.flat:
-            axes.axis("off")
-        return figure
-    flat, held = samples.flatten(1).double(), real.flatten(1).double()
-    centre = held.mean(0)
-    basis = torch.linalg.svd(held - centre, full_matrices=False).Vh[:2].T
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.subplots()
-    for points, label, style in ((held, "real", "0.75"), (flat, title, "C0")):
-        at = (points - centre) @ basis
-        second = at[:, 1] if at.shape[1] > 1 else torch.zeros(len(at))
-        axes.scatter(at[:, 0], second, s=6, color=style, label=label)
-    axes.set(xlabel="first principal component", ylabel="second")
-    axes.set_aspect("equal")
-    axes.legend(frameon=False)
-    return figure
+def slug(case: str) -> str:
+    """A case's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", case) or "data"

@@ -1,259 +1,82 @@
-"""The report's line figures as SVG text: one panel per arm, one colour and dash per variant.
-
-The same folder gives the same bytes: ids are salted with the figure's name, and no date is written.
-"""
+"""The report's figures of one case: what to draw and what to look for."""
 
 from __future__ import annotations
 
-import io
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
-import matplotlib
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from testbed.metrics.statistics import mean_interval
+from testbed.study.drawing import (
+    DECADES,
+    REFERENCE,
+    SIGMA,
+    Band,
+    End,
+    Picture,
+    band,
+    by_arm,
+    draw,
+    ends_of,
+    ink,
+    limit,
+    name_ends,
+    panels,
+    slug,
+    text_of,
+)
 from testbed.study.results import Results, chosen
 
-# Okabe and Ito, without black, which is for references, and with yellow last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
-DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1.2)))
-REFERENCE = "#444444"
-STYLE: dict[str, Any] = {
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "figure.constrained_layout.use": False,
-}
 POINTS = 100
-SIGMA = "noise level σ"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the report: its file's stem, the SVG text, and what to look for."""
-
-    name: str
-    svg: str
-    caption: str
-
-
-Band = pd.DataFrame
-"""Columns x, value, low, high."""
-
-
-def ink(variant: str, order: Sequence[str]) -> dict[str, Any]:
-    """Colour and dash of a variant: the same in every figure of a study."""
-    i = order.index(variant)
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """matplotlib's defaults with the report's own, whatever the user's settings are."""
-    with matplotlib.style.context(["default", STYLE]):
-        yield
-
-
-def text_of(figure: Figure, name: str) -> str:
-    """The figure as an SVG element that scales, with ids of its own, to stand in a page."""
-    stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    # A hundredth of a point is enough.
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg ", '<svg role="img" ', 1)
-
-
-def panels(n: int, rows: int = 1, width: float = 4.6, height: float = 3.3) -> tuple[Figure, Any]:
-    """A figure of rows x n panels with shared axes and room for labels at the right of each."""
-    figure = Figure(figsize=(width * n, height * rows), layout="constrained")
-    axes = figure.subplots(rows, n, squeeze=False, sharex="row", sharey="row")
-    return figure, axes
-
-
-def band(table: pd.DataFrame, x: str, y: str, level: float) -> Band:
-    """Geometric mean of y over seeds with its t interval at every x; rows without one are left out."""
-    rows = []
-    for at, values in table.groupby(x)[y]:
-        if len(values) and np.isfinite(values).all() and (values > 0).all():
-            rows.append((at, *mean_interval(values.to_numpy(), level, log=True)))
-    return pd.DataFrame(rows, columns=["x", "value", "low", "high"])
-
-
-def draw(axes: Axes, lines: Mapping[str, Band], order: Sequence[str]) -> None:
-    """Every line with its band."""
-    for variant, line in lines.items():
-        look = ink(variant, order)
-        axes.plot(line["x"], line["value"], **look)
-        if {"low", "high"} <= set(line) and line["low"].notna().any():
-            axes.fill_between(
-                line["x"], line["low"], line["high"], color=look["color"], alpha=0.14, lw=0
-            )
-
-
-def name_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
-    """Writes each (name, x, y, colour) beside the end of its line, moved apart where they collide."""
-    low, high = axes.transData.inverted().transform(axes.transAxes.transform([(0, 0), (1, 1)]))[
-        :, 1
-    ]
-    placed = []
-    for name, x, y, colour in ends:
-        inside = min(max(y, min(low, high)), max(low, high))
-        at = axes.transAxes.inverted().transform(axes.transData.transform((x, inside)))
-        placed.append([float(at[1]), float(at[0]), name, colour])
-    placed.sort(key=lambda item: (item[0], item[2]))
-    gap = 0.062
-    heights = [item[0] for item in placed]
-    for _ in range(200):
-        for i in range(len(heights) - 1):
-            short = gap - (heights[i + 1] - heights[i])
-            if short > 1e-4:
-                heights[i] -= short / 2
-                heights[i + 1] += short / 2
-        heights = [min(max(h, 0.01), 0.99) for h in heights]
-    for (y, x, name, colour), h in zip(placed, heights, strict=True):
-        axes.annotate(
-            name,
-            xy=(x, y),
-            xytext=(1.03, h),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=colour,
-            va="center",
-            fontsize=8.5,
-            fontweight="bold",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 1, "shrinkB": 1},
-        )
-
-
-def ends_of(lines: Mapping[str, Band], order: Sequence[str]) -> list[tuple[str, float, float, str]]:
-    """Where each line ends."""
-    return [
-        (name, float(line["x"].iloc[-1]), float(line["value"].iloc[-1]), ink(name, order)["color"])
-        for name, line in lines.items()
-        if len(line)
-    ]
-
-
-Lines = Callable[[str, str], Band]
-"""The line of (arm, variant)."""
-
-
-def by_arm(
-    results: Results,
-    case: str,
-    name: str,
-    line: Lines,
-    ylabel: str,
-    caption: str,
-    references: Callable[[Axes], list[tuple[str, float, float, str]]] | None = None,
-    yscale: str = "log",
-    xscale: str = "log",
-    xlabel: str = SIGMA,
-) -> Picture | None:
-    """One panel per arm with shared axes; None where no variant has a line."""
-    arms, order = results.arms(case), results.variants(case)
-    found = {
-        arm: {v: b for v in results.variants(case, arm) if len(b := line(arm, v))} for arm in arms
-    }
-    if not any(found.values()):
-        return None
-    figure, grid = panels(len(arms))
-    for axes, arm in zip(grid[0], arms, strict=True):
-        axes.set(xscale=xscale, yscale=yscale, title=arm, xlabel=xlabel)
-        draw(axes, found[arm], order)
-    grid[0][0].set_ylabel(ylabel)
-    limit(grid[0], [b for lines in found.values() for b in lines.values()], yscale)
-    for axes, arm in zip(grid[0], arms, strict=True):
-        more = references(axes) if references else []
-        name_ends(axes, [*ends_of(found[arm], order), *more])
-    return Picture(f"{name}_{slug(case)}", text_of(figure, f"{name}_{slug(case)}"), caption)
-
-
-def limit(axes: Sequence[Axes], lines: Sequence[Band], yscale: str) -> None:
-    """Lets the means decide the range; a band of three seeds may leave it."""
-    values = pd.concat([b["value"] for b in lines])
-    values = values[np.isfinite(values) & ((values > 0) | (yscale != "log"))]
-    if values.empty:
-        return
-    low, high = float(values.min()), float(values.max())
-    if yscale == "log":
-        room = max((high / low) ** 0.08, 1.15)
-        axes[0].set_ylim(low / room, high * room)
-    else:
-        room = max((high - low) * 0.08, 1e-9 + 0.05 * abs(high))
-        axes[0].set_ylim(low - room, high + room)
-
-
-def slug(case: str) -> str:
-    """A case's name as part of a file's."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", case) or "data"
+def of_case(results: Results, case: str) -> Iterator[Picture]:
+    """The figures that the case has the numbers for."""
+    for figure in (excess, wiener, sizes, start, training, weights, coefficients):
+        picture = figure(results, case)
+        if picture is not None:
+            yield picture
 
 
 def of_seeds(results: Results, case: str) -> str:
     """How bands are to be read in this case."""
-    lost = results.trials[
-        (results.trials["case"] == case) & (results.trials["status"] == "diverged")
-    ]
-    note = f" {len(lost)} diverged trials have no line." if len(lost) else ""
+    trials = results.trials[results.trials["case"] == case]
+    lost = int((trials["status"] == "diverged").sum())
+    note = f" Trials that diverged ({lost}) have no line." if lost else ""
     return f"Lines: geometric mean over seeds; bands: {results.level:.0%} t interval.{note}"
 
 
 def excess(results: Results, case: str) -> Picture | None:
     """Excess risk per level in eps form, with the irreducible loss and the linear denoiser's excess."""
-    table = results.levels
-    table = table[table["case"] == case]
+    table = results.levels[results.levels["case"] == case]
     if "excess" not in table or not table["excess"].notna().any():
         return None
     table = table.assign(nats=table["excess"] / table["sigma"] ** 2)
     once = table.groupby("sigma")[["optimum", "wiener"]].first().reset_index()
-    bound = {
-        "optimum": once["optimum"] / once["sigma"] ** 2,
-        "Wiener": (once["wiener"] - once["optimum"]) / once["sigma"] ** 2,
+    grey = {
+        "irreducible": (once["optimum"] / once["sigma"] ** 2, ":"),
+        "Wiener": ((once["wiener"] - once["optimum"]) / once["sigma"] ** 2, "-."),
     }
-
-    def references(axes: Axes) -> list[tuple[str, float, float, str]]:
-        for (name, y), dash in zip(bound.items(), (":", "-."), strict=True):
-            axes.plot(
-                once["sigma"], y.where(y > 0), color=REFERENCE, lw=1, linestyle=dash, label=name
-            )
-        last = float(once["sigma"].iloc[-1])
-        return [(name, last, float(y.iloc[-1]), REFERENCE) for name, y in bound.items()]
 
     def line(arm: str, variant: str) -> Band:
         return band(chosen(table, case, arm, variant), "sigma", "nats", results.level)
 
+    def references(axes: Axes) -> list[End]:
+        ends = []
+        for name, (y, dash) in grey.items():
+            drawn = y.where(y > 0)
+            axes.plot(once["sigma"], drawn, color=REFERENCE, lw=1, linestyle=dash)
+            if drawn.notna().any():
+                at = drawn.last_valid_index()
+                ends.append((name, float(once["sigma"][at]), float(drawn[at]), REFERENCE))
+        return ends
+
     caption = (
-        "Excess risk per dimension, E|D − D*|²/(d σ²): what each model missed, lower is better. The "
-        "area under a curve over log σ times d is its excess in nats. Grey: the irreducible loss of "
-        "the exact denoiser (dotted) and the excess of the best linear one (Wiener, dash-dotted), a "
-        "model above which has learnt less than the covariance. "
+        "Excess risk over σ², E|D − D*|²/(d σ²): what each model missed, lower is better. The area "
+        "under a curve over log σ times d is its excess in nats, so look for where a curve is high. "
+        "Grey: the irreducible loss of the exact denoiser (dotted) and the excess of the best linear "
+        "one (Wiener, dash-dotted); a model above the latter has learnt less than the covariance. "
     )
     return by_arm(
         results, case, "excess", line, "excess risk / σ²  (per dimension)",
@@ -269,13 +92,13 @@ def wiener(results: Results, case: str) -> Picture | None:
     def line(arm: str, variant: str) -> Band:
         return band(chosen(table, case, arm, variant), "sigma", "relative", results.level)
 
-    def references(axes: Axes) -> list[tuple[str, float, float, str]]:
+    def references(axes: Axes) -> list[End]:
         axes.axhline(1, color=REFERENCE, lw=1, linestyle="-.")
         return []
 
     caption = (
         "Denoising loss over that of the best linear denoiser (the Gaussian fitted to the training "
-        "split): below 1 (grey line) a model uses more than the covariance, above 1 it has not learnt "
+        "split). Below 1 (grey line) a model uses more than the covariance; above 1 it has not learnt "
         "even that. Look at which end of σ each parameterization fails. "
     )
     return by_arm(
@@ -284,27 +107,63 @@ def wiener(results: Results, case: str) -> Picture | None:
     )  # fmt: skip
 
 
+def sizes(results: Results, case: str) -> Picture | None:
+    """Root mean square of the target (from the coefficients) and of the output (measured)."""
+    arms, order = results.arms(case), results.variants(case)
+    known, measured = results.coefficients, results.levels
+    lines: dict[str, dict[str, Band]] = {"target": {}, **{f"output, {arm}": {} for arm in arms}}
+    for arm in arms:
+        for variant in results.variants(case, arm):
+            if "target_rms" in known:
+                found = chosen(known, case, arm, variant)
+                table = pd.DataFrame({"x": found["sigma"], "value": found["target_rms"]})
+                if len(table):
+                    lines["target"].setdefault(variant, table)
+            if "output_rms" in measured:
+                here = chosen(measured, case, arm, variant)
+                table = band(here, "sigma", "output_rms", results.level)
+                if len(table):
+                    lines[f"output, {arm}"][variant] = table
+    if not any(lines.values()):
+        return None
+    figure, grid = panels(len(lines), width=3.6)
+    for axes, (title, found) in zip(grid[0], lines.items(), strict=True):
+        axes.set(xscale="log", yscale="log", title=title.removesuffix(", "), xlabel=SIGMA)
+        draw(axes, found, order)
+    grid[0][0].set_ylabel("root mean square")
+    limit(grid[0][0], [b for found in lines.values() for b in found.values()], "log")
+    for axes, found in zip(grid[0], lines.values(), strict=True):
+        name_ends(axes, ends_of(found, order))
+    name = f"sizes_{slug(case)}"
+    caption = (
+        "Size of what the network is asked for (left, exact) and of what it gives (right, trained "
+        "models on held-out data). A target that spans decades asks one network for outputs of very "
+        "different size; an output that leaves its target’s curve has not followed it. "
+    )
+    return Picture(name, text_of(figure, name), caption + of_seeds(results, case))
+
+
 def start(results: Results, case: str) -> Picture | None:
     """Expected loss per level before training."""
-    return _known(
-        results, case, "start", "loss_start", "expected loss at F = 0 / its mean",
-        "Where the loss is before training: its expectation at F = 0 for each noise level, over its "
-        "mean under the training density. Flat means that every level starts with equal say; a peak "
-        "means that the first steps are spent there.",
+    return _exact(
+        results, case, "start", "loss_start", "expected loss at F = 0, mean 1",
+        "The loss before training: its expectation at F = 0 for each noise level, over its mean under "
+        "the training density. Flat: every level starts with equal say. A peak: the first steps are "
+        "spent there. Variants with a loss that is not quadratic have no line.",
     )  # fmt: skip
 
 
 def weights(results: Results, case: str) -> Picture | None:
-    """Effective weights in eps form, normalised."""
-    return _known(
-        results, case, "weights", "weight_eps", "λ p(log σ) σ², peak = 1",
-        "Effective weight of the ε-space error, λ(σ) p(log σ) σ², scaled to a peak of 1: what a run "
-        "really optimises. In an arm with one weighting and density the curves coincide.",
+    """Effective weights in eps form, normalised to a peak of 1."""
+    return _exact(
+        results, case, "weights", "weight_eps", "λ p(log σ) σ², peak 1",
+        "Effective weight of the error in ε, λ(σ) p(log σ) σ², scaled to a peak of 1: what a run really "
+        "optimises. With one weighting and one density the curves coincide.",
         peak=True,
     )  # fmt: skip
 
 
-def _known(
+def _exact(
     results: Results,
     case: str,
     name: str,
@@ -313,7 +172,7 @@ def _known(
     caption: str,
     peak: bool = False,
 ) -> Picture | None:
-    """A column of coefficients.csv over sigma, on six decades below its maximum."""
+    """A column of coefficients.csv over sigma, without intervals: it is no measurement."""
     if column not in results.coefficients:
         return None
 
@@ -321,13 +180,95 @@ def _known(
         found = chosen(results.coefficients, case, arm, variant)
         y = found[column].astype(float)
         y = y / y.max() if peak else y
-        table = pd.DataFrame({"x": found["sigma"], "value": y})
-        return table[y > 0]
+        return pd.DataFrame({"x": found["sigma"], "value": y})[y > 0]
 
-    picture = by_arm(results, case, name, line, ylabel, caption)
-    return picture
+    return by_arm(results, case, name, line, ylabel, caption)
 
 
-def finite(values: pd.Series[float]) -> bool:
-    """Whether there is anything to draw."""
-    return len(values) > 0 and not math.isnan(float(values.max()))
+def training(results: Results, case: str) -> Picture | None:
+    """Training curves and the coefficient of variation of the gradient norm."""
+    table = results.curves[results.curves["case"] == case]
+    arms, order = results.arms(case), results.variants(case)
+    kinds = {"loss": "loss / loss at F = 0", "gradient_norm_cv": "variation of the gradient norm"}
+    figure, grid = panels(len(arms), rows=2, height=2.7)
+    drawn = False
+    for row, (column, ylabel) in zip(grid, kinds.items(), strict=True):
+        found = {
+            arm: {
+                v: line
+                for v in results.variants(case, arm)
+                if len(line := _curve(chosen(table, case, arm, v), column, results.level))
+            }
+            for arm in arms
+        }
+        drawn = drawn or any(found.values())
+        for axes, arm in zip(row, arms, strict=True):
+            axes.set(yscale="log", title=arm, xlabel="training step")
+            draw(axes, found[arm], order)
+        row[0].set_ylabel(ylabel)
+        if any(found.values()):
+            limit(row[0], [b for lines in found.values() for b in lines.values()], "log")
+        for axes, arm in zip(row, arms, strict=True):
+            name_ends(axes, ends_of(found[arm], order))
+    if not drawn:
+        return None
+    name = f"training_{slug(case)}"
+    caption = (
+        "Above: training loss over its expected value at F = 0. The losses are different objectives: "
+        "compare shapes, not heights. Below: standard deviation over mean of the gradient norm "
+        "between two points of the curve; high means that few draws decide the steps. "
+    )
+    return Picture(name, text_of(figure, name), caption + of_seeds(results, case))
+
+
+def _curve(table: pd.DataFrame, column: str, level: float) -> Band:
+    steps = np.unique(table["step"].to_numpy())
+    if len(steps) > POINTS:
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, POINTS).round().astype(int))]
+    return band(table[table["step"].isin(steps)], "step", column, level)
+
+
+def coefficients(results: Results, case: str) -> Picture | None:
+    """c_skip, |c_out|, c_in and c_noise over sigma, the inputs once per arm."""
+    table = results.coefficients
+    if not {"c_skip", "c_out", "c_in", "c_noise"} <= set(table):
+        return None
+    arms, order = results.arms(case), results.variants(case)
+    wanted = [("c_skip", ""), ("c_out", "")]
+    wanted += [(name, arm) for name in ("c_in", "c_noise") for arm in arms]
+    scales = {"c_skip": "linear", "c_out": "log", "c_in": "log", "c_noise": "symlog"}
+    figure, grid = panels(-(-len(wanted) // 2), rows=2, width=3.2, height=2.5, shared=False)
+    seen: list[str] = []
+    for axes, (column, arm) in zip(grid.T.flat, wanted, strict=False):
+        title = f"{'|c_out|' if column == 'c_out' else column}{f', {arm}' if arm else ''}"
+        axes.set(xscale="log", yscale=scales[column], title=title, xlabel=SIGMA)
+        for variant in order:
+            rows = table[(table["case"] == case) & (table["variant"] == variant)]
+            rows = rows[rows["arm"] == (arm or (rows["arm"].iloc[0] if len(rows) else ""))]
+            y = rows[column].abs() if column == "c_out" else rows[column]
+            if len(rows):
+                axes.plot(rows["sigma"], y, **ink(variant, order), label=variant)
+                seen.append(variant)
+    for axes in grid.T.flat[len(wanted) :]:
+        axes.set_visible(False)
+    if not seen:
+        return None
+    handles = [grid.flat[0].plot([], [], **ink(v, order))[0] for v in dict.fromkeys(seen)]
+    figure.legend(
+        handles,
+        list(dict.fromkeys(seen)),
+        loc="outside upper left",
+        ncols=8,
+        frameon=False,
+        handlelength=3.2,
+    )
+    name = f"coefficients_{slug(case)}"
+    caption = (
+        "The coefficients of D = c_skip x + c_out F(c_in x, c_noise). |c_out| is what multiplies the "
+        "network’s own error in D: look for where it exceeds 1. c_skip and c_out are the same in every "
+        "arm."
+    )
+    return Picture(name, text_of(figure, name), caption)
+
+
+__all__ = ["DECADES", "Picture", "of_case"]

@@ -35,7 +35,17 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 CURVES = ("loss", "gradient_norm", "gradient_norm_cv")
-BATCH = 1000
+ARTIFACTS = (
+    "trial.json",
+    "result.json",
+    "levels.csv",
+    "tweedie.json",
+    "rows.parquet",
+    "weights.safetensors",
+    "samples.safetensors",
+    "error.txt",
+)
+BATCH, PARAMS = 1000, 100
 LONGEST = 6000
 CREATE = """
 import sys
@@ -163,85 +173,82 @@ class Tracker:
     def _save(self) -> None:
         journal.write_json(self._file, self._sent)
 
-    def begin(self, trial: Trial) -> None:
-        """Creates the trial's nested run with its parameters, once."""
+    def update(self, trial: Trial) -> None:
+        """Sends the rows since the last call; the first call creates the nested run."""
         self.open()
-        if self.away or trial.id in self._sent["trials"]:
+        if not self.away:
+            with self._guarded():
+                self._send(trial, {}, {}, 0)
+
+    def end(self, trial: Trial, status: str) -> None:
+        """Sends what remains of a trial, its tables and weights, and closes its run."""
+        self.open()
+        if self.away or self._sent["trials"].get(trial.id, {}).get("ended") == status:
             return
         with self._guarded():
-            tags = {
+            at = journal.folder(self._plan.folder, trial.id)
+            result = journal.read_json(at / "result.json") if status in journal.ENDED else {}
+            final = {**result.get("metrics", {}), "diverged": float(status == "diverged")}
+            tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
+            run = self._send(trial, final, tags, trial.config["training"]["steps"])
+            if (at / "rows.jsonl").is_file():
+                pd.DataFrame(journal.rows(at)[0]).to_parquet(at / "rows.parquet")
+            for name in ARTIFACTS:
+                if (at / name).is_file():
+                    self._client.log_artifact(run, str(at / name))
+            ended = {"failed": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED")
+            self._client.set_terminated(run, status=ended)
+            self._sent["trials"][trial.id]["ended"] = status
+            self._save()
+
+    def _send(
+        self, trial: Trial, final: Mapping[str, float | None], tags: Mapping[str, str], step: int
+    ) -> str:
+        """New rows of the curve, final metrics and tags in as few calls as MLflow allows."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        at = journal.folder(self._plan.folder, trial.id)
+        entry = self._sent["trials"].get(trial.id)
+        params: list[Param] = []
+        if entry is None:
+            own = {
                 "mlflow.parentRunId": self._parent,
                 "testbed.kind": "trial",
                 "testbed.trial": trial.id,
                 "testbed.case": trial.labels[0]["case"],
                 "testbed.arm": "+".join(label["arm"] for label in trial.labels),
             }
-            run = self._create(trial.title, tags)
-            from mlflow.entities import Param
-
+            run = self._create(trial.title, own)
+            entry = self._sent["trials"][trial.id] = {"run": run, "offset": 0, "ended": ""}
+            self._save()
+        if entry["offset"] == 0:
             params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config)]
-            for start in range(0, len(params), 100):
-                self._client.log_batch(run, params=params[start : start + 100])
-            self._sent["trials"][trial.id] = {"run": run, "offset": 0, "ended": ""}
+        size = (at / "rows.jsonl").stat().st_size if (at / "rows.jsonl").is_file() else 0
+        # A resumed trial has cut its curve; what is sent a second time is dropped there.
+        fresh, offset = journal.rows(at, entry["offset"] if entry["offset"] <= size else 0)
+        now = int(1000 * time.time())
+        metrics = [
+            Metric(key, row[key], int(1000 * row["time"]), row["step"])
+            for row in fresh
+            for key in CURVES
+            if row[key] is not None
+        ]
+        metrics += [
+            Metric(key, float(value), now, step)
+            for key, value in final.items()
+            if value is not None and math.isfinite(value)
+        ]
+        own_tags = [RunTag(key, value) for key, value in tags.items()]
+        while metrics or params or own_tags:
+            room = BATCH - len(params[:PARAMS]) - len(own_tags)
+            self._client.log_batch(
+                entry["run"], metrics=metrics[:room], params=params[:PARAMS], tags=own_tags
+            )
+            metrics, params, own_tags = metrics[room:], params[PARAMS:], []
+        if fresh:
+            entry["offset"] = offset
             self._save()
-
-    def update(self, trial: Trial) -> None:
-        """Sends the rows since the last call."""
-        self.begin(trial)
-        if self.away:
-            return
-        with self._guarded():
-            from mlflow.entities import Metric
-
-            at = journal.folder(self._plan.folder, trial.id)
-            entry = self._sent["trials"][trial.id]
-            size = (at / "rows.jsonl").stat().st_size if (at / "rows.jsonl").is_file() else 0
-            # A resumed trial has cut its curve; what is sent a second time is dropped there.
-            fresh, offset = journal.rows(at, entry["offset"] if entry["offset"] <= size else 0)
-            metrics = [
-                Metric(key, row[key], int(1000 * row["time"]), row["step"])
-                for row in fresh
-                for key in CURVES
-                if row[key] is not None
-            ]
-            for start in range(0, len(metrics), BATCH):
-                self._client.log_batch(entry["run"], metrics=metrics[start : start + BATCH])
-            if fresh:
-                entry["offset"] = offset
-                self._save()
-
-    def end(self, trial: Trial, status: str) -> None:
-        """Sends what remains of a trial, its tables and weights, and closes its run."""
-        self.update(trial)
-        if self.away or self._sent["trials"][trial.id]["ended"] == status:
-            return
-        with self._guarded():
-            from mlflow.entities import Metric, RunTag
-
-            at = journal.folder(self._plan.folder, trial.id)
-            entry = self._sent["trials"][trial.id]
-            result = journal.read_json(at / "result.json") if status in journal.ENDED else {}
-            now = int(1000 * time.time())
-            found = {**result.get("metrics", {}), "diverged": float(status == "diverged")}
-            metrics = [
-                Metric(key, float(value), now, trial.config["training"]["steps"])
-                for key, value in found.items()
-                if value is not None and math.isfinite(value)
-            ]
-            tags = [RunTag("testbed.status", status), RunTag("device", result.get("device", ""))]
-            self._client.log_batch(entry["run"], metrics=metrics, tags=tags)
-            if (at / "rows.jsonl").is_file():
-                pd.DataFrame(journal.rows(at)[0]).to_parquet(at / "rows.parquet")
-            for name in (
-                "trial.json", "result.json", "levels.csv", "tweedie.json", "rows.parquet",
-                "weights.safetensors", "samples.safetensors", "error.txt",
-            ):  # fmt: skip
-                if (at / name).is_file():
-                    self._client.log_artifact(entry["run"], str(at / name))
-            ended = {"failed": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED")
-            self._client.set_terminated(entry["run"], status=ended)
-            entry["ended"] = status
-            self._save()
+        return str(entry["run"])
 
     def close(self, status: str, plugin_files: Mapping[str, Path]) -> None:
         """Sends the report, tables, figures, plugin files and totals, and closes the parent run.

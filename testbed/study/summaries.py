@@ -1,0 +1,235 @@
+"""The descriptive tables of a report: what was run, what was checked, what went wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from testbed.study.comparisons import interval
+from testbed.study.finding import number
+from testbed.study.results import LABEL, Results, chosen
+
+LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
+LEARNING = [*LABEL, "sigma", "n", "eps_rms", "low", "high", "fisher_nats"]
+
+
+def laws(results: Results) -> pd.DataFrame:
+    """tweedie.csv: the worst identity row of every law, subject and dtype, in the units of D or F."""
+    rows = []
+    keys = ["law", "subject", "dtype"]
+    for key, found in results.identities.fillna({"dtype": "", "reason": ""}).groupby(
+        keys, sort=True
+    ):
+        ratio = found["ratio"].where(found["passed"], found["ratio"].fillna(math.inf))
+        worst = ratio.idxmax() if ratio.notna().any() else found.index[0]
+        at = found.loc[worst]
+        failed = int((~found["passed"]).sum())
+        rows.append([*key, len(found), failed, at["error"], at["bound"], ratio[worst], failed == 0,
+                     at["reason"]])  # fmt: skip
+    return pd.DataFrame(rows, columns=LAW)
+
+
+def learning(results: Results) -> pd.DataFrame:
+    """learning.csv: how far trained models are from the exact denoiser, never a pass or a failure.
+
+    eps_rms: sqrt(excess)/sigma, root mean square error of the predicted noise per dimension (1 is
+    the size of the noise itself), geometric mean over seeds with its t interval. fisher_nats:
+    d excess/sigma^4, the Fisher divergence E|s - s*|^2 of the level.
+    """
+    rows: list[list[Any]] = []
+    table = results.levels
+    if "excess" not in table:
+        return pd.DataFrame(rows, columns=LEARNING)
+    for case in results.cases:
+        d = (
+            math.prod(results.facts.get(case, {}).get("shape", []))
+            if case in results.facts
+            else None
+        )
+        for arm in results.arms(case):
+            for variant in results.variants(case, arm):
+                found = chosen(table, case, arm, variant)
+                for sigma, excess in found[found["excess"].notna()].groupby("sigma")["excess"]:
+                    s = float(str(sigma))
+                    rms = np.sqrt(excess.to_numpy()) / s
+                    mean = interval(rms, results.level, bool((rms > 0).all()))
+                    fisher = d * mean.value**2 / s**2 if d else math.nan
+                    rows.append([case, arm, variant, s, len(rms), *mean, fisher])
+    return pd.DataFrame(rows, columns=LEARNING)
+
+
+def decades(results: Results) -> pd.DataFrame:
+    """decades.csv: log10(max/min) over sigma of the target's and of the output's rms."""
+    rows = []
+    for case in results.cases:
+        for arm in results.arms(case):
+            for variant in results.variants(case, arm):
+                key = (case, arm, variant)
+                target, output = (
+                    _span(chosen(table, *key).groupby("sigma")[column].mean())
+                    if column in table
+                    else math.nan
+                    for table, column in (
+                        (results.coefficients, "target_rms"),
+                        (results.levels, "output_rms"),
+                    )
+                )
+                rows.append([*key, target, output])
+    return pd.DataFrame(rows, columns=[*LABEL, "target", "output"])
+
+
+def _span(rms: pd.Series[float]) -> float:
+    values = rms[np.isfinite(rms) & (rms > 0)]
+    return math.log10(values.max() / values.min()) if len(values) else math.nan
+
+
+def setup(results: Results) -> list[tuple[str, list[str]]]:
+    """(row title, one text per case): what was held equal and how large it was."""
+    rows: dict[str, list[str]] = {}
+    for case in results.cases:
+        trials = results.trials[results.trials["case"] == case]
+        configs = [c for i in dict.fromkeys(trials["id"]) if (c := results.configs.get(i))]
+        facts = results.facts.get(case, {})
+        shape = " × ".join(map(str, facts.get("shape", []))) or "?"
+        parameters = trials["parameters"].dropna()
+        seeds = trials.groupby(["arm", "variant"])["seed"].nunique()
+        training = [c.get("training", {}) for c in configs]
+        evaluation = [c.get("evaluation", {}) for c in configs]
+        values = {
+            "case": case or "all data",
+            "data": _distinct(_component(c.get("dataset")) for c in configs),
+            "shape": f"{shape} ({'exact oracle' if results.oracle(case) else 'no oracle'})",
+            "samples": f"{facts.get('train', '?')} training, {facts.get('test', '?')} held out",
+            "sigma_data": _distinct(_sigma_data(c) for c in configs),
+            "noise levels": _distinct(_range(c) for c in configs),
+            "network": _distinct(_component(c.get("network")) for c in configs),
+            "parameters": _distinct(f"{int(n):,}" for n in parameters),
+            "training": _distinct(
+                f"{t.get('steps')} steps, batch {t.get('batch')}, EMA {t.get('ema')}"
+                for t in training
+            ),
+            "learning rate": _distinct(f"{t.get('learning_rate')}" for t in training),
+            "gradient clipping": _distinct(
+                f"{t['clip']}" if t.get("clip") else "none" for t in training
+            ),
+            "seeds": _distinct(str(n) for n in sorted(seeds)),
+            "evaluation": _distinct(
+                f"{e.get('levels')} levels × {e.get('draws')} draws, {e.get('samples')} samples by "
+                f"{_component(e.get('sampler'))}, {e.get('steps')} steps"
+                for e in evaluation
+            ),
+        }
+        for title, text in values.items():
+            rows.setdefault(title, []).append(text)
+    return list(rows.items())
+
+
+def recipes(results: Results) -> list[list[str]]:
+    """arm, variant, and what the axes resolved to; equal variants of an arm in one row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    seen: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for trial in results.trials.drop_duplicates(["arm", "variant", "id"]).itertuples():
+        config = results.configs.get(str(trial.id)) or {}
+        axes = seen.setdefault((str(trial.arm), str(trial.variant)), {})
+        for axis in ("weighting", "loss", "density"):
+            axes.setdefault(axis, []).append(
+                _component(config.get(axis), hide=("sigma_min", "sigma_max"))
+            )
+        for axis in ("c_in", "c_noise"):
+            axes.setdefault(axis, []).append(str(config.get(axis, "?")))
+    for (arm, variant), axes in seen.items():
+        key = (arm, *(_distinct(values) for values in axes.values()))
+        rows.setdefault(key, []).append(variant)
+    return [[key[0], ", ".join(variants), *key[1:]] for key, variants in rows.items()]
+
+
+def failures(results: Results) -> list[list[str]]:
+    """title, id, status and message of every trial that did not finish."""
+    rows = []
+    for trial in results.trials.drop_duplicates("id").itertuples():
+        if trial.status == "finished":
+            continue
+        what = {
+            "diverged": f"loss not finite at step {_integer(trial.diverged_at)}",
+            "failed": str(trial.error),
+            "interrupted": "stopped at a checkpoint; the same command resumes it",
+            "new": "has not run",
+        }.get(str(trial.status), "")
+        parts = (trial.variant, trial.case, trial.arm, f"seed {trial.seed}")
+        rows.append(
+            [" · ".join(str(p) for p in parts if p), str(trial.id), str(trial.status), what]
+        )
+    return rows
+
+
+def provenance(results: Results) -> list[list[str]]:
+    """name, kind, origin without its folders, version or short digest of every plugin."""
+    rows = []
+    for plugin in results.study.get("plugins") or []:
+        kind, version = plugin.get("kind", ""), str(plugin.get("version", ""))
+        origin = str(plugin.get("origin", ""))
+        if kind == "file":
+            origin, version = Path(origin).name, f"sha256 {version[:12]}"
+        rows.append([str(plugin.get("plugin", "")), kind, origin, version])
+    return rows
+
+
+def machine(results: Results) -> list[tuple[str, str]]:
+    """Device, versions, seeds and times."""
+    study = results.study
+    versions = study.get("versions") or {}
+    once = results.trials.drop_duplicates("id")
+    training = float(once["training_seconds"].sum())
+    rows = [
+        ("device", str(study.get("device", "unknown"))),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or "unknown"),
+        ("seeds", ", ".join(map(str, sorted(set(once["seed"]))))),
+        ("trials", f"{len(once)}, under {len(results.trials)} labels"),
+        ("training", f"{number(training)} s in all trials together"),
+    ]
+    if study.get("seconds"):
+        rows.append(("wall clock", f"{number(study['seconds'])} s"))
+        if study.get("logging_seconds") is not None:
+            share = study["logging_seconds"] / study["seconds"]
+            text = f"{number(study['logging_seconds'])} s, {share:.1%} of the wall clock, in the driver"
+            rows.append(("logging", text))
+    return rows
+
+
+def _integer(value: Any) -> str:
+    return "?" if value is None or value != value else str(int(value))
+
+
+def _distinct(values: Iterable[str]) -> str:
+    """The different values in the order of their first appearance."""
+    return " / ".join(dict.fromkeys(values)) or "?"
+
+
+def _component(named: dict[str, Any] | None, hide: tuple[str, ...] = ()) -> str:
+    """`name (option value, ...)`; "none" where an axis is empty."""
+    if named is None:
+        return "none"
+    options = [
+        f"{key} {json.dumps(value) if isinstance(value, list | dict) else value}"
+        for key, value in (named.get("options") or {}).items()
+        if key not in hide
+    ]
+    return f"{named.get('name')} ({', '.join(options)})" if options else str(named.get("name"))
+
+
+def _sigma_data(config: dict[str, Any]) -> str:
+    used, measured = config.get("sigma_data"), config.get("sigma_data_measured")
+    if used is None:
+        return "?"
+    return number(used) if used == measured else f"{number(used)} set (measured {number(measured)})"
+
+
+def _range(config: dict[str, Any]) -> str:
+    options = (config.get("density") or {}).get("options", {})
+    return f"{number(options.get('sigma_min'))} to {number(options.get('sigma_max'))}"
