@@ -138,9 +138,9 @@ def convert(
         UnknownName: an unknown kind.
         ValueError: value and x differ in shape, or sigma fits neither.
 
-    Float error: |error| <= gamma_8 times the sum of the absolute values of the added terms
-    (math: docs/mathematics.md); x0 -> eps is therefore ill-conditioned as u/sigma for sigma -> 0,
-    eps -> x0 as u sigma for sigma -> infinity, and from v nothing is lost at either end.
+    Rounding: |error| <= gamma_12 times the sum of the absolute values of the added terms, with
+    gamma_k = k u/(1 - k u). So x0 -> eps loses u/sigma for sigma -> 0 and eps -> x0 loses u sigma
+    for sigma -> infinity, whatever the formula, and from v nothing is lost at either end.
     """
     if value.shape != x.shape:
         raise ValueError(f"value has shape {tuple(value.shape)}, x {tuple(x.shape)}: not the same.")
