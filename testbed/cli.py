@@ -90,6 +90,7 @@ def plugins(
         }
         typer.echo(json.dumps(found, indent=2))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, title="Components", title_justify="left", pad_edge=False)
@@ -108,7 +109,8 @@ def plugins(
     console.print()
     console.print(sources)
     for failure in registry.failures:
-        console.print(f"[red]not loaded[/] {failure.plugin} ({failure.origin}): {failure.error}")
+        what = escape(f"{failure.plugin} ({failure.origin}): {failure.error}")
+        console.print(f"[red]not loaded[/] {what}")
     console.print("\nNext: [bold]testbed explain NAME[/], or drop a file into plugins/.")
     if registry.failures:
         raise typer.Exit(1)

@@ -1,7 +1,8 @@
 """Every statement of the report as a test over seeds, in families that are declared beforehand.
 
     baseline   each variant against the baseline of its case and arm, on the primary metric
-    pair       every pair of variants of one case and arm; decides whether there is a winner
+    pair       every other pair of variants of one case and arm; with the former, it decides whether
+               there is a winner
     arm        each variant in a later arm against itself in the first
     spread     worst over best variant within a seed, in a later arm against the first
 
@@ -28,7 +29,7 @@ SPREAD = "worst/best"
 
 @dataclass(frozen=True)
 class Versus:
-    """`variant` in `arm` over `against` in `against_arm`, paired by seed, or why it was not done."""
+    """`variant` in `arm` over `against` in `against_arm`, paired by seed, or why not."""
 
     kind: str
     case: str
@@ -78,6 +79,14 @@ class Comparisons:
         columns = [c for c in columns if c not in ("comparison", "reason")]
         return pd.DataFrame([one.row() for one in everything], columns=columns)
 
+    def of(self, case: str, arm: str, one: str, other: str) -> Versus | None:
+        """The comparison of two variants within an arm, in whichever direction it was made."""
+        for versus in (*self.baseline, *self.pairs):
+            here = (versus.case, versus.arm) == (case, arm)
+            if here and {versus.variant, versus.against} == {one, other}:
+                return versus
+        return None
+
     def to_baseline(self, case: str, arm: str, variant: str) -> Versus | None:
         """The comparison of a variant with its baseline; None for the baseline itself."""
         for one in self.baseline:
@@ -102,6 +111,10 @@ def make(results: Results) -> Comparisons:
                     place = (case, arm, variant, arm, reference)
                     baseline.append(_versus(results, "baseline", *place))
             for one, other in itertools.combinations(variants, 2):
+                if other == baseline_of(results, case, arm, one):
+                    continue
+                if one == baseline_of(results, case, arm, other):
+                    continue
                 pairs.append(_versus(results, "pair", case, arm, one, arm, other))
         for arm in names[1:]:
             for variant in results.variants(case, arm):
@@ -237,9 +250,9 @@ def interval(values: Any, level: float, log: bool) -> Interval:
 def level_table(results: Results) -> pd.DataFrame:
     """levels.csv: per noise level, geometric means over the finished seeds with intervals.
 
-    Losses and excess risks are per dimension in x0 space. `ratio` is the loss, or with an oracle the
-    excess risk, over the baseline's, paired by seed; p_holm is corrected over the levels of that one
-    comparison. Trials that diverged have no levels: `diverged` counts them.
+    Losses and excess risks are per dimension in x0 space. `ratio` is the loss, or with an oracle
+    the excess risk, over the baseline's, paired by seed; p_holm is corrected over the levels of
+    that one comparison. Trials that diverged have no levels: `diverged` counts them.
     """
     rows: list[dict[str, Any]] = []
     for case in results.cases:
@@ -250,7 +263,8 @@ def level_table(results: Results) -> pd.DataFrame:
                 trials = results.of(case, arm, variant)
                 reference = baseline_of(results, case, arm, variant)
                 versus = per_level(results, case, arm, variant, reference)
-                for sigma, found in table.groupby("sigma"):
+                for sigma in sorted(set(table["sigma"].astype(float))):
+                    found = table[table["sigma"] == sigma]
                     row: dict[str, Any] = dict(zip(LABEL, (case, arm, variant), strict=True))
                     row |= {"sigma": sigma, "n": len(found)}
                     row["diverged"] = int((trials["status"] == "diverged").sum())
@@ -277,7 +291,7 @@ def level_table(results: Results) -> pd.DataFrame:
 def per_level(
     results: Results, case: str, arm: str, variant: str, against: str
 ) -> Mapping[float, Comparison]:
-    """Excess risk (or loss) of a variant over another's at every level, corrected over the levels."""
+    """Excess risk (or loss) of a variant over another's by level, corrected over the levels."""
     measure = "excess" if results.oracle(case) else "loss"
     if variant == against or are_twins(results, case, arm, variant, against):
         return {}

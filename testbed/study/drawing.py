@@ -6,6 +6,7 @@ The same folder gives the same bytes: ids are salted with the figure's name, and
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from testbed.metrics.statistics import mean_interval
 from testbed.study.results import Results
+from testbed.study.words import FIGURES
 
 # Okabe and Ito, without black, which is for references, and with yellow last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
@@ -50,9 +53,10 @@ SIGMA = "noise level σ"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report: its file's stem, the SVG text, and what to look for."""
+    """A figure of the report: its file's stem, its title, the SVG text, and what to look for."""
 
     name: str
+    title: str
     svg: str
     caption: str
 
@@ -62,6 +66,13 @@ Band = pd.DataFrame
 
 End = tuple[str, float, float, str]
 """Name, x, y and colour of a line's end."""
+
+
+def picture(figure: Figure, kind: str, case: str, note: str = "") -> Picture:
+    """A finished figure with its text; `note` is what only this one needs."""
+    name = f"{kind}_{slug(case)}"
+    title, caption = FIGURES[kind]
+    return Picture(name, title, text_of(figure, name), f"{caption} {note}".strip())
 
 
 def ink(variant: str, order: Sequence[str]) -> dict[str, Any]:
@@ -81,14 +92,32 @@ def text_of(figure: Figure, name: str) -> str:
     """The figure as an SVG element that scales, with ids of its own, to stand in a page."""
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    # A hundredth of a point is enough.
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    # In attributes, a hundredth of a point is enough.
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     return svg.replace("<svg ", '<svg role="img" ', 1)
+
+
+def decade(value: float, position: object = None) -> str:
+    """A tick of a log axis in plain text: 0.01, 100, 10⁵."""
+    power = math.log10(abs(value)) if value else 0.0
+    if abs(power) <= 3:
+        return f"{value:g}"
+    digits = f"{round(power)}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{'-' if value < 0 else ''}10{digits}"
+
+
+def scale(axes: Axes, x: str, y: str) -> None:
+    """Sets both scales, with a tick at whole decades only where they are logarithmic."""
+    axes.set(xscale=x, yscale=y)
+    for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
+        if name != "linear":
+            axis.set_major_formatter(FuncFormatter(decade))
+            axis.set_minor_locator(NullLocator())
 
 
 def panels(
@@ -102,7 +131,7 @@ def panels(
 
 
 def band(table: pd.DataFrame, x: str, y: str, level: float) -> Band:
-    """Geometric mean of y over seeds with its t interval at every x; rows without one are left out."""
+    """Geometric mean of y over seeds with its t interval at every x that has one."""
     rows = []
     for at, values in table.groupby(x)[y]:
         if len(values) and np.isfinite(values).all() and (values > 0).all():
@@ -122,31 +151,19 @@ def draw(axes: Axes, lines: Mapping[str, Band], order: Sequence[str]) -> None:
 
 
 def name_ends(axes: Axes, ends: Sequence[End]) -> None:
-    """Writes each (name, x, y, colour) beside the end of its line, moved apart where they collide."""
-    low, high = axes.transData.inverted().transform(axes.transAxes.transform([(0, 0), (1, 1)]))[
-        :, 1
-    ]
-    placed = []
+    """Writes every name beside the end of its line, moved apart where they collide."""
+    bottom, top = sorted(axes.get_ylim())
+    wanted = []
     for name, x, y, colour in ends:
-        inside = min(max(y, min(low, high)), max(low, high))
-        at = axes.transAxes.inverted().transform(axes.transData.transform((x, inside)))
-        placed.append([float(at[1]), float(at[0]), name, colour])
-    placed.sort(key=lambda item: (item[0], item[2]))
-    gap = 0.062
-    heights = [item[0] for item in placed]
-    for _ in range(200):
-        for i in range(len(heights) - 1):
-            short = gap - (heights[i + 1] - heights[i])
-            if short > 1e-4:
-                heights[i] -= short / 2
-                heights[i + 1] += short / 2
-        heights = [min(max(h, 0.01), 0.99) for h in heights]
-    for (y, x, name, colour), h in zip(placed, heights, strict=True):
+        inside = axes.transData.transform((x, min(max(y, bottom), top)))
+        wanted.append((float(axes.transAxes.inverted().transform(inside)[1]), name, x, y, colour))
+    wanted.sort()
+    heights = apart([height for height, *_ in wanted])
+    for height, (_, name, x, y, colour) in zip(heights, wanted, strict=True):
         axes.annotate(
             name,
-            xy=(x, y),
-            xytext=(1.03, h),
-            xycoords="axes fraction",
+            xy=(x, min(max(y, bottom), top)),
+            xytext=(1.04, height),
             textcoords="axes fraction",
             color=colour,
             va="center",
@@ -155,6 +172,18 @@ def name_ends(axes: Axes, ends: Sequence[End]) -> None:
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 1, "shrinkB": 1},
         )
+
+
+def apart(heights: Sequence[float], gap: float = 0.065) -> list[float]:
+    """Ascending heights in [0, 1], moved until neighbours are `gap` apart."""
+    moved = np.asarray(heights, dtype=float)
+    for _ in range(200):
+        for i in range(len(moved) - 1):
+            short = max(gap - (moved[i + 1] - moved[i]), 0)
+            moved[i] -= short / 2
+            moved[i + 1] += short / 2
+        moved = moved.clip(0.01, 0.99)
+    return [float(height) for height in moved]
 
 
 def ends_of(lines: Mapping[str, Band], order: Sequence[str]) -> list[End]:
@@ -173,10 +202,10 @@ Lines = Callable[[str, str], Band]
 def by_arm(
     results: Results,
     case: str,
-    name: str,
+    kind: str,
     line: Lines,
     ylabel: str,
-    caption: str,
+    note: str = "",
     references: Callable[[Axes], list[End]] | None = None,
     yscale: str = "log",
     xscale: str = "log",
@@ -191,14 +220,15 @@ def by_arm(
         return None
     figure, grid = panels(len(arms))
     for axes, arm in zip(grid[0], arms, strict=True):
-        axes.set(xscale=xscale, yscale=yscale, title=arm, xlabel=xlabel)
+        scale(axes, xscale, yscale)
+        axes.set(title=arm, xlabel=xlabel)
         draw(axes, found[arm], order)
     grid[0][0].set_ylabel(ylabel)
     limit(grid[0][0], [b for lines in found.values() for b in lines.values()], yscale)
     for axes, arm in zip(grid[0], arms, strict=True):
         more = references(axes) if references else []
         name_ends(axes, [*ends_of(found[arm], order), *more])
-    return Picture(f"{name}_{slug(case)}", text_of(figure, f"{name}_{slug(case)}"), caption)
+    return picture(figure, kind, case, note)
 
 
 def limit(axes: Axes, lines: Sequence[Band], yscale: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from rich.markup import escape
 
 from testbed.components import Component, Density, Loss, Weighting
 from testbed.errors import UnknownName, unknown
@@ -79,7 +80,7 @@ def _parameterization(
     lines = [f"  sigma_data = {sigma_data:g}; D = c_skip x + c_out F(c_in x, c_noise)"]
     if p.stated_target is not None:
         lines.append("  target, as stated:")
-        lines += [f"    {line}" for line in _source(p.stated_target).splitlines()]
+        lines += [f"    {escape(line)}" for line in _source(p.stated_target).splitlines()]
     if not p.affine:
         return "\n".join([*lines, "  not affine: no coefficients to tabulate", ""])
     c = p.coefficients(SHOWN, sigma_data=sigma_data)

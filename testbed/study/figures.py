@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from testbed.study.drawing import (
-    DECADES,
     REFERENCE,
     SIGMA,
     Band,
@@ -23,8 +23,8 @@ from testbed.study.drawing import (
     limit,
     name_ends,
     panels,
-    slug,
-    text_of,
+    picture,
+    scale,
 )
 from testbed.study.results import Results, chosen
 
@@ -43,12 +43,12 @@ def of_seeds(results: Results, case: str) -> str:
     """How bands are to be read in this case."""
     trials = results.trials[results.trials["case"] == case]
     lost = int((trials["status"] == "diverged").sum())
-    note = f" Trials that diverged ({lost}) have no line." if lost else ""
+    note = f" Trials that diverged ({lost}) were not measured and are not in it." if lost else ""
     return f"Lines: geometric mean over seeds; bands: {results.level:.0%} t interval.{note}"
 
 
 def excess(results: Results, case: str) -> Picture | None:
-    """Excess risk per level in eps form, with the irreducible loss and the linear denoiser's excess."""
+    """Excess risk per level in eps form, with the irreducible loss and the linear excess."""
     table = results.levels[results.levels["case"] == case]
     if "excess" not in table or not table["excess"].notna().any():
         return None
@@ -72,16 +72,8 @@ def excess(results: Results, case: str) -> Picture | None:
                 ends.append((name, float(once["sigma"][at]), float(drawn[at]), REFERENCE))
         return ends
 
-    caption = (
-        "Excess risk over σ², E|D − D*|²/(d σ²): what each model missed, lower is better. The area "
-        "under a curve over log σ times d is its excess in nats, so look for where a curve is high. "
-        "Grey: the irreducible loss of the exact denoiser (dotted) and the excess of the best linear "
-        "one (Wiener, dash-dotted); a model above the latter has learnt less than the covariance. "
-    )
-    return by_arm(
-        results, case, "excess", line, "excess risk / σ²  (per dimension)",
-        caption + of_seeds(results, case), references,
-    )  # fmt: skip
+    ylabel = "excess risk / σ²  (per dimension)"
+    return by_arm(results, case, "excess", line, ylabel, of_seeds(results, case), references)
 
 
 def wiener(results: Results, case: str) -> Picture | None:
@@ -96,15 +88,8 @@ def wiener(results: Results, case: str) -> Picture | None:
         axes.axhline(1, color=REFERENCE, lw=1, linestyle="-.")
         return []
 
-    caption = (
-        "Denoising loss over that of the best linear denoiser (the Gaussian fitted to the training "
-        "split). Below 1 (grey line) a model uses more than the covariance; above 1 it has not learnt "
-        "even that. Look at which end of σ each parameterization fails. "
-    )
-    return by_arm(
-        results, case, "wiener", line, "loss / Wiener loss",
-        caption + of_seeds(results, case), references,
-    )  # fmt: skip
+    ylabel, note = "loss / Wiener loss", of_seeds(results, case)
+    return by_arm(results, case, "wiener", line, ylabel, note, references)
 
 
 def sizes(results: Results, case: str) -> Picture | None:
@@ -127,50 +112,29 @@ def sizes(results: Results, case: str) -> Picture | None:
     if not any(lines.values()):
         return None
     figure, grid = panels(len(lines), width=3.6)
-    for axes, (title, found) in zip(grid[0], lines.items(), strict=True):
-        axes.set(xscale="log", yscale="log", title=title.removesuffix(", "), xlabel=SIGMA)
-        draw(axes, found, order)
+    for axes, (title, drawn) in zip(grid[0], lines.items(), strict=True):
+        scale(axes, "log", "log")
+        axes.set(title=title.removesuffix(", "), xlabel=SIGMA)
+        draw(axes, drawn, order)
     grid[0][0].set_ylabel("root mean square")
-    limit(grid[0][0], [b for found in lines.values() for b in found.values()], "log")
-    for axes, found in zip(grid[0], lines.values(), strict=True):
-        name_ends(axes, ends_of(found, order))
-    name = f"sizes_{slug(case)}"
-    caption = (
-        "Size of what the network is asked for (left, exact) and of what it gives (right, trained "
-        "models on held-out data). A target that spans decades asks one network for outputs of very "
-        "different size; an output that leaves its target’s curve has not followed it. "
-    )
-    return Picture(name, text_of(figure, name), caption + of_seeds(results, case))
+    limit(grid[0][0], [line for drawn in lines.values() for line in drawn.values()], "log")
+    for axes, drawn in zip(grid[0], lines.values(), strict=True):
+        name_ends(axes, ends_of(drawn, order))
+    return picture(figure, "sizes", case, of_seeds(results, case))
 
 
 def start(results: Results, case: str) -> Picture | None:
     """Expected loss per level before training."""
-    return _exact(
-        results, case, "start", "loss_start", "expected loss at F = 0, mean 1",
-        "The loss before training: its expectation at F = 0 for each noise level, over its mean under "
-        "the training density. Flat: every level starts with equal say. A peak: the first steps are "
-        "spent there. Variants with a loss that is not quadratic have no line.",
-    )  # fmt: skip
+    return _exact(results, case, "start", "loss_start", "expected loss at F = 0, mean 1")
 
 
 def weights(results: Results, case: str) -> Picture | None:
     """Effective weights in eps form, normalised to a peak of 1."""
-    return _exact(
-        results, case, "weights", "weight_eps", "λ p(log σ) σ², peak 1",
-        "Effective weight of the error in ε, λ(σ) p(log σ) σ², scaled to a peak of 1: what a run really "
-        "optimises. With one weighting and one density the curves coincide.",
-        peak=True,
-    )  # fmt: skip
+    return _exact(results, case, "weights", "weight_eps", "λ p(log σ) σ², peak 1", peak=True)
 
 
 def _exact(
-    results: Results,
-    case: str,
-    name: str,
-    column: str,
-    ylabel: str,
-    caption: str,
-    peak: bool = False,
+    results: Results, case: str, kind: str, column: str, ylabel: str, peak: bool = False
 ) -> Picture | None:
     """A column of coefficients.csv over sigma, without intervals: it is no measurement."""
     if column not in results.coefficients:
@@ -182,7 +146,7 @@ def _exact(
         y = y / y.max() if peak else y
         return pd.DataFrame({"x": found["sigma"], "value": y})[y > 0]
 
-    return by_arm(results, case, name, line, ylabel, caption)
+    return by_arm(results, case, kind, line, ylabel)
 
 
 def training(results: Results, case: str) -> Picture | None:
@@ -203,7 +167,8 @@ def training(results: Results, case: str) -> Picture | None:
         }
         drawn = drawn or any(found.values())
         for axes, arm in zip(row, arms, strict=True):
-            axes.set(yscale="log", title=arm, xlabel="training step")
+            scale(axes, "linear", "log")
+            axes.set(title=arm, xlabel="training step")
             draw(axes, found[arm], order)
         row[0].set_ylabel(ylabel)
         if any(found.values()):
@@ -212,13 +177,8 @@ def training(results: Results, case: str) -> Picture | None:
             name_ends(axes, ends_of(found[arm], order))
     if not drawn:
         return None
-    name = f"training_{slug(case)}"
-    caption = (
-        "Above: training loss over its expected value at F = 0. The losses are different objectives: "
-        "compare shapes, not heights. Below: standard deviation over mean of the gradient norm "
-        "between two points of the curve; high means that few draws decide the steps. "
-    )
-    return Picture(name, text_of(figure, name), caption + of_seeds(results, case))
+    means = f"Lines: geometric mean over seeds; bands: {results.level:.0%} t interval"
+    return picture(figure, "training", case, f"{means}; both end where a trial diverged.")
 
 
 def _curve(table: pd.DataFrame, column: str, level: float) -> Band:
@@ -236,39 +196,28 @@ def coefficients(results: Results, case: str) -> Picture | None:
     arms, order = results.arms(case), results.variants(case)
     wanted = [("c_skip", ""), ("c_out", "")]
     wanted += [(name, arm) for name in ("c_in", "c_noise") for arm in arms]
-    scales = {"c_skip": "linear", "c_out": "log", "c_in": "log", "c_noise": "symlog"}
+    scales = {"c_skip": "linear", "c_out": "log", "c_in": "log"}
     figure, grid = panels(-(-len(wanted) // 2), rows=2, width=3.2, height=2.5, shared=False)
     seen: list[str] = []
     for axes, (column, arm) in zip(grid.T.flat, wanted, strict=False):
-        title = f"{'|c_out|' if column == 'c_out' else column}{f', {arm}' if arm else ''}"
-        axes.set(xscale="log", yscale=scales[column], title=title, xlabel=SIGMA)
+        rows = table[(table["case"] == case) & (table["arm"] == (arm or arms[0]))]
+        wide = rows[column].abs().max() > 10
+        scale(axes, "log", scales.get(column, "symlog" if wide else "linear"))
+        name = "|c_out|" if column == "c_out" else column
+        axes.set(title=f"{name}, {arm}" if arm else name, xlabel=SIGMA)
         for variant in order:
-            rows = table[(table["case"] == case) & (table["variant"] == variant)]
-            rows = rows[rows["arm"] == (arm or (rows["arm"].iloc[0] if len(rows) else ""))]
-            y = rows[column].abs() if column == "c_out" else rows[column]
-            if len(rows):
-                axes.plot(rows["sigma"], y, **ink(variant, order), label=variant)
+            found = rows[rows["variant"] == variant]
+            if len(found):
+                y = found[column].abs() if column == "c_out" else found[column]
+                axes.plot(found["sigma"], y, **ink(variant, order))
                 seen.append(variant)
     for axes in grid.T.flat[len(wanted) :]:
         axes.set_visible(False)
     if not seen:
         return None
-    handles = [grid.flat[0].plot([], [], **ink(v, order))[0] for v in dict.fromkeys(seen)]
+    names = list(dict.fromkeys(seen))
+    handles = [Line2D([], [], **ink(name, order)) for name in names]
     figure.legend(
-        handles,
-        list(dict.fromkeys(seen)),
-        loc="outside upper left",
-        ncols=8,
-        frameon=False,
-        handlelength=3.2,
+        handles, names, loc="outside upper left", ncols=8, frameon=False, handlelength=3.2
     )
-    name = f"coefficients_{slug(case)}"
-    caption = (
-        "The coefficients of D = c_skip x + c_out F(c_in x, c_noise). |c_out| is what multiplies the "
-        "network’s own error in D: look for where it exceeds 1. c_skip and c_out are the same in every "
-        "arm."
-    )
-    return Picture(name, text_of(figure, name), caption)
-
-
-__all__ = ["DECADES", "Picture", "of_case"]
+    return picture(figure, "coefficients", case)

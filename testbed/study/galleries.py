@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from testbed.study.comparisons import Interval
-from testbed.study.drawing import REFERENCE, Picture, ink, panels, slug, text_of
+from testbed.study.drawing import REFERENCE, Picture, ink, panels, picture
 from testbed.study.results import Results
 
 Array = NDArray[np.float64]
@@ -17,11 +16,11 @@ SIDE = 8
 DOTS = 400
 
 
-def gallery(results: Results, case: str, means: dict[tuple[str, str], Interval]) -> Picture | None:
+def gallery(results: Results, case: str, means: dict[tuple[str, str], str]) -> Picture | None:
     """Real data beside the samples of every variant, a row per arm.
 
     Args:
-        means: by (arm, variant) the mean of a sample metric, written under each panel's title.
+        means: by (arm, variant) the mean of a sample metric, written below each panel.
     """
     real = results.real(case)
     if real is None or len(real) < 2:
@@ -49,17 +48,20 @@ def gallery(results: Results, case: str, means: dict[tuple[str, str], Interval])
                 _grid(axes, samples, frame) if image else _scatter(axes, samples, frame, colour)
             )
             if variant is not None:
-                mean = means.get((arm, variant))
-                label = f"{mean.value:.3g}" if mean is not None else ""
-                axes.set_xlabel(f"{label}{outside}", fontsize=8)
+                label = [text for text in (means.get((arm, variant)), outside) if text]
+                axes.set_xlabel(" · ".join(label), fontsize=8)
         if arm:
             row[0].set_ylabel(arm, fontweight="bold")
-    name = f"samples_{slug(case)}"
-    return Picture(name, text_of(figure, name), "")
+    note = (
+        "Values are cut to the real data’s range."
+        if image
+        else "The axes are the first two principal ones of the real data, which fix the frame too."
+    )
+    return picture(figure, "samples", case, note)
 
 
 class _Frame:
-    """What the real data fixes for every panel: the range of values, two directions, their limits."""
+    """What the real data fixes for every panel: the values' range, two directions, limits."""
 
     def __init__(self, real: Array) -> None:
         self.low, self.high = float(real.min()), float(real.max())
@@ -104,8 +106,8 @@ def _scatter(axes: Axes, samples: Array, frame: _Frame, colour: Any) -> str:
     """The first 400 samples in the real data's plane; returns how many lie outside the frame."""
     plane = frame.project(samples[:DOTS])
     inside = ((plane >= frame.bottom) & (plane <= frame.top)).all(1)
-    axes.plot(*plane[inside].T, ".", ms=2.2, mew=0, color=colour, alpha=0.7)
+    axes.plot(*plane[inside].T, ".", ms=2.2, mew=0, color=colour, alpha=0.7, rasterized=True)
     axes.set_xlim(frame.bottom[0], frame.top[0])
     axes.set_ylim(frame.bottom[1], frame.top[1])
     lost = int((~inside).sum())
-    return f" · {lost} of {len(plane)} outside" if lost else ""
+    return f"{lost} of {len(plane)} outside" if lost else ""

@@ -69,16 +69,17 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
         InputError: names, options or combinations that cannot work, all of them at once.
     """
     trials: dict[str, Trial] = {}
-    problems: list[str] = []
-    seen: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    problems: dict[str, list[str]] = {}
+    seen: set[tuple[Any, ...]] = set()
     for arrangement in study.arrangements:
         for seed in arrangement.settings.seeds:
             try:
                 config = resolve(arrangement.settings, registry, seed, device)
-            except InputError as problem:
-                where = ", ".join(part for part in (arrangement.case, arrangement.arm) if part)
+            except InputError as found:
+                where = " ".join(filter(None, (arrangement.case, arrangement.arm)))
                 name = arrangement.settings.parameterization.name
-                problems.append(f"{study.file}: {where + ', ' if where else ''}{name}: {problem}")
+                for line in str(found).splitlines():
+                    problems.setdefault(line, []).append(f"{where} {name}".strip())
                 break
             identity = hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
             one = trials.setdefault(identity, Trial(identity, config))
@@ -89,11 +90,16 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             }
             key = (*label.values(), seed)
             if key in seen:
-                problems.append(f"{study.file}: {' '.join(map(str, key))} is asked for twice.")
-            seen[key] = ()
+                problems.setdefault("asked for twice.", []).append(" ".join(map(str, key)))
+            seen.add(key)
             one.labels.append(label)
     if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+        lines = []
+        for problem, places in problems.items():
+            unique = list(dict.fromkeys(places))
+            more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
+            lines.append(f"{study.file}: {', '.join(unique[:3])}{more}: {problem}")
+        raise InputError("\n".join(lines))
     plan = Plan(study, folder, device, list(trials.values()))
     _look_up(plan)
     return plan
@@ -116,36 +122,56 @@ def canonical(config: Any) -> str:
 
 
 def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str) -> dict[str, Any]:
-    """The complete configuration of one trial, every default written out."""
-    p = registry.parameterization(
-        settings.parameterization.name, **settings.parameterization.options
-    )
-    recipe = p.recipe
+    """The complete configuration of one trial, every default written out.
+
+    Raises:
+        InputError: a line for each name or option that does not exist.
+    """
+    problems: list[str] = []
+
+    def look_up(axis: str, choice: Choice) -> Any:
+        try:
+            return getattr(registry, axis)(choice.name, **choice.options)
+        except InputError as problem:
+            problems.append(str(problem))
+            return None
+
+    evaluation = settings.evaluation
+    p = look_up("parameterization", settings.parameterization)
     parts: dict[str, Any] = {"parameterization": p}
     for axis in RECIPE:
-        choice = _from_recipe(axis, getattr(settings, axis), p, recipe)
+        choice: Choice | None = getattr(settings, axis)
+        if choice and choice.name in ("recipe", "none"):
+            if p is None:
+                continue
+            try:
+                choice = _from_recipe(axis, choice, p, p.recipe)
+            except InputError as problem:
+                problems.append(str(problem))
+                continue
         if axis == "density" and choice is not None:
             cut = {"sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
             choice = Choice(name=choice.name, options={**cut, **choice.options})
-        parts[axis] = choice and getattr(registry, axis)(choice.name, **choice.options)
+        parts[axis] = choice and look_up(axis, choice)
+    dataset = look_up("dataset", settings.dataset)
+    network = look_up("network", settings.network)
+    metrics = [look_up("metric", metric) for metric in evaluation.metrics]
+    sampler = look_up("sampler", evaluation.sampler)
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
     inputs = {}
     for name in ("c_in", "c_noise"):
         chosen = getattr(settings, name)
         if chosen == "recipe":
-            chosen = getattr(recipe, name) if recipe else "native"
+            chosen = getattr(p.recipe, name) if p.recipe else "native"
         inputs[name] = chosen
-    dataset = registry.dataset(settings.dataset.name, **settings.dataset.options)
     data = trial.dataset(dataset.name, json.dumps(named(dataset)["options"]), registry)
     sigma_data = settings.sigma_data or data.sigma_data
-    network = registry.network(settings.network.name, **settings.network.options)
     density = parts["density"]
     for name in inputs:
         if inputs[name] == "native" and _is_shared(name, p, sigma_data, density):
             inputs[name] = "shared"
     _check_noise(p, inputs["c_noise"], sigma_data, density, network)
-    evaluation = settings.evaluation
-    metrics = [registry.metric(m.name, **m.options) for m in evaluation.metrics]
-    sampler = registry.sampler(evaluation.sampler.name, **evaluation.sampler.options)
     used: list[Component] = [dataset, network, sampler, *metrics]
     used += [part for part in parts.values() if part is not None]
     return {
@@ -276,6 +302,8 @@ def _look_up(plan: Plan) -> None:
     """Sets every trial's state: finished, diverged, interrupted, failed, stale or new."""
     elsewhere: dict[tuple[str, str, str, int], tuple[str, dict[str, Any]]] = {}
     for found in journal.trials(plan.folder):
+        if journal.state(plan.folder, found["id"]) == "new":
+            continue
         for label in found["labels"]:
             key = _key(label, found["config"]["seed"])
             elsewhere[key] = (found["id"], found["config"])

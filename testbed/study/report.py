@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from testbed.metrics.statistics import Interval
 from testbed.study import comparisons, figures, finding, results, summaries
 from testbed.study.comparisons import Comparisons, Versus
 from testbed.study.drawing import Picture, styled
-from testbed.study.finding import between, number, probability
 from testbed.study.galleries import gallery
 from testbed.study.results import Results
+from testbed.study.words import METRICS, between, number, probability, title
 
 FEW = 6
 
@@ -34,11 +33,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page; cells are text or `Cell`."""
+    """A table of the page."""
 
     head: list[str]
-    rows: list[list[Any]]
-    note: str = ""
+    rows: list[list[Cell]]
+
+
+def table_of(head: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> Table:
+    """A table in which bare text stands for a plain cell."""
+    return Table(list(head), [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows])
 
 
 @dataclass
@@ -112,6 +115,7 @@ def _page(
         title=study.get("title") or study.get("name") or "Study",
         name=study.get("name", ""),
         note=study.get("note", ""),
+        headline=finding.headline(read, compared),
         finding=finding.sentences(read, compared),
         significant=finding.SIGNIFICANT,
         families={
@@ -153,48 +157,43 @@ def _case(
         pictures = list(figures.of_case(read, case))
         pictures += _gallery(read, tables["results"], case)
     primary = read.primary(case)
-    meaning = finding.METRICS.get(primary, ("", "a metric of a plugin"))[1]
+    meaning = METRICS.get(primary, ("", "a metric of a plugin"))[1]
     return CaseView(
         name=case or "all data",
-        primary=f"{finding.title(primary)}: {meaning}.",
+        primary=f"{title(primary)}: {meaning}.",
         table=_results(read, compared, tables["results"], case),
         arms=_arms(compared, case),
         pictures=pictures,
-        decades=_decades(tables["decades"], case),
+        decades=_decades(read, tables["decades"], case),
     )
 
 
 def _results(read: Results, compared: Comparisons, table: pd.DataFrame, case: str) -> Table:
-    """A row for every variant and arm: primary metric, comparison, the other metrics, the floor."""
-    names = read.metric_names(case)
-    head = ["arm", "variant", "seeds", finding.title(names[0]), "ratio to baseline", "p (Holm)",
-            "verdict", *map(finding.title, names[1:])]  # fmt: skip
-    here = table[table["case"] == case].set_index(["arm", "variant", "metric"])
-    rows: list[list[Any]] = []
+    """A row per variant and arm: primary metric, comparison, other metrics; last the floors."""
+    primary, *others = read.metric_names(case)
+    head = ["arm", "variant", "seeds", title(primary), "ratio to baseline", "p (Holm)",
+            "verdict", *map(title, others)]  # fmt: skip
+    rows: list[list[Cell | str]] = []
     for arm in read.arms(case):
         won = finding.winner(read, compared, case, arm)
         for variant in read.variants(case, arm):
-            first = here.loc[(arm, variant, names[0])]
-            seeds = f"{first['n']}" + (
-                f" (+{first['missing']} missing)" if first["missing"] else ""
-            )
             style = "best" if variant == won else ""
-            row = [arm, Cell(variant, style), seeds, _cell(first, style)]
-            row += _versus(compared.to_baseline(case, arm, variant))
-            row += [_cell(here.loc[(arm, variant, name)]) for name in names[1:]]
-            rows.append(row)
+            mine = results.chosen(table, case, arm, variant).to_dict("records")
+            found = {row["metric"]: row for row in mine}
+            first = found[primary]
+            lost = f" (+{first['missing']} missing)" if first["missing"] else ""
+            row: list[Cell | str] = [arm, Cell(variant, style), f"{first['n']}{lost}"]
+            row += [_cell(first, style), *_versus(compared.to_baseline(case, arm, variant))]
+            rows.append([*row, *(_cell(found[name]) for name in others)])
     floors = read.facts.get(case, {}).get("floors", {})
     if floors:
-        floor = [Cell(_floor(floors.get(name)), "quiet") for name in names[1:]]
-        empty: list[Any] = [Cell("", "quiet")] * 4
-        rows.append(
-            [Cell("", "quiet"), Cell("real data", "quiet"), *empty, Cell("floor", "quiet"), *floor]
-        )
-        rows[-1][3] = Cell(_floor(floors.get(names[0])), "quiet")
-    return Table(head, rows)
+        texts = ["", "real data: floor", "", _floor(floors.get(primary)), "", "", ""]
+        texts += [_floor(floors.get(name)) for name in others]
+        rows.append([Cell(text, "quiet") for text in texts])
+    return table_of(head, rows)
 
 
-def _cell(row: pd.Series[Any], style: str = "") -> Cell:
+def _cell(row: dict[Any, Any], style: str = "") -> Cell:
     if row["diverged"]:
         return Cell(f"diverged in {row['diverged']} of {row['n']}", "bad")
     return Cell(between(row["value"], row["low"], row["high"]), style)
@@ -206,13 +205,13 @@ def _floor(floor: dict[str, float | None] | None) -> str:
     return f"{number(floor['mean'])} ± {number(floor.get('sd'))}"
 
 
-def _versus(one: Versus | None) -> list[Any]:
+def _versus(one: Versus | None) -> list[Cell | str]:
     """Ratio with interval, corrected p, verdict."""
     if one is None:
-        return [Cell("1", "quiet"), Cell("", "quiet"), Cell("baseline", "quiet")]
+        return [Cell("1", "quiet"), "", Cell("baseline", "quiet")]
     c = one.comparison
     if c is None or c.diverged:
-        return ["–", "–", Cell(one.verdict, "bad" if c is not None else "quiet")]
+        return ["–", "–", Cell(one.verdict, "quiet" if c is None else "bad")]
     style = {"better": "good", "worse": "bad"}.get(one.verdict, "quiet")
     return [between(c.ratio, c.low, c.high), probability(c.p_holm), Cell(one.verdict, style)]
 
@@ -220,77 +219,66 @@ def _versus(one: Versus | None) -> list[Any]:
 def _arms(compared: Comparisons, case: str) -> Table | None:
     """Every variant in a later arm over itself in the first."""
     members = [one for one in compared.arms if one.case == case]
-    if not members:
-        return None
     rows = [[one.variant, f"{one.arm} / {one.against_arm}", *_versus(one)] for one in members]
-    return Table(["variant", "arms", "ratio", "p (Holm)", "verdict"], rows)
+    return table_of(["variant", "arms", "ratio", "p (Holm)", "verdict"], rows) if rows else None
 
 
-def _decades(table: pd.DataFrame, case: str) -> Table | None:
-    found = table[table["case"] == case]
-    if found.empty:
-        return None
-    rows = [[r.arm, r.variant, number(r.target), number(r.output)] for r in found.itertuples()]
-    return Table(["arm", "variant", "target (exact)", "output (trained)"], rows)
+def _decades(read: Results, table: pd.DataFrame, case: str) -> Table:
+    """A row per variant: the target's decades, then the output's in every arm."""
+    here = table[table["case"] == case]
+    rows: list[list[Cell | str]] = []
+    for variant in read.variants(case):
+        mine = here[here["variant"] == variant]
+        spans = [mine["target"].iloc[0], *(mine.loc[mine["arm"] == arm, "output"].max()
+                                           for arm in read.arms(case))]  # fmt: skip
+        rows.append([variant, *map(_decimals, spans)])
+    outputs = [f"output, {arm}" if arm else "output" for arm in read.arms(case)]
+    return table_of(["variant", "target", *outputs], rows)
+
+
+def _decimals(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _gallery(read: Results, table: pd.DataFrame, case: str) -> list[Picture]:
     """Samples, with the first distance that the case has under each panel."""
     names = read.metric_names(case)
-    distance = next((n for n in ("energy", "mmd") if n in names), None)
+    distance = next((name for name in ("energy", "mmd") if name in names), None)
     found = table[(table["case"] == case) & (table["metric"] == distance)]
-    means = {(r.arm, r.variant): Interval(r.value, r.low, r.high) for r in found.itertuples()}
+    means = {(row["arm"], row["variant"]): number(row["value"]) for row in found.to_dict("records")}
     picture = gallery(read, case, means)
-    if picture is None:
-        return []
-    caption = (
-        "Samples of the first seed that finished, from one and the same noise. Look for shapes that "
-        "the real data have and samples lack, and for noise that was left in. Images: values cut to "
-        "the real data’s range. Vectors: the first two principal axes of the real data."
-    )
-    if distance:
-        floor = _floor(read.facts.get(case, {}).get("floors", {}).get(distance))
-        caption += f" Under each panel: {finding.title(distance)}, mean over seeds; real against real {floor}."
-    return [Picture(picture.name, picture.svg, caption)]
+    if picture is None or distance is None:
+        return [picture] if picture else []
+    floor = _floor(read.facts.get(case, {}).get("floors", {}).get(distance))
+    under = f" Below each panel: {title(distance)}, mean over seeds; real data: {floor}."
+    return [replace(picture, caption=picture.caption + under)]
 
 
 def _laws(table: pd.DataFrame) -> Table | None:
-    if table.empty:
-        return None
-    rows = []
-    for r in table.itertuples():
-        style = "" if r.passed else "bad"
-        state = "holds" if r.passed else f"FAILED at {r.failed} of {r.levels}"
-        if r.reason:
-            state = f"not checked: {r.reason}"
-        rows.append(
-            [Cell(str(text), style) for text in
-             (r.law, r.subject, r.dtype, r.levels, number(r.error), number(r.bound),
-              number(r.ratio), state)]
-        )  # fmt: skip
     head = ["law", "subject", "dtype", "checks", "worst error", "its bound", "error / bound", ""]
-    return Table(head, rows)
+    rows: list[list[Cell | str]] = []
+    for row in table.to_dict("records"):
+        state = "holds" if row["passed"] else f"FAILED at {row['failed']} of {row['levels']}"
+        if row["reason"]:
+            state = f"not checked: {row['reason']}"
+        texts = [row["law"], row["subject"], row["dtype"], str(row["levels"])]
+        texts += [*(number(row[name]) for name in ("error", "bound", "ratio")), state]
+        rows.append([Cell(text, "" if row["passed"] else "bad") for text in texts])
+    return table_of(head, rows) if rows else None
 
 
 def _learning(read: Results, table: pd.DataFrame, case: str) -> Table:
-    """Relative error of the predicted noise at a handful of levels."""
+    """Error of the predicted noise at a handful of levels."""
     found = table[table["case"] == case]
-    sigmas: Sequence[float] = np.unique(found["sigma"]).tolist()
-    picked = [
-        sigmas[i] for i in np.unique(np.linspace(0, len(sigmas) - 1, FEW).round().astype(int))
-    ]
-    rows: list[list[Any]] = []
+    every = np.unique(found["sigma"].to_numpy(dtype=float))
+    picked = every[np.unique(np.linspace(0, len(every) - 1, FEW).round().astype(int))].tolist()
+    rows: list[list[Cell | str]] = []
     for arm in read.arms(case):
         for variant in read.variants(case, arm):
-            here = results.chosen(found, case, arm, variant).set_index("sigma")
-            cells = [
-                between(*here.loc[s, ["eps_rms", "low", "high"]]) if s in here.index else "–"
-                for s in picked
-            ]
-            rows.append([arm, variant, *cells])
-    return Table(["arm", "variant", *(f"σ = {number(s)}" for s in picked)], rows)
-
-
-def finite(value: float) -> bool:
-    """Whether a number can be shown as one."""
-    return math.isfinite(value)
+            here = results.chosen(found, case, arm, variant)
+            cells = {
+                row["sigma"]: between(row["eps_rms"], row["low"], row["high"])
+                for row in here.to_dict("records")
+            }
+            rows.append([arm, variant, *(cells.get(sigma, "–") for sigma in picked)])
+    return table_of(["arm", "variant", *(f"σ = {sigma:.3g}" for sigma in picked)], rows)

@@ -72,11 +72,10 @@ class Results:
         return _unique(self.trials.loc[self.trials["case"] == case, "arm"])
 
     def variants(self, case: str, arm: str | None = None) -> list[str]:
-        """Variants of a case, or of one arm of it."""
-        chosen = self.trials["case"] == case
-        if arm is not None:
-            chosen &= self.trials["arm"] == arm
-        return _unique(self.trials.loc[chosen, "variant"])
+        """Variants of a case, or those of one arm of it in the order of the case."""
+        here = self.trials[self.trials["case"] == case]
+        inside = set(here["variant"] if arm is None else here.loc[here["arm"] == arm, "variant"])
+        return [name for name in _unique(here["variant"]) if name in inside]
 
     def of(self, case: str, arm: str, variant: str) -> pd.DataFrame:
         """The trials under one label, by seed."""
@@ -146,7 +145,8 @@ def read(folder: Path) -> Results:
         if status == "finished":
             identities += _identities(_json(at / "tweedie.json", missing))
         for label in entry["labels"]:
-            key = {**{k: str(label[k]) for k in LABEL}, "seed": int(config.get("seed", number))}
+            key: dict[str, Any] = {name: str(label[name]) for name in LABEL}
+            key["seed"] = int(config.get("seed", number))
             trials.append(
                 {
                     "id": entry["id"],
@@ -172,7 +172,7 @@ def read(folder: Path) -> Results:
         for case in _unique(rows["case"])
         if (found := _json(folder / "data" / f"{case or 'data'}.json", missing))
     }
-    values = _table(metrics, [*LABEL, "seed", "metric", "value"])
+    values = _table(metrics, [*LABEL, "seed", "metric", "value"]).astype({"value": float})
     empty = [*LABEL, "seed", "sigma", "loss", "wiener"]
     results = Results(
         folder=folder,
@@ -284,5 +284,6 @@ def _judged(found: list[dict[str, Any]]) -> pd.DataFrame:
     for column in ("sigma", "error", "bound", "ratio"):
         table[column] = pd.to_numeric(table[column])
     # A ratio that is not a number comes from an error that is not: a failure, unless skipped.
-    table["passed"] = (table["reason"].fillna("") != "") | (table["ratio"] <= 1)
+    table = table.fillna({"dtype": "", "reason": ""})
+    table["passed"] = (table["reason"] != "") | (table["ratio"] <= 1)
     return table

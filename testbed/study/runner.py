@@ -115,7 +115,7 @@ def execute(
     outcome = Outcome()
     start = time.monotonic()
     waiting = plan.pending()
-    running: dict[Future[str], tuple[Trial, int]] = {}
+    running: dict[Future[str], Trial] = {}
     tracked = time.monotonic()
     sources = (registry.plugins, registry.plugin_dirs, plan.device)
     ended = [trial for trial in plan.trials if trial not in waiting]
@@ -130,11 +130,9 @@ def execute(
                 at = journal.folder(plan.folder, trial.id)
                 tries[trial.id] = tries.get(trial.id, 0) + 1
                 future = executor.submit(trial.config, at, sources)
-                running[future] = (trial, 0)
-            for future, (trial, offset) in list(running.items()):
+                running[future] = trial
+            for future, trial in list(running.items()):
                 at = journal.folder(plan.folder, trial.id)
-                fresh, offset = journal.rows(at, offset)
-                running[future] = (trial, offset)
                 if future.done():
                     del running[future]
                     status = _status(future, at, tries[trial.id])
@@ -144,10 +142,10 @@ def execute(
                     outcome.statuses[trial.id] = trial.state = status
                     progress.show(trial, trial.config["training"]["steps"], status)
                     tell.end(trial, status)
-                elif fresh:
-                    progress.show(trial, fresh[-1]["step"], None)
+                elif curve := journal.rows(at)[0]:
+                    progress.show(trial, curve[-1]["step"], None)
             if time.monotonic() - tracked > TRACK:
-                tell.update([trial for trial, _ in running.values()])
+                tell.update(list(running.values()))
                 tracked = time.monotonic()
             time.sleep(POLL)
     outcome.seconds = time.monotonic() - start

@@ -19,18 +19,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from testbed.errors import InputError, did_you_mean, unknown
 from testbed.training.engine import Training
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
+MOST_SEEDS = 10_000
 
 
 class Model(BaseModel):
     """Unknown keys are errors, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_default(cls, table: Any) -> Any:
+        """Options without a name are those of the default component."""
+        if not isinstance(table, Mapping):
+            return table
+        filled = dict(table)
+        for key, info in cls.model_fields.items():
+            given = filled.get(key)
+            if isinstance(info.default, Choice) and isinstance(given, Mapping):
+                filled[key] = {"name": info.default.name, **given}
+        return filled
 
 
 class Choice(Model):
@@ -85,7 +109,7 @@ class TrialSettings(Model):
     c_in: InputChoice = "recipe"
     c_noise: InputChoice = "recipe"
     sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0)
+    sigma_max: float = Field(80.0, gt=0, validate_default=True)
     sigma_data: float | None = Field(None, gt=0)
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
@@ -95,18 +119,25 @@ class TrialSettings(Model):
     @classmethod
     def _count(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
-            if value < 1:
-                raise ValueError("must be at least 1")
+            if not 1 <= value <= MOST_SEEDS:
+                raise ValueError(f"must be at least 1 and at most {MOST_SEEDS}")
             return tuple(range(value))
         return value
 
-    @model_validator(mode="after")
-    def _ordered(self) -> TrialSettings:
-        if not self.sigma_min < self.sigma_max:
-            raise ValueError("sigma_min must be below sigma_max")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must be a number, or a list of different seeds")
-        return self
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("must be a number, or a list of different seeds")
+        return value
+
+    @field_validator("sigma_max")
+    @classmethod
+    def _ordered(cls, value: float, info: ValidationInfo) -> float:
+        low = info.data.get("sigma_min")
+        if low is not None and not low < value:
+            raise ValueError(f"must be above sigma_min, which is {low!r}")
+        return value
 
 
 class Header(Model):
@@ -171,16 +202,25 @@ def read(
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
     everywhere: dict[str, Any] = {}
+    if isinstance(raw.get("grid"), dict):
+        raw["grid"] = dict(_axes(raw["grid"]))
     for word in overrides:
         _override(raw, everywhere, word)
     if seeds is not None:
         if seeds < 1:
             raise InputError(f"--seeds {seeds} must be at least 1.")
         everywhere["seeds"] = seeds
-    _check_sections(path, raw)
-    header = _validated(Header, raw.get("study", {}), lambda key: f"study.{key}", path)
-    report = _validated(ReportSettings, raw.get("report", {}), lambda key: f"report.{key}", path)
-    found = _arrangements(path, raw, everywhere)
+    problems = [
+        f"{path}: {unknown('section', name, SECTIONS)}" for name in raw if name not in SECTIONS
+    ]
+    _check_kinds(path, raw, problems)
+    header = _validated(Header, raw.get("study", {}), lambda key: f"study.{key}", path, problems)
+    report = _validated(
+        ReportSettings, raw.get("report", {}), lambda key: f"report.{key}", path, problems
+    )
+    found = _arrangements(path, raw, everywhere, problems)
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
     return StudyFile(str(path), header, report, tuple(_kept(found, only)), text)
 
 
@@ -212,78 +252,88 @@ def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> Non
     except tomllib.TOMLDecodeError:
         value = text.strip()
     if keys[0] not in SECTIONS:
-        _put(everywhere, keys, value, word)
+        _put(everywhere, keys, value, f"--set {word}")
     elif keys[0] == "cases":
-        names = {str(case.get("name")): case for case in raw.get("cases", [])}
+        listed = raw.get("cases")
+        tables = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
+        names = {str(case.get("name")): case for case in tables}
         if len(keys) < 3 or keys[1] not in names:
             raise InputError(f"--set {word}: {unknown('case', '.'.join(keys[1:2]), names)}")
-        _put(names[keys[1]], keys[2:], value, word)
-    elif keys[0] == "grid":
-        raw.setdefault("grid", {})[".".join(keys[1:])] = value
+        _put(names[keys[1]], keys[2:], value, f"--set {word}")
+    elif keys[0] == "grid" and len(keys) > 1 and isinstance(raw.setdefault("grid", {}), dict):
+        raw["grid"][".".join(keys[1:])] = value
     else:
-        _put(raw, keys, value, word)
+        _put(raw, keys, value, f"--set {word}")
 
 
-def _put(table: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
+def _put(table: dict[str, Any], keys: list[str], value: Any, where: str) -> None:
     for i, key in enumerate(keys[:-1]):
         inner = table.setdefault(key, {})
         if isinstance(inner, str) and i == len(keys) - 2:
             # An option of a component that was given by its bare name.
             inner = table[key] = {"name": inner}
         if not isinstance(inner, dict):
-            raise InputError(f"--set {word}: {'.'.join(keys[: i + 1])} is not a table.")
+            raise InputError(f"{where}: {'.'.join(keys[: i + 1])} = {inner!r} is not a table.")
         table = inner
     table[keys[-1]] = value
 
 
-def _check_sections(path: Path, raw: Mapping[str, Any]) -> None:
-    for name in raw:
-        if name not in SECTIONS:
-            raise InputError(f"{path}: {unknown('section', name, SECTIONS)}")
+def _check_kinds(path: Path, raw: dict[str, Any], problems: list[str]) -> None:
+    """A section of the wrong kind is a problem, and left out of what follows."""
     kinds = {"study": dict, "base": dict, "arms": dict, "grid": dict, "cases": list, "report": dict}
     for name, kind in kinds.items():
         if not isinstance(raw.get(name, kind()), kind):
             wanted = "a list of tables, [[cases]]" if kind is list else f"a table, [{name}]"
-            raise InputError(f"{path}: {name} must be {wanted}.")
+            problems.append(f"{path}: {name} = {raw.pop(name)!r} must be {wanted}.")
 
 
 def _arrangements(
-    path: Path, raw: Mapping[str, Any], everywhere: Mapping[str, Any]
+    path: Path, raw: Mapping[str, Any], everywhere: Mapping[str, Any], problems: list[str]
 ) -> list[Arrangement]:
-    grid = _grid(path, raw.get("grid", {}))
-    arms = {str(name): arm for name, arm in raw.get("arms", {"": {}}).items()}
-    cases = raw.get("cases") or [{"name": ""}]
+    grid = _grid(path, raw.get("grid", {}), problems)
+    arms = {str(name): arm for name, arm in (raw.get("arms") or {"": {}}).items()}
+    for arm, settings in arms.items():
+        if not isinstance(settings, dict):
+            problems.append(f"{path}: arms.{arm} = {settings!r} must be a table, for example {{}}.")
     found = []
-    for index, case in enumerate(cases):
+    # What is missing may be missing because of a problem that is already known.
+    known = bool(problems)
+    for index, case in enumerate(raw.get("cases") or [{"name": ""}]):
         if not isinstance(case, dict) or not isinstance(case.get("name"), str):
-            raise InputError(f"{path}: cases[{index}] needs a name, a string.")
+            problems.append(f"{path}: cases[{index}] = {case!r} needs a name, a string.")
+            continue
         own = {key: value for key, value in case.items() if key != "name"}
-        for arm, settings in arms.items():
-            if not isinstance(settings, dict):
-                raise InputError(f"{path}: arms.{arm} must be a table, for example {{}}.")
-            for point in grid:
-                layers = {
-                    "base": raw.get("base", {}),
-                    f"cases.{case['name']}": own,
-                    f"arms.{arm}": settings,
-                    "grid": _nested(point, path),
-                    "--set": everywhere,
-                }
-                merged: dict[str, Any] = {}
-                for layer in layers.values():
-                    merged = _merge(merged, layer)
-                trial = _validated(
-                    TrialSettings, merged, lambda key, layers=layers: _origin(layers, key), path
-                )
+        for (arm, settings), point in itertools.product(arms.items(), grid):
+            layers = {
+                "base": raw.get("base", {}),
+                f"cases.{case['name']}": own,
+                f"arms.{arm}": settings if isinstance(settings, dict) else {},
+                "grid": _nested(point, path),
+                "--set": everywhere,
+            }
+            merged: dict[str, Any] = {}
+            for layer in layers.values():
+                merged = _merge(merged, layer)
+            trial = _validated(
+                TrialSettings,
+                merged,
+                lambda key, layers=layers: _origin(layers, key),
+                path,
+                problems,
+                missing=not known,
+            )
+            if trial is not None:
                 found.append(Arrangement(case["name"], arm, tuple(point), trial))
     return found
 
 
-def _grid(path: Path, table: Mapping[str, Any]) -> list[list[tuple[str, Any]]]:
-    axes = list(_axes(table))
-    for key, values in axes:
-        if not isinstance(values, list) or not values:
-            raise InputError(f"{path}: grid.{key} = {values!r} must be a list of values.")
+def _grid(path: Path, table: Mapping[str, Any], problems: list[str]) -> list[list[tuple[str, Any]]]:
+    axes = []
+    for key, values in _axes(table):
+        if isinstance(values, list) and values:
+            axes.append((key, values))
+        else:
+            problems.append(f"{path}: grid.{key} = {values!r} must be a list of values.")
     return [
         [(key, value) for (key, _), value in zip(axes, combination, strict=True)]
         for combination in itertools.product(*(values for _, values in axes))
@@ -329,12 +379,19 @@ def _origin(layers: Mapping[str, Mapping[str, Any]], key: str) -> str:
     return f"base.{key}"
 
 
-def _validated(model: type[Any], table: Any, origin: Any, path: Path) -> Any:
+def _validated(
+    model: type[Any],
+    table: Any,
+    origin: Any,
+    path: Path,
+    problems: list[str],
+    missing: bool = True,
+) -> Any:
+    """The validated model; or None, with a line in `problems` for each mistake."""
     try:
         return model.model_validate(table)
-    except ValidationError as problems:
-        lines = []
-        for problem in problems.errors():
+    except ValidationError as found:
+        for problem in found.errors():
             keys = [str(part) for part in problem["loc"]]
             value = problem.get("input")
             what = problem["msg"].removeprefix("Value error, ")
@@ -342,10 +399,12 @@ def _validated(model: type[Any], table: Any, origin: Any, path: Path) -> Any:
                 what = f"unknown key.{did_you_mean(keys[-1], _siblings(model, keys[:-1]))}"
                 what += f" Known: {', '.join(sorted(_siblings(model, keys[:-1])))}."
             elif problem["type"] == "missing":
+                if not missing:
+                    continue
                 what = "is required"
-            given = "" if problem["type"] == "missing" or not keys else f" = {value!r}"
-            lines.append(f"{path}: {origin('.'.join(keys)) if keys else 'settings'}{given}: {what}")
-        raise InputError("\n".join(dict.fromkeys(lines))) from None
+            given = "" if problem["type"] == "missing" else f" = {value!r}"
+            problems.append(f"{path}: {origin('.'.join(keys))}{given}: {what}")
+    return None
 
 
 def _siblings(model: type[Any], keys: Sequence[str]) -> list[str]:

@@ -12,26 +12,22 @@ import numpy as np
 import pandas as pd
 
 from testbed.study.comparisons import interval
-from testbed.study.finding import number
 from testbed.study.results import LABEL, Results, chosen
+from testbed.study.words import number
 
 LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
 LEARNING = [*LABEL, "sigma", "n", "eps_rms", "low", "high", "fisher_nats"]
 
 
 def laws(results: Results) -> pd.DataFrame:
-    """tweedie.csv: the worst identity row of every law, subject and dtype, in the units of D or F."""
+    """tweedie.csv: the worst identity row of each law, subject and dtype, in units of D or F."""
     rows = []
-    keys = ["law", "subject", "dtype"]
-    for key, found in results.identities.fillna({"dtype": "", "reason": ""}).groupby(
-        keys, sort=True
-    ):
-        ratio = found["ratio"].where(found["passed"], found["ratio"].fillna(math.inf))
-        worst = ratio.idxmax() if ratio.notna().any() else found.index[0]
-        at = found.loc[worst]
+    for key, found in results.identities.groupby(["law", "subject", "dtype"], sort=True):
+        # Failures first: one whose ratio is not a number would not be the largest.
+        worst = found.sort_values(["passed", "ratio"], ascending=[True, False]).iloc[0]
         failed = int((~found["passed"]).sum())
-        rows.append([*key, len(found), failed, at["error"], at["bound"], ratio[worst], failed == 0,
-                     at["reason"]])  # fmt: skip
+        numbers = [worst["error"], worst["bound"], worst["ratio"]]
+        rows.append([*key, len(found), failed, *numbers, failed == 0, worst["reason"]])
     return pd.DataFrame(rows, columns=LAW)
 
 
@@ -111,19 +107,15 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "network": _distinct(_component(c.get("network")) for c in configs),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
             "training": _distinct(
-                f"{t.get('steps')} steps, batch {t.get('batch')}, EMA {t.get('ema')}"
+                f"{t.get('steps', '?')} steps, batch {t.get('batch', '?')}, EMA {t.get('ema', '?')}"
                 for t in training
             ),
-            "learning rate": _distinct(f"{t.get('learning_rate')}" for t in training),
+            "learning rate": _distinct(f"{t.get('learning_rate', '?')}" for t in training),
             "gradient clipping": _distinct(
                 f"{t['clip']}" if t.get("clip") else "none" for t in training
             ),
             "seeds": _distinct(str(n) for n in sorted(seeds)),
-            "evaluation": _distinct(
-                f"{e.get('levels')} levels × {e.get('draws')} draws, {e.get('samples')} samples by "
-                f"{_component(e.get('sampler'))}, {e.get('steps')} steps"
-                for e in evaluation
-            ),
+            "evaluation": _distinct(map(_evaluation, evaluation)),
         }
         for title, text in values.items():
             rows.setdefault(title, []).append(text)
@@ -133,19 +125,19 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
 def recipes(results: Results) -> list[list[str]]:
     """arm, variant, and what the axes resolved to; equal variants of an arm in one row."""
     rows: dict[tuple[str, ...], list[str]] = {}
-    seen: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for trial in results.trials.drop_duplicates(["arm", "variant", "id"]).itertuples():
-        config = results.configs.get(str(trial.id)) or {}
-        axes = seen.setdefault((str(trial.arm), str(trial.variant)), {})
-        for axis in ("weighting", "loss", "density"):
-            axes.setdefault(axis, []).append(
-                _component(config.get(axis), hide=("sigma_min", "sigma_max"))
-            )
-        for axis in ("c_in", "c_noise"):
-            axes.setdefault(axis, []).append(str(config.get(axis, "?")))
-    for (arm, variant), axes in seen.items():
-        key = (arm, *(_distinct(values) for values in axes.values()))
-        rows.setdefault(key, []).append(variant)
+    trials = results.trials
+    for arm in dict.fromkeys(trials["arm"]):
+        for variant in dict.fromkeys(trials.loc[trials["arm"] == arm, "variant"]):
+            here = trials[(trials["arm"] == arm) & (trials["variant"] == variant)]
+            configs = [c for i in here["id"] if (c := results.configs.get(i))]
+            cells = [
+                _distinct(_component(c.get(axis), hide=("sigma_min", "sigma_max")) for c in configs)
+                for axis in ("weighting", "loss", "density")
+            ]
+            cells += [
+                _distinct(str(c.get(axis, "?")) for c in configs) for axis in ("c_in", "c_noise")
+            ]
+            rows.setdefault((arm, *cells), []).append(variant)
     return [[key[0], ", ".join(variants), *key[1:]] for key, variants in rows.items()]
 
 
@@ -197,9 +189,17 @@ def machine(results: Results) -> list[tuple[str, str]]:
         rows.append(("wall clock", f"{number(study['seconds'])} s"))
         if study.get("logging_seconds") is not None:
             share = study["logging_seconds"] / study["seconds"]
-            text = f"{number(study['logging_seconds'])} s, {share:.1%} of the wall clock, in the driver"
-            rows.append(("logging", text))
+            taken = f"{number(study['logging_seconds'])} s, {share:.1%} of the wall clock"
+            rows.append(("logging", taken))
     return rows
+
+
+def _evaluation(e: dict[str, Any]) -> str:
+    levels, draws, samples, steps = (
+        e.get(key, "?") for key in ("levels", "draws", "samples", "steps")
+    )
+    sampler = _component(e.get("sampler"))
+    return f"{levels} levels × {draws} draws, {samples} samples by {sampler}, {steps} steps"
 
 
 def _integer(value: Any) -> str:
@@ -232,4 +232,4 @@ def _sigma_data(config: dict[str, Any]) -> str:
 
 def _range(config: dict[str, Any]) -> str:
     options = (config.get("density") or {}).get("options", {})
-    return f"{number(options.get('sigma_min'))} to {number(options.get('sigma_max'))}"
+    return f"{options.get('sigma_min', '?')} to {options.get('sigma_max', '?')}"

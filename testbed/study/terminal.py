@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
@@ -58,7 +59,8 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
             yield f"{shared} trials are equal in several arms and are trained once."
         for trial in plan.trials:
             if trial.changed:
-                yield f"stale: {trial.title}: {'; '.join(trial.changed)}; it is trained anew."
+                changed = escape("; ".join(trial.changed))
+                yield f"stale: {escape(trial.title)}: {changed}; it is trained anew."
                 break
     set_on_purpose = {
         (label["case"], trial.config["sigma_data"], trial.config["sigma_data_measured"])
@@ -141,7 +143,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """One line above the bars."""
-        self._console.print(line)
+        self._console.print(escape(line))
 
     def progress(self) -> runner.Progress:
         """What the runner calls."""
@@ -160,7 +162,7 @@ class Bars:
         if trial.id in self._tasks:
             self._bars.remove_task(self._tasks.pop(trial.id))
         if status not in ("finished", "interrupted"):
-            self._console.print(f"{status}: {trial.title} ({trial.id})")
+            self._console.print(f"{status}: {escape(trial.title)} ({trial.id})")
         elif self._plain and time.monotonic() - self._said > 10:
             self._said = time.monotonic()
             self._console.print(f"{self._ended} of {self._count} trials, last {trial.title}")
@@ -178,7 +180,8 @@ def ending_lines(plan: Plan, ending: Ending, file: Path) -> Iterator[RenderableT
     for trial in plan.trials:
         if trial.state == "failed":
             error = journal.folder(plan.folder, trial.id) / "error.txt"
-            yield f"[red]failed[/] {trial.title}: {_last_line(error)} (traceback in {error})"
+            what = escape(f"{trial.title}: {_last_line(error)} (traceback in {error})")
+            yield f"[red]failed[/] {what}"
     broken = [row for row in ending.identities if not row.passed]
     if broken:
         worst = max(broken, key=lambda row: row.ratio)

@@ -219,13 +219,12 @@ class Tracker:
                 "testbed.arm": "+".join(label["arm"] for label in trial.labels),
             }
             run = self._create(trial.title, own)
-            entry = self._sent["trials"][trial.id] = {"run": run, "offset": 0, "ended": ""}
+            entry = self._sent["trials"][trial.id] = {"run": run, "step": 0, "ended": ""}
             self._save()
-        if entry["offset"] == 0:
+        if entry["step"] == 0:
             params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config)]
-        size = (at / "rows.jsonl").stat().st_size if (at / "rows.jsonl").is_file() else 0
-        # A resumed trial has cut its curve; what is sent a second time is dropped there.
-        fresh, offset = journal.rows(at, entry["offset"] if entry["offset"] <= size else 0)
+        # By step, not by place in the file: a resumed trial cuts its curve and writes it again.
+        fresh = [row for row in journal.rows(at)[0] if row["step"] > entry["step"]]
         now = int(1000 * time.time())
         metrics = [
             Metric(key, row[key], int(1000 * row["time"]), row["step"])
@@ -246,7 +245,7 @@ class Tracker:
             )
             metrics, params, own_tags = metrics[room:], params[PARAMS:], []
         if fresh:
-            entry["offset"] = offset
+            entry["step"] = fresh[-1]["step"]
             self._save()
         return str(entry["run"])
 
@@ -264,13 +263,14 @@ class Tracker:
             from mlflow.entities import Metric
 
             folder = self._plan.folder
-            statuses = [trial.state for trial in self._plan.trials]
-            now = int(1000 * time.time())
-            metrics = [
-                Metric(f"trials_{state}", float(statuses.count(state)), now, 0)
-                for state in ("finished", "diverged", "failed")
-            ]
-            self._client.log_batch(self._parent, metrics=metrics)
+            states = [trial.state for trial in self._plan.trials]
+            counts = {state: states.count(state) for state in ("finished", "diverged", "failed")}
+            if counts != self._sent.get("counts"):
+                now = int(1000 * time.time())
+                metrics = [Metric(f"trials_{s}", float(n), now, 0) for s, n in counts.items()]
+                self._client.log_batch(self._parent, metrics=metrics)
+                self._sent["counts"] = counts
+                self._save()
             for name in ("study.json", "report.html", "coefficients.csv", "tweedie.json"):
                 if (folder / name).is_file():
                     self._client.log_artifact(self._parent, str(folder / name))

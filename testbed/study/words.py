@@ -1,0 +1,123 @@
+"""How the report writes numbers, intervals, p values and the names of metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+METRICS = {
+    "loss_vs_wiener": (
+        "loss / Wiener loss",
+        "the geometric mean over noise levels of the loss over that of the best linear denoiser; "
+        "below 1 beats it",
+    ),
+    "excess_nats": (
+        "excess risk in nats",
+        "the part of the bound KL(data ‖ model) ≤ ∫ excess(σ)/σ³ dσ, excess summed over "
+        "dimensions, that lies in the range of noise levels; 0 for the exact denoiser",
+    ),
+    "energy": ("energy distance", "energy distance of samples to held-out data"),
+    "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
+    "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),
+    "nearest_train": ("distance to train", "mean distance of samples to the nearest training one"),
+    "nearest_test": ("distance to test", "mean distance of samples to the nearest held-out one"),
+}
+"""Metric: its name in a table, and what it is."""
+
+
+FIGURES = {
+    "excess": (
+        "Excess risk by noise level.",
+        "E|D − D*|²/(d σ²): what each model missed, lower is better. The area under a curve over "
+        "log σ, times d, is its excess in nats: look for where a curve is high. Grey: the "
+        "irreducible loss of the exact denoiser (dotted) and the excess of the best linear one "
+        "(Wiener, dash-dotted), above which a model has learnt less than the covariance.",
+    ),
+    "wiener": (
+        "Loss against the best linear denoiser.",
+        "Denoising loss over that of the Gaussian fitted to the training split. Below 1 (grey "
+        "line) a model uses more than the covariance; above 1 it has not learnt even that. Look "
+        "at which end of σ each parameterization fails.",
+    ),
+    "sizes": (
+        "Size of target and output.",
+        "What the network is asked for (left, exact) and what it gives (right, trained models on "
+        "held-out data). A target that spans decades asks one network for outputs of very "
+        "different size; an output that leaves its target’s curve has not followed it.",
+    ),
+    "start": (
+        "Loss before training.",
+        "Its expectation at F = 0 for each noise level, over its mean under the training density. "
+        "Flat: every level starts with equal say. A peak: the first steps are spent there. A loss "
+        "that is not quadratic has no line.",
+    ),
+    "training": (
+        "Training curves.",
+        "Above: loss over its expected value at F = 0. The losses are different objectives: "
+        "compare shapes, not heights. Below: standard deviation over mean of the gradient norm "
+        "between two points of the curve; high means that few draws decide the steps.",
+    ),
+    "weights": (
+        "Effective weights.",
+        "Weight of the error in ε, λ(σ) p(log σ) σ², scaled to a peak of 1: what a run really "
+        "optimises. With one weighting and one density the curves coincide.",
+    ),
+    "coefficients": (
+        "Coefficients of D = c_skip x + c_out F(c_in x, c_noise).",
+        "|c_out| multiplies the network’s own error in D: look for where it exceeds 1. c_skip and "
+        "c_out are the same in every arm.",
+    ),
+    "samples": (
+        "Samples.",
+        "The first seed that finished, all from the same noise. Look for shapes that the real "
+        "data have and samples lack, and for noise that was left in.",
+    ),
+}
+"""Figure: its title, and what to look for."""
+
+
+def title(metric: str) -> str:
+    """A metric's name in a table."""
+    return METRICS.get(metric, (metric, ""))[0]
+
+
+def number(value: float | None) -> str:
+    """Three significant digits: 0.0123, 1.20, 12346, 1.20e-5; a dash for none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 9.995e-4 or size >= 99999.5:
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{digits}e{int(power)}"
+    return f"{value:#.3g}".rstrip(".") if size < 999.5 else f"{value:.0f}"
+
+
+def between(value: float, low: float, high: float) -> str:
+    """`1.02 [0.98, 1.06]`; without the bounds where there are none."""
+    return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def probability(p: float) -> str:
+    """A p value: three decimals, or `< 0.001`."""
+    if math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.012` or `p < 0.001`."""
+    return f"p {probability(p)}" if p < 0.001 else f"p = {probability(p)}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
