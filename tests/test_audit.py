@@ -1,4 +1,4 @@
-"""The audit: every registered parameterization passes, and each mutant fails the law meant for it."""
+"""The audit: every registered parameterization passes; each mutant fails the law meant for it."""
 
 from __future__ import annotations
 

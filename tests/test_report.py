@@ -17,9 +17,10 @@ from safetensors.numpy import save_file
 from scipy import stats
 
 from testbed.errors import InputError
-from testbed.study import comparisons, drawing, finding, report, results, summaries, words
-from testbed.study.comparisons import Comparisons
-from testbed.study.results import Results
+from testbed.study import report
+from testbed.study.report import comparisons, drawing, finding, results, summaries, words
+from testbed.study.report.comparisons import Comparisons
+from testbed.study.report.results import Results
 
 SIGMA = (0.01, 0.1, 1.0, 10.0)
 CASE = "c & <e>"

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from testbed.study.drawing import (
+from testbed.study.report.drawing import (
     REFERENCE,
     SIGMA,
     Band,
@@ -26,7 +26,7 @@ from testbed.study.drawing import (
     picture,
     scale,
 )
-from testbed.study.results import Results, chosen
+from testbed.study.report.results import Results, chosen
 
 POINTS = 100
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from testbed.study.drawing import REFERENCE, Picture, ink, panels, picture
-from testbed.study.results import Results
+from testbed.study.report.drawing import REFERENCE, Picture, ink, panels, picture
+from testbed.study.report.results import Results
 
 Array = NDArray[np.float64]
 SIDE = 8

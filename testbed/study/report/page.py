@@ -13,12 +13,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from testbed.study import comparisons, figures, finding, results, summaries
-from testbed.study.comparisons import Comparisons, Versus
-from testbed.study.drawing import Picture, styled
-from testbed.study.galleries import gallery
-from testbed.study.results import Results
-from testbed.study.words import METRICS, between, number, probability, title
+from testbed.study.report import comparisons, figures, finding, results, summaries
+from testbed.study.report.comparisons import Comparisons, Versus
+from testbed.study.report.drawing import Picture, styled
+from testbed.study.report.galleries import gallery
+from testbed.study.report.results import Results
+from testbed.study.report.words import METRICS, between, number, probability, title
 
 FEW = 6
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from testbed.metrics.statistics import Comparison, Interval, compare, correct, mean_interval
-from testbed.study.results import LABEL, Results, chosen
+from testbed.study.report.results import LABEL, Results, chosen
 
 NAN = float("nan")
 SPREAD = "worst/best"

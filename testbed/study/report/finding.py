@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from testbed.metrics.statistics import ALPHA, MIN_SEEDS, POWER, Comparison
-from testbed.study.comparisons import (
+from testbed.study.report.comparisons import (
     Comparisons,
     Versus,
     are_twins,
@@ -19,8 +19,8 @@ from testbed.study.comparisons import (
     per_level,
     spread,
 )
-from testbed.study.results import Results
-from testbed.study.words import between, capital, listed, number, p_value, title
+from testbed.study.report.results import Results
+from testbed.study.report.words import between, capital, listed, number, p_value, title
 
 SIGNIFICANT = f"p < {ALPHA:g} after Holm’s correction and an interval without 1"
 SPREAD = "the spread between parameterizations (worst over best within a seed)"

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from testbed.metrics.statistics import mean_interval
-from testbed.study.results import Results
-from testbed.study.words import FIGURES
+from testbed.study.report.results import Results
+from testbed.study.report.words import FIGURES
 
 # Okabe and Ito, without black, which is for references, and with yellow last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")

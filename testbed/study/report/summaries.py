@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from testbed.study.comparisons import interval
-from testbed.study.results import LABEL, Results, chosen
-from testbed.study.words import number
+from testbed.study.report.comparisons import interval
+from testbed.study.report.results import LABEL, Results, chosen
+from testbed.study.report.words import number
 
 LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
 LEARNING = [*LABEL, "sigma", "n", "eps_rms", "low", "high", "fisher_nats"]
