@@ -48,8 +48,8 @@ def logit_normal(u, mean=0.0, std=1.0):
 
 
 def logit_normal_pdf(sigma, mean=0.0, std=1.0):
-    t = sigma / (1 + sigma)
-    return _normal((torch.logit(t) - mean) / std) / std
+    """logit(t) = log sigma, which keeps the digits that 1 - t loses."""
+    return _normal((torch.log(sigma) - mean) / std) / std
 
 
 def _table(n, start, end):

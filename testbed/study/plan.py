@@ -90,7 +90,8 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             }
             key = (*label.values(), seed)
             if key in seen:
-                problems.setdefault("asked for twice.", []).append(" ".join(map(str, key)))
+                where = " ".join(word for word in map(str, key) if word)
+                problems.setdefault("asked for twice.", []).append(where)
             seen.add(key)
             one.labels.append(label)
     if problems:

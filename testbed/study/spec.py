@@ -197,7 +197,7 @@ def read(
     """
     path = find(file)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise InputError(f"{path}: cannot be read as TOML: {problem}") from None

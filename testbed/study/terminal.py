@@ -196,7 +196,7 @@ def ending_lines(plan: Plan, ending: Ending, file: Path) -> Iterator[RenderableT
         record = journal.read_json(plan.folder / "study.json")
         share = record["logging_seconds"] / max(record["seconds"], 1e-9)
         yield (
-            f"MLflow: {record['logging_seconds']:.1f} s, {share:.1%} of the study's "
+            f"MLflow: {record['logging_seconds']:.1f} s of CPU, {share:.1%} of the study's "
             f"{clock(record['seconds'])}. See it: nox -s ui"
         )
     yield f"Report: [bold]{ending.report}[/]"

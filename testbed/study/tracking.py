@@ -104,6 +104,9 @@ def _artifacts(database: Path) -> Path:
 class Tracker:
     """Sends a study to MLflow: a parent run for the study, a nested run for each trial.
 
+    `seconds` is the CPU time it took, and the time to create a store: what it takes from training,
+    which goes on meanwhile in other processes.
+
     The first failure to reach MLflow is told once through `warn`; training goes on, and the next
     run of the study, or `testbed sync`, sends what is missing.
     """
@@ -120,7 +123,7 @@ class Tracker:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.thread_time()
         try:
             yield
         except Exception as problem:
@@ -128,7 +131,7 @@ class Tracker:
             what = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             self._warn(f"MLflow at {uri()} does not answer ({what}); the study goes on without it.")
         finally:
-            self.seconds += time.perf_counter() - start
+            self.seconds += time.thread_time() - start
 
     def open(self) -> None:
         """Connects, and creates or adopts the study's parent run; once."""
@@ -136,7 +139,9 @@ class Tracker:
             return
         with self._guarded():
             silence()
+            began = time.perf_counter()
             prepare(uri())
+            self.seconds += time.perf_counter() - began
             from mlflow.tracking import MlflowClient
 
             address = uri()

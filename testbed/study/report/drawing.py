@@ -210,8 +210,12 @@ def by_arm(
     yscale: str = "log",
     xscale: str = "log",
     xlabel: str = SIGMA,
+    keep: Literal["high", "low"] = "high",
 ) -> Picture | None:
-    """One panel per arm with shared axes; None where no variant has a line."""
+    """One panel per arm with shared axes; None where no variant has a line.
+
+    Where the lines span more decades than a panel shows, `keep` says which end stays.
+    """
     arms, order = results.arms(case), results.variants(case)
     found = {
         arm: {v: b for v in results.variants(case, arm) if len(b := line(arm, v))} for arm in arms
@@ -224,22 +228,31 @@ def by_arm(
         axes.set(title=arm, xlabel=xlabel)
         draw(axes, found[arm], order)
     grid[0][0].set_ylabel(ylabel)
-    limit(grid[0][0], [b for lines in found.values() for b in lines.values()], yscale)
+    limit(grid[0][0], [b for lines in found.values() for b in lines.values()], yscale, keep)
     for axes, arm in zip(grid[0], arms, strict=True):
         more = references(axes) if references else []
         name_ends(axes, [*ends_of(found[arm], order), *more])
     return picture(figure, kind, case, note)
 
 
-def limit(axes: Axes, lines: Sequence[Band], yscale: str) -> None:
-    """Lets the means decide the range: a band of three seeds may leave it, a tail of 0s too."""
+def limit(
+    axes: Axes, lines: Sequence[Band], yscale: str, keep: Literal["high", "low"] = "high"
+) -> None:
+    """Lets the means decide the range: a band of three seeds may leave it, a tail of 0s too.
+
+    Of more than DECADES on a log axis the `keep` end is shown: of errors the low one, lest one
+    failure flattens all that matters.
+    """
     values = pd.concat([b["value"] for b in lines])
     values = values[np.isfinite(values) & ((values > 0) | (yscale != "log"))]
     if values.empty:
         return
     low, high = float(values.min()), float(values.max())
     if yscale == "log":
-        low = max(low, high / 10**DECADES)
+        if keep == "high":
+            low = max(low, high / 10**DECADES)
+        else:
+            high = min(high, low * 10**DECADES)
         room = max((high / low) ** 0.08, 1.15)
         axes.set_ylim(low / room, high * room)
     else:

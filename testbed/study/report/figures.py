@@ -73,7 +73,9 @@ def excess(results: Results, case: str) -> Picture | None:
         return ends
 
     ylabel = "excess risk / σ²  (per dimension)"
-    return by_arm(results, case, "excess", line, ylabel, of_seeds(results, case), references)
+    return by_arm(
+        results, case, "excess", line, ylabel, of_seeds(results, case), references, keep="low"
+    )
 
 
 def wiener(results: Results, case: str) -> Picture | None:
@@ -89,7 +91,7 @@ def wiener(results: Results, case: str) -> Picture | None:
         return []
 
     ylabel, note = "loss / Wiener loss", of_seeds(results, case)
-    return by_arm(results, case, "wiener", line, ylabel, note, references)
+    return by_arm(results, case, "wiener", line, ylabel, note, references, keep="low")
 
 
 def sizes(results: Results, case: str) -> Picture | None:

@@ -31,7 +31,8 @@ FIGURES = {
         "E|D − D*|²/(d σ²): what each model missed, lower is better. The area under a curve over "
         "log σ, times d, is its excess in nats: look for where a curve is high. Grey: the "
         "irreducible loss of the exact denoiser (dotted) and the excess of the best linear one "
-        "(Wiener, dash-dotted), above which a model has learnt less than the covariance.",
+        "(Wiener, dash-dotted), above which a model has learnt less than the covariance. A line "
+        "that leaves the panel at the top is worse by more decades than it shows.",
     ),
     "wiener": (
         "Loss against the best linear denoiser.",

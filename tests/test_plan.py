@@ -1,0 +1,452 @@
+"""Plans: what a trial's identity depends on, what cannot work together, and what is on disk."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run_here
+
+import testbed
+from testbed.errors import InputError
+from testbed.study import facts, journal, plan, runner, spec, trial
+from testbed.study.plan import Plan
+from testbed.study.twins import twins
+
+SMALL = """
+[study]
+name = "small"
+[base]
+dataset = { name = "moons", n = 200, test = 100 }
+network = { name = "mlp", width = 8, depth = 1 }
+training = { steps = 50, batch = 8 }
+evaluation = { levels = 3, draws = 8, samples = 8, steps = 3, metrics = ["energy"] }
+seeds = 1
+[grid]
+parameterization = ["v"]
+"""
+
+EQUAL = """
+weighting = "edm"
+loss = "l2"
+density = "lognormal"
+c_in = "shared"
+c_noise = "shared"
+"""
+
+MINE = """
+import torch
+import testbed
+
+def mine(sigma, power=1.0):
+    return sigma**-power
+
+@testbed.hookimpl
+def testbed_weightings():
+    yield testbed.Weighting("mine", mine)
+"""
+
+
+@pytest.fixture(scope="module")
+def registry() -> testbed.Registry:
+    return testbed.Registry()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def made(
+    folder: Path, registry: testbed.Registry, text: str = SMALL, *sets: str, device: str = "cpu"
+) -> Plan:
+    file = folder.parent / "study.toml"
+    file.write_text(text)
+    return plan.make(spec.read(file, sets), registry, folder, device)
+
+
+def ids(found: Plan) -> list[str]:
+    return [one.id for one in found.trials]
+
+
+def by_label(found: Plan) -> dict[tuple[str, str, str, int], str]:
+    """The id of every (case, arm, variant, seed)."""
+    return {
+        (label["case"], label["arm"], label["variant"], one.config["seed"]): one.id
+        for one in found.trials
+        for label in one.labels
+    }
+
+
+# --- identity -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["study.name=other", "study.title=Other", "study.note=n"],
+        ["report.baseline=eps", "report.level=0.5", "report.primary=mmd"],
+        ['cases=[{name="renamed"}]'],
+        ["arms.renamed.loss=recipe"],
+        ["training.steps=50"],
+        ["seeds=[0]"],
+    ],
+)
+def test_an_identity_does_not_depend_on_names_labels_and_spelling(
+    folder: Path, registry: testbed.Registry, sets: list[str]
+) -> None:
+    text = SMALL
+    if sets[0].startswith("cases="):
+        text, sets = SMALL + '[[cases]]\nname = "renamed"\n', []
+    changed = made(folder, registry, text, *sets)
+    assert ids(changed) == ids(made(folder, registry))
+    assert made(folder.with_name("elsewhere"), registry).trials[0].id == changed.trials[0].id
+
+
+def test_identities_do_not_depend_on_the_order_of_a_study(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    cases = '[[cases]]\nname = "a"\n[[cases]]\nname = "b"\nsigma_data = 1\n'
+    turned = '[[cases]]\nname = "b"\nsigma_data = 1\n[[cases]]\nname = "a"\n'
+    grid = 'grid.parameterization=["v", "eps"]'
+    one = made(folder, registry, SMALL + cases, grid, "seeds=[0, 1]")
+    other = made(
+        folder, registry, SMALL + turned, 'grid.parameterization=["eps", "v"]', "seeds=[1, 0]"
+    )
+    assert ids(one) != ids(other)
+    assert by_label(one) == by_label(other)
+
+
+CHANGES = {
+    "seed": "seeds=[1]",
+    "parameterization.name": 'grid.parameterization=["eps"]',
+    "weighting": "weighting=edm",
+    "loss.name": "loss=l1",
+    "loss.options.space": 'loss={name = "v", space = "x0"}',
+    "density.name": "density=lognormal",
+    "density.options.sigma_min": "sigma_min=0.01",
+    "density.options.sigma_max": "sigma_max=40",
+    "c_in": "c_in=shared",
+    "c_noise": "c_noise=shared",
+    "dataset.name": "dataset=ring",
+    "dataset.options.n": "dataset.n=201",
+    "dataset.options.test": "dataset.test=101",
+    "dataset.options.dim": "dataset.dim=3",
+    "dataset.options.width": "dataset.width=0.1",
+    "dataset.options.scale": "dataset.scale=0.7",
+    "dataset.options.data_seed": "dataset.data_seed=1",
+    "sigma_data": "sigma_data=1",
+    "network.options.width": "network.width=9",
+    "network.options.depth": "network.depth=2",
+    "network.options.features": "network.features=3",
+    "network.options.frequencies": "network.frequencies=[0.1, 9.0]",
+    "training.steps": "training.steps=51",
+    "training.batch": "training.batch=9",
+    "training.learning_rate": "training.learning_rate=0.01",
+    "training.betas": "training.betas=[0.9, 0.9]",
+    "training.ema": "training.ema=0.5",
+    "training.clip": "training.clip=1",
+    "training.points": "training.points=3",
+    "evaluation.levels": "evaluation.levels=4",
+    "evaluation.draws": "evaluation.draws=9",
+    "evaluation.samples": "evaluation.samples=9",
+    "evaluation.steps": "evaluation.steps=4",
+    "evaluation.sampler.name": "evaluation.sampler=euler",
+    "evaluation.metrics": 'evaluation.metrics=["mmd"]',
+}
+# What no setting of this study changes: one network, digests, and facts of the code and the device.
+OTHERWISE = {
+    "network.name", "data_digest", "sigma_data_measured", "device", "schema", "sources",
+}  # fmt: skip
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of a configuration; the options of the sampler and of plugins apart."""
+    if not isinstance(config, dict):
+        yield prefix[:-1]
+        return
+    for key, value in config.items():
+        yield from leaves(value, f"{prefix}{key}.")
+
+
+def test_an_identity_depends_on_every_setting(folder: Path, registry: testbed.Registry) -> None:
+    first = made(folder, registry).trials[0]
+    found = {"": first.id}
+    for key, change in CHANGES.items():
+        (other,) = made(folder, registry, SMALL, change).trials
+        touched = [line.partition(":")[0] for line in plan.differences(first.config, other.config)]
+        assert any(f"{name}.".startswith(f"{key}.") for name in touched), (key, touched)
+        found[key] = other.id
+    assert len(set(found.values())) == len(found)
+    known = {*CHANGES, *OTHERWISE}
+    missing = [
+        leaf
+        for leaf in leaves(first.config)
+        if leaf not in known and not leaf.startswith(("plugins.", "evaluation.sampler.options"))
+    ]
+    assert not missing, f"add a change for {missing}"
+
+
+def test_an_identity_depends_on_the_device_class_and_not_on_its_number(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    here, first, second = (
+        ids(made(folder, registry, device=device)) for device in ("cpu", "cuda:0", "cuda:1")
+    )
+    assert here != first == second
+
+
+def test_an_identity_depends_on_the_sources_and_on_the_data(
+    folder: Path, registry: testbed.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = made(folder, registry).trials[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "sources", lambda: "other")
+        assert made(folder, registry).trials[0].id != before.id
+    data = trial.dataset("moons", json.dumps(before.config["dataset"]["options"]), registry)
+    assert before.config["data_digest"] == data.digest
+    assert len(plan.sources()) == 16
+
+
+def test_the_sources_of_a_trial_are_all_that_its_numbers_come_from() -> None:
+    package = Path(plan.__file__).parents[1]
+    apart = {
+        "__init__", "__main__", "audit", "cli", "errors", "ext", "hookspecs", "registry", "study",
+    }  # fmt: skip
+    rooms = {path.stem for path in package.iterdir() if not path.name.startswith((".", "__py"))}
+    assert {name for name in plan.SOURCES if "/" not in name} | apart >= rooms - {"py", "_bundled"}
+    for name in plan.SOURCES:
+        assert (package / name).is_dir() or (package / name).with_suffix(".py").is_file(), name
+
+
+def test_an_identity_depends_on_the_source_of_the_plugins_it_uses_and_no_other(
+    tmp_path: Path, folder: Path
+) -> None:
+    file = tmp_path / "weighting_of_mine.py"
+    text = SMALL + '[arms]\nown = { weighting = "mine" }\nother = { weighting = "edm" }\n'
+    found = []
+    for source in (MINE, MINE + "# a comment\n"):
+        file.write_text(source)
+        found.append(by_label(made(folder, testbed.Registry([str(file)]), text)))
+    before, after = found
+    assert before["", "own", "v", 0] != after["", "own", "v", 0]
+    assert before["", "other", "v", 0] == after["", "other", "v", 0]
+
+
+def test_options_that_are_written_out_and_defaults_are_one_identity(
+    tmp_path: Path, folder: Path
+) -> None:
+    file = tmp_path / "weighting_with_an_option.py"
+    file.write_text(MINE)
+    registry = testbed.Registry([str(file)])
+    bare, same, other = (
+        ids(made(folder, registry, SMALL, f"weighting={value}"))
+        for value in ("mine", '{name = "mine", power = 1}', '{name = "mine", power = 2.0}')
+    )
+    assert bare == same != other
+
+
+# --- trials of a study --------------------------------------------------------------------------
+
+
+def test_only_edm_is_one_trial_in_both_arms_of_the_default_study(
+    tmp_path: Path, registry: testbed.Registry
+) -> None:
+    found = plan.make(spec.read(Path("default")), registry, tmp_path, "cpu")
+    shared = [one for one in found.trials if len(one.labels) > 1]
+    assert {label["variant"] for one in shared for label in one.labels} == {"edm"}
+    assert all([label["arm"] for label in one.labels] == ["published", "equal"] for one in shared)
+    assert len(shared) == 3 + 6
+    assert len(found.trials) == 5 * 2 * (3 + 6) - len(shared)
+    assert len(set(ids(found))) == len(found.trials)
+    assert shared[0].title == "edm · digits · published+equal · seed 0"
+
+
+def test_adding_a_parameterization_changes_no_other_identity(
+    tmp_path: Path, folder: Path, registry: testbed.Registry
+) -> None:
+    before = made(folder, registry, SMALL, 'grid.parameterization=["v", "edm"]')
+    file = tmp_path / "doubled.py"
+    file.write_text(
+        "import testbed\n"
+        "def scaling(sigma):\n"
+        "    return testbed.Coefficients(1 + 0 * sigma, -2 * sigma, 1 + 0 * sigma, sigma)\n"
+        "@testbed.hookimpl\n"
+        "def testbed_parameterizations():\n"
+        "    recipe = testbed.Recipe(density='cosine')\n"
+        "    yield testbed.Parameterization(\n"
+        "        'doubled', scaling, recipe=recipe, noise_kind='sigma'\n"
+        "    )\n"
+    )
+    three = 'grid.parameterization=["edm", "doubled", "v"]'
+    after = by_label(made(folder, testbed.Registry([str(file)]), SMALL, three))
+    assert len(after) == 3
+    assert {key: after[key] for key in by_label(before)} == by_label(before)
+
+
+def test_a_variant_names_its_options_and_the_other_axes_of_the_grid(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    text = SMALL + 'training.steps = [1, 2]\nloss = ["l1", { name = "l2", space = "v" }]\n'
+    variants = [one.labels[0]["variant"] for one in made(folder, registry, text).trials]
+    assert variants == [
+        "v steps=1 loss=l1", "v steps=1 loss=l2", "v steps=2 loss=l1", "v steps=2 loss=l2",
+    ]  # fmt: skip
+
+
+def test_a_trial_that_is_asked_for_twice_under_one_label_is_told(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    text = SMALL + '[[cases]]\nname = "a"\n[[cases]]\nname = "a"\n'
+    with pytest.raises(InputError, match=r"study\.toml: a v 0: asked for twice\."):
+        made(folder, registry, text)
+
+
+# --- what does not fit --------------------------------------------------------------------------
+
+
+def network(kinds: str) -> str:
+    return (
+        "import testbed\n"
+        "from testbed.networks.mlp import ResidualMLP\n"
+        "def build(shape, labels):\n"
+        "    raise AssertionError('training must not begin')\n"
+        "@testbed.hookimpl\n"
+        "def testbed_networks():\n"
+        f"    yield testbed.Network('odd', build, noise={kinds})\n"
+    )
+
+
+def test_a_network_that_does_not_take_the_kind_of_c_noise_is_refused_with_the_reason(
+    tmp_path: Path, folder: Path
+) -> None:
+    file = tmp_path / "network_of_indices.py"
+    file.write_text(network("{'index': (0, 999)}"))
+    with pytest.raises(InputError) as found:
+        made(folder, testbed.Registry([str(file)]), SMALL, "network=odd")
+    assert str(found.value) == (
+        f"{tmp_path / 'study.toml'}: v: parameterization 'v' gives c_noise as 'sigma', network "
+        "'odd' takes index. c_noise = \"shared\" gives log_sigma."
+    )
+    done = run_here(tmp_path, "study", "study.toml", "-p", file, "--set", "network=odd")
+    assert done.code == 2
+    assert "network 'odd' takes index" in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_c_noise_beyond_the_range_of_a_network_is_refused_with_both_ranges(
+    tmp_path: Path, folder: Path
+) -> None:
+    file = tmp_path / "network_of_small_sigmas.py"
+    file.write_text(network("{'sigma': (0.001, 50), 'log_sigma': (-10, 10)}"))
+    registry = testbed.Registry([str(file)])
+    with pytest.raises(InputError, match=r"from 0\.002 to 80, network 'odd' takes sigma from 0\.0"):
+        made(folder, registry, SMALL, "network=odd")
+    with pytest.raises(InputError, match=r"from 0\.0001 to 40, network 'odd'"):
+        made(folder, registry, SMALL, "network=odd", "sigma_min=0.0001", "sigma_max=40")
+    assert len(made(folder, registry, SMALL, "network=odd", "sigma_max=40").trials) == 1
+    assert len(made(folder, registry, SMALL, "network=odd", "c_noise=shared").trials) == 1
+
+
+# --- what is on disk ----------------------------------------------------------------------------
+
+
+def states(found: Plan) -> list[str]:
+    return [one.state for one in found.trials]
+
+
+def test_a_trial_is_new_interrupted_failed_finished_or_diverged_by_what_its_folder_holds(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    first = made(folder, registry)
+    assert states(first) == ["new"]
+    runner.describe(first, registry)
+    # A study that was stopped before this trial began: not stale, nothing has been trained.
+    assert states(made(folder, registry)) == ["new"]
+    at = journal.folder(folder, first.trials[0].id)
+    (at / "checkpoint").write_bytes(b"")
+    assert states(made(folder, registry)) == ["interrupted"]
+    for status in ("failed", "diverged", "finished"):
+        journal.write_json(at / "result.json", {"status": status})
+        found = made(folder, registry)
+        assert states(found) == [status]
+        assert len(found.pending()) == (status == "failed")
+
+
+def test_a_trial_that_was_trained_with_other_settings_is_stale_and_says_which(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    first = made(folder, registry, SMALL, "seeds=2")
+    runner.describe(first, registry)
+    at = journal.folder(folder, first.trials[0].id)
+    journal.write_json(at / "result.json", {"status": "finished"})
+    changed = made(folder, registry, SMALL, "seeds=2", "training.steps=60", "weighting=edm")
+    stale, untouched = changed.trials
+    assert (stale.state, untouched.state) == ("stale", "new")
+    assert "training.steps: 50 -> 60" in stale.changed
+    assert "weighting: None -> {'name': 'edm', 'options': {}}" in stale.changed
+    assert len(stale.changed) == 3, stale.changed  # and the plugin of the weighting
+    assert changed.pending() == changed.trials
+    assert states(made(folder, registry, SMALL, "seeds=2")) == ["finished", "new"]
+
+
+def test_a_change_of_the_sources_makes_a_trial_stale(
+    folder: Path, registry: testbed.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made(folder, registry)
+    runner.describe(first, registry)
+    at = journal.folder(folder, first.trials[0].id)
+    journal.write_json(at / "result.json", {"status": "finished"})
+    monkeypatch.setattr(plan, "sources", lambda: "new")
+    (stale,) = made(folder, registry).trials
+    assert stale.state == "stale"
+    assert stale.changed == [f"sources: {first.trials[0].config['sources']!r} -> 'new'"]
+
+
+def test_differences_are_dotted_keys_with_both_values() -> None:
+    before = {"a": 1, "b": {"c": [1, 2], "d": (3,)}, "e": None}
+    after = {"a": 1, "b": {"c": [1, 3], "d": [3]}, "f": "x"}
+    assert plan.differences(before, after) == ["b.c: [1, 2] -> [1, 3]", "f: None -> 'x'"]
+
+
+# --- twins --------------------------------------------------------------------------------------
+
+
+def test_v_and_edm_at_sigma_data_1_with_all_else_equal_are_twins_and_eps_is_not(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    text = SMALL.replace("seeds = 1", "seeds = 1\nsigma_data = 1" + EQUAL)
+    found = made(folder, registry, text, 'grid.parameterization=["eps", "v", "edm"]')
+    folder.mkdir()
+    (pair,) = facts.write(found, registry)
+    assert pair["members"] == ["v", "edm"]
+    assert (pair["case"], pair["arm"]) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (["sigma_data=1"], 1),
+        (["sigma_data=0.5"], 0),
+        (["sigma_data=1", "c_in=native", "c_noise=native"], 0),
+        (["sigma_data=1", "weighting=recipe"], 0),
+        (["sigma_data=1", "loss=l1"], 0),
+        (["sigma_data=1", 'grid.parameterization=["eps", "v"]'], 0),
+        (["sigma_data=1", 'grid.parameterization=["eps", "score"]'], 0),
+        (["sigma_data=1", 'grid.parameterization=["edm", "x0"]'], 0),
+    ],
+)
+def test_settings_are_twins_only_where_target_weight_and_inputs_agree(
+    folder: Path, registry: testbed.Registry, sets: list[str], expected: int
+) -> None:
+    text = SMALL.replace('["v"]', '["v", "edm"]').replace("seeds = 1", "seeds = 1" + EQUAL)
+    found = made(folder, registry, text, *sets)
+    members = []
+    for one in found.trials:
+        named = one.config["dataset"]
+        data = trial.dataset(named["name"], json.dumps(named["options"]), registry)
+        members.append((one.labels[0], *trial.assemble(one.config, registry, data)))
+    sigma = plan.levels_of(members[0][2].density, 65)
+    assert len(members) == 2
+    assert len(twins(members, sigma)) == expected
