@@ -74,6 +74,9 @@ def environment(**more: str) -> dict[str, str]:
 def run_here(folder: Path, *words: object, **more: str) -> Done:
     """`testbed WORDS` with `folder` as working directory, in this process, which is faster."""
     out, err = io.StringIO(), io.StringIO()
+    from testbed.study import trial
+
+    trial.registry_of.cache_clear()  # its key is only the words, which mean something else here
     path, modules = list(testbed.ext.__path__), set(sys.modules)
     before, code = dict(os.environ), 0
     try:

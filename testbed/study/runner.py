@@ -28,7 +28,7 @@ from testbed.study.trial import component, dataset, device_title
 
 TRIES = 3
 POLL = 0.2
-TRACK = 3.0
+TRACK = 10.0
 
 
 class Tracker(Protocol):

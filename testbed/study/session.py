@@ -64,7 +64,8 @@ def run(
     page: Path | None = None
     if not outcome.interrupted:
         say("checking the Tweedie identities")
-        found = runner.identities(plan, registry) + trained(plan)
+        # What does not depend on the case is checked in each, and counts once.
+        found = list(dict.fromkeys(runner.identities(plan, registry) + trained(plan)))
         page = conclude(plan, registry, outcome, found, tracker, say)
     elif tracker is not None and not tracker.away:
         tracker.close("KILLED", {})

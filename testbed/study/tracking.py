@@ -104,7 +104,7 @@ def _artifacts(database: Path) -> Path:
 class Tracker:
     """Sends a study to MLflow: a parent run for the study, a nested run for each trial.
 
-    `seconds` is the CPU time it took, and the time to create a store: what it takes from training,
+    `seconds` is the CPU time it took, a new store's creation included: what it takes from training,
     which goes on meanwhile in other processes.
 
     The first failure to reach MLflow is told once through `warn`; training goes on, and the next
@@ -139,9 +139,11 @@ class Tracker:
             return
         with self._guarded():
             silence()
-            began = time.perf_counter()
+            before = os.times()
             prepare(uri())
-            self.seconds += time.perf_counter() - began
+            after = os.times()
+            self.seconds += after.children_user - before.children_user
+            self.seconds += after.children_system - before.children_system
             from mlflow.tracking import MlflowClient
 
             address = uri()
