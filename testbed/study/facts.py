@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     for trial in plan.trials:
         config = trial.config
         data = _data(config, registry)
-        denoiser, objective = assemble(config, registry, data)
+        try:
+            denoiser, objective = assemble(config, registry, data)
+        except Exception:
+            if trial.state != "failed":
+                raise
+            continue  # it failed for the same reason, and has told it
         for label in trial.labels:
             cases.setdefault(label["case"], config)
             members = groups.setdefault((label["case"], label["arm"]), [])
@@ -96,7 +102,10 @@ def _real(folder: Path, case: str, config: dict[str, Any], registry: Registry) -
             generator = stream(repeat, f"floor/{metric.name}")
             stand_in = data.train if metric.against == "test" else data.test
             index = torch.randperm(len(stand_in), generator=generator)[:n]
-            values.append(metric(stand_in[index], data, generator))
+            try:
+                values.append(metric(stand_in[index], data, generator))
+            except Exception:  # a plugin's: its trials have failed and told why
+                values.append(math.nan)
         column = torch.tensor(values, dtype=torch.float64)
         floors[metric.name] = {"mean": float(column.mean()), "sd": float(column.std())}
     described = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 from rich.text import Text
 
+from testbed.errors import InputError
 from testbed.registry import Registry
 from testbed.study import journal, runner
 from testbed.study.plan import Plan, Trial
@@ -56,7 +58,7 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         yield table
         shared = sum(len({label["arm"] for label in t.labels}) > 1 for t in plan.trials)
         if shared:
-            yield f"{shared} trials are equal in several arms and are trained once."
+            yield f"Trained once because they are equal in several arms: {shared} of the trials."
         for trial in plan.trials:
             if trial.changed:
                 changed = escape("; ".join(trial.changed))
@@ -87,27 +89,30 @@ def estimate(plan: Plan, registry: Registry) -> float:
     total = 0.0
     for trial in plan.pending():
         config = trial.config
-        training = {**config["training"], "betas": tuple(config["training"]["betas"])}
-        key = repr((config["dataset"], config["network"], training["batch"]))
+        key = repr((config["dataset"], config["network"], config["training"]["batch"]))
         if key not in rates:
-            named = config["dataset"]
-            data = dataset(named["name"], _json(named["options"]), registry)
-            denoiser, objective = assemble(config, registry, data)
-            short = Training(**{**training, "steps": PROBE, "points": 1})
-            device = torch.device(plan.device)
-            trainer = Trainer(denoiser, objective, data, short, config["seed"], device)
-            start = time.perf_counter()
-            for _ in trainer:
-                pass
-            rates[key] = (time.perf_counter() - start) / PROBE
-        total += rates[key] * training["steps"]
+            try:
+                rates[key] = _rate(config, registry, plan.device)
+            except InputError:
+                raise
+            except Exception:  # a plugin's: the trial itself will fail and say why
+                continue
+        total += rates[key] * config["training"]["steps"]
     return total
 
 
-def _json(options: Any) -> str:
-    import json
-
-    return json.dumps(options)
+def _rate(config: dict[str, Any], registry: Registry, device: str) -> float:
+    """Seconds of one training step."""
+    training = {**config["training"], "betas": tuple(config["training"]["betas"])}
+    named = config["dataset"]
+    data = dataset(named["name"], json.dumps(named["options"]), registry)
+    denoiser, objective = assemble(config, registry, data)
+    short = Training(**{**training, "steps": PROBE, "points": 1})
+    trainer = Trainer(denoiser, objective, data, short, config["seed"], torch.device(device))
+    start = time.perf_counter()
+    for _ in trainer:
+        pass
+    return (time.perf_counter() - start) / PROBE
 
 
 class Bars:

@@ -187,7 +187,8 @@ def _measure(
     samples = draw(
         trained, data, config, evaluation["samples"], stream(0, "samples"), device, registry
     )
-    facts = {"sampler": evaluation["sampler"]["name"], "steps": str(evaluation["steps"])}
+    # One entry: safetensors writes several in any order, and the file would differ each time.
+    facts = {"sampler": f"{evaluation['sampler']['name']}, {evaluation['steps']} steps"}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
     for named_metric in evaluation["metrics"]:
         metric = component(registry, "metric", named_metric)
