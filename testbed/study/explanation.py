@@ -100,7 +100,7 @@ def _parameterization(
     sigma = torch.logspace(-3, 2, 200, dtype=torch.float64)
     c = p.coefficients(sigma, sigma_data=sigma_data)
     for label, values in (("c_skip", c.skip), ("|c_out|", c.out.abs()), ("c_in", c.in_)):
-        left.loglog(sigma, values.clamp(min=1e-12), label=label)
+        left.loglog(sigma.numpy(), values.clamp(min=1e-12).numpy(), label=label)
     left.set(xlabel="σ", title=f"{p.name}: coefficients", ylim=(1e-4, 1e4))
     left.legend(frameon=False)
     right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
@@ -111,7 +111,7 @@ def _parameterization(
         columns["weight"] = objective.effective_weight(SHOWN)
         weight = objective.effective_weight(levels_of(objective.density, 200))
         at = levels_of(objective.density, 200)
-        right.loglog(at, (weight * at**2).clamp(min=1e-12), color="black")
+        right.loglog(at.numpy(), (weight * at**2).clamp(min=1e-12).numpy(), color="black")
         right.set(ylabel="λ(σ) p(log σ) σ²  (eps form)")
         lines.append("  weight = lambda(sigma) p(log sigma), of |D - x0|^2")
     return "\n".join(lines) + "\n" + _table(columns)
@@ -122,7 +122,8 @@ def _weighting(w: Weighting, registry: Registry, sigma_data: float, panel: Figur
     note = "  with the log-uniform density\n" if density else ""
     sigma = torch.logspace(-2.6, 1.9, 200, dtype=torch.float64)
     axes = panel.subplots()
-    axes.loglog(sigma, w(sigma, sigma_data=sigma_data, density=density), color="black")
+    curve = w(sigma, sigma_data=sigma_data, density=density)
+    axes.loglog(sigma.numpy(), curve.numpy(), color="black")
     axes.set(xlabel="σ", title=f"{w.name}: λ(σ), multiplying |D − x0|²")
     values = w(SHOWN, sigma_data=sigma_data, density=density)
     return note + _table({"sigma": SHOWN, "lambda": values, "eps form": values * SHOWN**2})
@@ -131,7 +132,7 @@ def _weighting(w: Weighting, registry: Registry, sigma_data: float, panel: Figur
 def _density(p: Density, panel: Figure) -> str:
     sigma = levels_of(p, 400)
     axes = panel.subplots()
-    axes.semilogx(sigma, p.pdf_over_log_sigma(sigma), color="black")
+    axes.semilogx(sigma.numpy(), p.pdf_over_log_sigma(sigma).numpy(), color="black")
     axes.set(xlabel="σ", title=f"{p.name}: p(log σ)")
     u = torch.tensor([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99], dtype=torch.float64)
     return _table({"quantile": u, "sigma": p.sigma(u)})
@@ -140,7 +141,7 @@ def _density(p: Density, panel: Figure) -> str:
 def _loss(loss: Loss, panel: Figure) -> str:
     d = torch.linspace(-3, 3, 301)
     axes = panel.subplots()
-    axes.plot(d, loss(d, torch.zeros_like(d)), color="black")
+    axes.plot(d.numpy(), loss(d, torch.zeros_like(d)).numpy(), color="black")
     axes.set(xlabel="prediction − target", title=f"{loss.name}, space {loss.space}")
     kind = "elicits the mean" if loss.elicits_mean else "does not elicit the mean"
     return f"  taken in the space {loss.space!r}; {kind}\n"

@@ -60,7 +60,7 @@ def picture(samples: torch.Tensor, real: torch.Tensor, title: str) -> Figure:
         for axes, image in zip(grid.flat, samples, strict=False):
             channels_last = image if image.ndim == 2 else image.permute(1, 2, 0)
             shown = ((channels_last - low) / (high - low)).clamp(0, 1)
-            axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
+            axes.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1)
         for axes in grid.flat:
             axes.axis("off")
         return figure
@@ -70,8 +70,8 @@ def picture(samples: torch.Tensor, real: torch.Tensor, title: str) -> Figure:
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     for points, label, style in ((held, "real", "0.75"), (flat, title, "C0")):
-        at = (points - centre) @ basis
-        second = at[:, 1] if at.shape[1] > 1 else torch.zeros(len(at))
+        at = ((points - centre) @ basis).numpy()
+        second = at[:, 1] if at.shape[1] > 1 else 0 * at[:, 0]
         axes.scatter(at[:, 0], second, s=6, color=style, label=label)
     axes.set(xlabel="first principal component", ylabel="second")
     axes.set_aspect("equal")
