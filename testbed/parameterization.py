@@ -170,17 +170,22 @@ class Parameterization(Component):
         if self.affine:
             a, b = self.pair_weights(sigma, sigma_data=sigma_data)
             return combine(a, x0, b, eps)
-        stated = self._formula("target")
-        assert stated is not None
-        wide = torch.promote_types(x0.dtype, torch.float32)
-        found: Tensor = stated(
+        return self._stated("target", x0, sigma, sigma_data, x0=x0, eps=eps)
+
+    def _stated(
+        self, role: str, like: Tensor, sigma: Sigma, sigma_data: float | None, **tensors: Tensor
+    ) -> Tensor:
+        """The role's own function in float32 or wider, returned in the dtype of `like`."""
+        formula = self._formula(role)
+        assert formula is not None
+        wide = torch.promote_types(like.dtype, torch.float32)
+        found: Tensor = formula(
             options=self.options,
-            x0=x0.to(wide),
-            eps=eps.to(wide),
-            sigma=per_sample(sigma, x0).to(wide),
+            sigma=per_sample(sigma, like).to(wide),
             sigma_data=sigma_data,
+            **{name: tensor.to(wide) for name, tensor in tensors.items()},
         )
-        return found.to(x0.dtype)
+        return found.to(like.dtype)
 
     def denoise(
         self, F: Tensor, x: Tensor, sigma: Sigma, *, sigma_data: float | None = None
@@ -199,17 +204,7 @@ class Parameterization(Component):
         if self.affine:
             c = self.coefficients(widen(sigma).double(), sigma_data=sigma_data)
             return combine(c.skip, x, c.out, F)
-        stated = self._formula("denoise")
-        assert stated is not None
-        wide = torch.promote_types(x.dtype, torch.float32)
-        found: Tensor = stated(
-            options=self.options,
-            F=F.to(wide),
-            x=x.to(wide),
-            sigma=per_sample(sigma, x).to(wide),
-            sigma_data=sigma_data,
-        )
-        return found.to(x.dtype)
+        return self._stated("denoise", x, sigma, sigma_data, F=F, x=x)
 
     def output(
         self, D: Tensor, x: Tensor, sigma: Sigma, *, sigma_data: float | None = None
