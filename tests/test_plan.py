@@ -442,11 +442,30 @@ def test_settings_are_twins_only_where_target_weight_and_inputs_agree(
 ) -> None:
     text = SMALL.replace('["v"]', '["v", "edm"]').replace("seeds = 1", "seeds = 1" + EQUAL)
     found = made(folder, registry, text, *sets)
+    assert len(found.trials) == 2
+    assert len(pairs(found, registry)) == expected
+
+
+def test_equal_weights_and_inputs_alone_make_no_twins(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    """|F - F*|^2 has weight 1 in both arms: only the targets differ."""
+    text = SMALL.replace('[grid]\nparameterization = ["v"]', "").replace(
+        "seeds = 1", f"seeds = 1{EQUAL}"
+    )
+    arms = [
+        f'{name} = {{ parameterization = "{name}", weighting = "{name}" }}' for name in ("eps", "v")
+    ]
+    found = made(folder, registry, f"{text}\n[arms]\n" + "\n".join(arms))
+    assert [one.config["weighting"]["name"] for one in found.trials] == ["eps", "v"]
+    assert pairs(found, registry) == []
+
+
+def pairs(found: Plan, registry: testbed.Registry) -> list[Any]:
+    """The twins among the trials of a plan."""
     members = []
     for one in found.trials:
         named = one.config["dataset"]
         data = trial.dataset(named["name"], json.dumps(named["options"]), registry)
         members.append((one.labels[0], *trial.assemble(one.config, registry, data)))
-    sigma = plan.levels_of(members[0][2].density, 65)
-    assert len(members) == 2
-    assert len(twins(members, sigma)) == expected
+    return twins(members, plan.levels_of(members[0][2].density, 65))

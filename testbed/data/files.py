@@ -73,7 +73,10 @@ def array(
         archive = isinstance(loaded, np.lib.npyio.NpzFile)
         arrays = {name: loaded[name] for name in loaded.files} if archive else None
     except Exception as problem:  # a damaged zip raises whatever its damage leads to
-        raise InputError(f"dataset 'array': {path} cannot be read as numbers: {problem}") from None
+        raise InputError(
+            f"dataset 'array': {path} cannot be read as numbers: expected a .npy or .npz file "
+            f"without pickled objects ({type(problem).__name__})."
+        ) from None
     if arrays is not None and data not in arrays:
         raise InputError(f"dataset 'array': {path}: {unknown('array', data, arrays)}")
     x = loaded if arrays is None else arrays[data]
