@@ -37,12 +37,10 @@ Sources = tuple[Sequence[str], Sequence[str], str]
 """plugin words, plugin folders, device"""
 
 
-def _begin(stop: Any, threads: int, driver: int, folder: str) -> None:
+def _begin(stop: Any, threads: int, driver: int) -> None:
     """Runs first in a worker: one place for threads, signals, and the end of the driver."""
     global _stop
     _stop = stop
-    # A fork server keeps the folder that it was started in.
-    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
@@ -93,7 +91,7 @@ class Workers:
         pool = self._pools[slot]
         if pool is None or (last is not None and not last.cancelled() and last.exception()):
             pool = self._pools[slot] = ProcessPoolExecutor(
-                1, self._context, _begin, (self._stop, self._threads, os.getpid(), os.getcwd())
+                1, self._context, _begin, (self._stop, self._threads, os.getpid())
             )
         future: Future[str] = pool.submit(_work, config, at, sources)
         self._busy[slot] = future
