@@ -181,11 +181,12 @@ def study(
     registry = _registry(plugin, plugin_dir, strict)
     made = _plan(file, set_, only, seeds, device, out, registry)
     if trial:
-        made.trials = [one for one in made.trials if one.id.startswith(trial)]
-        if not made.trials:
+        again = [one for one in made.trials if one.id.startswith(trial)]
+        if not again:
             raise InputError(f"--trial {trial}: no trial of this study has that id.")
-        for one in made.trials:
+        for one in again:
             one.state = "new"
+        made.chosen = frozenset(one.id for one in again)
     from testbed.study import session
     from testbed.study.executors import Executor, Here, Workers
     from testbed.study.terminal import Bars

@@ -102,7 +102,7 @@ class Registry:
         plugin_dirs: Iterable[str | Path] = (),
         strict: bool = False,
     ) -> None:
-        self.plugins = tuple(plugins)
+        self.plugins = tuple(_from_anywhere(word) for word in plugins)
         self.plugin_dirs = tuple(str(Path(folder).resolve()) for folder in plugin_dirs)
         self.provenance: list[Provenance] = []
         self.failures: list[Provenance] = []
@@ -286,6 +286,11 @@ class Registry:
 def default_registry() -> Registry:
     """The registry of the bundled plugins, the plugin path and the entry points."""
     return Registry()
+
+
+def _from_anywhere(word: str) -> str:
+    """A `-p` word that means the same in any working directory."""
+    return str(Path(word).absolute()) if word.endswith(".py") or os.sep in word else word
 
 
 def _path_folders() -> list[Path]:

@@ -50,16 +50,21 @@ class Trial:
 
 @dataclass
 class Plan:
-    """The trials of a study, each once, and where they live."""
+    """The trials of a study, each once, and where they live; `chosen` ids alone run, or all."""
 
     study: StudyFile
     folder: Path
     device: str
     trials: list[Trial]
+    chosen: frozenset[str] | None = None
 
     def pending(self) -> list[Trial]:
         """Those that still have to run."""
-        return [one for one in self.trials if one.state not in ("finished", "diverged")]
+        return [
+            one
+            for one in self.trials
+            if one.state not in journal.ENDED and (self.chosen is None or one.id in self.chosen)
+        ]
 
 
 def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Plan:
@@ -75,7 +80,9 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
         for seed in arrangement.settings.seeds:
             try:
                 config = resolve(arrangement.settings, registry, seed, device)
-            except InputError as found:
+            except Exception as found:
+                if not isinstance(found, InputError):  # a plugin's own function raised
+                    found = InputError(f"{type(found).__name__}: {found}")
                 where = " ".join(filter(None, (arrangement.case, arrangement.arm)))
                 name = arrangement.settings.parameterization.name
                 for line in str(found).splitlines():

@@ -81,6 +81,8 @@ def describe(plan: Plan, registry: Registry) -> None:
     }
     journal.write_json(plan.folder / "study.json", record)
     for trial in plan.trials:
+        if plan.chosen is not None and trial.id not in plan.chosen:
+            continue
         at = journal.folder(plan.folder, trial.id)
         at.mkdir(parents=True, exist_ok=True)
         journal.write_json(
@@ -118,7 +120,7 @@ def execute(
     running: dict[Future[str], Trial] = {}
     tracked = time.monotonic()
     sources = (registry.plugins, registry.plugin_dirs, plan.device)
-    ended = [trial for trial in plan.trials if trial not in waiting]
+    ended = [trial for trial in plan.trials if trial.state in journal.ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
     tries: dict[str, int] = {}
     with _interrupts(executor, outcome), _Telling(tracker) as tell:

@@ -117,7 +117,10 @@ def conclude(
         failed = "failed" in outcome.statuses.values() or not all(row.passed for row in found)
         files = {s.plugin: Path(s.origin) for s in registry.provenance if s.kind == "file"}
         tracker.close("FAILED" if failed else "FINISHED", files)
-    registry.study_finished(plan.study, results(plan))
+    try:
+        registry.study_finished(plan.study, results(plan))
+    except Exception as problem:
+        say(f"a plugin's testbed_study_finished raised {type(problem).__name__}: {problem}")
     return page
 
 
