@@ -1,4 +1,4 @@
-"""Laws of `testbed.convert`: the kinds of prediction (math.md, section 2)."""
+"""Laws of `testbed.convert`: the kinds of prediction."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Convert = Callable[..., Tensor]
 DIFFUSERS = json.loads((Path(__file__).parent / "reference/diffusers_reference.json").read_text())
 
 
-# What each kind is of the pair (x0, eps), and of D at x. Written for this file from math.md.
+# What each kind is of the pair (x0, eps), and of D at x. Written for this file.
 def v(x0: Any, eps: Any, sigma: Any, sd: Any = None) -> Any:
     return (eps - sigma * x0) / (1 + sigma**2) ** 0.5
 

@@ -78,7 +78,7 @@ def law_network_sees_its_scales(d: testbed.Denoiser, c: Case, c_in: Any, c_noise
 def law_score_is_tweedie(
     score: Callable[..., Tensor], D: Callable[..., Tensor], F: Tensor, name: str, c: Case
 ) -> None:
-    """score = (D - x)/sigma^2, math.md's "from D" column.
+    """score = (D - x)/sigma^2.
 
     D's own error is gamma_k (|c_skip x| + |c_out F|), and it is divided by sigma^2; the score
     comes from F through the pair, eps = (F - a x)/(b - sigma a), and its terms are no larger.

@@ -74,7 +74,7 @@ def density(name: str, **options: Any) -> testbed.Density:
 
 
 def uniform_flow() -> testbed.Density:
-    """Uniform t with t = sigma/(1 + sigma): p(sigma) = 1/(1 + sigma)^2 (math.md, section 1)."""
+    """Uniform t with t = sigma/(1 + sigma): p(sigma) = 1/(1 + sigma)^2."""
     return testbed.Density(
         "uniform_flow",
         icdf=lambda u: u / (1 - u),
@@ -222,7 +222,7 @@ def test_quantiles_stay_in_the_cut(name: str, cut: tuple[float, float]) -> None:
     law_quantiles_stay_in_the_cut(density(name, sigma_min=cut[0], sigma_max=cut[1]))
 
 
-# --- identities of math.md, section 1 ---------------------------------------------------------
+# --- identities ---------------------------------------------------------
 
 
 @given(u=st.floats(0, 1, exclude_max=True))

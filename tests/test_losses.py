@@ -1,4 +1,4 @@
-"""Laws of the loss: per sample, mean over dimensions of k(sigma) m(q_hat, q) (design.md, 6)."""
+"""Laws of the loss: per sample, mean over dimensions of k(sigma) m(q_hat, q)."""
 
 import json
 from collections.abc import Callable

@@ -39,7 +39,7 @@ SCHEDULES = {"ve": VE, "vp": VP, "cosine": COSINE, "flow": FLOW}
 sin, cos = np.frompyfunc(mpmath.sin, 1, 1), np.frompyfunc(mpmath.cos, 1, 1)
 
 
-# (alpha, s) of exact t, from math.md, section 1, and Song et al. 2021 (beta from 0.1 to 20).
+# (alpha, s) of exact t, from Song et al. 2021 (beta from 0.1 to 20).
 def vp_pair(t: Any) -> tuple[Any, Any]:
     half = (exact(0.1) * t + exact(19.9) * t**2 / 2) / 2
     return exp(-half), (1 - exp(-2 * half)) ** 0.5

@@ -3,7 +3,7 @@ tests/test_oracle_mutants.py shows for each law an oracle that it rejects.
 
 Where tolerances come from. `truth` answers with 40 digits, every oracle being a mixture
 sum_k pi_k N(m_k, S_k), and bounds the rounding of a float64 computation of it to first order, with
-gamma_k = k u/(1 - k u), u = 2^-53 (math.md, section 7):
+gamma_k = k u/(1 - k u), u = 2^-53:
 
     q_k = x - m_k, C_k = S_k + sigma^2 I, whose smallest eigenvalue c_k the data may make small;
     g_k = gamma growth (1 + d |S_k|/c_k): LAPACK's eigenvalues are off by d u |S|, relative to c_k;

@@ -1,4 +1,4 @@
-"""Laws of the parameterizations: D = c_skip x + c_out F(c_in x, c_noise) (design.md, section 5)."""
+"""Laws of the parameterizations: D = c_skip x + c_out F(c_in x, c_noise)."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from testbed.registry import default_registry
 SGM = json.loads((Path(__file__).parent / "reference/sgm_reference.json").read_text())
 
 
-# The table of design.md, section 5, for exact numbers: (c_skip, c_out, c_in, c_noise).
+# The table, for exact numbers: (c_skip, c_out, c_in, c_noise).
 def eps_row(sigma: Any, sd: Any) -> tuple[Any, Any, Any, Any]:
     return 1 + 0 * sigma, -sigma, 1 / (sigma**2 + 1) ** 0.5, sigma
 
@@ -68,7 +68,7 @@ def flow_scaling(sigma: Tensor) -> testbed.Coefficients:
     return testbed.Coefficients(skip=a, out=-t, in_=a, noise=t)
 
 
-# The plugin of design.md, section 4: a scaling and no statement of the target.
+# The plugin: a scaling and no statement of the target.
 FLOW = testbed.Parameterization(name="flow", scaling=flow_scaling)
 
 
@@ -224,7 +224,7 @@ def test_denoise_is_affine(name: str, c: Case) -> None:
 
 
 def test_flow_of_the_brief_predicts_eps_minus_x0() -> None:
-    """The derived target of the plugin in design.md; 1 - c_skip adds the terms 1 and c_skip."""
+    """The derived target of the plugin; 1 - c_skip adds the terms 1 and c_skip."""
     c = fixed()
     found = FLOW.target(c.x0, c.eps, c.sigma)
     terms = np.abs(c.X0) + np.abs(c.EPS)

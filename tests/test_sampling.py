@@ -1,4 +1,4 @@
-"""Laws of the samplers: the probability-flow ODE dx/dsigma = (x - D)/sigma (math.md, 5 and 8)."""
+"""Laws of the samplers: the probability-flow ODE dx/dsigma = (x - D)/sigma."""
 
 import json
 import math
@@ -173,7 +173,7 @@ def law_trajectory_is_stability(sample: Sample, name: str) -> None:
 
 
 def law_euler_is_ddim(sample: Sample) -> None:
-    """Euler in sigma gives the points of diffusers' DDIM at eta = 0 (math.md, section 8).
+    """Euler in sigma gives the points of diffusers' DDIM at eta = 0.
 
     x_T/alpha starts; the levels are the table's, whose abar = 1/(1 + sigma^2) has 3 (t + 1) + 8
     roundings, divided by 2 (1 - abar) in sigma (see test_conversions); the last is abar = 1.
@@ -242,7 +242,7 @@ def wiener(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def exact_solution(x: Tensor, high: float, low: float) -> Tensor:
-    """m + (x - m) sqrt((L + low^2)/(L + high^2)) (math.md, section 6)."""
+    """m + (x - m) sqrt((L + low^2)/(L + high^2))."""
     return MEAN + (x - MEAN) * torch.sqrt((VARIANCE + low**2) / (VARIANCE + high**2))
 
 

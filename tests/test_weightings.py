@@ -1,4 +1,4 @@
-"""Laws of the weightings lambda(sigma) of |D - x0|^2 (math.md, section 4)."""
+"""Laws of the weightings lambda(sigma) of |D - x0|^2."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def sigmoid(z: Any) -> Any:
     return 1 / (1 + exp(-z))
 
 
-# lambda of exact sigma, sigma_data and p(log sigma), with SNR = 1/sigma^2, as math.md prints it.
+# lambda of exact sigma, sigma_data and p(log sigma), with SNR = 1/sigma^2.
 WEIGHTS: dict[str, Callable[..., Any]] = {
     "unit": lambda s, sd, p: 1 + 0 * s,
     "x0": lambda s, sd, p: 1 + 0 * s,
@@ -105,7 +105,7 @@ def law_weight_is_the_formula(
 def law_weight_is_the_squared_error_of_a_space(
     w: testbed.Weighting, space: str, sigma: float
 ) -> None:
-    """lambda |D - x0|^2 = |q(D) - q(x0)|^2, with q from math.md's column "from D"."""
+    """lambda |D - x0|^2 = |q(D) - q(x0)|^2, with q."""
     s, x, x0, D = exact(sigma), exact(0.7), exact(-0.4), exact(1.1)
     q_hat, q = FROM_D[space](D, x, s), FROM_D[space](x0, x, s)
     wanted = (q_hat - q) ** 2 / (D - x0) ** 2

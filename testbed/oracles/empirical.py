@@ -39,7 +39,7 @@ class Empirical(Oracle):
     Every method takes leave_out, (B,) int64: the index of the data point that does not exist for
     that query (without it, the oracle of the training data memorises them).
     Raises ValueError for data that is empty, not finite or not floating point, or a bad leave_out.
-    Source: math.md, section 6.
+    Source: Karras et al. 2022, app. B.3 (the optimal denoiser of a finite data set).
     """
 
     def __init__(self, data: Tensor, block: int = 1024) -> None:

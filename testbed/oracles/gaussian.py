@@ -14,7 +14,7 @@ class Gaussian(Oracle):
 
     mean: m, (*shape), usually (d,). covariance: S, (d, d) positive semidefinite, may be singular.
     Raises ValueError for other shapes, an asymmetric or an indefinite S, or numbers not finite.
-    Source: Wiener 1949; math.md, section 6.
+    Source: Wiener 1949.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:

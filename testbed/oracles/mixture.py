@@ -22,7 +22,7 @@ class Mixture(Oracle):
     here; equal if None. A call holds a few (B, K, d) arrays.
     Raises ValueError for other shapes, both or neither of stds and covariances, stds below 0,
     weights not above 0, an asymmetric or an indefinite S_k, or numbers not finite.
-    Source: math.md, section 6.
+    Source: Bayes' rule for Gaussians (Bishop 2006, sec. 2.3.3), component by component.
     """
 
     def __init__(
