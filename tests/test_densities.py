@@ -222,7 +222,7 @@ def test_quantiles_stay_in_the_cut(name: str, cut: tuple[float, float]) -> None:
     law_quantiles_stay_in_the_cut(density(name, sigma_min=cut[0], sigma_max=cut[1]))
 
 
-# --- identities ---------------------------------------------------------
+# --- identities -------------------------------------------------------------------------------
 
 
 @given(u=st.floats(0, 1, exclude_max=True))

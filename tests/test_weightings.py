@@ -105,7 +105,7 @@ def law_weight_is_the_formula(
 def law_weight_is_the_squared_error_of_a_space(
     w: testbed.Weighting, space: str, sigma: float
 ) -> None:
-    """lambda |D - x0|^2 = |q(D) - q(x0)|^2, with q."""
+    """lambda |D - x0|^2 = |q(D) - q(x0)|^2."""
     s, x, x0, D = exact(sigma), exact(0.7), exact(-0.4), exact(1.1)
     q_hat, q = FROM_D[space](D, x, s), FROM_D[space](x0, x, s)
     wanted = (q_hat - q) ** 2 / (D - x0) ** 2

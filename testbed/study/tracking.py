@@ -108,7 +108,7 @@ class Tracker:
     which goes on meanwhile in other processes.
 
     The first failure to reach MLflow is told once through `warn`; training goes on, and the next
-    run of the study, or `testbed sync`, sends what is missing.
+    run of the study sends what is missing.
     """
 
     def __init__(self, plan: Plan, warn: Callable[[str], None]) -> None:
