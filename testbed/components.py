@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from testbed.data.base import Data
 
 Sigma = float | Tensor
+State = Callable[..., torch.nn.Module]
 
 
 @dataclass(frozen=True)
@@ -66,30 +68,75 @@ class Component:
 class Weighting(Component):
     """lambda(sigma), multiplying |D - x0|^2: always in denoiser (x0) space.
 
-    `function` may ask for `sigma`, `sigma_data` and `p`, the density's pdf over log sigma.
+    Args:
+        function: may ask for `sigma`, `sigma_data`, `p`, the density's pdf over log sigma, and
+            `state`.
+        state: `state([options])` builds the module that a learned weighting trains together with
+            the network.
+        penalty: `penalty([sigma, state, options])`, added to the loss per sample, (B,): what keeps
+            a learned lambda from vanishing.
+        sigma_range: the open interval of noise levels where the function is defined.
     """
 
     axis: ClassVar[str] = "weighting"
     function: Callable[..., Tensor]
     reference: str = ""
+    state: State | None = None
+    penalty: Callable[..., Tensor] | None = None
+    sigma_range: tuple[float, float] = (0.0, math.inf)
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self.label, self.sigma_range)
+        asks = any("state" in formula.wanted for formula in self.formulas())
+        check_state(self.label, self.state, asks)
+        if self.penalty is not None and self.state is None:
+            raise InputError(f"{self.label}: a penalty without a state changes no gradient.")
+
+    def _formula(self, role: str) -> Formula | None:
+        function, quantities = {
+            "function": (self.function, ("sigma", "sigma_data", "p", "state")),
+            "state": (self.state, ()),
+            "penalty": (self.penalty, ("sigma", "state")),
+        }[role]
+        owner = self.label if role == "function" else f"{self.label} ({role})"
+        return function and Formula(owner, function, quantities)
+
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.function, ("sigma", "sigma_data", "p"))]
+        found = (self._formula(role) for role in ("function", "state", "penalty"))
+        return [formula for formula in found if formula]
+
+    def build(self) -> torch.nn.Module | None:
+        """A new state, or None for a weighting that learns nothing."""
+        return build_state(self._formula("state"), self.options)
 
     def __call__(
-        self, sigma: Sigma, *, sigma_data: float | None = None, density: Density | None = None
+        self,
+        sigma: Sigma,
+        *,
+        sigma_data: float | None = None,
+        density: Density | None = None,
+        state: torch.nn.Module | None = None,
     ) -> Tensor:
         """lambda at sigma, shaped like sigma, float32 or wider.
 
         Raises:
-            TypeError: the function names sigma_data (or p) and none was given.
+            TypeError: the function names sigma_data, p or state and none was given.
         """
         sigma = widen(sigma)
         p = density.pdf_over_log_sigma(sigma) if density is not None else None
         formula = self.formulas()[0]
-        found = formula(options=self.options, sigma=sigma, sigma_data=sigma_data, p=p)
+        found = formula(options=self.options, sigma=sigma, sigma_data=sigma_data, p=p, state=state)
         return torch.as_tensor(found, device=sigma.device) + 0 * sigma
+
+    def added(self, sigma: Tensor, state: torch.nn.Module | None) -> Tensor | float:
+        """The penalty at sigma (B,), shaped like sigma; 0.0 without one."""
+        formula = self._formula("penalty")
+        if formula is None:
+            return 0.0
+        found: Tensor = formula(options=self.options, sigma=sigma, state=state)
+        return found
 
 
 def squared(prediction: Tensor, target: Tensor) -> Tensor:
@@ -101,10 +148,12 @@ def squared(prediction: Tensor, target: Tensor) -> Tensor:
 class Loss(Component):
     """An elementwise discrepancy, taken in a space.
 
-    `function(prediction, target[, options])` returns a tensor shaped like its arguments. `space`
-    is an option of every loss: "x0", "eps", "score", "v", "flow" or "F". A function other than
-    `testbed.squared` may claim that its minimiser is the mean: `elicits_mean`; without it the
+    `function(prediction, target[, state, options])` returns a tensor shaped like its arguments.
+    `space` is an option of every loss: "x0", "eps", "score", "v", "flow" or "F". A function other
+    than `testbed.squared` may claim that its minimiser is the mean: `elicits_mean`; without it the
     Tweedie comparison with the score is not valid for a model trained with it, and is left out.
+    `state([options])` builds the module of a loss that has one: its parameters are trained with the
+    network, its buffers are kept in checkpoints.
     """
 
     axis: ClassVar[str] = "loss"
@@ -112,10 +161,12 @@ class Loss(Component):
     space: str = "x0"
     elicits_mean: bool = False
     reference: str = ""
+    state: State | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_state(self.label, self.state, "state" in self.formulas()[0].wanted)
         if self.quadratic:
             object.__setattr__(self, "elicits_mean", True)
 
@@ -125,7 +176,14 @@ class Loss(Component):
         return self.function is squared
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.function, (), leading=2)]
+        found = [Formula(self.label, self.function, ("state",), leading=2)]
+        if self.state is not None:
+            found.append(Formula(f"{self.label} (state)", self.state, ()))
+        return found
+
+    def build(self) -> torch.nn.Module | None:
+        """A new state, or None for a loss without one."""
+        return build_state(self.formulas()[1] if self.state else None, self.options)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -136,10 +194,42 @@ class Loss(Component):
         object.__setattr__(twin, "space", twin.options["space"])
         return twin
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def __call__(
+        self, prediction: Tensor, target: Tensor, state: torch.nn.Module | None = None
+    ) -> Tensor:
         """m(q_hat, q), elementwise."""
-        found: Tensor = self.formulas()[0](prediction, target, options=self.options)
+        formula = self.formulas()[0]
+        found: Tensor = formula(prediction, target, options=self.options, state=state)
         return found
+
+
+def check_range(owner: str, sigma_range: tuple[float, float]) -> None:
+    """InputError unless 0 <= low < high."""
+    low, high = sigma_range
+    if not 0 <= low < high:
+        raise InputError(f"{owner}: sigma_range = {sigma_range} needs 0 <= low < high.")
+
+
+def check_state(owner: str, state: State | None, asked: bool) -> None:
+    """InputError unless a state is built exactly where a function asks for one."""
+    if asked and state is None:
+        raise InputError(f"{owner}: asks for a state, and state=... does not say how to build one.")
+    if state is not None and not asked:
+        raise InputError(f"{owner}: builds a state, and no function asks for it by that name.")
+
+
+def build_state(formula: Formula | None, options: Mapping[str, Any]) -> torch.nn.Module | None:
+    """The module that `formula` builds.
+
+    Raises:
+        InputError: what it built is no torch module.
+    """
+    if formula is None:
+        return None
+    found = formula(options=options)
+    if not isinstance(found, torch.nn.Module):
+        raise InputError(f"{formula.owner}: must build a torch.nn.Module, got {found!r}.")
+    return found
 
 
 @dataclass(frozen=True)

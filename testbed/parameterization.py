@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from testbed.components import Component, Sigma
-from testbed.errors import InputError
+from testbed.components import Component, Sigma, check_range
+from testbed.errors import InputError, unknown
 from testbed.formula import Formula
 from testbed.noise import per_sample, widen
+
+CLAIMS = ("unit_target", "unit_input", "homogeneous", "boundary")
 
 
 class Coefficients(NamedTuple):
@@ -52,9 +55,16 @@ class Parameterization(Component):
         recipe: what it was published with.
         noise_kind: what c_noise is: "sigma", "log_sigma", "time" or "index".
         reference: paper and equation.
+        sigma_range: the open interval of noise levels where the formulas are defined.
+        singular: the limits of sigma, 0.0 or math.inf, at which F says nothing of x0 or is
+            unbounded (eps: math.inf; score: both).
+        claims: what holds besides the laws: "unit_target", "unit_input", "homogeneous",
+            "boundary". The conformance kit rejects a false one.
+        sigma_data: the only value that a hard-wired one is right for.
 
     Raises:
-        InputError: neither a scaling nor both target and denoise.
+        InputError: neither a scaling nor both target and denoise; an unknown claim; a range that
+            is empty; a singular level other than 0 and infinity.
     """
 
     axis: ClassVar[str] = "parameterization"
@@ -64,6 +74,10 @@ class Parameterization(Component):
     recipe: Recipe | None = None
     noise_kind: str = "sigma"
     reference: str = ""
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+    singular: tuple[float, ...] = ()
+    claims: tuple[str, ...] = ()
+    sigma_data: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __init__(
@@ -75,6 +89,10 @@ class Parameterization(Component):
         recipe: Recipe | None = None,
         noise_kind: str = "sigma",
         reference: str = "",
+        sigma_range: tuple[float, float] = (0.0, math.inf),
+        singular: Sequence[float] = (),
+        claims: Sequence[str] = (),
+        sigma_data: float | None = None,
     ) -> None:
         if scaling is None and (target is None or denoise is None):
             raise InputError(f"parameterization {name!r} needs a scaling, or target and denoise.")
@@ -88,11 +106,23 @@ class Parameterization(Component):
             recipe,
             noise_kind,
             reference,
+            sigma_range,
+            tuple(singular),
+            tuple(claims),
+            sigma_data,
             {},
         )
         for f, value in zip(fields(Parameterization), values, strict=True):
             object.__setattr__(self, f.name, value)
         self.__post_init__()
+        check_range(self.label, sigma_range)
+        for claim in claims:
+            if claim not in CLAIMS:
+                raise InputError(f"{self.label}: {unknown('claim', claim, CLAIMS)}")
+        if not set(singular) <= {0.0, math.inf}:
+            raise InputError(f"{self.label}: singular = {singular} may hold 0.0 and math.inf only.")
+        if sigma_data is not None and not 0 < sigma_data < math.inf:
+            raise InputError(f"{self.label}: sigma_data = {sigma_data!r} must be positive.")
 
     @property
     def affine(self) -> bool:

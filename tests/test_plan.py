@@ -10,7 +10,7 @@ from conftest import run_here
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import facts, journal, plan, runner, spec, trial
+from testbed.study import facts, journal, plan, runner, spec, trial, validity
 from testbed.study.plan import Plan
 from testbed.study.twins import twins
 
@@ -107,8 +107,8 @@ def test_an_identity_does_not_depend_on_names_labels_and_spelling(
 def test_identities_do_not_depend_on_the_order_of_a_study(
     folder: Path, registry: testbed.Registry
 ) -> None:
-    cases = '[[cases]]\nname = "a"\n[[cases]]\nname = "b"\nsigma_data = 1\n'
-    turned = '[[cases]]\nname = "b"\nsigma_data = 1\n[[cases]]\nname = "a"\n'
+    cases = '[[cases]]\nname = "a"\n[[cases]]\nname = "b"\nsigma_data = { assumed = 1 }\n'
+    turned = '[[cases]]\nname = "b"\nsigma_data = { assumed = 1 }\n[[cases]]\nname = "a"\n'
     grid = 'grid.parameterization=["v", "eps"]'
     one = made(folder, registry, SMALL + cases, grid, "seeds=[0, 1]")
     other = made(
@@ -136,7 +136,7 @@ CHANGES = {
     "dataset.options.width": "dataset.width=0.1",
     "dataset.options.scale": "dataset.scale=0.7",
     "dataset.options.data_seed": "dataset.data_seed=1",
-    "sigma_data": "sigma_data=1",
+    "sigma_data": "sigma_data.assumed=1",
     "network.options.width": "network.width=9",
     "network.options.depth": "network.depth=2",
     "network.options.features": "network.features=3",
@@ -327,7 +327,7 @@ def test_a_network_that_does_not_take_the_kind_of_c_noise_is_refused_with_the_re
         made(folder, testbed.Registry([str(file)]), SMALL, "network=odd")
     assert str(found.value) == (
         f"{tmp_path / 'study.toml'}: v: parameterization 'v' gives c_noise as 'sigma', network "
-        "'odd' takes index. c_noise = \"shared\" gives log_sigma."
+        "'odd' takes index. Its table has no entry at a sigma. c_noise = \"shared\" gives log_sigma."
     )
     done = run_here(tmp_path, "study", "study.toml", "-p", file, "--set", "network=odd")
     assert done.code == 2
@@ -416,7 +416,7 @@ def test_differences_are_dotted_keys_with_both_values() -> None:
 def test_v_and_edm_at_sigma_data_1_with_all_else_equal_are_twins_and_eps_is_not(
     folder: Path, registry: testbed.Registry
 ) -> None:
-    text = SMALL.replace("seeds = 1", "seeds = 1\nsigma_data = 1" + EQUAL)
+    text = SMALL.replace("seeds = 1", "seeds = 1\nsigma_data = { assumed = 1 }" + EQUAL)
     found = made(folder, registry, text, 'grid.parameterization=["eps", "v", "edm"]')
     folder.mkdir()
     (pair,) = facts.write(found, registry)
@@ -427,14 +427,14 @@ def test_v_and_edm_at_sigma_data_1_with_all_else_equal_are_twins_and_eps_is_not(
 @pytest.mark.parametrize(
     ("sets", "expected"),
     [
-        (["sigma_data=1"], 1),
-        (["sigma_data=0.5"], 0),
-        (["sigma_data=1", "c_in=native", "c_noise=native"], 0),
-        (["sigma_data=1", "weighting=recipe"], 0),
-        (["sigma_data=1", "loss=l1"], 0),
-        (["sigma_data=1", 'grid.parameterization=["eps", "v"]'], 0),
-        (["sigma_data=1", 'grid.parameterization=["eps", "score"]'], 0),
-        (["sigma_data=1", 'grid.parameterization=["edm", "x0"]'], 0),
+        (["sigma_data.assumed=1"], 1),
+        (["sigma_data.assumed=0.5"], 0),
+        (["sigma_data.assumed=1", "c_in=native", "c_noise=native"], 0),
+        (["sigma_data.assumed=1", "weighting=recipe"], 0),
+        (["sigma_data.assumed=1", "loss=l1"], 0),
+        (["sigma_data.assumed=1", 'grid.parameterization=["eps", "v"]'], 0),
+        (["sigma_data.assumed=1", 'grid.parameterization=["eps", "score"]'], 0),
+        (["sigma_data.assumed=1", 'grid.parameterization=["edm", "x0"]'], 0),
     ],
 )
 def test_settings_are_twins_only_where_target_weight_and_inputs_agree(
@@ -468,4 +468,4 @@ def pairs(found: Plan, registry: testbed.Registry) -> list[Any]:
         named = one.config["dataset"]
         data = trial.dataset(named["name"], json.dumps(named["options"]), registry)
         members.append((one.labels[0], *trial.assemble(one.config, registry, data)))
-    return twins(members, plan.levels_of(members[0][2].density, 65))
+    return twins(members, validity.levels_of(members[0][2].density, 65))

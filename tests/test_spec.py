@@ -121,8 +121,12 @@ MISTAKES = {
         in_base("sigma_min = 100"),
         "base.sigma_max = 80.0: must be above sigma_min, which is 100.0",
     ),
-    "infinite": (in_base("sigma_max = inf"), "base.sigma_max = inf: Input should be a finite num"),
-    "not a number": (in_base("sigma_data = nan"), "base.sigma_data = nan: Input should be"),
+    "infinite": (in_base("sigma_min = inf"), "base.sigma_min = inf: Input should be a finite num"),
+    "not a number": (in_base("sigma_data = nan"), "base.sigma_data = nan: must be a positive finite"),
+    "neither number nor assumed": (
+        in_base("sigma_data = { assume = 1 }"),
+        "base.sigma_data = {'assume': 1}: must be a number, or { assumed = number }",
+    ),
     "choice of two": (
         in_base('c_in = "nativ"'),
         "base.c_in = 'nativ': Input should be 'recipe', 'native' or 'shared'",
@@ -620,7 +624,7 @@ def test_sigma_data_set_on_purpose_is_recorded_beside_the_measured_one(
     tmp_path: Path, registry: testbed.Registry
 ) -> None:
     (measured,) = configs(read(tmp_path, SMALL), registry)
-    (given,) = configs(read(tmp_path, in_base("sigma_data = 1")), registry)
+    (given,) = configs(read(tmp_path, in_base("sigma_data = { assumed = 1 }")), registry)
     data = registry.dataset("moons")()
     assert measured["sigma_data"] == measured["sigma_data_measured"] == data.sigma_data
     assert (given["sigma_data"], given["sigma_data_measured"]) == (1.0, data.sigma_data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -62,6 +63,23 @@ class Data:
         if sigma_data == 0:
             raise InputError("the training data are all zero: sigma_data would be 0.")
         object.__setattr__(self, "sigma_data", sigma_data)
+
+    @property
+    def sigma_data_error(self) -> float:
+        """The standard error of sigma_data over samples, s(m)/(2 sigma_data sqrt(N)), m = |x0|^2/d.
+
+        Infinite for a single sample.
+        """
+        m = self.train.double().square().flatten(1).mean(1)
+        if len(m) < 2:
+            return math.inf
+        return float(m.std()) / (2 * self.sigma_data * math.sqrt(len(m)))
+
+    def agrees(self, sigma_data: float) -> bool:
+        """Whether the data may have this sigma_data: within four standard errors of theirs."""
+        # The measured one is itself rounded: float32 data, float64 sums.
+        rounding = 2.0**-23 * self.sigma_data
+        return abs(sigma_data - self.sigma_data) <= 4 * self.sigma_data_error + rounding
 
     @property
     def shape(self) -> tuple[int, ...]:

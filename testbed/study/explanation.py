@@ -14,7 +14,8 @@ from testbed.components import Component, Density, Loss, Weighting
 from testbed.errors import UnknownName, unknown
 from testbed.parameterization import Parameterization
 from testbed.registry import Registry
-from testbed.study.plan import levels_of, published
+from testbed.study.plan import published
+from testbed.study.validity import levels_of
 from testbed.training.objective import Objective
 
 SHOWN = torch.tensor([0.002, 0.01, 0.05, 0.2, 0.5, 1, 2, 10, 80], dtype=torch.float64)
@@ -105,7 +106,7 @@ def _parameterization(
     left.legend(frameon=False)
     right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
     if p.recipe is not None:
-        objective = Objective(p, *published(p, registry), sigma_data)
+        objective = Objective(p, *published(p, registry), sigma_data).started(0)
         shown = ", ".join(f"{axis} {getattr(p.recipe, axis)}" for axis in AXES[1:])
         lines.append(f"  recipe: {shown}")
         columns["weight"] = objective.effective_weight(SHOWN)

@@ -14,9 +14,10 @@ from testbed.data.base import Data
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.study import journal
-from testbed.study.plan import Plan, levels_of
+from testbed.study.plan import Plan
 from testbed.study.trial import assemble, component, dataset
 from testbed.study.twins import twins
+from testbed.study.validity import levels_of
 from testbed.training.checkpoint import save_weights
 
 REPEATS = 8

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from testbed.components import Component, Density, Loss, Network, Weighting
+from testbed.components import Component, Density, Loss, Weighting
+from testbed.data.base import Data
 from testbed.denoiser import SHARED
 from testbed.errors import InputError
 from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
-from testbed.study import journal, trial
-from testbed.study.spec import Arrangement, Choice, StudyFile, TrialSettings
+from testbed.study import journal, trial, validity
+from testbed.study.spec import Arrangement, Assumed, Choice, StudyFile, TrialSettings
+from testbed.training.objective import Objective
 
 SCHEMA = 1
 RECIPE = ("weighting", "loss", "density")
@@ -174,12 +176,15 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
             chosen = getattr(p.recipe, name) if p.recipe else "native"
         inputs[name] = chosen
     data = trial.dataset(dataset.name, json.dumps(named(dataset)["options"]), registry)
-    sigma_data = settings.sigma_data or data.sigma_data
+    sigma_data = _sigma_data(settings, data)
     density = parts["density"]
     for name in inputs:
         if inputs[name] == "native" and _is_shared(name, p, sigma_data, density):
             inputs[name] = "shared"
-    _check_noise(p, inputs["c_noise"], sigma_data, density, network)
+    objective = Objective(p, parts["weighting"], parts["loss"], density, sigma_data)
+    problems += validity.problems(objective, inputs["c_noise"], network, data)
+    if problems:
+        raise InputError("\n".join(problems))
     used: list[Component] = [dataset, network, sampler, *metrics]
     used += [part for part in parts.values() if part is not None]
     return {
@@ -209,6 +214,26 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
             if source.kind != "built in"
         },
     }
+
+
+def _sigma_data(settings: TrialSettings, data: Data) -> float:
+    """The measured sigma_data, or the stated one where the data may have it, or the assumed one.
+
+    Raises:
+        InputError: a stated one that the data do not have.
+    """
+    stated = settings.sigma_data
+    if stated is None:
+        return data.sigma_data
+    if isinstance(stated, Assumed):
+        return stated.assumed
+    if not data.agrees(stated):
+        raise InputError(
+            f"sigma_data = {stated:g}, but the training split has {data.sigma_data:.4g} ± "
+            f"{data.sigma_data_error:.1g}. Leave it out to use the measured one, or write "
+            f"sigma_data = {{ assumed = {stated:g} }} to train with a wrong one on purpose."
+        )
+    return stated
 
 
 def named(component: Component) -> dict[str, Any]:
@@ -252,45 +277,17 @@ def _from_recipe(
     return Choice(name=own.name, options={**own.options, **choice.options})
 
 
-def levels_of(density: Density, n: int = 33) -> torch.Tensor:
-    """n log-spaced noise levels over the density's range, float64."""
-    low, high = (named(density)["options"][key] for key in ("sigma_min", "sigma_max"))
-    return torch.logspace(math.log10(low), math.log10(high), n, dtype=torch.float64)
-
-
 def _is_shared(name: str, p: Parameterization, sigma_data: float, density: Density) -> bool:
     """Whether the native input equals the shared one: then both arms may share a trial."""
     if not p.affine:
         return True
-    sigma = levels_of(density)
+    if math.isinf(validity.span(density)[1]):
+        return False
+    sigma = validity.levels_of(density)
     c = p.coefficients(sigma, sigma_data=sigma_data)
     native = {"c_in": c.in_, "c_noise": c.noise}[name]
     # Both sides round a few times in float64.
     return torch.allclose(native, SHARED[name](sigma, sigma_data), rtol=1e-14, atol=1e-14)
-
-
-def _check_noise(
-    p: Parameterization, c_noise: str, sigma_data: float, density: Density, network: Network
-) -> None:
-    """The network must take the kind of c_noise that it is given, over the range it gets."""
-    kind = "log_sigma" if c_noise == "shared" else p.noise_kind
-    if kind not in network.noise:
-        takes = ", ".join(sorted(network.noise))
-        raise InputError(
-            f"{p.label} gives c_noise as {kind!r}, {network.label} takes {takes}. "
-            f'c_noise = "shared" gives log_sigma.'
-        )
-    sigma = levels_of(density)
-    if c_noise == "shared":
-        values = SHARED["c_noise"](sigma, sigma_data)
-    else:
-        values = p.coefficients(sigma, sigma_data=sigma_data).noise
-    low, high = network.noise[kind]
-    if not (low <= float(values.min()) and float(values.max()) <= high):
-        raise InputError(
-            f"{p.label} gives c_noise from {float(values.min()):.3g} to {float(values.max()):.3g}, "
-            f"{network.label} takes {kind} from {low:g} to {high:g}."
-        )
 
 
 @functools.cache

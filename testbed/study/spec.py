@@ -13,6 +13,7 @@ Later ones win: base, case, arm, grid, and last what `--set` says.
 from __future__ import annotations
 
 import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,12 @@ class Evaluation(Model):
     )
 
 
+class Assumed(Model):
+    """A sigma_data that the data need not have: recorded, and shown beside the measured one."""
+
+    assumed: float = Field(gt=0)
+
+
 InputChoice = Literal["recipe", "native", "shared"]
 
 
@@ -109,8 +116,8 @@ class TrialSettings(Model):
     c_in: InputChoice = "recipe"
     c_noise: InputChoice = "recipe"
     sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0, validate_default=True)
-    sigma_data: float | None = Field(None, gt=0)
+    sigma_max: float = Field(80.0, gt=0, validate_default=True, allow_inf_nan=True)
+    sigma_data: float | Assumed | None = None
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -129,6 +136,17 @@ class TrialSettings(Model):
     def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(set(value)) < len(value):
             raise ValueError("must be a number, or a list of different seeds")
+        return value
+
+    @field_validator("sigma_data", mode="before")
+    @classmethod
+    def _stated(cls, value: Any) -> Any:
+        number = value.get("assumed") if isinstance(value, Mapping) else value
+        known = value is None or (isinstance(value, Mapping) and set(value) == {"assumed"})
+        if isinstance(number, bool) or not (known or isinstance(value, int | float)):
+            raise ValueError("must be a number, or { assumed = number } for one the data lack")
+        if number is not None and not (isinstance(number, int | float) and 0 < number < math.inf):
+            raise ValueError("must be a positive finite number")
         return value
 
     @field_validator("sigma_max")

@@ -65,7 +65,7 @@ def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[De
         loss=component(registry, "loss", config["loss"]),
         density=component(registry, "density", config["density"]),
         sigma_data=config["sigma_data"],
-    )
+    ).started(stream(config["seed"], "states").initial_seed())
     weights = stream(config["seed"], "weights").initial_seed()
     network = component(registry, "network", config["network"])(data.shape, 0, weights)
     denoiser = Denoiser(
@@ -136,6 +136,10 @@ def _run(
     checkpoint.save_weights(
         at / "weights.safetensors", _module(trained).state_dict(), {"status": status}
     )
+    if objective.states is not None:
+        checkpoint.save_weights(
+            at / "states.safetensors", objective.states.state_dict(), {"status": status}
+        )
     metrics = {} if status == "diverged" else _measure(config, at, registry, data, trained, device)
     curve = journal.rows(at)[0]
     journal.write_json(

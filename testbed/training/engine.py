@@ -171,7 +171,12 @@ class Trainer:
         self.scale = objective.scale(data)
         self.step = 0
         self.diverged_at: int | None = None
-        self.parameters = list(denoiser.parameters())
+        weights = list(denoiser.parameters())
+        self.weights = len(weights)
+        states = objective.states.to(device) if objective.states is not None else None
+        # The objective's own come last: the gradient's norm and clipping are of the network.
+        self.parameters = weights + list(states.parameters() if states is not None else ())
+        self.buffers = dict(states.named_buffers() if states is not None else ())
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=training.learning_rate, betas=training.betas, fused=True
@@ -212,7 +217,7 @@ class Trainer:
         # Every function of sigma is evaluated once a block, in float64.
         c_in, c_noise = (c.float().to(self.device) for c in self.denoiser.inputs(sigmas))
         terms = None
-        if self.objective.parameterization.affine:
+        if self.objective.fixed:
             terms = [term.to(self.device) for term in self.objective.terms(sigmas)]
         index, eps = drawn.indices.to(self.device), drawn.eps.to(self.device)
         sigmas = sigmas.float().to(self.device)
@@ -225,10 +230,10 @@ class Trainer:
             loss = per_draw.mean()
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            norm = get_total_norm(gradients)
+            network = self.parameters[: self.weights]
+            norm = get_total_norm([p.grad for p in network if p.grad is not None])
             if self.training.clip:
-                clip_grads_with_norm_(self.parameters, self.training.clip, norm)
+                clip_grads_with_norm_(network, self.training.clip, norm)
             self.optimiser.step()
             decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
             get_ema_multi_avg_fn(decay)(self.ema, self.parameters, None)  # type: ignore[no-untyped-call]
@@ -242,6 +247,7 @@ class Trainer:
             adam = self.optimiser.state[p]
             tensors |= {f"p{i}": p, f"ema{i}": average}
             tensors |= {f"adam{i}.{key}": value for key, value in adam.items()}
+        tensors |= {f"buffer.{name}": value for name, value in self.buffers.items()}
         return tensors, {"step": self.step, "seed": self.seed}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -251,7 +257,8 @@ class Trainer:
             InputError: the state is of another seed or another network.
         """
         shapes = {f"p{i}": p.shape for i, p in enumerate(self.parameters)}
-        found = {name: t.shape for name, t in tensors.items() if name.startswith("p")}
+        shapes |= {f"buffer.{name}": value.shape for name, value in self.buffers.items()}
+        found = {name: t.shape for name, t in tensors.items() if name[:1] in "pb"}
         if facts["seed"] != self.seed or shapes != found:
             raise InputError("this checkpoint belongs to another seed or network.")
         self.step = facts["step"]
@@ -265,9 +272,14 @@ class Trainer:
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"adam{i}.{key}" in tensors
                 }
+            for name, value in self.buffers.items():
+                value.copy_(tensors[f"buffer.{name}"])
 
     def averaged(self) -> Denoiser:
-        """The denoiser with the averaged weights put in place; training cannot go on after it."""
+        """The denoiser with the averaged weights put in place; training cannot go on after it.
+
+        The objective's states have theirs put in place too.
+        """
         with torch.no_grad():
             for p, average in zip(self.parameters, self.ema, strict=True):
                 p.copy_(average)

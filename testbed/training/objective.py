@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import copy
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from testbed.components import Density, Loss, Weighting
 from testbed.data.base import Data
@@ -37,7 +38,8 @@ class Objective:
     """k(sigma) m(q_hat, q) with k = lambda B_q^2, or k = 1 without a weighting; B_q = |dD/dq|.
 
     With a weighting l2 is lambda |D - x0|^2 whatever the space; without one l2 in space q is
-    |q_hat - q|^2.
+    |q_hat - q|^2. A learned weighting's penalty is added to it. `states` holds the modules that
+    the weighting and the loss train, under "weighting" and "loss": see `started`.
     """
 
     parameterization: Parameterization
@@ -45,6 +47,26 @@ class Objective:
     loss: Loss
     density: Density
     sigma_data: float
+    states: nn.ModuleDict | None = None
+
+    def started(self, seed: int) -> Self:
+        """This objective with new states drawn from `seed`, or itself where nothing has a state."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            built = {
+                part.axis: state
+                for part in (self.weighting, self.loss)
+                if part is not None and (state := part.build()) is not None
+            }
+        return replace(self, states=nn.ModuleDict(built)) if built else self
+
+    def _state(self, axis: str) -> nn.Module | None:
+        return self.states[axis] if self.states is not None and axis in self.states else None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the terms are functions of sigma alone, the same at every step."""
+        return self.parameterization.affine and self._state("weighting") is None
 
     @property
     def space(self) -> str | Parameterization:
@@ -56,13 +78,22 @@ class Objective:
         sigma = sigma.double()
         if self.weighting is None:
             return torch.ones_like(sigma)
-        weight = self.weighting(sigma, sigma_data=self.sigma_data, density=self.density)
+        weight = self.weighting(
+            sigma,
+            sigma_data=self.sigma_data,
+            density=self.density,
+            state=self._state("weighting"),
+        )
         return weight / slope(self.space, sigma, self.sigma_data) ** 2
 
     def effective_weight(self, sigma: Tensor) -> Tensor:
-        """lambda(sigma) p(log sigma) of |D - x0|^2, float64: what a run with l2 optimises."""
+        """lambda(sigma) p(log sigma) of |D - x0|^2, float64: what a run with l2 optimises.
+
+        A learned weighting's is that of its present state.
+        """
         sigma = sigma.double()
-        weight = self.k(sigma) * slope(self.space, sigma, self.sigma_data) ** 2
+        with torch.no_grad():
+            weight = self.k(sigma) * slope(self.space, sigma, self.sigma_data) ** 2
         return weight * self.density.pdf_over_log_sigma(sigma)
 
     def terms(self, sigma: Tensor) -> Terms:
@@ -95,6 +126,15 @@ class Objective:
             sigma: (B,).
             terms: `self.terms(sigma)`, when already at hand.
         """
+        found = self._compared(F, x0, eps, sigma, terms)
+        if self.weighting is not None:
+            found = found + self.weighting.added(sigma, self._state("weighting"))
+        return found
+
+    def _compared(
+        self, F: Tensor, x0: Tensor, eps: Tensor, sigma: Tensor, terms: Terms | None
+    ) -> Tensor:
+        """k m(q_hat, q), mean over dimensions, (B,)."""
         p = self.parameterization
         if p.affine:
             k, gain, a, b, a_q, b_q = (
@@ -110,7 +150,7 @@ class Objective:
             x = x0 + per_sample(sigma, x0).to(x0.dtype) * eps
             q = from_pair(x0, eps, self.space, sigma=sigma, sigma_data=self.sigma_data)
             q_hat = convert(F, p, self.space, x=x, sigma=sigma, sigma_data=self.sigma_data)
-        return (k * self.loss(q_hat, q)).flatten(1).mean(1)
+        return (k * self.loss(q_hat, q, self._state("loss"))).flatten(1).mean(1)
 
     def scale(self, data: Data, draws: int = 8192) -> float:
         """The expected loss at F = 0, by which a trial's loss is divided.
@@ -126,7 +166,10 @@ class Objective:
         x0 = data.train[index].double()
         eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
         u = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
-        loss = float(self(torch.zeros_like(x0), x0, eps, self.density.sigma(u)).mean())
+        # A copy: a stateful loss may change its state at every call.
+        fresh = replace(self, states=copy.deepcopy(self.states))
+        with torch.no_grad():
+            loss = float(fresh(torch.zeros_like(x0), x0, eps, self.density.sigma(u)).mean())
         if not 0 < loss < float("inf"):
             raise InputError(f"the loss at F = 0 is {loss}: the objective cannot be scaled by it.")
         return loss

@@ -1,0 +1,138 @@
+"""Which parts fit together: every combination that cannot work is refused before training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from testbed.components import Density, Network
+from testbed.data.base import Data
+from testbed.denoiser import SHARED
+from testbed.parameterization import Parameterization
+from testbed.training.objective import Objective
+
+
+def levels_of(density: Density, n: int = 33) -> Tensor:
+    """n log-spaced noise levels over the density's range, float64."""
+    low, high = span(density)
+    return torch.logspace(math.log10(low), math.log10(high), n, dtype=torch.float64)
+
+
+def span(density: Density) -> tuple[float, float]:
+    """(sigma_min, sigma_max) of a density."""
+    options = {**density.defaults, **density.options}
+    return options["sigma_min"], options["sigma_max"]
+
+
+def problems(objective: Objective, c_noise: str, network: Network, data: Data) -> Iterator[str]:
+    """Why this combination cannot work, a line each; nothing where it can.
+
+    Args:
+        objective: the trial's; its sigma_data is the one that training uses.
+        c_noise: "native" or "shared".
+        network: what takes c_noise.
+        data: what is trained on.
+    """
+    p, (low, high) = objective.parameterization, span(objective.density)
+    if math.isinf(high):
+        yield _at_infinity(p)
+        return
+    for component in (p, objective.weighting):
+        if component is not None:
+            yield from _outside(component.label, component.sigma_range, low, high)
+    wired = p.sigma_data
+    if wired is not None and wired != objective.sigma_data and not data.agrees(wired):
+        yield (
+            f"{p.label} is hard-wired to sigma_data = {wired:g}, the training data have "
+            f"{data.sigma_data:.4g} ± {data.sigma_data_error:.1g}: rescale the data (by "
+            f"{wired / data.sigma_data:.4g}), let the plugin ask for sigma_data, or write "
+            f"sigma_data = {{ assumed = {wired:g} }} to train with a wrong one on purpose."
+        )
+    yield from _noise(p, c_noise, objective, network)
+    yield from _numbers(objective)
+
+
+def _at_infinity(p: Parameterization) -> str:
+    """Zero terminal SNR is sigma = infinity (Lin et al. 2024, sec. 3)."""
+    if math.inf in p.singular:
+        return (
+            f"{p.label} at sigma_max = infinity (zero terminal SNR): x is pure noise there and F "
+            "says nothing of x0. Take one that is not singular at infinity, such as v, or a finite "
+            "sigma_max."
+        )
+    return (
+        f"{p.label} at sigma_max = infinity: training draws x = x0 + sigma eps, which has no "
+        "limit there. Give a finite sigma_max."
+    )
+
+
+def _outside(label: str, allowed: tuple[float, float], low: float, high: float) -> Iterator[str]:
+    if not allowed[0] < low <= high < allowed[1]:
+        yield (
+            f"{label} is defined for sigma between {allowed[0]:g} and {allowed[1]:g} (ends "
+            f"excluded), the density draws sigma from {low:g} to {high:g}."
+        )
+
+
+def _noise(
+    p: Parameterization, c_noise: str, objective: Objective, network: Network
+) -> Iterator[str]:
+    """The network must take the kind of c_noise that it is given, over the range it gets."""
+    kind = "log_sigma" if c_noise == "shared" else p.noise_kind
+    if kind not in network.noise:
+        takes = ", ".join(sorted(network.noise))
+        table = "index" in network.noise
+        why = f"Its table has no entry at a {kind}. " if table else ""
+        yield (
+            f"{p.label} gives c_noise as {kind!r}, {network.label} takes {takes}. {why}"
+            f'c_noise = "shared" gives log_sigma.'
+        )
+        return
+    sigma, sd = levels_of(objective.density), objective.sigma_data
+    if c_noise == "shared":
+        values = SHARED["c_noise"](sigma, sd)
+    else:
+        values = p.coefficients(sigma, sigma_data=sd).noise
+    low, high = network.noise[kind]
+    if not (low <= float(values.min()) and float(values.max()) <= high):
+        yield (
+            f"{p.label} gives c_noise from {float(values.min()):.3g} to {float(values.max()):.3g}, "
+            f"{network.label} takes {kind} from {low:g} to {high:g}."
+        )
+
+
+def _numbers(objective: Objective) -> Iterator[str]:
+    """Coefficients and weights must be numbers that training can use, in its float32."""
+    p, sigma = objective.parameterization, levels_of(objective.density)
+    objective = objective.started(0)
+    with torch.no_grad():
+        if p.affine:
+            c = p.coefficients(sigma, sigma_data=objective.sigma_data)
+            for name, values in zip(("c_skip", "c_out", "c_in", "c_noise"), c, strict=True):
+                yield from _finite(f"{p.label}: {name}", values, sigma)
+            yield from _finite(
+                f"{p.label}: 1/c_out, by which F is read from x0,", 1 / c.out, sigma
+            )
+        whose = objective.weighting.label if objective.weighting else objective.loss.label
+        k = objective.k(sigma)
+        yield from _finite(f"{whose}: the weight", k, sigma)
+        if bool((k < 0).any()):
+            yield f"{whose}: the weight is {float(k.min()):.3g} < 0 at some sigma."
+        if bool((k == 0).all()):
+            yield f"{whose}: the weight is 0 at every sigma of the density."
+        if p.affine:
+            names = ("k", "gain", "a", "b", "a_q", "b_q")
+            for name, values in zip(names, objective.terms(sigma), strict=True):
+                yield from _finite(
+                    f"{p.label} with {whose}: the loss's factor {name} in float32", values, sigma
+                )
+
+
+def _finite(what: str, values: Tensor, sigma: Tensor) -> Iterator[str]:
+    bad = ~torch.isfinite(values)
+    if bool(bad.any()):
+        at = int(bad.nonzero()[0])
+        yield f"{what} is {float(values[at])} at sigma = {float(sigma[at]):.3g}."
