@@ -135,7 +135,7 @@ class Registry:
             testbed.ext.__path__.append(str(folder))
         for file in sorted(folder.glob("*.py")):
             if not file.name.startswith("_"):
-                self._load(file.stem, "file", str(file), _import_file, fatal=strict)
+                self._load(file.stem, "file", str(file), import_file, fatal=strict)
 
     def _load_entry_point(self, entry: importlib.metadata.EntryPoint, strict: bool) -> None:
         version = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
@@ -147,7 +147,7 @@ class Registry:
             if not path.is_file():
                 near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
                 raise PluginError(f"-p {word}: no such file.{did_you_mean(word, near)}")
-            self._load(path.stem, "file", str(path.resolve()), _import_file, fatal=True)
+            self._load(path.stem, "file", str(path.resolve()), import_file, fatal=True)
         else:
             self._load(word, "module", word, _import, fatal=True)
 
@@ -323,7 +323,7 @@ class _FromSource(importlib.machinery.SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
-def _import_file(origin: str) -> ModuleType:
+def import_file(origin: str) -> ModuleType:
     """The plugin file as `testbed.ext.<stem>`: importable, inspectable, picklable.
 
     A second file of the same stem, or the same file after a change, gets the first letters of a

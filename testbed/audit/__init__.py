@@ -4,7 +4,20 @@ Rows of kind `identity` have a bound from floating-point analysis and can fail. 
 missed is `learning`: an effect with an interval, which never fails.
 """
 
-from testbed.audit.identities import check_model, check_parameterization, check_sampler
+from testbed.audit.adapters import Adapter
+from testbed.audit.driver import Audit, check_parameterization, check_sampler, run
+from testbed.audit.learning import Effect
 from testbed.audit.rows import Row, table
+from testbed.audit.trained import check_model
 
-__all__ = ["Row", "check_model", "check_parameterization", "check_sampler", "table"]
+__all__ = [
+    "Adapter",
+    "Audit",
+    "Effect",
+    "Row",
+    "check_model",
+    "check_parameterization",
+    "check_sampler",
+    "run",
+    "table",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -28,6 +28,8 @@ class Row:
     bound: float
     ratio: float
     reason: str = ""
+    level: str = ""
+    data: str = ""
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Row:
@@ -50,11 +52,18 @@ def gamma(k: int, dtype: torch.dtype) -> float:
 
 
 def rows(
-    law: str, subject: str, sigma: Tensor, first: Tensor, second: Tensor, bound: Tensor
+    law: str,
+    subject: str,
+    sigma: Tensor,
+    first: Tensor,
+    second: Tensor,
+    bound: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> list[Row]:
     """One row for each level of sigma (B,), the worst of |first - second|/bound at that level.
 
-    first, second, bound: (B, ...). A non-finite error counts as a failure.
+    first, second, bound: (B, ...). A non-finite error counts as a failure. `dtype` is the one that
+    was computed in, by default that of `first`.
     """
     error = (first.double() - second.double()).abs().flatten(1)
     limit = bound.double().expand_as(first).flatten(1)
@@ -69,13 +78,24 @@ def rows(
                 law=law,
                 subject=subject,
                 sigma=float(level),
-                dtype=str(first.dtype).removeprefix("torch."),
+                dtype=str(dtype or first.dtype).removeprefix("torch."),
                 error=float(error[chosen].flatten()[worst]),
                 bound=float(limit[chosen].flatten()[worst]),
                 ratio=float(ratio[chosen].flatten()[worst]),
             )
         )
     return found
+
+
+def verdict(law: str, subject: str, held: bool, dtype: str = "") -> Row:
+    """A law that holds or does not, without a size: its ratio is 0 or infinite."""
+    nan = float("nan")
+    return Row(law, subject, nan, dtype, nan, nan, 0.0 if held else float("inf"))
+
+
+def at_level(level: str, found: Iterable[Row], data: str = "") -> list[Row]:
+    """The rows, marked with their level and their data."""
+    return [replace(row, level=level, data=data) for row in found]
 
 
 def skipped(law: str, subject: str, reason: str) -> Row:

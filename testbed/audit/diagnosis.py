@@ -1,0 +1,343 @@
+"""What a wrong subject does instead: the nearest plausible mistake that explains its output.
+
+A denoiser's output, whatever went wrong with signs and scales, is A x + B D'(x) with D' the exact
+answer to the question that it believes it was asked. So each hypothesis is a misreading of the
+state (x -> g x) and of the noise level (sigma -> h(sigma)); for each, A and B are fitted level by
+level, and a hypothesis that leaves nothing over is the diagnosis.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from testbed.audit import curvature, foreign
+from testbed.audit.foreign import Foreign
+from testbed.audit.rows import Row
+from testbed.audit.truth import noisy
+from testbed.noise import per_sample
+from testbed.oracles import Oracle
+from testbed.parameterization import Parameterization
+from testbed.predictions import KINDS
+
+LEVELS = torch.tensor([0.1, 0.3, 0.7, 1.6, 4.0], dtype=torch.float64)
+"""Where x and D are neither equal nor unrelated, and no two functions below agree."""
+SAMPLES = 16
+LEFT = 1e-6
+"""Relative residual below which a fit explains an output: far above the rounding of a fit of two
+numbers to 48, far below what a wrong hypothesis leaves on the audit's mixture (above 1e-3)."""
+
+Function = Callable[[Tensor], Tensor]
+
+
+def _alpha(sigma: Tensor) -> Tensor:
+    return 1 / torch.sqrt(1 + sigma**2)
+
+
+STATES: dict[str, Function] = {
+    "": torch.ones_like,
+    "the state is multiplied by alpha = 1/sqrt(1 + sigma^2) once too often": _alpha,
+    "the state is divided by alpha = 1/sqrt(1 + sigma^2) once too often": lambda s: 1 / _alpha(s),
+    "the state is multiplied by 1/(1 + sigma) once too often": lambda s: 1 / (1 + s),
+    "the state is multiplied by 1 + sigma once too often": lambda s: 1 + s,
+    "the state is multiplied by abar for sqrt(abar)": lambda s: _alpha(s) ** 2,
+    "the state is divided by abar for sqrt(abar)": lambda s: 1 / _alpha(s) ** 2,
+}
+NOISES: dict[str, Function] = {
+    "": lambda s: s,
+    "the noise level is taken as sigma^2": lambda s: s**2,
+    "the noise level is taken as sqrt(sigma)": torch.sqrt,
+    "the noise level is taken as 1/sigma: the direction of time is turned": lambda s: 1 / s,
+    "the noise level is taken as s = sigma/sqrt(1 + sigma^2), that of VP coordinates": (
+        lambda s: s * _alpha(s)
+    ),
+    "the noise level is taken as t = sigma/(1 + sigma), the flow's time": lambda s: s / (1 + s),
+    "the noise level is taken as the flow's sigma of t = sigma": lambda s: s / (1 - s).abs(),
+    "the noise level is taken as sigma^4: log(sigma) read for log(sigma)/4": lambda s: s**4,
+    "the noise level is taken as sigma^(1/4): log(sigma)/4 read for log(sigma)": lambda s: s**0.25,
+    "the noise level is taken as twice sigma": lambda s: 2 * s,
+    "the noise level is taken as half sigma": lambda s: s / 2,
+    "the noise level of the batch's first sample is used for all": lambda s: s[:1].expand_as(s),
+    "the noise level of the batch's last sample is used for all": lambda s: s[-1:].expand_as(s),
+    "the mean noise level of the batch is used for all": lambda s: s.mean().expand_as(s),
+    "the noise levels of the batch are in reverse order": lambda s: s.flip(0),
+}
+# What the pair's weights may be, as functions of sigma: the kinds, and their usual confusions.
+PAIRS: dict[str, tuple[Function, Function]] = {
+    **{f"the {name}": (kind.a, kind.b) for name, kind in KINDS.items()},
+    "the score of x_t in VP coordinates, -eps/s (1/alpha times the score of x)": (
+        torch.zeros_like,
+        lambda s: -1 / (s * _alpha(s)),
+    ),
+    "alpha times the score of x": (torch.zeros_like, lambda s: -_alpha(s) / s),
+    "the noise sigma eps": (torch.zeros_like, lambda s: s),
+    "the noise s eps of VP coordinates": (torch.zeros_like, lambda s: s * _alpha(s)),
+    "the score without 1/sigma^2, D - x": (torch.zeros_like, lambda s: -s),
+    "the score with 1/sigma^3, eps over sigma^2": (torch.zeros_like, lambda s: -1 / s**2),
+    "v with alpha and s exchanged": (lambda s: -_alpha(s), lambda s: s * _alpha(s)),
+    "v with a plus, alpha eps + s x0": (lambda s: s * _alpha(s), _alpha),
+    "eps + x0": (torch.ones_like, torch.ones_like),
+    "the state x": (torch.ones_like, lambda s: s),
+    "alpha x0": (_alpha, torch.zeros_like),
+    "x0/alpha": (lambda s: 1 / _alpha(s), torch.zeros_like),
+    "s x0": (lambda s: s * _alpha(s), torch.zeros_like),
+    "(1 + sigma) x0": (lambda s: 1 + s, torch.zeros_like),
+    "x0/(1 + sigma)": (lambda s: 1 / (1 + s), torch.zeros_like),
+    "alpha eps": (torch.zeros_like, _alpha),
+    "nothing (zeros)": (torch.zeros_like, torch.zeros_like),
+}
+
+
+class Question(NamedTuple):
+    """What a subject may believe it was asked: D at (g x, sigma'), and the mistakes that makes."""
+
+    told: tuple[str, ...]
+    g: Tensor
+    sigma: Tensor
+
+
+class Fit(NamedTuple):
+    """Output = A x + B D'(g x, sigma') at each level, (L,) each."""
+
+    told: tuple[str, ...]
+    A: Tensor
+    B: Tensor
+    g: Tensor
+    sigma: Tensor
+
+
+def explain(subject: Foreign, oracle: Oracle) -> str:
+    """The mistake that explains a wrong denoiser's own output, in words; "" where none does."""
+    low, high = subject.adapter.reaches
+    levels = LEVELS[(low < LEVELS) & (high > LEVELS)]
+    x0, eps, sigma = noisy(oracle, levels, SAMPLES)
+    if subject.adapter.table is not None:
+        near = (sigma[:, None] - subject.adapter.table).abs().argmin(1)
+        sigma = subject.adapter.table[near].double()
+        levels = torch.unique(sigma)
+    x = x0 + per_sample(sigma, x0) * eps
+    raw = subject.adapter.raw(subject.make(oracle))
+    with torch.no_grad():
+        got, again = raw(x.clone(), sigma.clone()).double(), raw(x.clone(), sigma.clone()).double()
+        alone = torch.cat([raw(x[i : i + 1], sigma[i : i + 1]) for i in range(len(x))]).double()
+    if not bool(torch.isfinite(got).all()):
+        bad = sigma[~torch.isfinite(got).flatten(1).all(1)]
+        return f"its output is not finite, first at sigma = {float(bad.min()):.3g}."
+    if not torch.equal(got, again):
+        return "it gives another answer each time: it draws random numbers, or keeps a state."
+    questions = list(_questions(subject, sigma))
+    best = _fit(questions, x, sigma, got, oracle, levels)
+    mixed = (got - alone).abs().max() > LEFT * got.abs().max()
+    if mixed and (best is None or not any("batch" in text for text in best.told)):
+        single = _fit(questions, x, sigma, alone, oracle, levels)
+        words = single and _words(single, subject, levels)
+        return "it mixes the samples of a batch: one by one they give another answer" + (
+            f", and there {words}." if words else "."
+        )
+    words = best and _words(best, subject, levels)
+    return f"{words}." if words else ""
+
+
+def _questions(subject: Foreign, sigma: Tensor) -> Iterator[Question]:
+    """Every hypothesis, fewest mistakes first."""
+    if subject.through is None:
+        states = STATES
+    else:
+        p, sd = subject.through
+
+        def c_in(s: Tensor) -> Tensor:
+            return p.coefficients(s, sigma_data=sd).in_
+
+        states = {
+            "": torch.ones_like,
+            "c_in is missing": lambda s: 1 / c_in(s),
+            "c_in is applied twice": c_in,
+            "c_in is 1/sqrt(1 + sigma^2)": lambda s: _alpha(s) / c_in(s),
+            "c_in is 1/(1 + sigma)": lambda s: 1 / ((1 + s) * c_in(s)),
+            "c_in is inverted": lambda s: 1 / c_in(s) ** 2,
+        }
+    pairs = itertools.product(states.items(), NOISES.items())
+    for (state, g), (noise, h) in sorted(pairs, key=lambda one: bool(one[0][0]) + bool(one[1][0])):
+        level = h(sigma)
+        if not bool(((level > 1e-5) & (level < 1e5)).all()):
+            continue
+        scale = g(sigma)
+        if subject.through is not None:
+            # The network reads sigma off c_noise, and x off its input by that sigma's c_in.
+            scale = scale * c_in(sigma) / c_in(level)
+        yield Question(tuple(text for text in (noise, state) if text), scale, level)
+
+
+def _fit(
+    questions: list[Question],
+    x: Tensor,
+    sigma: Tensor,
+    got: Tensor,
+    oracle: Oracle,
+    levels: Tensor,
+) -> Fit | None:
+    """The first question whose answer leaves nothing over; None where none does."""
+    for told, g, level in questions:
+        D = oracle.denoise(per_sample(g, x) * x, level)
+        found = []
+        for one in levels:
+            chosen = sigma == one
+            basis = torch.stack([x[chosen].flatten(), D[chosen].flatten()], dim=1)
+            y = got[chosen].flatten()
+            scale = basis.norm(dim=0).clamp(min=1e-300)
+            solution = torch.linalg.lstsq(basis / scale, y[:, None]).solution[:, 0] / scale
+            left = float((y - basis @ solution).norm() / y.norm().clamp(min=1e-300))
+            if not left < LEFT:
+                break
+            found.append((solution[0], solution[1], g[chosen][0], level[chosen][0]))
+        else:
+            A, B, scales, asked = (torch.stack(column) for column in zip(*found, strict=True))
+            return Fit(told, A, B, scales, asked)
+    return None
+
+
+def _words(fit: Fit, subject: Foreign, levels: Tensor) -> str:
+    """A fit in words; "" where it is what was declared."""
+    told = list(fit.told)
+    if subject.through is not None:
+        return " and ".join([*told, *_wrapped(fit, *subject.through, levels)])
+    adapter = subject.adapter
+    kind = KINDS[adapter.kind]
+    # g x = D' + sigma' eps': the weights of the pair that it believes to have.
+    a, b = fit.A / fit.g + fit.B, fit.A / fit.g * fit.sigma
+    factor = adapter.sign * torch.ones_like(levels)
+    if adapter.kind == "score":
+        factor = factor / adapter.schedule.alpha(adapter.schedule.time(levels))
+    if any(
+        _same((a, b), (factor * kind.a(s), factor * kind.b(s)), levels) for s in (fit.sigma, levels)
+    ):
+        return " and ".join(told)
+    outer = fit.A + fit.B, fit.A * levels
+    if told and _same(outer, (factor * kind.a(levels), factor * kind.b(levels)), levels):
+        return " and ".join(told)
+    name = _named(a, b, fit.sigma) or _named(*outer, levels)
+    if name == "the score" and adapter.kind == "score":
+        told.append("its score is of x = x_t/alpha, not of the state x_t: 1/alpha is missing")
+        return " and ".join(told)
+    if name is not None:
+        return " and ".join([*told, f"it returns {name}, read as {adapter.returns}"])
+    w = fit.B
+    convex = adapter.kind == "x0" and _same((fit.A + w, w), (torch.ones_like(w), w), levels)
+    if convex and torch.allclose(w, w[0].expand_as(w), rtol=1e-5):
+        return " and ".join([*told, f"it returns x + {float(w[0]):.4g} (D - x)"])
+    pairs = zip(levels.tolist(), fit.A.tolist(), fit.B.tolist(), strict=True)
+    numbers = "; ".join(f"at sigma = {s:.3g} {A:.4g} x + {B:.4g} D" for s, A, B in pairs)
+    return " and ".join([*told, f"it returns A x + B D with the wrong A and B: {numbers}"])
+
+
+def _wrapped(fit: Fit, p: Parameterization, sigma_data: float, levels: Tensor) -> list[str]:
+    """What c_skip and c_out a wrapper uses: D = c_skip x + c_out F with p's F at (g x, sigma')."""
+    asked = p.coefficients(fit.sigma, sigma_data=sigma_data)
+    needed = p.coefficients(levels, sigma_data=sigma_data)
+    # F = (D' - skip' g x)/out', so A = c_skip - c_out skip' g/out' and B = c_out/out'.
+    out = fit.B * asked.out
+    skip = fit.A + fit.B * asked.skip * fit.g
+    return _differences(levels, {"c_skip": (skip, needed.skip), "c_out": (out, needed.out)}, 1e-5)
+
+
+def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], levels: Tensor) -> bool:
+    size = (other[0].abs() + other[1].abs()).clamp(min=1e-12)
+    return all(bool(((p - q).abs() <= 1e-5 * size).all()) for p, q in zip(one, other, strict=True))
+
+
+def _named(a: Tensor, b: Tensor, levels: Tensor) -> str | None:
+    for name, (known_a, known_b) in PAIRS.items():
+        for sign, word in ((1, ""), (-1, "minus ")):
+            if _same((a, b), (sign * known_a(levels), sign * known_b(levels)), levels):
+                return word + name
+    return None
+
+
+def by_rows(found: Iterable[Row]) -> str:
+    """What the rows themselves say where the values are right: precision, gradient, purity."""
+    failed = {row.law for row in found if not row.passed}
+    told = []
+    if curvature.ATTACHED in failed:
+        told.append("its gradient with respect to x is cut (detach, no_grad or numpy)")
+    if foreign.PURE in failed:
+        told.append("it changes its arguments in place")
+    if foreign.STEADY in failed:
+        told.append("it draws random numbers, or keeps a state between calls")
+    if foreign.SHAPE in failed:
+        told.append("its output has another shape or dtype than x")
+    narrow = {row.dtype for row in found if not row.passed} - {""}
+    if not told and narrow == {"float64"}:
+        worst = max(row.ratio for row in found if not row.passed)
+        told.append(
+            f"it is right in float32 and not in float64 (error {worst:.2g} times its bound): "
+            "something inside computes in a narrower dtype"
+        )
+    return " and ".join(told) + "." if told else ""
+
+
+def compare(p: Parameterization, sigma_data: float) -> str:
+    """Which coefficient of a parameterization disagrees with its stated target; "" for none.
+
+    D = c_skip x + c_out (a x0 + b eps) is x0 only for c_out = 1/(a - b/sigma) and
+    c_skip = 1 - c_out a.
+    """
+    low, high = p.sigma_range
+    sigma = LEVELS[(low < LEVELS) & (high > LEVELS)]
+    if not p.affine or p.stated_target is None or len(sigma) == 0:
+        return ""
+    a, b = p.pair_weights(sigma, sigma_data=sigma_data)
+    c = p.coefficients(sigma, sigma_data=sigma_data)
+    out = 1 / (a - b / sigma)
+    skip = 1 - out * a
+    told = _differences(sigma, {"c_skip": (c.skip, skip), "c_out": (c.out, out)}, 1e-9)
+    if not told:
+        return ""
+    return " and ".join(told) + ", if the stated target is what the network should output."
+
+
+def _differences(
+    sigma: Tensor, coefficients: Mapping[str, tuple[Tensor, Tensor]], accuracy: float
+) -> list[str]:
+    """How each (given, needed) differs by more than `accuracy` relative; nothing where equal."""
+    told = []
+    for name, (given, needed) in coefficients.items():
+        if torch.allclose(given, needed, rtol=accuracy, atol=accuracy * float(needed.abs().max())):
+            continue
+        ratio = given / needed
+        if torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=accuracy):
+            c = float(ratio[0])
+            wrong_sign = abs(c + 1) < accuracy
+            how = "has the wrong sign" if wrong_sign else f"is {c:.4g} times what it must be"
+        else:
+            power = _power(ratio, sigma, accuracy)
+            at = ", ".join(
+                f"{float(g):.4g} for {float(n):.4g} at sigma = {float(s):.3g}"
+                for s, g, n in list(zip(sigma, given, needed, strict=True))[::2]
+            )
+            how = f"is off by {power} ({at})" if power else f"is wrong ({at})"
+        told.append(f"{name} {how}")
+    return told
+
+
+def _power(ratio: Tensor, sigma: Tensor, accuracy: float) -> str:
+    """The known function of sigma that a ratio is, or nothing."""
+    known: dict[str, Function] = {
+        "a factor sigma": lambda s: s,
+        "a factor 1/sigma": lambda s: 1 / s,
+        "a factor sigma^2": lambda s: s**2,
+        "a factor alpha = 1/sqrt(1 + sigma^2)": _alpha,
+        "a factor 1/alpha = sqrt(1 + sigma^2)": lambda s: 1 / _alpha(s),
+        "a factor alpha^2": lambda s: _alpha(s) ** 2,
+        "a factor 1/alpha^2": lambda s: 1 / _alpha(s) ** 2,
+        "a factor 1 + sigma": lambda s: 1 + s,
+        "a factor 1/(1 + sigma)": lambda s: 1 / (1 + s),
+    }
+    for name, function in known.items():
+        for sign, word in ((1, ""), (-1, "the sign and ")):
+            if torch.allclose(ratio, sign * function(sigma), rtol=accuracy):
+                return word + name
+    return ""
