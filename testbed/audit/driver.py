@@ -17,14 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from testbed.audit import curvature, diagnosis, exact, learning, trajectories
+from testbed.audit import algebra, curvature, diagnosis, exact, learning, trajectories
 from testbed.audit.adapters import Adapter
 from testbed.audit.foreign import Foreign, around_network
 from testbed.audit.learning import Effect, effects_table
 from testbed.audit.rows import Row, at_level, table
 from testbed.audit.subject import Affine, Subject
 from testbed.audit.trained import check_model
-from testbed.audit.truth import distributions
+from testbed.audit.truth import distributions, mixture, noisy
 from testbed.audit.twins import twins_of
 from testbed.components import Sampler
 from testbed.denoiser import Denoiser
@@ -194,7 +194,7 @@ def run(
         raise InputError(f"cannot audit {subject!r}: neither a name nor a callable.")
     foreign = made(name, subject, adapter or Adapter(), oracle, around, sigma_data, trained)
     if trained:
-        denoise = foreign.denoiser(oracle) if oracle is not None else foreign.denoiser(_none())
+        denoise = foreign.denoiser(oracle or mixture())
         return _trained(name, denoise, oracle, None, levels, say, foreign)
     return _exact(foreign, levels, dtypes, registry, say)
 
@@ -203,10 +203,6 @@ def _name(subject: Any) -> str:
     if isinstance(subject, str):
         return subject
     return str(getattr(subject, "name", None) or getattr(subject, "__name__", "denoiser"))
-
-
-def _none() -> Oracle:
-    return next(iter(distributions().values()))
 
 
 def find(word: str, registry: Registry) -> Any:
@@ -413,8 +409,7 @@ def _trained(
     found: list[Row] = []
     notes: list[str] = []
     if held is None:
-        known = oracle or _none()
-        held = known.sample(256, stream(0, "audit/held")).float()
+        held = (oracle or mixture()).sample(256, stream(0, "audit/held")).float()
     sigmas = torch.logspace(-2.6, 1.9, 10, dtype=torch.float64)
     if foreign is not None:
         if "algebra" in levels:
@@ -459,23 +454,27 @@ def _trained(
 def check_parameterization(
     p: Parameterization, sigma_data: float, oracle: Oracle | None = None
 ) -> list[Row]:
-    """Conversions of p's target, and Tweedie's formula through p, on one exact distribution.
+    """A study's part of the audit: p's conversions, and its first four levels on one distribution.
 
     Args:
         p: any parameterization.
         sigma_data: handed to p.
         oracle: the distribution; by default the audit's three-dimensional mixture.
     """
-    from testbed.audit import algebra
-    from testbed.audit.truth import mixture, noisy
-
-    subject = Affine(p, sigma_data, oracle)
-    oracle = oracle or mixture()
-    pairs = noisy(oracle, subject.levels, 16)
-    found: list[Row] = []
+    subject, known = Affine(p, sigma_data), oracle or mixture()
+    pairs = noisy(known, subject.levels, 16)
+    algebraic: list[Row] = []
     for dtype in (torch.float64, torch.float32):
-        found += algebra.conversions(p, sigma_data, *(part.to(dtype) for part in pairs))
-    return at_level("algebra", found) + at_level("oracle", exact.check(subject, oracle))
+        narrow = [part.to(dtype) for part in pairs]
+        algebraic += algebra.consistency(algebra.CONSISTENT, p, sigma_data, *narrow)
+        algebraic += algebra.conversions(p, sigma_data, *narrow)
+    data = "mixture" if oracle is None else "data"
+    return [
+        *at_level("algebra", algebraic, data),
+        *at_level("oracle", exact.check(subject, known), data),
+        *at_level("second order", curvature.check(subject, known), data),
+        *at_level("learning", learning.check(subject, known), data),
+    ]
 
 
 def check_sampler(
@@ -485,6 +484,5 @@ def check_sampler(
     oracle: Oracle | None = None,
 ) -> list[Row]:
     """The sampler's derivative and whole trajectories: by way of x0 through p, and of the score."""
-    subject = Affine(p, sigma_data, oracle)
-    found = trajectories.check(subject, oracle or distributions()["mixture"], samplers)
-    return at_level("sampling", found)
+    found = trajectories.check(Affine(p, sigma_data), oracle or mixture(), samplers)
+    return at_level("sampling", found, "mixture" if oracle is None else "data")

@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -90,23 +92,53 @@ def _number(value: float) -> str:
 
 
 def draw(audit: Audit, file: Path) -> None:
-    """Error over bound against sigma, one panel a level, one line a law: above 1 it is broken."""
-    from matplotlib.figure import Figure
+    """Error over bound against sigma, one panel a level, one line a law: above 1 it is broken.
 
+    Below, where a trained model was audited, its effects with their intervals.
+    """
     table = audit.table()
     table = table[table["sigma"].notna() & table["ratio"].gt(0)]
     table = table.assign(shown=table["law"].str.replace(VARIANT, "", regex=True))
     levels = [level for level in PARTS if level in set(table["level"])]
-    figure = Figure(figsize=(3.6 * max(1, len(levels)), 4.2), layout="constrained")
-    panels = figure.subplots(1, max(1, len(levels)), squeeze=False, sharey=True)[0]
-    for panel, level in zip(panels, levels, strict=False):
-        rows = table[table["level"] == level]
-        for law, own in rows.groupby("shown", sort=False):
-            worst = own.replace(math.inf, 1e20).groupby("sigma")["ratio"].max()
-            panel.loglog(worst.index, worst.to_numpy(), marker=".", label=law)
-        panel.axhline(1, color="black", linewidth=0.8)
-        panel.set(title=level, xlabel="σ")
-        panel.legend(frameon=False, fontsize=6, loc="lower left")
-    panels[0].set_ylabel("largest error / bound")
+    effects = audit.effects_table()
+    names = list(dict.fromkeys(effects["name"]))
+    columns = max(1, len(levels), len(names))
+    rows = [row for row in ("laws", "effects") if (row == "laws" and levels) or names]
+    figure = Figure(figsize=(3.6 * columns, 4.2 * max(1, len(rows))), layout="constrained")
+    grid = figure.subplots(max(1, len(rows)), columns, squeeze=False)
+    for panel in grid.flat:
+        panel.set_axis_off()
+    if levels:
+        _draw_laws(grid[0], table, levels)
+    if names:
+        _draw_effects(grid[-1], effects, names)
     figure.suptitle(f"{audit.subject}: a law is broken above 1")
     figure.savefig(file, dpi=150)
+
+
+def _draw_laws(panels: Any, table: pd.DataFrame, levels: list[str]) -> None:
+    for panel, title in zip(panels, levels, strict=False):
+        panel.set_axis_on()
+        for law, own in table[table["level"] == title].groupby("shown", sort=False):
+            # The same level in two dtypes differs by a rounding.
+            level = own["sigma"].map(lambda sigma: float(f"{sigma:.6g}"))
+            worst = own["ratio"].clip(upper=1e20).groupby(level).max()
+            panel.loglog(worst.index, worst.to_numpy(), marker=".", label=law)
+        panel.axhline(1, color="black", linewidth=0.8)
+        panel.set(title=title, xlabel="σ")
+        panel.legend(frameon=False, fontsize=6, loc="lower left")
+    panels[0].set_ylabel("largest error / bound")
+    limits = [panel.get_ylim() for panel, _ in zip(panels, levels, strict=False)]
+    for panel, _ in zip(panels, levels, strict=False):
+        panel.set_ylim(min(low for low, _ in limits) / 30, max(high for _, high in limits))
+
+
+def _draw_effects(panels: Any, effects: pd.DataFrame, names: list[str]) -> None:
+    for panel, name in zip(panels, names, strict=False):
+        panel.set_axis_on()
+        own = effects[effects["name"] == name]
+        panel.loglog(own["sigma"], own["value"], marker=".", color="black")
+        # A t interval may reach below zero, where a logarithm has nothing to show.
+        floor = own["low"].clip(lower=own["value"] / 100)
+        panel.fill_between(own["sigma"], floor, own["high"], alpha=0.3)
+        panel.set(title=name, xlabel="σ", ylabel=own["unit"].iloc[0])

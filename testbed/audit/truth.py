@@ -68,8 +68,8 @@ class Rounding(NamedTuple):
 
 def logit_size(oracle: Oracle, x: Tensor, sigma: Tensor) -> Tensor:
     """M, the size of the terms that log p is the sum of, (B,): |log p|, d |log sigma| and 2 d."""
-    log_p: Tensor = oracle.log_density(x, sigma).abs()
-    return log_p + oracle.dim * (2 + torch.log(sigma).abs())
+    constants = oracle.dim * (2 + torch.log(sigma).abs())
+    return constants.add(oracle.log_density(x, sigma).abs())
 
 
 def rounding(oracle: Oracle, x: Tensor, D: Tensor, sigma: Tensor) -> Rounding:
@@ -105,4 +105,5 @@ def jacobian_rounding(oracle: Oracle, x: Tensor, J: Tensor, sigma: Tensor) -> Te
     M = logit_size(oracle, x, sigma)
     spread = oracle.covariance_trace(x, sigma).clamp(min=0).sqrt()
     size = 1 + J.flatten(1).norm(dim=1) + torch.sqrt(2 * M) * spread / sigma
-    return (gamma(8 + 2 * oracle.dim, torch.float64) * (1 + M) * size)[:, None, None].detach()
+    moved: Tensor = gamma(8 + 2 * oracle.dim, torch.float64) * (1 + M) * size
+    return moved[:, None, None].detach()
