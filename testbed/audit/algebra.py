@@ -19,7 +19,7 @@ CONVERSION = "conversion of the target to every kind"
 ROUND_TRIP = "round trip through every kind"
 TRIANGLE = "target -> one kind -> another = target -> another"
 EQUIVARIANCE = "the same x0 from a VE, VP, cosine and flow state"
-LIMITS = "denoise(target(x0, eps), x) = x0 as sigma -> 0 and sigma -> infinity"
+LIMITS = "denoise(target(x0, eps), x) = x0 at both ends of sigma"
 
 
 def check(

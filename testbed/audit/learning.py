@@ -124,6 +124,9 @@ def measure(
             excess = (D - exact).square().flatten(1).mean(1)
             add("excess risk", level, excess, "|D - D*|^2 per dimension")
             add("Fisher divergence", level, d * excess / level**4, "nats")
+            variance = oracle.covariance_trace(x.double(), sigma) / d
+            left = (D - x0).square().flatten(1).mean(1) - excess - variance
+            add("loss - excess risk - posterior variance", level, left, "0 for the data's oracle")
         J = _some_jacobians(denoise, x, sigma, min(jacobians, len(x)))
         if J is not None:
             skew, whole = ((J + sign * J.mT).flatten(1).norm(dim=1) for sign in (-1, 1))
