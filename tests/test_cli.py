@@ -15,7 +15,10 @@ from testbed import cli
 from testbed.errors import InputError
 from testbed.registry import AXES
 
-COMMANDS = ["plugins", "explain", "plan", "study", "sample", "report", "ui"]
+COMMANDS = [
+    "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "ui",
+]  # fmt: skip
+BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
 EXPLAINED = ("parameterization", "weighting", "loss", "density")
 HEAVY = ("torch", "pandas", "numpy", "scipy", "mlflow", "matplotlib")
 
@@ -85,7 +88,7 @@ def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
 def test_plugins_lists_components_and_where_they_come_from(tmp_path: Path) -> None:
     done = run_here(tmp_path, "plugins")
     assert (done.code, done.err) == (0, "")
-    assert re.search(r"parameterization +edm, eps, score, v, x0 ", done.out)
+    assert re.search(rf"parameterization +{BUNDLED} ", done.out)
     for axis in AXES:
         assert re.search(rf"^{axis} ", done.out, flags=re.MULTILINE), axis
     digest = testbed.Registry().source(testbed.Registry().parameterization("v")).version
@@ -110,7 +113,8 @@ def test_plugins_shows_what_is_added_left_out_and_broken(tmp_path: Path) -> None
     (tmp_path / "broken" / "broken_two.py").write_text("raise RuntimeError('a [/b] c')\n")
     done = run_here(tmp_path, "plugins", "-p", "indexed.py", "-p", "no:score")
     assert done.code == 0, done.err
-    assert re.search(r"parameterization +edm, eps, indexed, v, x0 ", done.out)
+    shown = BUNDLED.replace("score, ", "").replace("flow, minus", "flow, indexed, minus")
+    assert re.search(rf"parameterization +{shown} ", done.out)
     broken = run_here(tmp_path, "plugins", "--plugin-dir", "broken")
     assert broken.code == 1
     where = tmp_path / "broken" / "broken_two.py"
@@ -164,7 +168,7 @@ def test_explain_shows_a_stated_target_as_it_is_written(tmp_path: Path) -> None:
 
 def test_plan_says_what_would_run_and_runs_nothing(tiny: Path) -> None:
     words = ("plan", "tiny.toml", "--only", "mixture", "--seeds", 1)
-    done = run_here(tiny, *words, "--set", "cases.mixture.sigma_data=1")
+    done = run_here(tiny, *words, "--set", "cases.mixture.sigma_data.assumed=1")
     assert (done.code, done.err) == (0, "")
     assert re.search(r"Study tiny: 3 trials \(3 new\) on cpu \(.*\); folder runs/tiny", done.out)
     trials = re.findall(r"^([0-9a-f]{12}) +new +(.*?) *$", done.out, flags=re.MULTILINE)

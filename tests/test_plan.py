@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import run_here
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import facts, journal, plan, runner, spec, trial, validity
+from testbed.study import facts, journal, plan, runner, spec, trial, twins
 from testbed.study.plan import Plan
-from testbed.study.twins import twins
 
 SMALL = """
 [study]
@@ -213,6 +213,7 @@ def test_the_sources_of_a_trial_are_all_that_its_numbers_come_from() -> None:
     package = Path(plan.__file__).parents[1]
     apart = {
         "__init__", "__main__", "audit", "cli", "errors", "ext", "hookspecs", "registry", "study",
+        "templates", "testing",
     }  # fmt: skip
     rooms = {path.stem for path in package.iterdir() if not path.name.startswith((".", "__py"))}
     assert {name for name in plan.SOURCES if "/" not in name} | apart >= rooms - {"py", "_bundled"}
@@ -327,7 +328,8 @@ def test_a_network_that_does_not_take_the_kind_of_c_noise_is_refused_with_the_re
         made(folder, testbed.Registry([str(file)]), SMALL, "network=odd")
     assert str(found.value) == (
         f"{tmp_path / 'study.toml'}: v: parameterization 'v' gives c_noise as 'sigma', network "
-        "'odd' takes index. Its table has no entry at a sigma. c_noise = \"shared\" gives log_sigma."
+        "'odd' takes index. Its table has no entry at a sigma. c_noise = \"shared\" gives "
+        "log_sigma."
     )
     done = run_here(tmp_path, "study", "study.toml", "-p", file, "--set", "network=odd")
     assert done.code == 2
@@ -412,60 +414,218 @@ def test_differences_are_dotted_keys_with_both_values() -> None:
 
 # --- twins --------------------------------------------------------------------------------------
 
+SHARED = SMALL.replace("seeds = 1", "seeds = 1\nsigma_data = { assumed = 1 }" + EQUAL)
+MIRROR = "the same objective; F differs by the sign"
+V_AND_EDM = 'grid.parameterization=["v", "edm"]'
+
+
+def paired(folder: Path, registry: testbed.Registry, text: str, *sets: str) -> list[dict[str, Any]]:
+    """The twins of a study."""
+    return twins.find(made(folder, registry, text, *sets), registry)
+
 
 def test_v_and_edm_at_sigma_data_1_with_all_else_equal_are_twins_and_eps_is_not(
     folder: Path, registry: testbed.Registry
 ) -> None:
-    text = SMALL.replace("seeds = 1", "seeds = 1\nsigma_data = { assumed = 1 }" + EQUAL)
-    found = made(folder, registry, text, 'grid.parameterization=["eps", "v", "edm"]')
+    grid = 'grid.parameterization=["eps", "v", "edm"]'
     folder.mkdir()
-    (pair,) = facts.write(found, registry)
-    assert pair["members"] == ["v", "edm"]
-    assert (pair["case"], pair["arm"]) == ("", "")
+    (pair,) = facts.write(made(folder, registry, SHARED, grid), registry)
+    assert pair == {
+        "case": "", "arm": "", "members": ["v", "edm"], "factors": [1, -1], "why": MIRROR,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("sets", "expected"),
     [
         (["sigma_data.assumed=1"], 1),
+        (["sigma_data.assumed=1.00000001"], 1),  # what float32 does not tell from 1
+        (["sigma_data.assumed=1.000001"], 0),
         (["sigma_data.assumed=0.5"], 0),
-        (["sigma_data.assumed=1", "c_in=native", "c_noise=native"], 0),
-        (["sigma_data.assumed=1", "weighting=recipe"], 0),
-        (["sigma_data.assumed=1", "loss=l1"], 0),
-        (["sigma_data.assumed=1", 'grid.parameterization=["eps", "v"]'], 0),
-        (["sigma_data.assumed=1", 'grid.parameterization=["eps", "score"]'], 0),
-        (["sigma_data.assumed=1", 'grid.parameterization=["edm", "x0"]'], 0),
+        (["c_in=native"], 1),
+        (["c_in=native", "c_noise=native"], 0),
+        (["weighting=recipe"], 0),
+        (["weighting=none", 'loss={name = "l2", space = "F"}'], 1),
+        (["density=recipe"], 0),
+        (['loss={name = "l1", space = "x0"}'], 1),
+        (['loss={name = "huber", space = "eps"}'], 1),
+        (['loss={name = "l1", space = "F"}'], 0),  # nothing says that a loss is even
+        (['grid.parameterization=["eps", "v"]'], 0),
+        (['grid.parameterization=["eps", "score"]'], 0),
+        (['grid.parameterization=["edm", "x0"]'], 0),
+        (['grid.parameterization=["eps", "minus_eps"]', "sigma_data.assumed=0.3"], 1),
     ],
 )
-def test_settings_are_twins_only_where_target_weight_and_inputs_agree(
+def test_settings_are_twins_only_where_target_weight_draws_and_inputs_agree(
     folder: Path, registry: testbed.Registry, sets: list[str], expected: int
 ) -> None:
-    text = SMALL.replace('["v"]', '["v", "edm"]').replace("seeds = 1", "seeds = 1" + EQUAL)
-    found = made(folder, registry, text, *sets)
-    assert len(found.trials) == 2
-    assert len(pairs(found, registry)) == expected
+    assert len(paired(folder, registry, SHARED, V_AND_EDM, *sets)) == expected
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "training.steps=[50, 60]",
+        "training.learning_rate=[0.001, 0.01]",
+        "network.width=[8, 9]",
+        "evaluation.steps=[3, 4]",
+        "dataset.n=[200, 201]",
+        'density=["lognormal", "cosine"]',
+        'weighting=["edm", "x0"]',
+        'loss=["l1", "huber"]',
+    ],
+)
+def test_what_else_a_grid_changes_makes_no_twins(
+    folder: Path, registry: testbed.Registry, axis: str
+) -> None:
+    assert paired(folder, registry, SHARED, f"grid.{axis}") == []
+    both = paired(folder, registry, SHARED, f"grid.{axis}", V_AND_EDM)
+    assert [len(pair["members"]) for pair in both] == [2, 2], "one for each value of the axis"
+
+
+def test_one_effective_weight_from_two_densities_makes_no_twins(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    """The sigmoid weighting is given per d log sigma: lambda p is one curve whatever p."""
+    sets = ["weighting=sigmoid", 'grid.density=["lognormal", "cosine"]']
+    study = made(folder, registry, SHARED, *sets)
+    one, other = (twins.described(at.config, registry) for at in study.trials)
+    assert one is not None
+    assert other is not None
+    assert torch.allclose(one.weight, other.weight, rtol=1e-9)
+    assert twins.find(study, registry) == []
+
+
+def test_one_objective_written_in_several_spaces_is_one_setting(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    """With a weighting l2 is lambda |D - x0|^2 whatever the space."""
+    (group,) = paired(folder, registry, SHARED, 'grid.loss.space=["x0", "v", "F"]')
+    assert group["members"] == ["v space=x0", "v space=v", "v space=F"]
+    assert group["factors"] == [1, 1, 1]
+    assert group["why"] == "the same objective; F is the same"
 
 
 def test_equal_weights_and_inputs_alone_make_no_twins(
     folder: Path, registry: testbed.Registry
 ) -> None:
-    """|F - F*|^2 has weight 1 in both arms: only the targets differ."""
-    text = SMALL.replace('[grid]\nparameterization = ["v"]', "").replace(
-        "seeds = 1", f"seeds = 1{EQUAL}"
-    )
+    """|F - F*|^2 has weight 1 for both: only the targets differ."""
     arms = [
         f'{name} = {{ parameterization = "{name}", weighting = "{name}" }}' for name in ("eps", "v")
     ]
-    found = made(folder, registry, f"{text}\n[arms]\n" + "\n".join(arms))
-    assert [one.config["weighting"]["name"] for one in found.trials] == ["eps", "v"]
-    assert pairs(found, registry) == []
+    text = SHARED.replace('[grid]\nparameterization = ["v"]', "[arms]\n" + "\n".join(arms))
+    study = made(folder, registry, text)
+    for one in study.trials:
+        one.labels[0]["arm"] = ""
+    assert [one.labels[0]["variant"] for one in study.trials] == ["eps", "v"]
+    one, other = (twins.described(at.config, registry) for at in study.trials)
+    assert one is not None
+    assert other is not None
+    assert torch.allclose(one.weight, other.weight, rtol=1e-9)
+    assert twins.find(study, registry) == []
 
 
-def pairs(found: Plan, registry: testbed.Registry) -> list[Any]:
-    """The twins among the trials of a plan."""
-    members = []
-    for one in found.trials:
-        named = one.config["dataset"]
-        data = trial.dataset(named["name"], json.dumps(named["options"]), registry)
-        members.append((one.labels[0], *trial.assemble(one.config, registry, data)))
-    return twins(members, validity.levels_of(members[0][2].density, 65))
+OTHERS = """
+import torch
+import testbed
+
+def scaling(sigma, size=2.0):
+    one = torch.ones_like(sigma)
+    return testbed.Coefficients(one, -sigma / size, 1 / torch.sqrt(sigma**2 + 1), sigma)
+
+def denoise(F, x, sigma):
+    return x - sigma * F
+
+def target(x0, eps, sigma):
+    return eps
+
+def learned(sigma, state):
+    return torch.exp(state.bias) / sigma**2
+
+def distance(prediction, target, state):
+    return (prediction - target).abs() * torch.exp(state.bias)
+
+def state():
+    return torch.nn.Linear(1, 1)
+
+@testbed.hookimpl
+def testbed_parameterizations():
+    yield testbed.Parameterization("sized", scaling)
+    yield testbed.Parameterization("given", target=target, denoise=denoise)
+
+@testbed.hookimpl
+def testbed_weightings():
+    yield testbed.Weighting("learned", learned, state=state)
+
+@testbed.hookimpl
+def testbed_losses():
+    yield testbed.Loss("distance", distance, state=state)
+"""
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> testbed.Registry:
+    file = tmp_path / "others_than_bundled.py"
+    file.write_text(OTHERS)
+    return testbed.Registry([str(file)])
+
+
+@pytest.mark.parametrize("sets", [["weighting=learned"], ["loss=distance"]])
+def test_what_is_learned_has_no_twin(
+    folder: Path, others: testbed.Registry, sets: list[str]
+) -> None:
+    grid = 'grid.parameterization=["eps", "minus_eps"]'
+    assert len(paired(folder, others, SHARED, grid)) == 1
+    assert paired(folder, others, SHARED, grid, *sets) == []
+
+
+def test_what_is_not_affine_has_no_twin(folder: Path, others: testbed.Registry) -> None:
+    study = made(folder, others, SHARED, 'grid.parameterization=["given", "eps"]')
+    assert twins.find(study, others) == []
+    config = study.trials[0].config
+    data = trial.dataset("moons", json.dumps(config["dataset"]["options"]), others)
+    denoiser, objective = trial.assemble(config, others, data)
+    assert twins.signature(objective, denoiser) is None
+
+
+def test_another_size_of_f_is_named_and_mirror_images_of_each_size_are_twins(
+    folder: Path, others: testbed.Registry
+) -> None:
+    sizes = ", ".join(f'{{ name = "sized", size = {size} }}' for size in (2.0, -2.0, -1.0))
+    found = paired(folder, others, SHARED, f'grid.parameterization=["eps", {sizes}]')
+    assert [(group["members"], group["factors"]) for group in found] == [
+        (["eps", "sized size=-1.0"], [1, -1]),
+        (["sized size=2.0", "sized size=-2.0"], [1, -1]),
+        (["eps", "sized size=2.0"], [1, 2]),
+    ]
+    assert found[2]["why"].startswith("the same objective; F differs by the factor 2: compared")
+
+
+def test_twins_are_found_without_data_and_without_a_network(
+    folder: Path, registry: testbed.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made(folder, registry, SHARED, V_AND_EDM)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("must not be built")
+
+    monkeypatch.setattr(testbed.Dataset, "__call__", refuse)
+    monkeypatch.setattr(testbed.Network, "__call__", refuse)
+    assert len(twins.find(study, registry)) == 1
+
+
+def test_the_plan_names_the_twins_of_each_case_and_arm(folder: Path) -> None:
+    arms = '[arms]\nfirst = {}\nlast = { loss = { name = "l1", space = "x0" } }\n'
+    (folder.parent / "study.toml").write_text(SHARED + arms + '[[cases]]\nname = "[a]"\n')
+    done = run_here(folder.parent, "plan", "study.toml", "--set", V_AND_EDM)
+    assert done.code == 0, done.err
+    said = [line for line in done.out.splitlines() if line.startswith("twins")]
+    assert said == [
+        f"twins: v and edm in case [a], arm {arm}: {MIRROR}" for arm in ("first", "last")
+    ]
+    assert done.out.index("twins: ") < done.out.index("Training alone takes")
+
+
+def test_twins_of_a_study_with_one_case_and_arm_are_named_alone() -> None:
+    twin = {"case": "", "arm": "", "members": ["a", "b", "c"], "factors": [1, 1, -1], "why": MIRROR}
+    assert twins.line(twin) == f"twins: a, b and c: {MIRROR}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.markup import escape
 
@@ -63,32 +65,93 @@ def _head(component: Component, registry: Registry) -> str:
     return "\n".join(lines)
 
 
+def _within(sigma: torch.Tensor, allowed: tuple[float, float]) -> torch.Tensor:
+    """The levels inside an open interval."""
+    return sigma[(allowed[0] < sigma) & (sigma < allowed[1])]
+
+
+def _range(component: Parameterization | Weighting) -> list[str]:
+    """A line for a sigma_range other than (0, inf)."""
+    low, high = component.sigma_range
+    if (low, high) == (0.0, math.inf):
+        return []
+    return [f"  defined for sigma between {low:g} and {high:g} (ends excluded)"]
+
+
+def _start(component: Weighting | Loss) -> torch.nn.Module | None:
+    """A new state, the same each time; the global generators are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return component.build()
+
+
 def _table(columns: dict[str, torch.Tensor]) -> str:
     table = pd.DataFrame({key: value.tolist() for key, value in columns.items()})
     return "\n" + table.to_string(index=False, float_format=lambda v: f"{v:.4g}") + "\n"
 
 
-def _source(function: object) -> str:
+def _source(role: str, function: object) -> list[str]:
+    """What a plugin's author wrote, indented."""
     try:
-        return inspect.getsource(function)  # type: ignore[arg-type]
+        text = inspect.getsource(function)  # type: ignore[arg-type]
     except (OSError, TypeError):
-        return repr(function)
+        text = repr(function)
+    return [f"  {role}:", *(f"    {escape(line)}" for line in text.splitlines())]
 
 
 def _parameterization(
     p: Parameterization, registry: Registry, sigma_data: float, panel: Figure
 ) -> str:
     lines = [f"  sigma_data = {sigma_data:g}; D = c_skip x + c_out F(c_in x, c_noise)"]
-    if p.stated_target is not None:
-        lines.append("  target, as stated:")
-        lines += [f"    {escape(line)}" for line in _source(p.stated_target).splitlines()]
     if not p.affine:
-        return "\n".join([*lines, "  not affine: no coefficients to tabulate", ""])
-    c = p.coefficients(SHOWN, sigma_data=sigma_data)
-    a, b = p.pair_weights(SHOWN, sigma_data=sigma_data)
-    lines.append("  F* = a x0 + b eps; target_rms = sqrt(a^2 sigma_data^2 + b^2)")
-    columns = {
-        "sigma": SHOWN,
+        lines = [
+            f"  sigma_data = {sigma_data:g}; not affine: D is a function of F, x and sigma, and "
+            "there are no coefficients to tabulate; c_in and c_noise are the shared ones"
+        ]
+    lines += _range(p)
+    if p.sigma_data is not None:
+        lines.append(f"  right for sigma_data = {p.sigma_data:g} alone")
+    if p.singular:
+        lines.append(f"  singular at sigma = {', '.join(f'{level:g}' for level in p.singular)}")
+    lines.append(f"  claims: {', '.join(p.claims) or 'none'}")
+    if p.stated_target is not None:
+        lines += _source("target, as stated", p.stated_target)
+    if p.stated_denoise is not None:
+        lines += _source("denoise, as stated", p.stated_denoise)
+    columns = {"sigma": _within(SHOWN, p.sigma_range)}
+    left, right = panel.subplots(1, 2)
+    if p.affine:
+        lines.append("  F* = a x0 + b eps; target_rms = sqrt(a^2 sigma_data^2 + b^2)")
+        columns |= _coefficients(p, columns["sigma"], sigma_data)
+        sigma = _within(torch.logspace(-3, 2, 200, dtype=torch.float64), p.sigma_range)
+        c = p.coefficients(sigma, sigma_data=sigma_data)
+        for label, values in (("c_skip", c.skip), ("|c_out|", c.out.abs()), ("c_in", c.in_)):
+            left.loglog(sigma.numpy(), values.clamp(min=1e-12).numpy(), label=label)
+        left.set(xlabel="σ", title=f"{p.name}: coefficients", ylim=(1e-4, 1e4))
+        left.legend(frameon=False)
+    else:
+        _curves(p, sigma_data, left)
+    right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
+    if p.recipe is not None:
+        objective = Objective(p, *published(p, registry), sigma_data).started(0)
+        shown = ", ".join(f"{axis} {getattr(p.recipe, axis)}" for axis in AXES[1:])
+        lines.append(f"  recipe: {shown}")
+        if p.affine or objective.loss.space != "F":
+            columns["weight"] = objective.effective_weight(columns["sigma"])
+            at = _within(levels_of(objective.density, 200), p.sigma_range)
+            weight = objective.effective_weight(at) * at**2
+            right.loglog(at.numpy(), weight.clamp(min=1e-12).numpy(), color="black")
+            right.set(ylabel="λ(σ) p(log σ) σ²  (eps form)")
+            lines.append("  weight = lambda(sigma) p(log sigma), of |D - x0|^2")
+    return "\n".join(lines) + "\n" + (_table(columns) if len(columns) > 1 else "")
+
+
+def _coefficients(
+    p: Parameterization, sigma: torch.Tensor, sigma_data: float
+) -> dict[str, torch.Tensor]:
+    c = p.coefficients(sigma, sigma_data=sigma_data)
+    a, b = p.pair_weights(sigma, sigma_data=sigma_data)
+    return {
         "c_skip": c.skip,
         "c_out": c.out,
         "c_in": c.in_,
@@ -97,37 +160,39 @@ def _parameterization(
         "b": b,
         "target_rms": torch.sqrt(a**2 * sigma_data**2 + b**2),
     }
-    left, right = panel.subplots(1, 2)
-    sigma = torch.logspace(-3, 2, 200, dtype=torch.float64)
-    c = p.coefficients(sigma, sigma_data=sigma_data)
-    for label, values in (("c_skip", c.skip), ("|c_out|", c.out.abs()), ("c_in", c.in_)):
-        left.loglog(sigma.numpy(), values.clamp(min=1e-12).numpy(), label=label)
-    left.set(xlabel="σ", title=f"{p.name}: coefficients", ylim=(1e-4, 1e4))
-    left.legend(frameon=False)
-    right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
-    if p.recipe is not None:
-        objective = Objective(p, *published(p, registry), sigma_data).started(0)
-        shown = ", ".join(f"{axis} {getattr(p.recipe, axis)}" for axis in AXES[1:])
-        lines.append(f"  recipe: {shown}")
-        columns["weight"] = objective.effective_weight(SHOWN)
-        weight = objective.effective_weight(levels_of(objective.density, 200))
-        at = levels_of(objective.density, 200)
-        right.loglog(at.numpy(), (weight * at**2).clamp(min=1e-12).numpy(), color="black")
-        right.set(ylabel="λ(σ) p(log σ) σ²  (eps form)")
-        lines.append("  weight = lambda(sigma) p(log sigma), of |D - x0|^2")
-    return "\n".join(lines) + "\n" + _table(columns)
+
+
+def _curves(p: Parameterization, sigma_data: float, axes: Axes) -> None:
+    """D of F at x = 0 and a few levels, where there are no coefficients to draw."""
+    F = torch.linspace(-3, 3, 301, dtype=torch.float64)
+    for sigma in _within(torch.tensor([0.05, 0.5, 5.0], dtype=torch.float64), p.sigma_range):
+        D = p.denoise(F, torch.zeros_like(F), sigma, sigma_data=sigma_data)
+        axes.plot(F.numpy(), D.numpy(), label=f"σ = {float(sigma):g}")
+    axes.set(xlabel="F", title=f"{p.name}: D at x = 0")
+    axes.legend(frameon=False)
 
 
 def _weighting(w: Weighting, registry: Registry, sigma_data: float, panel: Figure) -> str:
     density = registry.density("loguniform") if "p" in w.formulas()[0].wanted else None
-    note = "  with the log-uniform density\n" if density else ""
-    sigma = torch.logspace(-2.6, 1.9, 200, dtype=torch.float64)
+    lines = ["  with the log-uniform density"] if density else []
+    lines += _range(w)
+    state = _start(w)
+    if state is not None:
+        n = sum(p.numel() for p in state.parameters())
+        lines.append(f"  learned with the network ({n} numbers): shown is its start")
+        if w.penalty is not None:
+            lines += _source("penalty, added to the loss per sample", w.penalty)
+    with torch.no_grad():
+        sigma = _within(torch.logspace(-2.6, 1.9, 200, dtype=torch.float64), w.sigma_range)
+        curve = w(sigma, sigma_data=sigma_data, density=density, state=state)
+        shown = _within(SHOWN, w.sigma_range)
+        values = w(shown, sigma_data=sigma_data, density=density, state=state)
     axes = panel.subplots()
-    curve = w(sigma, sigma_data=sigma_data, density=density)
     axes.loglog(sigma.numpy(), curve.numpy(), color="black")
-    axes.set(xlabel="σ", title=f"{w.name}: λ(σ), multiplying |D − x0|²")
-    values = w(SHOWN, sigma_data=sigma_data, density=density)
-    return note + _table({"sigma": SHOWN, "lambda": values, "eps form": values * SHOWN**2})
+    start = " at the start" if state is not None else ""
+    axes.set(xlabel="σ", title=f"{w.name}: λ(σ){start}, multiplying |D − x0|²")
+    note = "".join(f"{line}\n" for line in lines)
+    return note + _table({"sigma": shown, "lambda": values, "eps form": values * shown**2})
 
 
 def _density(p: Density, panel: Figure) -> str:
@@ -141,8 +206,15 @@ def _density(p: Density, panel: Figure) -> str:
 
 def _loss(loss: Loss, panel: Figure) -> str:
     d = torch.linspace(-3, 3, 301)
+    state = _start(loss)
+    with torch.no_grad():
+        curve = loss(d, torch.zeros_like(d), state)
     axes = panel.subplots()
-    axes.plot(d.numpy(), loss(d, torch.zeros_like(d)).numpy(), color="black")
+    axes.plot(d.numpy(), curve.numpy(), color="black")
     axes.set(xlabel="prediction − target", title=f"{loss.name}, space {loss.space}")
     kind = "elicits the mean" if loss.elicits_mean else "does not elicit the mean"
-    return f"  taken in the space {loss.space!r}; {kind}\n"
+    lines = [f"  taken in the space {loss.space!r}; {kind}"]
+    if state is not None:
+        lines.append("  has a state, which training changes: the plot shows its start")
+        lines += _source("state", loss.state)
+    return "\n".join(lines) + "\n"

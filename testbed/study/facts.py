@@ -13,10 +13,9 @@ import torch
 from testbed.data.base import Data
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.study import journal
+from testbed.study import journal, twins
 from testbed.study.plan import Plan
 from testbed.study.trial import assemble, component, dataset
-from testbed.study.twins import twins
 from testbed.study.validity import levels_of
 from testbed.training.checkpoint import save_weights
 
@@ -26,8 +25,7 @@ REPEATS = 8
 def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     """Writes coefficients.csv and data/<case>.*; returns the twins of each case and arm."""
     tables: list[pd.DataFrame] = []
-    found: list[dict[str, Any]] = []
-    groups: dict[tuple[str, str], list[Any]] = {}
+    known: set[tuple[str, str, str]] = set()
     cases: dict[str, dict[str, Any]] = {}
     for trial in plan.trials:
         config = trial.config
@@ -40,23 +38,15 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
             continue  # it failed for the same reason, and has told it
         for label in trial.labels:
             cases.setdefault(label["case"], config)
-            members = groups.setdefault((label["case"], label["arm"]), [])
-            if label["variant"] in (one[0]["variant"] for one in members):
-                continue
-            members.append((label, denoiser, objective))
-            if objective.parameterization.affine:
+            key = (label["case"], label["arm"], label["variant"])
+            if key not in known and objective.parameterization.affine:
                 tables.append(_coefficients(label, denoiser, objective, data))
-    for (case, arm), members in groups.items():
-        sigma = levels_of(members[0][2].density, 129)
-        for first, second in twins(members, sigma):
-            pair = [first["variant"], second["variant"]]
-            why = "the same objective and inputs; F differs by a constant factor"
-            found.append({"case": case, "arm": arm, "members": pair, "why": why})
+            known.add(key)
     if tables:
         pd.concat(tables).to_csv(plan.folder / "coefficients.csv", index=False)
     for case, config in cases.items():
         _real(plan.folder / "data", case or "data", config, registry)
-    return found
+    return twins.find(plan, registry)
 
 
 def _data(config: dict[str, Any], registry: Registry) -> Data:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from testbed.errors import InputError
 from testbed.registry import Registry
-from testbed.study import journal, runner
+from testbed.study import journal, runner, twins
 from testbed.study.plan import Plan, Trial
 from testbed.study.session import Ending
 from testbed.study.trial import assemble, dataset, device_title
@@ -72,6 +72,8 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
     }
     for case, given, measured in sorted(set_on_purpose):
         yield f"{case}: sigma_data is set to {given:g}; the data have {measured:.4g}."
+    for found in twins.find(plan, registry):
+        yield escape(twins.line(found))
     seconds = estimate(plan, registry)
     if seconds:
         yield f"Training alone takes about {clock(seconds)} of one core's time, by a short probe."

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,17 +55,18 @@ def component(registry: Registry, axis: str, named: dict[str, Any]) -> Any:
     return getattr(registry, axis)(named["name"], **named["options"])
 
 
+def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
+    """The objective of a resolved configuration, its states not started."""
+    axes = ("parameterization", "weighting", "loss", "density")
+    parts = {axis: config[axis] and component(registry, axis, config[axis]) for axis in axes}
+    return Objective(**parts, sigma_data=config["sigma_data"])
+
+
 def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[Denoiser, Objective]:
     """The untrained denoiser and the objective of a resolved configuration."""
-    p = component(registry, "parameterization", config["parameterization"])
-    weighting = config["weighting"]
-    objective = Objective(
-        parameterization=p,
-        weighting=weighting and component(registry, "weighting", weighting),
-        loss=component(registry, "loss", config["loss"]),
-        density=component(registry, "density", config["density"]),
-        sigma_data=config["sigma_data"],
-    ).started(stream(config["seed"], "states").initial_seed())
+    states = stream(config["seed"], "states").initial_seed()
+    objective = objective_of(config, registry).started(states)
+    p = objective.parameterization
     weights = stream(config["seed"], "weights").initial_seed()
     network = component(registry, "network", config["network"])(data.shape, 0, weights)
     denoiser = Denoiser(

@@ -113,9 +113,7 @@ def _numbers(objective: Objective) -> Iterator[str]:
             c = p.coefficients(sigma, sigma_data=objective.sigma_data)
             for name, values in zip(("c_skip", "c_out", "c_in", "c_noise"), c, strict=True):
                 yield from _finite(f"{p.label}: {name}", values, sigma)
-            yield from _finite(
-                f"{p.label}: 1/c_out, by which F is read from x0,", 1 / c.out, sigma
-            )
+            yield from _finite(f"{p.label}: 1/c_out, by which F is read from x0,", 1 / c.out, sigma)
         whose = objective.weighting.label if objective.weighting else objective.loss.label
         k = objective.k(sigma)
         yield from _finite(f"{whose}: the weight", k, sigma)

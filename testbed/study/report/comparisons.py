@@ -22,6 +22,7 @@ import pandas as pd
 
 from testbed.metrics.statistics import Comparison, Interval, compare, correct, mean_interval
 from testbed.study.report.results import LABEL, Results, chosen
+from testbed.study.report.twins import are_twins, distinct
 
 NAN = float("nan")
 SPREAD = "worst/best"
@@ -144,19 +145,6 @@ def baseline_of(results: Results, case: str, arm: str, variant: str) -> str:
     return next((name for name in (asked, same) if name and name in variants), variants[0])
 
 
-def are_twins(results: Results, case: str, arm: str, one: str, other: str) -> bool:
-    """Whether two variants are the same setting up to a constant factor of F, by any chain."""
-    known = {one}
-    groups = [
-        set(twin["members"])
-        for twin in results.study.get("twins") or []
-        if twin["case"] == case and twin["arm"] == arm
-    ]
-    for _ in groups:
-        known = known.union(*(group for group in groups if group & known))
-    return one != other and other in known
-
-
 def _versus(
     results: Results, kind: str, case: str, arm: str, one: str, other_arm: str, other: str
 ) -> Versus:
@@ -191,8 +179,8 @@ def _spread(results: Results, case: str, arm: str, first: str) -> Versus:
     a, b = (spread(results, case, name, both) for name in (arm, first))
     metric = results.primary(case)
     labels = ("spread", case, metric, arm, SPREAD, first, SPREAD)
-    if len(both) < 2:
-        return Versus(*labels, None, "fewer than two variants")
+    if max(len(distinct(results, case, name, both)) for name in (arm, first)) < 2:
+        return Versus(*labels, None, "fewer than two variants, twins aside")
     return Versus(*labels, *_paired(a, b, results.level))
 
 

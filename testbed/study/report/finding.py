@@ -12,7 +12,6 @@ from testbed.metrics.statistics import ALPHA, MIN_SEEDS, POWER, Comparison
 from testbed.study.report.comparisons import (
     Comparisons,
     Versus,
-    are_twins,
     baseline_of,
     geometric,
     interval,
@@ -20,6 +19,7 @@ from testbed.study.report.comparisons import (
     spread,
 )
 from testbed.study.report.results import Results
+from testbed.study.report.twins import distinct, sentences_of, twins_of
 from testbed.study.report.words import between, capital, listed, number, p_value, title
 
 SIGNIFICANT = f"p < {ALPHA:g} after Holm’s correction and an interval without 1"
@@ -37,13 +37,18 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, str]
                 what = f"the spread between parameterizations {changed} there"
                 parts.append(what if changed else "no change of the spread is shown")
         found.append((f"{case or 'All data'} {_measured(results, case)}:", f"{'; '.join(parts)}."))
-    rest = [*_unfinished(results), *_rates(results), *_identities(results)]
+    compared = (*comparisons.baseline, *comparisons.pairs, *comparisons.arms)
+    rates = _rates(results) if any(one.comparison for one in compared) else []
+    rest = [*_unfinished(results), *rates, *_identities(results)]
     return [*found, ("", " ".join(rest))]
 
 
 def _short(results: Results, comparisons: Comparisons, case: str, arm: str) -> str:
     ranked = ranking(results, case, arm)
     where = f" in “{arm}”" if arm else ""
+    twins = twins_of(results, case, arm, ranked[0]) if ranked else []
+    if len(ranked) < 2 and twins:
+        return f"there is no winner{where}: {sentences_of(results, case, arm)}"
     if len(ranked) < 2:
         return f"nothing can be compared{where}"
     best = ranked[0]
@@ -51,6 +56,7 @@ def _short(results: Results, comparisons: Comparisons, case: str, arm: str) -> s
     one = comparisons.to_baseline(case, arm, best)
     c = one.comparison if one else None
     name = f"the baseline {best}" if best == reference else best
+    name += f" (and its twin {listed(twins)})" if twins else ""
     place = ""
     if c is not None and not c.diverged:
         place = f" at {between(c.ratio, c.low, c.high)} times the baseline {reference}"
@@ -75,7 +81,10 @@ def sentences(results: Results, comparisons: Comparisons) -> list[tuple[str, lis
 
 
 def ranking(results: Results, case: str, arm: str) -> list[str]:
-    """Variants with results and without divergence, by their mean over the seeds of them all."""
+    """Variants with results and without divergence, by their mean over the seeds of them all.
+
+    Of twins only the first.
+    """
     metric = results.primary(case)
     every = {v: results.values(case, arm, v, metric) for v in results.variants(case, arm)}
     table = pd.DataFrame({v: y for v, y in every.items() if len(y) and np.isfinite(y).all()})
@@ -84,7 +93,7 @@ def ranking(results: Results, case: str, arm: str) -> list[str]:
         return []
     log = geometric(results, case, metric)
     means = {v: interval(common[v].to_numpy(), results.level, log).value for v in common}
-    return sorted(map(str, means), key=lambda variant: means[variant])
+    return distinct(results, case, arm, sorted(map(str, means), key=lambda name: means[name]))
 
 
 def undecided(
@@ -93,24 +102,19 @@ def undecided(
     """The comparisons of `best` with the other ranked variants that do not show it to be better."""
     others = [name for name in ranking(results, case, arm) if name != best]
     found = [comparisons.of(case, arm, best, name) for name in others]
-    return [one for one in found if one and not _is_better(one, best) and not _twin(results, one)]
+    return [one for one in found if one and not _is_better(one, best)]
 
 
 def winner(results: Results, comparisons: Comparisons, case: str, arm: str) -> str | None:
     """The variant shown to be better than every other ranked one, twins aside."""
     ranked = ranking(results, case, arm)
-    others = [name for name in ranked[1:] if not are_twins(results, case, arm, ranked[0], name)]
-    if not others or undecided(results, comparisons, case, arm, ranked[0]):
+    if len(ranked) < 2 or undecided(results, comparisons, case, arm, ranked[0]):
         return None
     return ranked[0]
 
 
 def _is_better(one: Versus, best: str) -> bool:
     return one.verdict == ("better" if one.variant == best else "worse")
-
-
-def _twin(results: Results, one: Versus) -> bool:
-    return are_twins(results, one.case, one.arm, one.variant, one.against)
 
 
 def _measured(results: Results, case: str) -> str:
@@ -131,12 +135,15 @@ def _arm(results: Results, comparisons: Comparisons, case: str, arm: str) -> str
     ranked, variants = ranking(results, case, arm), results.variants(case, arm)
     diverged = _diverged(results, case, arm)
     lost = [f"Diverged: {diverged}; counted, without a mean or a test."] if diverged else []
+    twins = twins_of(results, case, arm, ranked[0]) if ranked else []
+    known = sentences_of(results, case, arm)
+    if len(ranked) < 2 and twins:
+        return " ".join([f"{where} there is no winner: {known}.", *lost])
     if len(ranked) < 2:
         who = f"only {ranked[0]} has" if ranked else "no variant has"
         what = "a mean over its seeds" if len(variants) > 1 or not ranked else "been run"
         return " ".join([f"{where} {who} {what}: nothing is compared.", *lost])
     best, won = ranked[0], winner(results, comparisons, case, arm)
-    twins = [name for name in variants if are_twins(results, case, arm, best, name)]
     named = best + (f" (and its twin {listed(twins)})" if twins else "")
     ratio = _ratio(results, comparisons, case, arm, ranked)
     if won:
@@ -146,14 +153,13 @@ def _arm(results: Results, comparisons: Comparisons, case: str, arm: str) -> str
         names = [one.against if one.variant == best else one.variant for one in open_]
         if any(one.verdict == "too few seeds" for one in open_):
             why = f"fewer than {MIN_SEEDS} seeds are too few to test"
-        elif names:
-            why = f"is not shown to be better than {listed(names)}"
         else:
-            why = "the only other is its twin"
+            why = f"is not shown to be better than {listed(names)}"
         text = f"{where} no winner is shown: {named} has the lowest mean, but {why}"
     levels = _levels(results, comparisons, case, arm, ranked)
     worse = _worse(comparisons, case, arm, ranked)
-    return " ".join([f"{text}; {ratio}.", *levels, *worse, *lost])
+    more = [f"{capital(known)}."] if known else []
+    return " ".join([f"{text}; {ratio}.", *levels, *worse, *more, *lost])
 
 
 def _ratio(
@@ -161,10 +167,14 @@ def _ratio(
 ) -> str:
     """The best against the baseline; where it is the baseline, the runner-up against it."""
     best, second = ranked[:2]
-    reference = baseline_of(results, case, arm, best)
-    lead = "it is" if best != reference else f"it is the baseline, and the next, {second}, is at"
-    base = f"the baseline {reference}" if best != reference else "it"
-    one = comparisons.to_baseline(case, arm, best if best != reference else second)
+    reference, twins = baseline_of(results, case, arm, best), twins_of(results, case, arm, best)
+    own = reference in (best, *twins)
+    base = "it" if best == reference else f"the baseline {reference}"
+    lead = "it is"
+    if own:
+        what = "the baseline" if best == reference else "a twin of the baseline"
+        lead = f"it is {what}, and the next, {second}, is at"
+    one = comparisons.to_baseline(case, arm, second if own else best)
     if one is None or one.comparison is None or one.comparison.diverged:
         return f"{lead} without a ratio to {base} ({one.verdict if one else 'another baseline'})"
     c = one.comparison
@@ -199,7 +209,8 @@ def _levels(
     """Where over sigma the best is lower, only after it was shown to be better at all."""
     best = ranked[0]
     reference = baseline_of(results, case, arm, best)
-    other = reference if best != reference else ranked[1]
+    own = reference in (best, *twins_of(results, case, arm, best))
+    other = ranked[1] if own else reference
     one = comparisons.of(case, arm, best, other)
     versus = per_level(results, case, arm, best, other) if one and _is_better(one, best) else {}
     if not versus:

@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from testbed.study.report import comparisons, figures, finding, results, summaries
+from testbed.study.report import comparisons, figures, finding, results, summaries, twins
 from testbed.study.report.comparisons import Comparisons, Versus
 from testbed.study.report.drawing import Picture, styled
 from testbed.study.report.galleries import gallery
@@ -134,7 +134,7 @@ def _page(
             for case in read.cases
             if (tables["learning"]["case"] == case).any()
         ],
-        twins=study.get("twins"),
+        twins=_twins(read),
         failures=summaries.failures(read),
         plugin_failures=study.get("failures") or [],
         missing=read.missing,
@@ -143,6 +143,15 @@ def _page(
         file=study.get("file", ""),
         example=str(read.trials["id"].iloc[0]),
     )
+
+
+def _twins(read: Results) -> list[tuple[str, str]] | None:
+    """(case and arm, sentence) of every group of twins; None where they were not looked for."""
+    found = read.study.get("twins")
+    return found and [
+        (", ".join(filter(None, (twin["case"], twin["arm"]))), twins.sentence(read, twin))
+        for twin in found
+    ]
 
 
 def _size(members: Iterable[Versus]) -> int:
