@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,19 @@ def test_every_component_is_explained(tmp_path: Path, name: str) -> None:
     assert "nan" not in done.out
     assert f"Plot: {name}.svg" in done.out
     assert "<svg" in (tmp_path / f"{name}.svg").read_text()[:1000]
+
+
+def test_plan_says_which_losses_do_not_elicit_the_mean(tiny: Path) -> None:
+    done = run_here(tiny, "plan", "tiny.toml", "--set", "loss=l1", "--only", "v")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("loss 'l1' does not elicit the mean") == 1
+    assert "elicit" not in run_here(tiny, "plan", "tiny.toml", "--only", "v").out
+
+
+def test_the_next_command_has_the_words_of_the_plan(tiny: Path) -> None:
+    words = ["tiny.toml", "--only", "v", "--set", "loss={name = 'l1'}"]
+    done = run_here(tiny, "plan", *words)
+    assert f"Next: testbed study {shlex.join(words)}" in done.out
 
 
 def test_explain_shows_the_coefficients_at_the_sigma_data_that_is_given(tmp_path: Path) -> None:

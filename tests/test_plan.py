@@ -412,6 +412,14 @@ def test_differences_are_dotted_keys_with_both_values() -> None:
     assert plan.differences(before, after) == ["b.c: [1, 2] -> [1, 3]", "f: None -> 'x'"]
 
 
+def test_a_baseline_that_does_not_exist_is_told_and_one_left_out_is_not(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    with pytest.raises(InputError, match=r"report.baseline: Unknown variant 'edn'. Did you mean"):
+        made(folder, registry, SMALL + '[report]\nbaseline = "edn"\n')
+    assert made(folder, registry, SMALL + '[report]\nbaseline = "edm"\n').trials
+
+
 # --- twins --------------------------------------------------------------------------------------
 
 SHARED = SMALL.replace("seeds = 1", "seeds = 1\nsigma_data = { assumed = 1 }" + EQUAL)

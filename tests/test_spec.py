@@ -147,7 +147,7 @@ MISTAKES = {
     "too many seeds": (in_base("seeds = 1000000000"), "base.seeds = 1000000000: must be at least"),
     "empty seeds": (in_base("seeds = []"), "base.seeds = []: must be a number, or a list of diffe"),
     "a seed twice": (in_base("seeds = [1, 1]"), "base.seeds = [1, 1]: must be a number, or a list"),
-    "seeds in words": (in_base('seeds = "three"'), "base.seeds = 'three': "),
+    "seeds in words": (in_base('seeds = "three"'), "base.seeds = 'three': must be a number, or"),
     "grid of a bare value": (
         SMALL.replace('["v"]', '"v"'),
         "grid.parameterization = 'v' must be a list of values.",

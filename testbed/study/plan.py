@@ -16,7 +16,7 @@ import torch
 from testbed.components import Component, Density, Loss, Weighting
 from testbed.data.base import Data
 from testbed.denoiser import SHARED
-from testbed.errors import InputError
+from testbed.errors import InputError, unknown
 from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
 from testbed.study import journal, trial, validity
@@ -103,8 +103,8 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
                 problems.setdefault("asked for twice.", []).append(where)
             seen.add(key)
             one.labels.append(label)
-    if problems:
-        lines = []
+    lines = _baseline_problems(study, registry)
+    if problems or lines:
         for problem, places in problems.items():
             unique = list(dict.fromkeys(places))
             more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
@@ -113,6 +113,15 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     plan = Plan(study, folder, device, list(trials.values()))
     _look_up(plan)
     return plan
+
+
+def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
+    """A baseline may be one that --only or --set has left out, but it must exist."""
+    asked = study.report.baseline
+    known = {variant(a) for a in study.arrangements} | set(registry.names("parameterization"))
+    if not asked or asked in known:
+        return []
+    return [f"{study.file}: report.baseline: {unknown('variant', asked, known)}"]
 
 
 def variant(arrangement: Arrangement) -> str:

@@ -129,6 +129,8 @@ class TrialSettings(Model):
             if not 1 <= value <= MOST_SEEDS:
                 raise ValueError(f"must be at least 1 and at most {MOST_SEEDS}")
             return tuple(range(value))
+        if not isinstance(value, list | tuple):
+            raise ValueError("must be a number, or a list of different seeds")
         return value
 
     @field_validator("seeds")

@@ -22,7 +22,7 @@ from testbed.registry import Registry
 from testbed.study import journal, runner, twins
 from testbed.study.plan import Plan, Trial
 from testbed.study.session import Ending
-from testbed.study.trial import assemble, dataset, device_title
+from testbed.study.trial import assemble, component, dataset, device_title
 from testbed.training.engine import Trainer, Training
 
 PROBE = 40
@@ -72,6 +72,16 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
     }
     for case, given, measured in sorted(set_on_purpose):
         yield f"{case}: sigma_data is set to {given:g}; the data have {measured:.4g}."
+    others = {
+        loss.label: ""
+        for trial in plan.trials
+        if not (loss := component(registry, "loss", trial.config["loss"])).elicits_mean
+    }
+    for label in others:
+        yield (
+            f"{escape(label)} does not elicit the mean: its models estimate another functional, "
+            "and their distance from the exact denoiser is not an error."
+        )
     for found in twins.find(plan, registry):
         yield escape(twins.line(found))
     seconds = estimate(plan, registry)
