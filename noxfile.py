@@ -38,6 +38,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def properties(session: nox.Session) -> None:
+    """The laws of conversions, one test each, at 2,000 examples a law."""
+    install(session, "test")
+    env = {**HERE, "OMP_NUM_THREADS": "1", "TESTBED_PROFILE": "thorough"}
+    words = ["-n", "auto", "-v", "--durations=5", "tests/properties"]
+    session.run("python", "-m", "pytest", *words, *session.posargs, env=env)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """ruff: lint and format."""
     install(session, "lint", project=False)

@@ -38,6 +38,15 @@ def per_sample(sigma: float | Tensor, x: Tensor) -> Tensor:
     return sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """factor x, per sample, in the wider of both dtypes and rounded once to x's.
+
+    A product of torch would first round a scalar factor to x's dtype.
+    """
+    wide = torch.promote_types(x.dtype, factor.dtype)
+    return (x.to(wide) * per_sample(factor, x).to(wide)).to(x.dtype)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A border form x_t = alpha(t) x0 + s(t) eps and its way to and from x = x0 + sigma eps.
@@ -59,16 +68,16 @@ class Schedule:
     def to_ve(self, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """(x, sigma) = (x_t/alpha_t, s_t/alpha_t); x (B, ...) in x_t's dtype, sigma like t."""
         t = widen(t)
-        return (x_t / per_sample(self.alpha(t), x_t)).to(x_t.dtype), self.sigma(t)
+        return scaled(x_t, 1 / self.alpha(t)), self.sigma(t)
 
     def from_ve(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
         """(x_t, t) with x_t = alpha_t x; the inverse of `to_ve`."""
         t = self.time(widen(sigma))
-        return (x * per_sample(self.alpha(t), x)).to(x.dtype), t
+        return scaled(x, self.alpha(t)), t
 
     def score_to_ve(self, score: Tensor, t: float | Tensor) -> Tensor:
         """grad log p(x) = alpha_t grad log p(x_t): the chain rule through x_t = alpha_t x."""
-        return (score * per_sample(self.alpha(widen(t)), score)).to(score.dtype)
+        return scaled(score, self.alpha(widen(t)))
 
 
 def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
