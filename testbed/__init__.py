@@ -13,7 +13,7 @@ from testbed.hookspecs import hookimpl
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from testbed import audit, noise, oracles
+    from testbed import audit, noise, oracles, testing
     from testbed.components import (
         Dataset,
         Density,
@@ -51,7 +51,7 @@ _HOMES = {
     "sample": "testbed.sampling.loop",
     "squared": "testbed.components",
 }
-_MODULES = ("audit", "noise", "oracles")
+_MODULES = ("audit", "noise", "oracles", "testing")
 
 __all__ = [
     "Coefficients",
@@ -75,6 +75,7 @@ __all__ = [
     "oracles",
     "sample",
     "squared",
+    "testing",
 ]
 
 

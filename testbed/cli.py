@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,6 +138,161 @@ def explain(
 
 
 @app.command()
+def check(
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="FILE|NAME", help="A plugin file, or a component's name, any axis."),
+    ],
+    suggest_claims: Annotated[
+        bool, typer.Option("--suggest-claims", help="List claims that hold and are not made.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    plugin: Plugins = None,
+    plugin_dir: PluginDirs = None,
+) -> None:
+    """Check components against the laws of their axis and their own claims.
+
+    Exit codes: 0 every check holds or is skipped for a stated reason, 1 one fails, 2 bad input.
+    """
+    import torch
+
+    from testbed.testing import terminal
+
+    torch.set_num_threads(1)
+    named = [subject] if terminal.is_file(subject) else []
+    registry = _registry([*(plugin or ()), *named], plugin_dir)
+    components, console = terminal.subjects(subject, registry), _console()
+    found = terminal.outcomes(components, registry, console)
+    claims = terminal.suggestions(components) if suggest_claims else None
+    if as_json:
+        typer.echo(json.dumps(terminal.document(found, claims), indent=2))
+    else:
+        terminal.show(found, claims, console)
+        words = "".join(f" -p {word}" for word in [*(plugin or ()), *named])
+        one = components[0]
+        explained = one.axis in ("parameterization", "weighting", "loss", "density")
+        following = f"explain {one.name}" if explained else "study default"
+        console.print(
+            f"Next: [bold]testbed {following}{words}[/]"
+            if all(one.ok for one in found)
+            else f"Next: mend what failed, then [bold]testbed check {subject}[/] again."
+        )
+    raise typer.Exit(int(not all(one.ok for one in found)))
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What the component is called, an identifier.")],
+    axis: Annotated[
+        str,
+        typer.Option(
+            help="parameterization, weighting, loss, density, sampler, dataset, network or metric."
+        ),
+    ] = "parameterization",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; NAME.py in this folder by default.")
+    ] = None,
+) -> None:
+    """Write a one-file plugin that passes its checks and says in comments what to edit."""
+    from testbed import templates
+
+    file = templates.write(name, axis, out, _registry(None, None))
+    console = _console()
+    console.print(f"Written: [bold]{file}[/]. Every comment EDIT says what is yours to change.")
+    console.print("Next:")
+    for command in templates.commands(name, axis, file):
+        console.print(f"  {command}", markup=False, highlight=False)
+
+
+@app.command()
+def audit(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="A parameterization, a trial (folder or id), or module:factory or "
+            "file.py:factory of a denoiser (x, sigma) -> x0."
+        ),
+    ],
+    level: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this level: algebra, oracle, 'second order', learning or sampling."
+        ),
+    ] = None,
+    returns: Annotated[
+        str, typer.Option(help="What a denoiser returns: x0, eps, score, v, flow, or -flow.")
+    ] = "x0",
+    coordinates: Annotated[
+        str, typer.Option(help="Of the state that it takes: ve, vp, cosine or flow.")
+    ] = "ve",
+    noise: Annotated[
+        str, typer.Option(help="Its second argument: sigma, log_sigma, time, 1-time or index.")
+    ] = "sigma",
+    table: Annotated[
+        Path | None, typer.Option(help="For --noise index: a .npy of ascending noise levels.")
+    ] = None,
+    around: Annotated[
+        str, typer.Option(help="For factory(network): the parameterization of that network.")
+    ] = "",
+    data: Annotated[
+        str, typer.Option(help="A data set with an oracle, in place of the audit's own three.")
+    ] = "",
+    trained: Annotated[
+        bool, typer.Option("--trained", help="A trained model: its errors are sizes, no failures.")
+    ] = False,
+    sigma_data: Annotated[float, typer.Option(help="Handed to parameterizations.")] = 0.5,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write every check: .csv, or a picture .svg, .png.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    plugin: Plugins = None,
+    plugin_dir: PluginDirs = None,
+) -> None:
+    """Check that a denoiser is what it claims to be: the law it breaks, by how much, and where.
+
+    Every law has a bound from floating-point analysis; the table gives error over bound. A factory
+    names what it wants: `oracle` (it returns the exact denoiser of that distribution, in its own
+    code and conventions), `network` (it returns a denoiser around that network; give --around), or
+    nothing. Exit codes: 0 every law holds, 3 one is broken, 2 bad input.
+    """
+    if out is not None and out.suffix not in (".csv", ".svg", ".png"):
+        raise InputError(f"--out {out}: expected .csv, .svg or .png.")
+    registry = _registry(plugin, plugin_dir)
+    import torch
+
+    from testbed.audit import Adapter, driver, shown
+
+    torch.set_num_threads(1)
+    console = _console()
+    adapter = Adapter(returns, coordinates, noise, driver.read_table(table))
+    with console.status("auditing") as status:
+        found = driver.run(
+            subject,
+            levels=level or driver.PARTS,
+            adapter=adapter,
+            oracle=driver.oracle_of(data, registry),
+            trained=trained,
+            around=around or None,
+            sigma_data=sigma_data,
+            registry=registry,
+            say=lambda text: status.update(f"auditing: {text}"),
+        )
+    if out is not None and out.suffix == ".csv":
+        found.table().to_csv(out, index=False)
+    elif out is not None:
+        shown.draw(found, out)
+    if as_json:
+        typer.echo(found.json())
+    else:
+        for line in shown.lines(found):
+            console.print(line, highlight=False)
+        where = f" Every check: [bold]{out}[/]." if out else " --out audit.svg draws it."
+        console.print(f"Next:{where}")
+    if not found.passed:
+        raise typer.Exit(3)
+
+
+@app.command()
 def plan(
     file: StudyArgument,
     set_: Sets = None,
@@ -149,10 +305,13 @@ def plan(
     strict: Strict = False,
 ) -> None:
     """Say what a study would run: finished, stale, new and failed trials, and the time it takes."""
+    from rich.markup import escape
+
     registry = _registry(plugin, plugin_dir, strict)
     made = _plan(file, set_, only, seeds, device, out, registry)
     _show_plan(made, registry, details=True)
-    _console().print(f"\nNext: [bold]testbed study {file}[/]")
+    words = sys.argv[2:] if sys.argv[1:2] == ["plan"] else [str(file)]
+    _console().print(f"\nNext: [bold]testbed study {escape(shlex.join(words))}[/]")
 
 
 @app.command()
@@ -178,6 +337,8 @@ def study(
     Ctrl-C stops at a checkpoint; a second one stops at once. Exit codes: 0 done (diverged trials
     are results), 1 a trial failed, 2 bad input, 3 a Tweedie identity failed, 130 interrupted.
     """
+    if jobs is not None and jobs < 0:
+        raise InputError(f"--jobs {jobs} must be 0 or more.")
     registry = _registry(plugin, plugin_dir, strict)
     made = _plan(file, set_, only, seeds, device, out, registry)
     if trial:
@@ -195,8 +356,6 @@ def study(
     _show_plan(made, registry, details=False)
     default = 1 if made.device.startswith("cuda") else os.cpu_count() or 1
     slots = default if jobs is None else jobs
-    if slots < 0:
-        raise InputError(f"--jobs {slots} must be 0 or more.")
     slots = min(slots, max(1, len(made.pending())))
     executor: Executor = Workers(slots, made.device) if slots else Here()
     track = not no_mlflow and _has_mlflow()

@@ -11,26 +11,40 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from testbed.testing import cases as plain
+from testbed.testing import strategies
+from testbed.testing.cases import draws
+from testbed.testing.strategies import DTYPES, seeds, shapes, sigma_datas
+from testbed.testing.strategies import sigmas as levels
+from testbed.testing.strategies import sigmas_of as levels_of
+
+__all__ = [
+    "DTYPES",
+    "WIDE",
+    "Case",
+    "case",
+    "cases",
+    "column",
+    "draws",
+    "fixed",
+    "float64",
+    "levels",
+    "levels_of",
+    "seeds",
+    "shapes",
+    "sigma_datas",
+]
+
 settings.register_profile("default", max_examples=60, deadline=None)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("TESTBED_PROFILE", "default"))
 
 WIDE = (torch.float64, torch.float32)
-DTYPES = (*WIDE, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(plain.Case):
     """Clean data, noise and noise levels. Capital letters are the same numbers with 50 digits."""
-
-    x0: Tensor
-    eps: Tensor
-    sigma: Tensor
-    sigma_data: float
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.x0.dtype
 
     @property
     def X0(self) -> Any:
@@ -74,12 +88,6 @@ def column(value: Any, x: Tensor) -> Any:
     return value if np.ndim(value) == 0 else np.reshape(value, (-1,) + (1,) * (x.ndim - 1))
 
 
-def draws(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Normal numbers, at least 1/16 in size, so that no product of a case underflows."""
-    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (z.sign() * z.abs().clamp(min=1 / 16)).to(dtype)
-
-
 def case(
     shape: tuple[int, ...],
     sigma: Tensor,
@@ -95,31 +103,6 @@ def fixed(dtype: torch.dtype = torch.float64, seed: int = 0) -> Case:
     return case((9, 9), torch.logspace(-3, 2, 9, dtype=torch.float64), 0.5, dtype, seed)
 
 
-def levels(low: float = 1e-4, high: float = 1e4) -> st.SearchStrategy[float]:
-    """Log-uniform noise levels."""
-    return st.floats(np.log(low), np.log(high)).map(lambda y: float(np.clip(np.exp(y), low, high)))
-
-
-def levels_of(dtype: torch.dtype) -> st.SearchStrategy[float]:
-    """The noise levels at which a dtype has a meaning."""
-    return levels(1e-2, 1e2) if dtype == torch.float16 else levels()
-
-
-sigma_datas = levels(0.1, 10)
-seeds = st.integers(0, 2**20)
-shapes = st.integers(1, 3).flatmap(
-    lambda b: st.sampled_from([(b,), (b, 1), (b, 3), (b, b), (b, 2, 3), (b, b, 2, 1)])
-)
-
-
-@st.composite
-def cases(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Case:
+def cases(dtypes: tuple[torch.dtype, ...] = DTYPES) -> st.SearchStrategy[Case]:
     """Any shape, dtype and noise levels: one for all samples or one each."""
-    dtype, shape = draw(st.sampled_from(dtypes)), draw(shapes)
-    wide = torch.promote_types(dtype, torch.float32)
-    if draw(st.booleans()):
-        found: Any = draw(levels_of(dtype))
-    else:
-        found = draw(st.lists(levels_of(dtype), min_size=shape[0], max_size=shape[0]))
-    sigma = torch.tensor(found, dtype=draw(st.sampled_from([wide, torch.float64])))
-    return case(shape, sigma, draw(sigma_datas), dtype, draw(seeds))
+    return strategies.cases(dtypes).map(lambda c: Case(c.x0, c.eps, c.sigma, c.sigma_data))

@@ -213,5 +213,5 @@ def assert_within(
     error = np.abs(found - truth)
     limit = bound(roundings(dtype, **counts) + drift, terms) + plus + tiny
     assert np.all(error <= limit), (
-        f"error is {np.nanmax(error / limit):.3g} times its bound; {found} for {truth}"
+        f"error is {np.max(error / limit):.3g} times its bound; {found} for {truth}"
     )

@@ -169,7 +169,7 @@ def test_edm_is_homogeneous(c: State, power: int) -> None:
 
 @law(c=states())
 def test_edm_output_tends_to_minus_eps_as_sigma_vanishes(c: State) -> None:
-    """|F* + eps| <= r |x0|/sd + r^2/2 |eps|, as F* = (r x0/sd - eps)/sqrt(1 + r^2), r = sigma/sd."""
+    """|F* + eps| <= r |x0|/sd + r^2/2 |eps|: F* = (r x0/sd - eps)/sqrt(1 + r^2), r = sigma/sd."""
     r = c.S / c.SD
     limit = r * np.abs(c.X0) / c.SD + r**2 / 2 * np.abs(c.EPS)
     found = parameterization("edm").target(c.x0, c.eps, c.sigma, sigma_data=c.sigma_data)

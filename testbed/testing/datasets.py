@@ -1,0 +1,213 @@
+"""The laws of data sets."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from testbed.components import Dataset
+from testbed.data.base import Data
+from testbed.errors import InputError
+from testbed.random import stream
+from testbed.testing import behaviour
+from testbed.testing.checks import Context, Group, Skipped, demand
+from testbed.testing.probes import digest
+
+LAWS = Group("dataset")
+SIGNIFICANCE = 1e-6
+
+
+def _built(d: Dataset) -> Data:
+    """The data; a skip where an option that is a path or the like is still empty."""
+    try:
+        return d()
+    except InputError as problem:
+        options = {**d.defaults, **d.options}
+        for name, value in options.items():
+            if value == "" and name in str(problem):
+                raise Skipped(f"option {name!r} is empty: bind it to try the data") from None
+        raise
+
+
+@LAWS.law("The same options give the same data, bit for bit, and global state stays as it was.")
+def reproducible(d: Dataset, context: Context) -> str:
+    # The first build may import what it needs, and imports may do anything.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)
+        first = digest(_built(d))
+    with behaviour.harmless():
+        second = digest(_built(d))
+    demand(all(map(behaviour.same, first, second)), "two builds with the same options differ.")
+    return "two builds, the same bits"
+
+
+@LAWS.law("Samples are finite float32, and sigma_data = sqrt(E|x0|^2/d) over the training split.")
+def numbers(d: Dataset, context: Context) -> str:
+    data = _built(d)
+    for name, split in (("train", data.train), ("test", data.test)):
+        demand(split.dtype == torch.float32, f"{name} is {split.dtype}, expected float32.")
+        demand(bool(torch.isfinite(split).all()), f"{name} is not finite.")
+    x = data.train.double()
+    sd = math.sqrt(float((x * x).sum()) / x.numel())
+    demand(
+        math.isclose(sd, data.sigma_data, rel_tol=x.numel() * 2.0**-52),
+        f"sigma_data = {data.sigma_data:.6g}, measured {sd:.6g}.",
+    )
+    return f"{len(data.train)} + {len(data.test)} of {data.shape}, sigma_data {sd:.4g}"
+
+
+@LAWS.law("The splits share no sample, but for those that chance and float32 make equal.")
+def disjoint(d: Dataset, context: Context) -> str:
+    """Chance makes as many equal pairs between the splits as within one, pair for pair.
+
+    So of all equal pairs a binomial number is between them (significance 1e-6).
+    """
+    data = _built(d)
+    train: Counter[bytes] = Counter(row.numpy().tobytes() for row in data.train.flatten(1))
+    test: Counter[bytes] = Counter(row.numpy().tobytes() for row in data.test.flatten(1))
+    n, m = len(data.train), len(data.test)
+    within = sum(math.comb(count, 2) for split in (train, test) for count in split.values())
+    between = sum(count * train[row] for row, count in test.items())
+    share = n * m / math.comb(n + m, 2)
+    p_value = float(stats.binom.sf(between - 1, within + between, share))
+    demand(
+        p_value >= SIGNIFICANCE,
+        f"{sum(count for row, count in test.items() if row in train)} of {m} test samples are in "
+        f"the training split; {within} pairs within a split are equal (p = {p_value:.2g}).",
+    )
+    return f"{between} equal pairs between the splits, {within} within"
+
+
+@LAWS.law(
+    "Labels are classes from 0, one per sample, and every class of the test split is trained."
+)
+def labels(d: Dataset, context: Context) -> str:
+    data = _built(d)
+    if data.train_labels is None or data.test_labels is None:
+        demand(
+            data.train_labels is None and data.test_labels is None,
+            "only one of the splits has labels.",
+        )
+        raise Skipped("it has no labels")
+    new = set(data.test_labels.tolist()) - set(data.train_labels.tolist())
+    demand(not new, f"classes {sorted(new)} are in the test split only.")
+    return f"{data.labels} classes"
+
+
+@LAWS.law("Options change the data: every numeric one has an effect.")
+def options(d: Dataset, context: Context) -> str:
+    _built(d)
+    return behaviour.options_matter(d)
+
+
+def _limit(tests: int) -> float:
+    """Standard errors that `tests` normal statistics exceed with probability 1e-6 in all."""
+    return float(stats.norm.isf(SIGNIFICANCE / (2 * tests)))
+
+
+def _drift(found: Tensor) -> tuple[float, float]:
+    """The largest |mean|/(standard error) of columns (N, k), and what is allowed; 0/0 is 0."""
+    error = found.std(0) / math.sqrt(len(found))
+    z = torch.where(error > 0, found.mean(0).abs() / error, 0.0)
+    # A column without spread must be 0 to the rounding of float32 samples.
+    stuck = (error <= 2.0**-24) & (found.mean(0).abs() > 2.0**-20)
+    return (math.inf if bool(stuck.any()) else float(z.max())), _limit(found.shape[1])
+
+
+@LAWS.law(
+    "The oracle is the distribution of the samples: E score = 0 and E[x score^T] = -I under "
+    "x = x0 + sigma eps (Stein), within standard errors."
+)
+def oracle(d: Dataset, context: Context) -> str:
+    data = _built(d)
+    if data.oracle is None:
+        raise Skipped("it has no oracle")
+    shown = 0.0
+    for split in (data.train, data.test):
+        x0 = split.double()[:20_000].flatten(1)
+        for sigma in (0.3 * data.sigma_data, data.sigma_data, 3 * data.sigma_data):
+            eps = torch.randn(x0.shape, generator=stream(0, "testing/dataset"), dtype=torch.float64)
+            x = x0 + sigma * eps
+            score = data.oracle.score(x.reshape(-1, *data.shape), sigma).flatten(1)
+            stein = x[:, :, None] * score[:, None, :] + torch.eye(x.shape[1]).double()
+            for what, found in (("E score", score), ("E[x score^T] + I", stein.flatten(1))):
+                z, limit = _drift(found)
+                demand(
+                    z <= limit,
+                    f"{what} is {z:.3g} standard errors from 0 at sigma = {sigma:.3g}, at most "
+                    f"{limit:.3g} by chance (1e-6).",
+                )
+                shown = max(shown, z)
+    return f"{shown:.2g} standard errors at most"
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Every product of two numbers of a row, (N, d^2)."""
+    return (x[:, :, None] * x[:, None, :]).flatten(1)
+
+
+@LAWS.law("The oracle's moments are the samples': E x0 and E x0 x0^T, within standard errors.")
+def moments(d: Dataset, context: Context) -> str:
+    data = _built(d)
+    if data.oracle is None:
+        raise Skipped("it has no oracle")
+    ours = data.train.double().flatten(1)
+    theirs = data.oracle.sample(20_000, stream(0, "testing/dataset/oracle")).flatten(1)
+    shown = 0.0
+    pairs = {"E x0": (ours, theirs), "E x0 x0^T": (_squares(ours), _squares(theirs))}
+    for what, (a, b) in pairs.items():
+        error = torch.sqrt(a.var(0) / len(a) + b.var(0) / len(b))
+        gap = (a.mean(0) - b.mean(0)).abs()
+        # Samples are float32: what does not vary agrees to their rounding.
+        rounding = 2.0**-22 * (a.abs().amax(0) + b.abs().amax(0))
+        z = torch.where(gap > rounding, gap / error, 0.0)
+        limit = _limit(z.numel())
+        demand(
+            bool((z <= limit).all()),
+            f"{what} is {float(z.max()):.3g} standard errors off, at most {limit:.3g} by chance.",
+        )
+        shown = max(shown, float(z.max()))
+    return f"{shown:.2g} standard errors at most"
+
+
+@LAWS.law("The oracle's score is the gradient of its log-density (central differences).")
+def score(d: Dataset, context: Context) -> str:
+    data = _built(d)
+    if data.oracle is None:
+        raise Skipped("it has no oracle")
+    x0 = data.test[:16].double()
+    worst = 0.0
+    for sigma in (0.3 * data.sigma_data, 3 * data.sigma_data):
+        x = x0 + sigma * torch.randn(
+            x0.shape, generator=stream(1, "testing/dataset"), dtype=torch.float64
+        )
+        found = data.oracle.score(x, sigma)
+        direction = torch.randn(
+            x.shape, generator=stream(2, "testing/dataset"), dtype=torch.float64
+        )
+        along = (found * direction).flatten(1).sum(1)
+        estimates = []
+        for h in (2.0**-9 * sigma, 2.0**-10 * sigma):
+            ends = [data.oracle.log_density(x + k * h * direction, sigma) for k in (1, -1)]
+            estimates.append((ends[0] - ends[1]) / (2 * h))
+        # Second order in h: the difference of the two is three times the error of the second.
+        better = estimates[1] + (estimates[1] - estimates[0]) / 3
+        size = data.oracle.log_density(x, sigma).abs() + data.shape[0]
+        bound = (estimates[1] - estimates[0]).abs() + 2.0**-48 * size / h
+        ratio = float(((along - better).abs() / bound).max())
+        demand(
+            ratio <= 1,
+            f"score and grad log p differ by {ratio:.3g} times the bound at sigma = {sigma:.3g}.",
+        )
+        worst = max(worst, ratio)
+    return f"error at most {worst:.2g} of its bound"
+
+
+@LAWS.law("A worker process that loads the same plugins builds the same data.")
+def spawned(d: Dataset, context: Context) -> str:
+    _built(d)
+    return behaviour.equal_elsewhere(d, context)

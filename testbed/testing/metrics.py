@@ -1,0 +1,102 @@
+"""The laws of metrics of samples against a split of a data set."""
+
+from __future__ import annotations
+
+import functools
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from testbed.components import Metric
+from testbed.data.base import Data
+from testbed.data.synthetic import gaussian
+from testbed.random import stream
+from testbed.testing import behaviour
+from testbed.testing.checks import Context, Group, demand
+
+LAWS = Group("metric")
+N = 200
+
+
+@functools.cache
+def _data() -> Data:
+    """A correlated plane in four dimensions, so that a metric of the plane has a meaning too."""
+    return gaussian(dim=4, n=600, test=600)
+
+
+def _real(m: Metric) -> Tensor:
+    """Samples of the split that the metric does not compare with."""
+    data = _data()
+    return (data.train if m.against == "test" else data.test)[:N].clone()
+
+
+def _measured(m: Metric, samples: Tensor, seed: int = 0) -> float:
+    return m(samples.clone(), _data(), stream(seed, "testing/metric"))
+
+
+@LAWS.law("It compares with the test or the training split.")
+def metadata(m: Metric, context: Context) -> str:
+    demand(m.against in ("test", "train"), f"against = {m.against!r}, expected 'test' or 'train'.")
+    return m.against
+
+
+@LAWS.law("Its floor, real samples against real ones, is a finite number.")
+def floor(m: Metric, context: Context) -> str:
+    value = _measured(m, _real(m))
+    demand(math.isfinite(value), f"real against real is {value}.")
+    return f"real against real: {value:.3g}"
+
+
+@LAWS.law("The same samples and generator give the same number, and global state stays as it was.")
+def reproducible(m: Metric, context: Context) -> None:
+    samples, data = _real(m), _data()
+    behaviour.pure(
+        lambda x: torch.tensor(m(x, data, stream(0, "testing/metric")), dtype=torch.float64),
+        (samples,),
+    )
+    with behaviour.harmless(data.train, data.test):
+        m(samples, data, stream(0, "testing/metric"))
+
+
+@LAWS.law("The order of the samples does not matter.")
+def permutation(m: Metric, context: Context) -> str:
+    samples = _real(m)
+    order = torch.randperm(N, generator=stream(0, "testing/order"))
+    value, other = _measured(m, samples), _measured(m, samples[order])
+    # Distances from an expanded square are known to the root of the rounding.
+    bound = 2.0**-26 * max(abs(value), float(samples.abs().max()))
+    same = abs(value - other) <= bound or (math.isnan(value) and math.isnan(other))
+    demand(same, f"{value:.9g} in one order, {other:.9g} in another.")
+    return f"differs by {abs(value - other):.1g}"
+
+
+@LAWS.law("It grows as samples move away: by 1, 2 and 4 sigma_data in every dimension.")
+def sees_shift(m: Metric, context: Context) -> str:
+    samples, sd = _real(m), _data().sigma_data
+    values = [_measured(m, samples + k * sd) for k in (0, 1, 2, 4)]
+    demand(
+        all(a < b for a, b in pairwise(values)),
+        f"{', '.join(f'{v:.4g}' for v in values)} for shifts of 0, 1, 2 and 4 sigma_data.",
+    )
+    return ", ".join(f"{v:.3g}" for v in values)
+
+
+@LAWS.law("Samples that diverged, with a NaN or infinity among them, give no finite number.")
+def diverged(m: Metric, context: Context) -> None:
+    for bad in (math.nan, math.inf):
+        samples = _real(m)
+        samples[3, 1] = bad
+        value = _measured(m, samples)
+        demand(not math.isfinite(value), f"with a {bad} among the samples it is {value:.4g}.")
+
+
+@LAWS.law("Every option has an effect, and binding its default has none.")
+def options(m: Metric, context: Context) -> str:
+    return behaviour.options_matter(m)
+
+
+@LAWS.law("A worker process that loads the same plugins measures the same.")
+def spawned(m: Metric, context: Context) -> str:
+    return behaviour.equal_elsewhere(m, context)

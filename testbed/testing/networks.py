@@ -1,0 +1,222 @@
+"""The laws of networks, called as network(x, c_noise, condition)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from testbed.components import Network
+from testbed.testing import behaviour
+from testbed.testing.cases import draws
+from testbed.testing.checks import CheckFailed, Context, Group, demand
+from testbed.testing.probes import awaken
+from testbed.testing.rounding import Worst
+
+LAWS = Group("network")
+SHAPES: tuple[tuple[int, ...], ...] = ((2,), (1, 8, 8))
+CLASSES = 3
+
+
+def _noise(n: Network, kind: str, count: int) -> Tensor:
+    """`count` values of c_noise over the declared range, its ends included; float32."""
+    low, high = n.noise[kind]
+    values = torch.linspace(low, high, count)
+    return values.round() if kind == "index" else values
+
+
+def _batch(n: Network, shape: tuple[int, ...], count: int = 5) -> tuple[Tensor, Tensor]:
+    """x (count, *shape) and c_noise (count,) of the first declared kind."""
+    return draws((count, *shape), 61, torch.float32), _noise(n, next(iter(n.noise)), count)
+
+
+def _conditions(labels: int, count: int) -> Iterator[Mapping[str, Tensor] | None]:
+    """None, and classes where the network has them."""
+    yield None
+    if labels:
+        yield {"label": torch.arange(count) % labels}
+
+
+def _awake(n: Network, shape: tuple[int, ...], labels: int = 0) -> nn.Module:
+    """The network with no parameter at zero."""
+    module = n(shape, labels, 0)
+    awaken(module)
+    return module.eval()
+
+
+@LAWS.law("F has the shape and dtype of x, for every shape, kind of noise and condition.")
+def shape(n: Network, context: Context) -> str:
+    for dims in SHAPES:
+        for labels in (0, CLASSES):
+            module = n(dims, labels, 0)
+            for kind in n.noise:
+                for count in (1, 5):
+                    x, noise = draws((count, *dims), 61, torch.float32), _noise(n, kind, count)
+                    for condition in _conditions(labels, count):
+                        F = module(x, noise, condition)
+                        demand(
+                            F.shape == x.shape and F.dtype == x.dtype,
+                            f"F is {tuple(F.shape)} {F.dtype} for x {tuple(x.shape)} {x.dtype}.",
+                        )
+    return f"{len(SHAPES)} shapes; {', '.join(n.noise)}"
+
+
+@LAWS.law("F is finite over the declared range of every kind of c_noise, for x from 1e-3 to 1e3.")
+def finite(n: Network, context: Context) -> str:
+    for dims in SHAPES:
+        module = _awake(n, dims)
+        for kind in n.noise:
+            noise = _noise(n, kind, 17)
+            for scale in (1e-3, 1.0, 1e3):
+                F = module(scale * draws((17, *dims), 61, torch.float32), noise, None)
+                bad = ~torch.isfinite(F).flatten(1).all(1)
+                if bool(bad.any()):
+                    raise CheckFailed(
+                        f"F is not finite at {kind} = {float(noise[bad][0]):.4g}, x of size "
+                        f"{scale:g}."
+                    )
+    return ", ".join(f"{kind} {low:g} to {high:g}" for kind, (low, high) in n.noise.items())
+
+
+@LAWS.law("F depends on c_noise over its declared range: the network can tell the levels apart.")
+def sees_noise(n: Network, context: Context) -> None:
+    module = _awake(n, SHAPES[0])
+    x = draws((1, *SHAPES[0]), 61, torch.float32)
+    for kind in n.noise:
+        noise = _noise(n, kind, 17)
+        F = torch.cat([module(x, level[None], None) for level in noise]).flatten(1)
+        same = torch.cdist(F, F).fill_diagonal_(1) == 0
+        if bool(same.any()):
+            i, j = same.nonzero()[0].tolist()
+            raise CheckFailed(
+                f"F is the same at {kind} = {float(noise[i]):.4g} and {float(noise[j]):.4g}."
+            )
+
+
+@LAWS.law(
+    "F = 0 before training: every parameterization starts from D = c_skip x, twins as mirrors."
+)
+def zero_at_start(n: Network, context: Context) -> None:
+    for dims in SHAPES:
+        x, noise = _batch(n, dims)
+        for condition in _conditions(CLASSES, len(x)):
+            with torch.no_grad():
+                F = n(dims, CLASSES, 0)(100 * x, noise, condition)
+            demand(not bool(F.any()), f"|F| is {float(F.abs().max()):.3g} at the start, not 0.")
+
+
+@LAWS.law("Equal seeds give equal weights, others others; the global generators stay as they were.")
+def seeded(n: Network, context: Context) -> None:
+    with behaviour.harmless():
+        first = n(SHAPES[0], CLASSES, 0).state_dict()
+        again = n(SHAPES[0], CLASSES, 0).state_dict()
+        other = n(SHAPES[0], CLASSES, 1).state_dict()
+    demand(
+        all(behaviour.same(first[name], again[name]) for name in first),
+        "two networks of one seed have different weights.",
+    )
+    demand(
+        any(not behaviour.same(first[name], other[name]) for name in first),
+        "networks of different seeds have the same weights.",
+    )
+
+
+@LAWS.law("Pure: arguments and global state stay as they were, the same call gives the same bits.")
+def pure(n: Network, context: Context) -> None:
+    module = _awake(n, SHAPES[0], CLASSES)
+    x, noise = _batch(n, SHAPES[0])
+    for mode in (module.eval(), module.train()):
+        for condition in _conditions(CLASSES, len(x)):
+            behaviour.pure(lambda x, c, m=mode, k=condition: m(x, c, k), (x.clone(), noise.clone()))
+
+
+@LAWS.law("Per sample: F of a row depends on that row alone, in training mode too.")
+def per_sample(n: Network, context: Context) -> None:
+    for dims in SHAPES:
+        module = _awake(n, dims, CLASSES)
+        x, noise = _batch(n, dims)
+        label = torch.arange(len(x)) % CLASSES
+        for mode in (module.eval(), module.train()):
+            whole = mode(x.clone(), noise, {"label": label}).detach()
+            for i in range(len(x)):
+                mine = torch.arange(len(x)) == i
+                other = mode(
+                    torch.where(mine.view(-1, *[1] * len(dims)), x, 2 * x.flip(0) + 1),
+                    torch.where(mine, noise, noise.flip(0)),
+                    {"label": torch.where(mine, label, (label + 1) % CLASSES)},
+                ).detach()
+                # The same shapes run the same sums: equal bits, not merely close ones.
+                demand(
+                    behaviour.same(other[i], whole[i]),
+                    f"row {i} changes by {float((other[i] - whole[i]).abs().max()):.3g} with the "
+                    f"others ({'training' if mode.training else 'evaluation'} mode).",
+                )
+
+
+@LAWS.law("Gradients reach every parameter within a few steps, the classes' too.")
+def learns(n: Network, context: Context) -> str:
+    module = n(SHAPES[0], CLASSES, 0).train()
+    x, noise = _batch(n, SHAPES[0], 8)
+    label, goal = torch.arange(8) % CLASSES, draws((8, *SHAPES[0]), 62, torch.float32)
+
+    def loss() -> Tensor:
+        F: Tensor = module(x.clone(), noise, {"label": label})
+        return (F - goal).square().mean()
+
+    return behaviour.reached(module, loss)
+
+
+def _noise_of_float32(
+    n: Network, module: nn.Module, x: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """F in float64, and how far float32 is from it: an error of another kind is far larger."""
+    narrow = module(x.clone(), noise, None)
+    wide = module.double()(x.double(), noise.double(), None)
+    return wide, (narrow.double() - wide).abs().nan_to_num().max() + 2.0**-24 * wide.abs()
+
+
+@LAWS.law("torch.compile traces it in one piece, without a graph break, to equal values.")
+def compile_(n: Network, context: Context) -> str:
+    module, worst = _awake(n, SHAPES[0]), Worst(same=True)
+    x, noise = _batch(n, SHAPES[0])
+    wanted, bound = _noise_of_float32(n, module, x, noise)
+    found = behaviour.compiled(lambda x, c: module(x, c, None), (x.double(), noise.double()))
+    worst.compare("F", found, wanted, bound)
+    return "equal in float64 to float32's rounding"
+
+
+@LAWS.law("torch.func.vmap over stacked parameters equals the networks one by one.")
+def vmap(n: Network, context: Context) -> str:
+    modules, worst = [n(SHAPES[0], 0, seed) for seed in (0, 1)], Worst(same=True)
+    for module in modules:
+        awaken(module)
+        module.eval()
+    with torch.no_grad():
+        for parameter in modules[1].parameters():
+            parameter.mul_(0.5)
+    x, noise = _batch(n, SHAPES[0])
+    wanted = [_noise_of_float32(n, module, x, noise) for module in modules]
+    stacked = torch.func.stack_module_state(modules)
+    skeleton = modules[0]
+
+    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        found: Tensor = torch.func.functional_call(
+            skeleton, (parameters, buffers), (x.double(), noise.double(), None)
+        )
+        return found
+
+    together = torch.func.vmap(one)(*stacked)
+    for F, (value, bound) in zip(together, wanted, strict=True):
+        worst.compare("F", F, value, bound)
+    return "equal in float64 to float32's rounding"
+
+
+@LAWS.law("Every option has an effect, and binding its default has none.")
+def options(n: Network, context: Context) -> str:
+    return behaviour.options_matter(n)
+
+
+@LAWS.law("A worker process that loads the same plugins builds the same network.")
+def spawned(n: Network, context: Context) -> str:
+    return behaviour.equal_elsewhere(n, context)

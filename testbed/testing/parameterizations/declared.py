@@ -1,0 +1,133 @@
+"""What a parameterization says of itself: its recipe, its c_noise, its singular limits."""
+
+from __future__ import annotations
+
+import torch
+
+from testbed.audit.rows import gamma
+from testbed.parameterization import Parameterization
+from testbed.testing import behaviour
+from testbed.testing.cases import levels
+from testbed.testing.checks import CheckFailed, Context, Skipped, demand
+from testbed.testing.parameterizations.tried import LAWS, sigma_datas
+from testbed.testing.rounding import K, Worst
+
+NOISE_KINDS = ("sigma", "log_sigma", "time", "index")
+
+
+@LAWS.law("A reference is given, noise_kind is known, and the recipe names what is registered.")
+def metadata(p: Parameterization, context: Context) -> str | None:
+    demand(bool(p.reference.strip()), "reference is empty: give the paper and equation.")
+    demand(
+        p.noise_kind in NOISE_KINDS,
+        f"noise_kind = {p.noise_kind!r}, expected one of {', '.join(NOISE_KINDS)}.",
+    )
+    if p.recipe is None:
+        return "no recipe"
+    for axis in ("density", "weighting", "loss"):
+        named = getattr(p.recipe, axis)
+        if named is not None:
+            options = {} if isinstance(named, str) else dict(named)
+            name = named if isinstance(named, str) else options.pop("name")
+            getattr(context.registry, axis)(name, **options)
+    for key in ("c_in", "c_noise"):
+        value = getattr(p.recipe, key)
+        demand(value in ("native", "shared"), f"recipe's {key} = {value!r}: native or shared.")
+    return None
+
+
+@LAWS.law("Every option has an effect, and binding its default has none.")
+def options(p: Parameterization, context: Context) -> str:
+    return behaviour.options_matter(p)
+
+
+@LAWS.law("c_noise is strictly monotone in sigma: no two levels look the same to the network.")
+def injective_noise(p: Parameterization, context: Context) -> str:
+    if not p.affine:
+        raise Skipped("not affine: training gives it log(sigma)/4")
+    if p.noise_kind == "index":
+        raise Skipped("an index is a table's, and piecewise constant")
+    for sd in sigma_datas(p):
+        sigma = levels(p.sigma_range, 65)
+        noise = p.coefficients(sigma, sigma_data=sd).noise.float()
+        step = noise.diff()
+        held = bool((step > 0).all()) or bool((step < 0).all())
+        if not held:
+            at = int((step * step.sum().sign() <= 0).nonzero()[:1].sum())
+            raise CheckFailed(
+                f"c_noise goes from {float(noise[at]):.6g} to {float(noise[at + 1]):.6g} between "
+                f"sigma = {float(sigma[at]):.4g} and {float(sigma[at + 1]):.4g}, "
+                f"sigma_data = {sd:g}."
+            )
+    return f"from {float(noise[0]):.3g} to {float(noise[-1]):.3g} (float32)"
+
+
+@LAWS.law(
+    "c_noise is of its declared kind: proportional to sigma; affine in log sigma; a time, not "
+    "negative; an index, whole."
+)
+def noise_kind(p: Parameterization, context: Context) -> str:
+    if not p.affine:
+        raise Skipped("not affine: training gives it log(sigma)/4")
+    worst, g = Worst(), gamma(K, torch.float64)
+    for sd in sigma_datas(p):
+        sigma = levels(p.sigma_range, 17)
+        noise = p.coefficients(sigma.clone(), sigma_data=sd).noise
+        if p.noise_kind == "sigma":
+            slope = noise / sigma
+            worst.compare(
+                "c_noise/sigma",
+                slope,
+                slope[:1].expand_as(slope),
+                2 * g * slope.abs(),
+                sigma,
+                sigma_data=sd,
+            )
+            demand(float(slope[0]) > 0, f"c_noise/sigma = {float(slope[0]):.4g} is not positive.")
+        elif p.noise_kind == "log_sigma":
+            y = torch.log(sigma)
+            slope = (noise[-1] - noise[0]) / (y[-1] - y[0])
+            line = noise[0] + slope * (y - y[0])
+            # Where log sigma is small its parts are not: the constant's rounding counts.
+            size = noise.abs() + noise[0].abs() + noise[-1].abs() + slope.abs() * y.abs().max()
+            worst.compare(
+                "c_noise, affine in log sigma", noise, line, 4 * g * size, sigma, sigma_data=sd
+            )
+            demand(float(slope) != 0, "c_noise does not depend on sigma.")
+        elif p.noise_kind == "time":
+            demand(bool((noise >= 0).all()), f"c_noise is {float(noise.min()):.4g} < 0.")
+        elif p.noise_kind == "index":
+            demand(
+                bool((noise == noise.round()).all() and (noise >= 0).all()),
+                f"c_noise holds {float(noise[noise != noise.round()][:1].sum()):.4g}.",
+            )
+    return p.noise_kind
+
+
+@LAWS.law(
+    "Singular are exactly the declared limits: where F* vanishes or is unbounded, or |c_out F*| is."
+)
+def singular(p: Parameterization, context: Context) -> str:
+    if not p.affine:
+        raise Skipped("not affine: the size of F* depends on the data")
+    low, high = p.sigma_range
+    found: set[float] = set()
+    ends = [(0.0, (1e-6, 1e-8))] * (low == 0) + [(float("inf"), (1e6, 1e8))] * (
+        high == float("inf")
+    )
+    for limit, at in ends:
+        for sd in sigma_datas(p):
+            sigma = torch.tensor(at, dtype=torch.float64)
+            a, b = p.pair_weights(sigma.clone(), sigma_data=sd)
+            rms = torch.sqrt(a**2 * sd**2 + b**2)
+            reach = p.coefficients(sigma.clone(), sigma_data=sd).out.abs() * rms
+            growth, reached = float(rms[1] / rms[0]), float(reach[1] / reach[0])
+            # Two decades: a power of sigma above 0.15 doubles or halves; a limit does neither.
+            if not (0.5 < growth < 2 and reached < 2):
+                found.add(limit)
+    declared = {limit for limit in p.singular if limit in [end for end, _ in ends]}
+    demand(
+        found == declared,
+        f"declared singular = {tuple(sorted(p.singular))}, measured {tuple(sorted(found))}.",
+    )
+    return f"{tuple(sorted(found))}"

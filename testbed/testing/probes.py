@@ -1,0 +1,142 @@
+"""A few numbers that a component computes: its fingerprint, here and in another process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from testbed.components import (
+    Component,
+    Dataset,
+    Density,
+    Loss,
+    Metric,
+    Network,
+    Sampler,
+    Weighting,
+)
+from testbed.data.base import Data
+from testbed.data.synthetic import gaussian
+from testbed.parameterization import Parameterization
+from testbed.random import stream
+from testbed.sampling.loop import sample
+from testbed.testing.cases import case, draws, levels
+
+
+def probe(component: Component) -> list[Tensor]:
+    """The component's numbers on fixed inputs; the global generators are seeded and put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [value.detach() for value in PROBES[type(component)](component)]
+
+
+def parameterization(p: Parameterization) -> list[Tensor]:
+    c = case((9, 3), levels(p.sigma_range), p.sigma_data or 0.5)
+    found = [
+        p.target(c.x0, c.eps, c.sigma.clone(), sigma_data=c.sigma_data),
+        p.denoise(c.eps, c.x, c.sigma.clone(), sigma_data=c.sigma_data),
+    ]
+    if p.affine:
+        found += p.coefficients(c.sigma.clone(), sigma_data=c.sigma_data)
+    return found
+
+
+LOGNORMAL = Density(
+    "probe",
+    icdf=lambda u: torch.exp(torch.special.ndtri(u)),
+    pdf=lambda sigma: torch.exp(-(torch.log(sigma) ** 2) / 2) / (2 * torch.pi) ** 0.5,
+).bound({})
+
+
+def weighting(w: Weighting) -> list[Tensor]:
+    sigma, state = levels(w.sigma_range, 65), w.build()
+    awaken(state)
+    density = LOGNORMAL if "p" in w.formulas()[0].wanted else None
+    found = [w(sigma.clone(), sigma_data=0.5, density=density, state=state)]
+    return [*found, torch.as_tensor(w.added(sigma.clone(), state), dtype=torch.float64)]
+
+
+def loss(m: Loss) -> list[Tensor]:
+    q = 4 * draws((64,), 21)
+    state = m.build()
+    awaken(state)
+    return [m(q + 4 * draws((64,), 22), q, state), m(q + draws((64,), 23) / 8, q, state)]
+
+
+def density(d: Density) -> list[Tensor]:
+    u = (torch.arange(257, dtype=torch.float64) + 0.5) / 257
+    return [d.sigma(u), d.pdf_over_log_sigma(levels(n=257))]
+
+
+def dataset(built: Dataset) -> list[Tensor]:
+    return digest(built())
+
+
+def digest(data: Data) -> list[Tensor]:
+    """The data's sha256, and what the oracle and the basis say, if there are any."""
+    found = [
+        torch.frombuffer(
+            bytearray(hashlib.sha256(data.digest.encode()).digest()), dtype=torch.uint8
+        ).float()
+    ]
+    x = data.test[:4].double()
+    if data.oracle is not None:
+        found.append(data.oracle.score(x, 1.0))
+    return found + ([] if data.basis is None else [data.basis])
+
+
+def network(build: Network) -> list[Tensor]:
+    found: list[Tensor] = []
+    for kind, (low, _) in build.noise.items():
+        module = build((2,), 3, 0).eval()
+        found += [value for value in module.state_dict().values() if value.is_floating_point()]
+        awaken(module)
+        x, noise = draws((5, 2), 31, torch.float32), low + torch.arange(5.0) / 8
+        label = torch.tensor([0, 1, 2, 0, 1])
+        found.append(
+            module(
+                x, noise.to(torch.float32) if kind != "index" else noise.round(), {"label": label}
+            )
+        )
+    return found
+
+
+def sampler(s: Sampler) -> list[Tensor]:
+    x = 10 * draws((4, 3), 41)
+    return [
+        sample(
+            lambda x, sigma: torch.tanh(x), x, [10.0, 3.0, 1.0, end], s, stream(0, "testing/probe")
+        )
+        for end in (0.5, 0.0)
+    ]
+
+
+def metric(m: Metric) -> list[Tensor]:
+    data = gaussian(dim=4, n=2048, test=2048)
+    values = [m(data.train[:100] * k, data, stream(0, "testing/metric")) for k in (1, 2)]
+    return [torch.tensor(values, dtype=torch.float64)]
+
+
+PROBES: dict[type[Component], Callable[[Any], list[Tensor]]] = {
+    Parameterization: parameterization,
+    Weighting: weighting,
+    Loss: loss,
+    Density: density,
+    Dataset: dataset,
+    Network: network,
+    Sampler: sampler,
+    Metric: metric,
+}
+
+
+def awaken(module: nn.Module | None) -> None:
+    """Draws every parameter anew, so that none that starts at zero hides the rest."""
+    generator = stream(0, "testing/awake")
+    with torch.no_grad():
+        for parameter in module.parameters() if module is not None else ():
+            size = max(1, parameter.shape[-1] if parameter.ndim else 1) ** 0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / size)

@@ -1,0 +1,148 @@
+"""Components in another process: what a study's workers must be able to load."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from testbed.components import Component
+from testbed.errors import InputError
+from testbed.registry import Registry
+from testbed.testing.checks import CheckFailed, Skipped
+
+SYNTHETIC = "testbed_testing_plugin_"
+"""How the name of a module begins that `plugin` makes for loose components."""
+
+
+def _only_here(word: str) -> bool:
+    """Whether a plugin word is a module that was never imported from anywhere."""
+    return word in sys.modules and sys.modules[word].__spec__ is None
+
+
+def _options(component: Component) -> dict[str, Any]:
+    """The options that a component was bound to; every kind of component has them."""
+    options: dict[str, Any] = vars(component)["options"]
+    return options
+
+
+class Courier:
+    """Takes components to one new process, at the first question, and keeps the answers.
+
+    A component that the registry knows goes as a study sends it, by plugin words, axis, name and
+    options; another is pickled.
+    """
+
+    def __init__(self, components: Sequence[Component], registry: Registry) -> None:
+        self.components, self.registry = list(components), registry
+        self._answers: dict[int, Any] | None = None
+
+    def answer(self, component: Component) -> list[Tensor]:
+        """What `probe(component)` gives there.
+
+        Raises:
+            CheckFailed: it cannot go there, or fails there.
+            Skipped: it was defined in a session that no other process can import.
+        """
+        if not any(one is component for one in self.components):
+            self.components.append(component)
+            self._answers = None
+        if self._answers is None:
+            self._answers = self._ask()
+        found = self._answers[id(component)]
+        if isinstance(found, Exception):
+            raise found
+        values: list[Tensor] = found
+        return values
+
+    def _ask(self) -> dict[int, Any]:
+        answers: dict[int, Any] = {}
+        parcels: list[Any] = []
+        for component in self.components:
+            try:
+                parcels.append(self._parcel(component))
+                answers[id(component)] = None
+            except (CheckFailed, Skipped) as problem:
+                answers[id(component)] = problem
+        sent = [key for key, value in answers.items() if value is None]
+        words = [word for word in self.registry.plugins if not _only_here(word)]
+        load = (words, self.registry.plugin_dirs, torch.get_num_threads(), parcels)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "parcels"
+            file.write_bytes(pickle.dumps(load))
+            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+            done = subprocess.run(
+                [sys.executable, "-m", "testbed.testing.processes", str(file)],
+                env={**os.environ, "PYTHONPATH": path},
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+            )
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                failure = CheckFailed(f"the other process ended with {done.returncode}: {last}")
+                return {key: answers[key] or failure for key in answers}
+            returned = pickle.loads((Path(folder) / "answers").read_bytes())
+        for key, found in zip(sent, returned, strict=True):
+            answers[key] = CheckFailed(found) if isinstance(found, str) else found
+        return answers
+
+    def _parcel(self, component: Component) -> tuple[str, Any]:
+        if self._registered(component):
+            return "name", (component.axis, component.name, _options(component))
+        try:
+            return "pickle", pickle.dumps(component)
+        except Exception as problem:
+            if "__main__" in str(problem):
+                raise Skipped("defined in __main__, which no other process imports") from None
+            raise CheckFailed(
+                f"it is in no plugin and cannot be pickled ({type(problem).__name__}: {problem}). "
+                "Register it from a plugin, or define its functions at the top of a module."
+            ) from None
+
+    def _registered(self, component: Component) -> bool:
+        try:
+            known = getattr(self.registry, component.axis)(component.name, **_options(component))
+            source = self.registry.source(known)
+        except (InputError, KeyError):
+            return False
+        if _only_here(source.origin):
+            return False
+        ours = {**vars(component), "options": None, "_cut": None}
+        theirs = {**vars(known), "options": None, "_cut": None}
+        return bool(ours == theirs)
+
+
+def _answers(load: Any) -> list[Any]:
+    """For every parcel the component's numbers, or what went wrong in words."""
+    from testbed.testing.probes import probe
+
+    words, folders, threads, parcels = load
+    torch.set_num_threads(threads)
+    registry = Registry(words, folders)
+    found: list[Any] = []
+    for how, what in parcels:
+        try:
+            if how == "name":
+                axis, name, options = what
+                component = getattr(registry, axis)(name, **options)
+            else:
+                component = pickle.loads(what)
+            found.append(probe(component))
+        except Exception as problem:
+            found.append(f"the other process raised {type(problem).__name__}: {problem}")
+    return found
+
+
+if __name__ == "__main__":
+    parcels = Path(sys.argv[1])
+    answer = _answers(pickle.loads(parcels.read_bytes()))
+    (parcels.parent / "answers").write_bytes(pickle.dumps(answer))

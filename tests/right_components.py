@@ -1,0 +1,243 @@
+"""Unusual components that are right: no check may reject them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import testbed
+from testbed.components import Component
+from testbed.noise import ddpm_sigmas, linear_betas
+
+RIGHT: dict[str, Component] = {}
+
+
+def affine(
+    mistake_free: str,
+    scaling: Callable[..., tuple[Tensor, Tensor]],
+    target: Callable[..., Tensor] | None = None,
+    **more: Any,
+) -> None:
+    """Enters a parameterization given by (c_skip, c_out)."""
+
+    def whole(sigma: Tensor, sigma_data: float) -> testbed.Coefficients:
+        skip, out = scaling(sigma, sigma_data)
+        return testbed.Coefficients(skip, out, 1 / torch.sqrt(sigma**2 + sigma_data**2), sigma)
+
+    RIGHT[mistake_free] = testbed.Parameterization(
+        "right", whole, target=target, reference="a check of the checks", **more
+    )
+
+
+def r2(sigma: Tensor, sd: float) -> Tensor:
+    return sigma**2 + sd**2
+
+
+EDM_CLAIMS = ("unit_target", "unit_input", "homogeneous", "boundary")
+
+affine(
+    "EDM, target derived",
+    lambda s, sd: (sd**2 / r2(s, sd), s * sd / r2(s, sd).sqrt()),
+    claims=EDM_CLAIMS,
+)
+affine(
+    "EDM, 1 - c_skip first",
+    lambda s, sd: (1 - s**2 / r2(s, sd), s * sd / r2(s, sd).sqrt()),
+    claims=EDM_CLAIMS,
+)
+affine(
+    "EDM by angles",
+    lambda s, sd: (torch.cos(torch.atan(s / sd)) ** 2, sd * torch.sin(torch.atan(s / sd))),
+    lambda x0, eps, sigma, sigma_data: (
+        torch.sin(torch.atan(sigma / sigma_data)) * x0 / sigma_data
+        - torch.cos(torch.atan(sigma / sigma_data)) * eps
+    ),
+    claims=EDM_CLAIMS,
+)
+affine(
+    "flow by a sigmoid",
+    lambda s, sd: (torch.sigmoid(-s.log()), torch.sigmoid(s.log())),
+    lambda x0, eps, sigma: x0 - eps,
+    claims=("boundary",),
+)
+affine(
+    "noise of data's size",
+    lambda s, sd: (1 + 0 * s, -s / sd),
+    lambda x0, eps, sigma, sigma_data: sigma_data * eps,
+    singular=(math.inf,),
+    claims=("boundary",),
+)
+affine(
+    "x0 of data's size, derived",
+    lambda s, sd: (0 * s, sd + 0 * s),
+    claims=("unit_target", "unit_input", "homogeneous"),
+)
+affine(
+    "v, hard-wired to sigma_data = 1",
+    lambda s, sd: (1 / (1 + s**2), -s / (1 + s**2).sqrt()),
+    sigma_data=1.0,
+    claims=("unit_target", "unit_input", "boundary"),
+)
+affine(
+    "a narrow range",
+    lambda s, sd: (1 / (1 + s**2), -s / (1 + s**2).sqrt()),
+    sigma_range=(0.002, 80.0),
+)
+affine(
+    "large sigma only",
+    lambda s, sd: (1 / (1 + s**2), -s / (1 + s**2).sqrt()),
+    sigma_range=(1e5, math.inf),
+)
+affine(
+    "noise in another unit",
+    lambda s, sd: (1 + 0 * s, -s * s.pow(0.25)),
+    lambda x0, eps, sigma: eps / sigma**0.25,
+    singular=(0.0, math.inf),
+    claims=("boundary",),
+)
+
+TABLE = ddpm_sigmas(linear_betas())
+
+
+def indexed(sigma: Tensor) -> testbed.Coefficients:
+    """eps with the index of the nearest level as c_noise."""
+    table = TABLE.to(sigma.device, sigma.dtype)
+    index = torch.searchsorted(table, sigma.contiguous()).clamp(max=999).to(sigma)
+    return testbed.Coefficients(1 + 0 * sigma, -sigma, 1 / torch.sqrt(1 + sigma**2), index)
+
+
+RIGHT["an index as c_noise"] = testbed.Parameterization(
+    "right",
+    indexed,
+    target=lambda x0, eps, sigma: eps,
+    noise_kind="index",
+    reference="Ho et al. 2020",
+    singular=(math.inf,),
+    sigma_range=(0.01, 157.0),
+)
+
+
+def plain(name: str, target: Callable[..., Tensor], denoise: Callable[..., Tensor]) -> None:
+    RIGHT[name] = testbed.Parameterization(
+        "right", target=target, denoise=denoise, reference="a check of the checks"
+    )
+
+
+plain(
+    "not affine: asinh of the data",
+    lambda x0, eps, sigma, sigma_data: torch.asinh(x0 / sigma_data),
+    lambda F, x, sigma, sigma_data: sigma_data * torch.sinh(F),
+)
+plain(
+    "not affine: a cube of the noise",
+    lambda x0, eps, sigma: eps + eps**3,
+    lambda F, x, sigma: (
+        x - sigma * (2 / math.sqrt(3) * torch.sinh(torch.asinh(3 * math.sqrt(3) / 2 * F) / 3))
+    ),
+)
+plain(
+    "not affine: v by target and denoise",
+    lambda x0, eps, sigma: (eps - sigma * x0) / torch.sqrt(1 + sigma**2),
+    lambda F, x, sigma: (x - sigma * torch.sqrt(1 + sigma**2) * F) / (1 + sigma**2),
+)
+
+
+def flipped(eps: Tensor) -> Tensor:
+    return eps.flip(-1)
+
+
+plain(
+    "not elementwise: the last axis reversed",
+    lambda x0, eps, sigma: flipped(eps) if eps.ndim > 1 else eps,
+    lambda F, x, sigma: x - sigma * (flipped(F) if x.ndim > 1 else F),
+)
+
+RIGHT["pinball of a half, without a claim"] = testbed.Loss("right", lambda a, b: (a - b).abs() / 2)
+RIGHT["a Bregman divergence claims the mean"] = testbed.Loss(
+    "right",
+    # Of the convex log cosh: b log cosh is what it costs to say a where b is true.
+    lambda a, b: (
+        (
+            (torch.nn.functional.softplus(2 * b) - b)
+            - (torch.nn.functional.softplus(2 * a) - a)
+            - torch.tanh(a) * (b - a)
+        ).clamp(min=0)
+        + (a - b) ** 2
+    ),
+    elicits_mean=True,
+)
+
+
+class Running(nn.Module):
+    """A running mean of the squared error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones((), dtype=torch.float64))
+
+
+def running(a: Tensor, b: Tensor, state: Running) -> Tensor:
+    with torch.no_grad():
+        state.mean.mul_(0.9).add_(0.1 * (a - b).double().square().mean())
+    return (a - b) ** 2 / state.mean.detach()
+
+
+RIGHT["a loss divided by its running mean"] = testbed.Loss("right", running, state=Running)
+
+
+def at_levels(u: Tensor) -> Tensor:
+    table = torch.logspace(-2, 1, 40, dtype=torch.float64)
+    return table[(u * 40).long().clamp(0, 39)]
+
+
+def mass_of_levels(sigma: Tensor) -> Tensor:
+    step = 3 * math.log(10) / 39
+    low, high = math.log(1e-2) - step / 2, math.log(10) + step / 2
+    y = torch.log(sigma)
+    return ((y >= low) & (y < high)).to(sigma) / (40 * step)
+
+
+RIGHT["a coarse table"] = testbed.Density("right", at_levels, mass_of_levels)
+RIGHT["two bumps"] = testbed.Density(
+    "right",
+    lambda u: torch.where(u < 0.5, 0.1 * (2 * u).clamp(1e-12, 1), 1 + 9 * (2 * u - 1)),
+    lambda sigma: (
+        0.5
+        * (((sigma > 0) & (sigma < 0.1)) * sigma / 0.1 + ((sigma > 1) & (sigma < 10)) * sigma / 9)
+    ),
+)
+
+
+def churn(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
+    """An ancestral step: as much noise as a posterior draw has."""
+    D = denoise(x, sigma)
+    up = following * math.sqrt(max(0.0, 1 - (following / sigma) ** 2))
+    down = following**2 / sigma
+    z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return D + down / sigma * (x - D) + up * z
+
+
+def adams(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
+    """Second order in log sigma with one evaluation a step (DPM-Solver++(2M), Lu et al. 2022)."""
+    D = denoise(x, sigma)
+    last, history[:] = list(history), [(D, sigma)]
+    if not last or following == 0:
+        return D + following / sigma * (x - D)
+    before, previous = last[0]
+    ratio = math.log(previous / sigma) / math.log(sigma / following)
+    D = D + (D - before) / (2 * ratio)
+    return D + following / sigma * (x - D)
+
+
+RIGHT["an ancestral sampler"] = testbed.Sampler("right", churn, deterministic=False)
+RIGHT["a multistep sampler"] = testbed.Sampler("right", adams)
+RIGHT["the exact solution of no ODE step"] = testbed.Sampler(
+    "right",
+    lambda denoise, x, sigma, following, generator, history: (
+        (D := denoise(x, sigma)) + following / sigma * (x - D)
+    ),
+)
