@@ -35,6 +35,7 @@ def testbed_parameterizations():
         recipe=testbed.Recipe(density="lognormal", weighting="edm"),
         noise_kind="log_sigma",
         reference="Karras et al. 2022, arXiv:2206.00364, table 1",
+        claims=("unit_target", "unit_input", "homogeneous", "boundary"),
     )
 
 

@@ -1,5 +1,7 @@
 """eps: the network predicts the noise (Ho et al. 2020, arXiv:2006.11239, eq. 14)."""
 
+import math
+
 import torch
 
 import testbed
@@ -32,6 +34,8 @@ def testbed_parameterizations():
         recipe=testbed.Recipe(density="ddpm", weighting="eps"),
         noise_kind="sigma",
         reference="Ho et al. 2020, arXiv:2006.11239",
+        singular=(math.inf,),
+        claims=("unit_target", "boundary"),
     )
 
 

@@ -1,5 +1,7 @@
 """score: the network predicts grad log p (Song and Ermon 2019, arXiv:1907.05600)."""
 
+import math
+
 import torch
 
 import testbed
@@ -33,6 +35,8 @@ def testbed_parameterizations():
         recipe=testbed.Recipe(density="loguniform", loss="score"),
         noise_kind="sigma",
         reference="Song and Ermon 2019, arXiv:1907.05600; Vincent 2011",
+        singular=(0.0, math.inf),
+        claims=("boundary",),
     )
 
 

@@ -29,6 +29,7 @@ def testbed_parameterizations():
         recipe=testbed.Recipe(density="cosine", loss="v"),
         noise_kind="sigma",
         reference="Salimans and Ho 2022, arXiv:2202.00512",
+        claims=("boundary",),
     )
 
 

@@ -31,6 +31,7 @@ def testbed_parameterizations():
         recipe=testbed.Recipe(density="cosine", weighting="truncated_snr"),
         noise_kind="log_sigma",
         reference="Salimans and Ho 2022, arXiv:2202.00512, sec. 4",
+        claims=("unit_input",),
     )
 
 

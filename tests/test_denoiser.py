@@ -136,6 +136,13 @@ def test_shared_scales(name: str) -> None:
     law_network_sees_its_scales(denoiser(name, c_in="shared", c_noise="shared"), c, in_, noise)
 
 
+@given(c=cases(dtypes=WIDE))
+def test_shared_scales_know_sigma_data(c: Case) -> None:
+    """At sigma_data = 1/2 its square is its half: other values tell them apart."""
+    d = denoiser("v", c.sigma_data, c_in="shared", c_noise="shared")
+    law_network_sees_its_scales(d, c, *shared(c))
+
+
 def test_scales_of_ones_own() -> None:
     c = fixed()
     d = denoiser("v", c_in=lambda s, sd: 1 / (sd + s), c_noise=lambda s, sd: s / sd)

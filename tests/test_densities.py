@@ -19,7 +19,7 @@ from torch import Tensor
 
 import testbed
 from testbed.errors import InputError
-from testbed.noise import COSINE, FLOW
+from testbed.noise import COSINE, FLOW, ddpm_sigmas, linear_betas
 from testbed.registry import default_registry
 
 DIFFUSERS = json.loads((Path(__file__).parent / "reference/diffusers_reference.json").read_text())
@@ -259,6 +259,13 @@ def test_uniform_flow_time() -> None:
     assert_within(d.sigma(u), wanted, wanted, 4)
 
 
+def test_a_uniform_density_has_its_ends() -> None:
+    """1/log(high/low) on the closed interval: a run may be cut where the density ends."""
+    d = density("loguniform", low=0.01, high=1.0, sigma_min=0.01, sigma_max=1.0)
+    wanted = np.full(2, 1 / math.log(100))
+    assert_within(d.pdf_over_log_sigma(float64([0.01, 1.0])), wanted, wanted, K)
+
+
 @given(sigma=levels(0.002, 80))
 def test_cosine_pdf_is_a_hyperbolic_secant(sigma: float) -> None:
     """p(log sigma) = sech(log sigma)/pi, over the mass of the cut."""
@@ -340,6 +347,27 @@ def test_table_is_diffusers() -> None:
     assert_within(1 / (1 + sigma**2), wanted, wanted, 3 * (t + 1) + 8)
 
 
+def test_no_mass_beyond_the_table() -> None:
+    """The table goes from 0.0100 to 157.4 and its end cells half a step further."""
+    d = density("ddpm", sigma_min=0.002, sigma_max=300.0)
+    outside = float64([0.002, 0.005, 0.008, 165.0, 200.0, 300.0])
+    assert torch.equal(d.pdf_over_log_sigma(outside), torch.zeros_like(outside))
+
+
+def test_the_ends_of_the_table_are_the_quantiles_at_zero_and_one() -> None:
+    """low + u (high - low) may be rounded to 1."""
+    found = density("ddpm").icdf(float64([0.0, 1.0]))
+    assert torch.equal(found, ddpm_sigmas(linear_betas())[[0, -1]])
+
+
+def test_a_cut_at_a_level_leaves_that_level_above_it() -> None:
+    """cut = (P(sigma < sigma_min), P(sigma < sigma_max)): the levels 10 to 19 of 1000. Bisection
+    ends within one rounding of 1."""
+    low, high = (float(level) for level in ddpm_sigmas(linear_betas())[[10, 20]])
+    cut = density("ddpm", sigma_min=low, sigma_max=high).cut
+    assert_within(np.array(cut), np.array([0.01, 0.02]), np.ones(2), 2)
+
+
 # --- options ----------------------------------------------------------------------------------
 
 
@@ -363,6 +391,18 @@ def test_cut_is_an_option_of_every_density(name: str) -> None:
 def test_a_cut_without_mass_is_refused(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         density(name, **options)
+
+
+@pytest.mark.parametrize(("one", "other"), [(1.0, 2.0), (2.0, 1.0)])
+def test_both_functions_state_one_default(one: float, other: float) -> None:
+    def icdf(u: Tensor, scale: float = one) -> Tensor:
+        return scale * u
+
+    def pdf(sigma: Tensor, scale: float = other) -> Tensor:
+        return sigma / scale
+
+    with pytest.raises(InputError, match="option 'scale' has two defaults"):
+        testbed.Density("linear", icdf, pdf)
 
 
 @pytest.mark.parametrize("name", [*TRUTH, "ddpm"])

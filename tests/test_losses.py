@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from bounds import assert_within, exact, gamma, rounded
 from scipy import integrate, stats
 from strategies import Case, case, draws, fixed, float64
 from test_conversions import FROM_D, TRUTH, column
-from test_parameterizations import FLOW, TABLE
+from test_parameterizations import BENT, FLOW, TABLE
 from test_weightings import SPACES, WEIGHTS
 from torch import Tensor
 
@@ -27,7 +28,15 @@ SGM = json.loads((Path(__file__).parent / "reference/sgm_reference.json").read_t
 SIGMA_DATA = 0.5
 PARAMETERIZATIONS = [*TABLE, "flow"]
 ALL_SPACES = ["x0", "eps", "score", "v", "flow", "F"]
-WEIGHTINGS = [None, *default_registry().names("weighting")]
+# A learned one is in test_plugins.py.
+WEIGHTINGS = [
+    None,
+    *(
+        name
+        for name in default_registry().names("weighting")
+        if default_registry().weighting(name).state is None
+    ),
+]
 
 Loss = Callable[[Tensor, Case], Tensor]
 
@@ -189,6 +198,44 @@ def test_loss_is_k_times_the_discrepancy(
 ) -> None:
     o = objective(name, space, weighting, loss)
     law_loss_is_k_times_the_discrepancy(o, name, space, weighting, loss)
+
+
+def recorder(space: str) -> tuple[testbed.Loss, list[Tensor]]:
+    """A loss that keeps what it was given."""
+    seen: list[Tensor] = []
+
+    def keep(prediction: Tensor, target: Tensor) -> Tensor:
+        seen.extend((prediction, target))
+        return torch.zeros_like(target)
+
+    return testbed.Loss("keep", keep, space=space), seen
+
+
+@pytest.mark.parametrize("space", ALL_SPACES)
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_a_loss_is_given_the_prediction_and_the_target(name: str, space: str) -> None:
+    """(q_hat, q) themselves: l1, l2 and huber know only |q_hat - q|, another loss may not.
+
+    Float32 coefficients and float64 sums: q has gamma_4(float32) (|a_q x0| + |b_q eps|), q_hat that
+    and the e of the law above.
+    """
+    c = levels()
+    F = draws(tuple(c.x0.shape), 99)
+    loss, seen = recorder(space)
+    replace(objective(name, space, None), loss=loss)(F, c.x0, c.eps, c.sigma)
+    q_hat, q = in_space(name, space, exact(F), c)
+    ends = (
+        target_terms(name, c)
+        if space == "F"
+        else tuple(
+            TRUTH[space](x0, eps, c.S, c.SD) for x0, eps in ((c.X0, 0 * c.EPS), (0 * c.X0, c.EPS))
+        )
+    )
+    terms = sum(np.abs(term) for term in ends) + 0 * c.X0
+    assert_within(seen[1], q, terms, 4, torch.float32)
+    gain = np.abs(row(name, c)[1]) * squared_slope(name, space, c) ** 0.5
+    residual = np.abs(exact(F)) + sum(np.abs(term) for term in target_terms(name, c))
+    assert_within(seen[0], q_hat, terms + gain * residual, 4, torch.float32)
 
 
 def test_huber_has_both_branches_here() -> None:
@@ -355,6 +402,19 @@ def test_scale_is_one_number_for_everyone() -> None:
     assert o.scale(cloud()) == o.scale(cloud())
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_scale_that_nothing_can_be_divided_by_is_refused(value: float) -> None:
+    constant = testbed.Loss("constant", lambda q_hat, q: torch.full_like(q, value))
+    o = replace(objective("edm", "x0", "edm"), weighting=None, loss=constant)
+    with pytest.raises(InputError, match=f"the loss at F = 0 is {value}"):
+        o.scale(cloud())
+
+
+def test_an_objective_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        objective("edm", "x0", "edm").sigma_data = 1.0
+
+
 # --- a parameterization that is not affine -------------------------------------------------------
 
 
@@ -430,6 +490,21 @@ def test_non_affine_denoiser() -> None:
     score = (exact(D) - exact(c.x)) / c.S**2
     terms = (np.abs(exact(D)) + np.abs(exact(c.x))) / c.S**2
     assert_within(denoiser.score(c.x, c.sigma), score, terms, 8)
+
+
+def test_a_loss_is_given_the_prediction_and_the_target_of_a_non_affine_one() -> None:
+    """In eps space: D of sinh(F) and x, eps_hat = (x - D)/sigma with the terms |x| and D's own."""
+    c = levels()
+    F = draws(tuple(c.x0.shape), 99)
+    loss, seen = recorder("eps")
+    o = objective("x0", "eps", None)
+    replace(o, parameterization=BENT, loss=loss)(F, c.x0, c.eps, c.sigma)
+    r = (1 + c.S**2) ** 0.5
+    v = np.frompyfunc(mpmath.sinh, 1, 1)(exact(F))
+    D = (c.X - c.S * r * v) / r**2
+    terms = (c.X_SIZE + (c.X_SIZE + c.S * r * np.abs(v)) / r**2) / c.S
+    assert_within(seen[0], (c.X - D) / c.S, terms, 16)
+    assert torch.equal(seen[1], c.eps)
 
 
 def test_non_affine_has_no_coefficients() -> None:

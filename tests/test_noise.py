@@ -242,6 +242,15 @@ def test_per_sample_wants_a_scalar_or_one_number_each() -> None:
             per_sample(torch.ones(shape), x)
 
 
+def test_a_wrong_sigma_is_told_the_shape_that_it_should_have() -> None:
+    """Longer than the batch too: only a shorter one fails to broadcast by itself."""
+    message = r"\(5,\); expected a scalar or \(3,\), one per sample of x \(3, 2\)"
+    with pytest.raises(ValueError, match=message):
+        per_sample(torch.ones(5), torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"\(5,\); expected a scalar or \(3,\)"):
+        per_sample(torch.ones(5), torch.ones(3))
+
+
 def test_sigma_is_never_narrower_than_float32() -> None:
     assert noise.widen(0.1).dtype == torch.float64
     assert noise.widen(torch.tensor(0.1, dtype=torch.bfloat16)).dtype == torch.float32
@@ -302,6 +311,11 @@ def test_a_whole_table_is_itself_descending() -> None:
     assert torch.equal(found[:-1], table.flip(0))
     assert float(found[-1]) == 0
     assert bool((torch.diff(table_sigmas(table, 7)) < 0).all())
+
+
+def test_one_level_of_a_table_is_its_largest() -> None:
+    table = ddpm_sigmas(linear_betas(50))
+    assert torch.equal(table_sigmas(table, 1), float64([float(table[-1]), 0.0]))
 
 
 @pytest.mark.parametrize("n", [0, 51, -1])

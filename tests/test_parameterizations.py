@@ -1,5 +1,8 @@
 """Laws of the parameterizations: D = c_skip x + c_out F(c_in x, c_noise)."""
 
+import copy
+import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,8 @@ from torch import Tensor
 
 import testbed
 from testbed.errors import InputError
+from testbed.noise import VP
+from testbed.predictions import KINDS, convert, from_pair, to_pair
 from testbed.registry import default_registry
 
 SGM = json.loads((Path(__file__).parent / "reference/sgm_reference.json").read_text())
@@ -232,6 +237,34 @@ def test_flow_of_the_brief_predicts_eps_minus_x0() -> None:
     assert_within(found, c.EPS - c.X0, terms / out, K_AFFINE[c.dtype])
 
 
+def bent_target(x0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
+    return torch.asinh((eps - sigma * x0) / torch.sqrt(1 + sigma**2))
+
+
+def bent_denoise(F: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    r = torch.sqrt(1 + sigma**2)
+    return (x - sigma * r * torch.sinh(F)) / r**2
+
+
+# Not affine, and its target needs both x0 and eps: v = sinh(F).
+BENT = testbed.Parameterization("bent", target=bent_target, denoise=bent_denoise)
+
+
+def test_output_inverts_denoise_of_a_non_affine_one() -> None:
+    """F = asinh of v from D and eps = (x - D)/sigma; asinh multiplies no error.
+
+    With P = (|x| + sigma r |v|)/r^2 >= |D|, D's terms: eps has (|x| + 2 P)/sigma, and
+    v = (eps - sigma D)/r has both of its own and what D's error adds. K_AFFINE roundings each way.
+    """
+    c = fixed()
+    D = BENT.denoise(c.eps, c.x, c.sigma)
+    found = BENT.output(D, c.x, c.sigma)
+    x, r = np.abs(exact(c.x)), (1 + c.S**2) ** 0.5
+    P = (x + c.S * r * np.abs(exact(torch.sinh(c.eps)))) / r**2
+    terms = (2 * (x + 2 * P) / c.S + 2 * c.S * P) / r + np.abs(c.EPS)
+    assert_within(found, c.EPS, terms, K_AFFINE[c.dtype])
+
+
 @given(sigma=levels(), sigma_data=sigma_datas)
 def test_edm_has_unit_variance(sigma: float, sigma_data: float) -> None:
     law_unit_variance(registered("edm"), float64([sigma, 1.0]), sigma_data)
@@ -288,6 +321,13 @@ def test_limits(name: str, sigma_data: float, small: float) -> None:
     assert_within(out, sign * sd, sd, K_COEFFICIENT, plus=r**2 / 2 * sd)
 
 
+@pytest.mark.parametrize("name", ["eps", "v", "edm", "score"])
+def test_without_noise_the_denoiser_is_the_identity(name: str) -> None:
+    """c_skip(0) = 1 and c_out(0) = 0 exactly, so D = x at sigma = 0 for any F."""
+    c = fixed()
+    assert torch.equal(registered(name).denoise(c.eps, c.x, 0.0, sigma_data=0.5), c.x)
+
+
 # --- sigma_data and options -------------------------------------------------------------------
 
 
@@ -302,6 +342,34 @@ def test_sigma_data_is_asked_for_where_it_is_named_and_ignored_elsewhere(name: s
     else:
         one, other = p.coefficients(sigma), p.coefficients(sigma, sigma_data=0.7)
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        convert,
+        to_pair,
+        from_pair,
+        *(
+            getattr(testbed.Parameterization, name)
+            for name in ("coefficients", "pair_weights", "target", "denoise", "output")
+        ),
+        testbed.Weighting.__call__,
+    ],
+    ids=lambda function: function.__qualname__,
+)
+def test_sigma_data_goes_by_keyword(function: Callable[..., Any]) -> None:
+    """Two floats in a row, sigma and sigma_data, would be exchanged without a word."""
+    kind = inspect.signature(function).parameters["sigma_data"].kind
+    assert kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize(
+    "stated", [KINDS["v"], testbed.Recipe("cosine"), FLOW, VP, FLOW.formulas()[0]], ids=type
+)
+def test_what_is_stated_cannot_be_changed(stated: Any) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(copy.copy(stated), dataclasses.fields(stated)[0].name, "another")
 
 
 def shifted(sigma: Tensor, shift: float = 1.0) -> testbed.Coefficients:

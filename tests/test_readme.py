@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import run_here
 
 import testbed
 from testbed import audit
@@ -22,11 +24,15 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> testbed.Registry:
-    file = tmp_path / "readme_flow.py"
-    file.write_text(blocks("python")[0])
-    return testbed.Registry([str(file)])
+@pytest.fixture(scope="module")
+def registry() -> testbed.Registry:
+    return testbed.Registry()
+
+
+def test_the_plugin_is_the_file_as_shipped(registry: testbed.Registry) -> None:
+    assert blocks("python")[0] == (ROOT / "plugins" / "flow.py").read_text()
+    source = registry.source(registry.parameterization("flow"))
+    assert Path(source.origin) == ROOT / "plugins" / "flow.py"
 
 
 def test_the_plugin_is_the_flow_velocity_and_passes_the_audit(registry: testbed.Registry) -> None:
@@ -38,11 +44,15 @@ def test_the_plugin_is_the_flow_velocity_and_passes_the_audit(registry: testbed.
     assert torch.equal(flow.target(x0, eps, 0.7), eps - x0)
 
 
-def test_the_plugin_runs_in_the_default_study_as_shown(registry: testbed.Registry) -> None:
-    overrides = ['grid.parameterization=["flow","v"]', "seeds=1"]
-    file = spec.read(Path("default"), overrides, ["flow", "v", "mixture"])
-    made = plan.make(file, registry, ROOT / "runs" / "nowhere", "cpu")
-    assert [trial.labels[0]["variant"] for trial in made.trials] == ["flow", "v", "flow", "v"]
+def test_a_plugin_of_your_own_begins_as_shown(tmp_path: Path) -> None:
+    (shown,) = (block for block in blocks("sh") if "testbed new" in block)
+    new, check, study = (shlex.split(line, comments=True)[1:] for line in shown.splitlines())
+    assert run_here(tmp_path, *new).code == 0
+    done = run_here(tmp_path, *check)
+    assert (done.code, done.err) == (0, "")
+    planned = run_here(tmp_path, "plan", *study[1:])
+    assert (planned.code, planned.err) == (0, "")
+    assert "mine" in planned.out
 
 
 def test_the_case_of_your_own_data_is_a_valid_study(

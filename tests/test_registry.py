@@ -21,17 +21,17 @@ import testbed.ext
 from testbed.errors import InputError, PluginError, UnknownName
 from testbed.registry import HOOKS, Registry
 
-FLOW = '''
+DRIFT = '''
 """Rectified-flow velocity u = eps - x0, mapped to x = x0 + sigma * eps."""
 import testbed
 
-def flow(sigma):
+def drift(sigma):
     a, t = 1 / (1 + sigma), sigma / (1 + sigma)
     return testbed.Coefficients(skip=a, out=-t, in_=a, noise=t)
 
 @testbed.hookimpl
 def testbed_parameterizations():
-    yield testbed.Parameterization(name="flow", scaling=flow, reference="arXiv:2209.03003")
+    yield testbed.Parameterization(name="drift", scaling=drift, reference="arXiv:2209.03003")
 '''
 
 FIVE = ["edm", "eps", "score", "v", "x0"]
@@ -73,8 +73,9 @@ def test_the_five_are_registered_with_a_weighting_and_a_loss_of_their_name(axis:
     assert set(FIVE) <= set(Registry().names(axis))
 
 
-def test_the_bundled_parameterizations_are_the_five() -> None:
-    assert Registry().names("parameterization") == FIVE
+def test_the_bundled_parameterizations() -> None:
+    more = ["flow", "minus_eps", "trigflow"]
+    assert Registry().names("parameterization") == sorted([*FIVE, *more])
 
 
 @pytest.mark.parametrize(
@@ -118,9 +119,9 @@ def test_nothing_bundled_fails() -> None:
 
 
 def test_names_belong_to_one_registry(tmp_path: Path) -> None:
-    put(tmp_path / "flow.py", FLOW)
-    assert "flow" in Registry(plugin_dirs=[tmp_path]).names("parameterization")
-    assert "flow" not in Registry().names("parameterization")
+    put(tmp_path / "drift.py", DRIFT)
+    assert "drift" in Registry(plugin_dirs=[tmp_path]).names("parameterization")
+    assert "drift" not in Registry().names("parameterization")
 
 
 # --- unknown words ----------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def test_an_unknown_name_gets_the_nearest_one(axis: str, typo: str, meant: str) 
 
 
 def test_an_unknown_name_far_from_all_gets_the_list() -> None:
-    with pytest.raises(UnknownName, match="Known: edm, eps, score, v, x0") as caught:
+    with pytest.raises(UnknownName, match="Known: edm, eps, flow, minus_eps, score") as caught:
         Registry().parameterization("qqqqqq")
     assert "Did you mean" not in str(caught.value)
 
@@ -188,13 +189,13 @@ def test_every_space_is_accepted() -> None:
     ],
 )
 def test_an_unknown_hook_gets_the_nearest_one(tmp_path: Path, typo: str, meant: str) -> None:
-    put(tmp_path / "flow.py", FLOW.replace("testbed_parameterizations", typo))
+    put(tmp_path / "drift.py", DRIFT.replace("testbed_parameterizations", typo))
     (failure,) = Registry(plugin_dirs=[tmp_path]).failures
     assert f"Unknown hook '{typo}'. Did you mean '{meant}'" in failure.error
 
 
 def test_an_unknown_hook_beside_a_known_one_is_reported(tmp_path: Path) -> None:
-    put(tmp_path / "both.py", weighting("mine") + FLOW.replace("zations", "zation"))
+    put(tmp_path / "both.py", weighting("mine") + DRIFT.replace("zations", "zation"))
     registry = Registry(plugin_dirs=[tmp_path])
     assert "Did you mean 'testbed_parameterizations'" in registry.failures[0].error
     assert "mine" not in registry.names("weighting")
@@ -260,19 +261,19 @@ def test_a_density_cut_to_nothing_is_refused(low: float, high: float) -> None:
 
 
 def test_a_plugin_file_in_a_plugin_dir_has_its_coefficients(tmp_path: Path) -> None:
-    put(tmp_path / "flow.py", FLOW)
-    flow = Registry(plugin_dirs=[tmp_path]).parameterization("flow")
-    assert [float(c) for c in flow.coefficients(3.0)] == [0.25, -0.75, 0.25, 0.75]
+    put(tmp_path / "drift.py", DRIFT)
+    drift = Registry(plugin_dirs=[tmp_path]).parameterization("drift")
+    assert [float(c) for c in drift.coefficients(3.0)] == [0.25, -0.75, 0.25, 0.75]
 
 
 def test_a_plugin_file_takes_part_in_conversions(tmp_path: Path) -> None:
-    put(tmp_path / "flow.py", FLOW)
-    flow = Registry(plugin_dirs=[tmp_path]).parameterization("flow")
+    put(tmp_path / "drift.py", DRIFT)
+    drift = Registry(plugin_dirs=[tmp_path]).parameterization("drift")
     # Small integers and powers of two: every step is exact.
     x0, eps, sigma = torch.tensor([[3.0, -1.0]]), torch.tensor([[-2.0, 4.0]]), 1.0
     x = x0 + sigma * eps
-    assert torch.equal(testbed.convert(eps - x0, flow, "x0", x=x, sigma=sigma), x0)
-    assert torch.equal(testbed.convert(x0, "x0", flow, x=x, sigma=sigma), eps - x0)
+    assert torch.equal(testbed.convert(eps - x0, drift, "x0", x=x, sigma=sigma), x0)
+    assert torch.equal(testbed.convert(x0, "x0", drift, x=x, sigma=sigma), eps - x0)
 
 
 def test_the_plugin_path_variable_is_a_list_of_folders(
@@ -291,49 +292,49 @@ def test_a_plugin_dir_that_does_not_exist_is_fatal(tmp_path: Path) -> None:
 
 
 def test_a_folder_named_twice_is_loaded_once(tmp_path: Path) -> None:
-    put(tmp_path / "sub" / "flow.py", FLOW)
+    put(tmp_path / "sub" / "drift.py", DRIFT)
     (tmp_path / "other").mkdir()
     spellings = [tmp_path / "sub", tmp_path / "other" / ".." / "sub"]
     registry = Registry(plugin_dirs=spellings)
-    assert [source.plugin for source in registry.provenance].count("flow") == 1
+    assert [source.plugin for source in registry.provenance].count("drift") == 1
 
 
 def test_a_file_that_is_linked_to_is_loaded_once(tmp_path: Path) -> None:
-    file = put(tmp_path / "real" / "flow.py", FLOW)
+    file = put(tmp_path / "real" / "drift.py", DRIFT)
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     registry = Registry(plugins=[str(file)], plugin_dirs=[tmp_path / "link"])
-    assert [source.plugin for source in registry.provenance].count("flow") == 1
+    assert [source.plugin for source in registry.provenance].count("drift") == 1
 
 
 # --- -p ---------------------------------------------------------------------------------------
 
 
 def test_p_loads_a_file(tmp_path: Path) -> None:
-    file = put(tmp_path / "flow.py", FLOW)
-    assert Registry(plugins=[str(file)]).parameterization("flow").name == "flow"
+    file = put(tmp_path / "drift.py", DRIFT)
+    assert Registry(plugins=[str(file)]).parameterization("drift").name == "drift"
 
 
 def test_p_loads_a_file_that_is_already_there_once(tmp_path: Path) -> None:
-    file = put(tmp_path / "flow.py", FLOW)
+    file = put(tmp_path / "drift.py", DRIFT)
     registry = Registry(plugins=[str(file), str(file)], plugin_dirs=[tmp_path])
-    assert [source.plugin for source in registry.provenance].count("flow") == 1
+    assert [source.plugin for source in registry.provenance].count("drift") == 1
 
 
 def test_p_loads_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path / "rectified_flow_plugin.py", FLOW)
+    put(tmp_path / "rectified_flow_plugin.py", DRIFT)
     monkeypatch.syspath_prepend(tmp_path)
     try:
         registry = Registry(plugins=["rectified_flow_plugin"])
     finally:
         sys.modules.pop("rectified_flow_plugin", None)
-    flow = registry.parameterization("flow")
-    assert registry.source(flow).kind == "module"
+    drift = registry.parameterization("drift")
+    assert registry.source(drift).kind == "module"
 
 
 def test_p_with_a_missing_file_is_fatal_and_names_the_nearest(tmp_path: Path) -> None:
-    put(tmp_path / "flow.py", FLOW)
-    with pytest.raises(PluginError, match=r"flo\.py: no such file\. Did you mean .*flow\.py"):
-        Registry(plugins=[str(tmp_path / "flo.py")])
+    put(tmp_path / "drift.py", DRIFT)
+    with pytest.raises(PluginError, match=r"drif\.py: no such file\. Did you mean .*drift\.py"):
+        Registry(plugins=[str(tmp_path / "drif.py")])
 
 
 def test_p_with_a_missing_module_is_fatal() -> None:
@@ -402,16 +403,16 @@ def install(
 
 
 def test_an_entry_point_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, monkeypatch, FLOW)
-    assert Registry().parameterization("flow").name == "flow"
+    install(tmp_path, monkeypatch, DRIFT)
+    assert Registry().parameterization("drift").name == "drift"
 
 
 def test_an_entry_point_has_its_distribution_as_provenance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, monkeypatch, FLOW)
+    install(tmp_path, monkeypatch, DRIFT)
     registry = Registry()
-    source = registry.source(registry.parameterization("flow"))
+    source = registry.source(registry.parameterization("drift"))
     assert (source.plugin, source.kind, source.origin, source.version) == (
         "flowers",
         "entry point",
@@ -421,14 +422,14 @@ def test_an_entry_point_has_its_distribution_as_provenance(
 
 
 def test_an_entry_point_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, monkeypatch, FLOW)
-    assert "flow" not in Registry(plugins=["no:flowers"]).names("parameterization")
+    install(tmp_path, monkeypatch, DRIFT)
+    assert "drift" not in Registry(plugins=["no:flowers"]).names("parameterization")
 
 
 def test_a_broken_entry_point_is_kept_in_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, monkeypatch, FLOW, target="installed_flow:no_such_thing")
+    install(tmp_path, monkeypatch, DRIFT, target="installed_flow:no_such_thing")
     (failure,) = Registry().failures
     assert (failure.plugin, failure.version) == ("flowers", "flow-plugin 1.2.3")
     assert "no_such_thing" in failure.error
@@ -470,7 +471,7 @@ BROKEN = {
         "testbed_weightings lacks the decorator @testbed.hookimpl",
     ),
     "one missing decorator of two": (
-        FLOW + weighting("mine").replace("@testbed.hookimpl\n", ""),
+        DRIFT + weighting("mine").replace("@testbed.hookimpl\n", ""),
         "testbed_weightings lacks the decorator @testbed.hookimpl",
     ),
     "unknown argument": (
@@ -539,8 +540,8 @@ def test_a_broken_plugin_is_fatal_when_asked_for(broken: tuple[Path, str]) -> No
 
 
 def test_strict_is_quiet_when_nothing_is_broken(tmp_path: Path) -> None:
-    put(tmp_path / "flow.py", FLOW)
-    assert "flow" in Registry(plugin_dirs=[tmp_path], strict=True).names("parameterization")
+    put(tmp_path / "drift.py", DRIFT)
+    assert "drift" in Registry(plugin_dirs=[tmp_path], strict=True).names("parameterization")
 
 
 def test_a_module_that_fails_at_import_leaves_no_module(tmp_path: Path) -> None:
@@ -550,16 +551,16 @@ def test_a_module_that_fails_at_import_leaves_no_module(tmp_path: Path) -> None:
 
 
 def test_a_mended_plugin_loads_in_the_next_registry(tmp_path: Path) -> None:
-    file = put(tmp_path / "flow.py", FLOW + "raise RuntimeError\n")
+    file = put(tmp_path / "drift.py", DRIFT + "raise RuntimeError\n")
     assert Registry(plugin_dirs=[tmp_path]).failures
-    put(file, FLOW)
+    put(file, DRIFT)
     registry = Registry(plugin_dirs=[tmp_path])
     assert registry.failures == []
-    assert registry.parameterization("flow").name == "flow"
+    assert registry.parameterization("drift").name == "drift"
 
 
 def test_an_object_that_has_every_attribute_is_no_hook(tmp_path: Path) -> None:
-    put(tmp_path / "flow.py", "from unittest.mock import call\nfrom torch import ops\n" + FLOW)
+    put(tmp_path / "drift.py", "from unittest.mock import call\nfrom torch import ops\n" + DRIFT)
     assert Registry(plugin_dirs=[tmp_path]).failures == []
 
 
@@ -589,23 +590,23 @@ def test_a_duplicate_is_fatal_and_names_both_sources(tmp_path: Path, strict: boo
 
 
 def test_a_duplicate_of_a_bundled_name_is_fatal(tmp_path: Path) -> None:
-    put(tmp_path / "mine.py", FLOW.replace('"flow"', '"eps"'))
+    put(tmp_path / "mine.py", DRIFT.replace('"drift"', '"eps"'))
     with pytest.raises(PluginError, match=r"'eps' is registered twice.*eps\.py.*mine\.py"):
         Registry(plugin_dirs=[tmp_path])
 
 
 def test_a_bundled_plugin_can_be_replaced(tmp_path: Path) -> None:
-    put(tmp_path / "mine.py", FLOW.replace('"flow"', '"eps"'))
+    put(tmp_path / "mine.py", DRIFT.replace('"drift"', '"eps"'))
     found = Registry(plugins=["no:eps"], plugin_dirs=[tmp_path]).parameterization("eps")
     assert float(found.coefficients(3.0).skip) == 0.25
 
 
 def test_the_same_name_on_two_axes_is_no_duplicate(tmp_path: Path) -> None:
-    put(tmp_path / "flow.py", FLOW)
-    put(tmp_path / "other.py", weighting("flow"))
+    put(tmp_path / "drift.py", DRIFT)
+    put(tmp_path / "other.py", weighting("drift"))
     registry = Registry(plugin_dirs=[tmp_path])
-    assert registry.weighting("flow").axis == "weighting"
-    assert registry.parameterization("flow").axis == "parameterization"
+    assert registry.weighting("drift").axis == "weighting"
+    assert registry.parameterization("drift").axis == "parameterization"
 
 
 # --- files, order, provenance -----------------------------------------------------------------
@@ -625,10 +626,10 @@ def test_a_helper_is_importable(tmp_path: Path) -> None:
 
 
 def test_provenance_has_the_file_and_its_sha256(tmp_path: Path) -> None:
-    file = put(tmp_path / "flow.py", FLOW)
+    file = put(tmp_path / "drift.py", DRIFT)
     registry = Registry(plugin_dirs=[tmp_path])
-    source = registry.source(registry.parameterization("flow"))
-    assert (source.plugin, source.kind, source.origin) == ("flow", "file", str(file))
+    source = registry.source(registry.parameterization("drift"))
+    assert (source.plugin, source.kind, source.origin) == ("drift", "file", str(file))
     assert source.version == hashlib.sha256(file.read_bytes()).hexdigest()
     assert source in registry.provenance
 
@@ -640,7 +641,7 @@ def test_provenance_of_what_is_built_in_has_our_version() -> None:
 
 
 def test_the_order_of_files_never_matters(tmp_path: Path) -> None:
-    sources = {"one": weighting("alpha"), "two": FLOW, "three": weighting("beta")}
+    sources = {"one": weighting("alpha"), "two": DRIFT, "three": weighting("beta")}
     seen = []
     for turn, order in enumerate(itertools.permutations(sources)):
         for position, name in enumerate(order):
@@ -670,9 +671,9 @@ def test_two_files_of_one_stem_both_load(tmp_path: Path) -> None:
 
 def test_one_content_in_many_folders_loads_from_each(tmp_path: Path) -> None:
     for turn in range(4):
-        file = put(tmp_path / str(turn) / "flow.py", FLOW)
+        file = put(tmp_path / str(turn) / "drift.py", DRIFT)
         registry = Registry(plugin_dirs=[file.parent], strict=True)
-        found = registry.parameterization("flow")
+        found = registry.parameterization("drift")
         assert inspect.getsourcefile(found.scaling) == str(file)
 
 
@@ -697,8 +698,8 @@ def test_a_change_within_the_clock_s_grain_is_seen_too(
 
 
 def test_an_unchanged_file_is_imported_once(tmp_path: Path) -> None:
-    put(tmp_path / "flow.py", FLOW)
-    first, second = (Registry(plugin_dirs=[tmp_path]).parameterization("flow") for _ in range(2))
+    put(tmp_path / "drift.py", DRIFT)
+    first, second = (Registry(plugin_dirs=[tmp_path]).parameterization("drift") for _ in range(2))
     assert first.scaling is second.scaling
 
 
@@ -706,31 +707,31 @@ def test_an_unchanged_file_is_imported_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def flow(tmp_path: Path) -> testbed.Parameterization:
-    put(tmp_path / "flow.py", FLOW)
-    return Registry(plugin_dirs=[tmp_path]).parameterization("flow")
+def drift(tmp_path: Path) -> testbed.Parameterization:
+    put(tmp_path / "drift.py", DRIFT)
+    return Registry(plugin_dirs=[tmp_path]).parameterization("drift")
 
 
-def test_a_plugin_is_importable_under_our_package(flow: testbed.Parameterization) -> None:
-    assert importlib.import_module("testbed.ext.flow").flow is flow.scaling
+def test_a_plugin_is_importable_under_our_package(drift: testbed.Parameterization) -> None:
+    assert importlib.import_module("testbed.ext.drift").drift is drift.scaling
 
 
-def test_the_source_of_a_plugin_s_function_is_found(flow: testbed.Parameterization) -> None:
-    assert inspect.getsource(flow.scaling).startswith("def flow(sigma):\n    a, t =")
+def test_the_source_of_a_plugin_s_function_is_found(drift: testbed.Parameterization) -> None:
+    assert inspect.getsource(drift.scaling).startswith("def drift(sigma):\n    a, t =")
 
 
-def test_a_plugin_s_function_survives_pickling(flow: testbed.Parameterization) -> None:
-    assert pickle.loads(pickle.dumps(flow.scaling)) is flow.scaling
+def test_a_plugin_s_function_survives_pickling(drift: testbed.Parameterization) -> None:
+    assert pickle.loads(pickle.dumps(drift.scaling)) is drift.scaling
 
 
-def test_a_whole_component_survives_pickling(flow: testbed.Parameterization) -> None:
-    assert pickle.loads(pickle.dumps(flow)) == flow
+def test_a_whole_component_survives_pickling(drift: testbed.Parameterization) -> None:
+    assert pickle.loads(pickle.dumps(drift)) == drift
 
 
 def test_a_plugin_s_function_is_unpickled_in_another_process(
-    flow: testbed.Parameterization, tmp_path: Path
+    drift: testbed.Parameterization, tmp_path: Path
 ) -> None:
-    (tmp_path / "function.pickle").write_bytes(pickle.dumps(flow.scaling))
+    (tmp_path / "function.pickle").write_bytes(pickle.dumps(drift.scaling))
     program = (
         "import pathlib, pickle, sys, torch; from testbed.registry import Registry\n"
         "folder = pathlib.Path(sys.argv[1]); Registry(plugin_dirs=[folder])\n"

@@ -343,6 +343,21 @@ def test_levels_must_descend_to_zero_or_above(levels: list[float]) -> None:
         testbed.sample(half, draws((1, 2), 0), levels)
 
 
+@pytest.mark.parametrize(
+    ("n", "shown"),
+    [
+        (3, "[1, 2, 3] (3 levels)."),
+        (4, "[1, 2, 3, 4] (4 levels)."),
+        (5, "[1, 2, 3, 4, ...] (5 levels)."),
+        (1000, "[1, 2, 3, 4, ...] (1000 levels)."),
+    ],
+)
+def test_a_refusal_shows_the_first_levels(n: int, shown: str) -> None:
+    with pytest.raises(InputError) as refused:
+        testbed.sample(half, draws((2, 2), 1), list(range(1, n + 1)))
+    assert str(refused.value).endswith(shown)
+
+
 def test_one_level_is_no_step() -> None:
     x = draws((2, 2), 0)
     assert torch.equal(testbed.sample(half, x, [1.0]), x)

@@ -122,7 +122,7 @@ MISTAKES = {
         "base.sigma_max = 80.0: must be above sigma_min, which is 100.0",
     ),
     "infinite": (in_base("sigma_min = inf"), "base.sigma_min = inf: Input should be a finite num"),
-    "not a number": (in_base("sigma_data = nan"), "base.sigma_data = nan: must be a positive finite"),
+    "not a number": (in_base("sigma_data = nan"), "base.sigma_data = nan: must be a positive"),
     "neither number nor assumed": (
         in_base("sigma_data = { assume = 1 }"),
         "base.sigma_data = {'assume': 1}: must be a number, or { assumed = number }",

@@ -223,7 +223,7 @@ def test_a_wrong_declaration_is_told_where_it_is_written(
     [
         (lambda: testbed.Weighting("w", lambda sigma, state: sigma), "asks for a state"),
         (
-            lambda: testbed.Weighting("w", lambda sigma: sigma, state=lambda: torch.nn.Linear(1, 1)),
+            lambda: testbed.Weighting("w", lambda sigma: sigma, state=torch.nn.ReLU),
             "builds a state, and no function asks for it",
         ),
         (

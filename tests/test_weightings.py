@@ -38,6 +38,8 @@ WEIGHTS: dict[str, Callable[..., Any]] = {
     "score": lambda s, sd, p: 1 / s**4,
     "v": lambda s, sd, p: (1 + s**2) / s**2,
     "edm": lambda s, sd, p: (s**2 + sd**2) / (s * sd) ** 2,
+    "flow": lambda s, sd, p: (1 + s) ** 2 / s**2,
+    "trigflow": lambda s, sd, p: (s**2 + sd**2) / s**2,
     "min_snr": lambda s, sd, p, gamma=5: smaller(1 / s**2, gamma),
     "soft_min_snr": lambda s, sd, p, gamma=5: 1 / (s**2 + 1 / exact(gamma)),
     "truncated_snr": lambda s, sd, p: larger(1 / s**2, 1),
@@ -161,7 +163,7 @@ def test_weight_with_options_is_the_formula(name: str, options: dict[str, float]
     law_weight_is_the_formula(weighting(name, **options), name, sigma, 0.5, **options)
 
 
-@pytest.mark.parametrize("space", ["x0", "eps", "score", "v"])
+@pytest.mark.parametrize("space", ["x0", "eps", "score", "v", "flow"])
 @given(sigma=levels())
 def test_weight_is_the_squared_error_of_a_space(space: str, sigma: float) -> None:
     law_weight_is_the_squared_error_of_a_space(weighting(space), space, sigma)
