@@ -9,17 +9,18 @@ level, and a hypothesis that leaves nothing over is the diagnosis.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from testbed.audit import curvature, foreign
+from testbed.audit import curvature, exact, foreign
 from testbed.audit.foreign import Foreign
-from testbed.audit.rows import Row
+from testbed.audit.rows import Row, gamma
 from testbed.audit.truth import noisy
-from testbed.noise import per_sample
+from testbed.noise import VE, per_sample
 from testbed.oracles import Oracle
 from testbed.parameterization import Parameterization
 from testbed.predictions import KINDS
@@ -46,6 +47,7 @@ STATES: dict[str, Function] = {
     "the state is multiplied by 1 + sigma once too often": lambda s: 1 + s,
     "the state is multiplied by abar for sqrt(abar)": lambda s: _alpha(s) ** 2,
     "the state is divided by abar for sqrt(abar)": lambda s: 1 / _alpha(s) ** 2,
+    "the state is divided by s for alpha": lambda s: 1 / s,
 }
 NOISES: dict[str, Function] = {
     "": lambda s: s,
@@ -59,6 +61,12 @@ NOISES: dict[str, Function] = {
     "the noise level is taken as the flow's sigma of t = sigma": lambda s: s / (1 - s).abs(),
     "the noise level is taken as sigma^4: log(sigma) read for log(sigma)/4": lambda s: s**4,
     "the noise level is taken as sigma^(1/4): log(sigma)/4 read for log(sigma)": lambda s: s**0.25,
+    "the noise level is taken as sigma^0.434: log10(sigma) read for log(sigma)": (
+        lambda s: s ** (1 / math.log(10))
+    ),
+    "the noise level is taken as sigma^2.303: log(sigma) read for log10(sigma)": (
+        lambda s: s ** math.log(10)
+    ),
     "the noise level is taken as twice sigma": lambda s: 2 * s,
     "the noise level is taken as half sigma": lambda s: s / 2,
     "the noise level of the batch's first sample is used for all": lambda s: s[:1].expand_as(s),
@@ -78,6 +86,7 @@ PAIRS: dict[str, tuple[Function, Function]] = {
     "the noise s eps of VP coordinates": (torch.zeros_like, lambda s: s * _alpha(s)),
     "the score without 1/sigma^2, D - x": (torch.zeros_like, lambda s: -s),
     "the score with 1/sigma^3, eps over sigma^2": (torch.zeros_like, lambda s: -1 / s**2),
+    "x + sigma eps, that is 2 x - D": (torch.ones_like, lambda s: 2 * s),
     "v with alpha and s exchanged": (lambda s: -_alpha(s), lambda s: s * _alpha(s)),
     "v with a plus, alpha eps + s x0": (lambda s: s * _alpha(s), _alpha),
     "eps + x0": (torch.ones_like, torch.ones_like),
@@ -123,7 +132,8 @@ def explain(subject: Foreign, oracle: Oracle) -> str:
     raw = subject.adapter.raw(subject.make(oracle))
     with torch.no_grad():
         got, again = raw(x.clone(), sigma.clone()).double(), raw(x.clone(), sigma.clone()).double()
-        alone = torch.cat([raw(x[i : i + 1], sigma[i : i + 1]) for i in range(len(x))]).double()
+        ones = ((x[i : i + 1].clone(), sigma[i : i + 1].clone()) for i in range(len(x)))
+        alone = torch.cat([raw(*one) for one in ones]).double()
     if not bool(torch.isfinite(got).all()):
         bad = sigma[~torch.isfinite(got).flatten(1).all(1)]
         return f"its output is not finite, first at sigma = {float(bad.min()):.3g}."
@@ -138,8 +148,21 @@ def explain(subject: Foreign, oracle: Oracle) -> str:
         return "it mixes the samples of a batch: one by one they give another answer" + (
             f", and there {words}." if words else "."
         )
-    words = best and _words(best, subject, levels)
+    words = (_words(best, subject, levels) if best else "") or _clipped(subject, oracle, x, sigma)
     return f"{words}." if words else ""
+
+
+def _clipped(subject: Foreign, oracle: Oracle, x: Tensor, sigma: Tensor) -> str:
+    """Whether D is the exact one between two bounds that it never leaves."""
+    with torch.no_grad():
+        got = subject.denoiser(oracle)(x.clone(), sigma.clone()).double()
+    low, high, exact = float(got.min()), float(got.max()), oracle.denoise(x, sigma)
+    size = float(exact.abs().max())
+    beyond = (exact < low - LEFT * size) | (exact > high + LEFT * size)
+    near = (got - exact.clamp(low, high)).abs() <= LEFT * size
+    if bool(beyond.any()) and bool(near.all()):
+        return f"it clips D to [{low:.4g}, {high:.4g}]"
+    return ""
 
 
 def _questions(subject: Foreign, sigma: Tensor) -> Iterator[Question]:
@@ -155,21 +178,51 @@ def _questions(subject: Foreign, sigma: Tensor) -> Iterator[Question]:
         states = {
             "": torch.ones_like,
             "c_in is missing": lambda s: 1 / c_in(s),
-            "c_in is applied twice": c_in,
+            "c_in is squared": c_in,
             "c_in is 1/sqrt(1 + sigma^2)": lambda s: _alpha(s) / c_in(s),
             "c_in is 1/(1 + sigma)": lambda s: 1 / ((1 + s) * c_in(s)),
             "c_in is inverted": lambda s: 1 / c_in(s) ** 2,
+            "c_in is 1/(sigma + sigma_data)": lambda s: 1 / ((s + sd) * c_in(s)),
         }
-    pairs = itertools.product(states.items(), NOISES.items())
+    schedule, noises = subject.adapter.schedule, {**NOISES, **_misread(subject.adapter.table)}
+    pairs = itertools.product(states.items(), noises.items())
     for (state, g), (noise, h) in sorted(pairs, key=lambda one: bool(one[0][0]) + bool(one[1][0])):
         level = h(sigma)
         if not bool(((level > 1e-5) & (level < 1e5)).all()):
             continue
-        scale = g(sigma)
+        told = tuple(text for text in (noise, state) if text)
         if subject.through is not None:
             # The network reads sigma off c_noise, and x off its input by that sigma's c_in.
-            scale = scale * c_in(sigma) / c_in(level)
-        yield Question(tuple(text for text in (noise, state) if text), scale, level)
+            yield Question(told, g(sigma) * c_in(sigma) / c_in(level), level)
+            continue
+        yield Question(told, g(sigma), level)
+        if noise and schedule is not VE:
+            # What misreads the time takes another alpha too, when it forms x = x_t/alpha.
+            alpha = [schedule.alpha(schedule.time(one)) for one in (sigma, level)]
+            yield Question(told, g(sigma) * alpha[0] / alpha[1], level)
+
+
+def _misread(table: Tensor | None) -> dict[str, Function]:
+    """How an index into a table of noise levels is misread."""
+    if table is None:
+        return {}
+    table = table.double()
+    abar = 1 / (1 + table**2)
+    alphas = torch.cat([abar[:1], abar[1:] / abar[:-1]])
+
+    def at(values: Tensor, step: int = 0) -> Function:
+        def level(s: Tensor) -> Tensor:
+            index = (s[:, None] - table).abs().argmin(1) + step
+            return values[index.clamp(0, len(table) - 1)]
+
+        return level
+
+    return {
+        "the index is one too low": at(table, -1),
+        "the index is one too high": at(table, 1),
+        "the table is read from its other end": at(table.flip(0)),
+        "alpha of the step is taken for its cumulative product": at(torch.sqrt(1 / alphas - 1)),
+    }
 
 
 def _fit(
@@ -225,13 +278,30 @@ def _words(fit: Fit, subject: Foreign, levels: Tensor) -> str:
         return " and ".join(told)
     if name is not None:
         return " and ".join([*told, f"it returns {name}, read as {adapter.returns}"])
+    ratio = outer[0] / (factor * kind.a(levels)) if adapter.kind == "x0" else None
+    if adapter.kind in ("eps", "score"):
+        ratio = outer[1] / (factor * kind.b(levels))
+    wanted = [] if ratio is None else [ratio * factor * part(levels) for part in (kind.a, kind.b)]
+    if ratio is not None and _same(outer, (wanted[0], wanted[1]), levels):
+        return " and ".join([*told, f"it returns {_times(ratio, levels)} the right {adapter.kind}"])
     w = fit.B
     convex = adapter.kind == "x0" and _same((fit.A + w, w), (torch.ones_like(w), w), levels)
-    if convex and torch.allclose(w, w[0].expand_as(w), rtol=1e-5):
-        return " and ".join([*told, f"it returns x + {float(w[0]):.4g} (D - x)"])
+    if convex:
+        return " and ".join([*told, f"it goes {_times(w, levels)} the way from x to D"])
     pairs = zip(levels.tolist(), fit.A.tolist(), fit.B.tolist(), strict=True)
     numbers = "; ".join(f"at sigma = {s:.3g} {A:.4g} x + {B:.4g} D" for s, A, B in pairs)
     return " and ".join([*told, f"it returns A x + B D with the wrong A and B: {numbers}"])
+
+
+def _times(ratio: Tensor, sigma: Tensor) -> str:
+    """`1.5 times`, `1/sigma times`, or the factors at each level."""
+    if torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-5):
+        return f"{float(ratio[0]):.4g} times"
+    power = _power(ratio, sigma, 1e-5).removeprefix("a factor ")
+    if power:
+        return f"{power} times"
+    pairs = zip(sigma.tolist(), ratio.tolist(), strict=True)
+    return ", ".join(f"{c:.4g} (sigma = {s:.3g})" for s, c in pairs) + " times"
 
 
 def _wrapped(fit: Fit, p: Parameterization, sigma_data: float, levels: Tensor) -> list[str]:
@@ -241,6 +311,11 @@ def _wrapped(fit: Fit, p: Parameterization, sigma_data: float, levels: Tensor) -
     # F = (D' - skip' g x)/out', so A = c_skip - c_out skip' g/out' and B = c_out/out'.
     out = fit.B * asked.out
     skip = fit.A + fit.B * asked.skip * fit.g
+    for other in (1.0, sigma_data**2, 1 / sigma_data, 2 * sigma_data, sigma_data / 2):
+        c = p.coefficients(levels, sigma_data=other)
+        is_right = _same((c.skip, c.out), (needed.skip, needed.out), levels)
+        if not is_right and _same((skip, out), (c.skip, c.out), levels):
+            return [f"c_skip and c_out are those of sigma_data = {other:g}, not {sigma_data:g}"]
     return _differences(levels, {"c_skip": (skip, needed.skip), "c_out": (out, needed.out)}, 1e-5)
 
 
@@ -257,8 +332,8 @@ def _named(a: Tensor, b: Tensor, levels: Tensor) -> str | None:
     return None
 
 
-def by_rows(found: Iterable[Row]) -> str:
-    """What the rows themselves say where the values are right: precision, gradient, purity."""
+def by_rows(found: Sequence[Row]) -> str:
+    """What the rows themselves say: side effects, a cut gradient, narrow arithmetic, a range."""
     failed = {row.law for row in found if not row.passed}
     told = []
     if curvature.ATTACHED in failed:
@@ -266,17 +341,45 @@ def by_rows(found: Iterable[Row]) -> str:
     if foreign.PURE in failed:
         told.append("it changes its arguments in place")
     if foreign.STEADY in failed:
-        told.append("it draws random numbers, or keeps a state between calls")
+        told.append("it draws random numbers, sets their seed, or keeps a state between calls")
     if foreign.SHAPE in failed:
         told.append("its output has another shape or dtype than x")
-    narrow = {row.dtype for row in found if not row.passed} - {""}
-    if not told and narrow == {"float64"}:
-        worst = max(row.ratio for row in found if not row.passed)
-        told.append(
-            f"it is right in float32 and not in float64 (error {worst:.2g} times its bound): "
-            "something inside computes in a narrower dtype"
-        )
+    values = [row for row in found if row.law == exact.TARGET and not row.reason]
+    if values and all(row.passed for row in values) and curvature.COVARIANCE in failed:
+        told.append("its values are right and its gradient is not: a part of it is detached")
+    told += _where(values)
     return " and ".join(told) + "." if told else ""
+
+
+def _where(values: Sequence[Row]) -> list[str]:
+    """Whether the right values are right in some dtype or between some noise levels only."""
+    wide = [row for row in values if row.dtype == "float64"]
+    wrong = [row for row in wide if not row.passed]
+    if not wrong:
+        return []
+    # gamma_12 in float64 is 2.7e-15: a bound is about that, times the sizes that are added.
+    worst = max(row.error / (row.bound / gamma(12, torch.float64)) for row in wrong)
+    narrow = [
+        name
+        for name in ("float32", "float16", "bfloat16")
+        if worst < 32 * gamma(1, getattr(torch, name))
+    ]
+    inexact = worst < 32 * gamma(1, torch.bfloat16)
+    told = []
+    bad = {row.sigma for row in wrong}
+    good = sorted({row.sigma for row in wide} - bad)
+    outside = bool(good) and all(level < good[0] or level > good[-1] for level in bad)
+    if outside:
+        sides = [f"below sigma = {good[0]:.3g}"] * (min(bad) < good[0])
+        sides += [f"above sigma = {good[-1]:.3g}"] * (max(bad) > good[-1])
+        why = ": digits are lost there" if inexact else ""
+        told.append(f"it is right between these and wrong {' and '.join(sides)}{why}")
+    elif inexact:
+        told.append(
+            f"it is right to a relative {worst:.1g} and not to float64: "
+            f"something inside is rounded to {narrow[0]}"
+        )
+    return told
 
 
 def compare(p: Parameterization, sigma_data: float) -> str:
