@@ -74,7 +74,9 @@ def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Da
     }
     if objective.loss.quadratic:
         columns["loss_start"] = objective.terms(sigma).k * target**2 / objective.scale(data)
-    table = pd.DataFrame({name: values.double().numpy() for name, values in columns.items()})
+    table = pd.DataFrame(
+        {name: values.detach().double().numpy() for name, values in columns.items()}
+    )
     for column, value in reversed(label.items()):
         table.insert(0, column, value)
     return table

@@ -1,0 +1,68 @@
+"""TrigFlow (Lu and Song 2024, arXiv:2410.11081, sec. 3.1), mapped to x = x0 + sigma eps.
+
+There x_t = cos(t) x0 + sin(t) z with z = sigma_data eps and D = cos(t) x_t - sin(t) sigma_data F of
+the input x_t/sigma_data. So tan(t) = sigma/sigma_data, x_t = cos(t) x, and with
+r = sqrt(sigma^2 + sigma_data^2), cos(t) = sigma_data/r and sin(t) = sigma/r:
+
+    D = cos(t)^2 x - sin(t) sigma_data F(x/r).
+
+These are EDM's coefficients but for the sign of c_out: F is minus EDM's at every sigma_data (and v
+at sigma_data = 1), so with equal c_noise and density the two are twins. What TrigFlow changes is
+the network's time. The paper gives it t itself; here c_noise = 2t/pi, so that 0 is data and 1 noise
+as in every "time".
+"""
+
+import math
+
+import torch
+
+import testbed
+
+
+def scaling(sigma, sigma_data):
+    r = torch.sqrt(sigma**2 + sigma_data**2)
+    cos, sin = sigma_data / r, sigma / r
+    return testbed.Coefficients(
+        skip=cos**2,
+        out=-sin * sigma_data,
+        in_=1 / r,
+        noise=torch.atan(sigma / sigma_data) * (2 / math.pi),
+    )
+
+
+def target(x0, eps, sigma, sigma_data):
+    """v_t/sigma_data with the velocity v_t = dx_t/dt = cos(t) z - sin(t) x0."""
+    r = torch.sqrt(sigma**2 + sigma_data**2)
+    cos, sin = sigma_data / r, sigma / r
+    return cos * eps - sin * x0 / sigma_data
+
+
+def weighting(sigma, sigma_data):
+    """|sigma_data F - v_t|^2 = |D - x0|^2 / sin(t)^2."""
+    return 1 + (sigma_data / sigma) ** 2
+
+
+@testbed.hookimpl
+def testbed_parameterizations():
+    yield testbed.Parameterization(
+        name="trigflow",
+        scaling=scaling,
+        target=target,
+        # t = arctan(exp(tau)/sigma_data), tau ~ N(-1, 1.4^2): then exp(tau) is sigma.
+        recipe=testbed.Recipe(
+            density={"name": "lognormal", "mean": -1.0, "std": 1.4}, weighting="trigflow"
+        ),
+        noise_kind="time",
+        reference="Lu and Song 2024, arXiv:2410.11081, sec. 3.1",
+        claims=("unit_target", "unit_input", "homogeneous", "boundary"),
+    )
+
+
+@testbed.hookimpl
+def testbed_weightings():
+    yield testbed.Weighting("trigflow", weighting, reference="Lu and Song 2024, sec. 3.1")
+
+
+@testbed.hookimpl
+def testbed_losses():
+    yield testbed.Loss("trigflow", testbed.squared, space="F")
