@@ -257,6 +257,8 @@ def audit(
     """
     if out is not None and out.suffix not in (".csv", ".svg", ".png"):
         raise InputError(f"--out {out}: expected .csv, .svg or .png.")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}.")
     registry = _registry(plugin, plugin_dir)
     import torch
 

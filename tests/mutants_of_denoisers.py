@@ -86,10 +86,12 @@ def vp_eps(o: Oracle, x_t: Tensor, t: Tensor, power: int = 1) -> Tensor:
     return eps_of(o, x, sigma)
 
 
-def vp_score(o: Oracle, x_t: Tensor, t: Tensor, power: int = 1) -> Tensor:
+def vp_score(
+    o: Oracle, x_t: Tensor, t: Tensor, power: int = 1, schedule: noise.Schedule = noise.VP
+) -> Tensor:
     """grad log p(x_t) = grad log p(x)/alpha."""
-    a = col(noise.VP.alpha(t))
-    return o.score(x_t / a, noise.VP.sigma(t)) / a**power
+    a = col(schedule.alpha(t))
+    return o.score(x_t / a, schedule.sigma(t)) / a**power
 
 
 def velocity(o: Oracle, x_t: Tensor, t: Tensor) -> Tensor:
@@ -332,7 +334,7 @@ denoiser(
     "float32 inside",
     lambda o, x, s: o.denoise(x.float(), s.float()).to(x.dtype),
     Adapter(),
-    "narrower dtype",
+    "rounded to float32",
     "oracle.target",
     WRONG_D,
 )
@@ -356,7 +358,7 @@ denoiser(
     "guidance of 1.1 left on",
     of_x0(lambda D, x, s: x + 1.1 * (D - x)),
     Adapter(),
-    "1.1 (D - x)",
+    "1.1 times the way from x to D",
     "oracle.target",
     WRONG_D,
     "learning.split second_order.positive",
@@ -386,6 +388,24 @@ denoiser(
     "",
     "oracle.target",
     WRONG_D,
+)
+denoiser(
+    "sigma rounded to a table",
+    lambda o, x, s: o.denoise(x, LEVELS[(s[:, None] - LEVELS).abs().argmin(1)].to(s.dtype)),
+    Adapter(),
+    "other noise levels",
+    "oracle.target",
+    WRONG_D,
+    "learning.split",
+)
+denoiser(
+    "VP's beta without the 1/2",
+    lambda o, x, t: vp_score(o, x, t, schedule=noise.vp(0.1, 39.9)),
+    VP_SCORE,
+    "other noise levels",
+    "oracle.target",
+    WRONG_D,
+    "learning.split",
 )
 wrong(
     "denoiser",

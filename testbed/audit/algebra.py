@@ -40,7 +40,8 @@ def check(
     found += triangles(p, sigma_data, x0, eps, sigma)
     found += equivariance(p, sigma_data, x0, eps, sigma)
     low, high = p.sigma_range
-    ends = torch.tensor([max(1e-8, low * (1 + 1e-8)), min(1e8, high / (1 + 1e-8))]).double()
+    near, far = max(1e-8, low * (1 + 1e-8)), min(1e8, high / (1 + 1e-8))
+    ends = torch.tensor([near, far], dtype=torch.float64)
     found += consistency(LIMITS, p, sigma_data, *noisy(mixture(), ends, samples))
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import jvp
 
 from testbed.audit.adapters import Adapter
 from testbed.audit.algebra import conditioning
@@ -90,7 +91,8 @@ class Foreign(Subject):
         """gamma_32 ((1 + kappa) of the state and of the noise argument) times D's slopes.
 
         |dD/dx| |x| + |sigma dD/dsigma| by autograd of the oracle; kappa are the condition numbers
-        of the adapter's coordinates (alpha(t) and sigma(t) of a rounded t).
+        of the adapter's coordinates (alpha(t) and sigma(t) of a rounded t). What returns another
+        kind, q = a D + b (x - D)/sigma, has taken its own x and sigma there too.
         """
         with torch.enable_grad():
             state, level = x.clone().requires_grad_(), sigma.clone().requires_grad_()
@@ -113,7 +115,23 @@ class Foreign(Subject):
         # Sigma itself is float32 in narrow dtypes, and exact here: the subject reads the same one.
         unit = gamma(OPERATIONS, dtype)
         moved = (1 + kappa_alpha)[:, None] * by_x + (1 + kappa_sigma)[:, None] * by_sigma.abs()
+        if self.through is None:
+            eps = ((x - D.detach().reshape(x.shape)) / per_sample(sigma, x)).flatten(1)
+            by_alpha, by_level = self._read(x.flatten(1), D.detach(), eps, sigma)
+            moved = moved + kappa_alpha[:, None] * by_alpha + kappa_sigma[:, None] * by_level
         return unit * moved.detach().reshape(x.shape)
+
+    def _read(self, x: Tensor, D: Tensor, eps: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """|alpha dD/dalpha| and |sigma dD/dsigma| through q at a fixed D, in D read off q."""
+        kind = self.adapter.kind
+        pairs = jvp(lambda s: pair_weights(kind, s), (sigma,), (sigma,))
+        (_, b), (a_slope, b_slope) = pairs[0], pairs[1]
+        B = (1 / slope(kind, sigma).abs())[:, None]
+        by_level = B * (a_slope[:, None] * D + (b_slope - b)[:, None] * eps).abs()
+        by_alpha = B * (b / sigma).abs()[:, None] * x.abs()
+        if kind == "score":  # that of the state's own density, 1/alpha times ours
+            by_alpha = by_alpha + B * b.abs()[:, None] * eps.abs()
+        return by_alpha, by_level
 
     def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[Row]:
         oracle = next(iter(self.oracles.values()), mixture())

@@ -181,7 +181,7 @@ def law(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
     def decorate(statement: Callable[..., None]) -> Any:
         test: Any = given(**strategies)(statement)
         few = settings(
-            max_examples=40,
+            max_examples=100,
             database=None,
             derandomize=True,
             deadline=None,
