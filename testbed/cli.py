@@ -312,6 +312,10 @@ def plan(
     registry = _registry(plugin, plugin_dir, strict)
     made = _plan(file, set_, only, seeds, device, out, registry)
     _show_plan(made, registry, details=True)
+    from testbed.study import engines
+    from testbed.study.terminal import engine_line
+
+    _console().print(engine_line(engines.choose(made, registry)))
     words = sys.argv[2:] if sys.argv[1:2] == ["plan"] else [str(file)]
     _console().print(f"\nNext: [bold]testbed study {escape(shlex.join(words))}[/]")
 
@@ -325,8 +329,15 @@ def study(
     device: Device = "auto",
     jobs: Annotated[
         int | None,
-        typer.Option(help="Trials at a time; 0 runs them in this process, for a debugger."),
+        typer.Option(help="Workers at a time; 0 runs all in this process, for a debugger."),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Train trials of one architecture as one batch: auto (measured), sequential, "
+            "batched, or compiled (batched and fused, half a minute before the first step)."
+        ),
+    ] = "auto",
     out: Out = None,
     trial: Annotated[str, typer.Option(help="Run only the trial with this id.")] = "",
     no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="Do not log to MLflow.")] = False,
@@ -350,21 +361,21 @@ def study(
         for one in again:
             one.state = "new"
         made.chosen = frozenset(one.id for one in again)
-    from testbed.study import session
+    from testbed.study import engines, session
     from testbed.study.executors import Executor, Here, Workers
-    from testbed.study.terminal import Bars
+    from testbed.study.terminal import Bars, engine_line
 
     console = _console()
     _show_plan(made, registry, details=False)
-    default = 1 if made.device.startswith("cuda") else os.cpu_count() or 1
-    slots = default if jobs is None else jobs
-    slots = min(slots, max(1, len(made.pending())))
-    executor: Executor = Workers(slots, made.device) if slots else Here()
+    chosen = engines.choose(made, registry, engine, jobs)
+    console.print(engine_line(chosen))
+    slots = max(1, min(chosen.slots, len(chosen.groups)))
+    executor: Executor = Workers(slots, made.device, chosen.threads) if chosen.slots else Here()
     track = not no_mlflow and _has_mlflow()
     if not track and not no_mlflow:
         console.print("mlflow is not installed: the study runs without it.")
-    with Bars(made, console) as bars:
-        ending = session.run(made, registry, executor, bars.progress(), bars.say, track)
+    with Bars(chosen, console) as bars:
+        ending = session.run(made, registry, chosen, executor, bars.progress(), bars.say, track)
     _conclude(made, ending, file, console)
     raise typer.Exit(ending.exit_code)
 

@@ -72,6 +72,13 @@ class Denoiser(nn.Module):
         c_noise = native.noise if self._c_noise is None else self._c_noise(sigma, self.sigma_data)
         return c_in, c_noise
 
+    def scales_as(self, other: Denoiser) -> bool:
+        """Whether `inputs` of the two are the same functions."""
+        own, others = (
+            (one.parameterization, one.sigma_data, one._c_in, one._c_noise) for one in (self, other)
+        )
+        return own == others
+
     def output(
         self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
     ) -> Tensor:

@@ -51,9 +51,18 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    folder = tmp_path_factory.mktemp("aa")
+    return run_by("sequential", tmp_path_factory.mktemp("aa"))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return run_by("batched", tmp_path_factory.mktemp("together"))
+
+
+def run_by(engine_name: str, folder: Path) -> Ran:
     sets = [word for change in SHORT for word in ("--set", change)]
-    done = run_here(folder, "study", "aa", "--no-mlflow", "--jobs", 0, "--seeds", 2, *sets)
+    words = ("--no-mlflow", "--jobs", 0, "--seeds", 2, "--engine", engine_name)
+    done = run_here(folder, "study", "aa", *words, *sets)
     assert done.code == 0, done.err
     found = {}
     for one in journal.trials(folder / "runs" / "aa"):
@@ -104,6 +113,13 @@ def identities(at: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("case", ["digits", "mixture"])
 def test_eps_and_its_mirror_image_agree_bit_for_bit(ran: Ran, case: str, seed: int) -> None:
     law_mirror(*(ran.trials[case, name, seed] for name in ("eps", "minus_eps")))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("case", ["digits", "mixture"])
+def test_trained_as_one_they_agree_bit_for_bit_too(together: Ran, case: str, seed: int) -> None:
+    law_mirror(*(together.trials[case, name, seed] for name in ("eps", "minus_eps")))
+    assert journal.read_json(together.trials[case, "eps", seed] / "result.json")["trained_together"]
 
 
 def test_other_seeds_are_no_mirror_images(ran: Ran) -> None:

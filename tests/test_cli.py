@@ -192,7 +192,7 @@ def test_plan_says_what_would_run_and_runs_nothing(tiny: Path) -> None:
         "v · mixture · equal · seed 0",
     ]
     assert "mixture: sigma_data is set to 1; the data have 0.9375." in done.out
-    assert re.search(r"Training alone takes about \d+ s of one core's time", done.out)
+    assert re.search(r"Engine: \w+, 3 trials .*; training takes about \d+ s", done.out)
     assert "Next: testbed study tiny.toml" in done.out
     assert [file.name for file in tiny.iterdir()] == ["tiny.toml"]
 

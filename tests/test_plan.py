@@ -631,7 +631,7 @@ def test_the_plan_names_the_twins_of_each_case_and_arm(folder: Path) -> None:
     assert said == [
         f"twins: v and edm in case [a], arm {arm}: {MIRROR}" for arm in ("first", "last")
     ]
-    assert done.out.index("twins: ") < done.out.index("Training alone takes")
+    assert done.out.index("twins: ") < done.out.index("Engine: ")
 
 
 def test_twins_of_a_study_with_one_case_and_arm_are_named_alone() -> None:

@@ -240,6 +240,10 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- one finished study, run once ---------------------------------------------------------------
 
 
+ONE_BY_ONE = ("--engine", "sequential")
+"""Bit for bit on CPU whatever else is in the study; see test_batch.py for the batched engine."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A study that was run by `python -m testbed`, and once more by the same command."""
@@ -267,7 +271,7 @@ def finished(
     put(root / "extra", "diary.py", DIARY)
     put(root / "extra", "broken_one.py", BROKEN)
     address = new_store(root)
-    words = ("study", "tiny.toml", "--plugin-dir", "extra", "--jobs", 1)
+    words = ("study", "tiny.toml", "--plugin-dir", "extra", "--jobs", 1, *ONE_BY_ONE)
     first = run_process(root, *words, MLFLOW_TRACKING_URI=address)
     assert first.code == 0, first.err
     folder = root / "runs" / "tiny"
@@ -284,7 +288,8 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put(root, "tiny.toml", TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "write", lambda folder: folder / "report.html")
-        done = run_here(root, "study", "tiny.toml", "--jobs", 0, "--no-mlflow", "--out", "there")
+        words = ("--jobs", 0, "--no-mlflow", "--out", "there", *ONE_BY_ONE)
+        done = run_here(root, "study", "tiny.toml", *words)
     assert done.code == 0, done.err
     return root / "there"
 
@@ -425,6 +430,7 @@ def test_one_trial_runs_again_alone_by_its_id(
         (chosen / file).unlink()
     others = {k: v for k, v in files(chosen.parent).items() if not k.startswith(chosen.name)}
     words = ("study", "tiny.toml", "--trial", chosen.name[:6], "--jobs", 0, "--no-mlflow")
+    # One trial is a group of one, whatever the engine.
     assert run_here(tmp_path, *words).code == 0
     assert weights(chosen) == expected
     assert others == {
@@ -458,9 +464,8 @@ def test_other_parameterizations_change_no_trial_bit_for_bit(
 ) -> None:
     put(tmp_path, "tiny.toml", TINY)
     words = ["--set", 'grid.parameterization=["x0", "v"]', "--only", "mixture,published"]
-    done = run_here(
-        tmp_path, "study", "tiny.toml", *words, "--seeds", 1, "--jobs", 0, "--no-mlflow"
-    )
+    words += ["--seeds", 1, "--jobs", 0, "--no-mlflow", *ONE_BY_ONE]
+    done = run_here(tmp_path, "study", "tiny.toml", *words)
     assert done.code == 0, done.err
     found, known = trials(tmp_path / "runs" / "tiny"), trials(again)
     assert len(found) == 2

@@ -10,18 +10,41 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 _stop: Any = None
 
 
+class Job(NamedTuple):
+    """Trials that train as one: each one's configuration and directory, and the group's own."""
+
+    configs: list[dict[str, Any]]
+    places: list[Path]
+    group: Path
+    plugins: Sequence[str]
+    folders: Sequence[str]
+    device: str
+    compiled: bool
+
+    def run(self, stop: Callable[[], bool]) -> list[str]:
+        """The statuses of the trials."""
+        from testbed.study import trial
+
+        sources = self.plugins, self.folders, self.device, stop
+        if len(self.configs) == 1:
+            return [trial.run(self.configs[0], self.places[0], *sources)]
+        return trial.run_together(
+            self.configs, self.places, self.group, *sources, compiled=self.compiled
+        )
+
+
 class Executor(Protocol):
-    """Takes trials; the runner's loop is the same for all of them."""
+    """Takes jobs; the runner's loop is the same for all of them."""
 
     slots: int
 
-    def submit(self, config: dict[str, Any], at: Path, sources: Sources) -> Future[str]:
-        """Starts a trial on a free slot; the result is its status."""
+    def submit(self, job: Job) -> Future[list[str]]:
+        """Starts a job on a free slot; the result is its trials' statuses."""
         ...
 
     def stop(self) -> None:
@@ -31,10 +54,6 @@ class Executor(Protocol):
     def close(self, kill: bool = False) -> None:
         """Ends the workers, at once with `kill`."""
         ...
-
-
-Sources = tuple[Sequence[str], Sequence[str], str]
-"""plugin words, plugin folders, device"""
 
 
 def _begin(stop: Any, threads: int, driver: int) -> None:
@@ -57,18 +76,15 @@ def _begin(stop: Any, threads: int, driver: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(config: dict[str, Any], at: Path, sources: Sources) -> str:
-    from testbed.study.trial import run
-
-    plugins, folders, device = sources
-    return run(config, at, plugins, folders, device, _stop.is_set)
+def _work(job: Job) -> list[str]:
+    return job.run(_stop.is_set)
 
 
 class Workers:
     """Slots of one process each: a crash breaks one slot and nothing else.
 
     Args:
-        slots: how many trials run at a time.
+        slots: how many jobs run at a time.
         device: forked from a server that has imported torch once on cpu, spawned with cuda.
         threads: torch's threads in each worker.
     """
@@ -82,10 +98,10 @@ class Workers:
         self._stop = self._context.Event()
         self._threads = threads
         self._pools: list[ProcessPoolExecutor | None] = [None] * slots
-        self._busy: dict[int, Future[str]] = {}
+        self._busy: dict[int, Future[list[str]]] = {}
 
-    def submit(self, config: dict[str, Any], at: Path, sources: Sources) -> Future[str]:
-        """Starts a trial on a free slot."""
+    def submit(self, job: Job) -> Future[list[str]]:
+        """Starts a job on a free slot."""
         slot = next(i for i in range(self.slots) if i not in self._busy or self._busy[i].done())
         last = self._busy.get(slot)
         pool = self._pools[slot]
@@ -93,7 +109,7 @@ class Workers:
             pool = self._pools[slot] = ProcessPoolExecutor(
                 1, self._context, _begin, (self._stop, self._threads, os.getpid())
             )
-        future: Future[str] = pool.submit(_work, config, at, sources)
+        future = pool.submit(_work, job)
         self._busy[slot] = future
         return future
 
@@ -120,14 +136,10 @@ class Here:
     def __init__(self) -> None:
         self._stopped = False
 
-    def submit(self, config: dict[str, Any], at: Path, sources: Sources) -> Future[str]:
-        """Runs the trial and returns its finished future."""
-        from testbed.study.trial import run
-
-        future: Future[str] = Future()
-        plugins, folders, device = sources
-        stopped: Callable[[], bool] = lambda: self._stopped  # noqa: E731
-        future.set_result(run(config, at, plugins, folders, device, stopped))
+    def submit(self, job: Job) -> Future[list[str]]:
+        """Runs the job and returns its finished future."""
+        future: Future[list[str]] = Future()
+        future.set_result(job.run(lambda: self._stopped))
         return future
 
     def stop(self) -> None:

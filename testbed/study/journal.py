@@ -3,12 +3,14 @@
 trials/<id>/trial.json       identity, configuration, labels
             rows.jsonl       training curve, a line per row
             checkpoint       state to resume from, and checkpoint.previous
+            group.json       the group that it trains with, in whose folder that state is then
             weights.safetensors  averaged weights
             levels.csv       per-sigma table
             samples.safetensors
             tweedie.json     identity rows of the trained model
             result.json      status and final metrics
             error.txt        the traceback of a failure
+groups/<id>/checkpoint       of trials that train as one
 """
 
 from __future__ import annotations
@@ -30,6 +32,17 @@ ENDED = ("finished", "diverged")
 def folder(study: Path, trial: str) -> Path:
     """The directory of a trial."""
     return study / "trials" / trial
+
+
+def group(study: Path, group: str) -> Path:
+    """The directory of trials that train as one: their checkpoint."""
+    return study / "groups" / group
+
+
+def ended(at: Path) -> bool:
+    """Whether a trial has a result, finished or diverged."""
+    file = at / "result.json"
+    return file.is_file() and read_json(file)["status"] in ENDED
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -73,7 +86,10 @@ def state(study: Path, trial: str) -> str:
     if (at / "result.json").is_file():
         status = str(read_json(at / "result.json")["status"])
         return status
-    return "interrupted" if (at / "checkpoint").is_file() else "new"
+    stored = at / "checkpoint"
+    if (at / "group.json").is_file():
+        stored = group(study, read_json(at / "group.json")["group"]) / "checkpoint"
+    return "interrupted" if stored.is_file() else "new"
 
 
 def rows(at: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -86,6 +102,12 @@ def rows(at: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
         content = handle.read()
     whole = content[: content.rfind(b"\n") + 1]
     return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+
+
+def last_step(at: Path) -> int:
+    """The step of the last row, or 0."""
+    curve = rows(at)[0]
+    return int(curve[-1]["step"]) if curve else 0
 
 
 def append_row(at: Path, row: Mapping[str, Any]) -> None:

@@ -22,7 +22,8 @@ import torch
 from testbed import __version__, audit
 from testbed.registry import Registry
 from testbed.study import journal
-from testbed.study.executors import Executor
+from testbed.study.engines import Engine, Group
+from testbed.study.executors import Executor, Job
 from testbed.study.plan import Plan, Trial
 from testbed.study.trial import component, dataset, device_title
 
@@ -45,9 +46,10 @@ class Tracker(Protocol):
 
 @dataclass
 class Progress:
-    """What a progress bar shows: called with (trial, steps done, status or None)."""
+    """What a progress bar shows: the steps that a group has done, the status of a trial."""
 
-    show: Callable[[Trial, int, str | None], None] = lambda trial, step, status: None
+    show: Callable[[Group, int], None] = lambda group, step: None
+    ended: Callable[[Trial, str], None] = lambda trial, status: None
 
 
 @dataclass
@@ -109,17 +111,17 @@ def versions() -> dict[str, str]:
 def execute(
     plan: Plan,
     registry: Registry,
+    engine: Engine,
     executor: Executor,
     tracker: Tracker | None,
     progress: Progress,
 ) -> Outcome:
-    """Runs every pending trial; the first Ctrl-C stops at a checkpoint, the second at once."""
+    """Runs every group; the first Ctrl-C stops at a checkpoint, the second at once."""
     outcome = Outcome()
     start = time.monotonic()
-    waiting = plan.pending()
-    running: dict[Future[str], Trial] = {}
+    waiting = list(engine.groups)
+    running: dict[Future[list[str]], Group] = {}
     tracked = time.monotonic()
-    sources = (registry.plugins, registry.plugin_dirs, plan.device)
     ended = [trial for trial in plan.trials if trial.state in journal.ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
     tries: dict[str, int] = {}
@@ -128,30 +130,42 @@ def execute(
             tell.end(trial, trial.state)
         while (waiting and not outcome.interrupted) or running:
             while waiting and len(running) < executor.slots and not outcome.interrupted:
-                trial = waiting.pop(0)
-                at = journal.folder(plan.folder, trial.id)
-                tries[trial.id] = tries.get(trial.id, 0) + 1
-                future = executor.submit(trial.config, at, sources)
-                running[future] = trial
-            for future, trial in list(running.items()):
-                at = journal.folder(plan.folder, trial.id)
-                if future.done():
-                    del running[future]
-                    status = _status(future, at, tries[trial.id])
-                    if status == "again":
-                        waiting.insert(0, trial)
-                        continue
+                group = waiting.pop(0)
+                tries[group.id] = tries.get(group.id, 0) + 1
+                running[executor.submit(_job(plan, registry, engine, group))] = group
+            for future, group in list(running.items()):
+                places = [journal.folder(plan.folder, trial.id) for trial in group.trials]
+                if not future.done():
+                    progress.show(group, max(map(journal.last_step, places)))
+                    continue
+                del running[future]
+                statuses = _statuses(future, places, tries[group.id])
+                if statuses is None:
+                    waiting.insert(0, group)
+                    continue
+                progress.show(group, group.steps)
+                for trial, status in zip(group.trials, statuses, strict=True):
                     outcome.statuses[trial.id] = trial.state = status
-                    progress.show(trial, trial.config["training"]["steps"], status)
+                    progress.ended(trial, status)
                     tell.end(trial, status)
-                elif curve := journal.rows(at)[0]:
-                    progress.show(trial, curve[-1]["step"], None)
             if time.monotonic() - tracked > TRACK:
-                tell.update(list(running.values()))
+                tell.update([trial for group in running.values() for trial in group.trials])
                 tracked = time.monotonic()
             time.sleep(POLL)
     outcome.seconds = time.monotonic() - start
     return outcome
+
+
+def _job(plan: Plan, registry: Registry, engine: Engine, group: Group) -> Job:
+    return Job(
+        [trial.config for trial in group.trials],
+        [journal.folder(plan.folder, trial.id) for trial in group.trials],
+        journal.group(plan.folder, group.id),
+        registry.plugins,
+        registry.plugin_dirs,
+        plan.device,
+        engine.name == "compiled",
+    )
 
 
 class _Telling:
@@ -180,19 +194,21 @@ class _Telling:
             self._told = self._thread.submit(self._tracker.end, trial, status)
 
 
-def _status(future: Future[str], at: Path, tries: int) -> str:
-    """The trial's status; a killed worker is worth two more tries from its checkpoint."""
+def _statuses(future: Future[list[str]], places: list[Path], tries: int) -> list[str] | None:
+    """The trials' statuses; None for a killed worker: worth two more tries from its checkpoint."""
     try:
         return future.result()
     except BrokenProcessPool:
         if tries < TRIES:
-            return "again"
+            return None
         message = f"the worker died {tries} times; see the system's log (out of memory?)"
     except Exception as problem:
         message = f"{type(problem).__name__}: {problem}"
-    (at / "error.txt").write_text(message + "\n")
-    journal.write_json(at / "result.json", {"status": "failed", "error": message})
-    return "failed"
+    for at in places:
+        if not journal.ended(at):
+            (at / "error.txt").write_text(message + "\n")
+            journal.write_json(at / "result.json", {"status": "failed", "error": message})
+    return [str(journal.read_json(at / "result.json")["status"]) for at in places]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pandas as pd
 from testbed import audit
 from testbed.registry import Registry
 from testbed.study import facts, journal, report, runner
+from testbed.study.engines import Engine
 from testbed.study.executors import Executor
 from testbed.study.plan import Plan
 from testbed.study.tracking import Tracker
@@ -39,6 +40,7 @@ class Ending:
 def run(
     plan: Plan,
     registry: Registry,
+    engine: Engine,
     executor: Executor,
     progress: runner.Progress,
     say: Callable[[str], None],
@@ -49,15 +51,17 @@ def run(
     Args:
         plan: from `plan.make`.
         registry: the plugins.
+        engine: from `engines.choose`.
         executor: where trials run; closed at the end.
         progress: told of every step.
         say: given one line for each phase and warning.
         track: whether to write to MLflow.
     """
     runner.describe(plan, registry)
+    engine.write(plan.folder)
     tracker = Tracker(plan, say) if track else None
     try:
-        outcome = runner.execute(plan, registry, executor, tracker, progress)
+        outcome = runner.execute(plan, registry, engine, executor, tracker, progress)
     finally:
         executor.close()
     found: list[audit.Row] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,15 +16,12 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 from rich.text import Text
 
-from testbed.errors import InputError
 from testbed.registry import Registry
 from testbed.study import journal, runner, twins
+from testbed.study.engines import Engine, Group
 from testbed.study.plan import Plan, Trial
 from testbed.study.session import Ending
-from testbed.study.trial import assemble, component, dataset, device_title
-from testbed.training.engine import Trainer, Training
-
-PROBE = 40
+from testbed.study.trial import component, device_title
 
 
 def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[RenderableType]:
@@ -84,9 +80,6 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         )
     for found in twins.find(plan, registry):
         yield escape(twins.line(found))
-    seconds = estimate(plan, registry)
-    if seconds:
-        yield f"Training alone takes about {clock(seconds)} of one core's time, by a short probe."
 
 
 def clock(seconds: float) -> str:
@@ -95,42 +88,25 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def estimate(plan: Plan, registry: Registry) -> float:
-    """Seconds of training still to do, from a few steps of each distinct architecture."""
-    rates: dict[str, float] = {}
-    total = 0.0
-    for trial in plan.pending():
-        config = trial.config
-        key = repr((config["dataset"], config["network"], config["training"]["batch"]))
-        if key not in rates:
-            try:
-                rates[key] = _rate(config, registry, plan.device)
-            except InputError:
-                raise
-            except Exception:  # a plugin's: the trial itself will fail and say why
-                continue
-        total += rates[key] * config["training"]["steps"]
-    return total
-
-
-def _rate(config: dict[str, Any], registry: Registry, device: str) -> float:
-    """Seconds of one training step."""
-    training = {**config["training"], "betas": tuple(config["training"]["betas"])}
-    named = config["dataset"]
-    data = dataset(named["name"], json.dumps(named["options"]), registry)
-    denoiser, objective = assemble(config, registry, data)
-    short = Training(**{**training, "steps": PROBE, "points": 1})
-    trainer = Trainer(denoiser, objective, data, short, config["seed"], torch.device(device))
-    start = time.perf_counter()
-    for _ in trainer:
-        pass
-    return (time.perf_counter() - start) / PROBE
+def engine_line(engine: Engine) -> str:
+    """How the pending trials are trained, and about how long that takes."""
+    if not engine.groups:
+        return "Nothing is left to train."
+    trials = sum(len(group.trials) for group in engine.groups)
+    workers = f"{engine.slots} workers" if engine.slots > 1 else "one process"
+    largest = max(len(group.trials) for group in engine.groups)
+    how = "one by one" if largest == 1 else f"up to {largest} as one"
+    line = f"Engine: {engine.name}, {trials} trials {how} on {workers}"
+    if engine.seconds():
+        rates = ", ".join(f"{name} {ms:.2g} ms" for name, ms in engine.measured.items())
+        line += f"; training takes about {clock(engine.seconds())} (a trial's step: {rates})"
+    return line + "."
 
 
 class Bars:
-    """Live progress: the whole study, and each trial that runs."""
+    """Live progress: the whole study, and each group of trials that trains."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(self, engine: Engine, console: Console) -> None:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -142,13 +118,12 @@ class Bars:
         )
         self._plain = not console.is_terminal
         self._console = console
-        pending = plan.pending()
-        self._all = self._bars.add_task(
-            "steps of all trials", total=sum(t.config["training"]["steps"] for t in pending)
-        )
+        total = sum(len(group.trials) * group.steps for group in engine.groups)
+        self._all = self._bars.add_task("steps of all trials", total=total)
         self._tasks: dict[str, Any] = {}
         self._done: dict[str, int] = {}
-        self._count, self._ended, self._said = len(pending), 0, 0.0
+        self._count = sum(len(group.trials) for group in engine.groups)
+        self._ended, self._said = 0, 0.0
 
     def __enter__(self) -> Bars:
         if not self._plain:
@@ -164,20 +139,20 @@ class Bars:
 
     def progress(self) -> runner.Progress:
         """What the runner calls."""
-        return runner.Progress(self._show)
+        return runner.Progress(self._show, self._end)
 
-    def _show(self, trial: Trial, step: int, status: str | None) -> None:
-        self._bars.advance(self._all, max(0, step - self._done.get(trial.id, 0)))
-        self._done[trial.id] = max(step, self._done.get(trial.id, 0))
-        if status is None:
-            if trial.id not in self._tasks:
-                total = trial.config["training"]["steps"]
-                self._tasks[trial.id] = self._bars.add_task(trial.title, total=total)
-            self._bars.update(self._tasks[trial.id], completed=step)
-            return
+    def _show(self, group: Group, step: int) -> None:
+        before = self._done.get(group.id, 0)
+        self._bars.advance(self._all, max(0, step - before) * len(group.trials))
+        self._done[group.id] = max(step, before)
+        if group.id not in self._tasks:
+            self._tasks[group.id] = self._bars.add_task(group.title, total=group.steps)
+        self._bars.update(self._tasks[group.id], completed=step)
+        if step >= group.steps:
+            self._bars.update(self._tasks[group.id], visible=False)
+
+    def _end(self, trial: Trial, status: str) -> None:
         self._ended += 1
-        if trial.id in self._tasks:
-            self._bars.remove_task(self._tasks.pop(trial.id))
         if status not in ("finished", "interrupted"):
             self._console.print(f"{status}: {escape(trial.title)} ({trial.id})")
         elif self._plain and time.monotonic() - self._said > 10:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import platform
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +27,8 @@ from testbed.registry import Registry
 from testbed.sampling.loop import sample
 from testbed.study import journal
 from testbed.training import checkpoint
-from testbed.training.engine import Trainer, Training
+from testbed.training.batch import Batch
+from testbed.training.engine import Contestant, Loop, Trainer, Training
 from testbed.training.objective import Objective
 
 CHECKPOINT_SECONDS = 15.0
@@ -80,6 +83,23 @@ def _module(denoiser: Denoiser) -> torch.nn.Module:
     return denoiser.network
 
 
+def data_of(config: Mapping[str, Any], registry: Registry) -> Data:
+    """The data of a resolved configuration."""
+    named = config["dataset"]
+    return dataset(named["name"], json.dumps(named["options"]), registry)
+
+
+def contestant(
+    config: dict[str, Any], registry: Registry, data: Data, steps: int | None = None
+) -> Contestant:
+    """What a resolved configuration trains, for its own number of steps or for `steps`."""
+    denoiser, objective = assemble(config, registry, data)
+    settings = {**config["training"], "betas": tuple(config["training"]["betas"])}
+    if steps is not None:
+        settings |= {"steps": steps, "points": 1}
+    return Contestant(denoiser, objective, Training(**settings), config["seed"])
+
+
 def run(
     config: dict[str, Any],
     at: Path,
@@ -95,7 +115,8 @@ def run(
     """
     with journal.locked(at):
         try:
-            return _run(config, at, registry_of(tuple(plugins), tuple(folders)), device, stop)
+            registry = registry_of(tuple(plugins), tuple(folders))
+            return _run(config, at, registry, torch.device(device), stop)
         except Exception as problem:
             (at / "error.txt").write_text(traceback.format_exc())
             message = f"{type(problem).__name__}: {problem}"
@@ -103,54 +124,164 @@ def run(
             return "failed"
 
 
+def run_together(
+    configs: Sequence[dict[str, Any]],
+    places: Sequence[Path],
+    group: Path,
+    plugins: Sequence[str] = (),
+    folders: Sequence[str] = (),
+    device: str = "cpu",
+    stop: Callable[[], bool] = lambda: False,
+    compiled: bool = False,
+) -> list[str]:
+    """Trains trials as one batch and measures each; resumes from the group's checkpoint.
+
+    Where anything raises, each is run alone: then it fails alone, and the others do not.
+
+    Args:
+        configs, places: of each trial, as for `run`.
+        group: the folder of their common checkpoint.
+        compiled: see `training.batch.Batch`.
+
+    Returns:
+        each trial's status, as from `run`.
+    """
+    with contextlib.ExitStack() as locks:
+        for at in places:
+            locks.enter_context(journal.locked(at))
+        try:
+            registry = registry_of(tuple(plugins), tuple(folders))
+            where = torch.device(device)
+            return _run_together(configs, places, group, registry, where, stop, compiled)
+        except Exception:
+            group.mkdir(parents=True, exist_ok=True)
+            (group / "error.txt").write_text(traceback.format_exc())
+    sources = tuple(plugins), tuple(folders), device, stop
+    return [
+        str(journal.read_json(at / "result.json")["status"])
+        if journal.ended(at)
+        else run(config, at, *sources)
+        for config, at in zip(configs, places, strict=True)
+    ]
+
+
 def _run(
     config: dict[str, Any],
     at: Path,
     registry: Registry,
-    device_name: str,
+    device: torch.device,
     stop: Callable[[], bool],
 ) -> str:
-    (at / "error.txt").unlink(missing_ok=True)
-    (at / "result.json").unlink(missing_ok=True)
-    device = torch.device(device_name)
-    named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
-    data = dataset(*named)
-    denoiser, objective = assemble(config, registry, data)
-    training = Training(**{**config["training"], "betas": tuple(config["training"]["betas"])})
-    trainer = Trainer(denoiser, objective, data, training, config["seed"], device)
-    stored = checkpoint.newest(at / "checkpoint")
+    for name in ("error.txt", "result.json", "group.json"):
+        (at / name).unlink(missing_ok=True)
+    data = data_of(config, registry)
+    one = contestant(config, registry, data)
+    trainer = Trainer(one.denoiser, one.objective, data, one.training, one.seed, device)
+    if not _train(trainer, [at], at / "checkpoint", stop):
+        return "interrupted"
+    facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
+    trained = one._replace(denoiser=trainer.averaged())
+    status = _conclude(config, at, registry, data, trained, device, facts)
+    checkpoint.remove(at / "checkpoint")
+    return status
+
+
+def _run_together(
+    configs: Sequence[dict[str, Any]],
+    places: Sequence[Path],
+    group: Path,
+    registry: Registry,
+    device: torch.device,
+    stop: Callable[[], bool],
+    compiled: bool,
+) -> list[str]:
+    group.mkdir(parents=True, exist_ok=True)
+    # A killed group may have measured some of its trials already.
+    concluded = [journal.ended(at) for at in places]
+    for at, done in zip(places, concluded, strict=True):
+        if not done:
+            (at / "error.txt").unlink(missing_ok=True)
+            (at / "result.json").unlink(missing_ok=True)
+            journal.write_json(at / "group.json", {"group": group.name, "trials": len(places)})
+    data = data_of(configs[0], registry)
+    batch = Batch([contestant(c, registry, data) for c in configs], data, device, compiled)
+    if not _train(batch, places, group / "checkpoint", stop):
+        return ["interrupted"] * len(places)
+    statuses = []
+    for i, (config, at) in enumerate(zip(configs, places, strict=True)):
+        if concluded[i]:
+            statuses.append(str(journal.read_json(at / "result.json")["status"]))
+            continue
+        if stop():
+            statuses.append("interrupted")
+            continue
+        facts = {
+            "diverged_at": batch.diverged[i],
+            "steps": batch.steps(i),
+            "scale": float(batch.scale[i]),
+            "trained_together": len(places),
+        }
+        trained = batch.trials[i]._replace(denoiser=batch.averaged(i))
+        statuses.append(_conclude(config, at, registry, data, trained, device, facts))
+    if "interrupted" not in statuses:
+        shutil.rmtree(group)
+        for at in places:
+            (at / "group.json").unlink()
+    return statuses
+
+
+def _train(loop: Loop, places: Sequence[Path], file: Path, stop: Callable[[], bool]) -> bool:
+    """Trains to the end, each trial's rows in its place; False where stop() ended it before."""
+    stored = checkpoint.newest(file)
     if stored is not None:
-        trainer.restore(*stored)
-    journal.cut_rows(at, trainer.step)
+        loop.restore(*stored)
+    for at in places:
+        journal.cut_rows(at, loop.step)
     saved = time.monotonic()
-    for row in trainer:
-        journal.append_row(at, {**asdict(row), "time": time.time()})
+    for rows in loop.windows():
+        now = time.time()
+        for at, row in zip(places, rows, strict=True):
+            if row is not None:
+                journal.append_row(at, {**asdict(row), "time": now})
         stopping = stop()
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            checkpoint.write(at / "checkpoint", *trainer.state())
+            checkpoint.write(file, *loop.state())
             saved = time.monotonic()
         if stopping:
-            return "interrupted"
-    status = "finished" if trainer.diverged_at is None else "diverged"
+            return False
+    if len(places) > 1:  # what follows takes a while, and may be killed
+        checkpoint.write(file, *loop.state())
+    return True
+
+
+def _conclude(
+    config: dict[str, Any],
+    at: Path,
+    registry: Registry,
+    data: Data,
+    trained: Contestant,
+    device: torch.device,
+    facts: dict[str, Any],
+) -> str:
+    """Stores the weights, measures, and writes the result."""
+    status = "finished" if facts["diverged_at"] is None else "diverged"
+    denoiser, objective = trained.denoiser, trained.objective
     measured = time.perf_counter()
-    trained = trainer.averaged()
     checkpoint.save_weights(
-        at / "weights.safetensors", _module(trained).state_dict(), {"status": status}
+        at / "weights.safetensors", _module(denoiser).state_dict(), {"status": status}
     )
     if objective.states is not None:
         checkpoint.save_weights(
             at / "states.safetensors", objective.states.state_dict(), {"status": status}
         )
-    metrics = {} if status == "diverged" else _measure(config, at, registry, data, trained, device)
+    metrics = {} if status == "diverged" else _measure(config, at, registry, data, denoiser, device)
     curve = journal.rows(at)[0]
     journal.write_json(
         at / "result.json",
         {
             "status": status,
-            "diverged_at": trainer.diverged_at,
-            "steps": trainer.step,
-            "scale": trainer.scale,
-            "parameters": sum(p.numel() for p in trained.parameters()),
+            **facts,
+            "parameters": sum(p.numel() for p in denoiser.parameters()),
             "metrics": metrics,
             "final_loss": curve[-1]["loss"] if curve else None,
             "training_seconds": sum(row["seconds"] for row in curve),
@@ -160,8 +291,6 @@ def _run(
             "threads": torch.get_num_threads(),
         },
     )
-    for file in (at / "checkpoint", checkpoint.previous(at / "checkpoint")):
-        file.unlink(missing_ok=True)
     return status
 
 

@@ -59,6 +59,12 @@ def previous(file: Path) -> Path:
     return file.with_name(file.name + ".previous")
 
 
+def remove(file: Path) -> None:
+    """Deletes a checkpoint and the one before it."""
+    for one in (file, previous(file)):
+        one.unlink(missing_ok=True)
+
+
 def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and facts of a checkpoint.
 

@@ -8,8 +8,9 @@ uniforms, and a resumed run needs to know its step and nothing else.
 from __future__ import annotations
 
 import math
+import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from testbed.components import Density
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError
@@ -70,6 +72,15 @@ class Training:
                 raise InputError(f"{name} = {getattr(self, name)!r} is out of range.")
 
 
+class Contestant(NamedTuple):
+    """What is trained: a denoiser's network, for an objective, by settings, from a seed."""
+
+    denoiser: Denoiser
+    objective: Objective
+    training: Training
+    seed: int
+
+
 class Draws(NamedTuple):
     """One block's randomness: indices (BLOCK, B), u (BLOCK, B) float64, eps (BLOCK, B, *shape)."""
 
@@ -105,7 +116,7 @@ class Row:
 
 @dataclass
 class Window:
-    """What is gathered on the device between two rows, without a host synchronisation."""
+    """What is gathered of K trials between two rows, on the device, without a synchronisation."""
 
     losses: list[Tensor]
     norms: list[Tensor]
@@ -113,45 +124,148 @@ class Window:
     counts: Tensor
 
     @classmethod
-    def empty(cls, bins: int, device: torch.device) -> Window:
+    def empty(cls, trials: int, bins: int, device: torch.device) -> Window:
         """A window with nothing in it."""
-        return cls([], [], torch.zeros(bins, device=device), torch.zeros(bins, device=device))
+        return cls([], [], *(torch.zeros(trials * bins, device=device) for _ in range(2)))
 
-    def add(self, per_draw: Tensor, norm: Tensor, bins: Tensor) -> None:
-        """One step: losses (B,), the gradient norm, and the sigma bin of each draw (B,)."""
-        self.losses.append(per_draw.mean())
-        self.norms.append(norm)
+    def add(self, per_draw: Tensor, norms: Tensor, bins: Tensor) -> None:
+        """One step: losses (K, B), gradient norms (K,), and the place of each draw, flat (K B,).
+
+        Draw j of trial k, of sigma bin b, has the place k BINS + b.
+        """
+        self.losses.append(per_draw.mean(1))
+        self.norms.append(norms)
+        per_draw = per_draw.flatten()
         self.sums.index_add_(0, bins, per_draw)
         self.counts.index_add_(0, bins, torch.ones_like(per_draw))
 
-    def first_bad(self) -> int | None:
-        """The first step with a loss or gradient that is not finite."""
+    def first_bad(self) -> list[int | None]:
+        """The first step with a loss or gradient that is not finite, of each trial."""
         bad = ~torch.isfinite(torch.stack(self.losses) + torch.stack(self.norms))
-        return int(bad.nonzero()[0]) if bool(bad.any()) else None
+        first = bad.int().argmax(0).tolist()
+        return [
+            int(step) if any_bad else None
+            for step, any_bad in zip(first, bad.any(0).tolist(), strict=True)
+        ]
 
-    def row(self, step: int, seconds: float) -> Row:
-        """The means over the window."""
+    def rows(self, step: int, seconds: float) -> list[Row]:
+        """The means over the window, of each trial."""
         norms = torch.stack(self.norms).double().cpu()
-        mean = float(norms.mean())
-        return Row(
-            step=step,
-            loss=float(torch.stack(self.losses).double().mean()),
-            gradient_norm=mean,
-            gradient_norm_cv=float(norms.std(correction=0)) / mean if mean else 0.0,
-            seconds=seconds,
-            bins=tuple((self.sums / self.counts).tolist()),
-        )
+        means, deviations = norms.mean(0).tolist(), norms.std(0, correction=0).tolist()
+        losses = torch.stack(self.losses).double().mean(0).tolist()
+        bins = (self.sums / self.counts).view(len(losses), -1).tolist()
+        return [
+            Row(step, loss, mean, deviation / mean if mean else 0.0, seconds, tuple(row))
+            for loss, mean, deviation, row in zip(losses, means, deviations, bins, strict=True)
+        ]
 
 
-class Trainer:
-    """Trains a denoiser's network for one objective.
+class Levels(NamedTuple):
+    """What a step needs of sigma, float32, each (B,)."""
 
-    Iterating yields a `Row` about `training.points` times and stops at the last step, or at the
-    first non-finite loss, gradient or (at a row) average: then `diverged_at` is that step and `ema`
-    holds the average of the row before, which is finite.
+    sigma: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+    terms: Terms | None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Levels:
+        """The function of each tensor."""
+        terms = self.terms and Terms(*map(function, self.terms))
+        sigma, c_in, c_noise = map(function, self[:3])
+        return Levels(sigma, c_in, c_noise, terms or None)
+
+
+def levels_of(denoiser: Denoiser, objective: Objective, sigma: Tensor) -> Levels:
+    """Every function of sigma, from float64 formulas; each shaped like sigma, on its device."""
+    c_in, c_noise = denoiser.inputs(sigma)
+    terms = objective.terms(sigma) if objective.fixed else None
+    return Levels(sigma.float(), c_in.float(), c_noise.float(), terms)
+
+
+def losses(
+    network: Callable[..., Tensor], objective: Objective, x0: Tensor, eps: Tensor, at: Levels
+) -> Tensor:
+    """The loss per sample at x = x0 + sigma eps, (B,)."""
+    x = x0 + per_sample(at.sigma, x0) * eps
+    F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
+    return objective(F, x0, eps, at.sigma, at.terms)
+
+
+class Loop:
+    """Rows at fixed steps, and the end of what diverges; the same for one trial and for many.
+
+    `diverged` holds for each trial the step of its first non-finite loss, gradient or (at a row)
+    average, or None; what was averaged until the row before is then its result.
     """
 
     BINS = 12
+
+    def __init__(self, trials: int, training: Training, device: torch.device) -> None:
+        self.training = training
+        self.device = device
+        self.step = 0
+        self.diverged: list[int | None] = [None] * trials
+        self.ema: list[Tensor] = []
+        self.interval = BLOCK * max(1, round(training.steps / training.points / BLOCK))
+
+    def bins(self, sigma: Tensor, density: Density) -> Tensor:
+        """The sigma bin of each draw: BINS bins of equal ratio over the density's range."""
+        options = {**density.defaults, **density.options}
+        low, high = math.log10(options["sigma_min"]), math.log10(options["sigma_max"])
+        edges = torch.logspace(low, high, self.BINS + 1, dtype=torch.float64)
+        return torch.bucketize(sigma, edges[1:-1])
+
+    def windows(self) -> Iterator[list[Row | None]]:
+        """A row of each trial about `training.points` times; None for one that has diverged."""
+        while self.step < self.training.steps and None in self.diverged:
+            start, first = time.perf_counter(), self.step
+            # Rows fall on multiples of the interval, wherever a resumed run starts.
+            last = min((first // self.interval + 1) * self.interval, self.training.steps)
+            kept = [average.clone() for average in self.ema]
+            window = Window.empty(len(self.diverged), self.BINS, self.device)
+            while self.step < last:
+                self._block(window, last)
+            for i, (bad, finite) in enumerate(zip(window.first_bad(), self._finite(), strict=True)):
+                if self.diverged[i] is None and not (bad is None and finite):
+                    self.diverged[i] = first + bad if bad is not None else self.step - 1
+                    self._end(i, kept)
+            seconds = (time.perf_counter() - start) / len(self.diverged)
+            found = window.rows(self.step, seconds)
+            yield [
+                row if at is None else None for row, at in zip(found, self.diverged, strict=True)
+            ]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and facts from which `restore` continues bit for bit (on CPU)."""
+        raise NotImplementedError
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Continues from a `state()`.
+
+        Raises:
+            InputError: the state is of other trials.
+        """
+        raise NotImplementedError
+
+    def _block(self, window: Window, last: int) -> None:
+        """The steps from the current one to the end of its block, or to `last`."""
+        raise NotImplementedError
+
+    def _finite(self) -> list[bool]:
+        """Whether the averages of each trial are finite."""
+        raise NotImplementedError
+
+    def _end(self, trial: int, kept: list[Tensor]) -> None:
+        """Makes `kept`, the averages of the row before, the result of a trial that diverged."""
+        raise NotImplementedError
+
+
+class Trainer(Loop):
+    """Trains a denoiser's network for one objective.
+
+    Iterating yields a `Row` about `training.points` times and stops at the last step, or where the
+    trial diverges: then `diverged_at` is that step and `ema` the average of the row before.
+    """
 
     def __init__(
         self,
@@ -162,15 +276,12 @@ class Trainer:
         seed: int,
         device: torch.device,
     ) -> None:
+        super().__init__(1, training, device)
         self.denoiser = denoiser.to(device)
         self.objective = objective
-        self.training = training
         self.seed = seed
-        self.device = device
         self.samples = data.train.to(device)
         self.scale = objective.scale(data)
-        self.step = 0
-        self.diverged_at: int | None = None
         weights = list(denoiser.parameters())
         self.weights = len(weights)
         states = objective.states.to(device) if objective.states is not None else None
@@ -181,31 +292,24 @@ class Trainer:
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=training.learning_rate, betas=training.betas, fused=True
         )
-        options = {**objective.density.defaults, **objective.density.options}
-        self.edges = torch.logspace(
-            math.log10(options["sigma_min"]),
-            math.log10(options["sigma_max"]),
-            self.BINS + 1,
-            dtype=torch.float64,
-        )
-        self.interval = BLOCK * max(1, round(training.steps / training.points / BLOCK))
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The first step that was not finite."""
+        return self.diverged[0]
 
     def __iter__(self) -> Iterator[Row]:
-        while self.step < self.training.steps and self.diverged_at is None:
-            start, first = time.perf_counter(), self.step
-            # Rows fall on multiples of the interval, wherever a resumed run starts.
-            last = min((first // self.interval + 1) * self.interval, self.training.steps)
-            kept = [average.clone() for average in self.ema]
-            window = Window.empty(self.BINS, self.device)
-            while self.step < last:
-                self._block(window, last)
-            bad = window.first_bad()
-            if bad is None and not all(bool(average.isfinite().all()) for average in self.ema):
-                bad = self.step - 1 - first
-            if bad is not None:
-                self.diverged_at, self.ema = first + bad, kept
-                return
-            yield window.row(self.step, time.perf_counter() - start)
+        for (row,) in self.windows():
+            if row is not None:
+                yield row
+
+    def _finite(self) -> list[bool]:
+        """Whether the averages are finite."""
+        return [all(bool(average.isfinite().all()) for average in self.ema)]
+
+    def _end(self, trial: int, kept: list[Tensor]) -> None:
+        """The averages of the row before are the result."""
+        self.ema = kept
 
     def _block(self, window: Window, last: int) -> None:
         """The steps from the current one to the end of its block, or to `last`."""
@@ -213,20 +317,14 @@ class Trainer:
         shape = tuple(self.samples.shape[1:])
         drawn = draws(self.seed, block, self.training.batch, len(self.samples), shape)
         sigmas = self.objective.density.sigma(drawn.u)
-        bins = torch.bucketize(sigmas, self.edges[1:-1]).to(self.device)
+        bins = self.bins(sigmas, self.objective.density).to(self.device)
         # Every function of sigma is evaluated once a block, in float64.
-        c_in, c_noise = (c.float().to(self.device) for c in self.denoiser.inputs(sigmas))
-        terms = None
-        if self.objective.fixed:
-            terms = [term.to(self.device) for term in self.objective.terms(sigmas)]
+        levels = levels_of(self.denoiser, self.objective, sigmas).map(lambda c: c.to(self.device))
         index, eps = drawn.indices.to(self.device), drawn.eps.to(self.device)
-        sigmas = sigmas.float().to(self.device)
         for i in range(offset, min(BLOCK, offset + last - self.step)):
+            at = levels.map(operator.itemgetter(i))
             x0 = self.samples[index[i]]
-            x = x0 + per_sample(sigmas[i], x0) * eps[i]
-            F = self.denoiser.network(per_sample(c_in[i], x) * x, c_noise[i], None)
-            row = Terms(*(term[i] for term in terms)) if terms else None
-            per_draw = self.objective(F, x0, eps[i], sigmas[i], row) / self.scale
+            per_draw = losses(self.denoiser.network, self.objective, x0, eps[i], at) / self.scale
             loss = per_draw.mean()
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -237,7 +335,7 @@ class Trainer:
             self.optimiser.step()
             decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
             get_ema_multi_avg_fn(decay)(self.ema, self.parameters, None)  # type: ignore[no-untyped-call]
-            window.add(per_draw.detach(), norm, bins[i])
+            window.add(per_draw.detach()[None], norm[None], bins[i])
             self.step += 1
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

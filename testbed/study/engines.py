@@ -1,0 +1,237 @@
+"""How a plan is trained: which trials as one batch, on how many workers; measured once and kept.
+
+`plan.json` in the study's folder holds the choice: a resumed study takes it up again, so that its
+numbers are those of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from testbed.data.base import Data
+from testbed.errors import InputError, UnknownName, unknown
+from testbed.registry import Registry
+from testbed.study import journal, trial
+from testbed.study.plan import Plan, Trial, canonical
+from testbed.training.batch import Batch
+from testbed.training.engine import BLOCK, Contestant, Loop, Trainer
+
+NAMES = ("auto", "sequential", "batched", "compiled")
+LARGEST = 128
+OWN = ("learning_rate", "betas", "ema", "clip")
+"""What of the training settings each trial of a batch has for itself."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that train as one; a single trial is a group of one."""
+
+    trials: list[Trial]
+
+    @property
+    def id(self) -> str:
+        """Of its members."""
+        return hashlib.sha256(" ".join(one.id for one in self.trials).encode()).hexdigest()[:12]
+
+    @property
+    def title(self) -> str:
+        """A trial's own, or how many there are of which case."""
+        first = self.trials[0]
+        if len(self.trials) == 1:
+            return first.title
+        case = first.labels[0]["case"] or first.config["dataset"]["name"]
+        return f"{len(self.trials)} trials as one · {case}"
+
+    @property
+    def steps(self) -> int:
+        """The steps that each takes."""
+        found: int = self.trials[0].config["training"]["steps"]
+        return found
+
+
+@dataclass
+class Engine:
+    """What trains a plan.
+
+    Args:
+        name: "sequential", "batched" or "compiled" (batched, fused by torch.compile).
+        slots: worker processes; 0 is this process.
+        threads: torch's threads in each.
+        groups: what trains as one, in the order in which they start.
+        measured: milliseconds of one step of one trial, for each engine that was tried.
+    """
+
+    name: str
+    slots: int
+    threads: int
+    groups: list[Group] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def seconds(self) -> float:
+        """About how long all groups take, by the measurement; 0.0 where nothing was measured."""
+        rate = self.measured.get(self.name, 0.0) / 1000
+        steps = sum(group.steps * len(group.trials) for group in self.groups)
+        return rate * steps / max(1, self.slots)
+
+    def write(self, folder: Path) -> None:
+        """Keeps the choice beside the trials; without groups there is nothing to resume."""
+        if not self.groups:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        record = asdict(self) | {"groups": [[one.id for one in g.trials] for g in self.groups]}
+        journal.write_json(folder / "plan.json", record)
+
+
+def choose(
+    plan: Plan, registry: Registry, wanted: str = "auto", slots: int | None = None
+) -> Engine:
+    """The engine for what is pending: the stored one where it fits, else by measurement.
+
+    Args:
+        plan: from `plan.make`.
+        registry: its plugins.
+        wanted: one of NAMES.
+        slots: workers, or None for one a core (one alone on a GPU).
+
+    Raises:
+        UnknownName: no such engine.
+        InputError: a batched engine for trials of which no two can be batched.
+    """
+    if wanted not in NAMES:
+        raise UnknownName(f"--engine {wanted}: {unknown('engine', wanted, NAMES)}")
+    pending = plan.pending()
+    stored = _stored(plan, wanted, slots)
+    if stored is not None:
+        taken = {one.id for group in stored.groups for one in group.trials}
+        left = [one for one in pending if one.id not in taken]
+        stored.groups += _groups(left, registry, stored.name, stored.slots)
+        return stored
+    if slots is None:
+        slots = 1 if plan.device.startswith("cuda") else os.cpu_count() or 1
+    slots = min(slots, len(pending))
+    engine = Engine("sequential" if wanted == "sequential" else "batched", slots, 1)
+    engine.groups = _groups(pending, registry, engine.name, slots)
+    largest = max(engine.groups, key=lambda group: len(group.trials), default=None)
+    if wanted != "sequential" and (largest is None or len(largest.trials) < 2):
+        if wanted != "auto" and largest is not None:
+            raise InputError(f"--engine {wanted}: no two of the pending trials can be batched.")
+        engine.name = "sequential"
+        return engine
+    if wanted == "sequential" or largest is None:
+        return engine
+    _measure(engine, largest, registry, plan.device, wanted == "compiled")
+    if wanted == "compiled":
+        engine.name = "compiled"
+    elif wanted == "auto" and engine.measured["sequential"] < engine.measured["batched"]:
+        engine.name = "sequential"
+        engine.groups = _groups(pending, registry, engine.name, slots)
+    return engine
+
+
+def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
+    """The engine of `plan.json` with those of its groups that are to be resumed or begun."""
+    file = plan.folder / "plan.json"
+    if not file.is_file():
+        return None
+    record = journal.read_json(file)
+    if wanted not in ("auto", record["name"]) or slots not in (None, record["slots"]):
+        return None
+    known = {one.id: one for one in plan.trials}
+    pending = {one.id for one in plan.pending()}
+    measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
+    engine = Engine(record["name"], record["slots"], record["threads"], [], measured)
+    for ids in record["groups"]:
+        if not pending.intersection(ids) or not known.keys() >= set(ids):
+            continue
+        group = Group([known[id_] for id_ in ids])
+        begun = (journal.group(plan.folder, group.id) / "checkpoint").is_file()
+        whole = pending.issuperset(ids)
+        resumed = begun and all(id_ in pending or _ended(known[id_]) for id_ in ids)
+        if whole or resumed:
+            engine.groups.append(group)
+    return engine
+
+
+def _ended(one: Trial) -> bool:
+    return one.state in journal.ENDED
+
+
+def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int) -> list[Group]:
+    """Trials that can be batched, as many groups as there are workers for them."""
+    if name == "sequential":
+        return [Group([one]) for one in pending]
+    classes: dict[str, list[Trial]] = {}
+    for one in pending:
+        classes.setdefault(_class(one, registry), []).append(one)
+    found = []
+    for trials in classes.values():
+        parts = min(max(slots, -(-len(trials) // LARGEST)), max(1, len(trials) // 2))
+        # Neighbours share their settings: Adam then updates them by one call.
+        trials.sort(key=lambda one: canonical([one.config["training"][key] for key in OWN]))
+        edges = [round(i * len(trials) / parts) for i in range(parts + 1)]
+        found += [Group(trials[a:b]) for a, b in itertools.pairwise(edges)]
+    return sorted(found, key=lambda group: -len(group.trials) * group.steps)
+
+
+def _class(one: Trial, registry: Registry) -> str:
+    """Equal for trials that can be batched; a trial's own id where it cannot."""
+    config = one.config
+    try:
+        objective = trial.objective_of(config, registry)
+        batched = objective.fixed and objective.loss.state is None
+        quadratic = objective.loss.quadratic
+    except Exception:  # a plugin's: the trial itself will fail and say why
+        batched = quadratic = False
+    if not batched:
+        return one.id
+    training = {key: value for key, value in config["training"].items() if key not in OWN}
+    loss = "quadratic" if quadratic else config["loss"]
+    same = ("dataset", "data_digest", "network", "device")
+    return canonical([{key: config[key] for key in same}, training, loss])
+
+
+def _measure(engine: Engine, group: Group, registry: Registry, device: str, compiled: bool) -> None:
+    """Milliseconds of a step of one trial, alone and in its batch; infinite where it cannot be.
+
+    Raises:
+        InputError: torch.compile cannot compile the step here.
+    """
+    threads, where = torch.get_num_threads(), torch.device(device)
+    torch.set_num_threads(engine.threads)
+    try:
+        data = trial.data_of(group.trials[0].config, registry)
+        alone = trial.contestant(group.trials[0].config, registry, data, BLOCK)
+        engine.measured["sequential"] = _milliseconds(_trainer(alone, data, where))
+        for name in ("batched", "compiled")[: 1 + compiled]:
+            many = [trial.contestant(one.config, registry, data, BLOCK) for one in group.trials]
+            try:
+                batch = Batch(many, data, where, name == "compiled")
+                engine.measured[name] = _milliseconds(batch)
+            except Exception as problem:  # torch.func cannot do every network
+                if name == "compiled":
+                    said = str(problem).strip().splitlines()[0]
+                    raise InputError(f"--engine compiled: torch.compile failed: {said}") from None
+                engine.measured[name] = math.inf
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trainer(one: Contestant, data: Data, device: torch.device) -> Trainer:
+    return Trainer(one.denoiser, one.objective, data, one.training, one.seed, device)
+
+
+def _milliseconds(loop: Loop) -> float:
+    """Of one step of one trial."""
+    start = time.perf_counter()
+    for _ in loop.windows():
+        pass
+    return 1000 * (time.perf_counter() - start) / loop.step / len(loop.diverged)

@@ -1,0 +1,310 @@
+"""Many trials of one architecture, trained as one batched computation.
+
+The parameters of K trials lie in one buffer W (K, P), a row each; so do gradients, Adam's moments
+and the averages. One step is one vectorised evaluation of the loss of `engine.losses`, one gradient
+and one fused update. The trials' losses are added, and row k of W is in trial k's alone: no trial
+can move another.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from testbed.data.base import Data
+from testbed.denoiser import Denoiser
+from testbed.errors import InputError
+from testbed.training.engine import (
+    BLOCK,
+    Contestant,
+    Levels,
+    Loop,
+    Window,
+    draws,
+    levels_of,
+    losses,
+)
+from testbed.training.objective import Terms
+
+
+class Run(NamedTuple):
+    """Neighbouring trials with equal settings of the optimiser: rows `rows` of W."""
+
+    rows: slice
+    optimiser: torch.optim.Adam
+    buffer: nn.Parameter
+
+
+class Batch(Loop):
+    """Trains K trials as one; iterating over `windows()` yields their rows.
+
+    The trials share architecture, data set, batch size, number of steps and the function of the
+    loss, and their objectives are functions of sigma alone. Seeds, parameterizations, weightings,
+    densities, learning rates, averaging and clipping are each trial's own.
+
+    Args:
+        trials: at least one.
+        data: of all of them.
+        device: where to train.
+        compiled: fuse the step by torch.compile; worth its half minute for long runs only.
+
+    Raises:
+        InputError: trials that cannot be batched, with the reason.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[Contestant],
+        data: Data,
+        device: torch.device,
+        compiled: bool = False,
+    ) -> None:
+        first = trials[0]
+        reason = unbatchable(trials)
+        if reason:
+            raise InputError(f"these trials cannot be trained as one: {reason}.")
+        super().__init__(len(trials), first.training, device)
+        self.trials = list(trials)
+        self.samples = data.train.to(device)
+        self.shape = tuple(self.samples.shape[1:])
+        self.alike = _alike(self.trials)
+        scale = {rows[0]: trials[rows[0]].objective.scale(data) for rows in self.alike}
+        each = {i: scale[rows[0]] for rows in self.alike for i in rows}
+        self.scale = torch.tensor([each[i] for i in range(len(trials))], device=device)[:, None]
+        self.seeds = sorted({one.seed for one in trials})
+        self.of_seed = torch.tensor([self.seeds.index(one.seed) for one in trials], device=device)
+        self._stack(device)
+        self.decays = torch.tensor([one.training.ema for one in trials], device=device)
+        clip = torch.tensor([one.training.clip for one in trials], device=device)
+        self.clip = torch.where(clip > 0, clip, torch.inf) if bool((clip > 0).any()) else None
+        self.results: dict[int, Tensor] = {}
+        self.ended: dict[int, int] = {}
+        self._compiled = compiled
+        self._traced: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def _stack(self, device: torch.device) -> None:
+        """W, G and their views; the network whose weights are replaced by rows of W."""
+        networks = [_module(one).to(device) for one in self.trials]
+        self.network = copy.deepcopy(networks[0]).to("meta")
+        self.names = [name for name, _ in networks[0].named_parameters()]
+        rows = [
+            torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks
+        ]
+        self.W = torch.stack(rows)
+        self.G = torch.zeros_like(self.W)
+        self.ema = [self.W.clone()]
+        sizes = [p.numel() for p in networks[0].parameters()]
+        parts = torch.split(self.W, sizes, dim=1)
+        self.leaves = [
+            part.view(len(networks), *p.shape).detach().requires_grad_()
+            for part, p in zip(parts, networks[0].parameters(), strict=True)
+        ]
+        kept = [dict(network.named_buffers()) for network in networks]
+        self.buffers = {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
+        self.runs = []
+        start = 0
+        settings = [(one.training.learning_rate, one.training.betas) for one in self.trials]
+        for i in range(1, len(settings) + 1):
+            if i == len(settings) or settings[i] != settings[start]:
+                rate, betas = settings[start]
+                buffer = nn.Parameter(self.W[start:i])
+                buffer.grad = self.G[start:i]
+                adam = torch.optim.Adam([buffer], lr=rate, betas=betas, fused=True)
+                self.runs.append(Run(slice(start, i), adam, buffer))
+                start = i
+
+    def _step(self, leaves: list[Tensor], x0: Tensor, eps: Tensor, *at: Tensor) -> Any:
+        """Losses (K, B), gradients (K, P) and their norms (K,)."""
+        levels = Levels(at[0], at[1], at[2], Terms(*at[3:]))
+        objective, network, names = self.trials[0].objective, self.network, self.names
+
+        def one(weights: list[Tensor], buffers: Any, x0: Tensor, eps: Tensor, at: Levels) -> Tensor:
+            state = {**dict(zip(names, weights, strict=True)), **buffers}
+
+            def called(*inputs: Any) -> Tensor:
+                found: Tensor = functional_call(network, state, inputs)
+                return found
+
+            return losses(called, objective, x0, eps, at)
+
+        per_draw = vmap(one)(leaves, self.buffers, x0[self.of_seed], eps[self.of_seed], levels)
+        per_draw = per_draw / self.scale
+        found = torch.autograd.grad(
+            per_draw.mean(1).sum(), leaves, allow_unused=True, materialize_grads=True
+        )
+        G = torch.cat([g.reshape(len(g), -1) for g in found], dim=1)
+        return per_draw.detach(), G, torch.linalg.vector_norm(G, dim=1)
+
+    def _block(self, window: Window, last: int) -> None:
+        """The steps from the current one to the end of its block, or to `last`."""
+        block, offset = divmod(self.step, BLOCK)
+        size = self.training.batch, len(self.samples), self.shape
+        drawn = [draws(seed, block, *size) for seed in self.seeds]
+        u = torch.stack([one.u for one in drawn])[self.of_seed.cpu()]
+        index, eps = (
+            torch.stack(parts).to(self.device)
+            for parts in ([one.indices for one in drawn], [one.eps for one in drawn])
+        )
+        bins = torch.empty(u.shape, dtype=torch.int64)
+        columns = [torch.empty(u.shape) for _ in range(3 + len(Terms._fields))]
+        for rows in self.alike:
+            one = self.trials[rows[0]]
+            sigma = one.objective.density.sigma(u[rows].flatten(0, 1))
+            bins[rows] = self.bins(sigma, one.objective.density).view(u[rows].shape)
+            found = levels_of(one.denoiser, one.objective, sigma)
+            for column, part in zip(columns, (*found[:3], *(found.terms or ())), strict=True):
+                column[rows] = part.view(u[rows].shape)
+        bins += self.BINS * torch.arange(len(u))[:, None, None]
+        for column in columns:
+            column[list(self.results)] = 0.0
+        # (BLOCK, K, B): a step takes a contiguous part.
+        at = [column.transpose(0, 1).contiguous().to(self.device) for column in columns]
+        place = bins.transpose(0, 1).flatten(1).to(self.device)
+        for i in range(offset, min(BLOCK, offset + last - self.step)):
+            x0 = self.samples[index[:, i]]
+            arguments = (x0, eps[:, i], *map(operator.itemgetter(i), at))
+            per_draw, G, norms = self._evaluated(arguments)
+            self._update(G, norms)
+            window.add(per_draw, norms, place[i])
+            self.step += 1
+
+    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        if not self._compiled:
+            found: tuple[Tensor, Tensor, Tensor] = self._step(self.leaves, *arguments)
+            return found
+        if self._traced is None:
+            self._traced = torch.compile(make_fx(self._step)(self.leaves, *arguments))
+        with torch.no_grad():
+            return self._traced([leaf.detach() for leaf in self.leaves], *arguments)
+
+    def _update(self, G: Tensor, norms: Tensor) -> None:
+        """Clipping, Adam and the averages."""
+        if self.clip is not None:
+            G = G * (self.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
+        self.G.copy_(G)
+        for run in self.runs:
+            run.optimiser.step()
+        decay = self.decays.clamp(max=(1 + self.step) / (10 + self.step))
+        self.ema[0].lerp_(self.W, (1 - decay)[:, None])
+
+    def _finite(self) -> list[bool]:
+        found: list[bool] = self.ema[0].isfinite().all(1).tolist()
+        return found
+
+    def _end(self, trial: int, kept: list[Tensor]) -> None:
+        """Sets a diverged trial's row to zero for good: it keeps its place and no effect."""
+        self.results[trial] = kept[0][trial].clone()
+        self.ended[trial] = self.step
+        with torch.no_grad():
+            self.W[trial] = 0.0
+            self.ema[0][trial] = 0.0
+        for run in self.runs:
+            if run.rows.start <= trial < run.rows.stop:
+                state = run.optimiser.state[run.buffer]
+                for name in ("exp_avg", "exp_avg_sq"):
+                    state[name][trial - run.rows.start] = 0.0
+
+    def averaged(self, trial: int) -> Denoiser:
+        """The denoiser of a trial with its averaged weights put in place."""
+        row = self.results.get(trial, self.ema[0][trial])
+        denoiser = self.trials[trial].denoiser
+        parameters = list(denoiser.parameters())
+        with torch.no_grad():
+            parts = torch.split(row, [p.numel() for p in parameters])
+            for p, part in zip(parameters, parts, strict=True):
+                p.copy_(part.view_as(p))
+        return denoiser.eval()
+
+    def steps(self, trial: int) -> int:
+        """How many steps a trial has done."""
+        return self.ended.get(trial, self.step)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and facts from which `restore` continues bit for bit (on CPU)."""
+        tensors = {"W": self.W, "ema": self.ema[0]}
+        for i, run in enumerate(self.runs):
+            adam = run.optimiser.state[run.buffer]
+            tensors |= {f"adam{i}.{key}": value for key, value in adam.items()}
+        tensors |= {f"result{i}": row for i, row in self.results.items()}
+        facts = {
+            "step": self.step,
+            "seeds": [one.seed for one in self.trials],
+            "diverged": self.diverged,
+            "ended": [self.ended.get(i) for i in range(len(self.trials))],
+        }
+        return tensors, facts
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Continues from a `state()`.
+
+        Raises:
+            InputError: the state is of other trials.
+        """
+        seeds = [one.seed for one in self.trials]
+        if facts.get("seeds") != seeds or tensors["W"].shape != self.W.shape:
+            raise InputError("this checkpoint belongs to other trials.")
+        self.step, self.diverged = facts["step"], list(facts["diverged"])
+        self.ended = {i: step for i, step in enumerate(facts["ended"]) if step is not None}
+        self.results = {
+            i: tensors[f"result{i}"].to(self.device) for i in self.ended if f"result{i}" in tensors
+        }
+        with torch.no_grad():
+            self.W.copy_(tensors["W"])
+            self.ema[0].copy_(tensors["ema"])
+        for i, run in enumerate(self.runs):
+            run.optimiser.state[run.buffer] = {
+                key: tensors[f"adam{i}.{key}"].to(self.device, copy=True)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"adam{i}.{key}" in tensors
+            }
+
+
+def _module(one: Contestant) -> nn.Module:
+    assert isinstance(one.denoiser.network, nn.Module)
+    return one.denoiser.network
+
+
+def _alike(trials: Sequence[Contestant]) -> list[list[int]]:
+    """The trials whose functions of sigma are the same, whatever their seed."""
+    found: list[list[int]] = []
+    for i, one in enumerate(trials):
+        for rows in found:
+            other = trials[rows[0]]
+            if one.objective == other.objective and one.denoiser.scales_as(other.denoiser):
+                rows.append(i)
+                break
+        else:
+            found.append([i])
+    return found
+
+
+def unbatchable(trials: Sequence[Contestant]) -> str:
+    """Why these trials cannot be trained as one; "" where they can."""
+    first = trials[0]
+    for one in trials:
+        if not one.objective.fixed or one.objective.states is not None:
+            return "an objective depends on more than sigma"
+        loss, other = one.objective.loss, first.objective.loss
+        if loss.quadratic != other.quadratic or (not loss.quadratic and loss != other):
+            return "their losses are different functions"
+        shared = ("steps", "batch", "points")
+        if any(getattr(one.training, key) != getattr(first.training, key) for key in shared):
+            return "their steps, batches or points differ"
+        if not isinstance(one.denoiser.network, nn.Module):
+            return "a network is no module"
+        mine, theirs = (
+            {name: (p.shape, p.dtype) for name, p in module.state_dict().items()}
+            for module in (one.denoiser.network, _module(first))
+        )
+        if type(one.denoiser.network) is not type(first.denoiser.network) or mine != theirs:
+            return "their networks differ"
+        if {p.dtype for p in one.denoiser.parameters()} != {torch.float32}:
+            return "a network has weights that are not float32"
+    return ""

@@ -1,0 +1,510 @@
+"""Many trials as one computation: equal to one by one but for rounding, and each for itself.
+
+A law is a function of an implementation. It passes for ours and fails for its mutants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import testbed
+from testbed.data.base import Data
+from testbed.errors import InputError
+from testbed.registry import Registry
+from testbed.training import checkpoint
+from testbed.training.batch import Batch, unbatchable
+from testbed.training.engine import BLOCK, Contestant, Levels, Row, Trainer, Training, losses
+from testbed.training.objective import Objective, Terms
+
+CPU = torch.device("cpu")
+FIVE = ["edm", "eps", "score", "v", "x0"]
+WIDTH, SIZE = 16, 16
+REGISTRY = Registry()
+
+
+@functools.cache
+def data() -> Data:
+    return REGISTRY.dataset("mixture", dim=3, n=400, test=10)()
+
+
+def network(seed: int = 0, width: int = WIDTH) -> nn.Module:
+    return REGISTRY.network("mlp", width=width, depth=1, features=4)(data().shape, 0, seed)
+
+
+def contestant(
+    name: str | testbed.Parameterization = "eps",
+    seed: int = 0,
+    *,
+    loss: testbed.Loss | str = "",
+    net: nn.Module | None = None,
+    **training: Any,
+) -> Contestant:
+    """A trial by its parameterization's own recipe."""
+    p = REGISTRY.parameterization(name) if isinstance(name, str) else name.bound({})
+    recipe = p.recipe or testbed.Recipe(density="lognormal", weighting="edm")
+
+    def part(axis: str, value: Any) -> Any:
+        given = {"name": value} if isinstance(value, str) else dict(value)
+        return getattr(REGISTRY, axis)(given.pop("name"), **given)
+
+    objective = Objective(
+        p,
+        recipe.weighting and part("weighting", recipe.weighting),
+        part("loss", loss or recipe.loss) if not isinstance(loss, testbed.Loss) else loss,
+        part("density", recipe.density),
+        data().sigma_data,
+    )
+    denoiser = testbed.Denoiser(
+        net or network(seed), p, data().sigma_data, c_in=recipe.c_in, c_noise=recipe.c_noise
+    )
+    settings = Training(**{"steps": 100, "batch": SIZE, "points": 2, **training})
+    return Contestant(denoiser, objective, settings, seed)
+
+
+def alone(one: Contestant) -> tuple[list[Row], Tensor, Trainer]:
+    """Rows without their times, and averaged weights (P,), of a trial trained for itself."""
+    trainer = Trainer(one.denoiser, one.objective, data(), one.training, one.seed, CPU)
+    rows = [dataclasses.replace(row, seconds=0.0) for row in trainer]
+    return rows, torch.cat([average.flatten() for average in trainer.ema]), trainer
+
+
+def ran(batch: Batch) -> list[list[Row]]:
+    """The rows of each trial, without their times."""
+    found: list[list[Row]] = [[] for _ in batch.trials]
+    for rows in batch.windows():
+        for i, row in enumerate(rows):
+            if row is not None:
+                found[i].append(dataclasses.replace(row, seconds=0.0))
+    return found
+
+
+def batch_of(trials: list[Contestant], made: type[Batch] = Batch) -> Batch:
+    return made(trials, data(), CPU)
+
+
+# --- one step -----------------------------------------------------------------------------------
+
+
+class Recorded(Batch):
+    """Keeps the weights and the arguments of the first step of each block."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.kept: list[tuple[Tensor, tuple[Tensor, ...]]] = []
+
+    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        if self.step % BLOCK == 0:
+            self.kept.append((self.W.clone(), arguments))
+        return super()._evaluated(arguments)
+
+
+@functools.cache
+def along_a_run() -> tuple[Recorded, list[tuple[Tensor, tuple[Tensor, ...]]]]:
+    """20 trials at 50 states each."""
+    trials = [contestant(name, seed, steps=50 * BLOCK) for seed in range(4) for name in FIVE]
+    batch = Recorded(trials, data(), CPU)
+    ran(batch)
+    return batch, batch.kept
+
+
+def gradient(batch: Batch, k: int, row: Tensor, arguments: tuple[Tensor, ...]) -> Tensor:
+    """The gradient of one trial's loss by autograd of that trial alone, (P,)."""
+    dtype = row.dtype
+    shapes = [leaf.shape[1:] for leaf in batch.leaves]
+    parts = torch.split(row, [shape.numel() for shape in shapes])
+    weights = [p.reshape(s).requires_grad_() for p, s in zip(parts, shapes, strict=True)]
+    state = dict(zip(batch.names, weights, strict=True))
+    state |= {name: stacked[k].to(dtype) for name, stacked in batch.buffers.items()}
+    x0, eps, *rest = (t.to(dtype) for t in arguments)
+    at = [t[k] for t in rest]
+    seed = int(batch.of_seed[k])
+    levels = Levels(at[0], at[1], at[2], Terms(*at[3:]))
+
+    def called(*inputs: Any) -> Tensor:
+        found: Tensor = functional_call(batch.network, state, inputs)
+        return found
+
+    objective = batch.trials[k].objective
+    per_draw = losses(called, objective, x0[seed], eps[seed], levels) / batch.scale[k].to(dtype)
+    found = torch.autograd.grad(per_draw.mean(), weights)
+    return torch.cat([g.flatten() for g in found])
+
+
+def condition(batch: Batch, k: int, row: Tensor, arguments: tuple[Tensor, ...]) -> float:
+    """How far the gradient moves, per relative change of weights, draws and coefficients.
+
+    Statistical estimate (Kenney and Laub 1994): the largest of four random directions, times 10,
+    is below the truth with a probability of less than one in 10,000.
+    """
+    generator = torch.Generator().manual_seed(0)
+    delta = 2.0**-20
+
+    def moved(t: Tensor) -> Tensor:
+        return t * (1 + delta * (2 * torch.rand(t.shape, generator=generator) - 1).double())
+
+    row, arguments = row.double(), tuple(t.double() for t in arguments)
+    right = gradient(batch, k, row, arguments)
+    changes = [
+        gradient(batch, k, moved(row), tuple(map(moved, arguments))) - right for _ in range(4)
+    ]
+    return 10 * max(float(change.norm()) for change in changes) / delta
+
+
+def law_one_step(made: Callable[[Batch, list[Tensor], tuple[Tensor, ...]], Tensor]) -> None:
+    """Batched and alone, each gradient is off by the rounding of its sums: gamma_n condition.
+
+    n counts the longest chain: the sums of two layers over the width, of the loss over dimensions
+    and samples, and 30 roundings between.
+    """
+    batch, states = along_a_run()
+    assert len(batch.trials) * len(states) == 1000
+    n = 3 * WIDTH + SIZE + 3 + 30
+    for dtype in (torch.float64, torch.float32):
+        unit = torch.finfo(dtype).eps / 2
+        for at, (W, arguments) in enumerate(states):
+            leaves = [
+                part.reshape(len(W), *leaf.shape[1:]).requires_grad_()
+                for part, leaf in zip(
+                    torch.split(W.to(dtype), [leaf[0].numel() for leaf in batch.leaves], dim=1),
+                    batch.leaves,
+                    strict=True,
+                )
+            ]
+            G = made(batch, leaves, tuple(t.to(dtype) for t in arguments))
+            for k in range(at % 5, len(W), 5):  # each state for four trials, each trial for ten
+                single = gradient(batch, k, W[k].to(dtype), arguments)
+                bound = 2 * n * unit * condition(batch, k, W[k], arguments)
+                assert float((G[k] - single).norm()) <= bound
+
+
+def batched_gradient(batch: Batch, leaves: list[Tensor], arguments: tuple[Tensor, ...]) -> Tensor:
+    kept, dtype = batch.buffers, leaves[0].dtype
+    batch.buffers = {name: stacked.to(dtype) for name, stacked in kept.items()}
+    try:
+        G: Tensor = batch._step(leaves, *arguments)[1]
+        return G
+    finally:
+        batch.buffers = kept
+
+
+def test_one_step_as_one_is_one_step_alone_but_for_rounding() -> None:
+    law_one_step(batched_gradient)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(lambda G: G / len(G), id="mean over the trials"),
+        pytest.param(lambda G: G.roll(1, 0), id="another trial's gradient"),
+        pytest.param(lambda G: G + 1e-4 * G.mean(0), id="a trace of the others"),
+        pytest.param(lambda G: G.bfloat16().to(G.dtype), id="bfloat16 inside"),
+    ],
+)
+def test_a_wrong_step_is_caught(wrong: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(AssertionError):
+        law_one_step(lambda *inputs: wrong(batched_gradient(*inputs)))
+
+
+# --- a thousand steps ---------------------------------------------------------------------------
+
+
+def far(one: Tensor, other: Tensor) -> float:
+    return float((one.double() - other.double()).norm() / other.double().norm())
+
+
+def nudged(net: nn.Module) -> nn.Module:
+    """Every weight one unit in the last place up."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.nextafter(p, torch.full_like(p, math.inf)))
+    return net
+
+
+@functools.cache
+def thousand_alone() -> list[Tensor]:
+    return [alone(contestant(name, steps=1000))[1] for name in FIVE]
+
+
+@functools.cache
+def thousand_nudged() -> float:
+    """The mean drift that one unit in the last place of the first weights causes."""
+    drifts = [
+        far(alone(contestant(name, net=nudged(network()), steps=1000))[1], right)
+        for name, right in zip(FIVE, thousand_alone(), strict=True)
+    ]
+    return float(np.mean(drifts))
+
+
+def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_causes() -> None:
+    batch = batch_of([contestant(name, steps=1000) for name in FIVE])
+    ran(batch)
+    drifts = [far(batch.ema[0][k], right) for k, right in enumerate(thousand_alone())]
+    assert 0 < np.mean(drifts) <= thousand_nudged()
+
+
+def test_other_trials_in_the_batch_change_no_more_than_that() -> None:
+    many = batch_of([contestant(name, seed, steps=1000) for seed in (0, 1) for name in FIVE])
+    few = batch_of([contestant("v", steps=1000), contestant("edm", steps=1000)])
+    ran(many)
+    ran(few)
+    for k, name in enumerate(("v", "edm")):
+        assert far(many.ema[0][FIVE.index(name)], few.ema[0][k]) <= thousand_nudged()
+
+
+# --- each for itself ----------------------------------------------------------------------------
+
+# Drift of 100 steps: that of 1,000 is below 1e-4 here (thousand_nudged), mutants are above 1e-3.
+CLOSE = 1e-4
+
+
+def law_as_alone(trials: Callable[[], list[Contestant]], made: type[Batch] = Batch) -> None:
+    """Every trial of a batch has its rows and its averages as if alone, within the drift."""
+    batch = batch_of(trials(), made)
+    found = ran(batch)
+    for k, one in enumerate(trials()):
+        rows, average, trainer = alone(one)
+        assert far(batch.ema[0][k], average) <= CLOSE
+        assert batch.scale[k].item() == pytest.approx(trainer.scale, rel=1e-6)
+        assert len(found[k]) == len(rows)
+        for row, right in zip(found[k], rows, strict=True):
+            assert row.step == right.step
+            mine, its = (
+                np.array([r.loss, r.gradient_norm, r.gradient_norm_cv, *r.bins])
+                for r in (row, right)
+            )
+            assert np.array_equal(np.isnan(mine), np.isnan(its))
+            np.testing.assert_allclose(mine, its, rtol=CLOSE)
+        batch.averaged(k)
+        for p, q in zip(
+            batch.trials[k].denoiser.parameters(), trainer.averaged().parameters(), strict=True
+        ):
+            assert torch.allclose(p, q, rtol=CLOSE, atol=CLOSE)
+
+
+def varied() -> list[Contestant]:
+    """Each with settings of its own, neighbours of the batch sharing some."""
+    return [
+        contestant("eps", 0),
+        contestant("edm", 1, ema=0.5),
+        contestant("v", 0, learning_rate=1e-2),
+        contestant("x0", 2, learning_rate=1e-2, clip=0.1),
+        contestant("score", 3, learning_rate=1e-2, betas=(0.5, 0.9)),
+        contestant("eps", 1, ema=0.9, clip=0.05),
+    ]
+
+
+def test_settings_are_each_trial_s_own() -> None:
+    law_as_alone(varied)
+
+
+def test_five_parameterizations_and_seeds() -> None:
+    law_as_alone(lambda: [contestant(name, seed) for seed in (3, 0) for name in FIVE])
+
+
+def test_a_loss_that_is_not_quadratic() -> None:
+    loss = REGISTRY.loss("huber", space="eps")
+    law_as_alone(lambda: [contestant(name, loss=loss) for name in ("v", "edm")])
+
+
+class OneClip(Batch):
+    def _update(self, G: Tensor, norms: Tensor) -> None:
+        super()._update(G, norms.max().expand_as(norms))
+
+
+class OneDecay(Batch):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.decays = self.decays[:1].expand_as(self.decays)
+
+
+class OneSeed(Batch):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.of_seed = torch.zeros_like(self.of_seed)
+
+
+class OneRate(Batch):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        for run in self.runs:
+            run.optimiser.param_groups[0]["lr"] = 1e-3
+
+
+class OneScale(Batch):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.scale = self.scale[:1].expand_as(self.scale)
+
+
+class Shifted(Batch):
+    """Bins of the trial before."""
+
+    def bins(self, sigma: Tensor, density: testbed.Density) -> Tensor:
+        return (super().bins(sigma, density) + 1).clamp(max=self.BINS - 1)
+
+
+class AllAlike(Batch):
+    """One trial's functions of sigma for all."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.alike = [list(range(len(self.trials)))]
+
+
+@pytest.mark.parametrize(
+    "mutant", [OneClip, OneDecay, OneSeed, OneRate, OneScale, Shifted, AllAlike]
+)
+def test_settings_of_another_trial_are_caught(mutant: type[Batch]) -> None:
+    with pytest.raises(AssertionError):
+        law_as_alone(varied, mutant)
+
+
+# --- divergence ---------------------------------------------------------------------------------
+
+
+class Ending(nn.Module):
+    """A network whose output is not finite once it has been called `calls` times."""
+
+    def __init__(self, inner: nn.Module, big: float) -> None:
+        super().__init__()
+        self.inner = inner
+        self.gain = nn.Parameter(torch.tensor(big))
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
+        return self.inner(x, c_noise, condition) * self.gain
+
+
+def mixed(big: float = 1e30) -> list[Contestant]:
+    """Three trials, the middle one of which overflows in the first steps."""
+    gains = (1.0, big, 1.0)
+    names = ("eps", "v", "edm")
+    return [
+        contestant(name, seed, net=Ending(network(seed), gain), steps=3 * BLOCK, points=3)
+        for seed, (name, gain) in enumerate(zip(names, gains, strict=True))
+    ]
+
+
+def law_divergence(made: type[Batch] = Batch) -> None:
+    """A trial that diverges ends as it would alone, and the others do not notice."""
+    batch = batch_of(mixed(), made)
+    found = ran(batch)
+    rows, average, trainer = alone(mixed()[1])
+    assert batch.diverged == [None, trainer.diverged_at, None]
+    assert trainer.diverged_at is not None
+    assert [len(one) for one in found] == [3, len(rows), 3]
+    assert batch.steps(1) == trainer.step
+    assert batch.steps(0) == 3 * BLOCK
+    batch.averaged(1)
+    ended = torch.cat([p.detach().flatten() for p in batch.trials[1].denoiser.parameters()])
+    assert bool(ended.isfinite().all())
+    assert far(ended, average) <= CLOSE
+    assert not bool(batch.W[1].any())
+    healthy = batch_of(mixed(1.0), made)
+    ran(healthy)
+    for k in (0, 2):
+        assert torch.equal(batch.W[k], healthy.W[k])
+        assert torch.equal(batch.ema[0][k], healthy.ema[0][k])
+
+
+def test_a_diverged_trial_stops_and_touches_nobody() -> None:
+    law_divergence()
+
+
+class GoesOn(Batch):
+    def _end(self, trial: int, kept: list[Tensor]) -> None:
+        self.results[trial] = self.ema[0][trial].clone()
+
+
+class Infects(Batch):
+    def _update(self, G: Tensor, norms: Tensor) -> None:
+        super()._update(G + 1e-9 * G.sum(0), norms)
+
+
+@pytest.mark.parametrize("mutant", [GoesOn, Infects])
+def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> None:
+    with pytest.raises(AssertionError):
+        law_divergence(mutant)
+
+
+# --- resuming -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trials", [varied, mixed], ids=["varied", "one diverged"])
+@pytest.mark.parametrize("stop", [BLOCK, BLOCK + 23])
+def test_a_resumed_batch_is_the_uninterrupted_one(
+    tmp_path: Path, trials: Callable[[], list[Contestant]], stop: int
+) -> None:
+    def lasting(steps: int) -> Batch:
+        return batch_of(
+            [
+                one._replace(training=dataclasses.replace(one.training, steps=steps, points=200))
+                for one in trials()
+            ]
+        )
+
+    whole = lasting(3 * BLOCK)
+    ran(whole)
+    first = lasting(stop)
+    ran(first)
+    checkpoint.write(tmp_path / "state", *first.state())
+    read = checkpoint.newest(tmp_path / "state")
+    assert read is not None
+    second = lasting(3 * BLOCK)
+    second.restore(*read)
+    ran(second)
+    mine, its = second.state(), whole.state()
+    assert mine[1] == its[1]
+    assert mine[0].keys() == its[0].keys()
+    for name, tensor in its[0].items():
+        assert torch.equal(mine[0][name], tensor), name
+
+
+def test_a_state_of_other_trials_is_refused() -> None:
+    state = batch_of([contestant("eps", 0), contestant("v", 1)]).state()
+    with pytest.raises(InputError, match="other trials"):
+        batch_of([contestant("eps", 0), contestant("v", 2)]).restore(*state)
+
+
+# --- what cannot be batched ---------------------------------------------------------------------
+
+
+def learned() -> Contestant:
+    one = contestant("edm")
+    weighting = REGISTRY.weighting("edm2")
+    objective = dataclasses.replace(one.objective, weighting=weighting).started(0)
+    return one._replace(objective=objective)
+
+
+CANNOT = {
+    "steps": (lambda: contestant(steps=50), "steps, batches or points differ"),
+    "batch": (lambda: contestant(batch=8), "steps, batches or points differ"),
+    "width": (lambda: contestant(net=network(width=8)), "networks differ"),
+    "precision": (lambda: contestant(net=network().double()), "networks differ"),
+    "learned weighting": (learned, "depends on more than sigma"),
+    "loss": (lambda: contestant(loss="l1"), "losses are different functions"),
+}
+
+
+@pytest.mark.parametrize(("other", "said"), CANNOT.values(), ids=CANNOT)
+def test_what_cannot_be_batched_is_refused_with_the_reason(
+    other: Callable[[], Contestant], said: str
+) -> None:
+    assert said in unbatchable([contestant(), other()])
+    with pytest.raises(InputError, match=said):
+        batch_of([contestant(), other()])
+
+
+def test_a_batch_of_one_and_of_twenty() -> None:
+    law_as_alone(lambda: [contestant("v", 4)])
+    assert unbatchable([contestant(name, seed) for seed in range(4) for name in FIVE]) == ""
