@@ -79,6 +79,8 @@ class Engine:
     def seconds(self) -> float:
         """About how long all groups take, by the measurement; 0.0 where nothing was measured."""
         rate = self.measured.get(self.name, 0.0) / 1000
+        if math.isinf(rate):
+            return 0.0
         steps = sum(group.steps * len(group.trials) for group in self.groups)
         return rate * steps / max(1, self.slots)
 
@@ -187,7 +189,9 @@ def _class(one: Trial, registry: Registry) -> str:
     config = one.config
     try:
         objective = trial.objective_of(config, registry)
-        batched = objective.fixed and objective.loss.state is None
+        parts = (objective.weighting, objective.loss)
+        learned = any(part is not None and part.state is not None for part in parts)
+        batched = objective.parameterization.affine and not learned
         quadratic = objective.loss.quadratic
     except Exception:  # a plugin's: the trial itself will fail and say why
         batched = quadratic = False
