@@ -148,7 +148,7 @@ def test_an_unknown_engine_and_one_that_cannot_be_had(tmp_path: Path) -> None:
         engines.choose(lonely, REGISTRY, "batched")
     done = run_here(tmp_path, "study", "tiny.toml", "--engine", "turbo")
     assert done.code == 2
-    assert "no engine 'turbo'" in done.err
+    assert "Unknown engine 'turbo'" in done.err
     assert "Traceback" not in done.err
 
 
