@@ -1,22 +1,30 @@
-"""Laws of the sample distances, each with outside truth, and the mutants that each must reject.
+"""Laws of the sample distances, each with outside truth, and the mutants that each must reject;
+and the errors per noise level against their formulas in NumPy.
 
 Brute force is written with Python's loops over pairs and math.dist: no torch, no blocks, no matrix
 products.
 """
 
+import dataclasses
 import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
-from testbed.metrics import distances
+import testbed
+from testbed.data import Data
+from testbed.denoiser import Denoiser
+from testbed.metrics import denoising, distances
 from testbed.metrics.distances import Floor, energy, floor, mmd, nearest, off_plane
+from testbed.oracles import Gaussian
+from testbed.registry import default_registry
 
 Distance = Callable[[Tensor, Tensor], float]
 Row = Sequence[float]
@@ -440,3 +448,155 @@ def test_floor_at_the_edges() -> None:
     assert all(
         math.isnan(v) for v in floor(lambda x, y: math.nan, reference, generator(), n=2, repeats=2)
     )
+
+
+def test_floor_of_single_rows_and_what_it_says_of_too_few() -> None:
+    found = floor(nearest, torch.tensor([[0.0], [3.0]]), generator(), n=1, repeats=2)
+    assert found == Floor(mean=3.0, sd=0.0)
+    with pytest.raises(ValueError, match=r"two disjoint subsets of 3 need 6 rows, got 5"):
+        floor(nearest, normal(5, 2), generator(), n=3, repeats=2)
+
+
+def test_off_plane_of_one_row_and_what_it_says_of_a_wrong_basis() -> None:
+    B = torch.eye(3, dtype=torch.float64)[:, :2]
+    assert off_plane(torch.tensor([[1.0, 2.0, 3.0]]), B, torch.zeros(3)) == 3.0
+    message = r"rows of 4 numbers need a basis \(4, k\) and as long a mean, got \(3, 2\) and \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        off_plane(normal(2, 4), B, torch.zeros(3))
+
+
+# --- as components ----------------------------------------------------------------------------
+
+
+def test_a_metric_passes_its_arguments_and_options_on() -> None:
+    def measure(samples: Tensor, data: Tensor, source: torch.Generator, scale: float = 2.0) -> int:
+        assert source is chosen
+        return int(scale * float(samples.sum() - data.sum()))
+
+    chosen = generator()
+    metric = testbed.Metric("difference", measure)
+    found = metric.bound({"scale": 3.0})(torch.ones(4), torch.ones(2), chosen)
+    assert isinstance(found, float)
+    assert (found, metric(torch.ones(4), torch.ones(2), chosen)) == (6.0, 4.0)
+
+
+def test_a_data_set_is_built_from_its_options() -> None:
+    dataset = testbed.Dataset("known", lambda train=40, test=10: known(train, test))
+    assert [len(found) for found in (dataset().train, dataset().test)] == [40, 10]
+    assert len(dataset.bound({"train": 7})().train) == 7
+
+
+# --- errors per noise level -------------------------------------------------------------------
+
+MEAN, S = np.array([1.0, -2.0, 0.5]), np.diag([2.0, 1.0, 0.25]) + 0.1
+
+
+def known(train: int = 40, test: int = 10) -> Data:
+    oracle = Gaussian(torch.as_tensor(MEAN), torch.as_tensor(S))
+    x0 = oracle.sample(train + test, generator(3)).float()
+    return Data(x0[:train], x0[train:], oracle=oracle)
+
+
+def linear(x: np.ndarray, sigma: float, m: np.ndarray, C: np.ndarray) -> np.ndarray:
+    """The best linear denoiser, m + C (C + sigma^2)^-1 (x - m)."""
+    return m + (x - m) @ np.linalg.solve(C + sigma**2 * np.eye(len(m)), C)
+
+
+def test_held_pairs_are_rows_of_the_test_split_in_turn_with_normal_noise() -> None:
+    data = known()
+    held = denoising.held(data, 0.01, 100.0, 5, 2005)
+    # log10 and 10^e: |e| ln 10 < 5 times the roundings of e, and one of each function.
+    np.testing.assert_allclose(held.sigma, [0.01, 0.1, 1, 10, 100], rtol=32 * EPS, atol=0)
+    order = [data.test.tolist().index(row) for row in held.x0.tolist()]
+    assert sorted(order[:10]) == list(range(10)) != order[:10]
+    assert order == (order[:10] * 201)[:2005]
+    assert held.eps.shape == held.x0.shape
+    assert stats.kstest(held.eps.double().flatten().numpy(), "norm").pvalue > 1e-6
+    again = denoising.held(known(), 0.01, 100.0, 5, 2005)
+    assert torch.equal(held.x0, again.x0)
+    assert torch.equal(held.eps, again.eps)
+    for draws in (4, 11):
+        few = denoising.held(data, 0.01, 100.0, 2, draws)
+        assert torch.equal(few.x0, held.x0[:draws])
+        assert few.eps.shape == few.x0.shape
+
+
+def test_held_losses_are_those_of_the_best_linear_denoiser_and_of_the_oracle() -> None:
+    data = known()
+    held = denoising.held(data, 0.1, 10.0, 3, 25)
+    y = data.train.double().numpy()
+    m, C = y.mean(0), np.cov(y.T, ddof=0)
+    assert held.optimum is not None
+    for i, s in enumerate(held.sigma):
+        x = (held.x0 + float(s) * held.eps).double().numpy()
+        D, x0 = linear(x, float(s), m, C), held.x0.double().numpy()
+        # D is rounded to float32: 2 |D - x0| |D| 2^-24, twice that for the square of the rounding.
+        allowed = 4 * 2.0**-24 * np.mean(np.abs(D - x0) * np.abs(D))
+        assert abs(float(held.wiener[i]) - np.mean((D - x0) ** 2)) <= allowed
+        # (C + sigma^2)^-1 has condition below 300, and some 30 roundings of |x| <= 1e2.
+        wanted = linear(x, float(s), MEAN, S)
+        np.testing.assert_allclose(held.optimum[i], wanted, rtol=0, atol=300 * 30 * 1e2 * EPS)
+    assert denoising.held(Data(data.train, data.test), 0.1, 10.0, 3, 25).optimum is None
+
+
+def test_held_pairs_cannot_be_changed() -> None:
+    held = denoising.held(known(), 0.1, 10.0, 3, 25)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        held.wiener = torch.zeros(3)
+
+
+@pytest.mark.parametrize("truth", [True, False], ids=["oracle", "no oracle"])
+def test_errors_per_level_are_the_formulas_of_edm(truth: bool) -> None:
+    """Table 1 of Karras et al. 2022 around F = (c_in x)/2 + c_noise, all in float64."""
+    n, d, sigma_data = 20, 3, 0.7
+    x0, eps, optimum = normal(n, d, seed=1), normal(n, d, seed=2), normal(2, n, d, seed=3)
+    sigma, wiener = torch.tensor([0.3, 5.0]).double(), torch.tensor([0.25, 0.75]).double()
+    held = denoising.Held(sigma, x0, eps, wiener, optimum if truth else None)
+    denoiser = Denoiser(
+        lambda x, noise, condition: x / 2 + noise[:, None],
+        default_registry().parameterization("edm"),
+        sigma_data,
+    )
+    table = denoising.per_level(denoiser, held, torch.device("cpu"))
+    assert len(table) == 2
+    for i, (s, row) in enumerate(zip(sigma.tolist(), table.to_dict("records"), strict=True)):
+        r = math.hypot(s, sigma_data)
+        x = (x0 + s * eps).numpy()
+        F = x / r / 2 + math.log(s) / 4
+        target = (x0.numpy() - (sigma_data / r) ** 2 * x) * r / (s * sigma_data)
+        D = (sigma_data / r) ** 2 * x + s * sigma_data / r * F
+        loss = ((D - x0.numpy()) ** 2).mean(1)
+        wanted = {
+            "sigma": s,
+            "loss": loss.mean(),
+            "loss_se": stats.sem(loss),
+            "wiener": float(wiener[i]),
+            "target_rms": np.sqrt((target**2).mean()),
+            "output_rms": np.sqrt((F**2).mean()),
+            "error_rms": np.sqrt(((F - target) ** 2).mean()),
+            "input_rms": np.sqrt((x**2).mean()) / r,
+        }
+        if truth:
+            best = optimum[i].numpy()
+            excess = ((D - best) ** 2).mean(1)
+            wanted |= {
+                "optimum": ((best - x0.numpy()) ** 2).mean(),
+                "excess": excess.mean(),
+                "excess_se": stats.sem(excess),
+            }
+        assert row.keys() == wanted.keys()
+        # At most 100 roundings, of terms at most 1e2 times the result.
+        assert row == pytest.approx(wanted, rel=100 * 1e2 * EPS)
+
+
+def test_summary_of_curves_with_known_integrals() -> None:
+    """excess = sigma^2 log(sigma): the trapezoid rule is exact for d int log(sigma) dlog(sigma)."""
+    sigma = np.exp([0.0, 0.5, 2.0])
+    curves = {"sigma": sigma, "wiener": [1.0, 2.0, 4.0], "loss": [2.0, 1.0, 32.0]}
+    found = denoising.summary(pd.DataFrame(curves), 3)
+    # Ratios 2, 1/2 and 8: their geometric mean is 2.
+    assert found == {"loss_vs_wiener": pytest.approx(2, rel=16 * EPS)}
+    with_excess = pd.DataFrame(curves | {"excess": sigma**2 * np.log(sigma)})
+    found = denoising.summary(with_excess, 3)
+    assert found.keys() == {"loss_vs_wiener", "excess_nats"}
+    assert found["excess_nats"] == pytest.approx(3 * 2.0**2 / 2, rel=64 * EPS)

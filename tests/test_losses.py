@@ -246,6 +246,21 @@ def test_huber_has_both_branches_here() -> None:
     assert not far.all()
 
 
+def test_only_the_squared_error_elicits_the_mean_unasked() -> None:
+    """Of the registered losses l2 and the parameterizations' own; another has to claim it."""
+    registry = default_registry()
+    for name in METRICS:
+        assert registry.loss(name).elicits_mean == (name == "l2")
+    assert all(registry.loss(name).elicits_mean for name in TABLE)
+    assert testbed.Loss("relative", lambda q_hat, q: q_hat / q, elicits_mean=True).elicits_mean
+
+
+def test_squared_is_the_square_of_the_difference() -> None:
+    """Exact numbers: 3 - 5 and -1/2 - 1."""
+    found = testbed.squared(float64([3.0, -0.5]), float64([5.0, 1.0]))
+    assert torch.equal(found, float64([4.0, 2.25]))
+
+
 def law_space_does_not_matter_for_weighted_l2(make: Callable[[str], Objective]) -> None:
     """With a weighting the l2 loss is lambda |D - x0|^2 whatever the space: same bits, up to the
     rounding of k (B_q^2 divided out again): gamma_1(float32)."""
@@ -415,6 +430,11 @@ def test_an_objective_cannot_be_changed() -> None:
         objective("edm", "x0", "edm").sigma_data = 1.0
 
 
+def test_a_loss_names_both_its_arguments() -> None:
+    with pytest.raises(InputError, match=r"must take 2 arguments .*, takes \(q_hat, \*rest\)"):
+        testbed.Loss("rest", lambda q_hat, *rest: q_hat)
+
+
 # --- a parameterization that is not affine -------------------------------------------------------
 
 
@@ -562,3 +582,174 @@ def test_stability_loss(entry: str) -> None:
     plus = (k * (e * (2 * r + e) if metric == "l2" else e)).mean(1)
     wanted = np.array(numbers["values"][entry])
     assert_within(found, wanted, wanted, 4, torch.float32, plus=plus)
+
+
+# --- what has a state -----------------------------------------------------------------------------
+
+
+class Drawn(torch.nn.Module):
+    """A few drawn numbers, and how often it was asked."""
+
+    calls: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.u = torch.nn.Parameter(torch.randn(size))
+        self.register_buffer("calls", torch.zeros(()))
+
+
+def build(size: int = 2) -> Drawn:
+    return Drawn(size)
+
+
+def learned_weight(sigma: Tensor, state: Drawn) -> Tensor:
+    return state.u[0].exp() / sigma**2
+
+
+def learned_penalty(sigma: Tensor, state: Drawn, times: float = 1.0) -> Tensor:
+    return times * state.u[1] * sigma
+
+
+def scaled_distance(q_hat: Tensor, q: Tensor, state: Drawn) -> Tensor:
+    state.calls += 1
+    return state.u[0].exp() * (q_hat - q).abs()
+
+
+LEARNED = testbed.Weighting("learned", learned_weight, state=build, penalty=learned_penalty)
+STATEFUL = testbed.Loss("stateful", scaled_distance, state=build)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: testbed.Weighting("w", learned_weight), "'w': asks for a state"),
+        (lambda: testbed.Weighting("w", lambda sigma: sigma, state=build), "no function asks"),
+        (
+            lambda: testbed.Weighting("w", lambda sigma: sigma, penalty=lambda sigma: sigma),
+            "a penalty without a state changes no gradient",
+        ),
+        (
+            lambda: testbed.Weighting(
+                "w", learned_weight, state=build, penalty=lambda sigma, other: sigma
+            ),
+            r"'w' \(penalty\): argument 'other'",
+        ),
+        (
+            lambda: testbed.Weighting("w", learned_weight, state=lambda other: None),
+            r"'w' \(state\): argument 'other'",
+        ),
+        (lambda: testbed.Loss("m", scaled_distance), "'m': asks for a state"),
+        (lambda: testbed.Loss("m", lambda q_hat, q: q, state=build), "no function asks"),
+        (
+            lambda: testbed.Loss("m", scaled_distance, state=lambda other: None),
+            r"'m' \(state\): argument 'other'",
+        ),
+        (
+            lambda: testbed.Weighting("w", learned_weight, state=lambda: 3).build(),
+            r"must build a torch.nn.Module, got 3",
+        ),
+    ],
+)
+def test_a_state_is_built_where_it_is_asked_for_and_nowhere_else(
+    make: Callable[[], Any], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        make()
+
+
+def test_the_range_of_a_weighting_is_an_interval() -> None:
+    for wrong in ((1.0, 1.0), (2.0, 1.0), (-1.0, 2.0), (float("nan"), 1.0)):
+        with pytest.raises(InputError, match="needs 0 <= low < high"):
+            testbed.Weighting("w", lambda sigma: sigma, sigma_range=wrong)
+    for right in ((0.0, 1.0), (0.002, 80.0), (2.0, float("inf"))):
+        w = testbed.Weighting("w", lambda sigma: sigma, sigma_range=right)
+        assert w.sigma_range == right
+    assert testbed.Weighting("w", lambda sigma: sigma).sigma_range == (0.0, float("inf"))
+
+
+def test_a_penalty_alone_may_ask_for_the_state() -> None:
+    w = testbed.Weighting("w", lambda sigma: 1 / sigma, state=build, penalty=learned_penalty)
+    state, sigma = w.build(), float64([1.0, 2.0])
+    assert isinstance(state, Drawn)
+    assert torch.equal(w.added(sigma, state), state.u[1] * sigma)
+    assert torch.equal(w.bound({"times": 3.0}).added(sigma, state), 3.0 * state.u[1] * sigma)
+    assert default_registry().weighting("edm").added(sigma, None) == 0
+
+
+@pytest.mark.parametrize("component", [LEARNED, STATEFUL], ids=["weighting", "loss"])
+def test_a_state_is_built_from_the_options(component: Any) -> None:
+    assert component.build().u.shape == (2,)
+    assert component.bound({"size": 3}).build().u.shape == (3,)
+    with pytest.raises(TypeError, match="needs state"):
+        component(*[float64([1.0])] * (2 if component is STATEFUL else 1))
+
+
+@pytest.mark.parametrize("component", ["edm", "l2"])
+def test_most_have_no_state(component: str) -> None:
+    kind = default_registry().weighting if component == "edm" else default_registry().loss
+    assert kind(component).build() is None
+
+
+def stateful(
+    weighting: testbed.Weighting | None = LEARNED, loss: testbed.Loss | None = None
+) -> Objective:
+    o = objective("v", "x0", None)
+    return replace(o, weighting=weighting, loss=loss or o.loss)
+
+
+def test_an_objective_starts_the_states_of_its_parts_from_the_seed() -> None:
+    both = stateful(LEARNED, STATEFUL)
+    before = torch.get_rng_state()
+    one, same, other = both.started(3), both.started(3), both.started(4)
+    assert torch.equal(before, torch.get_rng_state())
+    assert both.states is None
+    assert set(one.states) == {"weighting", "loss"}
+    for axis in ("weighting", "loss"):
+        assert torch.equal(one.states[axis].u, same.states[axis].u)
+        assert not torch.equal(one.states[axis].u, other.states[axis].u)
+    assert set(stateful(None, STATEFUL).started(0).states) == {"loss"}
+    assert set(stateful().started(0).states) == {"weighting"}
+    plain = objective("v", "x0", "edm")
+    assert plain.started(3) is plain
+
+
+def test_terms_are_fixed_where_nothing_learns_the_weight() -> None:
+    assert objective("v", "x0", "edm").fixed
+    assert stateful(None, STATEFUL).started(0).fixed
+    assert not stateful().started(0).fixed
+    assert not replace(objective("v", "x0", None), parameterization=BENT).fixed
+
+
+def test_a_learned_weighting_is_the_weight_of_its_state_plus_the_penalty() -> None:
+    """The same bits as a fixed weighting of that number, and u_1 sigma on top."""
+    c, o = levels(), stateful().started(3)
+    F = draws(tuple(c.x0.shape), 99)
+    u = o.states["weighting"].u
+    number = testbed.Weighting("number", lambda sigma: u[0].exp() / sigma**2)
+    known = replace(o, weighting=number, states=None)
+    found = o(F, c.x0, c.eps, c.sigma)
+    assert torch.equal(found, known(F, c.x0, c.eps, c.sigma) + u[1] * c.sigma)
+    (slopes,) = torch.autograd.grad(found.sum(), u)
+    # u_0 scales what is not the penalty, whose slope is sigma: float32 sums of nine terms.
+    wanted = torch.stack([(found - u[1] * c.sigma).sum(), c.sigma.sum()]).detach()
+    assert_within(slopes, wanted, wanted.abs() + c.sigma.sum(), 32, torch.float32)
+    weight = o.effective_weight(c.sigma)
+    assert torch.equal(weight, known.effective_weight(c.sigma).detach())
+    assert not weight.requires_grad
+
+
+def test_a_loss_with_a_state_is_given_it() -> None:
+    c, o = levels(), stateful(None, STATEFUL).started(3)
+    F = draws(tuple(c.x0.shape), 99)
+    u = o.states["loss"].u[0].exp().detach()
+    known = replace(o, loss=testbed.Loss("known", lambda a, b: u * (a - b).abs()), states=None)
+    assert torch.equal(o(F, c.x0, c.eps, c.sigma), known(F, c.x0, c.eps, c.sigma))
+    assert o.states["loss"].calls == 1
+
+
+def test_the_scale_changes_no_state() -> None:
+    o = stateful(LEARNED, STATEFUL).started(3)
+    o = replace(o, weighting=None)
+    first = o.scale(cloud())
+    assert o.states["loss"].calls == 0
+    assert o.scale(cloud()) == first

@@ -561,6 +561,10 @@ def test_mmse_shapes_and_reproducibility():
     assert not torch.equal(estimate.value, other.value)
     assert float(oracle.mmse(1.0, draws=64)) == float(estimate.value[0, 1])
     assert bool((gaussian(1, 3).oracle.mmse(levels).value.diff(dim=1) > 0).all())
+    for each in (oracle, gaussian(1, 3).oracle):
+        assert torch.equal(each.mmse(sigma=levels, draws=64).value, each.mmse(levels, draws=64)[0])
+        with pytest.raises(TypeError, match="positional"):
+            each.mmse(levels, 64)
 
 
 @pytest.mark.parametrize("sigma", [1e-4, 1.0, 1e4])
@@ -592,6 +596,91 @@ def test_fit_is_the_wiener_denoiser():
     D = flat.mean(0) + (x.flatten(1).numpy() - flat.mean(0)) @ W.T
     bound = 2 * truth(case, x, sigma).bound["denoise"]
     agree("Wiener", oracle.denoise(x, sigma).flatten(1), D, bound)
+
+
+def test_fit_of_single_numbers():
+    """Samples of shape (): mean 2 and variance (1 + 0 + 1)/3, to a rounding of each step."""
+    oracle = Gaussian.fit(torch.tensor([1.0, 2.0, 3.0]))
+    assert (oracle.shape, oracle.dim) == ((), 1)
+    assert abs(float(oracle.m) - 2) <= gamma(4) * 2
+    assert abs(float(oracle.L) - 2 / 3) <= gamma(8)
+
+
+def test_a_mixture_of_single_numbers():
+    """Points 0 and 1, std 0: D is the logistic function of the log-odds (2 x - 1)/(2 sigma^2)."""
+    oracle = Mixture(torch.tensor([0.0, 1.0]), torch.zeros(2))
+    assert (oracle.shape, oracle.dim) == ((), 1)
+    x = torch.tensor([0.5, 0.9, -0.3], dtype=torch.float64)
+    D = oracle.denoise(x, 0.7)
+    # Some 32 roundings of logits below 8.
+    for found, odds in zip(D.tolist(), ((2 * x - 1) / (2 * 0.7**2)).tolist(), strict=True):
+        assert abs(found - 1 / (1 + math.exp(-odds))) <= gamma(32) * 8
+
+
+def test_fit_keeps_digits_far_from_the_origin():
+    """At 1e8 the mean is off by delta <= gamma_N max|y|, the covariance by delta^2: differences are
+    taken before products. The rest is rounding: N + 4 of the sum and some d^2 of the eigenbasis."""
+    y = 1e8 + random(4, 40, 3)
+    oracle = Gaussian.fit(y)
+    exact = np.frompyfunc(mp.mpf, 1, 1)(y.numpy())
+    centred = exact - exact.sum(0) / len(y)
+    S = (centred.T @ centred / len(y)).astype(float)
+    found = ((oracle.Q * oracle.L) @ oracle.Q.mT).numpy()
+    delta = gamma(len(y)) * float(y.abs().max())
+    allowed = gamma(len(y) + 4 + 8 * 3**2) * np.trace(S) + delta**2
+    assert np.abs(found - S).max() <= allowed < 1e-9
+
+
+@pytest.mark.parametrize("make", [gaussian, lambda seed, d: full(seed, d, 3)], ids=["one", "three"])
+def test_sample_has_the_distribution(make):
+    """Kolmogorov and Smirnov's test of projections: a z-score of moments is blind to heavy tails,
+    which widen the error with the value. Chance of a false alarm 1e-6 a projection."""
+    case = make(29, 3)
+    x0 = case.oracle.sample(20_000, torch.Generator().manual_seed(17)).numpy()
+    for w in random(6, 4, 3).numpy():
+        centre, std = case.m @ w, np.sqrt(np.einsum("i,kij,j->k", w, case.S, w))
+
+        def cdf(t, centre=centre, std=std):
+            return stats.norm.cdf((t[:, None] - centre) / std) @ case.pi
+
+        assert stats.kstest(x0 @ w, cdf).pvalue > 1e-6
+
+
+def test_an_oracle_keeps_its_own_numbers_and_answers_everything():
+    """What is refused first: a parameter changed behind its back, an oracle without an answer."""
+    mean = torch.zeros(2, dtype=torch.float64)
+    oracle = Gaussian(mean, torch.eye(2))
+    mean.fill_(9.0)
+    assert torch.equal(oracle.m, torch.zeros(2, dtype=torch.float64))
+    assert Oracle.__abstractmethods__ == {*ANSWERS, "sample"}
+
+
+def test_error_of_a_sampled_mmse_is_the_standard_error():
+    """scipy's, of the same draws; where nothing varies, one component, gamma_(d+8) of the value."""
+    oracle = isotropic(1, 2, 3).oracle
+    for draws in (2, 64):
+        source = torch.Generator().manual_seed(5)
+        x = oracle.sample(draws, source)
+        x = x + torch.randn(x.shape, generator=source, dtype=torch.float64)
+        error = stats.sem(oracle.covariance_trace(x, 1.0).numpy() / 2)
+        found = oracle.mmse(1.0, draws=draws, generator=torch.Generator().manual_seed(5))
+        assert abs(float(found.error) - error) <= gamma(64) * (error + float(found.value))
+    single = Mixture(torch.ones(1, 3), torch.full((1,), 0.5))
+    value = 0.5**2 / (1 + 0.5**2)
+    # The mean of 64 equal numbers is off by gamma_64 at most, and so is their deviation.
+    found = float(single.mmse(1.0, draws=64).error)
+    assert gamma(3 + 8) * value * (1 - 1e-9) <= found <= gamma(3 + 8 + 64) * value
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 10.0])
+def test_error_of_a_gaussian_mmse_is_its_rounding(sigma):
+    """gamma_(d+8) of the value, and of max L through the derivative in each eigenvalue."""
+    oracle = gaussian(3, 4).oracle
+    L = oracle.L.clone().requires_grad_()
+    value = (L * sigma**2 / (L + sigma**2)).mean()
+    (slopes,) = torch.autograd.grad(value, L)
+    wanted = gamma(4 + 8) * float((value + L.max() * slopes.sum()).detach())
+    assert abs(float(oracle.mmse(sigma).error) - wanted) <= gamma(32) * wanted
 
 
 @every_case
@@ -706,16 +795,23 @@ BAD = {
     "stds, covariances: got neither": lambda: Mixture(m[None]),
     "stds, covariances: got both": lambda: Mixture(m[None], one, covariances=torch.eye(2)[None]),
     "weights: got .*above 0": lambda: Mixture(m[None], one, 0 * one),
+    r"weights: got \[-1.0\], expected all above 0": lambda: Mixture(m[None], one, -one),
     "weights: got shape": lambda: Mixture(m[None], one, torch.ones(2)),
     "covariances: got shape": lambda: Mixture(m[None], covariances=torch.eye(2)),
+    r"data: got shape \(\), expected at least 1": lambda: Gaussian.fit(torch.tensor(1.0)),
     "data: got torch.int64": lambda: Empirical(torch.ones(3, 2, dtype=torch.int64)),
     "data: got shape": lambda: Empirical(torch.ones(0, 2)),
+    r"data: got shape \(\), expected \(N": lambda: Empirical(torch.tensor(1.0)),
     "data": lambda: Empirical(torch.tensor([[math.nan]])),
     "block": lambda: Empirical(torch.ones(3, 2), block=0),
     "x: got torch.int64": lambda: Gaussian(m, torch.eye(2)).score(torch.ones(1, 2).long(), 1.0),
     "x: got shape": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 3), 1.0),
     "sigma: got shape": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 2), torch.ones(2)),
     "sigma: got 0.0": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 2), 0.0),
+    r"x: got shape \(1, 1\)": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 1), 1.0),
+    r"covariance: got shape \(1, 1\)": lambda: Gaussian(m, torch.eye(1)),
+    "sigma: got -1.0": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 2), -1.0),
+    "mean: got shape": lambda: Gaussian(torch.ones(0), torch.ones(0, 0)),
     "sigma: got nan": lambda: Gaussian(m, torch.eye(2)).mmse(math.nan),
     "sigma: got tensor": lambda: Mixture(m[None], one).mmse(torch.ones(0)),
     "draws": lambda: Mixture(m[None], one).mmse(1.0, draws=1),

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -403,6 +404,42 @@ def test_scaling_or_target_and_denoise() -> None:
         testbed.Parameterization(name="half", target=target)
     with pytest.raises(InputError, match="follows from the scaling"):
         testbed.Parameterization(name="both", scaling=shifted, denoise=target)
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ({"claims": ("unit_traget",)}, "Did you mean 'unit_target'"),
+        ({"claims": ("boundary", "another")}, "'another'"),
+        ({"singular": (1.0,)}, "may hold 0.0 and math.inf only"),
+        ({"singular": (0.0, -math.inf)}, "may hold 0.0 and math.inf only"),
+        ({"sigma_data": 0.0}, r"sigma_data = 0.0 must be positive"),
+        ({"sigma_data": -0.5}, "must be positive"),
+        ({"sigma_data": math.inf}, "must be positive"),
+        ({"sigma_data": math.nan}, "must be positive"),
+        ({"sigma_range": (1.0, 1.0)}, "needs 0 <= low < high"),
+        ({"sigma_range": (2.0, 1.0)}, "needs 0 <= low < high"),
+        ({"sigma_range": (-1.0, 1.0)}, "needs 0 <= low < high"),
+        ({"sigma_range": (0.0, math.nan)}, "needs 0 <= low < high"),
+    ],
+)
+def test_what_is_stated_of_a_parameterization_is_possible(stated: Any, says: str) -> None:
+    with pytest.raises(InputError, match=f"'shifted'.*{says}"):
+        testbed.Parameterization(name="shifted", scaling=shifted, **stated)
+
+
+def test_what_is_stated_of_a_parameterization_is_kept() -> None:
+    stated: dict[str, Any] = {
+        "sigma_range": (0.0, 1.0),
+        "singular": (0.0, math.inf),
+        "claims": ("unit_target", "unit_input", "homogeneous", "boundary"),
+        "sigma_data": 0.001,
+    }
+    p = testbed.Parameterization(name="shifted", scaling=shifted, **stated)
+    assert {name: getattr(p, name) for name in stated} == stated
+    listed = testbed.Parameterization(name="shifted", scaling=shifted, singular=[0.0], claims=[])
+    assert (listed.singular, listed.claims) == ((0.0,), ())
+    assert (listed.sigma_range, listed.sigma_data) == ((0.0, math.inf), None)
 
 
 def test_coefficients_are_shaped_like_sigma() -> None:

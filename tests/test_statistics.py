@@ -5,6 +5,7 @@ A law is a function of an implementation. It passes for ours and fails for its m
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -98,7 +99,9 @@ def test_interval_is_scipys(level: float) -> None:
 
 
 def test_interval_at_the_edges() -> None:
-    value, low, high = statistics.mean_interval([2.5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value, low, high = statistics.mean_interval([2.5])
     assert value == 2.5
     assert math.isnan(low)
     assert math.isnan(high)
@@ -298,7 +301,7 @@ def test_signflip_is_scipys() -> None:
     assert compare(a, b).p_signflip == pytest.approx(test.pvalue, rel=EPS)
 
 
-@pytest.mark.parametrize(("n", "least"), [(3, 0.25), (6, 0.03125), (10, 2 / 1024)])
+@pytest.mark.parametrize(("n", "least"), [(3, 0.25), (6, 0.03125), (10, 2 / 1024), (20, 2.0**-19)])
 def test_signflip_smallest_p(n: int, least: float) -> None:
     c = compare(np.full(n, 3.0), np.ones(n))
     assert c.p_signflip == c.p_signflip_min == least
@@ -396,6 +399,19 @@ def test_a_constant_ratio_has_no_width() -> None:
     assert c.p_signflip == 0.25
     assert c.detectable == pytest.approx(1, rel=16 * EPS)
     assert c.verdict == "better"
+    # Four equal numbers have their mean and the sd 0 exactly.
+    for a, b, verdict in ((1.0, 2.0, "better"), (2.0, 1.0, "worse")):
+        exactly = only([a] * 4, [b] * 4)
+        assert exactly.low == exactly.high != 1
+        assert exactly.verdict == verdict
+
+
+def test_a_mean_ratio_of_one_is_no_identity() -> None:
+    """log 2 and log 1/2 cancel exactly: p = 1 with an interval that has a width."""
+    c = only([2.0, 0.5, 1.0], [1.0, 1.0, 1.0])
+    assert (c.ratio, c.p) == (1, 1)
+    assert c.low < 1 < c.high
+    assert c.verdict == "no difference shown"
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -415,6 +431,9 @@ def test_a_divergence_stays_in_the_count() -> None:
     assert all(math.isnan(v) for v in undefined)
     assert c.verdict == "diverged: a in 2, b in 1 of 4 seeds"
     assert only([math.nan], [1.0]).verdict == "diverged: a in 1, b in 0 of 1 seeds"
+    assert only([1.0], [math.nan]).verdict == "diverged: a in 0, b in 1 of 1 seeds"
+    assert only([math.inf, 1.0], [1.0, 0.5]).diverged
+    assert only([math.inf], [math.inf]).diverged
 
 
 @pytest.mark.parametrize(
