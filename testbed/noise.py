@@ -30,9 +30,9 @@ def per_sample(sigma: float | Tensor, x: Tensor) -> Tensor:
     sigma = widen(sigma).to(x.device)
     if sigma.ndim == 0:
         return sigma
-    if sigma.ndim != 1 or x.ndim < 1 or sigma.shape[0] != x.shape[0]:
+    if sigma.shape != x.shape[:1]:
         raise ValueError(
-            f"sigma has shape {tuple(sigma.shape)}; expected a scalar or ({x.shape[0]},), "
+            f"sigma has shape {tuple(sigma.shape)}; expected a scalar or {tuple(x.shape[:1])}, "
             f"one per sample of x {tuple(x.shape)}."
         )
     return sigma.reshape(-1, *[1] * (x.ndim - 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from testbed.errors import InputError
 from testbed.registry import Registry
 from testbed.training import checkpoint
 from testbed.training.batch import Batch, unbatchable
-from testbed.training.engine import BLOCK, Contestant, Levels, Row, Trainer, Training, losses
+from testbed.training.engine import BLOCK, Contestant, Levels, Row, Trainer, losses
 from testbed.training.objective import Objective, Terms
+from testbed.training.settings import Training
+from testbed.training.weights import Weights
 
 CPU = torch.device("cpu")
 FIVE = ["edm", "eps", "score", "v", "x0"]
@@ -76,7 +78,7 @@ def alone(one: Contestant) -> tuple[list[Row], Tensor, Trainer]:
     """Rows without their times, and averaged weights (P,), of a trial trained for itself."""
     trainer = Trainer(one.denoiser, one.objective, data(), one.training, one.seed, CPU)
     rows = [dataclasses.replace(row, seconds=0.0) for row in trainer]
-    return rows, torch.cat([average.flatten() for average in trainer.ema]), trainer
+    return rows, trainer.ema[0], trainer
 
 
 def ran(batch: Batch) -> list[list[Row]]:
@@ -103,9 +105,9 @@ class Recorded(Batch):
         super().__init__(*arguments)
         self.kept: list[tuple[Tensor, tuple[Tensor, ...]]] = []
 
-    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.step % BLOCK == 0:
-            self.kept.append((self.W.clone(), arguments))
+            self.kept.append((self.weights.W.clone(), arguments))
         return super()._evaluated(arguments)
 
 
@@ -192,8 +194,8 @@ def batched_gradient(batch: Batch, leaves: list[Tensor], arguments: tuple[Tensor
     kept, dtype = batch.buffers, leaves[0].dtype
     batch.buffers = {name: stacked.to(dtype) for name, stacked in kept.items()}
     try:
-        G: Tensor = batch._step(leaves, *arguments)[1]
-        return G
+        _, *gradients = batch._step(leaves, *arguments)
+        return torch.cat([g.reshape(len(g), -1) for g in gradients], dim=1)
     finally:
         batch.buffers = kept
 
@@ -249,7 +251,7 @@ def thousand_nudged() -> float:
 def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_causes() -> None:
     batch = batch_of([contestant(name, steps=1000) for name in FIVE])
     ran(batch)
-    drifts = [far(batch.ema[0][k], right) for k, right in enumerate(thousand_alone())]
+    drifts = [far(batch.ema[k], right) for k, right in enumerate(thousand_alone())]
     assert 0 < np.mean(drifts) <= thousand_nudged()
 
 
@@ -259,7 +261,7 @@ def test_other_trials_in_the_batch_change_no_more_than_that() -> None:
     ran(many)
     ran(few)
     for k, name in enumerate(("v", "edm")):
-        assert far(many.ema[0][FIVE.index(name)], few.ema[0][k]) <= thousand_nudged()
+        assert far(many.ema[FIVE.index(name)], few.ema[k]) <= thousand_nudged()
 
 
 # --- each for itself ----------------------------------------------------------------------------
@@ -274,7 +276,7 @@ def law_as_alone(trials: Callable[[], list[Contestant]], made: type[Batch] = Bat
     found = ran(batch)
     for k, one in enumerate(trials()):
         rows, average, trainer = alone(one)
-        assert far(batch.ema[0][k], average) <= CLOSE
+        assert far(batch.ema[k], average) <= CLOSE
         assert batch.scale[k].item() == pytest.approx(trainer.scale, rel=1e-6)
         assert len(found[k]) == len(rows)
         for row, right in zip(found[k], rows, strict=True):
@@ -317,15 +319,23 @@ def test_a_loss_that_is_not_quadratic() -> None:
     law_as_alone(lambda: [contestant(name, loss=loss) for name in ("v", "edm")])
 
 
+class Updates(Weights):
+    """Weights in which something is one trial's for all."""
+
+    def update(self, norms: Tensor, step: int) -> None:
+        super().update(norms.max().expand_as(norms), step)
+
+
 class OneClip(Batch):
-    def _update(self, G: Tensor, norms: Tensor) -> None:
-        super()._update(G, norms.max().expand_as(norms))
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.weights.__class__ = Updates
 
 
 class OneDecay(Batch):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.decays = self.decays[:1].expand_as(self.decays)
+        self.weights.runs = [run._replace(ema=0.999) for run in self.weights.runs]
 
 
 class OneSeed(Batch):
@@ -337,7 +347,7 @@ class OneSeed(Batch):
 class OneRate(Batch):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        for run in self.runs:
+        for run in self.weights.runs:
             run.optimiser.param_groups[0]["lr"] = 1e-3
 
 
@@ -409,12 +419,12 @@ def law_divergence(made: type[Batch] = Batch) -> None:
     ended = torch.cat([p.detach().flatten() for p in batch.trials[1].denoiser.parameters()])
     assert bool(ended.isfinite().all())
     assert far(ended, average) <= CLOSE
-    assert not bool(batch.W[1].any())
+    assert not bool(batch.weights.W[1].any())
     healthy = batch_of(mixed(1.0), made)
     ran(healthy)
     for k in (0, 2):
-        assert torch.equal(batch.W[k], healthy.W[k])
-        assert torch.equal(batch.ema[0][k], healthy.ema[0][k])
+        assert torch.equal(batch.weights.W[k], healthy.weights.W[k])
+        assert torch.equal(batch.ema[k], healthy.ema[k])
 
 
 def test_a_diverged_trial_stops_and_touches_nobody() -> None:
@@ -422,13 +432,19 @@ def test_a_diverged_trial_stops_and_touches_nobody() -> None:
 
 
 class GoesOn(Batch):
-    def _end(self, trial: int, kept: list[Tensor]) -> None:
-        self.results[trial] = self.ema[0][trial].clone()
+    def _end(self, trial: int, kept: Tensor) -> None:
+        self.results[trial] = self.ema[trial].clone()
+
+
+class Spreads(Weights):
+    def take(self, gradients: Sequence[Tensor]) -> Tensor:
+        return super().take([g + 1e-9 * g.sum(0) for g in gradients])
 
 
 class Infects(Batch):
-    def _update(self, G: Tensor, norms: Tensor) -> None:
-        super()._update(G + 1e-9 * G.sum(0), norms)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.weights.__class__ = Spreads
 
 
 @pytest.mark.parametrize("mutant", [GoesOn, Infects])

@@ -28,8 +28,9 @@ from testbed.registry import Registry
 from testbed.study import plan, spec, twins
 from testbed.study.plan import published
 from testbed.testing import check_component, parametrize_with_checks
-from testbed.training.engine import Trainer, Training
+from testbed.training.engine import Trainer
 from testbed.training.objective import Objective
+from testbed.training.settings import Training
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REGISTRY = Registry([str(FIXTURES / "companded.py"), str(FIXTURES / "tracked_huber.py")])
@@ -472,13 +473,17 @@ def law_a_state_resumes(
 
 def forgetting(kind: str, one: Trainer, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     fresh = {name: value.detach().clone() for name, value in one.state()[0].items()}
-    last = f"p{len(one.parameters) - 1}"
-    kept = {"buffers": "buffer.", "parameters": last, "moments": f"adam{last[1:]}.exp_avg"}[kind]
     one.restore(tensors, facts)
     with torch.no_grad():
         for name, value in one.state()[0].items():
-            if name.startswith(kept):
-                value.copy_(fresh[name] if name in fresh else torch.zeros_like(value))
+            old = fresh[name] if name in fresh else torch.zeros_like(value)
+            # The objective's own parameters are the last columns.
+            if kind == "parameters" and name == "W":
+                value[:, one.weights.columns :] = old[:, one.weights.columns :]
+            if kind == "moments" and "exp_avg" in name:
+                value[:, one.weights.columns :] = old[:, one.weights.columns :]
+            if kind == "buffers" and name.startswith("buffer."):
+                value.copy_(old)
 
 
 @pytest.mark.parametrize("parts", STATEFUL.values(), ids=STATEFUL)

@@ -23,9 +23,10 @@ from testbed.data.base import Data
 from testbed.errors import InputError
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.training import checkpoint, engine
-from testbed.training.engine import BLOCK, Trainer, Training, draws
+from testbed.training import checkpoint, engine, weights
+from testbed.training.engine import BLOCK, Trainer, draws
 from testbed.training.objective import Objective
+from testbed.training.settings import Training
 
 CPU = torch.device("cpu")
 FIVE = ["edm", "eps", "score", "v", "x0"]
@@ -108,7 +109,7 @@ def same(one: Any, two: Any) -> bool:
     return one == two or (one != one and two != two)
 
 
-def weights(one: Trainer) -> dict[str, Tensor]:
+def named(one: Trainer) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in one.denoiser.named_parameters()}
 
 
@@ -299,7 +300,7 @@ def test_a_run_is_the_same_bit_for_bit(name: str) -> None:
 
 def test_another_seed_is_another_run() -> None:
     one, other = (ran(trainer(seed=seed)) for seed in (0, 1))
-    assert not same(one[1][0]["p0"], other[1][0]["p0"])
+    assert not same(one[1][0]["W"], other[1][0]["W"])
 
 
 def test_a_run_uses_no_global_generator() -> None:
@@ -420,7 +421,7 @@ def law_mirrors(make: Callable[[str], Trainer], one: str, other: str) -> None:
     assert same((t.k, -t.a, -t.b), (m.k, m.a, m.b))
     rows, mirrored = ran(first)[0], ran(second)[0]
     assert same(rows, mirrored)
-    left, right = weights(first), weights(second)
+    left, right = named(first), named(second)
     for name, p in left.items():
         assert p.any()
         assert torch.equal(-p if ".last." in name else p, right[name])
@@ -507,7 +508,7 @@ def test_after_divergence_the_average_is_that_of_the_row_before(step: int) -> No
     one = trainer(loss=fragile(step), steps=3 * BLOCK)
     list(one)
     before = trainer(loss=fragile(-9), steps=max(1, step // BLOCK * BLOCK))
-    start = [p.clone() for p in before.ema]
+    start = before.ema.clone()
     if step >= BLOCK:
         list(before)
         start = before.ema
@@ -531,14 +532,14 @@ def test_divergence_of_the_gradient_alone_is_noticed() -> None:
 def test_divergence_of_the_very_last_update_is_noticed(steps: int) -> None:
     # Losses and gradients are finite up to the end; the last update leaves float32.
     one = trainer(steps=steps)
-    step = one.optimiser.step
+    step = one.weights.runs[0].optimiser.step
 
     def last(*arguments: Any) -> None:
         if one.step == steps - 1:
-            one.optimiser.param_groups[0]["lr"] = 1e39
+            one.weights.runs[0].optimiser.param_groups[0]["lr"] = 1e39
         step(*arguments)
 
-    one.optimiser.step = last
+    one.weights.runs[0].optimiser.step = last
     list(one)
     assert one.diverged_at == steps - 1
     assert all(bool(average.isfinite().all()) for average in one.ema)
@@ -683,7 +684,7 @@ def law_average(make: Make) -> None:
         for t in range(k):
             d = min(ema, (1 + t) / (10 + t))
             average = [d * e + (1 - d) * p for e, p in zip(average, path[t + 1], strict=True)]
-        for e, found, *ps in zip(average, one.ema, *path, strict=True):
+        for e, found, *ps in zip(average, one.weights.views(one.ema[0]), *path, strict=True):
             size = torch.stack(ps).abs().amax(0)
             assert bool(((found.double() - e).abs() <= 4 * k * U * size).all())
 
@@ -693,12 +694,12 @@ def decaying(schedule: Callable[[int], float]) -> type[Trainer]:
 
     class Mutant(Trainer):
         def _block(self, *arguments: Any) -> None:
-            genuine, step = engine.get_ema_multi_avg_fn, itertools.count(self.step)
-            engine.get_ema_multi_avg_fn = lambda _: genuine(schedule(next(step)))
+            genuine = weights.decay
+            weights.decay = lambda ema, step: schedule(step)
             try:
                 super()._block(*arguments)
             finally:
-                engine.get_ema_multi_avg_fn = genuine
+                weights.decay = genuine
 
     return Mutant
 
@@ -726,13 +727,13 @@ def test_averages_with_a_wrong_decay_are_caught(schedule: Callable[[int], float]
 def test_without_decay_the_average_is_the_weights() -> None:
     one = trainer(ema=0.0)
     list(one)
-    assert same(one.ema, [p.detach() for p in one.parameters])
+    assert same(one.ema, one.weights.W)
 
 
 def test_the_averaged_denoiser_has_the_average_for_weights() -> None:
     one = trainer()
     list(one)
-    expected = [average.clone() for average in one.ema]
+    expected = [average.clone() for average in one.weights.views(one.ema[0])]
     denoiser = one.averaged()
     assert same([p.detach() for p in denoiser.parameters()], expected)
     assert not denoiser.training
@@ -908,7 +909,7 @@ def with_adam(**settings: Any) -> type[Trainer]:
     class Mutant(Trainer):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            self.optimiser.param_groups[0].update(settings)
+            self.weights.runs[0].optimiser.param_groups[0].update(settings)
 
     return Mutant
 
@@ -1006,7 +1007,7 @@ def at_start(one: Trainer, steps: int, batch: int) -> tuple[Tensor, Tensor]:
 def still(**options: Any) -> Trainer:
     """A trainer whose steps change nothing."""
     one = trainer(**options)
-    one.optimiser.step = lambda: None
+    one.weights.runs[0].optimiser.step = lambda: None
     return one
 
 
@@ -1038,13 +1039,13 @@ def test_bins_are_equal_parts_of_the_logarithm(low: float, high: float) -> None:
 
 def test_a_row_s_gradient_norm_is_the_mean_of_the_gradient_s_norm() -> None:
     one, norms = trainer(steps=20), []
-    step = one.optimiser.step
+    step = one.weights.runs[0].optimiser.step
 
     def listen(*arguments: Any) -> None:
         norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in one.parameters)))
         step(*arguments)
 
-    one.optimiser.step = listen
+    one.weights.runs[0].optimiser.step = listen
     (row,) = one
     assert row.gradient_norm == pytest.approx(np.mean(norms), rel=64 * U)
     assert row.gradient_norm_cv == pytest.approx(np.std(norms) / np.mean(norms), rel=1e4 * U)
@@ -1056,13 +1057,13 @@ def test_a_row_s_gradient_norm_is_the_mean_of_the_gradient_s_norm() -> None:
 def gradients(**options: Any) -> tuple[list[float], float]:
     """The norms of the gradients that the optimiser is given, and the norm in the row."""
     one, norms = trainer(steps=20, **options), []
-    step = one.optimiser.step
+    step = one.weights.runs[0].optimiser.step
 
     def listen(*arguments: Any) -> None:
         norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in one.parameters)))
         step(*arguments)
 
-    one.optimiser.step = listen
+    one.weights.runs[0].optimiser.step = listen
     (row,) = one
     return norms, row.gradient_norm
 
@@ -1125,7 +1126,7 @@ def test_training_out_of_range_is_refused(name: str, value: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def the_engine_is_left_as_it_was() -> Iterator[None]:
-    before = torch.get_rng_state(), engine.get_ema_multi_avg_fn
+    before = torch.get_rng_state(), weights.decay
     yield
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] is engine.get_ema_multi_avg_fn
+    assert before[1] is weights.decay

@@ -28,8 +28,9 @@ from testbed.sampling.loop import sample
 from testbed.study import journal
 from testbed.training import checkpoint
 from testbed.training.batch import Batch
-from testbed.training.engine import Contestant, Loop, Trainer, Training
+from testbed.training.engine import Contestant, Loop, Trainer
 from testbed.training.objective import Objective
+from testbed.training.settings import Training
 
 CHECKPOINT_SECONDS = 15.0
 

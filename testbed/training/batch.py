@@ -9,9 +9,8 @@ can move another.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +31,7 @@ from testbed.training.engine import (
     losses,
 )
 from testbed.training.objective import Terms
-
-
-class Run(NamedTuple):
-    """Neighbouring trials with equal settings of the optimiser: rows `rows` of W."""
-
-    rows: slice
-    optimiser: torch.optim.Adam
-    buffer: nn.Parameter
+from testbed.training.weights import Weights
 
 
 class Batch(Loop):
@@ -80,48 +72,29 @@ class Batch(Loop):
         self.scale = torch.tensor([each[i] for i in range(len(trials))], device=device)[:, None]
         self.seeds = sorted({one.seed for one in trials})
         self.of_seed = torch.tensor([self.seeds.index(one.seed) for one in trials], device=device)
-        self._stack(device)
-        self.decays = torch.tensor([one.training.ema for one in trials], device=device)
-        clip = torch.tensor([one.training.clip for one in trials], device=device)
-        self.clip = torch.where(clip > 0, clip, torch.inf) if bool((clip > 0).any()) else None
+        networks = [_module(one).to(device) for one in self.trials]
+        # Its weights are replaced by rows of W at every call.
+        self.network = copy.deepcopy(networks[0]).to("meta")
+        self.names = [name for name, _ in networks[0].named_parameters()]
+        self.weights = Weights(
+            [list(network.parameters()) for network in networks],
+            [one.training for one in self.trials],
+        )
+        self.leaves = [p.detach().requires_grad_() for p in self.weights.views(self.weights.W)]
+        kept = [dict(network.named_buffers()) for network in networks]
+        self.buffers = {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
         self.results: dict[int, Tensor] = {}
         self.ended: dict[int, int] = {}
         self._compiled = compiled
-        self._traced: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+        self._traced: Callable[..., tuple[Tensor, ...]] | None = None
 
-    def _stack(self, device: torch.device) -> None:
-        """W, G and their views; the network whose weights are replaced by rows of W."""
-        networks = [_module(one).to(device) for one in self.trials]
-        self.network = copy.deepcopy(networks[0]).to("meta")
-        self.names = [name for name, _ in networks[0].named_parameters()]
-        rows = [
-            torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks
-        ]
-        self.W = torch.stack(rows)
-        self.G = torch.zeros_like(self.W)
-        self.ema = [self.W.clone()]
-        sizes = [p.numel() for p in networks[0].parameters()]
-        parts = torch.split(self.W, sizes, dim=1)
-        self.leaves = [
-            part.view(len(networks), *p.shape).detach().requires_grad_()
-            for part, p in zip(parts, networks[0].parameters(), strict=True)
-        ]
-        kept = [dict(network.named_buffers()) for network in networks]
-        self.buffers = {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
-        self.runs = []
-        start = 0
-        settings = [(one.training.learning_rate, one.training.betas) for one in self.trials]
-        for i in range(1, len(settings) + 1):
-            if i == len(settings) or settings[i] != settings[start]:
-                rate, betas = settings[start]
-                buffer = nn.Parameter(self.W[start:i])
-                buffer.grad = self.G[start:i]
-                adam = torch.optim.Adam([buffer], lr=rate, betas=betas, fused=True)
-                self.runs.append(Run(slice(start, i), adam, buffer))
-                start = i
+    @property
+    def ema(self) -> Tensor:
+        """The averages, (K, P)."""
+        return self.weights.ema
 
     def _step(self, leaves: list[Tensor], x0: Tensor, eps: Tensor, *at: Tensor) -> Any:
-        """Losses (K, B), gradients (K, P) and their norms (K,)."""
+        """Losses (K, B), and the gradient of each parameter (K, ...)."""
         levels = Levels(at[0], at[1], at[2], Terms(*at[3:]))
         objective, network, names = self.trials[0].objective, self.network, self.names
 
@@ -139,8 +112,7 @@ class Batch(Loop):
         found = torch.autograd.grad(
             per_draw.mean(1).sum(), leaves, allow_unused=True, materialize_grads=True
         )
-        G = torch.cat([g.reshape(len(g), -1) for g in found], dim=1)
-        return per_draw.detach(), G, torch.linalg.vector_norm(G, dim=1)
+        return per_draw.detach(), *found
 
     def _block(self, window: Window, last: int) -> None:
         """The steps from the current one to the end of its block, or to `last`."""
@@ -158,68 +130,53 @@ class Batch(Loop):
             one = self.trials[rows[0]]
             sigma = one.objective.density.sigma(u[rows].flatten(0, 1))
             bins[rows] = self.bins(sigma, one.objective.density).view(u[rows].shape)
-            found = levels_of(one.denoiser, one.objective, sigma)
-            for column, part in zip(columns, (*found[:3], *(found.terms or ())), strict=True):
+            own = levels_of(one.denoiser, one.objective, sigma)
+            for column, part in zip(columns, (*own[:3], *(own.terms or ())), strict=True):
                 column[rows] = part.view(u[rows].shape)
         bins += self.BINS * torch.arange(len(u))[:, None, None]
         for column in columns:
             column[list(self.results)] = 0.0
         # (BLOCK, K, B): a step takes a contiguous part.
-        at = [column.transpose(0, 1).contiguous().to(self.device) for column in columns]
-        place = bins.transpose(0, 1).flatten(1).to(self.device)
-        for i in range(offset, min(BLOCK, offset + last - self.step)):
-            x0 = self.samples[index[:, i]]
-            arguments = (x0, eps[:, i], *map(operator.itemgetter(i), at))
-            per_draw, G, norms = self._evaluated(arguments)
-            self._update(G, norms)
-            window.add(per_draw, norms, place[i])
+        steps = slice(offset, min(BLOCK, offset + last - self.step))
+        at = zip(
+            index.transpose(0, 1)[steps].unbind(),
+            eps.transpose(0, 1)[steps].unbind(),
+            *(column.transpose(0, 1)[steps].contiguous().to(self.device) for column in columns),
+            strict=True,
+        )
+        found, norms = [], []
+        for rows, *arguments in at:
+            per_draw, *gradients = self._evaluated((self.samples[rows], *arguments))
+            norm = self.weights.take(gradients)
+            self.weights.update(norm, self.step)
+            found.append(per_draw)
+            norms.append(norm)
             self.step += 1
+        place = bins.transpose(0, 1)[steps].to(self.device)
+        window.add(torch.stack(found), torch.stack(norms), place)
 
-    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not self._compiled:
-            found: tuple[Tensor, Tensor, Tensor] = self._step(self.leaves, *arguments)
+            found: tuple[Tensor, ...] = self._step(self.leaves, *arguments)
             return found
         if self._traced is None:
             self._traced = torch.compile(make_fx(self._step)(self.leaves, *arguments))
         with torch.no_grad():
             return self._traced([leaf.detach() for leaf in self.leaves], *arguments)
 
-    def _update(self, G: Tensor, norms: Tensor) -> None:
-        """Clipping, Adam and the averages."""
-        if self.clip is not None:
-            G = G * (self.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
-        self.G.copy_(G)
-        for run in self.runs:
-            run.optimiser.step()
-        decay = self.decays.clamp(max=(1 + self.step) / (10 + self.step))
-        self.ema[0].lerp_(self.W, (1 - decay)[:, None])
-
-    def _finite(self) -> list[bool]:
-        found: list[bool] = self.ema[0].isfinite().all(1).tolist()
-        return found
-
-    def _end(self, trial: int, kept: list[Tensor]) -> None:
+    def _end(self, trial: int, kept: Tensor) -> None:
         """Sets a diverged trial's row to zero for good: it keeps its place and no effect."""
-        self.results[trial] = kept[0][trial].clone()
+        self.results[trial] = kept.clone()
         self.ended[trial] = self.step
-        with torch.no_grad():
-            self.W[trial] = 0.0
-            self.ema[0][trial] = 0.0
-        for run in self.runs:
-            if run.rows.start <= trial < run.rows.stop:
-                state = run.optimiser.state[run.buffer]
-                for name in ("exp_avg", "exp_avg_sq"):
-                    state[name][trial - run.rows.start] = 0.0
+        self.weights.clear(trial)
 
     def averaged(self, trial: int) -> Denoiser:
         """The denoiser of a trial with its averaged weights put in place."""
-        row = self.results.get(trial, self.ema[0][trial])
+        row = self.results.get(trial, self.ema[trial])
         denoiser = self.trials[trial].denoiser
-        parameters = list(denoiser.parameters())
         with torch.no_grad():
-            parts = torch.split(row, [p.numel() for p in parameters])
-            for p, part in zip(parameters, parts, strict=True):
-                p.copy_(part.view_as(p))
+            for p, part in zip(denoiser.parameters(), self.weights.views(row), strict=True):
+                p.copy_(part)
         return denoiser.eval()
 
     def steps(self, trial: int) -> int:
@@ -228,18 +185,14 @@ class Batch(Loop):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts from which `restore` continues bit for bit (on CPU)."""
-        tensors = {"W": self.W, "ema": self.ema[0]}
-        for i, run in enumerate(self.runs):
-            adam = run.optimiser.state[run.buffer]
-            tensors |= {f"adam{i}.{key}": value for key, value in adam.items()}
-        tensors |= {f"result{i}": row for i, row in self.results.items()}
+        results = {f"result{i}": row for i, row in self.results.items()}
         facts = {
             "step": self.step,
             "seeds": [one.seed for one in self.trials],
             "diverged": self.diverged,
             "ended": [self.ended.get(i) for i in range(len(self.trials))],
         }
-        return tensors, facts
+        return {**self.weights.state(), **results}, facts
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Continues from a `state()`.
@@ -248,22 +201,12 @@ class Batch(Loop):
             InputError: the state is of other trials.
         """
         seeds = [one.seed for one in self.trials]
-        if facts.get("seeds") != seeds or tensors["W"].shape != self.W.shape:
+        if facts.get("seeds") != seeds or not self.weights.fits(tensors):
             raise InputError("this checkpoint belongs to other trials.")
         self.step, self.diverged = facts["step"], list(facts["diverged"])
         self.ended = {i: step for i, step in enumerate(facts["ended"]) if step is not None}
-        self.results = {
-            i: tensors[f"result{i}"].to(self.device) for i in self.ended if f"result{i}" in tensors
-        }
-        with torch.no_grad():
-            self.W.copy_(tensors["W"])
-            self.ema[0].copy_(tensors["ema"])
-        for i, run in enumerate(self.runs):
-            run.optimiser.state[run.buffer] = {
-                key: tensors[f"adam{i}.{key}"].to(self.device, copy=True)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"adam{i}.{key}" in tensors
-            }
+        self.results = {i: tensors[f"result{i}"].to(self.device) for i in self.ended}
+        self.weights.restore(tensors)
 
 
 def _module(one: Contestant) -> nn.Module:

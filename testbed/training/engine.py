@@ -8,16 +8,13 @@ uniforms, and a resumed run needs to know its step and nothing else.
 from __future__ import annotations
 
 import math
-import operator
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from testbed.components import Density
 from testbed.data.base import Data
@@ -26,50 +23,10 @@ from testbed.errors import InputError
 from testbed.noise import per_sample
 from testbed.random import stream
 from testbed.training.objective import Objective, Terms
+from testbed.training.settings import Training
+from testbed.training.weights import Weights
 
 BLOCK = 50
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a trial is trained; the same for every trial of a comparison unless a study sweeps it.
-
-    Args:
-        steps: optimiser steps.
-        batch: samples a step.
-        learning_rate: Adam's, constant.
-        betas: Adam's.
-        ema: decay of the averaged weights; at step t it is min(ema, (1 + t)/(10 + t)).
-        clip: largest gradient norm, or 0 for none.
-        points: how many points a training curve has.
-
-    Raises:
-        InputError: a value out of range.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": False}
-
-    steps: int = 2000
-    batch: int = 128
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    ema: float = 0.999
-    clip: float = 0.0
-    points: int = 200
-
-    def __post_init__(self) -> None:
-        limits = {
-            "steps": self.steps >= 1,
-            "batch": self.batch >= 1,
-            "learning_rate": 0 < self.learning_rate < math.inf,
-            "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
-            "ema": 0 <= self.ema < 1,
-            "clip": self.clip >= 0,
-            "points": self.points >= 1,
-        }
-        for name, fine in limits.items():
-            if not fine:
-                raise InputError(f"{name} = {getattr(self, name)!r} is out of range.")
 
 
 class Contestant(NamedTuple):
@@ -129,19 +86,19 @@ class Window:
         return cls([], [], *(torch.zeros(trials * bins, device=device) for _ in range(2)))
 
     def add(self, per_draw: Tensor, norms: Tensor, bins: Tensor) -> None:
-        """One step: losses (K, B), gradient norms (K,), and the place of each draw, flat (K B,).
+        """n steps: losses (n, K, B), gradient norms (n, K), and each draw's place (n, K, B).
 
-        Draw j of trial k, of sigma bin b, has the place k BINS + b.
+        A draw of trial k and sigma bin b has the place k BINS + b.
         """
-        self.losses.append(per_draw.mean(1))
+        self.losses.append(per_draw.mean(2))
         self.norms.append(norms)
         per_draw = per_draw.flatten()
-        self.sums.index_add_(0, bins, per_draw)
-        self.counts.index_add_(0, bins, torch.ones_like(per_draw))
+        self.sums.index_add_(0, bins.flatten(), per_draw)
+        self.counts.index_add_(0, bins.flatten(), torch.ones_like(per_draw))
 
     def first_bad(self) -> list[int | None]:
         """The first step with a loss or gradient that is not finite, of each trial."""
-        bad = ~torch.isfinite(torch.stack(self.losses) + torch.stack(self.norms))
+        bad = ~torch.isfinite(torch.cat(self.losses) + torch.cat(self.norms))
         first = bad.int().argmax(0).tolist()
         return [
             int(step) if any_bad else None
@@ -150,9 +107,9 @@ class Window:
 
     def rows(self, step: int, seconds: float) -> list[Row]:
         """The means over the window, of each trial."""
-        norms = torch.stack(self.norms).double().cpu()
+        norms = torch.cat(self.norms).double().cpu()
         means, deviations = norms.mean(0).tolist(), norms.std(0, correction=0).tolist()
-        losses = torch.stack(self.losses).double().mean(0).tolist()
+        losses = torch.cat(self.losses).double().mean(0).tolist()
         bins = (self.sums / self.counts).view(len(losses), -1).tolist()
         return [
             Row(step, loss, mean, deviation / mean if mean else 0.0, seconds, tuple(row))
@@ -168,11 +125,13 @@ class Levels(NamedTuple):
     c_noise: Tensor
     terms: Terms | None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Levels:
-        """The function of each tensor."""
-        terms = self.terms and Terms(*map(function, self.terms))
-        sigma, c_in, c_noise = map(function, self[:3])
-        return Levels(sigma, c_in, c_noise, terms or None)
+    def steps(self, device: torch.device) -> list[Levels]:
+        """Those of each step, from tensors (n, ...)."""
+        parts = [part.to(device).unbind() for part in (*self[:3], *(self.terms or ()))]
+        return [
+            Levels(sigma, c_in, c_noise, Terms(*terms) if terms else None)
+            for sigma, c_in, c_noise, *terms in zip(*parts, strict=True)
+        ]
 
 
 def levels_of(denoiser: Denoiser, objective: Objective, sigma: Tensor) -> Levels:
@@ -205,7 +164,6 @@ class Loop:
         self.device = device
         self.step = 0
         self.diverged: list[int | None] = [None] * trials
-        self.ema: list[Tensor] = []
         self.interval = BLOCK * max(1, round(training.steps / training.points / BLOCK))
 
     def bins(self, sigma: Tensor, density: Density) -> Tensor:
@@ -215,20 +173,26 @@ class Loop:
         edges = torch.logspace(low, high, self.BINS + 1, dtype=torch.float64)
         return torch.bucketize(sigma, edges[1:-1])
 
+    @property
+    def ema(self) -> Tensor:
+        """The averages, (K, P)."""
+        raise NotImplementedError
+
     def windows(self) -> Iterator[list[Row | None]]:
         """A row of each trial about `training.points` times; None for one that has diverged."""
         while self.step < self.training.steps and None in self.diverged:
             start, first = time.perf_counter(), self.step
             # Rows fall on multiples of the interval, wherever a resumed run starts.
             last = min((first // self.interval + 1) * self.interval, self.training.steps)
-            kept = [average.clone() for average in self.ema]
+            kept = self.ema.clone()
             window = Window.empty(len(self.diverged), self.BINS, self.device)
             while self.step < last:
                 self._block(window, last)
-            for i, (bad, finite) in enumerate(zip(window.first_bad(), self._finite(), strict=True)):
+            fine = self.ema.isfinite().all(1).tolist()
+            for i, (bad, finite) in enumerate(zip(window.first_bad(), fine, strict=True)):
                 if self.diverged[i] is None and not (bad is None and finite):
                     self.diverged[i] = first + bad if bad is not None else self.step - 1
-                    self._end(i, kept)
+                    self._end(i, kept[i])
             seconds = (time.perf_counter() - start) / len(self.diverged)
             found = window.rows(self.step, seconds)
             yield [
@@ -251,12 +215,8 @@ class Loop:
         """The steps from the current one to the end of its block, or to `last`."""
         raise NotImplementedError
 
-    def _finite(self) -> list[bool]:
-        """Whether the averages of each trial are finite."""
-        raise NotImplementedError
-
-    def _end(self, trial: int, kept: list[Tensor]) -> None:
-        """Makes `kept`, the averages of the row before, the result of a trial that diverged."""
+    def _end(self, trial: int, kept: Tensor) -> None:
+        """Makes `kept`, the averages of the row before, (P,), that of a trial that diverged."""
         raise NotImplementedError
 
 
@@ -264,7 +224,7 @@ class Trainer(Loop):
     """Trains a denoiser's network for one objective.
 
     Iterating yields a `Row` about `training.points` times and stops at the last step, or where the
-    trial diverges: then `diverged_at` is that step and `ema` the average of the row before.
+    trial diverges: then `diverged_at` is that step and the average is that of the row before.
     """
 
     def __init__(
@@ -282,16 +242,20 @@ class Trainer(Loop):
         self.seed = seed
         self.samples = data.train.to(device)
         self.scale = objective.scale(data)
-        weights = list(denoiser.parameters())
-        self.weights = len(weights)
+        network = list(denoiser.parameters())
         states = objective.states.to(device) if objective.states is not None else None
         # The objective's own come last: the gradient's norm and clipping are of the network.
-        self.parameters = weights + list(states.parameters() if states is not None else ())
+        self.parameters = network + list(states.parameters() if states is not None else ())
         self.buffers = dict(states.named_buffers() if states is not None else ())
-        self.ema = [p.detach().clone() for p in self.parameters]
-        self.optimiser = torch.optim.Adam(
-            self.parameters, lr=training.learning_rate, betas=training.betas, fused=True
-        )
+        self.weights = Weights([self.parameters], [training], len(network))
+        for name, buffer in (("data", self.weights.W), ("grad", self.weights.G)):
+            for p, view in zip(self.parameters, self.weights.views(buffer[0]), strict=True):
+                setattr(p, name, view)
+
+    @property
+    def ema(self) -> Tensor:
+        """The averages, (1, P)."""
+        return self.weights.ema
 
     @property
     def diverged_at(self) -> int | None:
@@ -303,50 +267,41 @@ class Trainer(Loop):
             if row is not None:
                 yield row
 
-    def _finite(self) -> list[bool]:
-        """Whether the averages are finite."""
-        return [all(bool(average.isfinite().all()) for average in self.ema)]
-
-    def _end(self, trial: int, kept: list[Tensor]) -> None:
+    def _end(self, trial: int, kept: Tensor) -> None:
         """The averages of the row before are the result."""
-        self.ema = kept
+        self.ema.copy_(kept)
 
     def _block(self, window: Window, last: int) -> None:
         """The steps from the current one to the end of its block, or to `last`."""
         block, offset = divmod(self.step, BLOCK)
+        steps = slice(offset, min(BLOCK, offset + last - self.step))
         shape = tuple(self.samples.shape[1:])
         drawn = draws(self.seed, block, self.training.batch, len(self.samples), shape)
-        sigmas = self.objective.density.sigma(drawn.u)
+        sigmas = self.objective.density.sigma(drawn.u[steps])
         bins = self.bins(sigmas, self.objective.density).to(self.device)
         # Every function of sigma is evaluated once a block, in float64.
-        levels = levels_of(self.denoiser, self.objective, sigmas).map(lambda c: c.to(self.device))
-        index, eps = drawn.indices.to(self.device), drawn.eps.to(self.device)
-        for i in range(offset, min(BLOCK, offset + last - self.step)):
-            at = levels.map(operator.itemgetter(i))
-            x0 = self.samples[index[i]]
-            per_draw = losses(self.denoiser.network, self.objective, x0, eps[i], at) / self.scale
-            loss = per_draw.mean()
-            self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            network = self.parameters[: self.weights]
-            norm = get_total_norm([p.grad for p in network if p.grad is not None])
-            if self.training.clip:
-                clip_grads_with_norm_(network, self.training.clip, norm)
-            self.optimiser.step()
-            decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
-            get_ema_multi_avg_fn(decay)(self.ema, self.parameters, None)  # type: ignore[no-untyped-call]
-            window.add(per_draw.detach()[None], norm[None], bins[i])
+        levels = levels_of(self.denoiser, self.objective, sigmas).steps(self.device)
+        noises = drawn.eps[steps].to(self.device).unbind()
+        found, norms = [], []
+        for index, eps, at in zip(
+            drawn.indices[steps].to(self.device).unbind(), noises, levels, strict=True
+        ):
+            x0 = self.samples.index_select(0, index)
+            per_draw = losses(self.denoiser.network, self.objective, x0, eps, at) / self.scale
+            gradients = torch.autograd.grad(
+                per_draw.mean(), self.parameters, allow_unused=True, materialize_grads=True
+            )
+            norm = self.weights.take(gradients)
+            self.weights.update(norm, self.step)
+            found.append(per_draw.detach())
+            norms.append(norm)
             self.step += 1
+        window.add(torch.stack(found)[:, None], torch.stack(norms), bins[:, None])
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts from which `restore` continues bit for bit (on CPU)."""
-        tensors: dict[str, Tensor] = {}
-        for i, (p, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
-            adam = self.optimiser.state[p]
-            tensors |= {f"p{i}": p, f"ema{i}": average}
-            tensors |= {f"adam{i}.{key}": value for key, value in adam.items()}
-        tensors |= {f"buffer.{name}": value for name, value in self.buffers.items()}
-        return tensors, {"step": self.step, "seed": self.seed}
+        buffers = {f"buffer.{name}": value for name, value in self.buffers.items()}
+        return {**self.weights.state(), **buffers}, {"step": self.step, "seed": self.seed}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Continues from a `state()`.
@@ -354,22 +309,13 @@ class Trainer(Loop):
         Raises:
             InputError: the state is of another seed or another network.
         """
-        shapes = {f"p{i}": p.shape for i, p in enumerate(self.parameters)}
-        shapes |= {f"buffer.{name}": value.shape for name, value in self.buffers.items()}
-        found = {name: t.shape for name, t in tensors.items() if name[:1] in "pb"}
-        if facts["seed"] != self.seed or shapes != found:
+        shapes = {f"buffer.{name}": value.shape for name, value in self.buffers.items()}
+        found = {name: t.shape for name, t in tensors.items() if name.startswith("buffer.")}
+        if facts.get("seed") != self.seed or shapes != found or not self.weights.fits(tensors):
             raise InputError("this checkpoint belongs to another seed or network.")
         self.step = facts["step"]
+        self.weights.restore(tensors)
         with torch.no_grad():
-            for i, (p, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
-                p.copy_(tensors[f"p{i}"])
-                average.copy_(tensors[f"ema{i}"])
-                # Adam keeps nothing of a parameter that has had no gradient.
-                self.optimiser.state[p] = {
-                    key: tensors[f"adam{i}.{key}"].to(p.device, copy=True)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                    if f"adam{i}.{key}" in tensors
-                }
             for name, value in self.buffers.items():
                 value.copy_(tensors[f"buffer.{name}"])
 
@@ -379,6 +325,5 @@ class Trainer(Loop):
         The objective's states have theirs put in place too.
         """
         with torch.no_grad():
-            for p, average in zip(self.parameters, self.ema, strict=True):
-                p.copy_(average)
+            self.weights.W.copy_(self.ema)
         return self.denoiser.eval()

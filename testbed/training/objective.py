@@ -137,12 +137,14 @@ class Objective:
         """k m(q_hat, q), mean over dimensions, (B,)."""
         p = self.parameterization
         if p.affine:
-            k, gain, a, b, a_q, b_q = (
-                per_sample(term, x0).to(F.dtype) for term in terms or self.terms(sigma)
-            )
+            found = terms or self.terms(sigma)
+            k, a, b = (per_sample(term, x0).to(F.dtype) for term in (found.k, found.a, found.b))
             residual = F - (a * x0 + b * eps)
             if self.loss.quadratic:
                 return (k * residual.square()).flatten(1).mean(1)
+            gain, a_q, b_q = (
+                per_sample(term, x0).to(F.dtype) for term in (found.gain, found.a_q, found.b_q)
+            )
             q = a_q * x0 + b_q * eps
             q_hat = q + gain * residual
         else:

@@ -1,0 +1,80 @@
+"""What is trained in the benchmarks: the five parameterizations by their recipes, on digits."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+import testbed
+from testbed.data.base import Data
+from testbed.training.batch import Batch
+from testbed.training.engine import BLOCK, Contestant, Trainer
+from testbed.training.settings import Training
+from testbed.training.objective import Objective
+
+FIVE = ("eps", "v", "edm", "x0", "score")
+REGISTRY = testbed.Registry()
+LONG = 10**6
+
+
+@functools.cache
+def data() -> Data:
+    return REGISTRY.dataset("digits")()
+
+
+def part(axis: str, value: Any) -> Any:
+    given = {"name": value} if isinstance(value, str) else dict(value)
+    return getattr(REGISTRY, axis)(given.pop("name"), **given)
+
+
+def contestant(name: str, seed: int, width: int, batch: int, steps: int = LONG) -> Contestant:
+    """A trial of `steps` steps, with a row every 2,000."""
+    p = REGISTRY.parameterization(name)
+    recipe = p.recipe
+    assert recipe is not None
+    objective = Objective(
+        p,
+        recipe.weighting and part("weighting", recipe.weighting),
+        part("loss", recipe.loss),
+        part("density", recipe.density),
+        data().sigma_data,
+    )
+    network = REGISTRY.network("mlp", width=width, depth=3)(data().shape, 0, seed)
+    denoiser = testbed.Denoiser(
+        network, p, data().sigma_data, c_in=recipe.c_in, c_noise=recipe.c_noise
+    )
+    points = max(1, steps // 2000)
+    return Contestant(denoiser, objective, Training(steps=steps, batch=batch, points=points), seed)
+
+
+def contestants(trials: int, width: int, batch: int, steps: int = LONG) -> list[Contestant]:
+    """The five, with as many seeds as it takes."""
+    return [contestant(FIVE[i % 5], i // 5, width, batch, steps) for i in range(trials)]
+
+
+def trainer(one: Contestant, device: str = "cpu") -> Trainer:
+    where = torch.device(device)
+    return Trainer(one.denoiser, one.objective, data(), one.training, one.seed, where)
+
+
+def run_blocks(loop: Trainer | Batch, blocks: int) -> None:
+    """Steps of training as `windows` makes them, without the rows."""
+    from testbed.training.engine import Window
+
+    window = Window.empty(len(loop.diverged), loop.BINS, loop.device)
+    for _ in range(blocks):
+        loop._block(window, loop.step + BLOCK)
+    window.rows(loop.step, 0.0)
+
+
+def operations(width: int, batch: int) -> float:
+    """Multiplications and additions of one training step of one trial.
+
+    Forward, gradient of the weights, and of the inputs where they have a gradient.
+    """
+    d, depth, features = data().train[0].numel(), 3, 32
+    inner = width * width * 2 * depth + width * d
+    outer = d * width + features * width
+    return 2 * batch * (3 * inner + 2 * outer)
