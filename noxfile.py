@@ -47,6 +47,23 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """10,000 cases of bad input; `nox -s fuzz -- plugin 17` runs one again."""
+    install(session, "test")
+    env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    session.run("python", "tests/fuzz", *session.posargs, env=env)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Ratios measured side by side; `nox -s bench -- hand azula --out benchmarks/results/X.json`."""
+    install(session, "bench")
+    # Without its dependencies: torchvision, which azula's loss does not use.
+    session.install("--no-deps", "azula==0.11.1")
+    session.run("python", "benchmarks/bench.py", *session.posargs, env=HERE)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """ruff: lint and format."""
     install(session, "lint", project=False)

@@ -675,6 +675,42 @@ def test_while_mlflow_is_away_a_study_goes_on_and_a_later_one_catches_up(
         assert files(at.parent)[name] == before[name]
 
 
+def test_sync_brings_mlflow_up_to_date_and_sends_nothing_twice(
+    tmp_path: Path, new_store: Callable[[Path], str], no_report: None
+) -> None:
+    put(tmp_path, "one.toml", ONE)
+    words = ("one.toml", "--seeds", 2, "--set", "training.steps=100")
+    done = run_here(tmp_path, "study", *words, "--jobs", 0, "--no-mlflow")
+    assert done.code == 0, done.err
+    address = new_store(tmp_path)
+    before = files(tmp_path / "runs" / "one" / "trials")
+    for _ in range(2):
+        done = run_here(tmp_path, "sync", *words, MLFLOW_TRACKING_URI=address)
+        assert done.code == 0, done.err
+        assert f"2 of 2 trials are in MLflow at {address}" in done.out
+    runs = stored(address, "one")
+    assert len(of_kind(runs, "study")) == 1
+    assert {run.status for run in runs} == {"FINISHED"}
+    for run in of_kind(runs, "trial"):
+        at = tmp_path / "runs" / "one" / "trials" / run.tags["testbed.trial"]
+        assert run.metrics["loss"] == [(row["step"], row["loss"]) for row in curve(at)]
+    after = files(tmp_path / "runs" / "one" / "trials")
+    assert {name: after[name] for name in before} == before
+
+
+def test_sync_without_trials_or_without_an_answer(tmp_path: Path) -> None:
+    put(tmp_path, "one.toml", ONE)
+    done = run_here(tmp_path, "sync", "one.toml")
+    assert done.code == 2
+    assert "has no trial of this study: run testbed study first." in done.err
+    words = ("one.toml", "--set", "training.steps=50")
+    assert run_here(tmp_path, "study", *words, "--jobs", 0, "--no-mlflow").code == 0
+    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = run_here(tmp_path, "sync", *words, **away)
+    assert done.code == 1
+    assert "MLflow at http://127.0.0.1:9 does not answer" in done.out
+
+
 WITHOUT = """
 import sys
 
@@ -916,7 +952,7 @@ def test_an_interrupted_study_resumes_to_the_same_bits(
     out, err = process.communicate(timeout=90)
     assert process.returncode == 130, err
     assert "Interrupted: 1 interrupted. What is finished is kept." in out
-    assert "Next: testbed study one.toml resumes." in out
+    assert "Next: testbed study one.toml -p mortal_loss.py resumes." in out
     assert "Traceback" not in err
     at = the_trial(root / "runs" / "one")
     assert (at / "checkpoint").is_file()

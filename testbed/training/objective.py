@@ -109,7 +109,10 @@ class Objective:
             # One factor: k and gain^2 may each overflow float32 where their product does not.
             gain, k = torch.ones_like(gain), k * gain**2
         a, b = p.pair_weights(sigma, sigma_data=self.sigma_data)
-        a_q, b_q = pair_weights(self.space, sigma, self.sigma_data)
+        # l2 is taken on F itself, whatever the space.
+        a_q, b_q = (
+            (a, b) if self.loss.quadratic else pair_weights(self.space, sigma, self.sigma_data)
+        )
         return Terms(*(term.float() for term in (k, gain, a, b, a_q, b_q)))
 
     def __call__(
