@@ -307,7 +307,7 @@ def test_debug_shows_the_traceback_in_a_process(tiny: Path) -> None:
 def test_a_file_in_the_way_of_a_study_is_one_message(tiny: Path) -> None:
     (tiny / "there").write_text("in the way")
     done = run_here(tiny, *STUDY, "--out", "there")
-    assert done.code == 1
+    assert done.code == 2
     assert done.err.startswith("testbed: ")
     assert "there" in done.err
     assert "Traceback" not in done.err

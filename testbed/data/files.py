@@ -89,7 +89,8 @@ def array(
         raise InputError(f"dataset 'array': labels in {path} are {y.dtype}, expected integers.")
     if y is not None and y.size and y.min() < 0:
         raise InputError(f"dataset 'array': labels in {path} must count from 0, got {y.min()}.")
-    samples = scale * (torch.from_numpy(x.astype(np.float32)) + shift)
+    with np.errstate(over="ignore", invalid="ignore"):  # Data refuses what is not finite
+        samples = scale * (torch.from_numpy(x.astype(np.float32)) + shift)
     if samples.ndim < 2:
         samples = samples.reshape(-1, 1)
     classes = None if y is None else torch.from_numpy(y.astype(np.int64))

@@ -12,6 +12,8 @@ from testbed.components import Network
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 
+DEEPEST, WIDEST = 1000, 65536
+
 
 class FourierFeatures(nn.Module):
     """cos and sin of c_noise at `count` frequencies, geometric from `low` to `high` (rad per unit).
@@ -100,8 +102,13 @@ def mlp(
     """A residual MLP with `depth` blocks of `width` units.
 
     Raises:
-        InputError: an option that is not positive.
+        InputError: an option that is not positive, or larger than any that can be trained.
     """
+    if depth > DEEPEST or max(width, features) > WIDEST:
+        raise InputError(
+            f"network 'mlp': width = {width}, depth = {depth}, features = {features}: expected "
+            f"depth up to {DEEPEST}, width and features up to {WIDEST}."
+        )
     if min(width, depth, features) < 1 or len(frequencies) != 2 or min(frequencies) <= 0:
         raise InputError(
             f"network 'mlp': width = {width}, depth = {depth}, features = {features} must be "

@@ -42,7 +42,7 @@ def group(study: Path, group: str) -> Path:
 def ended(at: Path) -> bool:
     """Whether a trial has a result, finished or diverged."""
     file = at / "result.json"
-    return file.is_file() and read_json(file)["status"] in ENDED
+    return file.is_file() and entry(file, "status") in ENDED
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -68,10 +68,24 @@ def read_json(file: Path) -> dict[str, Any]:
         InputError: the file is missing or is not one.
     """
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError) as problem:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as problem:
         raise InputError(f"{file}: cannot be read as JSON: {problem}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: expected a JSON object, got {type(found).__name__}.")
     return found
+
+
+def entry(file: Path, key: str) -> str:
+    """A word in a JSON object.
+
+    Raises:
+        InputError: the object has no such key.
+    """
+    found = read_json(file)
+    if key not in found:
+        raise InputError(f"{file}: has no {key!r}.")
+    return str(found[key])
 
 
 def trials(study: Path) -> list[dict[str, Any]]:
@@ -84,11 +98,10 @@ def state(study: Path, trial: str) -> str:
     """ "finished", "diverged", "failed", "interrupted" (it can resume) or "new"."""
     at = folder(study, trial)
     if (at / "result.json").is_file():
-        status = str(read_json(at / "result.json")["status"])
-        return status
+        return entry(at / "result.json", "status")
     stored = at / "checkpoint"
     if (at / "group.json").is_file():
-        stored = group(study, read_json(at / "group.json")["group"]) / "checkpoint"
+        stored = group(study, entry(at / "group.json", "group")) / "checkpoint"
     return "interrupted" if stored.is_file() else "new"
 
 
