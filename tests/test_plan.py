@@ -11,7 +11,7 @@ from conftest import run_here
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import facts, journal, plan, runner, spec, trial, twins
+from testbed.study import asked, facts, journal, plan, runner, spec, trial, twins
 from testbed.study.plan import Plan
 
 SMALL = """
@@ -296,6 +296,32 @@ def test_a_variant_names_its_options_and_the_other_axes_of_the_grid(
     ]  # fmt: skip
 
 
+def labels(found: Plan) -> list[str]:
+    return [one.labels[0]["variant"] for one in found.trials]
+
+
+def test_a_variant_names_the_options_that_tell_it_from_another_of_its_name(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    loss = '{name="huber", delta=1.0, space="x0"}, {name="huber", delta=2.0, space="x0"}'
+    weighting = '"edm", "min_snr", {name="min_snr", gamma=1}'
+    sets = [f"grid.loss=[{loss}]", f"grid.weighting=[{weighting}]"]
+    assert labels(made(folder, registry, SMALL, *sets)) == [
+        f"v loss=huber delta={c} weighting={w}"
+        for c in (1.0, 2.0)
+        for w in ("edm", "min_snr", "min_snr gamma=1")
+    ]
+    # Not where a name says it all, nor options that are equal.
+    one = made(folder, registry, SMALL, 'grid.weighting=[{name="min_snr", gamma=1}, "edm"]')
+    assert labels(one) == ["v weighting=min_snr", "v weighting=edm"]
+
+
+def test_one_value_twice_is_still_asked_for_twice(folder: Path, registry: testbed.Registry) -> None:
+    twice = 'grid.weighting=[{name="min_snr", gamma=1}, {name="min_snr", gamma=1}]'
+    with pytest.raises(InputError, match=r"v weighting=min_snr 0: asked for twice\."):
+        made(folder, registry, SMALL, twice)
+
+
 def test_a_trial_that_is_asked_for_twice_under_one_label_is_told(
     folder: Path, registry: testbed.Registry
 ) -> None:
@@ -418,6 +444,74 @@ def test_a_baseline_that_does_not_exist_is_told_and_one_left_out_is_not(
     with pytest.raises(InputError, match=r"report.baseline: Unknown variant 'edn'. Did you mean"):
         made(folder, registry, SMALL + '[report]\nbaseline = "edn"\n')
     assert made(folder, registry, SMALL + '[report]\nbaseline = "edm"\n').trials
+
+
+def test_a_baseline_with_values_of_the_grid_is_one_of_the_variants_or_left_out(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    grid = 'grid.weighting=["edm", "min_snr"]'
+    full = SMALL + '[report]\nbaseline = "v weighting=min_snr"\n'
+    assert plan.notes(made(folder, registry, full, grid)) == []
+    with pytest.raises(InputError, match="Unknown variant 'v weighting=x0'") as found:
+        made(folder, registry, full.replace("=min_snr", "=x0"), grid)
+    assert "Known: edm, eps, flow, " in str(found.value)
+    assert "v, v weighting=edm, v weighting=min_snr, x0." in str(found.value)
+    left_out = plan.notes(made(folder, registry, full, 'grid.parameterization=["x0"]'))
+    assert left_out == [
+        "The baseline v weighting=min_snr is not among them: x0, the first, takes its place."
+    ]
+
+
+def test_the_plan_says_which_variant_is_the_baseline_and_what_has_no_effect(folder: Path) -> None:
+    arms = '[arms]\nown = {}\nequal = { weighting = "edm", density = "lognormal" }\n'
+    text = SMALL + arms + '[report]\nbaseline = "v"\n'
+    (folder.parent / "study.toml").write_text(text)
+    sets = ["--set", 'grid.weighting=["edm","min_snr"]', "--set", "density=lognormal"]
+    done = run_here(folder.parent, "plan", "study.toml", *sets)
+    assert (done.code, done.err) == (0, "")
+    for said in (
+        "grid.weighting takes the place of the weighting of arm equal.",
+        "--set density takes the place of the density of arm equal.",
+        "The baseline v fits 2 variants (v weighting=edm, v weighting=min_snr): the first, "
+        "v weighting=edm, is taken. --set 'report.baseline=\"v weighting=min_snr\"' takes another.",
+    ):
+        assert done.out.splitlines().count(said) == 1, said
+
+
+# --- what was asked for -------------------------------------------------------------------------
+
+
+def test_the_record_of_a_study_says_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    Path("study.toml").write_text(SMALL)
+    Path("asked_for.py").write_text(MINE)
+    registry = testbed.Registry(["asked_for.py", "no:edm2"], ["."])
+    sets = ("training.steps=9", 'grid.weighting=["mine"]')
+    read = spec.read(Path("study.toml"), sets, ["v"], 2)
+    runner.describe(plan.make(read, registry, Path("runs/small"), "cpu"), registry)
+    asked = journal.read_json(Path("runs/small/study.json"))["asked"]
+    flags = ["-p", "asked_for.py", "-p", "no:edm2", "--plugin-dir", "."]
+    flags += ["--set", sets[0], "--set", sets[1], "--only", "v", "--seeds", "2"]
+    assert asked == {
+        "command": ["testbed", "study", "study.toml", *flags],
+        "set": list(sets),
+        "only": ["v"],
+        "seeds": 2,
+        "plugins": ["asked_for.py", "no:edm2"],
+    }
+    elsewhere = plan.make(spec.read(Path("study.toml")), registry, Path("other"), "cuda:1")
+    assert asked_for(elsewhere, testbed.Registry()) == (
+        "testbed study study.toml --device cuda:1 --out other"
+    )
+    bundled = plan.make(spec.read(Path("default")), registry, Path("runs/default"), "cpu")
+    assert asked_for(bundled, testbed.Registry()) == "testbed study default"
+
+
+def asked_for(found: Plan, registry: testbed.Registry) -> str:
+    return " ".join(asked.record(found, registry)["command"])
 
 
 # --- twins --------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """The report says what the numbers say: planted studies, and mutants that must be caught."""
 
+import html
 import json
 import math
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TINY, run_here
 from safetensors.numpy import save_file
 from scipy import stats
 
@@ -326,16 +330,44 @@ def test_twins_are_never_compared(tmp_path: Path) -> None:
     assert comparisons.per_level(results.read(folder), "c", "", "a", "b") == {}
 
 
-def test_equal_trials_of_two_arms_are_not_compared(tmp_path: Path) -> None:
-    folder = plant(tmp_path, WINNER)
-    for file in folder.glob("study.json"):
-        record = json.loads(file.read_text())
-        for trial in record["trials"]:
-            (label,) = trial["labels"]
+def in_both_arms(folder: Path, *variants: str) -> Path:
+    """The folder with every trial of these variants (of all, without any) in the arms x and y."""
+    record = json.loads((folder / "study.json").read_text())
+    known = pd.read_csv(folder / "coefficients.csv", converters=dict.fromkeys(results.LABEL, str))
+    for trial in record["trials"]:
+        (label,) = trial["labels"]
+        if not variants or label["variant"] in variants:
             trial["labels"] = [{**label, "arm": arm} for arm in ("x", "y")]
-        _json(file, record)
-    compared = comparisons.make(results.read(folder))
-    assert {one.verdict for one in compared.arms} == {"the same trials"}
+    _json(folder / "study.json", record)
+    arms = [known.assign(arm=arm) for arm in ("x", "y")]
+    pd.concat(arms).to_csv(folder / "coefficients.csv", index=False)
+    return folder
+
+
+def test_equal_trials_of_two_arms_are_not_compared(tmp_path: Path) -> None:
+    planted = {(c, "x" if a == "d" else arm, a): v for (c, arm, a), v in WINNER.items()}
+    folder = in_both_arms(plant(tmp_path, planted), "a", "b")
+    read = results.read(folder)
+    assert read.arms("c") == ["x", "y"]
+    assert {one.verdict for one in comparisons.make(read).arms} == {"the same trials"}
+
+
+def test_arms_of_the_same_trials_are_one_arm(tmp_path: Path) -> None:
+    """Nothing is said, drawn or tabled twice, nor an arm compared with itself."""
+    twins = [{"case": "c", "arm": arm, "members": ["d", "b"], "why": "w"} for arm in ("x", "y")]
+    folder = in_both_arms(plant(tmp_path, WINNER, twins=twins, oracle=True))
+    read = results.read(folder)
+    assert read.arms("c") == ["x = y"]
+    assert len(read.coefficients) == len(WINNER) * len(SIGMA)
+    assert len(read.trials) == len(read.metrics["seed"]) / 4 == 15
+    compared = comparisons.make(read)
+    assert (compared.arms, compared.spreads) == ([], [])
+    assert [twin["arm"] for twin in read.study["twins"]] == ["x = y"]
+    assert len(re.findall(r"\ba wins\b", says(read))) == 2, "in the headline and in numbers"
+    page = report.write(folder).read_text()
+    assert "The same variant between arms" not in page
+    assert "0 comparisons of a variant between arms, 0 of the" in page
+    assert [row[0] for row in summaries.recipes(read)] == ["x = y"]
 
 
 def spreads(second: float, sd: float) -> Planted:
@@ -363,16 +395,59 @@ def test_levels_name_where_the_winner_wins(tmp_path: Path) -> None:
     assert "the loss of a is lower at σ = 0.01–0.1 and higher at σ = 1 (Holm over 4" in text
 
 
-def test_baseline_of_a_grid_keeps_the_other_axes(tmp_path: Path) -> None:
+WEIGHTINGS: Planted = {
+    ("c", "", "b weighting=b"): noisy(1.0, stream=1),
+    ("c", "", "b weighting=min_snr gamma=5"): noisy(1.5, stream=2),
+    ("c", "", "b weighting=min_snr gamma=1"): noisy(1.6, stream=3),
+}
+
+
+def test_a_parameterization_that_fits_several_variants_is_one_baseline_the_first(
+    tmp_path: Path,
+) -> None:
+    folder = plant(tmp_path, WEIGHTINGS)
+    read = results.read(folder)
+    compared = comparisons.make(read)
+    first, *others = (variant for _, _, variant in WEIGHTINGS)
+    assert comparisons.baseline_of(read, "c", "") == first
+    assert [(one.variant, one.against) for one in compared.baseline] == [(o, first) for o in others]
+    assert [one.verdict for one in compared.baseline] == ["worse", "worse"]
+    assert len(compared.pairs) == 1
+    text = said(folder)
+    assert f"The baseline b fits 3 variants ({', '.join([first, *others])}): the first" in text
+    assert """--set 'report.baseline="b weighting=min_snr gamma=5"' takes another.""" in text
+    assert "1.5" in text.split("Worse than the baseline, as multiples of it: ")[1]
+    assert "without a ratio" not in text
+    page = report.write(folder).read_text()
+    assert page.count('<td class="quiet">baseline</td>') == 1
+    assert page.count('<td class="bad">worse</td>') == 2
+
+
+def test_a_baseline_named_in_full_is_that_variant(tmp_path: Path) -> None:
+    last = "b weighting=min_snr gamma=1"
+    folder = plant(tmp_path, WEIGHTINGS, baseline=last)
+    assert comparisons.baseline_of(results.read(folder), "c", "") == last
+    assert "The baseline b" not in said(folder)
+
+
+def test_a_grid_of_two_axes_has_one_baseline(tmp_path: Path) -> None:
     planted = {("c", "", f"{name} width={w}"): noisy(1.0) for name in "ab" for w in (1, 2)}
     read = results.read(plant(tmp_path, planted))
-    assert comparisons.baseline_of(read, "c", "", "a width=2") == "b width=2"
-    assert comparisons.baseline_of(read, "c", "", "b width=1") == "b width=1"
+    assert comparisons.baseline_of(read, "c", "") == "b width=1"
+    made = comparisons.make(read)
+    assert {one.against for one in made.baseline} == {"b width=1"}
+    assert (len(made.baseline), len(made.pairs)) == (3, 3)
+
+
+def test_a_baseline_that_was_left_out_is_replaced_and_said(tmp_path: Path) -> None:
+    text = said(plant(tmp_path, WINNER, baseline="edm"))
+    assert "The baseline edm is not among them: a, the first, takes its place." in text
+    assert "takes its place" not in said(plant(tmp_path / "other", WINNER))
 
 
 def test_baseline_defaults_to_the_first_variant(tmp_path: Path) -> None:
     read = results.read(plant(tmp_path, WINNER, baseline=""))
-    assert comparisons.baseline_of(read, "c", "", "d") == "a"
+    assert comparisons.baseline_of(read, "c", "") == "a"
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -471,6 +546,87 @@ def test_text_is_escaped(whole: Path) -> None:
         assert raw not in page
 
 
+ASKED = {
+    "command": [
+        "testbed",
+        "study",
+        "my file.toml",
+        "--set",
+        'grid.loss=["l1", "l2"]',
+        "--only",
+        "a",
+    ],
+    "set": ['grid.loss=["l1", "l2"]', "training.steps=1", "report.level=0.9", "a=1", "b=2"],
+    "only": ["a", "c"],
+    "seeds": 5,
+    "plugins": [],
+}
+COMMAND = """testbed study 'my file.toml' --set 'grid.loss=["l1", "l2"]' --only a"""
+
+
+def shown(page: str) -> str:
+    """What a reader sees of a page's markup."""
+    return html.unescape(re.sub(r"<[^>]+>", "", page))
+
+
+def test_a_report_of_a_part_says_so_and_how_to_run_it_again(tmp_path: Path) -> None:
+    page = report.write(plant(tmp_path, WINNER, asked=ASKED, note="n", file="[study]")).read_text()
+    part = "part of it: a, c, 5 seeds; changed: grid.loss, training.steps, report.level, and 2 more"
+    assert f"<title>Planted ({part})</title>" in page
+    assert f"<h1>Planted ({part})</h1>" in page
+    assert f"(This is said of the whole study file; here: {part}.)" in page
+    assert shown(page).count(COMMAND) == 2, "in the provenance and at the foot"
+    assert f"{COMMAND} resumes what is missing" in shown(page)
+    (flags, file) = re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)
+    assert shown(flags).splitlines() == [
+        """--set 'grid.loss=["l1", "l2"]'""", "--set training.steps=1", "--set report.level=0.9",
+        "--set a=1", "--set b=2", "--only a,c", "--seeds 5",
+    ]  # fmt: skip
+    assert file == "[study]"
+    assert "The study file, as it is without that:" in page
+
+
+def test_a_report_of_a_whole_file_says_nothing_of_parts(tmp_path: Path) -> None:
+    asked = {"command": ["testbed", "study", "f.toml"], "set": [], "only": [], "seeds": None}
+    page = report.write(plant(tmp_path, WINNER, asked=asked, note="n", file="[study]")).read_text()
+    assert "<h1>Planted</h1>" in page
+    assert "whole study file" not in page
+    assert "<p>The study file:</p>" in page
+    assert page.count("testbed study f.toml") == 2
+
+
+def test_a_title_or_note_that_was_given_for_the_part_stands(tmp_path: Path) -> None:
+    asked = {**ASKED, "set": ["study.title=Planted", "study.note=n"]}
+    page = report.write(plant(tmp_path, WINNER, asked=asked, note="n")).read_text()
+    assert "<h1>Planted</h1>" in page
+    assert "<p>n</p>" in page
+
+
+def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_finished(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a study.toml").write_text(TINY)
+    sets = ['grid.parameterization=["edm"]', 'grid.weighting=["edm","min_snr"]']
+    flags = [word for text in sets for word in ("--set", text)]
+    flags += ["--only", "mixture", "--seeds", "3"]
+    done = run_here(tmp_path, "study", "a study.toml", *flags, "--no-mlflow", "--jobs", "0")
+    assert done.code == 0, done.err
+    assert "grid.weighting takes the place of the weighting of arm equal.\n" in done.out
+    folder = tmp_path / "runs" / "tiny"
+    table = pd.read_csv(folder / "tables" / "comparisons.csv")
+    (row,) = table.to_dict("records")
+    assert (row["kind"], row["variant"]) == ("baseline", "edm weighting=min_snr")
+    assert (row["arm"], row["against"]) == ("published = equal", "edm weighting=edm")
+    assert 0 < row["low"] < row["ratio"] < row["high"]
+    assert row["verdict"] in ("better", "worse", "no difference shown")
+    page = shown((folder / "report.html").read_text())
+    assert "A tiny study (part of it: mixture, 3 seeds; changed: grid.p" in page
+    (line,) = re.findall(r"^testbed (study .*) resumes", page, flags=re.MULTILINE)
+    words = shlex.split(line)[1:]
+    assert words == ["a study.toml", *flags]
+    assert "6 trials (6 finished)" in run_here(tmp_path, "plan", *words).out
+
+
 def test_failed_identity_is_red(tmp_path: Path) -> None:
     folder = plant(tmp_path, {("c", "", "b"): [1.0]})
     rows = [_row(0.5), _row(2.0, law="broken"), _row(math.nan, law="not a number")]
@@ -547,6 +703,17 @@ def test_reads_without_plugins_training_or_mlflow() -> None:
 )  # fmt: skip
 def test_numbers(value: float, text: str) -> None:
     assert words.number(value) == text
+
+
+def test_a_single_panel_does_not_fill_the_page(tmp_path: Path, whole: Path) -> None:
+    """The first figure of a study with one arm, and of one with two."""
+    one = report.write(plant(tmp_path, WINNER)).read_text()
+    two = (whole / "report.html").read_text()
+    widths = [
+        re.findall(r'<svg role="img" style="max-width: (\d+)px"', page) for page in (one, two)
+    ]
+    assert widths[0][0] == "690"
+    assert widths[1][0] == "1080"
 
 
 def test_labels_do_not_collide() -> None:

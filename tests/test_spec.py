@@ -185,6 +185,14 @@ MISTAKES = {
         SMALL + '"training.ema" = ["x"]\n',
         "grid.training.ema = 'x': Input should be a valid number",
     ),
+    "key in the grid": (
+        SMALL + 'wieghting = ["edm", "v"]\n',
+        "grid.wieghting: unknown key. Did you mean 'weighting'? Known: c_in,",
+    ),
+    "key of training in the grid": (
+        SMALL + '"training.step" = [1, 2]\n',
+        "grid.training.step: unknown key. Did you mean 'steps'?",
+    ),
     "section of the wrong kind": (
         'cases = "a"\n' + SMALL,
         "cases = 'a' must be a list of tables, [[cases]].",
@@ -209,6 +217,64 @@ def test_a_mistake_is_told_with_file_key_value_and_what_was_expected(
     prefix = f"{tmp_path / 'study.toml'}: "
     assert all(line.startswith(prefix) for line in found)
     assert any(line.removeprefix(prefix).startswith(expected) for line in found), found
+
+
+def test_a_key_of_the_grid_that_is_unknown_is_told_once_for_all_its_values(tmp_path: Path) -> None:
+    text = SMALL + 'wieghting = ["edm", "v", "x0"]\n"training.stepz" = [1, 2]\n'
+    found = problems(tmp_path, text)
+    assert [line.partition(": ")[2].partition(": ")[0] for line in found] == [
+        "grid.training.stepz", "grid.wieghting",
+    ]  # fmt: skip
+
+
+OVER = """
+[arms]
+own = {}
+a = { weighting = "edm", training = { steps = 5 } }
+b = { weighting = { name = "min_snr", gamma = 2 }, loss = "l1" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (["training.batch=3"], []),
+        (
+            ['grid.weighting=["v"]'],
+            ["grid.weighting takes the place of the weighting of the arms a, b."],
+        ),
+        (
+            ["grid.weighting=[{gamma=3}]"],
+            ["grid.weighting.gamma takes the place of the weighting.gamma of arm b."],
+        ),
+        (
+            ["grid.weighting.gamma=[1, 3]"],
+            ["grid.weighting.gamma takes the place of the weighting.gamma of arm b."],
+        ),
+        (
+            ["grid.training.steps=[1, 2]", "loss.space=v"],
+            ["grid.training.steps takes the place of the training.steps of arm a."],
+        ),
+        (
+            ["grid.training.steps=[1, 2]", "training.steps=3"],
+            [
+                "grid.training.steps takes the place of the training.steps of arm a.",
+                "--set training.steps takes the place of the training.steps of arm a and of "
+                "grid.training.steps.",
+            ],
+        ),
+        (["loss=l2"], ["--set loss takes the place of the loss of arm b."]),
+    ],
+)
+def test_what_a_later_layer_takes_the_place_of_is_said(
+    tmp_path: Path, sets: list[str], expected: list[str]
+) -> None:
+    assert list(read(tmp_path, SMALL + OVER, *sets).replaced) == expected
+
+
+def test_nothing_is_said_of_an_arm_that_is_left_out(tmp_path: Path) -> None:
+    study = read(tmp_path, SMALL + OVER, 'grid.loss=["l1"]', only=["own", "a"])
+    assert study.replaced == ()
 
 
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:

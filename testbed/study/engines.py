@@ -27,6 +27,8 @@ from testbed.training.engine import BLOCK, Contestant, Loop, Trainer
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
+MEASURED = 8
+"""How many trials a measurement takes: a trial's step among more is no dearer."""
 OWN = ("learning_rate", "betas", "ema", "clip")
 """What of the training settings each trial of a batch has for itself."""
 
@@ -212,11 +214,17 @@ def _measure(engine: Engine, group: Group, registry: Registry, device: str, comp
     threads, where = torch.get_num_threads(), torch.device(device)
     torch.set_num_threads(engine.threads)
     try:
-        data = trial.data_of(group.trials[0].config, registry)
-        alone = trial.contestant(group.trials[0].config, registry, data, BLOCK)
-        engine.measured["sequential"] = _milliseconds(_trainer(alone, data, where))
+        few = group.trials[:MEASURED]
+        data = trial.data_of(few[0].config, registry)
+        try:
+            alone = trial.contestant(few[0].config, registry, data, BLOCK)
+            engine.measured["sequential"] = _milliseconds(_trainer(alone, data, where))
+        except InputError:
+            raise
+        except Exception:  # the trial itself will fail and say why
+            engine.measured["sequential"] = math.inf
         for name in ("batched", "compiled")[: 1 + compiled]:
-            many = [trial.contestant(one.config, registry, data, BLOCK) for one in group.trials]
+            many = [trial.contestant(one.config, registry, data, BLOCK) for one in few]
             try:
                 batch = Batch(many, data, where, name == "compiled")
                 engine.measured[name] = _milliseconds(batch)

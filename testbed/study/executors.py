@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -80,6 +81,14 @@ def _work(job: Job) -> list[str]:
     return job.run(_stop.is_set)
 
 
+def prepare(device: str) -> None:
+    """Starts the server that workers are forked from: it imports while the study is planned."""
+    if not device.startswith("cuda"):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["testbed.study.trial"])
+        forkserver.ensure_running()
+
+
 class Workers:
     """Slots of one process each: a crash breaks one slot and nothing else.
 
@@ -93,8 +102,7 @@ class Workers:
         self.slots = slots
         method = "spawn" if device.startswith("cuda") else "forkserver"
         self._context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            self._context.set_forkserver_preload(["testbed.study.trial"])
+        prepare(device)
         self._stop = self._context.Event()
         self._threads = threads
         self._pools: list[ProcessPoolExecutor | None] = [None] * slots

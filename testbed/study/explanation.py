@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,44 +16,86 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 
 from testbed.components import Component, Density, Loss, Weighting
-from testbed.errors import UnknownName, unknown
+from testbed.errors import InputError, UnknownName, said, unknown
 from testbed.parameterization import Parameterization
-from testbed.registry import Registry
+from testbed.registry import ELSEWHERE, Registry, is_file
 from testbed.study.plan import published
 from testbed.study.validity import levels_of
 from testbed.training.objective import Objective
 
 SHOWN = torch.tensor([0.002, 0.01, 0.05, 0.2, 0.5, 1, 2, 10, 80], dtype=torch.float64)
 AXES = ("parameterization", "weighting", "loss", "density")
+SUFFIXES = (".svg", ".png")
 
 
 def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str:
-    """The description of every component of that name, and a plot of it in `file`.
+    """The description of every component of that name or plugin file, and a plot of it in `file`.
 
     Raises:
         UnknownName: no parameterization, weighting, loss or density of that name.
+        InputError: a file of another kind, or that cannot be written; a component that raises.
     """
-    found: list[Component] = [
-        getattr(registry, axis)(name) for axis in AXES if name in registry.names(axis)
-    ]
-    if not found:
-        known = {known for axis in AXES for known in registry.names(axis)}
-        raise UnknownName(unknown("component", name, known))
+    if not 0 < sigma_data < math.inf:
+        raise InputError(f"--sigma-data {sigma_data!r} must be a positive number.")
+    if file.suffix not in SUFFIXES:
+        raise InputError(f"--out {file}: expected {' or '.join(SUFFIXES)}.")
+    found = _found(name, registry)
     figure = Figure(figsize=(9, 3.2 * len(found)), layout="constrained")
     panels = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
     parts = []
     for component, panel in zip(found, panels, strict=True):
         parts.append(_head(component, registry))
-        if isinstance(component, Parameterization):
-            parts.append(_parameterization(component, registry, sigma_data, panel))
-        elif isinstance(component, Weighting):
-            parts.append(_weighting(component, registry, sigma_data, panel))
-        elif isinstance(component, Density):
-            parts.append(_density(component, panel))
-        elif isinstance(component, Loss):
-            parts.append(_loss(component, panel))
-    figure.savefig(file, dpi=150)
+        try:
+            parts.append(_body(component, registry, sigma_data, panel))
+        except InputError:
+            raise
+        except Exception as problem:  # a plugin's function, or what is made of its value
+            raise InputError(f"{component.label} cannot be shown: {said(problem)}") from problem
+    try:
+        with _quiet():
+            figure.savefig(file, dpi=150)
+    except OSError as problem:
+        raise InputError(f"--out {file}: cannot be written: {problem.strerror}.") from None
+    except Exception as problem:
+        raise InputError(f"{name} cannot be drawn: {said(problem)}") from problem
     return "\n".join(parts)
+
+
+def _found(word: str, registry: Registry) -> list[Component]:
+    """What a word names: the components of a plugin file, or those of a name."""
+    if is_file(word):
+        of_file = [one for one in registry.of_file(word) if one.axis in AXES]
+        if not of_file:
+            raise InputError(f"{word} registers none of what is explained: {', '.join(AXES)}.")
+        return [getattr(registry, one.axis)(one.name) for one in of_file]
+    named: list[Component] = [
+        getattr(registry, axis)(word) for axis in AXES if word in registry.names(axis)
+    ]
+    if not named:
+        known = {known for axis in AXES for known in registry.names(axis)}
+        raise UnknownName(f"{unknown('component', word, known)} {ELSEWHERE}")
+    return named
+
+
+def _body(component: Component, registry: Registry, sigma_data: float, panel: Figure) -> str:
+    """What is shown of a component besides its head."""
+    with _quiet():
+        if isinstance(component, Parameterization):
+            return _parameterization(component, registry, sigma_data, panel)
+        if isinstance(component, Weighting):
+            return _weighting(component, registry, sigma_data, panel)
+        if isinstance(component, Density):
+            return _density(component, panel)
+        assert isinstance(component, Loss)
+        return _loss(component, panel)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings: what they are about, the table and the plot show."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _head(component: Component, registry: Registry) -> str:

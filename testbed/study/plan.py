@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import torch
 from testbed.components import Component, Density, Loss, Weighting
 from testbed.data.base import Data
 from testbed.denoiser import SHARED
-from testbed.errors import InputError, unknown
+from testbed.errors import InputError, said, unknown
 from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
-from testbed.study import journal, trial, validity
+from testbed.study import baseline, journal, trial, validity
 from testbed.study.spec import Arrangement, Assumed, Choice, StudyFile, TrialSettings
 from testbed.training.objective import Objective
 
@@ -78,13 +79,14 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     trials: dict[str, Trial] = {}
     problems: dict[str, list[str]] = {}
     seen: set[tuple[Any, ...]] = set()
+    told = telling(study)
     for arrangement in study.arrangements:
         for seed in arrangement.settings.seeds:
             try:
                 config = resolve(arrangement.settings, registry, seed, device)
             except Exception as found:
                 if not isinstance(found, InputError):  # a plugin's own function raised
-                    found = InputError(f"{type(found).__name__}: {found}")
+                    found = InputError(said(found))
                 where = " ".join(filter(None, (arrangement.case, arrangement.arm)))
                 name = arrangement.settings.parameterization.name
                 for line in str(found).splitlines():
@@ -95,7 +97,7 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             label = {
                 "case": arrangement.case,
                 "arm": arrangement.arm,
-                "variant": variant(arrangement),
+                "variant": variant(arrangement, told),
             }
             key = (*label.values(), seed)
             if key in seen:
@@ -117,21 +119,70 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
 
 def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
     """A baseline may be one that --only or --set has left out, but it must exist."""
-    asked = study.report.baseline
-    known = {variant(a) for a in study.arrangements} | set(registry.names("parameterization"))
-    if not asked or asked in known:
+    asked, names = study.report.baseline, registry.names("parameterization")
+    told = telling(study)
+    known = list(dict.fromkeys(variant(a, told) for a in study.arrangements))
+    first = asked.partition(" ")[0]
+    left_out = first in names and not baseline.fitting(first, known)
+    if not asked or asked in known or asked in names or left_out:
         return []
-    return [f"{study.file}: report.baseline: {unknown('variant', asked, known)}"]
+    message = unknown("variant", asked, {*known, *names})
+    return [f"{study.file}: report.baseline: {message}"]
 
 
-def variant(arrangement: Arrangement) -> str:
-    """The parameterization, with its options and the grid's other axes: a row of the report."""
+def notes(plan: Plan) -> list[str]:
+    """What a study file does that it may not seem to: replaced settings, which the baseline is."""
+    variants: dict[tuple[str, str], dict[str, None]] = {}
+    for one in plan.trials:
+        for label in one.labels:
+            variants.setdefault((label["case"], label["arm"]), {})[label["variant"]] = None
+    asked = plan.study.report.baseline
+    chosen = [baseline.note(asked, list(names)) for names in variants.values()]
+    return [*plan.study.replaced, *filter(None, dict.fromkeys(chosen))]
+
+
+Telling = Mapping[tuple[str, str], Sequence[str]]
+"""By axis of the grid and name of a component: the options in which its values differ."""
+
+
+def telling(study: StudyFile) -> Telling:
+    """The options that a variant has to name."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for arrangement in study.arrangements:
+        for key, value in arrangement.point:
+            if (choice := _choice(value)) is not None:
+                found.setdefault((key, choice.name), []).append(choice.options)
+    return {
+        key: [
+            option
+            for option in dict.fromkeys(itertools.chain(*values))
+            if any(value.get(option, ...) != values[0].get(option, ...) for value in values)
+        ]
+        for key, values in found.items()
+    }
+
+
+def _choice(value: Any) -> Choice | None:
+    """The component that a value of the grid names."""
+    named = isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)
+    return Choice.model_validate(value) if named else None
+
+
+def variant(arrangement: Arrangement, told: Telling) -> str:
+    """The parameterization, with its options and the grid's other axes: a row of the report.
+
+    Of another component only those options are named that tell it from one of the same name.
+    """
     p = arrangement.settings.parameterization
     parts = [p.name, *(f"{key}={value}" for key, value in p.options.items())]
     for key, value in arrangement.point:
-        if key != "parameterization":
-            short = value.get("name", value) if isinstance(value, Mapping) else value
-            parts.append(f"{key.rpartition('.')[2]}={short}")
+        if key == "parameterization":
+            continue
+        choice = _choice(value)
+        parts.append(f"{key.rpartition('.')[2]}={choice.name if choice else value}")
+        if choice:
+            options = [option for option in told[key, choice.name] if option in choice.options]
+            parts += [f"{option}={choice.options[option]}" for option in options]
     return " ".join(parts)
 
 
@@ -316,11 +367,14 @@ def _look_up(plan: Plan) -> None:
     """Sets every trial's state: finished, diverged, interrupted, failed, stale or new."""
     elsewhere: dict[tuple[str, str, str, int], tuple[str, dict[str, Any]]] = {}
     for found in journal.trials(plan.folder):
-        if journal.state(plan.folder, found["id"]) == "new":
-            continue
-        for label in found["labels"]:
-            key = _key(label, found["config"]["seed"])
-            elsewhere[key] = (found["id"], found["config"])
+        try:
+            if journal.state(plan.folder, found["id"]) == "new":
+                continue
+            for label in found["labels"]:
+                key = _key(label, found["config"]["seed"])
+                elsewhere[key] = (found["id"], found["config"])
+        except (KeyError, TypeError) as problem:
+            raise InputError(f"{plan.folder}: a trial.json is damaged: {said(problem)}") from None
     for one in plan.trials:
         one.state = journal.state(plan.folder, one.id)
         for label in one.labels:

@@ -15,17 +15,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from testbed import __version__, audit
+from testbed import __version__
 from testbed.registry import Registry
-from testbed.study import journal
+from testbed.study import asked, journal
 from testbed.study.engines import Engine, Group
 from testbed.study.executors import Executor, Job
 from testbed.study.plan import Plan, Trial
 from testbed.study.trial import component, dataset, device_title
+
+if TYPE_CHECKING:
+    from testbed import audit
 
 TRIES = 3
 POLL = 0.2
@@ -75,6 +78,7 @@ def describe(plan: Plan, registry: Registry) -> None:
         "note": plan.study.header.note,
         "report": plan.study.report.model_dump(),
         "file": plan.study.text,
+        "asked": asked.record(plan, registry),
         "device": device_title(torch.device(plan.device)),
         "versions": versions(),
         "plugins": [asdict(source) for source in registry.provenance],
@@ -235,6 +239,8 @@ def _interrupts(executor: Executor, outcome: Outcome) -> Iterator[None]:
 
 def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
     """The Tweedie identities of every parameterization, sampler and oracle in the plan."""
+    from testbed import audit
+
     found: list[audit.Row] = []
     seen: set[str] = set()
     for trial in plan.trials:

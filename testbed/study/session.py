@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from testbed import audit
 from testbed.registry import Registry
-from testbed.study import facts, journal, report, runner
+from testbed.study import facts, journal, runner
 from testbed.study.engines import Engine
 from testbed.study.executors import Executor
 from testbed.study.plan import Plan
 from testbed.study.tracking import Tracker
+
+if TYPE_CHECKING:  # they take a second to import, which training need not wait for
+    import pandas as pd
+
+    from testbed import audit
 
 
 @dataclass
@@ -82,8 +85,27 @@ def run(
     )
 
 
+def sync(plan: Plan, registry: Registry, say: Callable[[str], None]) -> bool:
+    """Brings MLflow up to date from the trial directories alone; whether it answered."""
+    tracker = Tracker(plan, say)
+    for trial in plan.trials:
+        if trial.state in (*journal.ENDED, "failed", "interrupted"):
+            tracker.end(trial, trial.state)
+    states = {trial.state for trial in plan.trials}
+    whole = "FINISHED" if states <= set(journal.ENDED) else "KILLED"
+    tracker.close("FAILED" if "failed" in states else whole, _files(registry))
+    return not tracker.away
+
+
+def _files(registry: Registry) -> dict[str, Path]:
+    """The plugins' own files by name."""
+    return {s.plugin: Path(s.origin) for s in registry.provenance if s.kind == "file"}
+
+
 def trained(plan: Plan) -> list[audit.Row]:
     """The identity rows that the trials wrote of their trained models."""
+    from testbed import audit
+
     found = []
     for trial in plan.trials:
         file = journal.folder(plan.folder, trial.id) / "tweedie.json"
@@ -102,6 +124,8 @@ def conclude(
     say: Callable[[str], None],
 ) -> Path:
     """Writes the study's own tables and the report, tells MLflow and the plugins."""
+    from testbed.study import report
+
     folder = plan.folder
     journal.write_json(folder / "tweedie.json", {"rows": [asdict(row) for row in found]})
     twins = facts.write(plan, registry)
@@ -119,8 +143,7 @@ def conclude(
     page = report.write(folder)
     if tracker is not None:
         failed = "failed" in outcome.statuses.values() or not all(row.passed for row in found)
-        files = {s.plugin: Path(s.origin) for s in registry.provenance if s.kind == "file"}
-        tracker.close("FAILED" if failed else "FINISHED", files)
+        tracker.close("FAILED" if failed else "FINISHED", _files(registry))
     try:
         registry.study_finished(plan.study, results(plan))
     except Exception as problem:
@@ -130,6 +153,8 @@ def conclude(
 
 def results(plan: Plan) -> pd.DataFrame:
     """One row per trial and label: identity, status and final metrics."""
+    import pandas as pd
+
     table = []
     for trial in plan.trials:
         at = journal.folder(plan.folder, trial.id)

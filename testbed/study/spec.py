@@ -7,7 +7,8 @@
     [[cases]]  name and overrides: usually one data set each
     [report]   baseline, primary metric
 
-Later ones win: base, case, arm, grid, and last what `--set` says.
+Later ones win: base, case, arm, grid, and last what `--set` says. A baseline is the name of a
+variant, or of a parameterization: its first variant in the order of the grid.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from pydantic import (
 )
 
 from testbed.errors import InputError, did_you_mean, unknown
-from testbed.training.engine import Training
+from testbed.training.settings import Training
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
 MOST_SEEDS = 10_000
+LONGEST = 100
+"""Of names that become names of files."""
 
 
 class Model(BaseModel):
@@ -163,7 +166,8 @@ class TrialSettings(Model):
 class Header(Model):
     """`[study]`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    # A folder below runs/: more than dots.
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=LONGEST)
     title: str = ""
     note: str = ""
 
@@ -187,14 +191,26 @@ class Arrangement:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The arguments of `read`: what of which file, with which changes."""
+
+    file: str
+    overrides: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    seeds: int | None = None
+
+
+@dataclass(frozen=True)
 class StudyFile:
-    """A validated study file."""
+    """A validated study file; `replaced` says which settings of it have no effect."""
 
     file: str
     header: Header
     report: ReportSettings
     arrangements: tuple[Arrangement, ...]
     text: str
+    asked: Asked
+    replaced: tuple[str, ...] = ()
 
 
 def read(
@@ -219,7 +235,7 @@ def read(
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
     everywhere: dict[str, Any] = {}
     if isinstance(raw.get("grid"), dict):
@@ -241,7 +257,10 @@ def read(
     found = _arrangements(path, raw, everywhere, problems)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
-    return StudyFile(str(path), header, report, tuple(_kept(found, only)), text)
+    kept = tuple(_kept(found, only))
+    asked = Asked(str(file), tuple(overrides), tuple(only), seeds)
+    replaced = tuple(_replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
+    return StudyFile(str(path), header, report, kept, text, asked, replaced)
 
 
 def find(file: Path) -> Path:
@@ -271,6 +290,8 @@ def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> Non
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except (ValueError, RecursionError) as problem:  # too long a number, too deep a nesting
+        raise InputError(f"--set {path}: cannot be read as TOML: {problem}") from None
     if keys[0] not in SECTIONS:
         _put(everywhere, keys, value, f"--set {word}")
     elif keys[0] == "cases":
@@ -321,6 +342,12 @@ def _arrangements(
     for index, case in enumerate(raw.get("cases") or [{"name": ""}]):
         if not isinstance(case, dict) or not isinstance(case.get("name"), str):
             problems.append(f"{path}: cases[{index}] = {case!r} needs a name, a string.")
+            continue
+        if "/" in case["name"] or not case["name"].isprintable() or len(case["name"]) > LONGEST:
+            problems.append(
+                f"{path}: cases[{index}].name = {case['name']!r} becomes the name of files: "
+                f"expected up to {LONGEST} letters and no /."
+            )
             continue
         own = {key: value for key, value in case.items() if key != "name"}
         for (arm, settings), point in itertools.product(arms.items(), grid):
@@ -390,6 +417,45 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def _replaced(
+    raw: Mapping[str, Any], everywhere: Mapping[str, Any], arms: Iterable[str]
+) -> Iterable[str]:
+    """A sentence for each setting of the arms or the grid that a later layer takes the place of."""
+    below = {
+        arm: set(_paths(table)) for arm, table in (raw.get("arms") or {}).items() if arm in arms
+    }
+    axes = {
+        key: {path for value in values for path in _paths({key: value})}
+        for key, values in _axes(raw.get("grid", {}))
+    }
+    layers = [("grid.", sorted(set().union(*axes.values())))]
+    layers.append(("--set ", sorted({*_paths(everywhere)} - {"seeds"})))
+    for layer, paths in layers:
+        for path in (p for p in paths if not _covered(p, [q for q in paths if q != p])):
+            names = [arm for arm, held in below.items() if any(_covered(p, [path]) for p in held)]
+            places = [f"the {path} of {'arm' if len(names) == 1 else 'the arms'} "
+                      f"{', '.join(names)}"] if names else []  # fmt: skip
+            if layer != "grid.":
+                places += [f"grid.{key}" for key, held in axes.items()
+                           if any(_covered(p, [path]) for p in held)]  # fmt: skip
+            if places:
+                yield f"{layer}{path} takes the place of {' and of '.join(places)}."
+
+
+def _paths(table: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    """The dotted keys that a table sets; a named component both itself and its options."""
+    for key, value in table.items():
+        if not isinstance(value, Mapping) or "name" in value:
+            yield prefix + key
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")
+
+
+def _covered(path: str, above: Iterable[str]) -> bool:
+    """Whether one of the paths `above` is this one or holds it."""
+    return any(path == one or path.startswith(f"{one}.") for one in above)
+
+
 def _origin(layers: Mapping[str, Mapping[str, Any]], key: str) -> str:
     """The layer that a dotted key came from: the last that has its first word."""
     first = key.split(".")[0]
@@ -422,8 +488,11 @@ def _validated(
                 if not missing:
                     continue
                 what = "is required"
-            given = "" if problem["type"] == "missing" else f" = {value!r}"
-            problems.append(f"{path}: {origin('.'.join(keys))}{given}: {what}")
+            where = origin(".".join(keys))
+            # A key of the grid is unknown once, not once for each of its values.
+            keyed = what.startswith("unknown key.") and where.startswith("grid.")
+            given = "" if keyed or problem["type"] == "missing" else f" = {value!r}"
+            problems.append(f"{path}: {where}{given}: {what}")
     return None
 
 

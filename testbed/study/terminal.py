@@ -160,13 +160,13 @@ class Bars:
             self._console.print(f"{self._ended} of {self._count} trials, last {trial.title}")
 
 
-def ending_lines(plan: Plan, ending: Ending, file: Path) -> Iterator[RenderableType]:
+def ending_lines(plan: Plan, ending: Ending, command: str) -> Iterator[RenderableType]:
     """How it ended and what to do next."""
     states = Counter(trial.state for trial in plan.trials)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
     if ending.outcome.interrupted:
         yield f"Interrupted: {counts}. What is finished is kept."
-        yield f"Next: [bold]testbed study {file}[/] resumes."
+        yield f"Next: [bold]{escape(command)}[/] resumes."
         return
     yield f"{counts} in {clock(ending.outcome.seconds)}."
     for trial in plan.trials:

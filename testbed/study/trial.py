@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 
-from testbed import audit
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
-from testbed.errors import InputError
+from testbed.errors import InputError, said
 from testbed.metrics import denoising
 from testbed.noise import karras_sigmas
 from testbed.random import stream
@@ -56,7 +55,13 @@ def _held(
 
 def component(registry: Registry, axis: str, named: dict[str, Any]) -> Any:
     """The component that a resolved `{"name": ..., "options": ...}` stands for."""
-    return getattr(registry, axis)(named["name"], **named["options"])
+    return _component(registry, axis, named["name"], json.dumps(named["options"]))
+
+
+@functools.lru_cache(maxsize=1024)
+def _component(registry: Registry, axis: str, name: str, options: str) -> Any:
+    # A density's cut takes a hundred evaluations, and many trials have the same.
+    return getattr(registry, axis)(name, **json.loads(options))
 
 
 def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
@@ -304,6 +309,8 @@ def _measure(
     device: torch.device,
 ) -> dict[str, float]:
     """Per-sigma table, identity rows of the trained model, samples and their metrics."""
+    from testbed import audit
+
     evaluation, density = config["evaluation"], config["density"]["options"]
     low, high = density["sigma_min"], density["sigma_max"]
     named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
@@ -312,7 +319,7 @@ def _measure(
     levels.to_csv(at / "levels.csv", index=False)
     metrics = denoising.summary(levels, data.train[0].numel())
 
-    few = 8
+    few = min(8, len(against.x0))
     sigma = against.sigma.repeat_interleave(few).to(device)
     x0, eps = (t[:few].repeat(len(against.sigma), *[1] * (t.ndim - 1)).to(device)
                for t in (against.x0, against.eps))  # fmt: skip
@@ -411,12 +418,18 @@ def restore(
     """The trained Denoiser, its data, its configuration and its registry; see `load`."""
     at = find(trial)
     described = journal.read_json(at / "trial.json")
-    config, weights = described["config"], at / "weights.safetensors"
+    weights = at / "weights.safetensors"
     if not weights.is_file():
         state = journal.state(at.parents[1], at.name)
         raise InputError(f"trial {at} has no weights yet: it is {state}.")
-    registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
-    data = dataset(config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry)
-    denoiser, _ = assemble(config, registry, data)
-    _module(denoiser).load_state_dict(checkpoint.load_weights(weights)[0])
+    try:
+        config = described["config"]
+        registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
+        data = data_of(config, registry)
+        denoiser, _ = assemble(config, registry, data)
+        _module(denoiser).load_state_dict(checkpoint.load_weights(weights)[0])
+    except InputError:
+        raise
+    except Exception as problem:  # a damaged file raises whatever its damage leads to
+        raise InputError(f"trial {at} cannot be restored: {said(problem)}") from problem
     return denoiser.to(device).eval(), data, config, registry

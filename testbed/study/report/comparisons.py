@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from testbed.metrics.statistics import Comparison, Interval, compare, correct, mean_interval
+from testbed.study import baseline
 from testbed.study.report.results import LABEL, Results, chosen
 from testbed.study.report.twins import are_twins, distinct
 
@@ -98,31 +99,25 @@ class Comparisons:
 
 def make(results: Results) -> Comparisons:
     """All comparisons on the primary metrics."""
-    baseline: list[Versus] = []
+    to_baseline: list[Versus] = []
     pairs: list[Versus] = []
     arms: list[Versus] = []
     spreads: list[Versus] = []
     for case in results.cases:
         names = results.arms(case)
         for arm in names:
-            variants = results.variants(case, arm)
-            for variant in variants:
-                reference = baseline_of(results, case, arm, variant)
-                if reference != variant:
-                    place = (case, arm, variant, arm, reference)
-                    baseline.append(_versus(results, "baseline", *place))
-            for one, other in itertools.combinations(variants, 2):
-                if other == baseline_of(results, case, arm, one):
-                    continue
-                if one == baseline_of(results, case, arm, other):
-                    continue
+            reference = baseline_of(results, case, arm)
+            others = [name for name in results.variants(case, arm) if name != reference]
+            for one in others:
+                to_baseline.append(_versus(results, "baseline", case, arm, one, arm, reference))
+            for one, other in itertools.combinations(others, 2):
                 pairs.append(_versus(results, "pair", case, arm, one, arm, other))
         for arm in names[1:]:
             for variant in results.variants(case, arm):
                 if variant in results.variants(case, names[0]):
                     arms.append(_versus(results, "arm", case, arm, variant, names[0], variant))
             spreads.append(_spread(results, case, arm, names[0]))
-    return Comparisons(*map(family, (baseline, pairs, arms, spreads)))
+    return Comparisons(*map(family, (to_baseline, pairs, arms, spreads)))
 
 
 def family(members: Sequence[Versus]) -> list[Versus]:
@@ -133,16 +128,18 @@ def family(members: Sequence[Versus]) -> list[Versus]:
             for one in members]  # fmt: skip
 
 
-def baseline_of(results: Results, case: str, arm: str, variant: str) -> str:
-    """The baseline that `variant` is measured against.
+def baseline_of(results: Results, case: str, arm: str) -> str:
+    """The one variant of a case and arm that its others are measured against."""
+    return baseline.chosen(_asked(results), results.variants(case, arm))
 
-    The one that the study names; where a grid has more axes, the one with the same other values;
-    else the first variant.
-    """
-    variants = results.variants(case, arm)
-    asked = str(results.study.get("report", {}).get("baseline", ""))
-    same = " ".join([asked, *variant.split()[1:]])
-    return next((name for name in (asked, same) if name and name in variants), variants[0])
+
+def baseline_note(results: Results, case: str, arm: str) -> str:
+    """How the baseline was chosen, where its name leaves that open."""
+    return baseline.note(_asked(results), results.variants(case, arm))
+
+
+def _asked(results: Results) -> str:
+    return str(results.study.get("report", {}).get("baseline", ""))
 
 
 def _versus(
@@ -249,7 +246,7 @@ def level_table(results: Results) -> pd.DataFrame:
             for variant in results.variants(case, arm):
                 table = chosen(results.levels, case, arm, variant)
                 trials = results.of(case, arm, variant)
-                reference = baseline_of(results, case, arm, variant)
+                reference = baseline_of(results, case, arm)
                 versus = per_level(results, case, arm, variant, reference)
                 for sigma in sorted(set(table["sigma"].astype(float))):
                     found = table[table["sigma"] == sigma]

@@ -48,6 +48,8 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": False,
 }
 DECADES = 8
+PAGE, ENLARGED = 1080, 150
+"""The widest that a figure is shown, in pixels, and pixels for an inch of a narrower one."""
 SIGMA = "noise level σ"
 
 
@@ -99,7 +101,9 @@ def text_of(figure: Figure, name: str) -> str:
     # In attributes, a hundredth of a point is enough.
     svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg ", '<svg role="img" ', 1)
+    # A page scales a figure to its width: a single panel no further than is easy on the eye.
+    widest = round(min(PAGE, figure.get_figwidth() * ENLARGED))
+    return svg.replace("<svg ", f'<svg role="img" style="max-width: {widest}px" ', 1)
 
 
 def decade(value: float, position: object = None) -> str:

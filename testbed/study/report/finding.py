@@ -12,6 +12,7 @@ from testbed.metrics.statistics import ALPHA, MIN_SEEDS, POWER, Comparison
 from testbed.study.report.comparisons import (
     Comparisons,
     Versus,
+    baseline_note,
     baseline_of,
     geometric,
     interval,
@@ -52,7 +53,7 @@ def _short(results: Results, comparisons: Comparisons, case: str, arm: str) -> s
     if len(ranked) < 2:
         return f"nothing can be compared{where}"
     best = ranked[0]
-    reference = baseline_of(results, case, arm, best)
+    reference = baseline_of(results, case, arm)
     one = comparisons.to_baseline(case, arm, best)
     c = one.comparison if one else None
     name = f"the baseline {best}" if best == reference else best
@@ -72,7 +73,10 @@ def sentences(results: Results, comparisons: Comparisons) -> list[tuple[str, lis
     """(case, paragraphs) with every number that the headline stands on."""
     found = []
     for case in results.cases:
-        words = [_arm(results, comparisons, case, arm) for arm in results.arms(case)]
+        arms = results.arms(case)
+        words = [_arm(results, comparisons, case, arm) for arm in arms]
+        notes = dict.fromkeys(baseline_note(results, case, arm) for arm in arms)
+        words = [*filter(None, notes), *words]
         for one in comparisons.spreads:
             words += _shrinks(results, one) if one.case == case else []
         words += _power(one for one in comparisons.baseline if one.case == case)
@@ -167,7 +171,7 @@ def _ratio(
 ) -> str:
     """The best against the baseline; where it is the baseline, the runner-up against it."""
     best, second = ranked[:2]
-    reference, twins = baseline_of(results, case, arm, best), twins_of(results, case, arm, best)
+    reference, twins = baseline_of(results, case, arm), twins_of(results, case, arm, best)
     own = reference in (best, *twins)
     base = "it" if best == reference else f"the baseline {reference}"
     lead = "it is"
@@ -208,7 +212,7 @@ def _levels(
 ) -> list[str]:
     """Where over sigma the best is lower, only after it was shown to be better at all."""
     best = ranked[0]
-    reference = baseline_of(results, case, arm, best)
+    reference = baseline_of(results, case, arm)
     own = reference in (best, *twins_of(results, case, arm, best))
     other = ranked[1] if own else reference
     one = comparisons.of(case, arm, best, other)

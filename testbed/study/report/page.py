@@ -110,11 +110,15 @@ def _page(
         lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup
-    study = read.study
+    study, extent = read.study, summaries.extent(read)
+    title = study.get("title") or study.get("name") or "Study"
+    if extent and "study.title" not in summaries.changed(read):
+        title = f"{title} ({extent})"
     return environment.get_template("report.html.j2").render(
-        title=study.get("title") or study.get("name") or "Study",
+        title=title,
         name=study.get("name", ""),
         note=study.get("note", ""),
+        extent="" if "study.note" in summaries.changed(read) else extent,
         headline=finding.headline(read, compared),
         finding=finding.sentences(read, compared),
         significant=finding.SIGNIFICANT,
@@ -141,6 +145,8 @@ def _page(
         provenance=summaries.provenance(read),
         machine=summaries.machine(read),
         file=study.get("file", ""),
+        command=summaries.command(read),
+        overrides=summaries.overrides(read),
         example=str(read.trials["id"].iloc[0]),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
 class Results:
     """A study's folder.
 
-    A trial that stands under several labels has a row for each of them in every table.
+    A trial that stands under several labels has a row for each of them in every table. Arms of a
+    case that hold exactly the same trials are one arm here, called `first = second`.
 
     Args:
         folder: where it lies.
@@ -129,6 +131,7 @@ def read(folder: Path) -> Results:
     listed = study.get("trials") or list(described.values())
     if not listed:
         raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
+    arms = _arms(listed)
     trials: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []
     levels: list[pd.DataFrame] = []
@@ -144,8 +147,8 @@ def read(folder: Path) -> Results:
         curve = _curve(at, missing)
         if status == "finished":
             identities += _identities(_json(at / "tweedie.json", missing))
-        for label in entry["labels"]:
-            key: dict[str, Any] = {name: str(label[name]) for name in LABEL}
+        for label in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
+            key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
             key["seed"] = int(config.get("seed", number))
             trials.append(
                 {
@@ -167,6 +170,16 @@ def read(folder: Path) -> Results:
                 curves.append(curve.assign(**key))
     rows = pd.DataFrame(trials)
     coefficients = _csv(folder / "coefficients.csv", missing)
+    if coefficients is not None and set(LABEL) <= set(coefficients):
+        shown = [_shown(label, arms) for label in coefficients[LABEL].to_dict("records")]
+        coefficients[LABEL] = pd.DataFrame(shown, columns=LABEL, index=coefficients.index)
+        coefficients = coefficients.drop_duplicates(ignore_index=True)
+    if study.get("twins"):
+        once: list[dict[str, Any]] = []
+        for twin in study["twins"]:
+            one = {**twin, "arm": arms.get((twin["case"], twin["arm"]), twin["arm"])}
+            once += [] if one in once else [one]
+        study = {**study, "twins": once}
     facts = {
         case: found
         for case in _unique(rows["case"])
@@ -188,6 +201,25 @@ def read(folder: Path) -> Results:
         missing=missing,
     )
     return replace(results, metrics=_with_diverged(results))
+
+
+def _arms(listed: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """What each arm of a case is called: those with the same trials all `first = second`."""
+    held: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for entry in listed:
+        for label in entry["labels"]:
+            case, arm, variant = (str(label[name]) for name in LABEL)
+            held.setdefault((case, arm), set()).add((entry["id"], variant))
+    return {
+        (case, arm): " = ".join(a for (c, a), other in held.items() if c == case and other == mine)
+        for (case, arm), mine in held.items()
+    }
+
+
+def _shown(label: Mapping[Any, Any], arms: Mapping[tuple[str, str], str]) -> tuple[str, str, str]:
+    """Case, arm and variant as the report calls them."""
+    case, arm, variant = (str(label[name]) for name in LABEL)
+    return case, arms.get((case, arm), arm), variant
 
 
 def chosen(table: pd.DataFrame, case: str, arm: str, variant: str) -> pd.DataFrame:

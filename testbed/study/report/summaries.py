@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from testbed.study.report.results import LABEL, Results, chosen
 from testbed.study.report.words import number
 
 LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
+SHOWN = 4
 LEARNING = [*LABEL, "sigma", "n", "eps_rms", "low", "high", "fisher_nats"]
 
 
@@ -172,13 +174,53 @@ def provenance(results: Results) -> list[list[str]]:
     return rows
 
 
+def command(results: Results) -> str:
+    """The command that ran the study, quoted for a shell."""
+    words = _asked(results).get("command")
+    return shlex.join(map(str, words or ["testbed", "study", "FILE"]))
+
+
+def overrides(results: Results) -> list[str]:
+    """The flags under which the study is not what its file says, each quoted for a shell."""
+    asked = _asked(results)
+    flags = [["--set", str(word)] for word in asked.get("set") or []]
+    flags += [["--only", ",".join(map(str, asked["only"]))]] if asked.get("only") else []
+    flags += [["--seeds", str(asked["seeds"])]] if asked.get("seeds") is not None else []
+    return [shlex.join(words) for words in flags]
+
+
+def extent(results: Results) -> str:
+    """`part of it: mixture, 3 seeds; changed: training.steps`, or nothing for the whole file."""
+    asked = _asked(results)
+    part = [*map(str, asked.get("only") or [])]
+    if (seeds := asked.get("seeds")) is not None:
+        part.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'}")
+    keys = [key for key in changed(results) if not key.startswith("study.")]
+    if len(keys) > SHOWN:
+        keys = [*keys[: SHOWN - 1], f"and {len(keys) - SHOWN + 1} more"]
+    found = {"part of it": part, "changed": keys}
+    return "; ".join(f"{what}: {', '.join(words)}" for what, words in found.items() if words)
+
+
+def changed(results: Results) -> list[str]:
+    """The keys that `--set` gave, each once."""
+    words = _asked(results).get("set") or []
+    return list(dict.fromkeys(str(word).partition("=")[0].strip() for word in words))
+
+
+def _asked(results: Results) -> dict[str, Any]:
+    found = results.study.get("asked")
+    return found if isinstance(found, dict) else {}
+
+
 def machine(results: Results) -> list[tuple[str, str]]:
-    """Device, versions, seeds and times."""
+    """Command, device, versions, seeds and times."""
     study = results.study
     versions = study.get("versions") or {}
     once = results.trials.drop_duplicates("id")
     training = float(once["training_seconds"].sum())
     rows = [
+        ("command", command(results)),
         ("device", str(study.get("device", "unknown"))),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or "unknown"),
         ("seeds", ", ".join(map(str, sorted(set(once["seed"]))))),

@@ -1,0 +1,52 @@
+"""What a study was asked for on the command line, for its record: the report repeats it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testbed.registry import Registry
+from testbed.study.plan import Plan
+
+
+def record(plan: Plan, registry: Registry) -> dict[str, Any]:
+    """`command`, the words that run this study again in this folder, and its flags one by one."""
+    asked = plan.study.asked
+    plugins = [_near(word) for word in registry.plugins]
+    command = ["testbed", "study", _near(asked.file)]
+    for flag, words in (
+        ("-p", plugins),
+        ("--plugin-dir", [_near(folder) for folder in registry.plugin_dirs]),
+        ("--set", asked.overrides),
+        ("--only", [",".join(asked.only)] if asked.only else []),
+        ("--seeds", [] if asked.seeds is None else [str(asked.seeds)]),
+        ("--device", [] if plan.device == _auto() else [plan.device]),
+        ("--out", [] if plan.folder == default_folder(plan) else [_near(str(plan.folder))]),
+    ):
+        command += [part for word in words for part in (flag, word)]
+    return {
+        "command": command,
+        "set": list(asked.overrides),
+        "only": list(asked.only),
+        "seeds": asked.seeds,
+        "plugins": plugins,
+    }
+
+
+def default_folder(plan: Plan) -> Path:
+    """Where a study goes that is not told where."""
+    return Path("runs") / plan.study.header.name
+
+
+def _auto() -> str:
+    """What `--device auto` means here."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _near(word: str) -> str:
+    """A path in this folder without it, any other word as it is."""
+    here = os.path.realpath(os.curdir)
+    return os.curdir if word == here else word.removeprefix(os.path.join(here, ""))
