@@ -56,7 +56,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Ratios measured side by side; `nox -s bench -- hand azula --out benchmarks/results/X.json`."""
+    """Ratios measured side by side; `nox -s bench -- hand azula --out FILE.json`."""
     install(session, "bench")
     # Without its dependencies: torchvision, which azula's loss does not use.
     session.install("--no-deps", "azula==0.11.1")

@@ -11,8 +11,8 @@ import testbed
 from testbed.data.base import Data
 from testbed.training.batch import Batch
 from testbed.training.engine import BLOCK, Contestant, Trainer
-from testbed.training.settings import Training
 from testbed.training.objective import Objective
+from testbed.training.settings import Training
 
 FIVE = ("eps", "v", "edm", "x0", "score")
 REGISTRY = testbed.Registry()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from testbed.errors import InputError
+from testbed.errors import InputError, said
 
 if TYPE_CHECKING:
     from testbed.registry import Registry
@@ -119,7 +119,12 @@ def plugins(
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="A parameterization, weighting, loss or density.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME", help="A parameterization, weighting, loss or density, or its file."
+        ),
+    ],
     sigma_data: Annotated[float, typer.Option(help="Standard deviation of the data.")] = 0.5,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the plot (.svg or .png).")
@@ -128,10 +133,11 @@ def explain(
     plugin_dir: PluginDirs = None,
 ) -> None:
     """Show a component's coefficients, target and effective weight: a table and a plot."""
-    registry = _registry(plugin, plugin_dir)
+    named = _named(name)
+    registry = _registry([*(plugin or ()), *named], plugin_dir)
     from testbed.study import explanation
 
-    file = out or Path(f"{name}.svg")
+    file = out or Path(f"{Path(name).stem if named else name}.svg")
     text = explanation.explain(name, registry, sigma_data, file)
     _console().print(text, highlight=False)
     _console().print(f"Plot: [bold]{file}[/]")
@@ -159,15 +165,20 @@ def check(
     from testbed.testing import terminal
 
     torch.set_num_threads(1)
-    named = [subject] if terminal.is_file(subject) else []
+    named = _named(subject)
     registry = _registry([*(plugin or ()), *named], plugin_dir)
     components, console = terminal.subjects(subject, registry), _console()
     found = terminal.outcomes(components, registry, console)
-    claims = terminal.suggestions(components) if suggest_claims else None
+    hint = not as_json and all(one.ok for one in found)
+    claims = terminal.suggestions(components) if suggest_claims or hint else None
+    if not suggest_claims:
+        claims = claims or None
     if as_json:
         typer.echo(json.dumps(terminal.document(found, claims), indent=2))
     else:
         terminal.show(found, claims, console)
+        for note in terminal.notes(components):
+            console.print(f"Note: {note}", markup=False, highlight=False)
         words = "".join(f" -p {word}" for word in [*(plugin or ()), *named])
         one = components[0]
         explained = one.axis in ("parameterization", "weighting", "loss", "density")
@@ -354,6 +365,10 @@ def study(
         raise InputError(f"--jobs {jobs} must be 0 or more.")
     registry = _registry(plugin, plugin_dir, strict)
     made = _plan(file, set_, only, seeds, device, out, registry)
+    from testbed.study import executors
+
+    if jobs != 0 and made.pending():
+        executors.prepare(made.device)
     if trial:
         again = [one for one in made.trials if one.id.startswith(trial)]
         if not again:
@@ -376,7 +391,7 @@ def study(
         console.print("mlflow is not installed: the study runs without it.")
     with Bars(chosen, console) as bars:
         ending = session.run(made, registry, chosen, executor, bars.progress(), bars.say, track)
-    _conclude(made, ending, file, console)
+    _conclude(made, ending, registry, console)
     raise typer.Exit(ending.exit_code)
 
 
@@ -400,6 +415,37 @@ def sample(
 
 
 @app.command()
+def sync(
+    file: StudyArgument = Path("default"),
+    set_: Sets = None,
+    only: Only = "",
+    seeds: Seeds = None,
+    device: Device = "auto",
+    out: Out = None,
+    plugin: Plugins = None,
+    plugin_dir: PluginDirs = None,
+) -> None:
+    """Bring MLflow up to date from a study's trial directories: after it was away, or is new.
+
+    Nothing is trained. What MLflow has already is not sent again.
+    """
+    if not _has_mlflow():
+        raise InputError("mlflow is not installed: pip install mlflow.")
+    registry = _registry(plugin, plugin_dir)
+    made = _plan(file, set_, only, seeds, device, out, registry)
+    from testbed.study import session, tracking
+
+    known = [one for one in made.trials if one.state not in ("new", "stale")]
+    if not known:
+        raise InputError(f"{made.folder} has no trial of this study: run testbed study first.")
+    console = _console()
+    if not session.sync(made, registry, console.print):
+        raise typer.Exit(1)
+    console.print(f"{len(known)} of {len(made.trials)} trials are in MLflow at {tracking.uri()}.")
+    console.print("Next: [bold]testbed ui[/]")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A study's folder, for example runs/default.")],
 ) -> None:
@@ -408,7 +454,13 @@ def report(
 
     if not (folder / "study.json").is_file():
         raise InputError(f"{folder} is not a study's folder: it has no study.json.")
-    _console().print(f"Report: [bold]{reports.write(folder)}[/]")
+    try:
+        page = reports.write(folder)
+    except InputError:
+        raise
+    except Exception as problem:  # a damaged file raises whatever its damage leads to
+        raise InputError(f"{folder}: its files cannot be read: {said(problem)}") from problem
+    _console().print(f"Report: [bold]{page}[/]")
 
 
 @app.command()
@@ -442,7 +494,7 @@ def main() -> None:
         if debug:
             raise
         sys.stderr.write(f"testbed: {problem}\n")
-        raise SystemExit(getattr(problem, "exit_code", 1)) from None
+        raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("testbed: interrupted\n")
         raise SystemExit(130) from None
@@ -452,6 +504,21 @@ def _console() -> Any:
     from rich.console import Console
 
     return Console(soft_wrap=True)
+
+
+def _named(word: str) -> list[str]:
+    """The plugin file that a FILE|NAME means, if it means one.
+
+    Raises:
+        InputError: a file that does not exist.
+    """
+    from testbed.registry import is_file, missing
+
+    if not is_file(word):
+        return []
+    if not os.path.isfile(word):
+        raise InputError(missing(word))
+    return [word]
 
 
 def _registry(
@@ -505,11 +572,14 @@ def _plan(
 
 
 def _show_plan(made: Plan, registry: Registry, details: bool) -> None:
+    from testbed.study.plan import notes
     from testbed.study.terminal import plan_table
 
     console = _console()
     for line in plan_table(made, registry, details):
         console.print(line)
+    for note in notes(made):
+        console.print(note, markup=False, highlight=False)
 
 
 def _has_mlflow() -> bool:
@@ -518,8 +588,9 @@ def _has_mlflow() -> bool:
     return importlib.util.find_spec("mlflow") is not None
 
 
-def _conclude(made: Plan, ending: Any, file: Path, console: Any) -> None:
+def _conclude(made: Plan, ending: Any, registry: Registry, console: Any) -> None:
+    from testbed.study.asked import record
     from testbed.study.terminal import ending_lines
 
-    for line in ending_lines(made, ending, file):
+    for line in ending_lines(made, ending, shlex.join(record(made, registry)["command"])):
         console.print(line)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from testbed.errors import InputError
-from testbed.formula import Formula, bind
+from testbed.formula import Formula, alike, bind, shaped
 from testbed.noise import widen
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ class Weighting(Component):
             "state": (self.state, ()),
             "penalty": (self.penalty, ("sigma", "state")),
         }[role]
-        owner = self.label if role == "function" else f"{self.label} ({role})"
-        return function and Formula(owner, function, quantities)
+        return function and Formula(self.label, function, quantities, role=role)
 
     def formulas(self) -> list[Formula]:
         found = (self._formula(role) for role in ("function", "state", "penalty"))
@@ -123,19 +122,22 @@ class Weighting(Component):
 
         Raises:
             TypeError: the function names sigma_data, p or state and none was given.
+            InputError: it raises, or does not return a tensor shaped like sigma, or a number.
         """
         sigma = widen(sigma)
         p = density.pdf_over_log_sigma(sigma) if density is not None else None
         formula = self.formulas()[0]
         found = formula(options=self.options, sigma=sigma, sigma_data=sigma_data, p=p, state=state)
-        return torch.as_tensor(found, device=sigma.device) + 0 * sigma
+        return shaped(formula, found, sigma)
 
     def added(self, sigma: Tensor, state: torch.nn.Module | None) -> Tensor | float:
         """The penalty at sigma (B,), shaped like sigma; 0.0 without one."""
         formula = self._formula("penalty")
         if formula is None:
             return 0.0
-        found: Tensor = formula(options=self.options, sigma=sigma, state=state)
+        found = formula(options=self.options, sigma=sigma, state=state)
+        if not isinstance(found, Tensor | int | float):
+            raise formula.wrong(f"a tensor shaped like sigma, {tuple(sigma.shape)}", found)
         return found
 
 
@@ -176,9 +178,9 @@ class Loss(Component):
         return self.function is squared
 
     def formulas(self) -> list[Formula]:
-        found = [Formula(self.label, self.function, ("state",), leading=2)]
+        found = [Formula(self.label, self.function, ("state",), leading=2, role="function")]
         if self.state is not None:
-            found.append(Formula(f"{self.label} (state)", self.state, ()))
+            found.append(Formula(self.label, self.state, (), role="state"))
         return found
 
     def build(self) -> torch.nn.Module | None:
@@ -197,10 +199,14 @@ class Loss(Component):
     def __call__(
         self, prediction: Tensor, target: Tensor, state: torch.nn.Module | None = None
     ) -> Tensor:
-        """m(q_hat, q), elementwise."""
+        """m(q_hat, q), elementwise.
+
+        Raises:
+            InputError: the function raises, or does not return a tensor shaped like q_hat.
+        """
         formula = self.formulas()[0]
-        found: Tensor = formula(prediction, target, options=self.options, state=state)
-        return found
+        found = formula(prediction, target, options=self.options, state=state)
+        return alike(formula, found, prediction, "prediction")
 
 
 def check_range(owner: str, sigma_range: tuple[float, float]) -> None:
@@ -228,7 +234,7 @@ def build_state(formula: Formula | None, options: Mapping[str, Any]) -> torch.nn
         return None
     found = formula(options=options)
     if not isinstance(found, torch.nn.Module):
-        raise InputError(f"{formula.owner}: must build a torch.nn.Module, got {found!r}.")
+        raise InputError(f"{formula.title}: must build a torch.nn.Module, got {found!r}.")
     return found
 
 
@@ -249,8 +255,8 @@ class Density(Component):
 
     def formulas(self) -> list[Formula]:
         return [
-            Formula(f"{self.label} (icdf)", self.icdf, ("u",)),
-            Formula(f"{self.label} (pdf)", self.pdf, ("sigma",)),
+            Formula(self.label, self.icdf, ("u",), role="icdf"),
+            Formula(self.label, self.pdf, ("sigma",), role="pdf"),
         ]
 
     @property
@@ -269,8 +275,8 @@ class Density(Component):
         return twin
 
     def _raw(self, u: Tensor) -> Tensor:
-        found: Tensor = self.formulas()[0](options=self.options, u=u)
-        return found
+        formula = self.formulas()[0]
+        return alike(formula, formula(options=self.options, u=u), u, "u")
 
     def _cdf(self, edge: float) -> float:
         """P(sigma < edge) before the cut: bisection of the increasing inverse, to one ulp."""
@@ -298,7 +304,11 @@ class Density(Component):
         sigma = widen(sigma)
         low, high = self.cut
         options = {**self.defaults, **self.options}
-        p = self.formulas()[1](options=self.options, sigma=sigma) / (high - low)
+        formula = self.formulas()[1]
+        found = formula(options=self.options, sigma=sigma)
+        if not isinstance(found, Tensor) or found.shape != sigma.shape:
+            found = shaped(formula, found, sigma)
+        p = found / (high - low)
         inside = (sigma >= options["sigma_min"]) & (sigma <= options["sigma_max"])
         return torch.where(inside, p, torch.zeros_like(p))
 
@@ -313,11 +323,20 @@ class Dataset(Component):
     options: dict[str, Any] = field(default_factory=dict)
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.build, ())]
+        return [Formula(self.label, self.build, (), role="build")]
 
     def __call__(self) -> Data:
-        """The train and test split, sigma_data and, where there is one, the oracle."""
-        found: Data = self.formulas()[0](options=self.options)
+        """The train and test split, sigma_data and, where there is one, the oracle.
+
+        Raises:
+            InputError: `build` raises, or does not return Data.
+        """
+        from testbed.data.base import Data
+
+        formula = self.formulas()[0]
+        found = formula(options=self.options)
+        if not isinstance(found, Data):
+            raise formula.wrong("testbed.Data", found)
         return found
 
 
@@ -338,15 +357,20 @@ class Network(Component):
     options: dict[str, Any] = field(default_factory=dict)
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.build, ("shape", "labels"))]
+        return [Formula(self.label, self.build, ("shape", "labels"), role="build")]
 
     def __call__(self, shape: tuple[int, ...], labels: int, seed: int) -> torch.nn.Module:
-        """A network with weights drawn from `seed`; the global generators are left as they were."""
+        """A network with weights drawn from `seed`; the global generators are left as they were.
+
+        Raises:
+            InputError: `build` raises, or does not return a module.
+        """
+        formula = self.formulas()[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            found: torch.nn.Module = self.formulas()[0](
-                options=self.options, shape=shape, labels=labels
-            )
+            found = formula(options=self.options, shape=shape, labels=labels)
+        if not isinstance(found, torch.nn.Module):
+            raise formula.wrong("a torch.nn.Module", found)
         return found
 
 
@@ -384,8 +408,17 @@ class Metric(Component):
     options: dict[str, Any] = field(default_factory=dict)
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.measure, (), leading=3)]
+        return [Formula(self.label, self.measure, (), leading=3, role="measure")]
 
     def __call__(self, samples: Tensor, data: Data, generator: torch.Generator) -> float:
-        """The metric of `samples` against the test split of `data`."""
-        return float(self.formulas()[0](samples, data, generator, options=self.options))
+        """The metric of `samples` against the test split of `data`.
+
+        Raises:
+            InputError: `measure` raises, or does not return a number.
+        """
+        formula = self.formulas()[0]
+        found = formula(samples, data, generator, options=self.options)
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError):
+            raise formula.wrong("a number", found) from None

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
+import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -19,13 +24,53 @@ class PluginError(InputError):
     """A plugin that is broken, duplicated, or asked for and missing."""
 
 
+class ComponentError(PluginError):
+    """A function of a component that raised, or returned what it should not."""
+
+
 class UnknownName(InputError, LookupError):
     """A name that no loaded component has."""
 
 
+def said(problem: BaseException, file: str = "") -> str:
+    """`KeyError: 'x'`: an exception of somebody else's code in one line; one of ours without class.
+
+    Where the traceback passes through `file`, `(name.py, line 7)` follows, and the line itself
+    where it is no Python.
+    """
+    text = " ".join(str(problem).partition("\nException raised from ")[0].split())
+    if isinstance(problem, InputError):
+        return text
+    text += _renamed(text)
+    if isinstance(problem, SyntaxError):
+        return f"{type(problem).__name__}: {text}" + f": {(problem.text or '').strip()}".rstrip(
+            ": "
+        )
+    lines = [at.lineno for at in traceback.extract_tb(problem.__traceback__) if at.filename == file]
+    place = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+    return (f"{type(problem).__name__}: {text}" if text else type(problem).__name__) + place
+
+
+UNEXPECTED = re.compile(r"(\w+)\.__(?:init|new)__\(\) got an unexpected keyword argument '(\w+)'")
+
+
+def _renamed(text: str) -> str:
+    """What an unknown keyword of a class of testbed's is called: `c_in is called in_`."""
+    found = UNEXPECTED.fullmatch(text)
+    kind = found and getattr(sys.modules.get("testbed"), found[1], None)
+    if not found or not isinstance(kind, type):
+        return ""
+    names, word = list(inspect.signature(kind).parameters), found[2]
+    for name in names:
+        if word.removeprefix("c_") == name.rstrip("_"):
+            return f"; {word} is called {name}"
+    hint = did_you_mean(word, names).rstrip("?").replace(" Did", "; did")
+    return (f"{hint}?" if hint else "") + f" It takes {', '.join(names)}."
+
+
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `words`, or an empty string when none is close."""
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

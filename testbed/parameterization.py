@@ -12,7 +12,7 @@ from torch import Tensor
 
 from testbed.components import Component, Sigma, check_range
 from testbed.errors import InputError, unknown
-from testbed.formula import Formula
+from testbed.formula import Formula, alike, shaped
 from testbed.noise import per_sample, widen
 
 CLAIMS = ("unit_target", "unit_input", "homogeneous", "boundary")
@@ -25,6 +25,10 @@ class Coefficients(NamedTuple):
     out: Tensor
     in_: Tensor
     noise: Tensor
+
+
+NAMES = tuple(f"c_{field.rstrip('_')}" for field in Coefficients._fields)
+"""What the coefficients are called in formulas and messages."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Parameterization(Component):
         noise_kind: what c_noise is: "sigma", "log_sigma", "time" or "index".
         reference: paper and equation.
         sigma_range: the open interval of noise levels where the formulas are defined.
-        singular: the limits of sigma, 0.0 or math.inf, at which F says nothing of x0 or is
-            unbounded (eps: math.inf; score: both).
+        singular: the limits of sigma, 0.0 or math.inf, at which F* vanishes or is unbounded, or
+            |c_out F*| is (eps: math.inf; score: both).
         claims: what holds besides the laws: "unit_target", "unit_input", "homogeneous",
             "boundary". The conformance kit rejects a false one.
         sigma_data: the only value that a hard-wired one is right for.
@@ -135,7 +139,7 @@ class Parameterization(Component):
             "target": (self.stated_target, ("x0", "eps", "sigma", "sigma_data")),
             "denoise": (self.stated_denoise, ("F", "x", "sigma", "sigma_data")),
         }[role]
-        return function and Formula(f"{self.label} ({role})", function, quantities)
+        return function and Formula(self.label, function, quantities, role=role)
 
     def formulas(self) -> list[Formula]:
         found = (self._formula(role) for role in ("scaling", "target", "denoise"))
@@ -153,14 +157,20 @@ class Parameterization(Component):
 
         Raises:
             TypeError: the scaling names sigma_data and none was given.
-            InputError: a non-affine parameterization (it has no coefficients).
+            InputError: a non-affine parameterization (it has no coefficients); a scaling that
+                raises, or returns anything but four coefficients.
         """
         formula = self._formula("scaling")
         if formula is None:
             raise InputError(f"{self.label} is not affine: it has no coefficients.")
         sigma = widen(sigma)
         found = formula(options=self.options, sigma=sigma, sigma_data=sigma_data)
-        return Coefficients(*(torch.as_tensor(c, device=sigma.device) + 0 * sigma for c in found))
+        if not isinstance(found, tuple | list) or len(found) != len(NAMES):
+            wanted = f"testbed.Coefficients({', '.join(Coefficients._fields)})"
+            raise formula.wrong(wanted, found)
+        return Coefficients(
+            *(shaped(formula, c, sigma, name) for name, c in zip(NAMES, found, strict=True))
+        )
 
     def pair_weights(
         self, sigma: Sigma, *, sigma_data: float | None = None
@@ -179,7 +189,12 @@ class Parameterization(Component):
             raise InputError(f"{self.label} is not affine: its target has no coefficients.")
         one, zero = torch.ones_like(sigma), torch.zeros_like(sigma)
         a, b = (
-            stated(options=self.options, x0=x0, eps=eps, sigma=sigma, sigma_data=sigma_data)
+            alike(
+                stated,
+                stated(options=self.options, x0=x0, eps=eps, sigma=sigma, sigma_data=sigma_data),
+                x0,
+                "x0",
+            )
             for x0, eps in ((one, zero), (zero, one))
         )
         return a, b
@@ -209,13 +224,13 @@ class Parameterization(Component):
         formula = self._formula(role)
         assert formula is not None
         wide = torch.promote_types(like.dtype, torch.float32)
-        found: Tensor = formula(
+        found = formula(
             options=self.options,
             sigma=per_sample(sigma, like).to(wide),
             sigma_data=sigma_data,
             **{name: tensor.to(wide) for name, tensor in tensors.items()},
         )
-        return found.to(like.dtype)
+        return alike(formula, found, like, next(iter(tensors))).to(like.dtype)
 
     def denoise(
         self, F: Tensor, x: Tensor, sigma: Sigma, *, sigma_data: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import importlib
@@ -31,7 +32,7 @@ from testbed.components import (
     Sampler,
     Weighting,
 )
-from testbed.errors import InputError, PluginError, UnknownName, did_you_mean, unknown
+from testbed.errors import InputError, PluginError, UnknownName, said, unknown
 from testbed.parameterization import Parameterization
 
 C = TypeVar("C", bound=Component)
@@ -55,6 +56,7 @@ BUILTIN = (
     "testbed.metrics.samples",
 )
 PATH_VARIABLE = "TESTBED_PLUGIN_PATH"
+ELSEWHERE = "Is it in a file? Add -p FILE."
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Registry:
         strict: bool = False,
     ) -> None:
         self.plugins = tuple(_from_anywhere(word) for word in plugins)
-        self.plugin_dirs = tuple(str(Path(folder).resolve()) for folder in plugin_dirs)
+        self.plugin_dirs = tuple(os.path.realpath(folder) for folder in plugin_dirs)
         self.provenance: list[Provenance] = []
         self.failures: list[Provenance] = []
         self._entries: dict[tuple[str, str], _Entry] = {}
@@ -129,7 +131,7 @@ class Registry:
     # -- loading -------------------------------------------------------------------------------
 
     def _load_folder(self, folder: Path, strict: bool) -> None:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise PluginError(f"plugin folder {folder} does not exist or is not a folder.")
         if str(folder) not in testbed.ext.__path__:
             testbed.ext.__path__.append(str(folder))
@@ -143,11 +145,10 @@ class Registry:
 
     def _load_named(self, word: str) -> None:
         path = Path(word)
-        if word.endswith(".py") or os.sep in word:
-            if not path.is_file():
-                near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-                raise PluginError(f"-p {word}: no such file.{did_you_mean(word, near)}")
-            self._load(path.stem, "file", str(path.resolve()), import_file, fatal=True)
+        if is_file(word):
+            if not os.path.isfile(path):
+                raise PluginError(f"-p {missing(word)}")
+            self._load(path.stem, "file", os.path.realpath(path), import_file, fatal=True)
         else:
             self._load(word, "module", word, _import, fatal=True)
 
@@ -172,13 +173,13 @@ class Registry:
             plugin = importer(origin)
             if kind in ("module", "built in"):
                 source = Provenance(name, kind, origin, _module_version(plugin))
-            _reject_unknown_hooks(name, plugin)
+            _reject_unknown_hooks(plugin)
             registered = self._manager.register(plugin, name=f"{name} ({origin})")
             components = list(self._components(plugin))
         except (Exception, SystemExit) as problem:
             if self._manager.has_plugin(f"{name} ({origin})"):
                 self._manager.unregister(name=f"{name} ({origin})")
-            message = f"{type(problem).__name__}: {problem}"
+            message = said(problem, origin)
             failure = Provenance(
                 name, kind, origin, source.version, message, traceback.format_exc()
             )
@@ -205,12 +206,32 @@ class Registry:
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                 if implementation.plugin is not plugin:
                     continue
-                for component in implementation.function():
+                yielded = implementation.function()
+                if isinstance(yielded, Component) or not isinstance(yielded, Iterable):
+                    what = "nothing" if yielded is None else f"a {type(yielded).__name__}"
+                    raise PluginError(
+                        f"{hook} must yield components, it returned {what}: write "
+                        f"`yield testbed.{kind.__name__}(...)`."
+                    )
+                for component in yielded:
                     if not isinstance(component, kind):
                         raise PluginError(
                             f"{hook} must yield testbed.{kind.__name__}, got {component!r}."
                         )
                     yield component
+
+    def of_file(self, word: str) -> list[Component]:
+        """The components that a plugin file registered, by axis and name.
+
+        Raises:
+            InputError: none.
+        """
+        origin = os.path.realpath(word)
+        found = [one.component for one in self._entries.values() if one.source.origin == origin]
+        if not found:
+            raise InputError(f"{word} registers no component.")
+        order = list(AXES)
+        return sorted(found, key=lambda one: (order.index(one.axis), one.name))
 
     # -- look-up -------------------------------------------------------------------------------
 
@@ -233,7 +254,12 @@ class Registry:
             for failure in self.failures:
                 message += f" Not loaded: {failure.plugin} ({failure.origin}): {failure.error}"
             raise UnknownName(message)
-        return cast(C, entry.component.bound(options))
+        try:
+            return cast(C, entry.component.bound(options))
+        except InputError:
+            raise
+        except Exception as problem:
+            raise PluginError(f"{entry.component.label} raised {said(problem)}") from problem
 
     def parameterization(self, name: str, **options: Any) -> Parameterization:
         """The parameterization of that name with its options bound.
@@ -282,6 +308,21 @@ class Registry:
         self._manager.hook.testbed_study_finished(study=study, results=results)
 
 
+def is_file(word: str) -> bool:
+    """Whether a word of the command line means a plugin file rather than a name or a module."""
+    return word.endswith(".py") or os.sep in word
+
+
+def missing(word: str) -> str:
+    """`WORD: no such file.`, with the file of that folder whose name is nearest."""
+    path = Path(word)
+    stems = [file.stem for file in path.parent.glob("*.py") if os.path.isfile(file)]
+    near = difflib.get_close_matches(path.stem, stems, n=1)
+    return f"{word}: no such file." + "".join(
+        f" Did you mean {str(path.parent / stem) + '.py'!r}?" for stem in near
+    )
+
+
 @functools.cache
 def default_registry() -> Registry:
     """The registry of the bundled plugins, the plugin path and the entry points."""
@@ -290,11 +331,12 @@ def default_registry() -> Registry:
 
 def _from_anywhere(word: str) -> str:
     """A `-p` word that means the same in any working directory."""
-    return str(Path(word).absolute()) if word.endswith(".py") or os.sep in word else word
+    return str(Path(word).absolute()) if is_file(word) else word
 
 
 def _path_folders() -> list[Path]:
-    return [Path(p).resolve() for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p]
+    words = os.environ.get(PATH_VARIABLE, "").split(os.pathsep)
+    return [Path(os.path.realpath(word)) for word in words if word]
 
 
 def _sha256(file: Path) -> str:
@@ -356,7 +398,7 @@ def import_file(origin: str) -> ModuleType:
     return module
 
 
-def _reject_unknown_hooks(name: str, plugin: Any) -> None:
+def _reject_unknown_hooks(plugin: Any) -> None:
     known = [hook for hook in dir(hookspecs) if hook.startswith("testbed_")]
     # The mark is a dict; an object that has every attribute (torch.ops, a mock) has no such mark.
     implemented = [
@@ -366,10 +408,10 @@ def _reject_unknown_hooks(name: str, plugin: Any) -> None:
     ]
     for word in implemented:
         if word not in known:
-            raise PluginError(f"plugin {name!r}: {unknown('hook', word, known)}")
+            raise PluginError(unknown("hook", word, known))
     for word in dir(plugin):
         bare = word.startswith("testbed_") and word not in implemented
         if bare and (word in known or not implemented):
-            raise PluginError(f"plugin {name!r}: {word} lacks the decorator @testbed.hookimpl.")
+            raise PluginError(f"{word} lacks the decorator @testbed.hookimpl.")
     if not implemented:
-        raise InputError(f"plugin {name!r} implements no hook. Hooks: {', '.join(known)}.")
+        raise InputError(f"it implements no hook. Hooks: {', '.join(known)}.")

@@ -17,7 +17,8 @@ from testbed.errors import InputError
 from testbed.registry import AXES
 
 COMMANDS = [
-    "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "ui",
+    "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "sync",
+    "ui",
 ]  # fmt: skip
 BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
 EXPLAINED = ("parameterization", "weighting", "loss", "density")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, environment, run_here
 
 import testbed
@@ -29,6 +30,10 @@ GUIDE = (ROOT / "docs" / "plugins.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TUTORIAL = GUIDE[GUIDE.index("## A tutorial") : GUIDE.index("## The hooks")]
 REFERENCE = GUIDE[GUIDE.index("## The hooks") :]
+FINISHED = ", finished"
+"""Behind the name of a file that the tutorial has arrived at, and shows whole."""
+RENAMED = {"learned.py": ('"log_variance"', '"edm2"')}
+"""A name in the guide, and what it is where it is tested: what is registered cannot be again."""
 SHIPPED = {
     "testbed_residual.py": "tests/fixtures/packaged_plugin/testbed_residual.py",
     "companded.py": "tests/fixtures/companded.py",
@@ -43,7 +48,7 @@ def python(text: str) -> dict[str, str]:
     split = [body.partition("\n") for body in blocks]
     found = {first.removeprefix("# "): rest for first, _, rest in split}
     assert len(found) == len(blocks)
-    assert all(name.endswith(".py") for name in found)
+    assert all(name.removesuffix(FINISHED).endswith(".py") for name in found)
     return found
 
 
@@ -86,8 +91,12 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple
     steps: list[tuple[str, str, str]] = []
     for language, body in BLOCK.findall(TUTORIAL):
         if language == "python":
-            name, _, text = body.partition("\n")
-            (folder / name.removeprefix("# ")).write_text(text)
+            first, _, text = body.partition("\n")
+            name = first.removeprefix("# ")
+            if name.endswith(FINISHED):
+                assert (folder / name.removesuffix(FINISHED)).read_text() == text
+            else:
+                (folder / name).write_text(text)
         elif language == "diff":
             patched(folder / "consistency.py", body)
         elif language == "sh":
@@ -155,12 +164,12 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
-    """Every example of the reference, in one registry; `edm2` is the guide's own."""
+    """Every example of the reference, in one registry, beside all that is bundled."""
     folder = tmp_path_factory.mktemp("examples")
     files = {name: folder / name for name in EXAMPLES}
     for name, file in files.items():
         file.write_text(EXAMPLES[name])
-    with plugin("no:edm2", *files.values()) as registry:
+    with plugin(*files.values()) as registry:
         found: dict[str, list[testbed.components.Component]] = {name: [] for name in files}
         for axis in AXES:
             for name in registry.names(axis):
@@ -201,7 +210,9 @@ def test_the_example_of_the_life_cycle_hook_writes_its_file(
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_is_shown_is_what_is_tested_elsewhere(name: str) -> None:
-    assert EXAMPLES[name] == (ROOT / SHIPPED[name]).read_text()
+    assert EXAMPLES[name].replace(*RENAMED.get(name, ("", ""))) == (
+        (ROOT / SHIPPED[name]).read_text()
+    )
 
 
 def test_the_toml_blocks_are_a_project_and_a_study(tmp_path: Path) -> None:
@@ -213,6 +224,89 @@ def test_the_toml_blocks_are_a_project_and_a_study(tmp_path: Path) -> None:
     with plugin(fixture / "testbed_residual.py") as registry:
         made = plan.make(spec.read(tmp_path / "study.toml"), registry, tmp_path / "out", "cpu")
     assert {one.labels[0]["variant"] for one in made.trials} == {"residual", "eps", "edm"}
+
+
+# --- formulas, studies, what is said of the bundled ones ------------------------------------------
+
+
+def test_skip_and_out_follow_from_a_target_as_the_guide_says() -> None:
+    assert "c_skip = b/(b - sigma a),     c_out = -sigma/(b - sigma a)" in GUIDE
+    registry, sigma = testbed.Registry(), torch.logspace(-2, 2, 9, dtype=torch.float64)
+    for name in registry.names("parameterization"):
+        p = registry.parameterization(name)
+        a, b = p.pair_weights(sigma, sigma_data=0.5)
+        c = p.coefficients(sigma, sigma_data=0.5)
+        torch.testing.assert_close(c.skip, b / (b - sigma * a), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(c.out, -sigma / (b - sigma * a), rtol=1e-10, atol=0)
+
+
+def test_v_is_what_the_guide_says() -> None:
+    assert "`v = alpha eps - s x0`" in GUIDE
+    assert (
+        "`alpha = 1/sqrt(1 + sigma^2)` and `s = sigma alpha`: so `a = -s` and `b = alpha`" in GUIDE
+    )
+    sigma = torch.logspace(-2, 2, 9, dtype=torch.float64)
+    alpha = 1 / torch.sqrt(1 + sigma**2)
+    a, b = testbed.Registry().parameterization("v").pair_weights(sigma)
+    torch.testing.assert_close(a, -sigma * alpha)
+    torch.testing.assert_close(b, alpha)
+
+
+def test_the_ranges_of_the_bundled_network_are_those_of_the_guide() -> None:
+    registry = testbed.Registry()
+    assert registry.names("network") == ["mlp"]
+    said = section("testbed_parameterizations").partition("the bundled network `mlp` takes ")[2]
+    for kind, (low, high) in registry.network("mlp").noise.items():
+        assert f"a {kind} from {low:g} to {high:g}" in said
+
+
+def test_the_guide_shows_what_explain_shows_of_a_weighting(tmp_path: Path) -> None:
+    (shown,) = (body for language, body in BLOCK.findall(section("testbed_weightings"))
+                if language == "text")  # fmt: skip
+    done = run_here(tmp_path, "explain", "min_snr")
+    for part in shown.split("...\n"):
+        assert part in done.out
+    (tmp_path / "flat.py").write_text(EXAMPLES["flat.py"])
+    assert run_here(tmp_path, "explain", "flat.py").code == 0
+
+
+STUDIES = re.findall(r"^testbed study (.*)$", REFERENCE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", STUDIES)
+def test_a_study_of_the_guide_compares_an_example_in_both_arms(tmp_path: Path, line: str) -> None:
+    words = shlex.split(line)
+    example = words[words.index("-p") + 1]
+    (tmp_path / example).write_text(EXAMPLES[example])
+    planned = run_here(tmp_path, "plan", *words)
+    assert (planned.code, planned.err) == (0, "")
+    axis, bundled, mine = re.search(r'grid\.(\w+)=\["(\w+)","(\w+)"\]', line).groups()  # type: ignore[union-attr]
+    assert mine == Path(example).stem
+    for name in (bundled, mine):
+        assert planned.out.count(f"edm {axis}={name} · mixture · published+equal · ") == 6
+    assert f"grid.{axis} takes the place of the {axis} of arm equal." in " ".join(
+        planned.out.split()
+    )
+
+
+def test_who_wins_is_who_the_guide_says(tmp_path: Path) -> None:
+    assert "`base`, its case, its arm, its point of the grid, and what `--set` says" in GUIDE
+    layers = ["[base]", "[[cases]]\nname = 'a'", "[arms.one]", "[grid]"]
+    values = ["'unit'", "'eps'", "'v'", "['x0']"]
+    file = tmp_path / "study.toml"
+
+    def won(upto: int, overrides: tuple[str, ...] = ()) -> str | None:
+        lines = {layer: "" for layer in layers}
+        for layer, value in list(zip(layers, values, strict=True))[:upto]:
+            lines[layer] = f"weighting = {value}\n"
+        lines["[base]"] += "dataset = 'moons'\nnetwork = 'mlp'\nparameterization = 'edm'\n"
+        text = "".join(f"{layer}\n{lines[layer]}" for layer in layers)
+        file.write_text(f"[study]\nname = 's'\n{text}")
+        (one,) = spec.read(file, overrides).arrangements
+        return one.settings.weighting and one.settings.weighting.name
+
+    assert [won(i) for i in range(5)] == ["recipe", "unit", "eps", "v", "x0"]
+    assert won(4, ("weighting=score",)) == "score"
 
 
 # --- docs and code name the same things ---------------------------------------------------------

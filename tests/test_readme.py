@@ -50,6 +50,7 @@ def test_a_plugin_of_your_own_begins_as_shown(tmp_path: Path) -> None:
     assert run_here(tmp_path, *new).code == 0
     done = run_here(tmp_path, *check)
     assert (done.code, done.err) == (0, "")
+    assert "say where the formulas are from" in done.out
     planned = run_here(tmp_path, "plan", *study[1:])
     assert (planned.code, planned.err) == (0, "")
     assert "mine" in planned.out

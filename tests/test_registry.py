@@ -455,7 +455,7 @@ BROKEN = {
     ),
     "nothing yielded": (
         "import testbed\n@testbed.hookimpl\ndef testbed_weightings():\n    pass\n",
-        "TypeError",
+        "testbed_weightings must yield components, it returned nothing: write `yield",
     ),
     "exception in the hook": (
         "import testbed\n@testbed.hookimpl\ndef testbed_weightings():\n"
@@ -747,9 +747,12 @@ def test_a_plugin_s_function_is_unpickled_in_another_process(
 def test_a_traceback_shows_the_plugin_s_line(tmp_path: Path) -> None:
     file = put(tmp_path / "mine.py", weighting("mine", "raise RuntimeError('in the plugin')"))
     mine = Registry(plugin_dirs=[tmp_path]).weighting("mine")
-    with pytest.raises(RuntimeError, match="in the plugin") as caught:
+    with pytest.raises(InputError, match="in the plugin") as caught:
         mine(1.0)
-    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert str(caught.value).endswith("raised RuntimeError: in the plugin (mine.py, line 4)")
+    cause = caught.value.__cause__
+    assert isinstance(cause, RuntimeError)
+    last = traceback.extract_tb(cause.__traceback__)[-1]
     assert (last.filename, last.line) == (str(file), "raise RuntimeError('in the plugin')")
 
 

@@ -79,6 +79,24 @@ def test_what_to_type_next_works(tmp_path: Path, axis: str) -> None:
         assert words[0] == "study" or "grebe" in shown.out
 
 
+@pytest.mark.parametrize(
+    ("axis", "bundled"),
+    [("weighting", "edm"), ("loss", "l2"), ("density", "lognormal"), ("network", "mlp")],
+)
+def test_what_is_suggested_compares_it_with_a_bundled_one(
+    tmp_path: Path, axis: str, bundled: str
+) -> None:
+    (tmp_path / "a b").mkdir()
+    done = run_here(tmp_path, "new", "grebe", "--axis", axis, "--out", "a b/grebe.py")
+    (command,) = re.findall(r"^  testbed study (.*)$", done.out, flags=re.MULTILINE)
+    planned = run_here(tmp_path, "plan", *shlex.split(command))
+    assert (planned.code, planned.err) == (0, "")
+    assert "Study default: 12 trials (12 new)" in planned.out
+    for name in (bundled, "grebe"):
+        assert planned.out.count(f"edm {axis}={name} · mixture · published+equal · ") == 6
+    assert f": the first, edm {axis}={bundled}, is taken." in planned.out
+
+
 def test_the_default_is_a_parameterization_in_this_folder(tmp_path: Path) -> None:
     assert run_here(tmp_path, "new", "grebe").code == 0
     text = (tmp_path / "grebe.py").read_text()
@@ -109,6 +127,21 @@ def test_a_mistake_is_one_message_and_writes_nothing(
     assert re.fullmatch(f"testbed: {said}.*\n", done.err)
     assert [file.name for file in tmp_path.iterdir()] == ["taken.py"]
     assert (tmp_path / "taken.py").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("words", [["torch"], ["json"], ["grebe", "--out", "torch.py"]])
+def test_a_file_that_would_hide_a_module_is_not_written(tmp_path: Path, words: list[str]) -> None:
+    done = run_here(tmp_path, "new", *words)
+    module = "json" if "json" in words else "torch"
+    assert done.code == 2
+    assert f"{module}.py in this folder would be imported in place of the module" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_of_that_name_elsewhere_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert run_here(tmp_path, "new", "torch", "--out", "mine/torch.py").code == 0
+    assert run_here(tmp_path, "check", "mine/torch.py").code == 0
 
 
 def test_a_name_of_another_axis_is_free(tmp_path: Path) -> None:

@@ -96,7 +96,12 @@ def loss(function: Callable[..., Tensor], **more: Any) -> testbed.Loss:
     return testbed.Loss("wrong", function, **more)
 
 
-wrong("mean over everything", loss(lambda a, b: ((a - b) ** 2).mean()), "shape", "elementwise")
+wrong(  # it is refused: every check that calls it raises
+    "mean over everything",
+    loss(lambda a, b: ((a - b) ** 2).mean()),
+    *("shape", "elementwise", "device", "differentiable", "finite", "options", "pure"),
+    *("sees_errors", "zero_at_target"),
+)
 wrong(
     "mean over the batch, kept",
     loss(lambda a, b: ((a - b) ** 2).mean(0, keepdim=True).expand_as(a)),

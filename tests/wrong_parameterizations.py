@@ -198,7 +198,13 @@ wrong(
 )
 
 
-wrong("a scalar's coefficient has a dimension", v_with(noise=lambda s: s.reshape(-1)), "shape")
+wrong(  # it is refused: what takes a scalar sigma raises
+    "a scalar's coefficient has a dimension",
+    v_with(noise=lambda s: s.reshape(-1)),
+    "shape",
+    "broadcasting",
+    "empty_batch",
+)
 wrong("a scalar is another level", v_with(before=lambda s: s if s.ndim else 2 * s), "broadcasting")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from testbed.audit.rows import Row, gamma, rows, skipped, verdict
 from testbed.audit.subject import Denoise, Subject
 from testbed.audit.truth import jacobian_rounding, noisy
+from testbed.errors import ComponentError
 from testbed.noise import per_sample
 from testbed.oracles import Oracle
 
@@ -43,7 +44,7 @@ def check(subject: Subject, oracle: Oracle, samples: int = 8) -> list[Row]:
     x, name = x0 + per_sample(sigma, x0) * eps, subject.name
     try:
         J = jacobian(subject.denoiser(oracle), x, sigma)
-    except (RuntimeError, TypeError) as problem:
+    except (RuntimeError, TypeError, ComponentError) as problem:
         return [skipped(COVARIANCE, name, f"autograd cannot pass: {problem}")]
     if J is None:
         return [verdict(ATTACHED, name, False, "float64")]

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from testbed.audit import curvature, exact, foreign
@@ -289,6 +288,7 @@ def _nearest(
     x: Tensor, one: Tensor, got: Tensor, oracle: Oracle, schedule: Schedule
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """(A, B, g, sigma') at one level, with g = alpha(sigma)/alpha(sigma')."""
+    from scipy import optimize
 
     def tried(power: float) -> tuple[Tensor, Tensor, float]:
         level = one * math.exp(power)

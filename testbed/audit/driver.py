@@ -28,7 +28,7 @@ from testbed.audit.truth import distributions, mixture, noisy
 from testbed.audit.twins import twins_of
 from testbed.components import Sampler
 from testbed.denoiser import Denoiser
-from testbed.errors import InputError, UnknownName, unknown
+from testbed.errors import InputError, UnknownName, said, unknown
 from testbed.formula import Formula
 from testbed.oracles import Oracle
 from testbed.parameterization import Parameterization
@@ -113,10 +113,15 @@ def read_table(file: Path | None) -> Tensor | None:
     if file is None:
         return None
     try:
-        table = torch.from_numpy(np.load(file, allow_pickle=False)).double()
-    except (OSError, ValueError, TypeError) as problem:
-        raise InputError(f"--table {file}: cannot be read as .npy: {problem}") from None
-    if table.ndim != 1 or len(table) < 2 or not bool((table[:1] > 0) & (table.diff() > 0).all()):
+        found = np.load(file, allow_pickle=False)
+        if np.iscomplexobj(found):
+            raise TypeError("its numbers are complex")
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            table = torch.from_numpy(found.astype(np.float64))
+    except Exception as problem:  # a damaged header raises whatever its damage leads to
+        raise InputError(f"--table {file}: cannot be read as .npy: {said(problem)}") from None
+    ascending = table.ndim == 1 and len(table) >= 2 and bool((table.diff() > 0).all())
+    if not (ascending and float(table[0]) > 0 and math.isfinite(float(table[-1]))):
         raise InputError(f"--table {file}: expected (n,) ascending positive noise levels.")
     return table
 
@@ -246,9 +251,7 @@ def imported(module: str, attribute: str) -> Any:
     except InputError:
         raise
     except Exception as problem:
-        raise InputError(
-            f"{module} cannot be imported: {type(problem).__name__}: {problem}"
-        ) from problem
+        raise InputError(f"{module} cannot be imported: {said(problem)}") from problem
     if not hasattr(home, attribute):
         names = [n for n in vars(home) if callable(getattr(home, n)) and not n.startswith("_")]
         raise InputError(f"{module}: {unknown('factory', attribute, names)}")
@@ -314,7 +317,7 @@ def _called(name: str, function: Callable[..., Any], wants: Sequence[str], **giv
     try:
         found = function(**{key: given[key] for key in wants})
     except Exception as problem:
-        raise InputError(f"{name} raised {type(problem).__name__}: {problem}") from problem
+        raise InputError(f"{name} raised {said(problem)}") from problem
     if not callable(found):
         raise InputError(f"{name} returned {found!r}, expected a callable (x, sigma) -> x0.")
     return found
@@ -344,10 +347,15 @@ def _exact(
                 if level in levels:
                     say(f"{level}, {name}")
                     found += at_level(level, check(), name)
+        return _explained(subject, found, registry)
     except InputError:
         raise
     except Exception as problem:  # the code of others may raise anything
-        raise InputError(f"{subject.name} raised {type(problem).__name__}: {problem}") from problem
+        raise InputError(f"{subject.name} raised {said(problem)}") from problem
+
+
+def _explained(subject: Subject, found: list[Row], registry: Registry) -> Audit:
+    """What was found, with what it probably means."""
     findings: list[str] = []
     notes: list[str] = []
     if isinstance(subject, Affine):

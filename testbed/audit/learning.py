@@ -19,6 +19,7 @@ from testbed.audit.curvature import jacobian
 from testbed.audit.rows import Row
 from testbed.audit.subject import Denoise, Subject
 from testbed.audit.truth import noisy
+from testbed.errors import ComponentError
 from testbed.noise import per_sample
 from testbed.oracles import Oracle
 
@@ -139,6 +140,6 @@ def _some_jacobians(denoise: Denoise, x: Tensor, sigma: Tensor, n: int) -> Tenso
     """(n, d, d) in float64; None where autograd cannot pass."""
     try:
         J = jacobian(denoise, x[:n], sigma[:n])
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ComponentError):
         return None
     return None if J is None or n < 2 else J.double()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from testbed import __version__
+from testbed.errors import said
 from testbed.registry import Registry
 from testbed.study import asked, journal
 from testbed.study.engines import Engine, Group
@@ -207,7 +208,7 @@ def _statuses(future: Future[list[str]], places: list[Path], tries: int) -> list
             return None
         message = f"the worker died {tries} times; see the system's log (out of memory?)"
     except Exception as problem:
-        message = f"{type(problem).__name__}: {problem}"
+        message = said(problem)
     for at in places:
         if not journal.ended(at):
             (at / "error.txt").write_text(message + "\n")

@@ -125,7 +125,7 @@ def run(
             return _run(config, at, registry, torch.device(device), stop)
         except Exception as problem:
             (at / "error.txt").write_text(traceback.format_exc())
-            message = f"{type(problem).__name__}: {problem}"
+            message = said(problem)
             journal.write_json(at / "result.json", {"status": "failed", "error": message})
             return "failed"
 

@@ -5,19 +5,31 @@ A template is an ordinary plugin file, named after its axis, whose component is 
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
+import shlex
+import sys
 from pathlib import Path
 
 from testbed.errors import InputError, UnknownName, unknown
 from testbed.registry import AXES, Registry
 
 EXPLAINED = ("parameterization", "weighting", "loss", "density")
+EDM = 'grid.parameterization=["edm"]'
 SETTINGS = {
-    "parameterization": """'grid.parameterization=["NAME","edm"]'""",
-    "sampler": "evaluation.sampler=NAME",
-    "metric": """'evaluation.metrics=["NAME"]'""",
+    "parameterization": ['grid.parameterization=["NAME","edm"]'],
+    "weighting": [EDM, 'grid.weighting=["edm","NAME"]'],
+    "loss": [EDM, 'grid.loss=["l2","NAME"]'],
+    "density": [EDM, 'grid.density=["lognormal","NAME"]'],
+    "network": [EDM, 'grid.network=[{name="mlp",width=64,depth=2},"NAME"]'],
+    "dataset": ["dataset=NAME"],
+    "sampler": ["evaluation.sampler=NAME"],
+    "metric": ['evaluation.metrics=["NAME"]'],
 }
-"""What a study is told to use NAME; for any other axis it is `AXIS=NAME`."""
+"""What sets NAME beside what a study has anyway; a data set, a sampler or a metric in its place.
+
+The variant that stands first is the baseline, where edm itself is not one.
+"""
 
 
 def write(name: str, axis: str, out: Path | None, registry: Registry) -> Path:
@@ -33,8 +45,8 @@ def write(name: str, axis: str, out: Path | None, registry: Registry) -> Path:
         the file.
 
     Raises:
-        InputError: no such axis, a name that is no identifier or is taken, a file that exists or
-            whose folder does not.
+        InputError: no such axis, a name that is no identifier or is taken, a file that exists,
+            whose folder does not, or that would hide a module.
     """
     if axis not in AXES:
         raise UnknownName(f"--axis {axis}: {unknown('axis', axis, AXES)}")
@@ -51,12 +63,25 @@ def write(name: str, axis: str, out: Path | None, registry: Registry) -> Path:
     file = out or Path(f"{name}.py")
     if file.suffix != ".py":
         raise InputError(f"--out {file}: expected a file that ends in .py.")
-    if file.exists():
+    if file.exists() or file.is_symlink():
         raise InputError(f"{file} exists already and is left as it is: give another --out.")
     if not file.parent.is_dir():
         raise InputError(f"--out {file}: the folder {file.parent} does not exist.")
+    if file.parent.resolve() == Path.cwd() and _importable(file.stem):
+        raise InputError(
+            f"{file.name} in this folder would be imported in place of the module {file.stem!r}: "
+            "take another name, or another --out."
+        )
     file.write_text(source_of(axis, name), encoding="utf-8")
     return file
+
+
+def _importable(name: str) -> bool:
+    """Whether `import name` finds a module already."""
+    if name in sys.modules:
+        return True
+    found = importlib.util.find_spec(name)
+    return found is not None and found.loader is not None
 
 
 def source_of(axis: str, name: str) -> str:
@@ -67,10 +92,7 @@ def source_of(axis: str, name: str) -> str:
 
 def commands(name: str, axis: str, file: Path) -> list[str]:
     """What to type next: check, explain (where there is something to explain) and a study."""
-    setting = SETTINGS.get(axis, f"{axis}=NAME").replace("NAME", name)
-    explain = [f"testbed explain {name} -p {file}"] if axis in EXPLAINED else []
-    return [
-        f"testbed check {file}",
-        *explain,
-        f"testbed study default -p {file} --set {setting} --only mixture",
-    ]
+    explain = [["explain", name, "-p", str(file)]] if axis in EXPLAINED else []
+    settings = [word for text in SETTINGS[axis] for word in ("--set", text.replace("NAME", name))]
+    study = ["study", "default", "-p", str(file), *settings, "--only", "mixture"]
+    return [shlex.join(["testbed", *words]) for words in (["check", str(file)], *explain, study)]

@@ -41,5 +41,6 @@ def testbed_parameterizations():
         # EDIT: what holds besides the laws; `testbed check NAME.py --suggest-claims` finds out.
         claims=("unit_input", "homogeneous", "boundary"),
         # EDIT, where it applies: sigma_range=(low, high) where the formulas are defined,
-        # singular=(0.0, math.inf) for limits of sigma where F says nothing of x0 or is unbounded.
+        # singular=(0.0, math.inf) for limits of sigma where F* vanishes or is unbounded, or where
+        # |out F*| is.
     )

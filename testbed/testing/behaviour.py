@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from testbed.errors import ComponentError
 from testbed.testing.checks import CheckFailed, Context, Skipped
 
 
@@ -110,7 +111,7 @@ def on_device(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> s
     """
     try:
         return _tried_on("meta", function, arguments)
-    except (RuntimeError, NotImplementedError) as problem:
+    except (RuntimeError, NotImplementedError, ComponentError) as problem:
         if "no data" in str(problem):
             raise CheckFailed("moves its argument to the CPU.") from problem
         if "item()" not in str(problem) and "meta tensor" not in str(problem):
@@ -176,6 +177,10 @@ def options_matter(component: Any) -> str:
         for other in others:
             try:
                 there = probe(component.bound({**options, name: other}))
+            except ComponentError as problem:
+                if not isinstance(problem.__cause__, ValueError):
+                    raise
+                continue
             except (InputError, ValueError):
                 continue
             if len(there) != len(here) or not all(map(same, here, there)):

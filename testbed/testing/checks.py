@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from testbed.components import Component
+from testbed.errors import InputError, said
 from testbed.registry import Registry, default_registry
 
 if TYPE_CHECKING:
@@ -86,9 +87,11 @@ class Check:
             raise
         except CheckFailed as broken:
             raise self._failed(component, broken.numbers) from broken.__cause__
+        except InputError as problem:
+            numbers = _brief(str(problem).removeprefix(f"{component.label}: "))
+            raise self._failed(component, numbers) from problem.__cause__ or problem
         except Exception as problem:
-            numbers = f"raised {type(problem).__name__}: {_brief(str(problem))}"
-            raise self._failed(component, numbers) from problem
+            raise self._failed(component, f"raised {_brief(said(problem))}") from problem
 
     def _failed(self, component: Component, numbers: str) -> CheckFailed:
         sentence = f"{component.label} breaks {self.id}. Law: {self.law} Found: {numbers}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from testbed.components import Component
-from testbed.errors import InputError
+from testbed.errors import InputError, said
 from testbed.registry import Registry
 from testbed.testing.checks import CheckFailed, Skipped
 
@@ -138,7 +138,7 @@ def _answers(load: Any) -> list[Any]:
                 component = pickle.loads(what)
             found.append(probe(component))
         except Exception as problem:
-            found.append(f"the other process raised {type(problem).__name__}: {problem}")
+            found.append(f"the other process raised {said(problem)}")
     return found
 
 

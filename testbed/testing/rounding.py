@@ -82,13 +82,23 @@ class Worst:
             raise CheckFailed(
                 f"{what}: error {float(error.flatten()[at]):.3g} is {worst:.3g} times its bound "
                 f"{float(limit.flatten()[at]):.3g} (got {float(a.flatten()[at]):.6g}, expected "
-                f"{float(b.flatten()[at]):.6g}){f' at {here}' if here else ''}."
+                f"{float(b.flatten()[at]):.6g}){_factor(a, b)}{f' at {here}' if here else ''}."
             )
         if worst >= self.ratio:
             self.ratio, self.where = worst, here
 
     def __str__(self) -> str:
         return f"error at most {self.ratio:.2g} of its bound"
+
+
+def _factor(found: Tensor, wanted: Tensor) -> str:
+    """` (= -1 times)` where every number found is the same multiple of what was wanted."""
+    if found.numel() < 2 or not bool((wanted != 0).all()):
+        return ""
+    ratio = (found / wanted).flatten()
+    factor = ratio.median()
+    held = bool(((ratio - factor).abs() <= 1e-6 * factor.abs()).all()) and float(factor) != 0
+    return f" (= {float(factor):.6g} times)" if held and abs(float(factor) - 1) > 1e-5 else ""
 
 
 def _shown(value: object) -> str:

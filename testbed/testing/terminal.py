@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,18 +13,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from testbed.components import Component
-from testbed.errors import InputError, UnknownName, unknown
-from testbed.registry import AXES, Registry
+from testbed.errors import ComponentError, UnknownName, unknown
+from testbed.parameterization import Parameterization
+from testbed.registry import AXES, ELSEWHERE, Registry, is_file
 from testbed.testing.checks import Context
+from testbed.testing.probes import probe
 from testbed.testing.running import Outcome, iter_checks, run, suggest_claims
 
 COLOURS = {"passed": "green", "skipped": "dim", "failed": "red"}
 PATIENCE = 1.0
-
-
-def is_file(word: str) -> bool:
-    """Whether `testbed check WORD` means a plugin file rather than a name."""
-    return word.endswith(".py") or os.sep in word
 
 
 def subjects(word: str, registry: Registry) -> list[Component]:
@@ -35,23 +31,27 @@ def subjects(word: str, registry: Registry) -> list[Component]:
         InputError: the file registers no component.
         UnknownName: no component of that name on any axis.
     """
-    every = [getattr(registry, axis)(name) for axis in AXES for name in registry.names(axis)]
     if is_file(word):
-        origin = str(Path(word).resolve())
-        found = [one for one in every if registry.source(one).origin == origin]
-        if not found:
-            raise InputError(f"{word} registers no component, so there is nothing to check.")
-        return found
-    found = [one for one in every if one.name == word]
-    if not found:
-        raise UnknownName(unknown("component", word, {one.name for one in every}))
-    return found
+        found = registry.of_file(word)
+        return [getattr(registry, one.axis)(one.name) for one in found]
+    every = [getattr(registry, axis)(name) for axis in AXES for name in registry.names(axis)]
+    named = [one for one in every if one.name == word]
+    if not named:
+        names = {one.name for one in every}
+        raise UnknownName(f"{unknown('component', word, names)} {ELSEWHERE}")
+    return named
 
 
 def outcomes(
     components: Sequence[Component], registry: Registry, console: Console
 ) -> list[Outcome]:
-    """Every outcome of every component; a progress bar where it takes longer than a second."""
+    """Every outcome of every component; a progress bar where it takes longer than a second.
+
+    Raises:
+        InputError: a component that gives no numbers at all: none of its laws could be checked.
+    """
+    for one in components:
+        runs(one)
     checks = {id(one): iter_checks(one) for one in components}
     total = sum(map(len, checks.values()))
     context, start = Context.of(components, registry), time.monotonic()
@@ -69,6 +69,47 @@ def outcomes(
             for outcome in run(one, checks[id(one)], context, {}, say):
                 found.append(outcome)
     return found
+
+
+def runs(component: Component) -> None:
+    """InputError if a parameterization, weighting, loss or density gives no numbers."""
+    if component.axis not in ("parameterization", "weighting", "loss", "density"):
+        return
+    try:
+        probe(component)
+    except ComponentError:
+        raise
+    except Exception:  # the checks say what is wrong, and where
+        return
+
+
+def notes(components: Sequence[Component]) -> list[str]:
+    """What the checks that passed do not say."""
+    without = [
+        f"{one.label}: no target is stated: the formulas are not held against a second source."
+        for one in components
+        if isinstance(one, Parameterization) and one.stated_target is None
+    ]
+    unedited = [
+        f"{one.label}: reference = {reference!r}: say where the formulas are from."
+        for one in components
+        if (reference := str(getattr(one, "reference", ""))).startswith("EDIT")
+    ]
+    return without + unedited
+
+
+def folded(found: Sequence[Outcome]) -> list[tuple[Outcome, str]]:
+    """Each outcome with its message; of failures that say the same, the first alone."""
+    rows: list[tuple[Outcome, str]] = []
+    alike = Counter(one.message for one in found if one.status == "failed")
+    for one in found:
+        if one.status != "failed":
+            rows.append((one, one.message))
+        elif more := alike.pop(one.message, 0):
+            word = "so did" if "raised " in one.message else "the same in"
+            tail = f"; {word} {more - 1} more." if more > 1 else ""
+            rows.append((one, one.message.rstrip("." if tail else "") + tail))
+    return rows
 
 
 def suggestions(components: Sequence[Component]) -> dict[str, list[str]]:
@@ -94,18 +135,20 @@ def document(found: Sequence[Outcome], claims: dict[str, list[str]] | None) -> d
 
 def show(found: Sequence[Outcome], claims: dict[str, list[str]] | None, console: Console) -> None:
     """A table for every component, the laws that are broken, and one line that sums up."""
+    broken: list[Outcome] = []
     for subject in dict.fromkeys(one.subject for one in found):
         table = Table(box=None, title=subject, title_justify="left", pad_edge=False)
         for column in ("check", "status", "found"):
             table.add_column(column, overflow="fold")
-        for one in found:
-            if one.subject == subject:
-                status = f"[{COLOURS.get(one.status, 'red')}]{one.status}[/]"
-                table.add_row(one.check.id, status, escape(one.message))
+        rows = folded([one for one in found if one.subject == subject])
+        for one, message in rows:
+            status = f"[{COLOURS.get(one.status, 'red')}]{one.status}[/]"
+            table.add_row(one.check.id, status, escape(message))
+        broken += [one for one, _ in rows if not one.ok]
         console.print(table)
         console.print()
     failed = [one for one in found if not one.ok]
-    for one in failed:
+    for one in broken:
         console.print(f"[red]{one.check.id}[/] of {one.subject}: {escape(one.check.law)}")
     for label, names in (claims or {}).items():
         words = ", ".join(name.removeprefix("claim.") for name in names)

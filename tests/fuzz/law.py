@@ -165,7 +165,8 @@ def outputs(words: Sequence[str]) -> list[str]:
         return [part for name in named or ["samples.npy"] for part in (name, *Path(name).parts[:1])]
     if command in ("explain", "new"):
         suffix = {"explain": ".svg", "new": ".py"}[command]
-        return named or [word + suffix for word in words[1:]]
+        stems = [Path(word).name.removesuffix(".py") for word in words[1:]]
+        return named or [stem + suffix for stem in [*words[1:], *stems]]
     if command == "report":
         return [word for word in words[1:] if word.startswith("runs")]
     return named if command == "audit" else []

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 
 from testbed.audit.rows import gamma
 from testbed.parameterization import Parameterization
@@ -111,7 +115,7 @@ def singular(p: Parameterization, context: Context) -> str:
     if not p.affine:
         raise Skipped("not affine: the size of F* depends on the data")
     low, high = p.sigma_range
-    found: set[float] = set()
+    found: dict[float, str] = {}
     ends = [(0.0, (1e-6, 1e-8))] * (low == 0) + [(float("inf"), (1e6, 1e8))] * (
         high == float("inf")
     )
@@ -121,13 +125,41 @@ def singular(p: Parameterization, context: Context) -> str:
             a, b = p.pair_weights(sigma.clone(), sigma_data=sd)
             rms = torch.sqrt(a**2 * sd**2 + b**2)
             reach = p.coefficients(sigma.clone(), sigma_data=sd).out.abs() * rms
-            growth, reached = float(rms[1] / rms[0]), float(reach[1] / reach[0])
-            # Two decades: a power of sigma above 0.15 doubles or halves; a limit does neither.
-            if not (0.5 < growth < 2 and reached < 2):
-                found.add(limit)
+            why = _why(rms, reach)
+            if why:
+                found.setdefault(limit, f"at {limit:g} {why}".format(*at))
     declared = {limit for limit in p.singular if limit in [end for end, _ in ends]}
+    measured, written = _written(found), _written(p.singular)
+    if set(found) - declared:
+        said = "; ".join(found[limit] for limit in sorted(set(found) - declared))
+        raise CheckFailed(
+            f"{said}: write singular={measured}, or a sigma_range that ends before "
+            f"(declared: {written})."
+        )
     demand(
-        found == declared,
-        f"declared singular = {tuple(sorted(p.singular))}, measured {tuple(sorted(found))}.",
+        set(found) == declared,
+        f"at {min(declared - set(found), default=0):g} F* and |c_out F*| have finite limits, and "
+        f"F*'s is not 0: write singular={measured} (declared: {written}).",
     )
-    return f"{tuple(sorted(found))}"
+    return measured
+
+
+def _why(rms: Tensor, reach: Tensor) -> str:
+    """Which of the sizes of F* and of c_out F* makes a limit singular, or nothing.
+
+    Over two decades a power of sigma above 0.15 doubles or halves; what has a limit does neither.
+    """
+    growth, reached = float(rms[1] / rms[0]), float(reach[1] / reach[0])
+    if 0.5 < growth < 2 and reached < 2:
+        return ""
+    name, size = ("|c_out F*|", reach) if 0.5 < growth < 2 else ("F*", rms)
+    vanishes = size is rms and bool(rms.isfinite().all()) and not growth >= 2
+    how = "vanishes" if vanishes else "grows without bound"
+    first, last = size.tolist()
+    return f"{name} {how} ({first:.3g} at sigma = {{:g}}, {last:.3g} at {{:g}})"
+
+
+def _written(limits: Iterable[float]) -> str:
+    """A declaration as its author writes it: `(0.0, math.inf)`."""
+    words = ["math.inf" if math.isinf(limit) else "0.0" for limit in sorted(limits)]
+    return f"({', '.join(words)}{',' * (len(words) == 1)})"
