@@ -815,11 +815,10 @@ def test_a_trial_that_raises_fails_with_its_traceback_and_the_others_go_on(
     error = (at / "error.txt").read_text()
     assert error.startswith("Traceback")
     assert "raising_loss.py" in error
-    assert error.rstrip().endswith("RuntimeError: raised on purpose [/x]")
-    assert result(at)["error"] == "RuntimeError: raised on purpose [/x]"
-    assert re.search(
-        r"failed .*raising.*: RuntimeError: raised on purpose \[/x\]", troubled.done.out
-    )
+    said = "loss 'raising': function raised RuntimeError: raised on purpose [/x]"
+    assert re.search(re.escape(said) + r" \(raising_loss.py, line \d+\)$", error.rstrip())
+    assert re.fullmatch(re.escape(said) + r" \(raising_loss.py, line \d+\)", result(at)["error"])
+    assert re.search(rf"failed .*raising.*: {re.escape(said)}", troubled.done.out)
     assert "1 diverged, 3 failed, 1 finished" in troubled.done.out
     assert "Traceback" not in troubled.done.err
     for error in ("raised on purpose [/x]", "not built", "not measured"):

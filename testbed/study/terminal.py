@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -171,8 +170,9 @@ def ending_lines(plan: Plan, ending: Ending, command: str) -> Iterator[Renderabl
     yield f"{counts} in {clock(ending.outcome.seconds)}."
     for trial in plan.trials:
         if trial.state == "failed":
-            error = journal.folder(plan.folder, trial.id) / "error.txt"
-            what = escape(f"{trial.title}: {_last_line(error)} (traceback in {error})")
+            at = journal.folder(plan.folder, trial.id)
+            said = journal.read_json(at / "result.json")["error"]
+            what = escape(f"{trial.title}: {said} (traceback in {at / 'error.txt'})")
             yield f"[red]failed[/] {what}"
     broken = [row for row in ending.identities if not row.passed]
     if broken:
@@ -195,8 +195,3 @@ def ending_lines(plan: Plan, ending: Ending, command: str) -> Iterator[Renderabl
     first = next((trial for trial in plan.trials if trial.state == "finished"), None)
     if first is not None:
         yield f"Next: open the report, or [bold]testbed sample {first.id} --out samples.png[/]"
-
-
-def _last_line(file: Path) -> str:
-    lines = file.read_text().strip().splitlines() if file.is_file() else []
-    return lines[-1] if lines else "no message"
