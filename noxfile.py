@@ -74,7 +74,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy, strict, over testbed/."""
-    install(session, "types")
+    install(session, "types", "test")
     session.run("mypy")
 
 
