@@ -266,12 +266,12 @@ coefficients(
     "second_order.covariance",
 )
 coefficients(
-    "float32 inside",
-    v_with(before=lambda s: s.float()),
+    "bfloat16 inside",
+    v_with(before=lambda s: s.bfloat16().to(s.dtype)),
     "algebra.consistent",
     AFFINE,
     WRONG_D,
-    "parameterization.differentiable",
+    "parameterization.differentiable parameterization.noise_kind",
 )
 coefficients(
     "the gradient through sigma is detached",
