@@ -35,7 +35,6 @@ class Figure:
     ratios: list[float]
     wanted: float | None = None
     facts: dict[str, float] = field(default_factory=dict)
-    note: str = ""
 
     @property
     def ratio(self) -> float:
@@ -45,10 +44,10 @@ class Figure:
     @property
     def interval(self) -> tuple[float, float]:
         """Order statistics that hold the median with at least 95 %; the extremes of few rounds."""
-        ordered, n = sorted(self.ratios), len(self.ratios)
-        k = int(stats.binom.ppf(0.025, n, 0.5))
-        k = k - 1 if k and stats.binom.cdf(k - 1, n, 0.5) > 0.025 else k
-        return ordered[max(0, k - 1)], ordered[min(n - 1, n - max(0, k - 1) - 1)]
+        ordered = sorted(self.ratios)
+        # The k-th from either end; beyond the median with P(X < k) < 2.5 % each, X ~ B(n, 1/2).
+        k = max(1, int(stats.binom.ppf(0.025, len(ordered), 0.5)))
+        return ordered[k - 1], ordered[-k]
 
     @property
     def reached(self) -> bool | None:

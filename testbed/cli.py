@@ -384,8 +384,9 @@ def study(
     _show_plan(made, registry, details=False)
     chosen = engines.choose(made, registry, engine, jobs)
     console.print(engine_line(chosen))
-    slots = max(1, min(chosen.slots, len(chosen.groups)))
-    executor: Executor = Workers(slots, made.device, chosen.threads) if chosen.slots else Here()
+    executor: Executor = Here()
+    if chosen.slots:
+        executor = Workers(max(1, chosen.workers), made.device, chosen.threads)
     track = not no_mlflow and _has_mlflow()
     if not track and not no_mlflow:
         console.print("mlflow is not installed: the study runs without it.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from testbed.audit import curvature, exact, foreign
 from testbed.audit.foreign import Foreign
+from testbed.audit.hypotheses import NOISES, PAIRS, STATES, Function, alpha, misread
 from testbed.audit.rows import Row, gamma
 from testbed.audit.truth import noisy
 from testbed.noise import VE, Schedule, per_sample
@@ -31,74 +32,6 @@ SAMPLES = 16
 LEFT = 1e-6
 """Relative residual below which a fit explains an output: far above the rounding of a fit of two
 numbers to 48, far below what a wrong hypothesis leaves on the audit's mixture (above 1e-3)."""
-
-Function = Callable[[Tensor], Tensor]
-
-
-def _alpha(sigma: Tensor) -> Tensor:
-    return 1 / torch.sqrt(1 + sigma**2)
-
-
-STATES: dict[str, Function] = {
-    "": torch.ones_like,
-    "the state is multiplied by alpha = 1/sqrt(1 + sigma^2) once too often": _alpha,
-    "the state is divided by alpha = 1/sqrt(1 + sigma^2) once too often": lambda s: 1 / _alpha(s),
-    "the state is multiplied by 1/(1 + sigma) once too often": lambda s: 1 / (1 + s),
-    "the state is multiplied by 1 + sigma once too often": lambda s: 1 + s,
-    "the state is multiplied by abar for sqrt(abar)": lambda s: _alpha(s) ** 2,
-    "the state is divided by abar for sqrt(abar)": lambda s: 1 / _alpha(s) ** 2,
-    "the state is divided by s for alpha": lambda s: 1 / s,
-}
-NOISES: dict[str, Function] = {
-    "": lambda s: s,
-    "the noise level is taken as sigma^2": lambda s: s**2,
-    "the noise level is taken as sqrt(sigma)": torch.sqrt,
-    "the noise level is taken as 1/sigma: the direction of time is turned": lambda s: 1 / s,
-    "the noise level is taken as s = sigma/sqrt(1 + sigma^2), that of VP coordinates": (
-        lambda s: s * _alpha(s)
-    ),
-    "the noise level is taken as t = sigma/(1 + sigma), the flow's time": lambda s: s / (1 + s),
-    "the noise level is taken as the flow's sigma of t = sigma": lambda s: s / (1 - s).abs(),
-    "the noise level is taken as sigma^4: log(sigma) read for log(sigma)/4": lambda s: s**4,
-    "the noise level is taken as sigma^(1/4): log(sigma)/4 read for log(sigma)": lambda s: s**0.25,
-    "the noise level is taken as sigma^0.434: log10(sigma) read for log(sigma)": (
-        lambda s: s ** (1 / math.log(10))
-    ),
-    "the noise level is taken as sigma^2.303: log(sigma) read for log10(sigma)": (
-        lambda s: s ** math.log(10)
-    ),
-    "the noise level is taken as twice sigma": lambda s: 2 * s,
-    "the noise level is taken as half sigma": lambda s: s / 2,
-    "the noise level of the batch's first sample is used for all": lambda s: s[:1].expand_as(s),
-    "the noise level of the batch's last sample is used for all": lambda s: s[-1:].expand_as(s),
-    "the mean noise level of the batch is used for all": lambda s: s.mean().expand_as(s),
-    "the noise levels of the batch are in reverse order": lambda s: s.flip(0),
-}
-# What the pair's weights may be, as functions of sigma: the kinds, and their usual confusions.
-PAIRS: dict[str, tuple[Function, Function]] = {
-    **{f"the {name}": (kind.a, kind.b) for name, kind in KINDS.items()},
-    "the score of x_t in VP coordinates, -eps/s (1/alpha times the score of x)": (
-        torch.zeros_like,
-        lambda s: -1 / (s * _alpha(s)),
-    ),
-    "alpha times the score of x": (torch.zeros_like, lambda s: -_alpha(s) / s),
-    "the noise sigma eps": (torch.zeros_like, lambda s: s),
-    "the noise s eps of VP coordinates": (torch.zeros_like, lambda s: s * _alpha(s)),
-    "the score without 1/sigma^2, D - x": (torch.zeros_like, lambda s: -s),
-    "the score with 1/sigma^3, eps over sigma^2": (torch.zeros_like, lambda s: -1 / s**2),
-    "x + sigma eps, that is 2 x - D": (torch.ones_like, lambda s: 2 * s),
-    "v with alpha and s exchanged": (lambda s: -_alpha(s), lambda s: s * _alpha(s)),
-    "v with a plus, alpha eps + s x0": (lambda s: s * _alpha(s), _alpha),
-    "eps + x0": (torch.ones_like, torch.ones_like),
-    "the state x": (torch.ones_like, lambda s: s),
-    "alpha x0": (_alpha, torch.zeros_like),
-    "x0/alpha": (lambda s: 1 / _alpha(s), torch.zeros_like),
-    "s x0": (lambda s: s * _alpha(s), torch.zeros_like),
-    "(1 + sigma) x0": (lambda s: 1 + s, torch.zeros_like),
-    "x0/(1 + sigma)": (lambda s: 1 / (1 + s), torch.zeros_like),
-    "alpha eps": (torch.zeros_like, _alpha),
-    "nothing (zeros)": (torch.zeros_like, torch.zeros_like),
-}
 
 
 class Question(NamedTuple):
@@ -181,12 +114,12 @@ def _questions(subject: Foreign, sigma: Tensor) -> Iterator[Question]:
             "": torch.ones_like,
             "c_in is missing": lambda s: 1 / c_in(s),
             "c_in is squared": c_in,
-            "c_in is 1/sqrt(1 + sigma^2)": lambda s: _alpha(s) / c_in(s),
+            "c_in is 1/sqrt(1 + sigma^2)": lambda s: alpha(s) / c_in(s),
             "c_in is 1/(1 + sigma)": lambda s: 1 / ((1 + s) * c_in(s)),
             "c_in is inverted": lambda s: 1 / c_in(s) ** 2,
             "c_in is 1/(sigma + sigma_data)": lambda s: 1 / ((s + sd) * c_in(s)),
         }
-    schedule, noises = subject.adapter.schedule, {**NOISES, **_misread(subject.adapter.table)}
+    schedule, noises = subject.adapter.schedule, {**NOISES, **misread(subject.adapter.table)}
     pairs = itertools.product(states.items(), noises.items())
     for (state, g), (noise, h) in sorted(pairs, key=lambda one: bool(one[0][0]) + bool(one[1][0])):
         level = h(sigma)
@@ -200,31 +133,8 @@ def _questions(subject: Foreign, sigma: Tensor) -> Iterator[Question]:
         yield Question(told, g(sigma), level)
         if noise and schedule is not VE:
             # What misreads the time takes another alpha too, when it forms x = x_t/alpha.
-            alpha = [schedule.alpha(schedule.time(one)) for one in (sigma, level)]
-            yield Question(told, g(sigma) * alpha[0] / alpha[1], level)
-
-
-def _misread(table: Tensor | None) -> dict[str, Function]:
-    """How an index into a table of noise levels is misread."""
-    if table is None:
-        return {}
-    table = table.double()
-    abar = 1 / (1 + table**2)
-    alphas = torch.cat([abar[:1], abar[1:] / abar[:-1]])
-
-    def at(values: Tensor, step: int = 0) -> Function:
-        def level(s: Tensor) -> Tensor:
-            index = (s[:, None] - table).abs().argmin(1) + step
-            return values[index.clamp(0, len(table) - 1)]
-
-        return level
-
-    return {
-        "the index is one too low": at(table, -1),
-        "the index is one too high": at(table, 1),
-        "the table is read from its other end": at(table.flip(0)),
-        "alpha of the step is taken for its cumulative product": at(torch.sqrt(1 / alphas - 1)),
-    }
+            asked, read = (schedule.alpha(schedule.time(one)) for one in (sigma, level))
+            yield Question(told, g(sigma) * asked / read, level)
 
 
 def _fit(
@@ -495,10 +405,10 @@ def _power(ratio: Tensor, sigma: Tensor, accuracy: float) -> str:
         "a factor sigma": lambda s: s,
         "a factor 1/sigma": lambda s: 1 / s,
         "a factor sigma^2": lambda s: s**2,
-        "a factor alpha = 1/sqrt(1 + sigma^2)": _alpha,
-        "a factor 1/alpha = sqrt(1 + sigma^2)": lambda s: 1 / _alpha(s),
-        "a factor alpha^2": lambda s: _alpha(s) ** 2,
-        "a factor 1/alpha^2": lambda s: 1 / _alpha(s) ** 2,
+        "a factor alpha = 1/sqrt(1 + sigma^2)": alpha,
+        "a factor 1/alpha = sqrt(1 + sigma^2)": lambda s: 1 / alpha(s),
+        "a factor alpha^2": lambda s: alpha(s) ** 2,
+        "a factor 1/alpha^2": lambda s: 1 / alpha(s) ** 2,
         "a factor 1 + sigma": lambda s: 1 + s,
         "a factor 1/(1 + sigma)": lambda s: 1 / (1 + s),
     }

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from testbed.data.base import Data
-from testbed.errors import InputError, UnknownName, unknown
+from testbed.errors import ComponentError, InputError, UnknownName, unknown
 from testbed.registry import Registry
 from testbed.study import journal, trial
 from testbed.study.plan import Plan, Trial, canonical
@@ -66,7 +66,7 @@ class Engine:
 
     Args:
         name: "sequential", "batched" or "compiled" (batched, fused by torch.compile).
-        slots: worker processes; 0 is this process.
+        slots: worker processes at most; 0 is this process.
         threads: torch's threads in each.
         groups: what trains as one, in the order in which they start.
         measured: milliseconds of one step of one trial, for each engine that was tried.
@@ -78,13 +78,18 @@ class Engine:
     groups: list[Group] = field(default_factory=list)
     measured: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def workers(self) -> int:
+        """How many processes have something to do; 0 is this one."""
+        return min(self.slots, len(self.groups))
+
     def seconds(self) -> float:
         """About how long all groups take, by the measurement; 0.0 where nothing was measured."""
         rate = self.measured.get(self.name, 0.0) / 1000
         if math.isinf(rate):
             return 0.0
         steps = sum(group.steps * len(group.trials) for group in self.groups)
-        return rate * steps / max(1, self.slots)
+        return rate * steps / max(1, self.workers)
 
     def write(self, folder: Path) -> None:
         """Keeps the choice beside the trials; without groups there is nothing to resume."""
@@ -108,11 +113,13 @@ def choose(
 
     Raises:
         UnknownName: no such engine.
-        InputError: a batched engine for trials of which no two can be batched.
+        InputError: a batched engine for trials of which no two can be batched, or options of a
+            network that it refuses.
     """
     if wanted not in NAMES:
         raise UnknownName(f"--engine {wanted}: {unknown('engine', wanted, NAMES)}")
     pending = plan.pending()
+    _build(pending, registry)
     stored = _stored(plan, wanted, slots)
     if stored is not None:
         taken = {one.id for group in stored.groups for one in group.trials}
@@ -121,7 +128,6 @@ def choose(
         return stored
     if slots is None:
         slots = 1 if plan.device.startswith("cuda") else os.cpu_count() or 1
-    slots = min(slots, len(pending))
     engine = Engine("sequential" if wanted == "sequential" else "batched", slots, 1)
     engine.groups = _groups(pending, registry, engine.name, slots)
     largest = max(engine.groups, key=lambda group: len(group.trials), default=None)
@@ -139,6 +145,20 @@ def choose(
         engine.name = "sequential"
         engine.groups = _groups(pending, registry, engine.name, slots)
     return engine
+
+
+def _build(pending: Sequence[Trial], registry: Registry) -> None:
+    """One network of each kind, since only building it tells whether its options can be."""
+    kinds = {
+        canonical([one.config["dataset"], one.config["network"]]): one.config for one in pending
+    }
+    for config in kinds.values():
+        try:
+            trial.assemble(config, registry, trial.data_of(config, registry))
+        except Exception as problem:
+            if isinstance(problem, InputError) and not isinstance(problem, ComponentError):
+                raise
+            # A plugin's mistake: the trial itself will fail and say why.
 
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
@@ -191,9 +211,7 @@ def _class(one: Trial, registry: Registry) -> str:
     config = one.config
     try:
         objective = trial.objective_of(config, registry)
-        parts = (objective.weighting, objective.loss)
-        learned = any(part is not None and part.state is not None for part in parts)
-        batched = objective.parameterization.affine and not learned
+        batched = objective.fixed and objective.loss.state is None
         quadratic = objective.loss.quadratic
     except Exception:  # a plugin's: the trial itself will fail and say why
         batched = quadratic = False

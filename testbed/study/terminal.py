@@ -92,7 +92,7 @@ def engine_line(engine: Engine) -> str:
     if not engine.groups:
         return "Nothing is left to train."
     trials = sum(len(group.trials) for group in engine.groups)
-    workers = f"{engine.slots} workers" if engine.slots > 1 else "one process"
+    workers = f"{engine.workers} workers" if engine.workers > 1 else "one process"
     largest = max(len(group.trials) for group in engine.groups)
     how = "one by one" if largest == 1 else f"up to {largest} as one"
     line = f"Engine: {engine.name}, {trials} trials {how} on {workers}"
@@ -174,16 +174,17 @@ def ending_lines(plan: Plan, ending: Ending, command: str) -> Iterator[Renderabl
             said = journal.read_json(at / "result.json")["error"]
             what = escape(f"{trial.title}: {said} (traceback in {at / 'error.txt'})")
             yield f"[red]failed[/] {what}"
-    broken = [row for row in ending.identities if not row.passed]
+    checked = [row for row in ending.identities if not row.reason]
+    broken = [row for row in checked if not row.passed]
     if broken:
         worst = max(broken, key=lambda row: row.ratio)
         yield (
-            f"[red]{len(broken)} of {len(ending.identities)} Tweedie identities FAILED[/]; worst: "
+            f"[red]{len(broken)} of {len(checked)} Tweedie identities FAILED[/]; worst: "
             f"{worst.law} for {worst.subject} at sigma = {worst.sigma:g}, error {worst.error:.2g} "
             f"against a bound of {worst.bound:.2g}."
         )
     else:
-        yield f"All {len(ending.identities)} Tweedie identities hold within their bounds."
+        yield f"All {len(checked)} Tweedie identities hold within their bounds."
     if ending.tracked:
         record = journal.read_json(plan.folder / "study.json")
         share = record["logging_seconds"] / max(record["seconds"], 1e-9)

@@ -124,10 +124,14 @@ def run(
             registry = registry_of(tuple(plugins), tuple(folders))
             return _run(config, at, registry, torch.device(device), stop)
         except Exception as problem:
-            (at / "error.txt").write_text(traceback.format_exc())
-            message = said(problem)
-            journal.write_json(at / "result.json", {"status": "failed", "error": message})
-            return "failed"
+            return _failed(at, problem)
+
+
+def _failed(at: Path, problem: Exception) -> str:
+    """Keeps the traceback and the message of what ended a trial."""
+    (at / "error.txt").write_text("".join(traceback.format_exception(problem)))
+    journal.write_json(at / "result.json", {"status": "failed", "error": said(problem)})
+    return "failed"
 
 
 def run_together(
@@ -142,7 +146,7 @@ def run_together(
 ) -> list[str]:
     """Trains trials as one batch and measures each; resumes from the group's checkpoint.
 
-    Where anything raises, each is run alone: then it fails alone, and the others do not.
+    Where training raises, each is run alone: then it fails alone, and the others do not.
 
     Args:
         configs, places: of each trial, as for `run`.
@@ -228,7 +232,10 @@ def _run_together(
             "trained_together": len(places),
         }
         trained = batch.trials[i]._replace(denoiser=batch.averaged(i))
-        statuses.append(_conclude(config, at, registry, data, trained, device, facts))
+        try:
+            statuses.append(_conclude(config, at, registry, data, trained, device, facts))
+        except Exception as problem:
+            statuses.append(_failed(at, problem))
     if "interrupted" not in statuses:
         shutil.rmtree(group)
         for at in places:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -150,7 +151,7 @@ def losses(
     return objective(F, x0, eps, at.sigma, at.terms)
 
 
-class Loop:
+class Loop(ABC):
     """Rows at fixed steps, and the end of what diverges; the same for one trial and for many.
 
     `diverged` holds for each trial the step of its first non-finite loss, gradient or (at a row)
@@ -174,9 +175,9 @@ class Loop:
         return torch.bucketize(sigma, edges[1:-1])
 
     @property
+    @abstractmethod
     def ema(self) -> Tensor:
         """The averages, (K, P)."""
-        raise NotImplementedError
 
     def windows(self) -> Iterator[list[Row | None]]:
         """A row of each trial about `training.points` times; None for one that has diverged."""
@@ -199,25 +200,25 @@ class Loop:
                 row if at is None else None for row, at in zip(found, self.diverged, strict=True)
             ]
 
+    @abstractmethod
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts from which `restore` continues bit for bit (on CPU)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Continues from a `state()`.
 
         Raises:
             InputError: the state is of other trials.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _block(self, window: Window, last: int) -> None:
         """The steps from the current one to the end of its block, or to `last`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self, trial: int, kept: Tensor) -> None:
         """Makes `kept`, the averages of the row before, (P,), that of a trial that diverged."""
-        raise NotImplementedError
 
 
 class Trainer(Loop):

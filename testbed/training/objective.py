@@ -66,7 +66,8 @@ class Objective:
     @property
     def fixed(self) -> bool:
         """Whether the terms are functions of sigma alone, the same at every step."""
-        return self.parameterization.affine and self._state("weighting") is None
+        learned = self.weighting is not None and self.weighting.state is not None
+        return self.parameterization.affine and not learned
 
     @property
     def space(self) -> str | Parameterization:
