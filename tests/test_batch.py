@@ -332,10 +332,17 @@ class OneClip(Batch):
         self.weights.__class__ = Updates
 
 
+def alike(weights: Weights, **settings: float) -> None:
+    """Gives every trial the same settings."""
+    weights.runs = [
+        run._replace(settings=dataclasses.replace(run.settings, **settings)) for run in weights.runs
+    ]
+
+
 class OneDecay(Batch):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.weights.runs = [run._replace(ema=0.999) for run in self.weights.runs]
+        alike(self.weights, ema=0.999)
 
 
 class OneSeed(Batch):
@@ -347,8 +354,7 @@ class OneSeed(Batch):
 class OneRate(Batch):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        for run in self.weights.runs:
-            run.optimiser.param_groups[0]["lr"] = 1e-3
+        alike(self.weights, learning_rate=1e-3)
 
 
 class OneScale(Batch):

@@ -23,7 +23,6 @@ from test_training import BLOCK, CPU, data, network, ran, resumed, same
 from torch import Tensor
 
 import testbed
-from testbed.audit.twins import twins_of
 from testbed.registry import Registry
 from testbed.study import plan, spec, twins
 from testbed.study.plan import published
@@ -31,6 +30,7 @@ from testbed.testing import check_component, parametrize_with_checks
 from testbed.training.engine import Trainer
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
+from testbed.twins import twins_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REGISTRY = Registry([str(FIXTURES / "companded.py"), str(FIXTURES / "tracked_huber.py")])
@@ -480,7 +480,7 @@ def forgetting(kind: str, one: Trainer, tensors: dict[str, Tensor], facts: dict[
             # The objective's own parameters are the last columns.
             if kind == "parameters" and name == "W":
                 value[:, one.weights.columns :] = old[:, one.weights.columns :]
-            if kind == "moments" and "exp_avg" in name:
+            if kind == "moments" and name in ("m", "v"):
                 value[:, one.weights.columns :] = old[:, one.weights.columns :]
             if kind == "buffers" and name.startswith("buffer."):
                 value.copy_(old)

@@ -621,7 +621,7 @@ def registry() -> testbed.Registry:
 
 def configs(study: StudyFile, registry: testbed.Registry) -> Iterator[dict[str, Any]]:
     for arrangement in study.arrangements:
-        yield plan.resolve(arrangement.settings, registry, 0, "cpu")
+        yield plan.resolve(arrangement.settings, registry, "cpu")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

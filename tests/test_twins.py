@@ -14,10 +14,10 @@ from test_report import noisy, plant, said
 from torch import Tensor
 
 import testbed
-from testbed.audit.twins import RESOLUTION, factor, twins_of
 from testbed.parameterization import Parameterization
 from testbed.study import report
 from testbed.study.report import comparisons, finding, results, twins
+from testbed.twins import RESOLUTION, factor, twins_of
 
 REGISTRY = testbed.Registry()
 EVERY = [REGISTRY.parameterization(name) for name in REGISTRY.names("parameterization")]

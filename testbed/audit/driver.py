@@ -25,7 +25,6 @@ from testbed.audit.rows import Row, at_level, table
 from testbed.audit.subject import Affine, Subject
 from testbed.audit.trained import check_model
 from testbed.audit.truth import distributions, mixture, noisy
-from testbed.audit.twins import twins_of
 from testbed.components import Sampler
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError, UnknownName, said, unknown
@@ -34,6 +33,7 @@ from testbed.oracles import Oracle
 from testbed.parameterization import Parameterization
 from testbed.random import stream
 from testbed.registry import Registry, default_registry
+from testbed.twins import twins_of
 
 PARTS = ("algebra", "oracle", "second order", "learning", "sampling")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,17 @@ def digits(test: float = 0.2, split_seed: int = 0) -> Data:
     """1,797 handwritten digits, 8x8 grey levels 0..16 mapped to [-1, 1]; (N, 1, 8, 8), labels 0..9.
 
     Bundled with scikit-learn (UCI Optical Recognition of Handwritten Digits, test part).
-    """
-    from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float() / 8 - 1
-    return split(images[:, None], torch.from_numpy(bunch.target).long(), test, split_seed)
+    Raises:
+        InputError: scikit-learn is not installed.
+    """
+    # Its file alone: importing scikit-learn takes longer than all else before the first step.
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise InputError("dataset 'digits' needs scikit-learn, which is not installed.")
+    rows = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
+    images = torch.from_numpy(rows[:, :-1]).float().view(-1, 1, 8, 8) / 8 - 1
+    return split(images, torch.from_numpy(rows[:, -1]).long(), test, split_seed)
 
 
 def array(

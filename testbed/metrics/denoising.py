@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from testbed.denoiser import Denoiser
 from testbed.noise import per_sample
 from testbed.oracles import Gaussian
 from testbed.random import stream
+
+if TYPE_CHECKING:  # half a second to import, for which training need not wait
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def per_level(denoiser: Denoiser, against: Held, device: torch.device) -> pd.Dat
             row["excess"] = float(excess.mean())
             row["excess_se"] = float(excess.std()) / math.sqrt(n)
         table.append(row)
+    import pandas as pd
+
     return pd.DataFrame(table)
 
 

@@ -81,17 +81,18 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     seen: set[tuple[Any, ...]] = set()
     told = telling(study)
     for arrangement in study.arrangements:
+        try:
+            shared = resolve(arrangement.settings, registry, device)
+        except Exception as found:
+            if not isinstance(found, InputError):  # a plugin's own function raised
+                found = InputError(said(found))
+            where = " ".join(filter(None, (arrangement.case, arrangement.arm)))
+            name = arrangement.settings.parameterization.name
+            for line in str(found).splitlines():
+                problems.setdefault(line, []).append(f"{where} {name}".strip())
+            continue
         for seed in arrangement.settings.seeds:
-            try:
-                config = resolve(arrangement.settings, registry, seed, device)
-            except Exception as found:
-                if not isinstance(found, InputError):  # a plugin's own function raised
-                    found = InputError(said(found))
-                where = " ".join(filter(None, (arrangement.case, arrangement.arm)))
-                name = arrangement.settings.parameterization.name
-                for line in str(found).splitlines():
-                    problems.setdefault(line, []).append(f"{where} {name}".strip())
-                break
+            config = {**shared, "seed": seed}
             identity = hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
             one = trials.setdefault(identity, Trial(identity, config))
             label = {
@@ -191,8 +192,8 @@ def canonical(config: Any) -> str:
     return json.dumps(config, sort_keys=True, separators=(",", ":"))
 
 
-def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str) -> dict[str, Any]:
-    """The complete configuration of one trial, every default written out.
+def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[str, Any]:
+    """The complete configuration of a trial but for its seed, every default written out.
 
     Raises:
         InputError: a line for each name or option that does not exist.
@@ -249,7 +250,6 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
     used += [part for part in parts.values() if part is not None]
     return {
         "schema": SCHEMA,
-        "seed": seed,
         "device": torch.device(device).type,
         **{axis: part and named(part) for axis, part in parts.items()},
         **inputs,

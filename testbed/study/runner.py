@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TRIES = 3
 POLL = 0.2
-TRACK = 10.0
+TRACK, SHARE = 10.0, 0.01
 
 
 class Tracker(Protocol):
@@ -126,7 +126,6 @@ def execute(
     start = time.monotonic()
     waiting = list(engine.groups)
     running: dict[Future[list[str]], Group] = {}
-    tracked = time.monotonic()
     ended = [trial for trial in plan.trials if trial.state in journal.ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
     tries: dict[str, int] = {}
@@ -153,9 +152,7 @@ def execute(
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)
                     tell.end(trial, status)
-            if time.monotonic() - tracked > TRACK:
-                tell.update([trial for group in running.values() for trial in group.trials])
-                tracked = time.monotonic()
+            tell.update([trial for group in running.values() for trial in group.trials])
             time.sleep(POLL)
     outcome.seconds = time.monotonic() - start
     return outcome
@@ -174,12 +171,16 @@ def _job(plan: Plan, registry: Registry, engine: Engine, group: Group) -> Job:
 
 
 class _Telling:
-    """Tells the tracker from one thread of its own: a slow store holds up no trial."""
+    """Tells the tracker from one thread of its own: a slow store holds up no trial.
+
+    Running trials are told of every TRACK seconds, or as seldom as takes SHARE of the time.
+    """
 
     def __init__(self, tracker: Tracker | None) -> None:
         self._tracker = tracker
         self._thread = ThreadPoolExecutor(1)
         self._told: Future[None] | None = None
+        self._due = time.monotonic() + TRACK
 
     def __enter__(self) -> _Telling:
         return self
@@ -188,10 +189,17 @@ class _Telling:
         self._thread.shutdown(wait=True)
 
     def update(self, trials: list[Trial]) -> None:
-        """Sends new rows, unless the last telling still goes on."""
-        if self._tracker is not None and (self._told is None or self._told.done()):
-            for trial in trials:
-                self._told = self._thread.submit(self._tracker.update, trial)
+        """Sends new rows when it is time for them and nothing else is being sent."""
+        idle = self._told is None or self._told.done()
+        if self._tracker is not None and idle and time.monotonic() > self._due:
+            self._told = self._thread.submit(self._update, self._tracker, trials)
+
+    def _update(self, tracker: Tracker, trials: list[Trial]) -> None:
+        start = time.monotonic()
+        for trial in trials:
+            tracker.update(trial)
+        now = time.monotonic()
+        self._due = now + max(TRACK, (now - start) / SHARE)
 
     def end(self, trial: Trial, status: str) -> None:
         """Sends what remains of a trial."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.registry import Registry
-from testbed.study import facts, journal, runner
+from testbed.study import journal, runner
 from testbed.study.engines import Engine
 from testbed.study.executors import Executor
 from testbed.study.plan import Plan
@@ -124,7 +124,7 @@ def conclude(
     say: Callable[[str], None],
 ) -> Path:
     """Writes the study's own tables and the report, tells MLflow and the plugins."""
-    from testbed.study import report
+    from testbed.study import facts, report
 
     folder = plan.folder
     journal.write_json(folder / "tweedie.json", {"rows": [asdict(row) for row in found]})

@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from testbed.errors import InputError
 from testbed.study import journal
 from testbed.study.plan import Plan, Trial
@@ -199,6 +197,8 @@ class Tracker:
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
             run = self._send(trial, final, tags, trial.config["training"]["steps"])
             if (at / "rows.jsonl").is_file():
+                import pandas as pd
+
                 pd.DataFrame(journal.rows(at)[0]).to_parquet(at / "rows.parquet")
             for name in ARTIFACTS:
                 if (at / name).is_file():

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from testbed.audit.twins import RESOLUTION, factor
 from testbed.components import Loss
 from testbed.denoiser import Denoiser
 from testbed.registry import Registry
@@ -21,6 +20,7 @@ from testbed.study.plan import Plan, canonical
 from testbed.study.trial import objective_of
 from testbed.study.validity import levels_of
 from testbed.training.objective import Objective
+from testbed.twins import RESOLUTION, factor
 
 LEVELS = 129
 JUDGED = (

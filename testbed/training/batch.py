@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
@@ -160,6 +159,8 @@ class Batch(Loop):
             found: tuple[Tensor, ...] = self._step(self.leaves, *arguments)
             return found
         if self._traced is None:
+            from torch.fx.experimental.proxy_tensor import make_fx
+
             self._traced = torch.compile(make_fx(self._step)(self.leaves, *arguments))
         with torch.no_grad():
             return self._traced([leaf.detach() for leaf in self.leaves], *arguments)

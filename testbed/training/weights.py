@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.adam import adam
 
 from testbed.errors import InputError
 from testbed.training.settings import Training
+
+BUFFERS = ("W", "m", "v", "ema")
 
 
 def decay(ema: float, step: int) -> float:
@@ -18,13 +21,14 @@ def decay(ema: float, step: int) -> float:
 
 
 class Run(NamedTuple):
-    """Neighbouring rows with equal settings: one call updates them."""
+    """Neighbouring rows with equal settings: one call updates them.
+
+    `steps` is the number that Adam has done: a tensor, as its fused form wants it.
+    """
 
     rows: slice
-    optimiser: torch.optim.Adam
-    weights: nn.Parameter
-    average: Tensor
-    ema: float
+    settings: Training
+    steps: Tensor
 
 
 class Weights:
@@ -60,16 +64,15 @@ class Weights:
         self.columns = sum(self.sizes[:network])
         clip = torch.tensor([one.clip for one in settings], device=self.W.device)
         self.clip = torch.where(clip > 0, clip, torch.inf) if bool((clip > 0).any()) else None
+        # Adam's moments.
+        self.m, self.v = torch.zeros_like(self.W), torch.zeros_like(self.W)
         self.runs: list[Run] = []
         start = 0
         own = [(one.learning_rate, one.betas, one.ema) for one in settings]
         for i in range(1, len(own) + 1):
             if i == len(own) or own[i] != own[start]:
-                rate, betas, ema = own[start]
-                part = nn.Parameter(self.W[start:i])
-                part.grad = self.G[start:i]
-                adam = torch.optim.Adam([part], lr=rate, betas=betas, fused=True)
-                self.runs.append(Run(slice(start, i), adam, part, self.ema[start:i], ema))
+                steps = torch.zeros((), device=self.W.device)
+                self.runs.append(Run(slice(start, i), settings[start], steps))
                 start = i
 
     def views(self, buffer: Tensor) -> list[Tensor]:
@@ -88,42 +91,50 @@ class Weights:
         """Clipping, Adam and the averages."""
         if self.clip is not None:
             self.G[:, : self.columns] *= (self.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
+        self.descend()
         for run in self.runs:
-            run.optimiser.step()
-            run.average.lerp_(run.weights.detach(), 1 - decay(run.ema, step))
+            self.ema[run.rows].lerp_(self.W[run.rows], 1 - decay(run.settings.ema, step))
+
+    def descend(self) -> None:
+        """Adam's step. By function: to make an optimiser costs a second of imports."""
+        for rows, settings, steps in self.runs:
+            adam(
+                [self.W[rows]],
+                [self.G[rows]],
+                [self.m[rows]],
+                [self.v[rows]],
+                [],
+                [steps],
+                fused=True,
+                amsgrad=False,
+                beta1=settings.betas[0],
+                beta2=settings.betas[1],
+                lr=settings.learning_rate,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
 
     def clear(self, row: int) -> None:
         """Sets a row, its moments and its average to zero."""
-        with torch.no_grad():
-            self.W[row] = 0.0
-            self.ema[row] = 0.0
-        for run in self.runs:
-            if run.rows.start <= row < run.rows.stop:
-                state = run.optimiser.state[run.weights]
-                for name in ("exp_avg", "exp_avg_sq"):
-                    state[name][row - run.rows.start] = 0.0
+        for buffer in (self.W, self.m, self.v, self.ema):
+            buffer[row] = 0.0
 
     def state(self) -> dict[str, Tensor]:
         """Tensors from which `restore` goes on."""
-        tensors = {"W": self.W, "ema": self.ema}
-        for i, run in enumerate(self.runs):
-            adam = run.optimiser.state[run.weights]
-            tensors |= {f"adam{i}.{key}": value for key, value in adam.items()}
-        return tensors
+        return {
+            **{name: getattr(self, name) for name in BUFFERS},
+            "counts": torch.stack([run.steps for run in self.runs]),
+        }
 
     def fits(self, tensors: dict[str, Tensor]) -> bool:
         """Whether a `state()` is of as many trials and weights."""
-        return "W" in tensors and tensors["W"].shape == self.W.shape
+        mine = self.state()
+        return all(name in tensors and tensors[name].shape == mine[name].shape for name in mine)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Goes on from a `state()` that fits."""
-        with torch.no_grad():
-            self.W.copy_(tensors["W"])
-            self.ema.copy_(tensors["ema"])
-        for i, run in enumerate(self.runs):
-            state: dict[str, Any] = {
-                key: tensors[f"adam{i}.{key}"].to(self.W.device, copy=True)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"adam{i}.{key}" in tensors
-            }
-            run.optimiser.state[run.weights] = state
+        for name in BUFFERS:
+            getattr(self, name).copy_(tensors[name])
+        for run, steps in zip(self.runs, tensors["counts"], strict=True):
+            run.steps.copy_(steps)
