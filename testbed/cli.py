@@ -382,7 +382,8 @@ def study(
 
     console = _console()
     _show_plan(made, registry, details=False)
-    chosen = engines.choose(made, registry, engine, jobs)
+    with console.status("measuring the engines"):
+        chosen = engines.choose(made, registry, engine, jobs)
     console.print(engine_line(chosen))
     executor: Executor = Here()
     if chosen.slots:

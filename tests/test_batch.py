@@ -24,7 +24,7 @@ from testbed.errors import InputError
 from testbed.registry import Registry
 from testbed.training import checkpoint
 from testbed.training.batch import Batch, unbatchable
-from testbed.training.engine import BLOCK, Contestant, Levels, Row, Trainer, losses
+from testbed.training.engine import BLOCK, Contestant, Levels, Row, Trainer, Window, losses
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
 from testbed.training.weights import Weights
@@ -216,6 +216,22 @@ def test_one_step_as_one_is_one_step_alone_but_for_rounding() -> None:
 def test_a_wrong_step_is_caught(wrong: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(AssertionError):
         law_one_step(lambda *inputs: wrong(batched_gradient(*inputs)))
+
+
+def test_in_bfloat16_a_step_is_off_by_the_rounding_of_bfloat16() -> None:
+    trials = [contestant(name, precision="bfloat16") for name in FIVE]
+    batch = Recorded(trials, data(), CPU)
+    batch._block(Window.empty(len(FIVE), batch.BINS, CPU), 1)
+    ((W, arguments),) = batch.kept
+    # One rounding to bfloat16 after each product and activation of three layers; W is float32.
+    n, unit = 12, 2.0**-8
+    G = batched_gradient(batch, batch.leaves, arguments)
+    for k in range(len(FIVE)):
+        right = gradient(batch, k, W[k], arguments)
+        off = float((G[k] - right).norm())
+        assert (
+            2.0**-23 * float(right.norm()) < off <= n * unit * condition(batch, k, W[k], arguments)
+        )
 
 
 # --- a thousand steps ---------------------------------------------------------------------------
@@ -509,10 +525,14 @@ def learned() -> Contestant:
 
 
 CANNOT = {
-    "steps": (lambda: contestant(steps=50), "steps, batches or points differ"),
-    "batch": (lambda: contestant(batch=8), "steps, batches or points differ"),
+    "steps": (lambda: contestant(steps=50), "steps, batches, points or precision differ"),
+    "batch": (lambda: contestant(batch=8), "steps, batches, points or precision differ"),
     "width": (lambda: contestant(net=network(width=8)), "networks differ"),
-    "precision": (lambda: contestant(net=network().double()), "networks differ"),
+    "dtype": (lambda: contestant(net=network().double()), "networks differ"),
+    "precision": (
+        lambda: contestant(precision="bfloat16"),
+        "steps, batches, points or precision differ",
+    ),
     "learned weighting": (learned, "depends on more than sigma"),
     "loss": (lambda: contestant(loss="l1"), "losses are different functions"),
 }

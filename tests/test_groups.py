@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from testbed.registry import Registry
 from testbed.study import engines, journal, plan, report, runner, spec, trial
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
+from testbed.training.engine import Loop
 
 REGISTRY = Registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
@@ -92,6 +95,7 @@ def test_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None:
     [
         ('"training.batch" = [8, 16]', [6, 6, 3, 3]),
         ('"network.width" = [8, 16]', [6, 6, 3, 3]),
+        ('"training.precision" = ["float32", "bfloat16"]', [6, 6, 3, 3]),
         ('"training.learning_rate" = [1e-3, 1e-2]', [12, 6]),
         ('"training.ema" = [0.9, 0.99]', [12, 6]),
     ],
@@ -127,6 +131,70 @@ def test_auto_measures_and_takes_the_faster(
         assert found.name == name
         assert sorted(found.measured.values()) == [1.0, 2.0]
         assert found.seconds() == pytest.approx(9 * 100 * 1.0 / 1000)
+
+
+def paced(monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]) -> None:
+    """Every way takes these milliseconds."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(engines, "_measure", lambda way, *rest: rates[way.title])
+
+
+@pytest.mark.parametrize(
+    ("together", "slots", "threads", "parts"), [(0.6, 2, 1, [3, 3, 3]), (0.4, 1, 2, [6, 3])]
+)
+def test_one_process_with_all_threads_is_measured_against_one_each(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    together: float,
+    slots: int,
+    threads: int,
+    parts: list[int],
+) -> None:
+    rates = {"sequential": 5.0, "batched": 1.0, "batched on 2 threads": together}
+    paced(monkeypatch, rates)
+    found = engines.choose(made(tmp_path), REGISTRY)
+    assert (found.slots, found.threads, sizes(found)) == (slots, threads, parts)
+    assert found.seconds() == pytest.approx(9 * 100 * min(0.5, together) / 1000)
+    described(made(tmp_path))
+    found.write(tmp_path / "runs" / "tiny")
+    begun(made(tmp_path), ids(found))
+    again = engines.choose(made(tmp_path), REGISTRY)
+    assert (again.slots, again.threads, ids(again)) == (slots, threads, ids(found))
+
+
+@pytest.mark.parametrize(
+    ("batched", "compiled", "name"),
+    [(1.0, 0.5, "batched"), (1e4, 5e3, "compiled"), (1e4, 2e4, "batched")],
+)
+def test_auto_compiles_what_takes_long_enough_and_gains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: float, compiled: float, name: str
+) -> None:
+    rates = {"sequential": 2 * batched, "batched": batched, "compiled": compiled}
+    paced(monkeypatch, {**rates, "batched on 2 threads": 3 * batched})
+    found = engines.choose(made(tmp_path), REGISTRY)
+    assert (found.name, sizes(found)) == (name, [3, 3, 3])
+    assert ("compiled" in found.measured) == (batched > 1)
+
+
+def test_auto_does_without_torch_compile_where_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no compiler\nin sight")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(engines, "PAYS", 0.0)
+    monkeypatch.setattr(engines, "_milliseconds", speed)
+    found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+    assert (found.name, found.measured["compiled"]) == ("batched", math.inf)
+    with pytest.raises(InputError, match=r"torch\.compile failed: no compiler$"):
+        engines.choose(made(tmp_path), REGISTRY, "compiled", 1)
+
+
+def speed(loop: Loop) -> float:
+    """A batch faster than one by one, whatever this machine is at."""
+    list(loop.windows())
+    return 1.0 if isinstance(loop, Batch) else 2.0
 
 
 def test_a_network_that_torch_func_cannot_do_trains_one_by_one(

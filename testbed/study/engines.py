@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -29,6 +30,8 @@ NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
 MEASURED = 8
 """How many trials a measurement takes: a trial's step among more is no dearer."""
+PAYS = 240.0
+"""Seconds of training above which torch.compile is tried: it takes about thirty, in each worker."""
 OWN = ("learning_rate", "betas", "ema", "clip")
 """What of the training settings each trial of a batch has for itself."""
 
@@ -60,6 +63,19 @@ class Group:
         return found
 
 
+class Way(NamedTuple):
+    """An engine on so many worker processes, of so many threads each."""
+
+    name: str
+    slots: int
+    threads: int
+
+    @property
+    def title(self) -> str:
+        """What a measurement is called."""
+        return self.name if self.threads == 1 else f"{self.name} on {self.threads} threads"
+
+
 @dataclass
 class Engine:
     """What trains a plan.
@@ -85,11 +101,16 @@ class Engine:
 
     def seconds(self) -> float:
         """About how long all groups take, by the measurement; 0.0 where nothing was measured."""
-        rate = self.measured.get(self.name, 0.0) / 1000
+        rate = self.measured.get(self.way.title, 0.0)
         if math.isinf(rate):
             return 0.0
-        steps = sum(group.steps * len(group.trials) for group in self.groups)
-        return rate * steps / max(1, self.workers)
+        trials = [one for group in self.groups for one in group.trials]
+        return _seconds(trials, rate, self.workers)
+
+    @property
+    def way(self) -> Way:
+        """Without its groups."""
+        return Way(self.name, self.slots, self.threads)
 
     def write(self, folder: Path) -> None:
         """Keeps the choice beside the trials; without groups there is nothing to resume."""
@@ -126,10 +147,11 @@ def choose(
         left = [one for one in pending if one.id not in taken]
         stored.groups += _groups(left, registry, stored.name, stored.slots)
         return stored
-    if slots is None:
-        slots = 1 if plan.device.startswith("cuda") else os.cpu_count() or 1
-    engine = Engine("sequential" if wanted == "sequential" else "batched", slots, 1)
-    engine.groups = _groups(pending, registry, engine.name, slots)
+    workers = slots
+    if workers is None:
+        workers = 1 if plan.device.startswith("cuda") else os.cpu_count() or 1
+    engine = Engine("sequential" if wanted == "sequential" else "batched", workers, 1)
+    engine.groups = _groups(pending, registry, engine.name, workers)
     largest = max(engine.groups, key=lambda group: len(group.trials), default=None)
     if wanted != "sequential" and (largest is None or len(largest.trials) < 2):
         if wanted != "auto" and largest is not None:
@@ -138,13 +160,31 @@ def choose(
         return engine
     if wanted == "sequential" or largest is None:
         return engine
-    _measure(engine, largest, registry, plan.device, wanted == "compiled")
+    ways = [Way("sequential", workers, 1), Way("batched", workers, 1)]
+    if slots is None and workers > 1:
+        ways.append(Way("batched", 1, workers))
     if wanted == "compiled":
-        engine.name = "compiled"
-    elif wanted == "auto" and engine.measured["sequential"] < engine.measured["batched"]:
-        engine.name = "sequential"
-        engine.groups = _groups(pending, registry, engine.name, slots)
-    return engine
+        ways.append(Way("compiled", workers, 1))
+    rates = {way: _measure(way, largest, registry, plan.device, wanted) for way in ways}
+    allowed = [way for way in ways if wanted in ("auto", way.name)]
+    best = min(allowed, key=lambda way: rates[way] / max(1, way.slots))
+    if (
+        wanted == "auto"
+        and best.name == "batched"
+        and _seconds(pending, rates[best], best.slots) > PAYS
+    ):
+        way = best._replace(name="compiled")
+        rates[way] = _measure(way, largest, registry, plan.device, wanted)
+        best = min(best, way, key=lambda one: rates[one])
+    groups = _groups(pending, registry, best.name, best.slots)
+    measured = {way.title: rate for way, rate in rates.items()}
+    return Engine(best.name, best.slots, best.threads, groups, measured)
+
+
+def _seconds(trials: Sequence[Trial], rate: float, workers: int) -> float:
+    """How long trials take at `rate` milliseconds for a step of one."""
+    steps: int = sum(one.config["training"]["steps"] for one in trials)
+    return rate / 1000 * steps / max(1, workers)
 
 
 def _build(pending: Sequence[Trial], registry: Registry) -> None:
@@ -156,9 +196,13 @@ def _build(pending: Sequence[Trial], registry: Registry) -> None:
         try:
             trial.assemble(config, registry, trial.data_of(config, registry))
         except Exception as problem:
-            if isinstance(problem, InputError) and not isinstance(problem, ComponentError):
+            if _refused(problem):
                 raise
-            # A plugin's mistake: the trial itself will fail and say why.
+
+
+def _refused(problem: Exception) -> bool:
+    """Bad input, and no plugin's mistake: of that the trial itself will fail and say why."""
+    return isinstance(problem, InputError) and not isinstance(problem, ComponentError)
 
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
@@ -223,34 +267,30 @@ def _class(one: Trial, registry: Registry) -> str:
     return canonical([{key: config[key] for key in same}, training, loss])
 
 
-def _measure(engine: Engine, group: Group, registry: Registry, device: str, compiled: bool) -> None:
-    """Milliseconds of a step of one trial, alone and in its batch; infinite where it cannot be.
+def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: str) -> float:
+    """Milliseconds of a step of one trial, this way in one process; infinite where it cannot be.
 
     Raises:
-        InputError: torch.compile cannot compile the step here.
+        InputError: torch.compile was wanted and cannot compile the step here.
     """
     threads, where = torch.get_num_threads(), torch.device(device)
-    torch.set_num_threads(engine.threads)
+    torch.set_num_threads(way.threads)
+    # All where that is compiled: the workers then find it in torch's cache.
+    some = group.trials if way.name == "compiled" else group.trials[:MEASURED]
+    data = trial.data_of(some[0].config, registry)
     try:
-        few = group.trials[:MEASURED]
-        data = trial.data_of(few[0].config, registry)
-        try:
-            alone = trial.contestant(few[0].config, registry, data, BLOCK)
-            engine.measured["sequential"] = _milliseconds(_trainer(alone, data, where))
-        except InputError:
+        if way.name == "sequential":
+            alone = trial.contestant(some[0].config, registry, data, BLOCK)
+            return _milliseconds(_trainer(alone, data, where))
+        many = [trial.contestant(one.config, registry, data, BLOCK) for one in some]
+        return _milliseconds(Batch(many, data, where, way.name == "compiled"))
+    except Exception as problem:
+        if way.name == "sequential" and _refused(problem):
             raise
-        except Exception:  # the trial itself will fail and say why
-            engine.measured["sequential"] = math.inf
-        for name in ("batched", "compiled")[: 1 + compiled]:
-            many = [trial.contestant(one.config, registry, data, BLOCK) for one in few]
-            try:
-                batch = Batch(many, data, where, name == "compiled")
-                engine.measured[name] = _milliseconds(batch)
-            except Exception as problem:  # torch.func cannot do every network
-                if name == "compiled":
-                    said = str(problem).strip().splitlines()[0]
-                    raise InputError(f"--engine compiled: torch.compile failed: {said}") from None
-                engine.measured[name] = math.inf
+        if way.name == "compiled" == wanted:
+            said = str(problem).strip().splitlines()[0]
+            raise InputError(f"--engine compiled: torch.compile failed: {said}") from None
+        return math.inf
     finally:
         torch.set_num_threads(threads)
 

@@ -104,7 +104,7 @@ class Batch(Loop):
                 found: Tensor = functional_call(network, state, inputs)
                 return found
 
-            return losses(called, objective, x0, eps, at)
+            return losses(called, objective, x0, eps, at, self.training.precision)
 
         per_draw = vmap(one)(leaves, self.buffers, x0[self.of_seed], eps[self.of_seed], levels)
         per_draw = per_draw / self.scale
@@ -161,9 +161,15 @@ class Batch(Loop):
         if self._traced is None:
             from torch.fx.experimental.proxy_tensor import make_fx
 
-            self._traced = torch.compile(make_fx(self._step)(self.leaves, *arguments))
+            # With CUDA graphs on a GPU: a step there is bound by launching its kernels.
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+            traced = make_fx(self._step)(self.leaves, *arguments)
+            self._traced = torch.compile(traced, mode=mode)
         with torch.no_grad():
-            return self._traced([leaf.detach() for leaf in self.leaves], *arguments)
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            per_draw, *rest = self._traced([leaf.detach() for leaf in self.leaves], *arguments)
+            # A graph writes its results to the same place at every step; the rest is used at once.
+            return per_draw.clone(), *rest
 
     def _end(self, trial: int, kept: Tensor) -> None:
         """Sets a diverged trial's row to zero for good: it keeps its place and no effect."""
@@ -238,9 +244,9 @@ def unbatchable(trials: Sequence[Contestant]) -> str:
         loss, other = one.objective.loss, first.objective.loss
         if loss.quadratic != other.quadratic or (not loss.quadratic and loss != other):
             return "their losses are different functions"
-        shared = ("steps", "batch", "points")
+        shared = ("steps", "batch", "points", "precision")
         if any(getattr(one.training, key) != getattr(first.training, key) for key in shared):
-            return "their steps, batches or points differ"
+            return "their steps, batches, points or precision differ"
         if not isinstance(one.denoiser.network, nn.Module):
             return "a network is no module"
         mine, theirs = (

@@ -143,11 +143,21 @@ def levels_of(denoiser: Denoiser, objective: Objective, sigma: Tensor) -> Levels
 
 
 def losses(
-    network: Callable[..., Tensor], objective: Objective, x0: Tensor, eps: Tensor, at: Levels
+    network: Callable[..., Tensor],
+    objective: Objective,
+    x0: Tensor,
+    eps: Tensor,
+    at: Levels,
+    precision: str = "float32",
 ) -> Tensor:
-    """The loss per sample at x = x0 + sigma eps, (B,)."""
+    """The loss per sample at x = x0 + sigma eps, (B,); `precision` is that of `Training`."""
     x = x0 + per_sample(at.sigma, x0) * eps
-    F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
+    if precision == "float32":
+        F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
+    else:
+        with torch.autocast(x.device.type, getattr(torch, precision)):
+            F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
+        F = F.to(x.dtype)
     return objective(F, x0, eps, at.sigma, at.terms)
 
 
@@ -288,7 +298,10 @@ class Trainer(Loop):
             drawn.indices[steps].to(self.device).unbind(), noises, levels, strict=True
         ):
             x0 = self.samples.index_select(0, index)
-            per_draw = losses(self.denoiser.network, self.objective, x0, eps, at) / self.scale
+            per_draw = losses(
+                self.denoiser.network, self.objective, x0, eps, at, self.training.precision
+            )
+            per_draw = per_draw / self.scale
             gradients = torch.autograd.grad(
                 per_draw.mean(), self.parameters, allow_unused=True, materialize_grads=True
             )

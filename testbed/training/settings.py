@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from testbed.errors import InputError
+from testbed.errors import InputError, unknown
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Training:
         ema: decay of the averaged weights; at step t it is min(ema, (1 + t)/(10 + t)).
         clip: largest gradient norm, or 0 for none.
         points: how many points a training curve has.
+        precision: "float32", or "bfloat16": the network alone by torch.autocast; weights, what it
+            is given, loss and optimiser stay in float32.
 
     Raises:
         InputError: a value out of range.
@@ -35,8 +39,11 @@ class Training:
     ema: float = 0.999
     clip: float = 0.0
     points: int = 200
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(unknown("precision", self.precision, PRECISIONS))
         limits = {
             "steps": self.steps >= 1,
             "batch": self.batch >= 1,
