@@ -234,6 +234,35 @@ def test_in_bfloat16_a_step_is_off_by_the_rounding_of_bfloat16() -> None:
         )
 
 
+def law_trace(made: type[Batch]) -> None:
+    """A step's trace gives the bits of the step: a resumed run is traced elsewhere."""
+    trials = [contestant(name, seed, clip=0.5) for seed in range(2) for name in FIVE]
+    batch = made(trials, data(), CPU)
+    ran(batch)
+    assert batch.step > BLOCK
+    for W, arguments in batch.kept[-3:]:
+        batch.weights.W.copy_(W)
+        for mine, right in zip(
+            batch._evaluated(arguments), batch._step(batch.leaves, *arguments), strict=True
+        ):
+            assert torch.equal(mine, right)
+
+
+class NarrowTrace(Recorded):
+    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        found = super()._evaluated(arguments)
+        return tuple(t + t * 2.0**-23 * (self._evaluations > BLOCK) for t in found)
+
+
+def test_the_trace_of_a_step_has_its_bits() -> None:
+    law_trace(Recorded)
+
+
+def test_a_trace_with_other_bits_is_caught() -> None:
+    with pytest.raises(AssertionError):
+        law_trace(NarrowTrace)
+
+
 # --- a thousand steps ---------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
@@ -45,6 +46,8 @@ class Batch(Loop):
         data: of all of them.
         device: where to train.
         compiled: fuse the step by torch.compile; worth its half minute for long runs only.
+
+    A step is traced after a while: what a network or a loss does in Python happens until then.
 
     Raises:
         InputError: trials that cannot be batched, with the reason.
@@ -85,6 +88,7 @@ class Batch(Loop):
         self.results: dict[int, Tensor] = {}
         self.ended: dict[int, int] = {}
         self._compiled = compiled
+        self._evaluations = 0
         self._traced: Callable[..., tuple[Tensor, ...]] | None = None
 
     @property
@@ -155,19 +159,25 @@ class Batch(Loop):
         window.add(torch.stack(found), torch.stack(norms), place)
 
     def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if not self._compiled:
+        """The step itself, then its trace: the same operations without autograd and torch.func.
+
+        To trace takes a second, which the first steps do not wait for.
+        """
+        self._evaluations += 1
+        if not self._compiled and self._evaluations <= BLOCK:
             found: tuple[Tensor, ...] = self._step(self.leaves, *arguments)
             return found
+        leaves = [leaf.detach() for leaf in self.leaves]
         if self._traced is None:
-            from torch.fx.experimental.proxy_tensor import make_fx
-
+            traced = make_fx(self._step)(self.leaves, *arguments)
             # With CUDA graphs on a GPU: a step there is bound by launching its kernels.
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-            traced = make_fx(self._step)(self.leaves, *arguments)
-            self._traced = torch.compile(traced, mode=mode)
+            self._traced = torch.compile(traced, mode=mode) if self._compiled else traced
         with torch.no_grad():
+            if not self._compiled:
+                return self._traced(leaves, *arguments)
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-            per_draw, *rest = self._traced([leaf.detach() for leaf in self.leaves], *arguments)
+            per_draw, *rest = self._traced(leaves, *arguments)
             # A graph writes its results to the same place at every step; the rest is used at once.
             return per_draw.clone(), *rest
 
