@@ -10,7 +10,7 @@ from typing import Any
 from testbed.study import journal, tracking
 
 CLOCKS = ("time", "seconds")
-TIMES = ("training_seconds", "measuring_seconds")
+TIMES = ("training_seconds", "measuring_seconds", "curve")
 BITS = ("weights.safetensors", "states.safetensors", "samples.safetensors", "levels.csv")
 STRAYS = ("*.tmp", "checkpoint*", "group.json", "*.new*", "groups/*", "error.txt")
 
@@ -74,7 +74,11 @@ def logged(folder: Path, address: str) -> list[str]:
 
     client = MlflowClient(tracking_uri=address)
     experiment = client.get_experiment_by_name(f"testbed/{folder.name}")
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    runs = [
+        run
+        for run in client.search_runs([experiment.experiment_id], max_results=1000)
+        if run.data.tags["testbed.study"] == journal.key(folder)
+    ]
     said = [
         f"a {run.data.tags['testbed.kind']}'s run is {run.info.status}"
         for run in runs
@@ -97,6 +101,16 @@ def logged(folder: Path, address: str) -> list[str]:
     for run in nested:
         said += _of_trial(client, run, journal.folder(folder, run.data.tags["testbed.trial"]))
     return said
+
+
+def statuses(address: str, study: str) -> list[str]:
+    """Of every run of a study."""
+    tracking.silence()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=address)
+    experiment = client.get_experiment_by_name(f"testbed/{study}")
+    return [run.info.status for run in client.search_runs([experiment.experiment_id])]
 
 
 def _of_trial(client: Any, run: Any, at: Path) -> list[str]:

@@ -15,7 +15,7 @@ from random import Random
 
 import checker
 from subject import BATCHED, SEQUENTIAL, Ended, Moment, command, lay_out, left, start, study
-from verdict import Verdict
+from verdict import Scenario, Verdict
 
 ENGINES = {"batched": BATCHED, "sequential": SEQUENTIAL}
 STORE = (
@@ -56,14 +56,13 @@ CLOSING = (
     Moment("driver", "os.rename", "artifacts/report.html"),
     Moment("group", "os.rename", "mlflow.json"),
 )
-IN_WORKERS = {
-    "store": Moment("self", "open", "checkpoint.tmp", 2),
-    "training": Moment("self", "os.rename", "weights.safetensors"),
-    "measuring": Moment("self", "os.rename", "result.json"),
-    "closing": None,
-}
-TARGETED = {"store": STORE, "training": TRAINING, "measuring": MEASURING, "closing": CLOSING}
-RANDOM = 8
+IN_WORKERS = (
+    Moment("self", "open", "checkpoint.tmp", 2),
+    Moment("self", "open", "rows.jsonl", 7),
+    Moment("self", "os.rename", "weights.safetensors"),
+    Moment("self", "os.rename", "result.json"),
+)
+RANDOM = 7
 
 
 @functools.cache
@@ -93,8 +92,8 @@ def checked(folder: Path, engine: str, found: Verdict) -> None:
     found.problems += [f"{file.name} is left" for file in folder.glob("mlflow.db.new*")]
 
 
-def targeted(folder: Path, engine: str, moments: Sequence[Moment], last: Moment | None) -> Verdict:
-    """One study, killed at each moment in turn, in the end with one of its workers."""
+def targeted(folder: Path, engine: str, moments: Sequence[Moment]) -> Verdict:
+    """One study, killed at each moment in turn."""
     lay_out(folder)
     found, sessions = Verdict(), []
     for moment in moments:
@@ -104,12 +103,24 @@ def targeted(folder: Path, engine: str, moments: Sequence[Moment], last: Moment 
         found.hold(ended.fired, f"the moment did not come: {moment}; {ended.said[-500:]}")
         found.hold(not ended.fired or ended.code == -9, f"{moment}: it ended by {ended.code}")
         found.hold("Traceback" not in ended.err, f"{moment}: {ended.err[-1500:]}")
-    ended = study(folder, ENGINES[engine], last)
-    found.kills += ended.fired
-    found.hold(ended.fired == (last is not None), f"the moment did not come: {last}")
+    ended = study(folder, ENGINES[engine])
     clean(ended, found)
     found.hold(not left([*sessions, ended.session]), "processes are left")
     checked(folder, engine, found)
+    return found
+
+
+def in_workers(folder: Path, engine: str, moments: Sequence[Moment]) -> Verdict:
+    """A study for each moment, at which one of its workers is killed: it goes on by itself."""
+    found = Verdict()
+    for number, moment in enumerate(moments):
+        here = lay_out(folder / str(number))
+        ended = study(here, ENGINES[engine], moment)
+        found.kills += ended.fired
+        found.hold(ended.fired, f"the moment did not come: {moment}")
+        clean(ended, found)
+        found.hold(not left([ended.session]), "processes are left")
+        checked(here, engine, found)
     return found
 
 
@@ -120,7 +131,7 @@ def at_random(folder: Path, engine: str, kills: int, seed: int) -> Verdict:
     while found.kills < kills:
         running = start(here, *command(ENGINES[engine]))
         victim = chance.choice(("group", "driver", "worker"))
-        if running.runs(chance.uniform(3, 14)):
+        if running.runs(chance.uniform(3, 12)):
             found.kills += running.kill(victim)
         ended = running.wait()
         sessions.append(ended.session)
@@ -134,3 +145,17 @@ def at_random(folder: Path, engine: str, kills: int, seed: int) -> Verdict:
     found.hold(not left([*sessions, ended.session]), "processes are left")
     checked(here, engine, found)
     return found
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "kills: store, batched": lambda at: targeted(at, "batched", STORE),
+    "kills: training, batched": lambda at: targeted(at, "batched", TRAINING),
+    "kills: training, sequential": lambda at: targeted(at, "sequential", TRAINING),
+    "kills: measuring, batched": lambda at: targeted(at, "batched", MEASURING),
+    "kills: measuring, sequential": lambda at: targeted(at, "sequential", MEASURING),
+    "kills: logging and report, batched": lambda at: targeted(at, "batched", CLOSING),
+    "kills: workers, batched": lambda at: in_workers(at, "batched", IN_WORKERS),
+    "kills: workers, sequential": lambda at: in_workers(at, "sequential", IN_WORKERS),
+    "kills: at random, batched": lambda at: at_random(at, "batched", RANDOM, 1),
+    "kills: at random, sequential": lambda at: at_random(at, "sequential", RANDOM, 2),
+}

@@ -24,7 +24,7 @@ name = "small"
 
 [base]
 network = { name = "mlp", width = 16, depth = 1 }
-training = { steps = 1500, batch = 16, points = 30 }
+training = { steps = 900, batch = 16, points = 18 }
 evaluation = { levels = 3, draws = 16, samples = 8, steps = 3, metrics = ["energy"] }
 seeds = 2
 
@@ -170,10 +170,12 @@ def workers(number: int) -> list[int]:
     return [one for one in inside if status(status(one)[1])[1] == number]
 
 
-def lay_out(folder: Path, text: str = SMALL) -> Path:
-    """A folder with the study and the hasty plugin."""
+def lay_out(folder: Path, text: str = SMALL, **plugins: str) -> Path:
+    """A folder with the study, the hasty plugin and others."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "small.toml").write_text(text)
+    for name, source in plugins.items():
+        (folder / f"{name}.py").write_text(source)
     (folder / "hasty.py").write_text(HASTY)
     return folder
 

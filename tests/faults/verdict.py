@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -26,9 +28,6 @@ class Verdict:
         if not true:
             self.problems.append(problem)
 
-    def add(self, other: Verdict, name: str = "") -> None:
-        """Another's too, its problems under a name."""
-        self.cases += other.cases
-        self.kills += other.kills
-        self.problems += [f"{name}: {problem}" if name else problem for problem in other.problems]
-        self.skipped = self.skipped or other.skipped
+
+Scenario = Callable[[Path], Verdict]
+"""Does its worst in a folder of its own."""
