@@ -24,9 +24,11 @@ def weighting(sigma, sigma_data):
 def testbed_weightings():
     yield testbed.Weighting("own", weighting)
 """
-TEXT = SMALL.replace('weighting = "edm2"', 'weighting = "own"')
+TEXT = SMALL.replace('weighting = "edm2"\n', "").replace(
+    'name = "fixed"\n', 'name = "fixed"\nweighting = "own"\n'
+)
 WORDS = (*SEQUENTIAL, "-p", "own.py")
-HALF = Moment("group", "os.rename", "checkpoint", 6)
+HALF = Moment("group", "open", "rows.jsonl", 11)
 Edit = Callable[[Path], None]
 
 
@@ -94,7 +96,7 @@ STUDY = edited("small.toml", "batch = 16", "batch = 32")
 TRAINING = edited("copy/testbed/training/engine.py", "BLOCK = 50", "BLOCK = 50  # edited")
 
 SCENARIOS: dict[str, Scenario] = {
-    "changed: plugin": lambda at: changed(at, PLUGIN, "plugins.own", {"learned"}),
+    "changed: plugin": lambda at: changed(at, PLUGIN, "plugins.own", {"fixed"}),
     "changed: study": lambda at: changed(at, STUDY, "training.batch", BOTH),
     "changed: training source": lambda at: changed(at, TRAINING, "sources", BOTH),
 }

@@ -155,7 +155,9 @@ def swept(folder: Path) -> Verdict:
 
 # --- by the command -------------------------------------------------------------------------------
 
-HALF = Moment("group", "os.rename", "checkpoint", 4)
+HALF = Moment("group", "open", "rows.jsonl", 11)
+"""When a group of three, or a trial, has two checkpoints."""
+LOGGED = Moment("group", "os.rename", "mlflow.json", 4)
 
 
 def by_command(folder: Path, engine: str, words: Sequence[str]) -> Verdict:
@@ -198,7 +200,7 @@ def records(folder: Path) -> Verdict:
     """The files of a killed study's own, in half: each is told, and MLflow has nothing twice."""
     found = Verdict()
     lay_out(folder)
-    found.kills += study(folder, BATCHED, HALF).fired
+    found.kills += study(folder, BATCHED, LOGGED).fired
     at = folder / "runs" / "small"
     files = [at / "mlflow.json", next(at.glob("trials/*/trial.json"))]
     for file in files:

@@ -34,7 +34,7 @@ TRAINING = (
     Moment("group", "open", "checkpoint.tmp"),
     Moment("driver", "os.rename", "checkpoint", 2),
     Moment("group", "os.rename", "checkpoint.previous"),
-    Moment("driver", "open", "rows.jsonl", 9),
+    Moment("driver", "open", "rows.jsonl", 11),
     Moment("group", "os.rename", "rows.jsonl"),
 )
 MEASURING = (

@@ -18,16 +18,18 @@ GUILTY = FIXED.replace('"edm"]', '"edm", "guilty"]')
 SOURCE = """
 import multiprocessing, torch, testbed
 
-blocks = 0
+calls = 0
 
 def scaling(sigma):
-    global blocks
+    global calls
     one = torch.ones_like(sigma)
+    # For a block of 50 steps with 16 samples it is called a few times.
     if sigma.numel() % 800 == 0 and multiprocessing.parent_process() is not None:
-        blocks += 1  # of 50 steps with 16 samples
-        if blocks > 8:
+        calls += 1
+        if calls > 8:
             ACTION
-    return testbed.Coefficients(skip=one, out=-sigma, in_=one / (1 + sigma), noise=torch.log(sigma))
+    noise = torch.log(sigma) / 4
+    return testbed.Coefficients(skip=one, out=-sigma, in_=one / (1 + sigma), noise=noise)
 
 @testbed.hookimpl
 def testbed_parameterizations():
@@ -73,7 +75,8 @@ def alone(folder: Path, source: str, engine: str) -> Verdict:
     status = "failed" if source is RAISES else "diverged"
     found.hold(result["status"] == status, f"the guilty trial is {result['status']}")
     if status == "diverged":
-        found.hold(result["diverged_at"] == 400, f"it diverged at {result['diverged_at']}")
+        at = result["diverged_at"]
+        found.hold(0 < at < STEPS and at % 50 == 0, f"it diverged at {at}")
     return found
 
 
