@@ -55,6 +55,14 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kills, damage, full disks; `nox -s faults -- kills "full disk"` for some."""
+    install(session, "test")
+    env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    session.run("python", "tests/faults", *session.posargs, env=env)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Ratios measured side by side; `nox -s bench -- hand azula --out FILE.json`."""
     install(session, "bench")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from testbed.errors import InputError, said
+from testbed.errors import InputError, no_room, said
 
 if TYPE_CHECKING:
     from testbed.registry import Registry
@@ -495,7 +495,8 @@ def main() -> None:
     except (InputError, OSError) as problem:
         if debug:
             raise
-        sys.stderr.write(f"testbed: {problem}\n")
+        advice = "\nWhat was written before is whole: make room, and the same command goes on."
+        sys.stderr.write(f"testbed: {problem}{advice if no_room(problem) else ''}\n")
         raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("testbed: interrupted\n")

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import re
 import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_room(problem: BaseException) -> bool:
+    """Whether a disk is full, a quota is used up, or a file may not grow."""
+    return isinstance(problem, OSError) and problem.errno in FULL
 
 
 class InputError(ValueError):

@@ -113,12 +113,19 @@ class Engine:
         return Way(self.name, self.slots, self.threads)
 
     def write(self, folder: Path) -> None:
-        """Keeps the choice beside the trials; without groups there is nothing to resume."""
+        """Keeps the choice beside the trials; without groups there is nothing to resume.
+
+        The groups of other trials, which ended or were not asked for, are kept too.
+        """
         if not self.groups:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        record = asdict(self) | {"groups": [[one.id for one in g.trials] for g in self.groups]}
-        journal.write_json(folder / "plan.json", record)
+        groups = [[one.id for one in group.trials] for group in self.groups]
+        mine = set(itertools.chain(*groups))
+        stored = journal.found(folder / "plan.json")
+        if (stored.get("name"), stored.get("slots")) == (self.name, self.slots):
+            groups += [ids for ids in stored["groups"] if not mine.intersection(ids)]
+        journal.write_json(folder / "plan.json", asdict(self) | {"groups": groups})
 
 
 def choose(
@@ -207,10 +214,9 @@ def _refused(problem: Exception) -> bool:
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
     """The engine of `plan.json` with those of its groups that are to be resumed or begun."""
-    file = plan.folder / "plan.json"
-    if not file.is_file():
+    record = journal.found(plan.folder / "plan.json")
+    if not record:
         return None
-    record = journal.read_json(file)
     if wanted not in ("auto", record["name"]) or slots not in (None, record["slots"]):
         return None
     known = {one.id: one for one in plan.trials}
@@ -221,10 +227,15 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
         if not pending.intersection(ids) or not known.keys() >= set(ids):
             continue
         group = Group([known[id_] for id_ in ids])
-        begun = (journal.group(plan.folder, group.id) / "checkpoint").is_file()
-        whole = pending.issuperset(ids)
-        resumed = begun and all(id_ in pending or _ended(known[id_]) for id_ in ids)
-        if whole or resumed:
+        at = journal.group(plan.folder, group.id)
+        if (at / "error.txt").is_file():  # dissolved: each runs alone
+            engine.groups += [Group([one]) for one in group.trials if one.id in pending]
+            continue
+        begun = (at / "checkpoint").is_file()
+        # Neither failed nor kept: its result was lost, and only its group makes it again.
+        lost = not any(known[id_].state == "failed" for id_ in ids)
+        rest = all(id_ in pending or _ended(known[id_]) for id_ in ids)
+        if pending.issuperset(ids) or (rest and (begun or lost)):
             engine.groups.append(group)
     return engine
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import forkserver
@@ -26,6 +25,11 @@ class Job(NamedTuple):
     folders: Sequence[str]
     device: str
     compiled: bool
+
+    @property
+    def checkpoint(self) -> Path:
+        """What it resumes from."""
+        return (self.places[0] if len(self.places) == 1 else self.group) / "checkpoint"
 
     def run(self, stop: Callable[[], bool]) -> list[str]:
         """The statuses of the trials."""
@@ -57,7 +61,7 @@ class Executor(Protocol):
         ...
 
 
-def _begin(stop: Any, threads: int, driver: int) -> None:
+def _begin(stop: Any, threads: int) -> None:
     """Runs first in a worker: one place for threads, signals, and the end of the driver."""
     global _stop
     _stop = stop
@@ -67,12 +71,10 @@ def _begin(stop: Any, threads: int, driver: int) -> None:
     torch.set_num_threads(threads)
 
     def watch() -> None:
-        while True:
-            time.sleep(1.0)
-            try:
-                os.kill(driver, 0)
-            except ProcessLookupError:
-                os._exit(1)
+        driver = multiprocessing.parent_process()
+        assert driver is not None
+        driver.join()
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -115,7 +117,7 @@ class Workers:
         pool = self._pools[slot]
         if pool is None or (last is not None and not last.cancelled() and last.exception()):
             pool = self._pools[slot] = ProcessPoolExecutor(
-                1, self._context, _begin, (self._stop, self._threads, os.getpid())
+                1, self._context, _begin, (self._stop, self._threads)
             )
         future = pool.submit(_work, job)
         self._busy[slot] = future

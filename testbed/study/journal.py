@@ -16,15 +16,19 @@ groups/<id>/checkpoint       of trials that train as one
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import shutil
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from testbed.errors import InputError
-from testbed.training.checkpoint import write_durably
+from testbed.training.checkpoint import remove, write_durably
 
 ENDED = ("finished", "diverged")
 
@@ -39,10 +43,28 @@ def group(study: Path, group: str) -> Path:
     return study / "groups" / group
 
 
+def result(at: Path) -> dict[str, Any]:
+    """A trial's result; empty where it has none, or one that is damaged."""
+    return {} if damage(at) else found(at / "result.json")
+
+
 def ended(at: Path) -> bool:
     """Whether a trial has a result, finished or diverged."""
+    return result(at).get("status") in ENDED
+
+
+def damage(at: Path) -> str:
+    """What is wrong with a trial's result or with the curve that it was made with, if it is."""
     file = at / "result.json"
-    return file.is_file() and entry(file, "status") in ENDED
+    if not file.is_file():
+        return ""
+    try:
+        entry(file, "status")
+    except InputError as problem:
+        return str(problem)
+    if read_json(file).get("curve") not in (None, digest(at)):
+        return f"{at / 'rows.jsonl'}: is not the curve that the trial wrote."
+    return ""
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -76,6 +98,14 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
+def found(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing or is not one."""
+    try:
+        return read_json(file)
+    except InputError:
+        return {}
+
+
 def entry(file: Path, key: str) -> str:
     """A word in a JSON object.
 
@@ -90,18 +120,30 @@ def entry(file: Path, key: str) -> str:
 
 def trials(study: Path) -> list[dict[str, Any]]:
     """Every trial.json of a study's folder, sorted by id."""
-    files = sorted((study / "trials").glob("*/trial.json"))
-    return [read_json(file) for file in files]
+    return [read_json(file) for file in described(study)]
+
+
+def described(study: Path) -> list[Path]:
+    """The trial.json of each trial, sorted by id."""
+    return sorted((study / "trials").glob("*/trial.json"))
+
+
+def key(study: Path) -> str:
+    """What marks a study's runs in a tracker: drawn once, and kept in two files."""
+    for name in ("study.json", "mlflow.json"):
+        if word := found(study / name).get("key"):
+            return str(word)
+    return uuid.uuid4().hex
 
 
 def state(study: Path, trial: str) -> str:
     """ "finished", "diverged", "failed", "interrupted" (it can resume) or "new"."""
     at = folder(study, trial)
-    if (at / "result.json").is_file():
-        return entry(at / "result.json", "status")
+    if known := result(at):
+        return str(known["status"])
     stored = at / "checkpoint"
-    if (at / "group.json").is_file():
-        stored = group(study, entry(at / "group.json", "group")) / "checkpoint"
+    if together := found(at / "group.json").get("group"):
+        stored = group(study, str(together)) / "checkpoint"
     return "interrupted" if stored.is_file() else "new"
 
 
@@ -113,8 +155,14 @@ def rows(at: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
     with file.open("rb") as handle:
         handle.seek(start)
         content = handle.read()
-    whole = content[: content.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+    made = []
+    for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+        try:
+            made.append(json.loads(line))
+        except ValueError:  # damaged: what follows is not trusted either
+            break
+        start += len(line)
+    return made, start
 
 
 def last_step(at: Path) -> int:
@@ -124,29 +172,83 @@ def last_step(at: Path) -> int:
 
 
 def append_row(at: Path, row: Mapping[str, Any]) -> None:
-    """Adds a line to the curve."""
-    with (at / "rows.jsonl").open("a") as handle:
-        handle.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+    """Adds a line to the curve.
+
+    Raises:
+        OSError: with the curve's name.
+    """
+    file = at / "rows.jsonl"
+    try:
+        with file.open("a") as handle:
+            handle.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, str(file)) from problem
 
 
-def cut_rows(at: Path, step: int) -> None:
-    """Drops the rows after `step`: those since the checkpoint that a run resumes from."""
-    kept = [row for row in rows(at)[0] if row["step"] <= step]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
-    write_durably(at / "rows.jsonl", text.encode())
+def length(at: Path) -> int:
+    """How many bytes the curve has."""
+    file = at / "rows.jsonl"
+    return file.stat().st_size if file.is_file() else 0
+
+
+def digest(at: Path, size: int | None = None) -> str:
+    """sha256 of the curve's first `size` bytes, or of all."""
+    file = at / "rows.jsonl"
+    return hashlib.sha256(file.read_bytes()[:size] if file.is_file() else b"").hexdigest()
+
+
+def cut_rows(at: Path, size: int) -> None:
+    """Drops all after `size` bytes: the rows since the checkpoint that a run resumes from."""
+    file = at / "rows.jsonl"
+    write_durably(file, file.read_bytes()[:size] if file.is_file() else b"")
+
+
+def tidy(study: Path, groups: Collection[str]) -> None:
+    """Removes what kills have left: half-written files, and states of what has ended.
+
+    Args:
+        study: its folder.
+        groups: those that are about to run, whose state stays.
+    """
+    for file in study.rglob("*.tmp"):
+        file.unlink()
+    wanted = set(groups)
+    for at in (study / "trials").glob("*"):
+        if ended(at):
+            remove(at / "checkpoint")
+            (at / "group.json").unlink(missing_ok=True)
+        else:
+            wanted.add(str(found(at / "group.json").get("group")))
+    for at in (study / "groups").glob("*"):
+        if at.name not in wanted:
+            shutil.rmtree(at)
+
+
+class Busy(InputError):
+    """Another process is at work there."""
 
 
 @contextmanager
-def locked(at: Path) -> Iterator[None]:
-    """Holds the trial's lock.
+def locked(at: Path, patience: float = 0.0) -> Iterator[None]:
+    """Holds the lock of a trial or of a study.
+
+    Args:
+        at: its folder.
+        patience: seconds to wait for it.
 
     Raises:
-        InputError: another process is at work on this trial.
+        Busy: another process has it.
     """
     at.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience
     with (at / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{at} is being worked on by another process.") from None
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    message = f"{at} is being worked on by another process: wait for it, or end it."
+                    raise Busy(message) from None
+            time.sleep(0.05)
         yield

@@ -32,6 +32,15 @@ SOURCES = (
 )  # fmt: skip
 
 
+REWRITTEN = {
+    "study.json": "It is written anew, without what the study took so far.",
+    "plan.json": "What trains as one is chosen anew: in a batch, last digits may differ.",
+    "mlflow.json": "MLflow is asked what it has.",
+}
+"""The files that a study can do without, and what it does then."""
+DESCRIBED = "The study writes it anew; of a trial that is not in this study, delete the folder."
+
+
 @dataclass
 class Trial:
     """One training: its resolved configuration, its identity, and the labels it stands under."""
@@ -53,13 +62,17 @@ class Trial:
 
 @dataclass
 class Plan:
-    """The trials of a study, each once, and where they live; `chosen` ids alone run, or all."""
+    """The trials of a study, each once, and where they live; `chosen` ids alone run, or all.
+
+    `damaged` says which files are, and what is done about it.
+    """
 
     study: StudyFile
     folder: Path
     device: str
     trials: list[Trial]
     chosen: frozenset[str] | None = None
+    damaged: list[str] = field(default_factory=list)
 
     def pending(self) -> list[Trial]:
         """Those that still have to run."""
@@ -132,14 +145,14 @@ def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
 
 
 def notes(plan: Plan) -> list[str]:
-    """What a study file does that it may not seem to: replaced settings, which the baseline is."""
+    """What one may not expect: replaced settings, which the baseline is, damaged files."""
     variants: dict[tuple[str, str], dict[str, None]] = {}
     for one in plan.trials:
         for label in one.labels:
             variants.setdefault((label["case"], label["arm"]), {})[label["variant"]] = None
     asked = plan.study.report.baseline
     chosen = [baseline.note(asked, list(names)) for names in variants.values()]
-    return [*plan.study.replaced, *filter(None, dict.fromkeys(chosen))]
+    return [*plan.study.replaced, *filter(None, dict.fromkeys(chosen)), *plan.damaged]
 
 
 Telling = Mapping[tuple[str, str], Sequence[str]]
@@ -365,18 +378,29 @@ def sources() -> str:
 
 def _look_up(plan: Plan) -> None:
     """Sets every trial's state: finished, diverged, interrupted, failed, stale or new."""
+    for name, action in REWRITTEN.items():
+        if (plan.folder / name).is_file():
+            try:
+                journal.read_json(plan.folder / name)
+            except InputError as problem:
+                plan.damaged.append(f"{problem} {action}")
     elsewhere: dict[tuple[str, str, str, int], tuple[str, dict[str, Any]]] = {}
-    for found in journal.trials(plan.folder):
+    for file in journal.described(plan.folder):
         try:
+            found = journal.read_json(file)
             if journal.state(plan.folder, found["id"]) == "new":
                 continue
             for label in found["labels"]:
                 key = _key(label, found["config"]["seed"])
                 elsewhere[key] = (found["id"], found["config"])
+        except InputError as problem:
+            plan.damaged.append(f"{problem} {DESCRIBED}")
         except (KeyError, TypeError) as problem:
-            raise InputError(f"{plan.folder}: a trial.json is damaged: {said(problem)}") from None
+            plan.damaged.append(f"{file}: is damaged: {said(problem)}. {DESCRIBED}")
     for one in plan.trials:
         one.state = journal.state(plan.folder, one.id)
+        if lost := journal.damage(journal.folder(plan.folder, one.id)):
+            plan.damaged.append(f"{lost} {one.title} is trained anew.")
         for label in one.labels:
             key = _key(label, one.config["seed"])
             if one.state == "new" and key in elsewhere:

@@ -26,7 +26,7 @@ from testbed.study import asked, journal
 from testbed.study.engines import Engine, Group
 from testbed.study.executors import Executor, Job
 from testbed.study.plan import Plan, Trial
-from testbed.study.trial import component, dataset, device_title
+from testbed.study.trial import component, dataset, device_title, resumable
 
 if TYPE_CHECKING:
     from testbed import audit
@@ -50,10 +50,11 @@ class Tracker(Protocol):
 
 @dataclass
 class Progress:
-    """What a progress bar shows: the steps that a group has done, the status of a trial."""
+    """What a terminal shows: the steps that a group has done, the status of a trial, a line."""
 
     show: Callable[[Group, int], None] = lambda group, step: None
     ended: Callable[[Trial, str], None] = lambda trial, status: None
+    say: Callable[[str], None] = lambda line: None
 
 
 @dataclass
@@ -68,10 +69,9 @@ class Outcome:
 def describe(plan: Plan, registry: Registry) -> None:
     """Writes the study's own record: what was asked for, versions, device, plugins."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    before = {}
-    if (plan.folder / "study.json").is_file():
-        before = journal.read_json(plan.folder / "study.json")
+    before = journal.found(plan.folder / "study.json")
     record = {
+        "key": journal.key(plan.folder),
         "seconds": before.get("seconds", 0.0),
         "logging_seconds": before.get("logging_seconds", 0.0),
         "name": plan.study.header.name,
@@ -121,7 +121,12 @@ def execute(
     tracker: Tracker | None,
     progress: Progress,
 ) -> Outcome:
-    """Runs every group; the first Ctrl-C stops at a checkpoint, the second at once."""
+    """Runs every group; the first Ctrl-C stops at a checkpoint, the second at once.
+
+    Raises:
+        Busy: another process is at work on a trial.
+        OSError: the disk is full.
+    """
     outcome = Outcome()
     start = time.monotonic()
     waiting = list(engine.groups)
@@ -136,7 +141,9 @@ def execute(
             while waiting and len(running) < executor.slots and not outcome.interrupted:
                 group = waiting.pop(0)
                 tries[group.id] = tries.get(group.id, 0) + 1
-                running[executor.submit(_job(plan, registry, engine, group))] = group
+                job = _job(plan, registry, engine, group)
+                resumable(job.checkpoint, job.places, progress.say)
+                running[executor.submit(job)] = group
             for future, group in list(running.items()):
                 places = [journal.folder(plan.folder, trial.id) for trial in group.trials]
                 if not future.done():
@@ -215,13 +222,15 @@ def _statuses(future: Future[list[str]], places: list[Path], tries: int) -> list
         if tries < TRIES:
             return None
         message = f"the worker died {tries} times; see the system's log (out of memory?)"
+    except (journal.Busy, OSError):  # no trial is to blame
+        raise
     except Exception as problem:
         message = said(problem)
     for at in places:
         if not journal.ended(at):
             (at / "error.txt").write_text(message + "\n")
             journal.write_json(at / "result.json", {"status": "failed", "error": message})
-    return [str(journal.read_json(at / "result.json")["status"]) for at in places]
+    return [str(journal.result(at)["status"]) for at in places]
 
 
 @contextlib.contextmanager
@@ -241,6 +250,9 @@ def _interrupts(executor: Executor, outcome: Outcome) -> Iterator[None]:
         before = {}
     try:
         yield
+    except BaseException:
+        executor.stop()
+        raise
     finally:
         for number, old in before.items():
             signal.signal(number, old)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # they take a second to import, which training need not wait 
     from testbed import audit
 
 
+AWAY = "the study goes on without it, and testbed sync sends what is missing"
+
+
 @dataclass
 class Ending:
     """What became of a study."""
@@ -59,23 +62,34 @@ def run(
         progress: told of every step.
         say: given one line for each phase and warning.
         track: whether to write to MLflow.
+
+    Raises:
+        Busy: another process runs this study.
+        OSError: the disk is full.
     """
-    runner.describe(plan, registry)
-    engine.write(plan.folder)
-    tracker = Tracker(plan, say) if track else None
-    try:
-        outcome = runner.execute(plan, registry, engine, executor, tracker, progress)
-    finally:
-        executor.close()
-    found: list[audit.Row] = []
-    page: Path | None = None
-    if not outcome.interrupted:
-        say("checking the Tweedie identities")
-        # What does not depend on the case is checked in each, and counts once.
-        found = list(dict.fromkeys(runner.identities(plan, registry) + trained(plan)))
-        page = conclude(plan, registry, outcome, found, tracker, say)
-    elif tracker is not None and not tracker.away:
-        tracker.close("KILLED", {})
+    with journal.locked(plan.folder):
+        runner.describe(plan, registry)
+        engine.write(plan.folder)
+        journal.tidy(plan.folder, {group.id for group in engine.groups})
+        tracker = Tracker(plan, say, AWAY) if track else None
+        try:
+            try:
+                outcome = runner.execute(plan, registry, engine, executor, tracker, progress)
+            finally:
+                executor.close()
+        except BaseException:
+            if tracker is not None and not tracker.away:
+                tracker.close("KILLED", {})
+            raise
+        found: list[audit.Row] = []
+        page: Path | None = None
+        if not outcome.interrupted:
+            say("checking the Tweedie identities")
+            # What does not depend on the case is checked in each, and counts once.
+            found = list(dict.fromkeys(runner.identities(plan, registry) + trained(plan)))
+            page = conclude(plan, registry, outcome, found, tracker, say)
+        elif tracker is not None and not tracker.away:
+            tracker.close("KILLED", {})
     return Ending(
         outcome,
         found,
@@ -86,14 +100,16 @@ def run(
 
 
 def sync(plan: Plan, registry: Registry, say: Callable[[str], None]) -> bool:
-    """Brings MLflow up to date from the trial directories alone; whether it answered."""
-    tracker = Tracker(plan, say)
-    for trial in plan.trials:
-        if trial.state in (*journal.ENDED, "failed", "interrupted"):
-            tracker.end(trial, trial.state)
-    states = {trial.state for trial in plan.trials}
-    whole = "FINISHED" if states <= set(journal.ENDED) else "KILLED"
-    tracker.close("FAILED" if "failed" in states else whole, _files(registry))
+    """Brings MLflow up to date from the trial directories alone; whether it answered.
+
+    Raises:
+        Busy: the study is running, and tells MLflow itself.
+    """
+    with journal.locked(plan.folder):
+        tracker = Tracker(plan, say, "nothing is lost: once it does, testbed sync sends all")
+        states = {trial.state for trial in plan.trials}
+        whole = "FINISHED" if states <= set(journal.ENDED) else "KILLED"
+        tracker.close("FAILED" if "failed" in states else whole, _files(registry))
     return not tracker.away
 
 

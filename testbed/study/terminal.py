@@ -138,7 +138,7 @@ class Bars:
 
     def progress(self) -> runner.Progress:
         """What the runner calls."""
-        return runner.Progress(self._show, self._end)
+        return runner.Progress(self._show, self._end, self.say)
 
     def _show(self, group: Group, step: int) -> None:
         before = self._done.get(group.id, 0)

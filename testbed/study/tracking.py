@@ -44,6 +44,7 @@ ARTIFACTS = (
     "error.txt",
 )
 BATCH, PARAMS = 1000, 100
+AGAIN = 30.0
 LONGEST = 6000
 CREATE = """
 import sys
@@ -83,9 +84,17 @@ def prepare(address: str) -> None:
         if file.exists():
             return
         temporary = file.with_name(f"{file.name}.new")
-        temporary.unlink(missing_ok=True)
+        for rest in file.parent.glob(f"{temporary.name}*"):  # SQLite's own journals too
+            rest.unlink()
         command = [sys.executable, "-c", CREATE, str(temporary), str(_artifacts(file))]
-        made = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        # It holds the lock too: whoever comes after a killed driver waits for its end.
+        made = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[lock.fileno()],
+        )
         if made.returncode:
             last = made.stderr.strip().splitlines()[-1:] or ["no message"]
             raise InputError(f"MLflow could not create {file}: {last[0]}")
@@ -105,17 +114,26 @@ class Tracker:
     `seconds` is the CPU time it took, a new store's creation included: what it takes from training,
     which goes on meanwhile in other processes.
 
-    The first failure to reach MLflow is told once through `warn`; training goes on, and the next
-    run of the study sends what is missing.
+    The first failure to reach MLflow is told once through `warn`, with what follows from it. It is
+    tried again every AGAIN seconds and at the end; then, or by the next run of the study, what is
+    missing is sent.
+
+    Every run bears the study's key: what a killed driver has begun is found by it, not begun again.
     """
 
-    def __init__(self, plan: Plan, warn: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, warn: Callable[[str], None], otherwise: str) -> None:
         self.seconds = 0.0
         self.away = False
         self._warn = warn
+        self._otherwise = otherwise
+        self._warned = False
+        self._again = 0.0
         self._plan = plan
         self._file = plan.folder / "mlflow.json"
+        self._key = journal.key(plan.folder)
         self._sent: dict[str, Any] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._own: set[str] = set()
         self._client: Any = None
         self._parent = ""
 
@@ -126,14 +144,17 @@ class Tracker:
             yield
         except Exception as problem:
             self.away = True
-            what = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            self._warn(f"MLflow at {uri()} does not answer ({what}); the study goes on without it.")
+            self._again = time.monotonic() + AGAIN
+            if not self._warned:
+                what = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+                self._warn(f"MLflow at {uri()} does not answer ({what}); {self._otherwise}.")
+                self._warned = True
         finally:
             self.seconds += time.thread_time() - start
 
     def open(self) -> None:
-        """Connects, and creates or adopts the study's parent run; once."""
-        if self._parent or self.away:
+        """Connects, and creates or adopts the study's runs; again after MLflow was away."""
+        if (self._parent and not self.away) or time.monotonic() < self._again:
             return
         with self._guarded():
             silence()
@@ -144,35 +165,61 @@ class Tracker:
             self.seconds += after.children_system - before.children_system
             from mlflow.tracking import MlflowClient
 
-            address = uri()
-            self._client = MlflowClient(tracking_uri=address)
-            name = f"testbed/{self._plan.study.header.name}"
-            experiment = self._client.get_experiment_by_name(name)
-            if experiment is None:
-                location = None
-                if address.startswith("sqlite:///"):
-                    folder = _artifacts(Path(address.removeprefix("sqlite:///")).absolute())
-                    location = folder.as_uri()
-                identifier = self._client.create_experiment(name, artifact_location=location)
-            else:
-                identifier = experiment.experiment_id
-            stored = journal.read_json(self._file) if self._file.is_file() else {}
-            if stored.get("uri") == address and stored.get("experiment") == identifier:
-                self._sent = stored
-            else:
-                self._sent = {"uri": address, "experiment": identifier, "trials": {}}
+            self._client = MlflowClient(tracking_uri=uri())
+            experiment = self._experiment()
+            known = journal.found(self._file).get("trials", {})
+            self._sent = {"uri": uri(), "key": self._key, "experiment": experiment, "trials": {}}
+            self._parent = ""
+            for run in self._runs(experiment):
+                tags, id_ = run.data.tags, run.info.run_id
+                if tags["testbed.kind"] == "study":
+                    self._parent = id_
+                    continue
+                entry = known.get(tags["testbed.trial"], {})
+                if entry.get("run") != id_:
+                    entry = {"run": id_, "step": 0, "ended": ""}
+                self._sent["trials"][tags["testbed.trial"]] = entry
             title = self._plan.study.header.title or self._plan.study.header.name
-            self._parent = self._sent.get("parent") or self._create(
-                title, {"testbed.kind": "study"}
-            )
-            self._sent["parent"] = self._parent
+            self._parent = self._parent or self._create(title, {"testbed.kind": "study"})
             self._client.update_run(self._parent, status="RUNNING")
             self._save()
+            if self.away:
+                self._warn(f"MLflow at {uri()} answers again.")
+            self.away = False
+
+    def _experiment(self) -> str:
+        """The study's experiment, whoever creates it first."""
+        from mlflow.exceptions import MlflowException
+
+        name, location = f"testbed/{self._plan.study.header.name}", None
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            if uri().startswith("sqlite:///"):
+                location = _artifacts(Path(uri().removeprefix("sqlite:///")).absolute()).as_uri()
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location))
+            except MlflowException:
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def _runs(self, experiment: str) -> Iterator[Any]:
+        """The runs of this study."""
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [experiment], f"tags.`testbed.study` = '{self._key}'", page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        run = self._client.create_run(
-            self._sent["experiment"], run_name=name, tags={"mlflow.runName": name, **tags}
-        )
+        own = {"mlflow.runName": name, "testbed.study": self._key, **tags}
+        run = self._client.create_run(self._sent["experiment"], run_name=name, tags=own)
+        self._own.add(run.info.run_id)
         return str(run.info.run_id)
 
     def _save(self) -> None:
@@ -188,12 +235,16 @@ class Tracker:
     def end(self, trial: Trial, status: str) -> None:
         """Sends what remains of a trial, its tables and weights, and closes its run."""
         self.open()
-        if self.away or self._sent["trials"].get(trial.id, {}).get("ended") == status:
+        if self.away or (trial.id, status) in self._told:
+            return
+        if status in journal.ENDED and self._ended(trial) == status:
             return
         with self._guarded():
             at = journal.folder(self._plan.folder, trial.id)
-            result = journal.read_json(at / "result.json") if status in journal.ENDED else {}
-            final = {**result.get("metrics", {}), "diverged": float(status == "diverged")}
+            result, final = {}, {}
+            if status in journal.ENDED:
+                result = journal.read_json(at / "result.json")
+                final = {**result["metrics"], "diverged": float(status == "diverged")}
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
             run = self._send(trial, final, tags, trial.config["training"]["steps"])
             if (at / "rows.jsonl").is_file():
@@ -206,7 +257,22 @@ class Tracker:
             ended = {"failed": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED")
             self._client.set_terminated(run, status=ended)
             self._sent["trials"][trial.id]["ended"] = status
+            self._told.add((trial.id, status))
             self._save()
+
+    def _ended(self, trial: Trial) -> str:
+        """The status that MLflow was told."""
+        return str(self._sent["trials"].get(trial.id, {}).get("ended", ""))
+
+    def _unsent(self, run: str, metrics: list[Any]) -> list[Any]:
+        """Without what a killed driver has sent and not noted; with another time it would count."""
+        if run in self._own:
+            return metrics
+        stored = {
+            key: {(one.step, one.value) for one in self._client.get_metric_history(run, key)}
+            for key in {one.key for one in metrics}
+        }
+        return [one for one in metrics if (one.step, one.value) not in stored[one.key]]
 
     def _send(
         self, trial: Trial, final: Mapping[str, float | None], tags: Mapping[str, str], step: int
@@ -244,6 +310,7 @@ class Tracker:
             for key, value in final.items()
             if value is not None and math.isfinite(value)
         ]
+        metrics = self._unsent(entry["run"], metrics)
         own_tags = [RunTag(key, value) for key, value in tags.items()]
         while metrics or params or own_tags:
             room = BATCH - len(params[:PARAMS]) - len(own_tags)
@@ -257,27 +324,31 @@ class Tracker:
         return str(entry["run"])
 
     def close(self, status: str, plugin_files: Mapping[str, Path]) -> None:
-        """Sends the report, tables, figures, plugin files and totals, and closes the parent run.
+        """Sends what is missing, the report, plugin files and totals, and closes every run.
 
         Args:
             status: "FINISHED", "FAILED" or "KILLED".
             plugin_files: the loaded plugins' files by name.
         """
+        self._again = 0.0
+        for trial in self._plan.trials:
+            if trial.state in (*journal.ENDED, "failed", "interrupted"):
+                self.end(trial, trial.state)
         self.open()
         if self.away:
             return
         with self._guarded():
             from mlflow.entities import Metric
 
+            for entry in self._sent["trials"].values():
+                if not entry["ended"]:  # of a trial that another one has replaced
+                    self._client.set_terminated(entry["run"], status="KILLED")
             folder = self._plan.folder
             states = [trial.state for trial in self._plan.trials]
             counts = {state: states.count(state) for state in ("finished", "diverged", "failed")}
-            if counts != self._sent.get("counts"):
-                now = int(1000 * time.time())
-                metrics = [Metric(f"trials_{s}", float(n), now, 0) for s, n in counts.items()]
-                self._client.log_batch(self._parent, metrics=metrics)
-                self._sent["counts"] = counts
-                self._save()
+            now = int(1000 * time.time())
+            metrics = [Metric(f"trials_{s}", float(n), now, 0) for s, n in counts.items()]
+            self._client.log_batch(self._parent, metrics=self._unsent(self._parent, metrics))
             for name in ("study.json", "report.html", "coefficients.csv", "tweedie.json"):
                 if (folder / name).is_file():
                     self._client.log_artifact(self._parent, str(folder / name))

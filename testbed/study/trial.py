@@ -18,7 +18,7 @@ import torch
 
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
-from testbed.errors import InputError, said
+from testbed.errors import InputError, no_room, said
 from testbed.metrics import denoising
 from testbed.noise import karras_sigmas
 from testbed.random import stream
@@ -32,6 +32,8 @@ from testbed.training.objective import Objective
 from testbed.training.settings import Training
 
 CHECKPOINT_SECONDS = 15.0
+ORPHANED = 60.0
+"""Seconds within which the worker of a driver that was killed has ended."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -118,12 +120,18 @@ def run(
 
     Returns:
         "finished", "diverged", "interrupted" (stop() became true), or "failed" with error.txt.
+
+    Raises:
+        Busy: another process is at work on it.
+        OSError: the disk is full, which no trial is to blame for.
     """
-    with journal.locked(at):
+    with journal.locked(at, ORPHANED):
         try:
             registry = registry_of(tuple(plugins), tuple(folders))
             return _run(config, at, registry, torch.device(device), stop)
         except Exception as problem:
+            if no_room(problem):
+                raise
             return _failed(at, problem)
 
 
@@ -158,19 +166,20 @@ def run_together(
     """
     with contextlib.ExitStack() as locks:
         for at in places:
-            locks.enter_context(journal.locked(at))
+            locks.enter_context(journal.locked(at, ORPHANED))
         try:
             registry = registry_of(tuple(plugins), tuple(folders))
             where = torch.device(device)
             return _run_together(configs, places, group, registry, where, stop, compiled)
-        except Exception:
+        except Exception as problem:
+            if no_room(problem):
+                raise
             group.mkdir(parents=True, exist_ok=True)
             (group / "error.txt").write_text(traceback.format_exc())
+            checkpoint.remove(group / "checkpoint")
     sources = tuple(plugins), tuple(folders), device, stop
     return [
-        str(journal.read_json(at / "result.json")["status"])
-        if journal.ended(at)
-        else run(config, at, *sources)
+        str(journal.result(at)["status"]) if journal.ended(at) else run(config, at, *sources)
         for config, at in zip(configs, places, strict=True)
     ]
 
@@ -215,12 +224,13 @@ def _run_together(
             journal.write_json(at / "group.json", {"group": group.name, "trials": len(places)})
     data = data_of(configs[0], registry)
     batch = Batch([contestant(c, registry, data) for c in configs], data, device, compiled)
-    if not _train(batch, places, group / "checkpoint", stop):
+    curves = [None if done else at for at, done in zip(places, concluded, strict=True)]
+    if not _train(batch, curves, group / "checkpoint", stop):
         return ["interrupted"] * len(places)
     statuses = []
     for i, (config, at) in enumerate(zip(configs, places, strict=True)):
         if concluded[i]:
-            statuses.append(str(journal.read_json(at / "result.json")["status"]))
+            statuses.append(str(journal.result(at)["status"]))
             continue
         if stop():
             statuses.append("interrupted")
@@ -235,36 +245,75 @@ def _run_together(
         try:
             statuses.append(_conclude(config, at, registry, data, trained, device, facts))
         except Exception as problem:
+            if no_room(problem):
+                raise
             statuses.append(_failed(at, problem))
     if "interrupted" not in statuses:
         shutil.rmtree(group)
         for at in places:
-            (at / "group.json").unlink()
+            (at / "group.json").unlink(missing_ok=True)
     return statuses
 
 
-def _train(loop: Loop, places: Sequence[Path], file: Path, stop: Callable[[], bool]) -> bool:
+def resumable(
+    file: Path, places: Sequence[Path | None], say: Callable[[str], None] = lambda line: None
+) -> checkpoint.State | None:
+    """What training goes on from: the newest whole checkpoint whose rows are all in the curves.
+
+    Args:
+        file: the checkpoint.
+        places: of its trials; None for one whose curve is done with.
+        say: told what is damaged, and from where training goes on then.
+    """
+    damaged: list[str] = []
+    for tensors, facts in checkpoint.whole(file, damaged.append):
+        torn = [
+            f"{at / 'rows.jsonl'} is cut short or damaged."
+            for at, (size, digest) in zip(places, facts["rows"], strict=True)
+            if at is not None and journal.digest(at, size) != digest
+        ]
+        if not torn:
+            if damaged:
+                say(f"{' '.join(damaged)} Training goes on from step {facts['step']}.")
+            return tensors, facts
+        damaged += torn[:1]
+    if damaged:
+        say(f"{' '.join(dict.fromkeys(damaged))} Training begins anew.")
+    return None
+
+
+def _train(loop: Loop, places: Sequence[Path | None], file: Path, stop: Callable[[], bool]) -> bool:
     """Trains to the end, each trial's rows in its place; False where stop() ended it before."""
-    stored = checkpoint.newest(file)
+    stored = resumable(file, places)
+    sizes = [0] * len(places)
     if stored is not None:
         loop.restore(*stored)
-    for at in places:
-        journal.cut_rows(at, loop.step)
+        sizes = [size for size, _ in stored[1]["rows"]]
+    for at, size in zip(places, sizes, strict=True):
+        if at is not None:
+            journal.cut_rows(at, size)
     saved = time.monotonic()
     for rows in loop.windows():
         now = time.time()
         for at, row in zip(places, rows, strict=True):
-            if row is not None:
+            if at is not None and row is not None:
                 journal.append_row(at, {**asdict(row), "time": now})
         stopping = stop()
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            checkpoint.write(file, *loop.state())
+            _store(loop, places, file)
             saved = time.monotonic()
         if stopping:
             return False
     if len(places) > 1:  # what follows takes a while, and may be killed
-        checkpoint.write(file, *loop.state())
+        _store(loop, places, file)
     return True
+
+
+def _store(loop: Loop, places: Sequence[Path | None], file: Path) -> None:
+    """A checkpoint, with the lengths and digests of the curves that belong to it."""
+    tensors, facts = loop.state()
+    rows = [(journal.length(at), journal.digest(at)) if at else (0, "") for at in places]
+    checkpoint.write(file, tensors, {**facts, "rows": rows})
 
 
 def _conclude(
@@ -297,6 +346,7 @@ def _conclude(
             "parameters": sum(p.numel() for p in denoiser.parameters()),
             "metrics": metrics,
             "final_loss": curve[-1]["loss"] if curve else None,
+            "curve": journal.digest(at),
             "training_seconds": sum(row["seconds"] for row in curve),
             "measuring_seconds": time.perf_counter() - measured,
             "device": device_title(device),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,39 @@ from torch import Tensor
 MAGIC = b"TESTBED1"
 HEADER = len(MAGIC) + 8 + 32
 
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors, and facts in JSON."""
+
 
 class Damaged(Exception):
     """A checkpoint that is cut short or whose digest does not match."""
 
 
 def write_durably(file: Path, content: bytes) -> None:
-    """Replaces `file` by `content` so that a crash leaves the old or the new one whole."""
-    temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, file)
+    """Replaces `file` by `content` so that a crash leaves the old or the new one whole.
+
+    Raises:
+        OSError: with the name of `file`; where the disk is full, no part of it is left.
+    """
+    temporary = _temporary(file)
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, file)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise OSError(problem.errno, problem.strerror, str(file)) from problem
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _temporary(file: Path) -> Path:
+    return file.with_name(file.name + ".tmp")
 
 
 def write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -60,12 +76,12 @@ def previous(file: Path) -> Path:
 
 
 def remove(file: Path) -> None:
-    """Deletes a checkpoint and the one before it."""
-    for one in (file, previous(file)):
+    """Deletes a checkpoint, the one before it, and one that a crash has left half written."""
+    for one in (file, previous(file), _temporary(file)):
         one.unlink(missing_ok=True)
 
 
-def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(file: Path) -> State:
     """The tensors and facts of a checkpoint.
 
     Raises:
@@ -87,15 +103,19 @@ def _body(file: Path) -> bytes:
     return body
 
 
-def newest(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def newest(file: Path) -> State | None:
     """The checkpoint, else the previous one, else None; None also when both are damaged."""
+    return next(whole(file), None)
+
+
+def whole(file: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[State]:
+    """The checkpoint and the previous one, without a damaged one, of which `say` is told."""
     for candidate in (file, previous(file)):
         if candidate.exists():
             try:
-                return read(candidate)
-            except Damaged:
-                continue
-    return None
+                yield read(candidate)
+            except Damaged as problem:
+                say(str(problem))
 
 
 def _whole(file: Path) -> bool:

@@ -158,7 +158,7 @@ FOUND: dict[str, tuple[Input, str]] = {
         "its numbers are complex",
     ),
     "a list for a trial": (
-        Input(PLAN.words[:2], TINY, trained=True, changes={TRIAL_FILE: Change(listed, 0)}),
+        Input(("report", "runs/tiny"), TINY, trained=True, changes={TRIAL_FILE: Change(listed, 0)}),
         "trial.json: expected a JSON object, got list.",
     ),
     "numbers beyond float32": (
@@ -176,6 +176,13 @@ def test_what_was_found_is_one_message(given: Input, message: str, folder: Path)
     done = law.run(given, folder)
     assert (done.code, law.faults(given, done)) == (2, [])
     assert message in done.err
+
+
+def test_a_trial_that_a_study_writes_anew_is_told(folder: Path) -> None:
+    given = Input(PLAN.words[:2], TINY, trained=True, changes={TRIAL_FILE: Change(listed, 0)})
+    done = law.run(given, folder)
+    assert (done.code, law.faults(given, done)) == (0, [])
+    assert "trial.json: expected a JSON object, got list. The study writes it anew" in done.out
 
 
 # --- the law --------------------------------------------------------------------------------------

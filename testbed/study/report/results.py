@@ -127,10 +127,11 @@ def read(folder: Path) -> Results:
     """
     missing: list[str] = []
     study = _json(folder / "study.json", missing) or {"name": folder.resolve().name}
-    described = {trial["id"]: trial for trial in journal.trials(folder)}
-    listed = study.get("trials") or list(described.values())
+    listed = study.get("trials") or journal.trials(folder)
     if not listed:
         raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
+    files = {one["id"]: journal.folder(folder, one["id"]) / "trial.json" for one in listed}
+    described = {id_: journal.read_json(file) for id_, file in files.items() if file.is_file()}
     arms = _arms(listed)
     trials: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []
