@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from conftest import Done, run_here
 
 from testbed.registry import Registry
-from testbed.study import engines, journal, plan, report, runner, spec, tracking, trial
+from testbed.study import engines, executors, journal, plan, report, runner, spec, tracking, trial
 from testbed.training import checkpoint
 
 STUDY = """
@@ -239,6 +240,23 @@ def test_a_trial_in_other_hands_is_not_called_failed(
     assert f"trials/{at.name} is being worked on by another process" in done.err
     assert not (at / "result.json").exists()
     assert not (at / "error.txt").exists()
+
+
+def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None:
+    workers = executors.Workers(1, "cpu")
+    nothing = executors.Job([], [], tmp_path / "group", (), (), "cpu", False)
+    try:
+        assert workers.submit(nothing).result(timeout=60) == []
+        (pool,) = workers._pools
+        assert pool is not None
+        (process,) = pool._processes.values()
+        process.kill()
+        process.join()
+        while not pool._broken:
+            time.sleep(0.01)
+        assert workers.submit(nothing).result(timeout=60) == []
+    finally:
+        workers.close()
 
 
 # --- a full disk ----------------------------------------------------------------------------------
