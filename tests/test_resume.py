@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from conftest import Done, run_here
 
 from testbed.registry import Registry
-from testbed.study import engines, journal, plan, report, runner, spec, tracking, trial
+from testbed.study import engines, executors, journal, plan, report, runner, spec, tracking, trial
 from testbed.training import checkpoint
 
 STUDY = """
@@ -241,6 +242,23 @@ def test_a_trial_in_other_hands_is_not_called_failed(
     assert not (at / "error.txt").exists()
 
 
+def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None:
+    workers = executors.Workers(1, "cpu")
+    nothing = executors.Job([], [], tmp_path / "group", (), (), "cpu", False)
+    try:
+        assert workers.submit(nothing).result(timeout=60) == []
+        (pool,) = workers._pools
+        assert pool is not None
+        (process,) = pool._processes.values()
+        process.kill()
+        process.join()
+        while not pool._broken:
+            time.sleep(0.01)
+        assert workers.submit(nothing).result(timeout=60) == []
+    finally:
+        workers.close()
+
+
 # --- a full disk ----------------------------------------------------------------------------------
 
 
@@ -326,6 +344,14 @@ def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
     assert {f.name for f in before if after[f] != before[f]} <= {"lock"}
 
 
+def test_a_trial_that_is_asked_for_by_its_id_runs_alone(tmp_path: Path) -> None:
+    assert study(tmp_path, engine="batched").code == 0
+    at = places(tmp_path)[0]
+    done = study(tmp_path, "--trial", at.name, engine="auto")
+    assert (done.code, "1 trials one by one" in done.out) == (0, True)
+    assert "trained_together" not in journal.result(at)
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_a_damaged_checkpoint_or_curve_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, both: bool
@@ -382,7 +408,14 @@ def test_what_a_kill_after_the_result_leaves_is_cleared_away(tmp_path: Path) -> 
         checkpoint_of.write_bytes(b"")
     journal.write_json(other / "group.json", {"group": "begun", "trials": 2})
     journal.write_json(ended / "group.json", {"group": "done", "trials": 2})
+    theirs = [folder / "groups" / "mine" / "notes.txt", folder / "a.tmp"]
+    theirs[0].parent.mkdir()
+    for file in theirs:  # --out may name a folder that holds more
+        file.write_text("kept")
     journal.tidy(folder, set())
+    assert all(file.read_text() == "kept" for file in theirs)
+    shutil.rmtree(theirs[0].parent)
+    theirs[1].unlink()
     left = {file.relative_to(folder).as_posix() for file in set(folder.rglob("*")) - names}
     mine = f"trials/{other.name}"
     assert left == {

@@ -233,7 +233,7 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
             continue
         begun = (at / "checkpoint").is_file()
         # Neither failed nor kept: its result was lost, and only its group makes it again.
-        lost = not any(known[id_].state == "failed" for id_ in ids)
+        lost = plan.chosen is None and not any(known[id_].state == "failed" for id_ in ids)
         rest = all(id_ in pending or _ended(known[id_]) for id_ in ids)
         if pending.issuperset(ids) or (rest and (begun or lost)):
             engine.groups.append(group)

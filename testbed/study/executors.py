@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -113,15 +114,20 @@ class Workers:
     def submit(self, job: Job) -> Future[list[str]]:
         """Starts a job on a free slot."""
         slot = next(i for i in range(self.slots) if i not in self._busy or self._busy[i].done())
-        last = self._busy.get(slot)
-        pool = self._pools[slot]
-        if pool is None or (last is not None and not last.cancelled() and last.exception()):
-            pool = self._pools[slot] = ProcessPoolExecutor(
-                1, self._context, _begin, (self._stop, self._threads)
-            )
-        future = pool.submit(_work, job)
+        pool = self._pools[slot] or self._worker(slot)
+        try:
+            future = pool.submit(_work, job)
+        except BrokenProcessPool:  # killed, in its last job or since
+            future = self._worker(slot).submit(_work, job)
         self._busy[slot] = future
         return future
+
+    def _worker(self, slot: int) -> ProcessPoolExecutor:
+        """A new process for a slot."""
+        pool = self._pools[slot] = ProcessPoolExecutor(
+            1, self._context, _begin, (self._stop, self._threads)
+        )
+        return pool
 
     def stop(self) -> None:
         """Asks running trials to write a checkpoint and end."""

@@ -19,11 +19,10 @@ import fcntl
 import hashlib
 import json
 import math
-import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +209,9 @@ def tidy(study: Path, groups: Collection[str]) -> None:
         study: its folder.
         groups: those that are about to run, whose state stays.
     """
-    for file in study.rglob("*.tmp"):
-        file.unlink()
+    for pattern in ("*.json.tmp", "data/*.tmp", "trials/*/*.tmp"):
+        for file in study.glob(pattern):
+            file.unlink()
     wanted = set(groups)
     for at in (study / "trials").glob("*"):
         if ended(at):
@@ -221,7 +221,10 @@ def tidy(study: Path, groups: Collection[str]) -> None:
             wanted.add(str(found(at / "group.json").get("group")))
     for at in (study / "groups").glob("*"):
         if at.name not in wanted:
-            shutil.rmtree(at)
+            remove(at / "checkpoint")
+            (at / "error.txt").unlink(missing_ok=True)
+            with suppress(OSError):  # it holds what is not ours
+                at.rmdir()
 
 
 class Busy(InputError):

@@ -99,7 +99,8 @@ def logged(folder: Path, address: str) -> list[str]:
         if known[id_] != 1:
             said.append(f"trial {id_} has {known[id_]} runs")
     for run in nested:
-        said += _of_trial(client, run, journal.folder(folder, run.data.tags["testbed.trial"]))
+        at = journal.folder(folder, run.data.tags["testbed.trial"])
+        said += _of_trial(client, run, at) if at.is_dir() else [f"{at.name} has a run alone"]
     return said
 
 

@@ -62,7 +62,7 @@ IN_WORKERS = (
     Moment("self", "os.rename", "weights.safetensors"),
     Moment("self", "os.rename", "result.json"),
 )
-RANDOM = 7
+RANDOM = 5
 
 
 @functools.cache
