@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from testbed.errors import InputError
+from testbed.errors import InputError, unknown
 from testbed.formula import Formula, alike, bind, shaped
 from testbed.noise import widen
 
@@ -379,7 +379,9 @@ class Sampler(Component):
     """A sampler by name: `step(denoise, x, sigma, following, generator, history[, options])`.
 
     One step from `sigma` to `following` < sigma, floats; `denoise(x, sigma) -> x0` is never called
-    at 0; `history` is a list that belongs to the run, for multistep methods.
+    at 0; `history` is a list that belongs to the run, for multistep methods. A step may ask for
+    `steps`, the number of steps of the whole run. `noise` names the option that all fresh noise is
+    multiplied by: the sampler is deterministic where it is 0, and `deterministic` says so.
     """
 
     axis: ClassVar[str] = "sampler"
@@ -387,9 +389,25 @@ class Sampler(Component):
     deterministic: bool = True
     reference: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    noise: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise and self.noise not in self.defaults:
+            raise InputError(f"{self.label}: noise: {unknown('option', self.noise, self.defaults)}")
+        self._settle(self.defaults)
+
+    def bound(self, options: Mapping[str, Any]) -> Self:
+        twin = super().bound(options)
+        twin._settle(twin.options)
+        return twin
+
+    def _settle(self, options: Mapping[str, Any]) -> None:
+        if self.noise:
+            object.__setattr__(self, "deterministic", not options[self.noise])
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.step, (), leading=6)]
+        return [Formula(self.label, self.step, ("steps",), leading=6)]
 
 
 @dataclass(frozen=True)

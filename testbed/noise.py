@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from testbed.errors import InputError, unknown
+
 
 def widen(sigma: float | Tensor) -> Tensor:
     """Sigma as a tensor, float32 or wider; a Python number becomes float64."""
@@ -146,13 +148,30 @@ def karras_sigmas(
 
 
 def linear_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
-    """beta_i from start to end in equal steps, (n,) float64 (Ho et al. 2020, sec. 4)."""
+    """beta_i from start to end in equal steps, (n,) float64 (Ho et al. 2020, sec. 4).
+
+    Raises:
+        InputError: n is not positive, or not 0 < start <= end < 1.
+    """
+    _check_betas(n, start, end)
     return torch.linspace(start, end, n, dtype=torch.float64)
 
 
 def scaled_linear_betas(n: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
-    """sqrt(beta_i) in equal steps, (n,) float64: latent diffusion's table."""
+    """sqrt(beta_i) in equal steps, (n,) float64: latent diffusion's table.
+
+    Raises:
+        InputError: as `linear_betas`.
+    """
+    _check_betas(n, start, end)
     return torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
+
+
+def _check_betas(n: int, start: float, end: float) -> None:
+    if n < 1 or not 0 < start <= end < 1:
+        raise InputError(
+            f"n = {n}, start = {start:g}, end = {end:g}: expected n > 0 and 0 < start <= end < 1."
+        )
 
 
 def ddpm_sigmas(betas: Tensor) -> Tensor:
@@ -164,19 +183,38 @@ def ddpm_sigmas(betas: Tensor) -> Tensor:
     return torch.sqrt(torch.expm1(-log_abar))
 
 
-def table_sigmas(table: Tensor, n: int) -> Tensor:
+def _latent(size: int, n: int) -> Tensor:
+    return torch.linspace(size - 1, 0, n if n == size else n + 1, dtype=torch.float64).floor()[:n]
+
+
+def _leading(size: int, n: int) -> Tensor:
+    return torch.arange(n - 1, -1, -1) * (size // n)
+
+
+def _linspace(size: int, n: int) -> Tensor:
+    return torch.linspace(size - 1, 0, n, dtype=torch.float64).round()
+
+
+def _trailing(size: int, n: int) -> Tensor:
+    return (size - torch.arange(n, dtype=torch.float64) * (size / n)).round() - 1
+
+
+SPACINGS = {"latent": _latent, "leading": _leading, "linspace": _linspace, "trailing": _trailing}
+"""Which n of `size` levels, descending (Lin et al. 2024, arXiv:2305.08891, table 2; `latent` is
+latent diffusion's published sampler, which leaves out the smallest level for n < size)."""
+
+
+def table_sigmas(table: Tensor, n: int, spacing: str = "latent") -> Tensor:
     """n levels of an ascending table, descending, with a final 0; (n + 1,) float64.
 
-    For n < len(table) every floor(len/n)-th level from the top, as in latent diffusion's published
-    sampler, which therefore leaves out the smallest level.
-
     Raises:
-        ValueError: n is not between 1 and the table's length.
+        InputError: n is not between 1 and the table's length, or an unknown spacing.
     """
+    if spacing not in SPACINGS:
+        raise InputError(unknown("spacing", spacing, SPACINGS))
     if not 1 <= n <= len(table):
-        raise ValueError(
+        raise InputError(
             f"n = {n} levels of a table with {len(table)}: expected 1 to {len(table)}."
         )
-    top, points = len(table) - 1, n if n == len(table) else n + 1
-    index = torch.linspace(top, 0, points, dtype=torch.float64).long()[:n]
+    index = SPACINGS[spacing](len(table), n).long()
     return torch.cat([table.double()[index], torch.zeros(1, dtype=torch.float64)])

@@ -153,6 +153,8 @@ CHANGES = {
     "evaluation.samples": "evaluation.samples=9",
     "evaluation.steps": "evaluation.steps=4",
     "evaluation.sampler.name": "evaluation.sampler=euler",
+    "evaluation.schedule.name": "evaluation.schedule=uniform",
+    "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.

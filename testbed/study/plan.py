@@ -227,6 +227,7 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
     network = look_up("network", settings.network)
     metrics = [look_up("metric", metric) for metric in evaluation.metrics]
     sampler = look_up("sampler", evaluation.sampler)
+    schedule = look_up("schedule", evaluation.schedule)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     inputs = {}
@@ -243,6 +244,7 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
             inputs[name] = "shared"
     objective = Objective(p, parts["weighting"], parts["loss"], density, sigma_data)
     problems += validity.problems(objective, inputs["c_noise"], network, data)
+    problems += validity.unsampled(sampler, schedule, evaluation.steps, density)
     if problems:
         raise InputError("\n".join(problems))
     used: list[Component] = [dataset, network, sampler, *metrics]
@@ -265,6 +267,7 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
             "samples": evaluation.samples,
             "steps": evaluation.steps,
             "sampler": named(sampler),
+            "schedule": named(schedule),
             "metrics": [named(metric) for metric in metrics],
         },
         "sources": sources(),

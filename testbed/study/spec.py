@@ -36,6 +36,7 @@ from testbed.training.settings import Training
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
 MOST_SEEDS = 10_000
+MOST_STEPS = 1_000_000
 LONGEST = 100
 """Of names that become names of files."""
 
@@ -87,8 +88,9 @@ class Evaluation(Model):
     levels: int = Field(default=16, ge=2, description="noise levels of the per-sigma tables")
     draws: int = Field(default=1024, ge=2, description="held-out (x0, eps) pairs at each level")
     samples: int = Field(default=512, ge=4, description="samples drawn for the sample metrics")
-    steps: int = Field(default=18, ge=1, description="sampler steps")
+    steps: int = Field(default=18, ge=1, le=MOST_STEPS, description="sampler steps")
     sampler: Choice = Choice(name="heun")
+    schedule: Choice = Choice(name="karras")
     metrics: tuple[Choice, ...] = (
         Choice(name="energy"),
         Choice(name="mmd"),

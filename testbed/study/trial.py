@@ -20,7 +20,6 @@ from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError, said
 from testbed.metrics import denoising
-from testbed.noise import karras_sigmas
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.sampling.loop import sample
@@ -32,6 +31,8 @@ from testbed.training.objective import Objective
 from testbed.training.settings import Training
 
 CHECKPOINT_SECONDS = 15.0
+KARRAS = {"name": "karras", "options": {}}
+"""The schedule of a trial that names none."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -337,7 +338,8 @@ def _measure(
         trained, data, config, evaluation["samples"], stream(0, "samples"), device, registry
     )
     # One entry: safetensors writes several in any order, and the file would differ each time.
-    facts = {"sampler": f"{evaluation['sampler']['name']}, {evaluation['steps']} steps"}
+    words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
+    facts = {"sampler": "{}, {} steps, {}".format(*words)}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
     for named_metric in evaluation["metrics"]:
         metric = component(registry, "metric", named_metric)
@@ -357,7 +359,8 @@ def draw(
 ) -> torch.Tensor:
     """n samples by the configuration's own sampler and levels; (n, *shape)."""
     evaluation, density = config["evaluation"], config["density"]["options"]
-    sigmas = karras_sigmas(evaluation["steps"], density["sigma_min"], density["sigma_max"])
+    schedule = component(registry, "schedule", evaluation.get("schedule", KARRAS))
+    sigmas = schedule(evaluation["steps"], density["sigma_min"], density["sigma_max"])
     sampler = component(registry, "sampler", evaluation["sampler"])
     # The prior at sigma_max: noise and the data's second moment.
     top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5

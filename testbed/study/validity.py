@@ -8,10 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from testbed.components import Density, Network
+from testbed.components import Density, Network, Sampler
 from testbed.data.base import Data
 from testbed.denoiser import SHARED
+from testbed.errors import InputError
 from testbed.parameterization import Parameterization
+from testbed.random import stream
+from testbed.sampling.loop import sample
+from testbed.sampling.schedules import Schedule
 from testbed.training.objective import Objective
 
 
@@ -53,6 +57,21 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
         )
     yield from _noise(p, c_noise, objective, network)
     yield from _numbers(objective)
+
+
+def unsampled(sampler: Sampler, schedule: Schedule, steps: int, density: Density) -> Iterator[str]:
+    """Why the samples cannot be drawn, if not: found by the first and the last step with D = 0."""
+    low, high = span(density)
+    if math.isinf(high):
+        return
+    try:
+        sigmas = schedule(steps, low, high)
+        few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
+        sample(lambda x, sigma: 0 * x, torch.ones(1, 1), few, sampler, stream(0, "validity"))
+    except InputError as problem:
+        yield f"evaluation: {problem}"
+    except Exception:  # a plugin's: the trial itself will fail and say why
+        return
 
 
 def _at_infinity(p: Parameterization) -> str:
