@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -268,7 +269,7 @@ class Density(Component):
         low, high = twin.options["sigma_min"], twin.options["sigma_max"]
         if not 0 < low < high:
             raise InputError(f"{self.label}: needs 0 < sigma_min < sigma_max, got {low}, {high}.")
-        c = tuple(twin._cdf(edge) for edge in (low, high))
+        c = twin._cdf(low, operator.lt), twin._cdf(high, operator.le)
         if not c[0] < c[1]:
             raise InputError(f"{self.label}: has no mass between {low} and {high}.")
         object.__setattr__(twin, "_cut", c)
@@ -278,17 +279,20 @@ class Density(Component):
         formula = self.formulas()[0]
         return alike(formula, formula(options=self.options, u=u), u, "u")
 
-    def _cdf(self, edge: float) -> float:
-        """P(sigma < edge) before the cut: bisection of the increasing inverse, to one ulp."""
+    def _cdf(self, edge: float, inside: Callable[[float, float], bool]) -> float:
+        """P(inside(sigma, edge)) before the cut: bisection of the increasing inverse, to one ulp.
+
+        Levels with a mass of their own that lie on an edge belong to the range.
+        """
         low, high = 0.0, 1.0
         while low < (u := (low + high) / 2) < high:
-            below = float(self._raw(torch.tensor(u, dtype=torch.float64))) < edge
+            below = inside(float(self._raw(torch.tensor(u, dtype=torch.float64))), edge)
             low, high = (u, high) if below else (low, u)
         return (low + high) / 2
 
     @property
     def cut(self) -> tuple[float, float]:
-        """(P(sigma < sigma_min), P(sigma < sigma_max)) before the cut."""
+        """(P(sigma < sigma_min), P(sigma <= sigma_max)) before the cut."""
         found: tuple[float, float] = self.__dict__.get("_cut") or self.bound({}).__dict__["_cut"]
         return found
 

@@ -167,6 +167,24 @@ def scaled_linear_betas(n: int = 1000, start: float = 0.00085, end: float = 0.01
     return torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
 
 
+def cosine_betas(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> Tensor:
+    """beta_i = min(1 - f((i+1)/n)/f(i/n), most), f(t) = cos^2(pi/2 (t + offset)/(1 + offset)).
+
+    (n,) float64 (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17).
+
+    Raises:
+        InputError: n is not positive, the offset is negative, or not 0 < most < 1.
+    """
+    if n < 1 or not offset >= 0 or not 0 < most < 1:
+        raise InputError(
+            f"n = {n}, offset = {offset:g}, most = {most:g}: expected n > 0, offset >= 0 and "
+            "0 < most < 1."
+        )
+    t = torch.arange(n + 1, dtype=torch.float64) / n
+    f = torch.cos(math.pi / 2 * (t + offset) / (1 + offset)) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=most)
+
+
 def _check_betas(n: int, start: float, end: float) -> None:
     if n < 1 or not 0 < start <= end < 1:
         raise InputError(
@@ -181,6 +199,43 @@ def ddpm_sigmas(betas: Tensor) -> Tensor:
     """
     log_abar = torch.cumsum(torch.log1p(-betas.double()), dim=0)
     return torch.sqrt(torch.expm1(-log_abar))
+
+
+TERMINAL = 2.0**40
+"""Sigma of zero SNR, which is infinite. Here alpha = 2^-40: in float32 c_in x is eps to the last
+bit, in float64 1/(1 + sigma^2) is 0 to the last bit of 1, and no number overflows."""
+
+
+def zero_terminal(sigmas: Tensor) -> Tensor:
+    """The levels with sqrt(abar) moved and stretched so that the last is 0; (n,) float64.
+
+    sqrt(abar)' = sqrt(abar_1) (sqrt(abar) - sqrt(abar_n))/(sqrt(abar_1) - sqrt(abar_n)), with
+    sqrt(abar) = 1/sqrt(1 + sigma^2) (Lin et al. 2024, arXiv:2305.08891, algorithm 1). The last
+    level is TERMINAL, which stands for infinity.
+    """
+    root = 1 / torch.sqrt(1 + sigmas.double() ** 2)
+    first, last = root[0], root[-1]
+    root = first * (root - last) / (first - last)
+    found = torch.sqrt((1 - root) * (1 + root)) / root
+    found[-1] = TERMINAL
+    return found
+
+
+def table_quantile(table: Tensor, u: Tensor) -> Tensor:
+    """The levels of a table (n,) with equal mass, at u in (0, 1); shaped like u."""
+    table = table.to(u.device)
+    return table[(u * len(table)).long().clamp(0, len(table) - 1)]
+
+
+def table_pdf(table: Tensor, sigma: Tensor) -> Tensor:
+    """Mass 1/n over the log-spacing around each level of a table (n,); 0 outside; like sigma."""
+    n, middle = len(table), torch.log(table.to(sigma.device))
+    inner = (middle[1:] + middle[:-1]) / 2
+    edges = torch.cat([2 * middle[:1] - inner[:1], inner, 2 * middle[-1:] - inner[-1:]])
+    cell = torch.searchsorted(edges, torch.log(sigma).double().contiguous()) - 1
+    inside = (cell >= 0) & (cell < n)
+    width = torch.diff(edges)[cell.clamp(0, n - 1)]
+    return (inside / (n * width)).to(sigma.dtype)
 
 
 def _latent(size: int, n: int) -> Tensor:

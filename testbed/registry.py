@@ -37,6 +37,7 @@ from testbed.parameterization import Parameterization
 
 if TYPE_CHECKING:
     from testbed.sampling.schedules import Schedule
+    from testbed.tables import Table
 
 C = TypeVar("C", bound=Component)
 
@@ -308,6 +309,12 @@ class Registry:
         from testbed.sampling.schedules import schedule
 
         return schedule(name, **options)
+
+    def table(self, name: str, **options: Any) -> Table:
+        """The table of that name, of those built in: the levels of a discrete denoiser."""
+        from testbed.tables import table
+
+        return table(name, **options)
 
     def metric(self, name: str, **options: Any) -> Metric:
         """The sample metric of that name."""

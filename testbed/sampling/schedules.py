@@ -13,13 +13,17 @@ from testbed import noise
 from testbed.components import Component
 from testbed.errors import InputError, UnknownName, unknown
 from testbed.formula import Formula
+from testbed.tables import Table
 
 BORDERS = {border.name: border for border in (noise.VE, noise.VP, noise.COSINE, noise.FLOW)}
 
 
 @dataclass(frozen=True)
 class Schedule(Component):
-    """`levels([steps, sigma_min, sigma_max, options])`: (steps + 1,) float64, descending to 0."""
+    """`levels([steps, sigma_min, sigma_max, table, options])`: (steps + 1,), descending to 0.
+
+    `table` is the ascending levels of a discrete denoiser.
+    """
 
     axis: ClassVar[str] = "schedule"
     levels: Callable[..., Tensor]
@@ -27,17 +31,26 @@ class Schedule(Component):
     options: dict[str, Any] = field(default_factory=dict)
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.levels, ("steps", "sigma_min", "sigma_max"))]
+        return [Formula(self.label, self.levels, ("steps", "sigma_min", "sigma_max", "table"))]
 
-    def __call__(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    def __call__(
+        self, steps: int, sigma_min: float, sigma_max: float, table: Table | None = None
+    ) -> Tensor:
         """The levels of `steps` steps within [sigma_min, sigma_max], and 0; (steps + 1,) float64.
 
         Raises:
-            InputError: an option that has no meaning, or more steps than there are levels.
+            InputError: an option that has no meaning, more steps than there are levels, or no
+                table where it takes them from one.
         """
         (levels,) = self.formulas()
+        if table is None and "table" in levels.wanted:
+            raise InputError(f"{self.label}: takes its levels from the trial's table: name one.")
         found: Tensor = levels(
-            options=self.options, steps=steps, sigma_min=sigma_min, sigma_max=sigma_max
+            options=self.options,
+            steps=steps,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            table=None if table is None else table.sigmas,
         )
         return found
 
@@ -73,6 +86,13 @@ def ddpm(
     return within("schedule 'ddpm'", table, steps, sigma_min, sigma_max, spacing)
 
 
+def own(
+    steps: int, sigma_min: float, sigma_max: float, table: Tensor, spacing: str = "trailing"
+) -> Tensor:
+    """Levels of the trial's own table, as far as it lies within [sigma_min, sigma_max]."""
+    return within("schedule 'table'", table, steps, sigma_min, sigma_max, spacing)
+
+
 def within(
     owner: str, table: Tensor, steps: int, sigma_min: float, sigma_max: float, spacing: str
 ) -> Tensor:
@@ -95,6 +115,7 @@ SCHEDULES = {
     for one in (
         Schedule("karras", karras, reference="Karras et al. 2022, arXiv:2206.00364, eq. 5"),
         Schedule("uniform", uniform),
+        Schedule("table", own, reference="Lin et al. 2024, arXiv:2305.08891, table 2"),
         Schedule("ddpm", ddpm, reference="Ho et al. 2020; Lin et al. 2024, arXiv:2305.08891"),
     )
 }

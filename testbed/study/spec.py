@@ -107,6 +107,7 @@ class Assumed(Model):
 
 
 InputChoice = Literal["recipe", "native", "shared"]
+NoiseChoice = Literal["recipe", "native", "shared", "index"]
 
 
 class TrialSettings(Model):
@@ -119,7 +120,8 @@ class TrialSettings(Model):
     loss: Choice = Choice(name="recipe")
     density: Choice = Choice(name="recipe")
     c_in: InputChoice = "recipe"
-    c_noise: InputChoice = "recipe"
+    c_noise: NoiseChoice = "recipe"
+    table: Choice | None = None
     sigma_min: float = Field(0.002, gt=0)
     sigma_max: float = Field(80.0, gt=0, validate_default=True, allow_inf_nan=True)
     sigma_data: float | Assumed | None = None

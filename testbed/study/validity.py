@@ -12,11 +12,18 @@ from testbed.components import Density, Network, Sampler
 from testbed.data.base import Data
 from testbed.denoiser import SHARED
 from testbed.errors import InputError
+from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization
 from testbed.random import stream
 from testbed.sampling.loop import sample
 from testbed.sampling.schedules import Schedule
+from testbed.tables import Table
 from testbed.training.objective import Objective
+
+FAR = 10.0
+"""Standard deviations: no normal number of the first step's noise is that large."""
+RARE = 2.0**-20
+"""A share of the draws that training does not see."""
 
 
 def levels_of(density: Density, n: int = 33) -> Tensor:
@@ -36,7 +43,7 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
 
     Args:
         objective: the trial's; its sigma_data is the one that training uses.
-        c_noise: "native" or "shared".
+        c_noise: "native", "shared" or "index".
         network: what takes c_noise.
         data: what is trained on.
     """
@@ -44,6 +51,11 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
     if math.isinf(high):
         yield _at_infinity(p)
         return
+    if objective.table is not None and objective.table.options["zero_terminal_snr"]:
+        if math.inf in p.singular:
+            yield _at_infinity(p)
+            return
+        yield from _drawn_last(objective, objective.table)
     for component in (p, objective.weighting):
         if component is not None:
             yield from _outside(component.label, component.sigma_range, low, high)
@@ -59,19 +71,48 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
     yield from _numbers(objective)
 
 
-def unsampled(sampler: Sampler, schedule: Schedule, steps: int, density: Density) -> Iterator[str]:
+def unsampled(
+    sampler: Sampler, schedule: Schedule, steps: int, objective: Objective
+) -> Iterator[str]:
     """Why the samples cannot be drawn, if not: found by the first and the last step with D = 0."""
-    low, high = span(density)
+    low, high = span(objective.density)
     if math.isinf(high):
         return
     try:
-        sigmas = schedule(steps, low, high)
+        sigmas = schedule(steps, low, high, objective.table)
         few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
-        sample(lambda x, sigma: 0 * x, torch.ones(1, 1), few, sampler, stream(0, "validity"))
+        passed: list[Tensor] = []
+        start = torch.full((1, 1), float(sigmas[0]))
+        end = sample(
+            lambda x, sigma: 0 * x,
+            start,
+            few,
+            sampler,
+            stream(0, "validity"),
+            lambda i, sigma, x: passed.append(x),
+        )
+        after = abs(float((*passed, end)[1]))
+        if sigmas[0] >= TERMINAL and not after < FAR * float(few[1]):
+            yield (
+                f"evaluation: {sampler.label} cannot step from sigma = infinity: to "
+                f"{float(few[1]):.4g} it ends {after:.1g} off in float32. Take one whose first "
+                "step is Euler's, such as ddim, or a schedule below."
+            )
     except InputError as problem:
         yield f"evaluation: {problem}"
     except Exception:  # a plugin's: the trial itself will fail and say why
         return
+
+
+def _drawn_last(objective: Objective, table: Table) -> Iterator[str]:
+    """A level at infinity is of use only if it is drawn."""
+    top = objective.sigma(torch.tensor([1 - RARE], dtype=torch.float64))
+    if not bool((top >= TERMINAL).all()):
+        yield (
+            f"{table.label} ends at sigma = infinity (zero terminal SNR), and "
+            f"{objective.density.label} draws up to {float(top):.4g}: write sigma_max = inf and "
+            'density = "table".'
+        )
 
 
 def _at_infinity(p: Parameterization) -> str:
@@ -100,18 +141,25 @@ def _noise(
     p: Parameterization, c_noise: str, objective: Objective, network: Network
 ) -> Iterator[str]:
     """The network must take the kind of c_noise that it is given, over the range it gets."""
-    kind = "log_sigma" if c_noise == "shared" else p.noise_kind
+    kind = {"shared": "log_sigma", "index": "index"}.get(c_noise, p.noise_kind)
+    if kind == "index" and objective.table is None and c_noise == "index":
+        yield 'c_noise = "index" is the index in a table: name one, such as table = "ddpm".'
+        return
     if kind not in network.noise:
-        takes = ", ".join(sorted(network.noise))
-        table = "index" in network.noise
-        why = f"Its table has no entry at a {kind}. " if table else ""
-        yield (
-            f"{p.label} gives c_noise as {kind!r}, {network.label} takes {takes}. {why}"
-            f'c_noise = "shared" gives log_sigma.'
-        )
+        whose = f"{p.label} gives c_noise as {kind!r}"
+        hint = 'c_noise = "shared" gives log_sigma.'
+        if c_noise == "index":
+            whose = 'c_noise = "index" gives an index'
+        elif "index" in network.noise:
+            hint = f'Its table has no entry at a {kind}: c_noise = "index" gives one, with a table.'
+        yield f"{whose}, {network.label} takes {', '.join(sorted(network.noise))}. {hint}"
         return
     sigma, sd = levels_of(objective.density), objective.sigma_data
-    if c_noise == "shared":
+    if objective.table is not None:
+        sigma = objective.table.quantised(sigma)
+    if objective.table is not None and c_noise == "index":
+        values = objective.table.c_noise(sigma, sd)
+    elif c_noise == "shared":
         values = SHARED["c_noise"](sigma, sd)
     else:
         values = p.coefficients(sigma, sigma_data=sd).noise
