@@ -155,6 +155,7 @@ CHANGES = {
     "evaluation.sampler.name": "evaluation.sampler=euler",
     "evaluation.schedule.name": "evaluation.schedule=uniform",
     "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
+    "table": "table=ddpm",
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.

@@ -141,24 +141,26 @@ def _noise(
     p: Parameterization, c_noise: str, objective: Objective, network: Network
 ) -> Iterator[str]:
     """The network must take the kind of c_noise that it is given, over the range it gets."""
-    kind = {"shared": "log_sigma", "index": "index"}.get(c_noise, p.noise_kind)
-    if kind == "index" and objective.table is None and c_noise == "index":
+    table = objective.table
+    if c_noise == "index" and table is None:
         yield 'c_noise = "index" is the index in a table: name one, such as table = "ddpm".'
         return
+    kind = {"shared": "log_sigma", "index": "index"}.get(c_noise, p.noise_kind)
+    given = f"{p.label} gives c_noise"
+    if c_noise == "index" and table is not None:
+        given = f"{table.label} gives an index"
     if kind not in network.noise:
-        whose = f"{p.label} gives c_noise as {kind!r}"
         hint = 'c_noise = "shared" gives log_sigma.'
-        if c_noise == "index":
-            whose = 'c_noise = "index" gives an index'
-        elif "index" in network.noise:
+        if "index" in network.noise:
             hint = f'Its table has no entry at a {kind}: c_noise = "index" gives one, with a table.'
-        yield f"{whose}, {network.label} takes {', '.join(sorted(network.noise))}. {hint}"
+        how = "" if c_noise == "index" else f" as {kind!r}"
+        yield f"{given}{how}, {network.label} takes {', '.join(sorted(network.noise))}. {hint}"
         return
     sigma, sd = levels_of(objective.density), objective.sigma_data
-    if objective.table is not None:
-        sigma = objective.table.quantised(sigma)
-    if objective.table is not None and c_noise == "index":
-        values = objective.table.c_noise(sigma, sd)
+    if table is not None:
+        sigma = table.quantised(sigma)
+    if c_noise == "index" and table is not None:
+        values = table.c_noise(sigma, sd)
     elif c_noise == "shared":
         values = SHARED["c_noise"](sigma, sd)
     else:
@@ -166,7 +168,7 @@ def _noise(
     low, high = network.noise[kind]
     if not (low <= float(values.min()) and float(values.max()) <= high):
         yield (
-            f"{p.label} gives c_noise from {float(values.min()):.3g} to {float(values.max()):.3g}, "
+            f"{given} from {float(values.min()):.3g} to {float(values.max()):.3g}, "
             f"{network.label} takes {kind} from {low:g} to {high:g}."
         )
 
