@@ -21,7 +21,7 @@ from testbed.tables import Table
 from testbed.training.objective import Objective
 
 FAR = 10.0
-"""Standard deviations: no normal number of the first step's noise is that large."""
+"""What a first step may leave of noise, over what it should: a large variance leaves more."""
 RARE = 2.0**-20
 """A share of the draws that training does not see."""
 
@@ -82,21 +82,15 @@ def unsampled(
         sigmas = schedule(steps, low, high, objective.table)
         few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
         passed: list[Tensor] = []
-        start = torch.full((1, 1), float(sigmas[0]))
-        end = sample(
-            lambda x, sigma: 0 * x,
-            start,
-            few,
-            sampler,
-            stream(0, "validity"),
-            lambda i, sigma, x: passed.append(x),
-        )
-        after = abs(float((*passed, end)[1]))
-        if sigmas[0] >= TERMINAL and not after < FAR * float(few[1]):
+        start = torch.full((1, 256), float(sigmas[0]))
+        common = few, sampler, stream(0, "validity")
+        end = sample(lambda x, s: 0 * x, start, *common, lambda i, s, x: passed.append(x))
+        after, following = [*passed, end][1].square().mean().sqrt(), few[1]
+        if few[0] >= TERMINAL and not following / 2 <= after <= FAR * following:
             yield (
-                f"evaluation: {sampler.label} cannot step from sigma = infinity: to "
-                f"{float(few[1]):.4g} it ends {after:.1g} off in float32. Take one whose first "
-                "step is Euler's, such as ddim, or a schedule below."
+                f"evaluation: {sampler.label} cannot step from sigma = infinity: noise of size "
+                f"{float(following):.4g} should be left, and it leaves {float(after):.2g}. Take "
+                "one that goes towards D, such as ddim."
             )
     except InputError as problem:
         yield f"evaluation: {problem}"
