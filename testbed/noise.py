@@ -147,11 +147,15 @@ def karras_sigmas(
     return torch.cat([(top + ramp * (bottom - top)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
+MOST_LEVELS = 1_000_000
+"""Of a table."""
+
+
 def linear_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
     """beta_i from start to end in equal steps, (n,) float64 (Ho et al. 2020, sec. 4).
 
     Raises:
-        InputError: n is not positive, or not 0 < start <= end < 1.
+        InputError: n is not positive or too large, or not 0 < start <= end < 1.
     """
     _check_betas(n, start, end)
     return torch.linspace(start, end, n, dtype=torch.float64)
@@ -173,12 +177,12 @@ def cosine_betas(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> T
     (n,) float64 (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17).
 
     Raises:
-        InputError: n is not positive, the offset is negative, or not 0 < most < 1.
+        InputError: n is not positive or too large, the offset is negative, or not 0 < most < 1.
     """
-    if n < 1 or not offset >= 0 or not 0 < most < 1:
+    if not 1 <= n <= MOST_LEVELS or not offset >= 0 or not 0 < most < 1:
         raise InputError(
-            f"n = {n}, offset = {offset:g}, most = {most:g}: expected n > 0, offset >= 0 and "
-            "0 < most < 1."
+            f"n = {n}, offset = {offset:g}, most = {most:g}: expected n from 1 to {MOST_LEVELS}, "
+            "offset >= 0 and 0 < most < 1."
         )
     t = torch.arange(n + 1, dtype=torch.float64) / n
     f = torch.cos(math.pi / 2 * (t + offset) / (1 + offset)) ** 2
@@ -186,9 +190,10 @@ def cosine_betas(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> T
 
 
 def _check_betas(n: int, start: float, end: float) -> None:
-    if n < 1 or not 0 < start <= end < 1:
+    if not 1 <= n <= MOST_LEVELS or not 0 < start <= end < 1:
         raise InputError(
-            f"n = {n}, start = {start:g}, end = {end:g}: expected n > 0 and 0 < start <= end < 1."
+            f"n = {n}, start = {start:g}, end = {end:g}: expected n from 1 to {MOST_LEVELS} and "
+            "0 < start <= end < 1."
         )
 
 

@@ -103,10 +103,10 @@ def cosine(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> Tensor:
 
 def karras(n: int = 1000, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Tensor:
     """sigma^(1/rho) in equal steps from low to high."""
-    if n < 2 or not 0 < low < high or not rho > 0:
+    if not 2 <= n <= noise.MOST_LEVELS or not 0 < low < high or not rho > 0:
         raise InputError(
-            f"n = {n}, low = {low:g}, high = {high:g}, rho = {rho:g}: expected n > 1, "
-            "0 < low < high and rho > 0."
+            f"n = {n}, low = {low:g}, high = {high:g}, rho = {rho:g}: expected n from 2 to "
+            f"{noise.MOST_LEVELS}, 0 < low < high and rho > 0."
         )
     return noise.karras_sigmas(n, low, high, rho)[:-1].flip(0)
 

@@ -17,6 +17,7 @@ from testbed.errors import InputError, UnknownName
 from testbed.random import stream
 from testbed.sampling.schedules import SCHEDULES, Schedule, schedule
 from testbed.study import plan, spec, trial
+from testbed.tables import table
 
 LOW, HIGH = 0.002, 80.0
 
@@ -55,7 +56,7 @@ def test_every_spacing_descends_strictly(spacing: str, n: int) -> None:
 
 def law_ends_are_its_own(one: Schedule, steps: int) -> None:
     """steps levels within [sigma_min, sigma_max], descending, and then 0."""
-    found = one(steps, LOW, HIGH)
+    found = one(steps, LOW, HIGH, table("ddpm"))
     assert (found.shape, found.dtype) == ((steps + 1,), torch.float64)
     assert bool((found.diff() < 0).all())
     assert float(found[-1]) == 0
@@ -120,8 +121,8 @@ def test_a_ddpm_schedule_stays_within_what_was_trained() -> None:
         ("uniform", {"time": "flw"}, "Unknown time 'flw'. Did you mean 'flow'?"),
         ("ddpm", {"spacing": "trail"}, "Unknown spacing 'trail'. Did you mean 'trailing'?"),
         ("ddpm", {"n": 10}, "steps = 18, but its table has 10 levels from 0.002 to 80: take fewer"),
-        ("ddpm", {"n": 0}, "expected n > 0 and 0 < start <= end < 1."),
-        ("ddpm", {"end": 1.0}, "expected n > 0 and 0 < start <= end < 1."),
+        ("ddpm", {"n": 0}, "expected n from 1 to 1000000 and 0 < start <= end < 1."),
+        ("ddpm", {"end": 1.0}, "expected n from 1 to 1000000 and 0 < start <= end < 1."),
     ],
 )
 def test_what_has_no_levels_is_refused(name: str, options: dict[str, Any], said: str) -> None:
@@ -221,6 +222,7 @@ def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path)
         (['evaluation.sampler={name="ddpm", variance="lage"}'], "Did you mean 'large'"),
         (['evaluation.sampler={name="ddim", eta=2.0}'], "eta = 2.0 must be between 0 and 1"),
         (["evaluation.schedule.rho=-1.0"], "rho = -1.0 must be positive"),
+        (["evaluation.schedule.rho=1e-300"], "evaluation: OverflowError"),
         (['evaluation.schedule="kara"'], "Did you mean 'karras'"),
         (['evaluation.sampler="dpmpp2m"'], "Did you mean 'dpmpp_2m'"),
         (["evaluation.steps=10000000"], "less than or equal to 1000000"),

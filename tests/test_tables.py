@@ -197,7 +197,7 @@ def test_its_density_has_every_level_once() -> None:
         ("ddmp", {}, "Unknown table 'ddmp'. Did you mean 'ddpm'?"),
         ("ddpm", {"m": 3}, "table 'ddpm': Unknown option 'm'."),
         ("ddpm", {"n": 1}, "table 'ddpm': n = 1 levels: expected 2 or more."),
-        ("ddpm", {"n": 0}, "table 'ddpm': n = 0, start = 0.0001, end = 0.02: expected n > 0"),
+        ("ddpm", {"n": 0}, "table 'ddpm': n = 0, start = 0.0001, end = 0.02: expected n from 1"),
         ("cosine", {"most": 1.0}, "table 'cosine': n = 1000, offset = 0.008, most = 1: expected"),
         ("karras", {"low": 90.0}, "table 'karras': n = 1000, low = 90, high = 80, rho = 7:"),
         ("ddpm", {"nearest": "log"}, "table 'ddpm': Unknown nearest 'log'."),

@@ -11,7 +11,7 @@ from torch import Tensor
 from testbed.components import Density, Network, Sampler
 from testbed.data.base import Data
 from testbed.denoiser import SHARED
-from testbed.errors import InputError
+from testbed.errors import InputError, said
 from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization
 from testbed.random import stream
@@ -30,6 +30,12 @@ def levels_of(density: Density, n: int = 33) -> Tensor:
     """n log-spaced noise levels over the density's range, float64."""
     low, high = span(density)
     return torch.logspace(math.log10(low), math.log10(high), n, dtype=torch.float64)
+
+
+def _trained(objective: Objective) -> Tensor:
+    """Levels over the density's range, as training has them: of the table where there is one."""
+    sigma = levels_of(objective.density)
+    return sigma if objective.table is None else objective.table.quantised(sigma)
 
 
 def span(density: Density) -> tuple[float, float]:
@@ -92,8 +98,8 @@ def unsampled(
                 f"{float(following):.4g} should be left, and it leaves {float(after):.2g}. Take "
                 "one that goes towards D, such as ddim."
             )
-    except InputError as problem:
-        yield f"evaluation: {problem}"
+    except (InputError, ArithmeticError) as problem:
+        yield f"evaluation: {said(problem)}"
     except Exception:  # a plugin's: the trial itself will fail and say why
         return
 
@@ -150,9 +156,7 @@ def _noise(
         how = "" if c_noise == "index" else f" as {kind!r}"
         yield f"{given}{how}, {network.label} takes {', '.join(sorted(network.noise))}. {hint}"
         return
-    sigma, sd = levels_of(objective.density), objective.sigma_data
-    if table is not None:
-        sigma = table.quantised(sigma)
+    sigma, sd = _trained(objective), objective.sigma_data
     if c_noise == "index" and table is not None:
         values = table.c_noise(sigma, sd)
     elif c_noise == "shared":
@@ -169,7 +173,7 @@ def _noise(
 
 def _numbers(objective: Objective) -> Iterator[str]:
     """Coefficients and weights must be numbers that training can use, in its float32."""
-    p, sigma = objective.parameterization, levels_of(objective.density)
+    p, sigma = objective.parameterization, _trained(objective)
     objective = objective.started(0)
     with torch.no_grad():
         if p.affine:
