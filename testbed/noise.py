@@ -174,7 +174,8 @@ def scaled_linear_betas(n: int = 1000, start: float = 0.00085, end: float = 0.01
 def cosine_betas(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> Tensor:
     """beta_i = min(1 - f((i+1)/n)/f(i/n), most), f(t) = cos^2(pi/2 (t + offset)/(1 + offset)).
 
-    (n,) float64 (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17).
+    (n,) float64 (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17); the difference as
+    cos^2 a - cos^2 b = sin(b - a) sin(b + a), which keeps its digits.
 
     Raises:
         InputError: n is not positive or too large, the offset is negative, or not 0 < most < 1.
@@ -184,9 +185,9 @@ def cosine_betas(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> T
             f"n = {n}, offset = {offset:g}, most = {most:g}: expected n from 1 to {MOST_LEVELS}, "
             "offset >= 0 and 0 < most < 1."
         )
-    t = torch.arange(n + 1, dtype=torch.float64) / n
-    f = torch.cos(math.pi / 2 * (t + offset) / (1 + offset)) ** 2
-    return (1 - f[1:] / f[:-1]).clamp(max=most)
+    t = torch.arange(n, dtype=torch.float64) / n
+    a, step = math.pi / 2 * (t + offset) / (1 + offset), math.pi / 2 / n / (1 + offset)
+    return (math.sin(step) * torch.sin(2 * a + step) / torch.cos(a) ** 2).clamp(max=most)
 
 
 def _check_betas(n: int, start: float, end: float) -> None:

@@ -65,14 +65,14 @@ PRINTED: dict[str, Callable[[int], Any]] = {
 @pytest.mark.parametrize("n", [2, 50, 1000])
 @pytest.mark.parametrize("name", PRINTED)
 def test_table_is_the_printed_formula(name: str, n: int) -> None:
-    """beta has 8 roundings, with those of its ends; a sum of n logarithms as many more. For the
-    cosine 1 - f'/f loses 1/beta, and at the end f is the square of a small cosine: 1/f."""
+    """beta has 8 roundings, with those of its ends; a sum of n logarithms as many more. The cosine
+    of an angle that ends at pi/2 - pi/(2 n) loses n."""
     found, wanted = table(name, n=n).sigmas, PRINTED[name](n)
     assert (found.shape, found.dtype) == ((n,), torch.float64)
     assert bool((found.diff() > 0).all())
     k = n + 60
     if name == "cosine":
-        k = (n + 60) * 8 * n
+        k = 8 * n + 60
     # sigma = sqrt(expm1(-log abar)): a relative error e of log abar is one of e |log abar| at most
     # (1 + sigma^2)/sigma^2 |log abar|/2 in sigma.
     s2 = np.array(wanted**2, dtype=float)
