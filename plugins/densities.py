@@ -5,7 +5,7 @@ import math
 import torch
 
 import testbed
-from testbed.noise import ddpm_sigmas, linear_betas
+from testbed.noise import ddpm_sigmas, linear_betas, table_pdf, table_quantile
 
 
 def _normal(z):
@@ -58,19 +58,12 @@ def _table(n, start, end):
 
 def ddpm(u, n=1000, start=1e-4, end=0.02):
     """The n levels of the linear beta table with equal mass."""
-    table = _table(n, start, end).to(u.device)
-    return table[(u * n).long().clamp(0, n - 1)]
+    return table_quantile(_table(n, start, end), u)
 
 
 def ddpm_pdf(sigma, n=1000, start=1e-4, end=0.02):
     """Mass 1/n over the log-spacing around each level; 0 outside the table."""
-    middle = torch.log(_table(n, start, end).to(sigma.device))
-    inner = (middle[1:] + middle[:-1]) / 2
-    edges = torch.cat([2 * middle[:1] - inner[:1], inner, 2 * middle[-1:] - inner[-1:]])
-    cell = torch.searchsorted(edges, torch.log(sigma).double().contiguous()) - 1
-    inside = (cell >= 0) & (cell < n)
-    width = torch.diff(edges)[cell.clamp(0, n - 1)]
-    return (inside / (n * width)).to(sigma.dtype)
+    return table_pdf(_table(n, start, end), sigma)
 
 
 @testbed.hookimpl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from testbed.errors import InputError
+from testbed.errors import InputError, unknown
 from testbed.formula import Formula, alike, bind, shaped
 from testbed.noise import widen
 
@@ -268,7 +269,7 @@ class Density(Component):
         low, high = twin.options["sigma_min"], twin.options["sigma_max"]
         if not 0 < low < high:
             raise InputError(f"{self.label}: needs 0 < sigma_min < sigma_max, got {low}, {high}.")
-        c = tuple(twin._cdf(edge) for edge in (low, high))
+        c = twin._cdf(low, operator.lt), twin._cdf(high, operator.le)
         if not c[0] < c[1]:
             raise InputError(f"{self.label}: has no mass between {low} and {high}.")
         object.__setattr__(twin, "_cut", c)
@@ -278,17 +279,20 @@ class Density(Component):
         formula = self.formulas()[0]
         return alike(formula, formula(options=self.options, u=u), u, "u")
 
-    def _cdf(self, edge: float) -> float:
-        """P(sigma < edge) before the cut: bisection of the increasing inverse, to one ulp."""
+    def _cdf(self, edge: float, inside: Callable[[float, float], bool]) -> float:
+        """P(inside(sigma, edge)) before the cut: bisection of the increasing inverse, to one ulp.
+
+        Levels with a mass of their own that lie on an edge belong to the range.
+        """
         low, high = 0.0, 1.0
         while low < (u := (low + high) / 2) < high:
-            below = float(self._raw(torch.tensor(u, dtype=torch.float64))) < edge
+            below = inside(float(self._raw(torch.tensor(u, dtype=torch.float64))), edge)
             low, high = (u, high) if below else (low, u)
         return (low + high) / 2
 
     @property
     def cut(self) -> tuple[float, float]:
-        """(P(sigma < sigma_min), P(sigma < sigma_max)) before the cut."""
+        """(P(sigma < sigma_min), P(sigma <= sigma_max)) before the cut."""
         found: tuple[float, float] = self.__dict__.get("_cut") or self.bound({}).__dict__["_cut"]
         return found
 
@@ -379,7 +383,9 @@ class Sampler(Component):
     """A sampler by name: `step(denoise, x, sigma, following, generator, history[, options])`.
 
     One step from `sigma` to `following` < sigma, floats; `denoise(x, sigma) -> x0` is never called
-    at 0; `history` is a list that belongs to the run, for multistep methods.
+    at 0; `history` is a list that belongs to the run, for multistep methods. A step may ask for
+    `steps`, the number of steps of the whole run. `noise` names the option that all fresh noise is
+    multiplied by: the sampler is deterministic where it is 0, and `deterministic` says so.
     """
 
     axis: ClassVar[str] = "sampler"
@@ -387,9 +393,25 @@ class Sampler(Component):
     deterministic: bool = True
     reference: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    noise: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise and self.noise not in self.defaults:
+            raise InputError(f"{self.label}: noise: {unknown('option', self.noise, self.defaults)}")
+        self._settle(self.defaults)
+
+    def bound(self, options: Mapping[str, Any]) -> Self:
+        twin = super().bound(options)
+        twin._settle(twin.options)
+        return twin
+
+    def _settle(self, options: Mapping[str, Any]) -> None:
+        if self.noise:
+            object.__setattr__(self, "deterministic", not options[self.noise])
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.step, (), leading=6)]
+        return [Formula(self.label, self.step, ("steps",), leading=6)]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from testbed.errors import InputError
 from testbed.noise import per_sample, widen
 from testbed.parameterization import Parameterization
 from testbed.predictions import convert
+from testbed.tables import Table
 
 InputScale = Callable[[Tensor, float], Tensor]
 
@@ -38,10 +39,13 @@ class Denoiser(nn.Module):
         parameterization: what the network's output means.
         sigma_data: sqrt(E|x0|^2 / d) of the training data, positive.
         c_in, c_noise: None or "native" for the parameterization's own, "shared" for
-            1/sqrt(sigma^2 + sigma_data^2) and log(sigma)/4, or a function (sigma, sigma_data).
+            1/sqrt(sigma^2 + sigma_data^2) and log(sigma)/4, or a function (sigma, sigma_data);
+            c_noise also "index", a whole number, that of the level in the table.
+        table: the levels of a discrete denoiser: any sigma is first replaced by the nearest.
 
     Raises:
-        InputError: sigma_data is not positive, or c_in or c_noise is none of these.
+        InputError: sigma_data is not positive, c_in or c_noise is none of these, or an index
+            without a table.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Denoiser(nn.Module):
         sigma_data: float,
         c_in: str | InputScale | None = None,
         c_noise: str | InputScale | None = None,
+        table: Table | None = None,
     ) -> None:
         super().__init__()
         if not float(sigma_data) > 0:
@@ -60,12 +65,22 @@ class Denoiser(nn.Module):
         self.sigma_data = float(sigma_data)
         # A non-affine parameterization has no coefficients of its own.
         default = None if parameterization.affine else "shared"
+        self.table = table
         self._c_in = _chosen("c_in", default if c_in is None else c_in)
+        if c_noise == "index":
+            if table is None:
+                raise InputError('c_noise = "index" is that of a level in a table: give table=....')
+            c_noise = table.c_noise
         self._c_noise = _chosen("c_noise", default if c_noise is None else c_noise)
+
+    def level(self, sigma: Sigma) -> Tensor:
+        """Where this denoiser works: the table's nearest, or sigma itself; float32 or wider."""
+        sigma = widen(sigma)
+        return sigma if self.table is None else self.table.quantised(sigma)
 
     def inputs(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """(c_in, c_noise) at sigma, float64, shaped like sigma."""
-        sigma = widen(sigma).double()
+        sigma = self.level(sigma).double()
         if self._c_in is None or self._c_noise is None:
             native = self.parameterization.coefficients(sigma, sigma_data=self.sigma_data)
         c_in = native.in_ if self._c_in is None else self._c_in(sigma, self.sigma_data)
@@ -75,7 +90,8 @@ class Denoiser(nn.Module):
     def scales_as(self, other: Denoiser) -> bool:
         """Whether `inputs` of the two are the same functions."""
         own, others = (
-            (one.parameterization, one.sigma_data, one._c_in, one._c_noise) for one in (self, other)
+            (one.parameterization, one.sigma_data, one._c_in, one._c_noise, one.table)
+            for one in (self, other)
         )
         return own == others
 
@@ -106,6 +122,7 @@ class Denoiser(nn.Module):
         Returns:
             (B, ...), dtype and device of x.
         """
+        sigma = self.level(sigma)
         F = self.output(x, sigma, condition)
         return self.parameterization.denoise(F, x, sigma, sigma_data=self.sigma_data)
 
@@ -116,6 +133,7 @@ class Denoiser(nn.Module):
 
         Arguments and result as for `forward`.
         """
+        sigma = self.level(sigma)
         F = self.output(x, sigma, condition)
         p = self.parameterization
         return convert(F, p, "score", x=x, sigma=sigma, sigma_data=self.sigma_data)

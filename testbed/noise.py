@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from testbed.errors import InputError, unknown
+
 
 def widen(sigma: float | Tensor) -> Tensor:
     """Sigma as a tensor, float32 or wider; a Python number becomes float64."""
@@ -145,14 +147,55 @@ def karras_sigmas(
     return torch.cat([(top + ramp * (bottom - top)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
+MOST_LEVELS = 1_000_000
+"""Of a table."""
+
+
 def linear_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
-    """beta_i from start to end in equal steps, (n,) float64 (Ho et al. 2020, sec. 4)."""
+    """beta_i from start to end in equal steps, (n,) float64 (Ho et al. 2020, sec. 4).
+
+    Raises:
+        InputError: n is not positive or too large, or not 0 < start <= end < 1.
+    """
+    _check_betas(n, start, end)
     return torch.linspace(start, end, n, dtype=torch.float64)
 
 
 def scaled_linear_betas(n: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
-    """sqrt(beta_i) in equal steps, (n,) float64: latent diffusion's table."""
+    """sqrt(beta_i) in equal steps, (n,) float64: latent diffusion's table.
+
+    Raises:
+        InputError: as `linear_betas`.
+    """
+    _check_betas(n, start, end)
     return torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
+
+
+def cosine_betas(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> Tensor:
+    """beta_i = min(1 - f((i+1)/n)/f(i/n), most), f(t) = cos^2(pi/2 (t + offset)/(1 + offset)).
+
+    (n,) float64 (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17); the difference as
+    cos^2 a - cos^2 b = sin(b - a) sin(b + a), which keeps its digits.
+
+    Raises:
+        InputError: n is not positive or too large, the offset is negative, or not 0 < most < 1.
+    """
+    if not 1 <= n <= MOST_LEVELS or not offset >= 0 or not 0 < most < 1:
+        raise InputError(
+            f"n = {n}, offset = {offset:g}, most = {most:g}: expected n from 1 to {MOST_LEVELS}, "
+            "offset >= 0 and 0 < most < 1."
+        )
+    t = torch.arange(n, dtype=torch.float64) / n
+    a, step = math.pi / 2 * (t + offset) / (1 + offset), math.pi / 2 / n / (1 + offset)
+    return (math.sin(step) * torch.sin(2 * a + step) / torch.cos(a) ** 2).clamp(max=most)
+
+
+def _check_betas(n: int, start: float, end: float) -> None:
+    if not 1 <= n <= MOST_LEVELS or not 0 < start <= end < 1:
+        raise InputError(
+            f"n = {n}, start = {start:g}, end = {end:g}: expected n from 1 to {MOST_LEVELS} and "
+            "0 < start <= end < 1."
+        )
 
 
 def ddpm_sigmas(betas: Tensor) -> Tensor:
@@ -164,19 +207,75 @@ def ddpm_sigmas(betas: Tensor) -> Tensor:
     return torch.sqrt(torch.expm1(-log_abar))
 
 
-def table_sigmas(table: Tensor, n: int) -> Tensor:
+TERMINAL = 2.0**40
+"""Sigma of zero SNR, which is infinite. Here alpha = 2^-40: in float32 c_in x is eps to the last
+bit, in float64 1/(1 + sigma^2) is 0 to the last bit of 1, and no number overflows."""
+
+
+def zero_terminal(sigmas: Tensor) -> Tensor:
+    """The levels with sqrt(abar) moved and stretched so that the last is 0; (n,) float64.
+
+    sqrt(abar)' = sqrt(abar_1) (sqrt(abar) - sqrt(abar_n))/(sqrt(abar_1) - sqrt(abar_n)), with
+    sqrt(abar) = 1/sqrt(1 + sigma^2) (Lin et al. 2024, arXiv:2305.08891, algorithm 1). The last
+    level is TERMINAL, which stands for infinity.
+    """
+    root = 1 / torch.sqrt(1 + sigmas.double() ** 2)
+    first, last = root[0], root[-1]
+    root = first * (root - last) / (first - last)
+    found = torch.sqrt((1 - root) * (1 + root)) / root
+    found[-1] = TERMINAL
+    return found
+
+
+def table_quantile(table: Tensor, u: Tensor) -> Tensor:
+    """The levels of a table (n,) with equal mass, at u in (0, 1); shaped like u."""
+    table = table.to(u.device)
+    return table[(u * len(table)).long().clamp(0, len(table) - 1)]
+
+
+def table_pdf(table: Tensor, sigma: Tensor) -> Tensor:
+    """Mass 1/n over the log-spacing around each level of a table (n,); 0 outside; like sigma."""
+    n, middle = len(table), torch.log(table.to(sigma.device))
+    inner = (middle[1:] + middle[:-1]) / 2
+    edges = torch.cat([2 * middle[:1] - inner[:1], inner, 2 * middle[-1:] - inner[-1:]])
+    cell = torch.searchsorted(edges, torch.log(sigma).double().contiguous()) - 1
+    inside = (cell >= 0) & (cell < n)
+    width = torch.diff(edges)[cell.clamp(0, n - 1)]
+    return (inside / (n * width)).to(sigma.dtype)
+
+
+def _latent(size: int, n: int) -> Tensor:
+    return torch.linspace(size - 1, 0, n if n == size else n + 1, dtype=torch.float64).floor()[:n]
+
+
+def _leading(size: int, n: int) -> Tensor:
+    return torch.arange(n - 1, -1, -1) * (size // n)
+
+
+def _linspace(size: int, n: int) -> Tensor:
+    return torch.linspace(size - 1, 0, n, dtype=torch.float64).round()
+
+
+def _trailing(size: int, n: int) -> Tensor:
+    return (size - torch.arange(n, dtype=torch.float64) * (size / n)).round() - 1
+
+
+SPACINGS = {"latent": _latent, "leading": _leading, "linspace": _linspace, "trailing": _trailing}
+"""Which n of `size` levels, descending (Lin et al. 2024, arXiv:2305.08891, table 2; `latent` is
+latent diffusion's published sampler, which leaves out the smallest level for n < size)."""
+
+
+def table_sigmas(table: Tensor, n: int, spacing: str = "latent") -> Tensor:
     """n levels of an ascending table, descending, with a final 0; (n + 1,) float64.
 
-    For n < len(table) every floor(len/n)-th level from the top, as in latent diffusion's published
-    sampler, which therefore leaves out the smallest level.
-
     Raises:
-        ValueError: n is not between 1 and the table's length.
+        InputError: n is not between 1 and the table's length, or an unknown spacing.
     """
+    if spacing not in SPACINGS:
+        raise InputError(unknown("spacing", spacing, SPACINGS))
     if not 1 <= n <= len(table):
-        raise ValueError(
+        raise InputError(
             f"n = {n} levels of a table with {len(table)}: expected 1 to {len(table)}."
         )
-    top, points = len(table) - 1, n if n == len(table) else n + 1
-    index = torch.linspace(top, 0, points, dtype=torch.float64).long()[:n]
+    index = SPACINGS[spacing](len(table), n).long()
     return torch.cat([table.double()[index], torch.zeros(1, dtype=torch.float64)])

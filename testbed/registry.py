@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
 
@@ -34,6 +34,10 @@ from testbed.components import (
 )
 from testbed.errors import InputError, PluginError, UnknownName, said, unknown
 from testbed.parameterization import Parameterization
+
+if TYPE_CHECKING:
+    from testbed.sampling.schedules import Schedule
+    from testbed.tables import Table
 
 C = TypeVar("C", bound=Component)
 
@@ -53,6 +57,7 @@ BUILTIN = (
     "testbed.data.synthetic",
     "testbed.networks.mlp",
     "testbed.sampling.solvers",
+    "testbed.sampling.ancestral",
     "testbed.metrics.samples",
 )
 PATH_VARIABLE = "TESTBED_PLUGIN_PATH"
@@ -298,6 +303,18 @@ class Registry:
     def sampler(self, name: str, **options: Any) -> Sampler:
         """The sampler of that name, for `testbed.sample`."""
         return self._find(Sampler, name, options)
+
+    def schedule(self, name: str, **options: Any) -> Schedule:
+        """The schedule of that name, of those built in: the levels of a sampler's run."""
+        from testbed.sampling.schedules import schedule
+
+        return schedule(name, **options)
+
+    def table(self, name: str, **options: Any) -> Table:
+        """The table of that name, of those built in: the levels of a discrete denoiser."""
+        from testbed.tables import table
+
+        return table(name, **options)
 
     def metric(self, name: str, **options: Any) -> Metric:
         """The sample metric of that name."""

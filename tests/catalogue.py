@@ -11,9 +11,13 @@ import mutants_of_denoisers  # noqa: F401
 import mutants_of_formulas  # noqa: F401
 import mutants_of_oracles  # noqa: F401
 import mutants_of_samplers  # noqa: F401
+import mutants_of_tables  # noqa: F401
 import mutants_of_weightings  # noqa: F401
 import test_losses as losses
+import test_samplers as samplers
 import test_sampling as sampling
+import test_schedules as schedules
+import test_tables as tables
 import test_weightings as weightings
 from mutation import FAMILIES, LAWS, MUTANTS, REGISTRY
 from self_tests import SELF_TESTS
@@ -28,6 +32,12 @@ ORDER = (
     "weighting",
     "oracle",
     "sampler",
+    "named sampler",
+    "schedule",
+    "nearest level",
+    "rescaling",
+    "discrete denoiser",
+    "discrete training",
     "denoiser",
     "trained model",
     "audit",
@@ -44,7 +54,7 @@ def laws() -> dict[str, str]:
         REGISTRY.sampler("euler"),
     ]
     found |= {check.id: check.law for one in components for check in iter_checks(one)}
-    for module in (weightings, losses, sampling):
+    for module in (weightings, losses, sampling, samplers, schedules, tables):
         for name, law in vars(module).items():
             if name.startswith("law_") and law.__doc__:
                 found[f"tests.{name.removeprefix('law_')}"] = law.__doc__.strip().split("\n")[0]

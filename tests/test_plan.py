@@ -153,6 +153,9 @@ CHANGES = {
     "evaluation.samples": "evaluation.samples=9",
     "evaluation.steps": "evaluation.steps=4",
     "evaluation.sampler.name": "evaluation.sampler=euler",
+    "evaluation.schedule.name": "evaluation.schedule=uniform",
+    "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
+    "table": "table=ddpm",
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.
@@ -354,8 +357,8 @@ def test_a_network_that_does_not_take_the_kind_of_c_noise_is_refused_with_the_re
         made(folder, testbed.Registry([str(file)]), SMALL, "network=odd")
     assert str(found.value) == (
         f"{tmp_path / 'study.toml'}: v: parameterization 'v' gives c_noise as 'sigma', network "
-        "'odd' takes index. Its table has no entry at a sigma. c_noise = \"shared\" gives "
-        "log_sigma."
+        "'odd' takes index. Its table has no entry at a sigma: c_noise = \"index\" gives one, with "
+        "a table."
     )
     done = run_here(tmp_path, "study", "study.toml", "-p", file, "--set", "network=odd")
     assert done.code == 2

@@ -702,7 +702,8 @@ WORDS = [
     "study", "base", "arms", "grid", "cases", "report", "name", "options", "parameterization",
     "dataset", "network", "weighting", "loss", "density", "c_in", "c_noise", "training", "steps",
     "batch", "betas", "evaluation", "metrics", "sampler", "levels", "seeds", "sigma_min",
-    "sigma_max", "sigma_data", "level", "baseline", "recipe", "native", "edm", "v", "none", "",
+    "sigma_max", "sigma_data", "table", "schedule", "index", "level", "baseline", "recipe",
+    "native", "edm", "v", "none", "",
 ]  # fmt: skip
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x7f")
 words = st.sampled_from(WORDS) | st.text(LETTERS, max_size=6)

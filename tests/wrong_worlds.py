@@ -99,6 +99,19 @@ def widened(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) ->
     return euler(denoise, x, sigma, following, g, h).double()
 
 
+def on_top(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, h: Any) -> Any:
+    """A whole step of Euler's, and the noise of an ancestral one."""
+    z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    up = following * (1 - (following / sigma) ** 2) ** 0.5
+    return euler(denoise, x, sigma, following, generator, h) + up * z
+
+
+def never(
+    denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any, eta: float = 0.0
+) -> Any:
+    return euler(denoise, x, sigma, following, g, h)
+
+
 wrong("the wrong way", sampler(backwards), "order", "data_point")
 wrong("half a step, the 1/2 of another form", sampler(half), "order", "data_point")
 wrong("sigma of the other end", sampler(vp_half), "data_point")
@@ -116,6 +129,8 @@ wrong(
     "generator",
 )
 wrong("no noise in a stochastic one", sampler(euler, deterministic=False), "generator")
+wrong("noise on top of a whole step", sampler(on_top, deterministic=False), "marginal")
+wrong("an option of the noise that draws none", sampler(never, noise="eta"), "generator", "options")
 wrong("torch's global generator", sampler(global_noise), "pure")
 wrong("x changed in place", sampler(in_place), "pure")
 wrong("a history that outlives the run", sampler(adams), "pure", "per_sample", "generator", "shape")

@@ -21,7 +21,7 @@ def check_model(denoiser: Denoiser, x0: Tensor, eps: Tensor, sigma: Tensor) -> l
     law, p, sd = "trained model: D = x + sigma^2 score(F)", denoiser.parameterization, 0.0
     if not p.affine:
         return [skipped(law, p.name, "not affine: its score is computed from D")]
-    sd = denoiser.sigma_data
+    sd, sigma = denoiser.sigma_data, denoiser.level(sigma)
     s = per_sample(sigma, x0).double()
     x = x0 + s.to(x0.dtype) * eps
     with torch.no_grad():

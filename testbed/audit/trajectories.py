@@ -18,7 +18,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from testbed.audit.rows import Row, gamma, rows, skipped
+from testbed.audit.rows import Row, gamma, rows
 from testbed.audit.subject import Denoise, Subject
 from testbed.audit.truth import noisy, rounding, tweedie
 from testbed.components import Sampler
@@ -48,7 +48,8 @@ def check(
 ) -> list[Row]:
     """The derivative, every sampler's trajectory, and the ODE.
 
-    Side A gives every sampler the subject's D; side B gives it x + sigma^2 grad log p by autograd.
+    Side A gives every sampler the subject's D; side B gives it x + sigma^2 grad log p by autograd,
+    and the same noise where it draws any.
     Rounding in each call is carried to every later point by the sampler's own sensitivity,
     sum_i |dx_n/dD_i| delta_i, first order, by autograd.
     """
@@ -84,9 +85,6 @@ def check(
     )
     for sampler in samplers:
         law = f"{TRAJECTORY}: {sampler.name}"
-        if not sampler.deterministic:
-            found.append(skipped(law, name, "the sampler draws noise"))
-            continue
         bounds = _reach(oracle, sampler, start, sigmas, uncertainty)
         ways = [_points(way, start, sigmas, sampler) for way in (by_data, by_score)]
         for i, bound in enumerate(bounds):
@@ -98,7 +96,11 @@ def check(
 def _points(denoise: Denoise, start: Tensor, sigmas: Tensor, sampler: Sampler) -> list[Tensor]:
     """The trajectory's points after each step."""
     points: list[Tensor] = []
-    end = sample(denoise, start, sigmas, sampler, callback=lambda i, level, x: points.append(x))
+
+    def keep(i: int, level: float, x: Tensor) -> None:
+        points.append(x)
+
+    end = sample(denoise, start, sigmas, sampler, stream(0, "audit/fresh"), keep)
     return [*points[1:], end]
 
 

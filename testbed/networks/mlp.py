@@ -118,12 +118,29 @@ def mlp(
     return ResidualMLP(shape, labels, width, depth, features, (low, high))
 
 
+def mlp_index(
+    shape: tuple[int, ...],
+    labels: int,
+    width: int = 128,
+    depth: int = 3,
+    features: int = 16,
+    frequencies: tuple[float, ...] = (1e-4, 1.0),
+) -> ResidualMLP:
+    """`mlp` with the frequencies that tell whole numbers apart (Ho et al. 2020, app. B).
+
+    Raises:
+        InputError: as `mlp`.
+    """
+    return mlp(shape, labels, width, depth, features, frequencies)
+
+
 @hookimpl
 def testbed_networks() -> Iterable[Network]:
-    """The residual MLP."""
+    """The residual MLP, for noise levels as values and as indices."""
     yield Network(
         "mlp",
         mlp,
         # cos and sin are defined everywhere; beyond these ranges the slowest wave has wrapped.
         noise={"sigma": (0.0, 200.0), "log_sigma": (-2.4, 2.4), "time": (0.0, 1.0)},
     )
+    yield Network("mlp_index", mlp_index, noise={"index": (0.0, 20_000.0)})

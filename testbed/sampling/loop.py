@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +24,7 @@ def sample(
     sampler: str | Sampler = "heun",
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """Follows the probability-flow ODE, or a stochastic path, from sigmas[0] to sigmas[-1].
 
@@ -34,6 +35,7 @@ def sample(
         sampler: a name or a component of the registry.
         generator: the source of fresh noise; stochastic samplers need one.
         callback: called before each step as `callback(i, sigma_i, x_i)`.
+        progress: show a bar on standard error.
 
     Returns:
         (B, ...) at sigmas[-1], dtype and device of x.
@@ -57,11 +59,21 @@ def sample(
 
     (step,) = chosen.formulas()
     history: list[Any] = []
-    for i, (sigma, following) in enumerate(pairwise(levels)):
+    pairs = list(pairwise(levels))
+    for i, (sigma, following) in enumerate(_shown(pairs, chosen.name) if progress else pairs):
         if callback is not None:
             callback(i, sigma, x)
-        x = step(denoise, x, sigma, following, generator, history, options=chosen.options)
+        given = (denoise, x, sigma, following, generator, history)
+        x = step(*given, options=chosen.options, steps=len(pairs))
     return x
+
+
+def _shown(steps: list[tuple[float, float]], name: str) -> Iterable[tuple[float, float]]:
+    """The steps, behind a bar that counts them."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, description=name, console=Console(stderr=True))
 
 
 def _brief(levels: list[float]) -> str:

@@ -1,17 +1,61 @@
-"""Deterministic solvers of the probability-flow ODE dx/dsigma = (x - D)/sigma."""
+"""Solvers of the probability-flow ODE dx/dsigma = (x - D)/sigma, and its churned variant."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from testbed.components import Sampler
+from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 
 Denoise = Callable[[Tensor, float], Tensor]
+Slopes = list[tuple[float, Tensor]]
+
+
+def toward(D: Tensor, x: Tensor, ratio: float) -> Tensor:
+    """D + (sigma'/sigma)(x - D): the ODE's solution from sigma to sigma' for a constant D.
+
+    It is Euler's step x + (sigma' - sigma)(x - D)/sigma; as a mean it keeps D's digits at 0.
+    """
+    return D + ratio * (x - D)
+
+
+def fresh(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """z ~ N(0, I) like x, (B, ...); drawn where the generator lives: the same on every device."""
+    device = generator.device if generator is not None else x.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+def churned(
+    x: Tensor,
+    sigma: float,
+    generator: torch.Generator | None,
+    steps: int,
+    churn: float,
+    s_min: float,
+    s_max: float,
+    s_noise: float,
+) -> tuple[Tensor, float]:
+    """(x_hat, sigma_hat) = (x + S_noise sqrt(sigma_hat^2 - sigma^2) z, (1 + gamma) sigma).
+
+    gamma = min(S_churn/N, sqrt(2) - 1) for sigma in [S_min, S_max], else 0, N the number of steps
+    (Karras et al. 2022, algorithm 2).
+
+    Raises:
+        InputError: S_churn is negative.
+    """
+    if not churn >= 0:
+        raise InputError(f"churn = {churn!r} must be at least 0.")
+    gamma = min(churn / steps, math.sqrt(2) - 1) if s_min <= sigma <= s_max else 0.0
+    if gamma == 0:
+        return x, sigma
+    raised = (1 + gamma) * sigma
+    return x + s_noise * math.sqrt(raised**2 - sigma**2) * fresh(x, generator), raised
 
 
 def euler(
@@ -20,14 +64,16 @@ def euler(
     sigma: float,
     following: float,
     generator: torch.Generator | None,
-    history: list[Any],
+    history: Slopes,
+    steps: int,
+    churn: float = 0.0,
+    s_min: float = 0.05,
+    s_max: float = 50.0,
+    s_noise: float = 1.003,
 ) -> Tensor:
-    """x' = D + (sigma'/sigma) (x - D): Euler's step x + (sigma' - sigma) (x - D)/sigma.
-
-    Written as a mean of x and D it keeps D's digits at sigma' = 0.
-    """
-    D = denoise(x, sigma)
-    return D + (following / sigma) * (x - D)
+    """x' = D + (sigma'/sigma_hat)(x_hat - D)."""
+    x, sigma = churned(x, sigma, generator, steps, churn, s_min, s_max, s_noise)
+    return toward(denoise(x, sigma), x, following / sigma)
 
 
 def heun(
@@ -36,9 +82,15 @@ def heun(
     sigma: float,
     following: float,
     generator: torch.Generator | None,
-    history: list[Any],
+    history: Slopes,
+    steps: int,
+    churn: float = 0.0,
+    s_min: float = 0.05,
+    s_max: float = 50.0,
+    s_noise: float = 1.003,
 ) -> Tensor:
-    """Heun's second-order step; Euler's where sigma' = 0 (Karras et al. 2022, algorithm 1)."""
+    """Heun's second-order step; Euler's where sigma' = 0 (Karras et al. 2022, algorithm 2)."""
+    x, sigma = churned(x, sigma, generator, steps, churn, s_min, s_max, s_noise)
     d = (x - denoise(x, sigma)) / sigma
     predicted = x + (following - sigma) * d
     if following == 0:
@@ -47,8 +99,78 @@ def heun(
     return x + (following - sigma) * (d + d_next) / 2
 
 
+def lms(
+    denoise: Denoise,
+    x: Tensor,
+    sigma: float,
+    following: float,
+    generator: torch.Generator | None,
+    history: Slopes,
+    order: int = 4,
+) -> Tensor:
+    """x' = x + sum_j d_j int l_j(tau) dtau over [sigma, sigma'], d = (x - D)/sigma.
+
+    l_j are the Lagrange polynomials of the last `order` levels: the Adams-Bashforth method for
+    steps of any lengths. The first steps have fewer; the first is Euler's (Katherine Crowson,
+    k-diffusion, linear multistep).
+
+    Raises:
+        InputError: the order is below 1.
+    """
+    if order < 1:
+        raise InputError(f"order = {order!r} must be at least 1.")
+    history.append((sigma, (x - denoise(x, sigma)) / sigma))
+    del history[:-order]
+    for weight, (_, d) in zip(
+        lagrange_integrals([level for level, _ in history], sigma, following), history, strict=True
+    ):
+        x = x + weight * d
+    return x
+
+
+def lagrange_integrals(levels: list[float], start: float, end: float) -> list[float]:
+    """int l_j(tau) dtau from start to end, l_j(levels[k]) = 1 for k = j, else 0.
+
+    By Gauss and Legendre with n points for n levels, exact up to degree 2 n - 1.
+    """
+    points, weights = np.polynomial.legendre.leggauss(len(levels))
+    tau = (start + end) / 2 + (end - start) / 2 * points
+    found = []
+    for j, own in enumerate(levels):
+        others = levels[:j] + levels[j + 1 :]
+        l_j = math.prod(((tau - level) / (own - level) for level in others), start=np.ones(1))
+        found.append(float((weights * l_j).sum() * (end - start) / 2))
+    return found
+
+
+def dpmpp_2m(
+    denoise: Denoise,
+    x: Tensor,
+    sigma: float,
+    following: float,
+    generator: torch.Generator | None,
+    history: Slopes,
+) -> Tensor:
+    """x' = D_i + (sigma'/sigma)(x - D_i), D_i = D + (D - D_before)/(2 r).
+
+    r = h_before/h with h = log(sigma/sigma') is the ratio of two steps in lambda = -log sigma. The
+    first step and the one to 0 have D_i = D (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
+    """
+    D = denoise(x, sigma)
+    history.append((sigma, D))
+    if len(history) == 1 or following == 0:
+        return toward(D, x, following / sigma)
+    before, D_before = history.pop(0)
+    r = math.log(before / sigma) / math.log(sigma / following)
+    return toward(D + (D - D_before) / (2 * r), x, following / sigma)
+
+
 @hookimpl
 def testbed_samplers() -> Iterable[Sampler]:
-    """Euler and Heun."""
-    yield Sampler("euler", euler, reference="Karras et al. 2022, arXiv:2206.00364")
-    yield Sampler("heun", heun, reference="Karras et al. 2022, algorithm 1")
+    """Euler, Heun, linear multistep, DPM++ 2M."""
+    yield Sampler(
+        "euler", euler, noise="churn", reference="Karras et al. 2022, arXiv:2206.00364, algorithm 2"
+    )
+    yield Sampler("heun", heun, noise="churn", reference="Karras et al. 2022, algorithm 2")
+    yield Sampler("lms", lms, reference="Hairer, Norsett and Wanner 1993, sec. III.5")
+    yield Sampler("dpmpp_2m", dpmpp_2m, reference="Lu et al. 2022, arXiv:2211.01095, algorithm 2")

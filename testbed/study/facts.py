@@ -56,7 +56,7 @@ def _data(config: dict[str, Any], registry: Registry) -> Data:
 
 def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Data) -> pd.DataFrame:
     """One row per level: the four coefficients, target size, effective weights, loss at F = 0."""
-    sigma = levels_of(objective.density, 129)
+    sigma = denoiser.level(levels_of(objective.density, 129))
     p, sd = objective.parameterization, objective.sigma_data
     c = p.coefficients(sigma, sigma_data=sd)
     c_in, c_noise = denoiser.inputs(sigma)

@@ -18,17 +18,20 @@ from testbed.components import Component, Density, Loss, Weighting
 from testbed.data.base import Data
 from testbed.denoiser import SHARED
 from testbed.errors import InputError, said, unknown
+from testbed.formula import bind
+from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
 from testbed.study import baseline, journal, trial, validity
 from testbed.study.spec import Arrangement, Assumed, Choice, StudyFile, TrialSettings
+from testbed.tables import Table
 from testbed.training.objective import Objective
 
 SCHEMA = 1
 RECIPE = ("weighting", "loss", "density")
 SOURCES = (
     "components", "data", "denoiser", "formula", "metrics", "networks", "noise", "oracles",
-    "parameterization", "predictions", "random", "sampling", "study/trial", "training",
+    "parameterization", "predictions", "random", "sampling", "study/trial", "tables", "training",
 )  # fmt: skip
 
 
@@ -222,6 +225,11 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
 
     evaluation = settings.evaluation
     p = look_up("parameterization", settings.parameterization)
+    tabled = settings.table is not None and settings.table.name != "none"
+    table = look_up("table", settings.table) if settings.table and tabled else None
+    high = settings.sigma_max
+    if table is not None and table.options["zero_terminal_snr"] and math.isinf(high):
+        high = TERMINAL
     parts: dict[str, Any] = {"parameterization": p}
     for axis in RECIPE:
         choice: Choice | None = getattr(settings, axis)
@@ -234,13 +242,20 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
                 problems.append(str(problem))
                 continue
         if axis == "density" and choice is not None:
-            cut = {"sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
+            cut = {"sigma_min": settings.sigma_min, "sigma_max": high}
             choice = Choice(name=choice.name, options={**cut, **choice.options})
+            if choice.name == "table":
+                if not tabled:
+                    problems.append('density = "table" is that of a table: name one, such as '
+                                    'table = "ddpm".')  # fmt: skip
+                parts[axis] = table and _of_table(table, choice, problems)
+                continue
         parts[axis] = choice and look_up(axis, choice)
     dataset = look_up("dataset", settings.dataset)
     network = look_up("network", settings.network)
     metrics = [look_up("metric", metric) for metric in evaluation.metrics]
     sampler = look_up("sampler", evaluation.sampler)
+    schedule = look_up("schedule", evaluation.schedule)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     inputs = {}
@@ -255,17 +270,20 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     for name in inputs:
         if inputs[name] == "native" and _is_shared(name, p, sigma_data, density):
             inputs[name] = "shared"
-    objective = Objective(p, parts["weighting"], parts["loss"], density, sigma_data)
+    objective = Objective(p, parts["weighting"], parts["loss"], density, sigma_data, table=table)
     problems += validity.problems(objective, inputs["c_noise"], network, data)
+    problems += validity.unsampled(sampler, schedule, evaluation.steps, objective)
     if problems:
         raise InputError("\n".join(problems))
     used: list[Component] = [dataset, network, sampler, *metrics]
-    used += [part for part in parts.values() if part is not None]
+    own = table is not None and density.name == "table"
+    used += [part for part in parts.values() if part is not None and not (own and part is density)]
     return {
         "schema": SCHEMA,
         "device": torch.device(device).type,
         **{axis: part and named(part) for axis, part in parts.items()},
         **inputs,
+        "table": table and named(table),
         "dataset": named(dataset),
         "data_digest": data.digest,
         "sigma_data": sigma_data,
@@ -278,6 +296,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             "samples": evaluation.samples,
             "steps": evaluation.steps,
             "sampler": named(sampler),
+            "schedule": named(schedule),
             "metrics": [named(metric) for metric in metrics],
         },
         "sources": sources(),
@@ -287,6 +306,16 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             if source.kind != "built in"
         },
     }
+
+
+def _of_table(table: Table, choice: Choice, problems: list[str]) -> Density | None:
+    """The density of the table's levels with equal mass; None with a line in `problems`."""
+    try:
+        options = bind("density 'table'", {"sigma_min": 0.0, "sigma_max": 0.0}, choice.options)
+        return table.density(**options)
+    except InputError as problem:
+        problems.append(str(problem))
+        return None
 
 
 def _sigma_data(settings: TrialSettings, data: Data) -> float:

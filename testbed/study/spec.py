@@ -36,6 +36,7 @@ from testbed.training.settings import Training
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
 MOST_SEEDS = 10_000
+MOST_STEPS = 1_000_000
 LONGEST = 100
 """Of names that become names of files."""
 
@@ -87,8 +88,9 @@ class Evaluation(Model):
     levels: int = Field(default=16, ge=2, description="noise levels of the per-sigma tables")
     draws: int = Field(default=1024, ge=2, description="held-out (x0, eps) pairs at each level")
     samples: int = Field(default=512, ge=4, description="samples drawn for the sample metrics")
-    steps: int = Field(default=18, ge=1, description="sampler steps")
+    steps: int = Field(default=18, ge=1, le=MOST_STEPS, description="sampler steps")
     sampler: Choice = Choice(name="heun")
+    schedule: Choice = Choice(name="karras")
     metrics: tuple[Choice, ...] = (
         Choice(name="energy"),
         Choice(name="mmd"),
@@ -105,6 +107,7 @@ class Assumed(Model):
 
 
 InputChoice = Literal["recipe", "native", "shared"]
+NoiseChoice = Literal["recipe", "native", "shared", "index"]
 
 
 class TrialSettings(Model):
@@ -117,7 +120,8 @@ class TrialSettings(Model):
     loss: Choice = Choice(name="recipe")
     density: Choice = Choice(name="recipe")
     c_in: InputChoice = "recipe"
-    c_noise: InputChoice = "recipe"
+    c_noise: NoiseChoice = "recipe"
+    table: Choice | None = None
     sigma_min: float = Field(0.002, gt=0)
     sigma_max: float = Field(80.0, gt=0, validate_default=True, allow_inf_nan=True)
     sigma_data: float | Assumed | None = None

@@ -20,11 +20,11 @@ from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError, no_room, said
 from testbed.metrics import denoising
-from testbed.noise import karras_sigmas
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.sampling.loop import sample
 from testbed.study import journal
+from testbed.tables import Table
 from testbed.training import checkpoint
 from testbed.training.batch import Batch
 from testbed.training.engine import Contestant, Loop, Trainer
@@ -34,6 +34,8 @@ from testbed.training.settings import Training
 CHECKPOINT_SECONDS = 15.0
 ORPHANED = 60.0
 """Seconds within which the worker of a driver that was killed has ended."""
+KARRAS = {"name": "karras", "options": {}}
+"""The schedule of a trial that names none."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -69,8 +71,21 @@ def _component(registry: Registry, axis: str, name: str, options: str) -> Any:
 def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
     """The objective of a resolved configuration, its states not started."""
     axes = ("parameterization", "weighting", "loss", "density")
-    parts = {axis: config[axis] and component(registry, axis, config[axis]) for axis in axes}
-    return Objective(**parts, sigma_data=config["sigma_data"])
+    table = table_of(config, registry)
+    parts: dict[str, Any] = {
+        axis: table.density(**config[axis]["options"])
+        if table is not None and config[axis] and config[axis]["name"] == "table"
+        else config[axis] and component(registry, axis, config[axis])
+        for axis in axes
+    }
+    return Objective(**parts, sigma_data=config["sigma_data"], table=table)
+
+
+def table_of(config: Mapping[str, Any], registry: Registry) -> Table | None:
+    """The table of a resolved configuration, or None."""
+    named = config.get("table")
+    found: Table | None = named and component(registry, "table", named)
+    return found
 
 
 def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[Denoiser, Objective]:
@@ -81,7 +96,12 @@ def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[De
     weights = stream(config["seed"], "weights").initial_seed()
     network = component(registry, "network", config["network"])(data.shape, 0, weights)
     denoiser = Denoiser(
-        network, p, config["sigma_data"], c_in=config["c_in"], c_noise=config["c_noise"]
+        network,
+        p,
+        config["sigma_data"],
+        c_in=config["c_in"],
+        c_noise=config["c_noise"],
+        table=objective.table,
     )
     return denoiser, objective
 
@@ -387,7 +407,8 @@ def _measure(
         trained, data, config, evaluation["samples"], stream(0, "samples"), device, registry
     )
     # One entry: safetensors writes several in any order, and the file would differ each time.
-    facts = {"sampler": f"{evaluation['sampler']['name']}, {evaluation['steps']} steps"}
+    words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
+    facts = {"sampler": "{}, {} steps, {}".format(*words)}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
     for named_metric in evaluation["metrics"]:
         metric = component(registry, "metric", named_metric)
@@ -407,7 +428,9 @@ def draw(
 ) -> torch.Tensor:
     """n samples by the configuration's own sampler and levels; (n, *shape)."""
     evaluation, density = config["evaluation"], config["density"]["options"]
-    sigmas = karras_sigmas(evaluation["steps"], density["sigma_min"], density["sigma_max"])
+    schedule = component(registry, "schedule", evaluation.get("schedule", KARRAS))
+    range_ = density["sigma_min"], density["sigma_max"]
+    sigmas = schedule(evaluation["steps"], *range_, denoiser.table)
     sampler = component(registry, "sampler", evaluation["sampler"])
     # The prior at sigma_max: noise and the data's second moment.
     top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5

@@ -114,7 +114,9 @@ def described(config: Mapping[str, Any], registry: Registry) -> Signature | None
     try:
         objective = objective_of(config, registry)
         p, sd = objective.parameterization, objective.sigma_data
-        denoiser = Denoiser(torch.nn.Identity(), p, sd, config["c_in"], config["c_noise"])
+        denoiser = Denoiser(
+            torch.nn.Identity(), p, sd, config["c_in"], config["c_noise"], objective.table
+        )
         return signature(objective, denoiser)
     except Exception:  # a plugin's: its trials will fail and say why
         return None

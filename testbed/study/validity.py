@@ -8,17 +8,34 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from testbed.components import Density, Network
+from testbed.components import Density, Network, Sampler
 from testbed.data.base import Data
 from testbed.denoiser import SHARED
+from testbed.errors import InputError, said
+from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization
+from testbed.random import stream
+from testbed.sampling.loop import sample
+from testbed.sampling.schedules import Schedule
+from testbed.tables import Table
 from testbed.training.objective import Objective
+
+FAR = 10.0
+"""What a first step may leave of noise, over what it should: a large variance leaves more."""
+RARE = 2.0**-20
+"""A share of the draws that training does not see."""
 
 
 def levels_of(density: Density, n: int = 33) -> Tensor:
     """n log-spaced noise levels over the density's range, float64."""
     low, high = span(density)
     return torch.logspace(math.log10(low), math.log10(high), n, dtype=torch.float64)
+
+
+def _trained(objective: Objective) -> Tensor:
+    """Levels over the density's range, as training has them: of the table where there is one."""
+    sigma = levels_of(objective.density)
+    return sigma if objective.table is None else objective.table.quantised(sigma)
 
 
 def span(density: Density) -> tuple[float, float]:
@@ -32,7 +49,7 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
 
     Args:
         objective: the trial's; its sigma_data is the one that training uses.
-        c_noise: "native" or "shared".
+        c_noise: "native", "shared" or "index".
         network: what takes c_noise.
         data: what is trained on.
     """
@@ -40,6 +57,11 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
     if math.isinf(high):
         yield _at_infinity(p)
         return
+    if objective.table is not None and objective.table.options["zero_terminal_snr"]:
+        if math.inf in p.singular:
+            yield _at_infinity(p)
+            return
+        yield from _drawn_last(objective, objective.table)
     for component in (p, objective.weighting):
         if component is not None:
             yield from _outside(component.label, component.sigma_range, low, high)
@@ -53,6 +75,44 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
         )
     yield from _noise(p, c_noise, objective, network)
     yield from _numbers(objective)
+
+
+def unsampled(
+    sampler: Sampler, schedule: Schedule, steps: int, objective: Objective
+) -> Iterator[str]:
+    """Why the samples cannot be drawn, if not: found by the first and the last step with D = 0."""
+    low, high = span(objective.density)
+    if math.isinf(high):
+        return
+    try:
+        sigmas = schedule(steps, low, high, objective.table)
+        few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
+        passed: list[Tensor] = []
+        start = torch.full((1, 256), float(sigmas[0]))
+        common = few, sampler, stream(0, "validity")
+        end = sample(lambda x, s: 0 * x, start, *common, lambda i, s, x: passed.append(x))
+        after, following = [*passed, end][1].square().mean().sqrt(), few[1]
+        if few[0] >= TERMINAL and not following / 2 <= after <= FAR * following:
+            yield (
+                f"evaluation: {sampler.label} cannot step from sigma = infinity: noise of size "
+                f"{float(following):.4g} should be left, and it leaves {float(after):.2g}. Take "
+                "one that goes towards D, such as ddim."
+            )
+    except (InputError, ArithmeticError) as problem:
+        yield f"evaluation: {said(problem)}"
+    except Exception:  # a plugin's: the trial itself will fail and say why
+        return
+
+
+def _drawn_last(objective: Objective, table: Table) -> Iterator[str]:
+    """A level at infinity is of use only if it is drawn."""
+    top = objective.sigma(torch.tensor([1 - RARE], dtype=torch.float64))
+    if not bool((top >= TERMINAL).all()):
+        yield (
+            f"{table.label} ends at sigma = infinity (zero terminal SNR), and "
+            f"{objective.density.label} draws up to {float(top):.4g}: write sigma_max = inf and "
+            'density = "table".'
+        )
 
 
 def _at_infinity(p: Parameterization) -> str:
@@ -81,32 +141,39 @@ def _noise(
     p: Parameterization, c_noise: str, objective: Objective, network: Network
 ) -> Iterator[str]:
     """The network must take the kind of c_noise that it is given, over the range it gets."""
-    kind = "log_sigma" if c_noise == "shared" else p.noise_kind
-    if kind not in network.noise:
-        takes = ", ".join(sorted(network.noise))
-        table = "index" in network.noise
-        why = f"Its table has no entry at a {kind}. " if table else ""
-        yield (
-            f"{p.label} gives c_noise as {kind!r}, {network.label} takes {takes}. {why}"
-            f'c_noise = "shared" gives log_sigma.'
-        )
+    table = objective.table
+    if c_noise == "index" and table is None:
+        yield 'c_noise = "index" is the index in a table: name one, such as table = "ddpm".'
         return
-    sigma, sd = levels_of(objective.density), objective.sigma_data
-    if c_noise == "shared":
+    kind = {"shared": "log_sigma", "index": "index"}.get(c_noise, p.noise_kind)
+    given = f"{p.label} gives c_noise"
+    if c_noise == "index" and table is not None:
+        given = f"{table.label} gives an index"
+    if kind not in network.noise:
+        hint = 'c_noise = "shared" gives log_sigma.'
+        if "index" in network.noise:
+            hint = f'Its table has no entry at a {kind}: c_noise = "index" gives one, with a table.'
+        how = "" if c_noise == "index" else f" as {kind!r}"
+        yield f"{given}{how}, {network.label} takes {', '.join(sorted(network.noise))}. {hint}"
+        return
+    sigma, sd = _trained(objective), objective.sigma_data
+    if c_noise == "index" and table is not None:
+        values = table.c_noise(sigma, sd)
+    elif c_noise == "shared":
         values = SHARED["c_noise"](sigma, sd)
     else:
         values = p.coefficients(sigma, sigma_data=sd).noise
     low, high = network.noise[kind]
     if not (low <= float(values.min()) and float(values.max()) <= high):
         yield (
-            f"{p.label} gives c_noise from {float(values.min()):.3g} to {float(values.max()):.3g}, "
+            f"{given} from {float(values.min()):.3g} to {float(values.max()):.3g}, "
             f"{network.label} takes {kind} from {low:g} to {high:g}."
         )
 
 
 def _numbers(objective: Objective) -> Iterator[str]:
     """Coefficients and weights must be numbers that training can use, in its float32."""
-    p, sigma = objective.parameterization, levels_of(objective.density)
+    p, sigma = objective.parameterization, _trained(objective)
     objective = objective.started(0)
     with torch.no_grad():
         if p.affine:

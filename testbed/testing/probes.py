@@ -106,13 +106,10 @@ def network(build: Network) -> list[Tensor]:
 
 
 def sampler(s: Sampler) -> list[Tensor]:
-    x = 10 * draws((4, 3), 41)
-    return [
-        sample(
-            lambda x, sigma: torch.tanh(x), x, [10.0, 3.0, 1.0, end], s, stream(0, "testing/probe")
-        )
-        for end in (0.5, 0.0)
-    ]
+    x = 40 * draws((4, 3), 41)
+    generator = stream(0, "testing/probe")
+    ladders = ([40.0, 10.0, 3.0, 1.0, 0.06, end] for end in (0.03, 0.0))
+    return [sample(lambda x, sigma: torch.tanh(x), x, levels, s, generator) for levels in ladders]
 
 
 def metric(m: Metric) -> list[Tensor]:

@@ -38,6 +38,11 @@ def _oracle() -> Gaussian:
     return Gaussian(mean, root @ root.T)
 
 
+def _with_noise(s: Sampler, factor: float) -> Sampler:
+    """The sampler with the option that its noise is multiplied by at `factor`."""
+    return s.bound({**s.options, s.noise: factor}) if s.noise else s
+
+
 def _generator(s: Sampler, seed: int = 0) -> torch.Generator | None:
     """One for a sampler that draws."""
     return None if s.deterministic else stream(seed, "testing/sampler")
@@ -57,9 +62,10 @@ def _exact(oracle: Gaussian, x: Tensor, sigma: float) -> Tensor:
 
 @LAWS.law(
     "It converges to the probability-flow ODE's solution: the error at least halves when the steps "
-    "double (order 1 or more, on a Gaussian)."
+    "double (order 1 or more, on a Gaussian; noise that an option multiplies is off)."
 )
 def order(s: Sampler, context: Context) -> str:
+    s = _with_noise(s, 0.0)
     if not s.deterministic:
         raise Skipped("stochastic: its path is not the ODE's")
     oracle = _oracle()
@@ -81,6 +87,34 @@ def order(s: Sampler, context: Context) -> str:
         f"order {limit:.3g} ± {left:.1g}"
     )
     demand(limit >= 1 - left and left < 0.5, f"{shown}, less than 1.")
+    return shown
+
+
+@LAWS.law(
+    "One that draws keeps the marginals: draws of a Gaussian at sigma_0 end with mean and variance "
+    "of x0 + sigma eps, within 5 standard errors and what twice the steps change."
+)
+def marginal(s: Sampler, context: Context) -> str:
+    s = _with_noise(s, 1.0)
+    if s.deterministic:
+        raise Skipped("deterministic: its order says more")
+    oracle, n = _oracle(), 8192
+    generator = stream(0, "testing/marginal")
+    x = oracle.sample(n, generator)
+    x = x + START * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    biases = []
+    for steps in (64, 128):
+        end = sample(oracle.denoise, x.clone(), _levels(steps), s, _generator(s))
+        z = (end - oracle.m) @ oracle.Q / torch.sqrt(oracle.L + END**2)
+        biases.append(torch.stack([z.mean(0), (z**2).mean(0) - 1]))
+    error = torch.tensor([[1 / math.sqrt(n)], [math.sqrt(2 / n)]], dtype=torch.float64)
+    bound = 5 * error + (biases[1] - biases[0]).abs()
+    worst = float((biases[1].abs() / bound).nan_to_num(nan=math.inf).max())
+    shown = (
+        f"mean off by {float(biases[1][0].abs().max()):.2g} deviations, "
+        f"variance by {float(biases[1][1].abs().max()):.2g}"
+    )
+    demand(worst <= 1, f"{shown}: {worst:.3g} times what is allowed.")
     return shown
 
 
@@ -157,8 +191,17 @@ def pure(s: Sampler, context: Context) -> None:
     behaviour.pure(lambda x: sample(_curved, x, _levels(8), s, _generator(s)), (x,))
 
 
-@LAWS.law("A deterministic sampler draws nothing; another draws from its generator alone.")
+@LAWS.law(
+    "A deterministic sampler draws nothing; another, and one whose noise is on, draws from its "
+    "generator alone."
+)
 def generator(s: Sampler, context: Context) -> str:
+    found = [_drawn(one) for one in ([s, _with_noise(s, 1.0)] if s.noise else [s])]
+    demand(not s.noise or found[-1] != "deterministic", f"it draws nothing at {s.noise} = 1.")
+    return ", ".join(dict.fromkeys(found))
+
+
+def _drawn(s: Sampler) -> str:
     x = START * draws((5, 4), 78)
     given = stream(0, "testing/sampler")
     before = given.get_state()
@@ -176,7 +219,7 @@ def generator(s: Sampler, context: Context) -> str:
 
 @LAWS.law("Every option has an effect, and binding its default has none.")
 def options(s: Sampler, context: Context) -> str:
-    return behaviour.options_matter(s)
+    return behaviour.options_matter(_with_noise(s, 1.0))
 
 
 @LAWS.law("A worker process that loads the same plugins computes the same numbers.")

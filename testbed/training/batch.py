@@ -131,7 +131,7 @@ class Batch(Loop):
         columns = [torch.empty(u.shape) for _ in range(3 + len(Terms._fields))]
         for rows in self.alike:
             one = self.trials[rows[0]]
-            sigma = one.objective.density.sigma(u[rows].flatten(0, 1))
+            sigma = one.objective.sigma(u[rows].flatten(0, 1))
             bins[rows] = self.bins(sigma, one.objective.density).view(u[rows].shape)
             own = levels_of(one.denoiser, one.objective, sigma)
             for column, part in zip(columns, (*own[:3], *(own.terms or ())), strict=True):

@@ -288,7 +288,7 @@ class Trainer(Loop):
         steps = slice(offset, min(BLOCK, offset + last - self.step))
         shape = tuple(self.samples.shape[1:])
         drawn = draws(self.seed, block, self.training.batch, len(self.samples), shape)
-        sigmas = self.objective.density.sigma(drawn.u[steps])
+        sigmas = self.objective.sigma(drawn.u[steps])
         bins = self.bins(sigmas, self.objective.density).to(self.device)
         # Every function of sigma is evaluated once a block, in float64.
         levels = levels_of(self.denoiser, self.objective, sigmas).steps(self.device)

@@ -16,6 +16,7 @@ from testbed.noise import per_sample
 from testbed.parameterization import Parameterization
 from testbed.predictions import convert, from_pair, pair_weights, slope
 from testbed.random import stream
+from testbed.tables import Table
 
 
 class Terms(NamedTuple):
@@ -39,7 +40,8 @@ class Objective:
 
     With a weighting l2 is lambda |D - x0|^2 whatever the space; without one l2 in space q is
     |q_hat - q|^2. A learned weighting's penalty is added to it. `states` holds the modules that
-    the weighting and the loss train, under "weighting" and "loss": see `started`.
+    the weighting and the loss train, under "weighting" and "loss": see `started`. With a table
+    every level that is drawn is replaced by its nearest before anything is computed from it.
     """
 
     parameterization: Parameterization
@@ -48,6 +50,7 @@ class Objective:
     density: Density
     sigma_data: float
     states: nn.ModuleDict | None = None
+    table: Table | None = None
 
     def started(self, seed: int) -> Self:
         """This objective with new states drawn from `seed`, or itself where nothing has a state."""
@@ -59,6 +62,11 @@ class Objective:
                 if part is not None and (state := part.build()) is not None
             }
         return replace(self, states=nn.ModuleDict(built)) if built else self
+
+    def sigma(self, u: Tensor) -> Tensor:
+        """The noise level of each u in (0, 1), the nearest of the table; float64, like u."""
+        drawn = self.density.sigma(u)
+        return drawn if self.table is None else self.table.quantised(drawn)
 
     def _state(self, axis: str) -> nn.Module | None:
         return self.states[axis] if self.states is not None and axis in self.states else None
@@ -175,7 +183,7 @@ class Objective:
         # A copy: a stateful loss may change its state at every call.
         fresh = replace(self, states=copy.deepcopy(self.states))
         with torch.no_grad():
-            loss = float(fresh(torch.zeros_like(x0), x0, eps, self.density.sigma(u)).mean())
+            loss = float(fresh(torch.zeros_like(x0), x0, eps, self.sigma(u)).mean())
         if not 0 < loss < float("inf"):
             raise InputError(f"the loss at F = 0 is {loss}: the objective cannot be scaled by it.")
         return loss

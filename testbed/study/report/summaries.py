@@ -241,7 +241,8 @@ def _evaluation(e: dict[str, Any]) -> str:
         e.get(key, "?") for key in ("levels", "draws", "samples", "steps")
     )
     sampler = _component(e.get("sampler"))
-    return f"{levels} levels × {draws} draws, {samples} samples by {sampler}, {steps} steps"
+    along = f" of {_component(e['schedule'])}" if "schedule" in e else ""
+    return f"{levels} levels × {draws} draws, {samples} samples by {sampler}, {steps} steps{along}"
 
 
 def _integer(value: Any) -> str:

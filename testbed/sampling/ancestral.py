@@ -1,0 +1,177 @@
+"""Samplers that draw noise at every step, in the variance exploding form x = x0 + sigma eps.
+
+Where a step from sigma to sigma' takes away more noise than it should, and adds
+
+    up = eta sigma' sqrt(1 - sigma'^2/sigma^2),   down^2 + up^2 = sigma'^2
+
+of fresh noise, the marginals stay those of x0 + sigma' eps. Divided by alpha, DDIM's step with the
+same eta is this one (Song et al. 2021, arXiv:2010.02502, eqs. 12 and 16), and at eta = 1 it is
+DDPM's with the small variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from testbed.components import Sampler
+from testbed.errors import InputError, unknown
+from testbed.hookspecs import hookimpl
+from testbed.sampling.solvers import Denoise, fresh, toward
+
+
+def split(sigma: float, following: float, eta: float) -> tuple[float, float]:
+    """(down, up): sigma' = sqrt(down^2 + up^2), up = eta sigma' sqrt(1 - (sigma'/sigma)^2).
+
+    down = sigma' sqrt(1 - eta^2 (1 - (sigma'/sigma)^2)), without the difference of squares.
+
+    Raises:
+        InputError: eta is not in [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta = {eta!r} must be between 0 and 1.")
+    q = following / sigma
+    down = math.sqrt((1 - eta) * (1 + eta) + (eta * q) ** 2)
+    return following * down, eta * following * math.sqrt((1 - q) * (1 + q))
+
+
+def noisier(x: Tensor, deviation: float, generator: torch.Generator | None) -> Tensor:
+    """x + deviation z; nothing is drawn for a deviation of 0."""
+    return x + deviation * fresh(x, generator) if deviation else x
+
+
+def ddim(
+    denoise: Denoise,
+    x: Tensor,
+    sigma: float,
+    following: float,
+    generator: torch.Generator | None,
+    history: list[Any],
+    eta: float = 0.0,
+) -> Tensor:
+    """x' = D + (down/sigma)(x - D) + up z (Song et al. 2021, eqs. 12 and 16, over alpha)."""
+    down, up = split(sigma, following, eta)
+    return noisier(toward(denoise(x, sigma), x, down / sigma), up, generator)
+
+
+def euler_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigma: float,
+    following: float,
+    generator: torch.Generator | None,
+    history: list[Any],
+    eta: float = 1.0,
+) -> Tensor:
+    """Euler's step from sigma to `down`, and noise up to sigma': DDIM's, with eta = 1."""
+    return ddim(denoise, x, sigma, following, generator, history, eta)
+
+
+def small(sigma: float, following: float) -> float:
+    """beta~/alpha'^2 = sigma'^2 (1 - sigma'^2/sigma^2), beta~ = beta (1 - abar')/(1 - abar)."""
+    q = following / sigma
+    return following**2 * (1 - q) * (1 + q)
+
+
+def large(sigma: float, following: float) -> float:
+    """beta/alpha'^2 = (sigma^2 - sigma'^2)(1 + sigma'^2)/(1 + sigma^2); 0 in the step to 0."""
+    if following == 0:
+        return 0.0
+    return (sigma - following) * (sigma + following) * (1 + following**2) / (1 + sigma**2)
+
+
+VARIANCES: dict[str, Callable[[float, float], float]] = {"small": small, "large": large}
+"""The variance of a DDPM step in x = x_t/alpha, by name."""
+
+
+def ddpm(
+    denoise: Denoise,
+    x: Tensor,
+    sigma: float,
+    following: float,
+    generator: torch.Generator | None,
+    history: list[Any],
+    variance: str = "small",
+) -> Tensor:
+    """x' = D + (sigma'/sigma)^2 (x - D) + s z: the mean of q(x'|x, x0 = D) in x = x_t/alpha.
+
+    s^2 is the variance over alpha'^2 (Ho et al. 2020, arXiv:2006.11239, eq. 7 and sec. 3.2). The
+    step to 0 draws nothing.
+
+    Raises:
+        InputError: an unknown variance.
+    """
+    if variance not in VARIANCES:
+        raise InputError(unknown("variance", variance, VARIANCES))
+    s = math.sqrt(VARIANCES[variance](sigma, following))
+    return noisier(toward(denoise(x, sigma), x, (following / sigma) ** 2), s, generator)
+
+
+def dpmpp_2s_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigma: float,
+    following: float,
+    generator: torch.Generator | None,
+    history: list[Any],
+    eta: float = 1.0,
+) -> Tensor:
+    """x' = D_m + (down/sigma)(x - D_m) + up z, D_m = D at the middle of the way in log sigma.
+
+    The middle is sqrt(sigma down), reached by Euler's step (Lu et al. 2022, arXiv:2211.01095,
+    algorithm 1 with r = 1/2; ancestral as in k-diffusion). The step to 0 is Euler's.
+    """
+    D = denoise(x, sigma)
+    down, up = split(sigma, following, eta)
+    if following == 0:
+        return toward(D, x, 0.0)
+    middle = math.sqrt(sigma * down)
+    D_m = denoise(toward(D, x, middle / sigma), middle)
+    return noisier(toward(D_m, x, down / sigma), up, generator)
+
+
+def dpmpp_sde(
+    denoise: Denoise,
+    x: Tensor,
+    sigma: float,
+    following: float,
+    generator: torch.Generator | None,
+    history: list[Any],
+    eta: float = 1.0,
+) -> Tensor:
+    """The ancestral step of DPM++ with D at the middle m = sqrt(sigma sigma') of a noisy path.
+
+    x_m = D + (down_m/sigma)(x - D) + up_m z_1, and x' = D_m + (down/sigma)(x - D_m) + up z with
+    z = (sqrt(sigma - m) z_1 + sqrt(m - sigma') z_2)/sqrt(sigma - sigma'): both noises are
+    increments of one Brownian motion in sigma (k-diffusion, DPM-Solver++ SDE with r = 1/2). The
+    step to 0 is Euler's.
+    """
+    D = denoise(x, sigma)
+    if following == 0:
+        return toward(D, x, 0.0)
+    m = math.sqrt(sigma * following)
+    (down_m, up_m), (down, up) = split(sigma, m, eta), split(sigma, following, eta)
+    z_1, z_2 = (fresh(x, generator) if eta else torch.zeros_like(x) for _ in range(2))
+    D_m = denoise(toward(D, x, down_m / sigma) + up_m * z_1, m)
+    share = (sigma - m) / (sigma - following)
+    z = math.sqrt(share) * z_1 + math.sqrt(1 - share) * z_2
+    return toward(D_m, x, down / sigma) + up * z
+
+
+@hookimpl
+def testbed_samplers() -> Iterable[Sampler]:
+    """DDIM, Euler ancestral, DDPM, DPM++ 2S ancestral and SDE."""
+    song, lu = "Song et al. 2021, arXiv:2010.02502", "Lu et al. 2022, arXiv:2211.01095"
+    yield Sampler("ddim", ddim, noise="eta", reference=f"{song}, eqs. 12 and 16")
+    yield Sampler("euler_ancestral", euler_ancestral, noise="eta", reference=f"{song}, eq. 12")
+    yield Sampler(
+        "ddpm", ddpm, deterministic=False, reference="Ho et al. 2020, arXiv:2006.11239, eq. 7"
+    )
+    yield Sampler(
+        "dpmpp_2s_ancestral", dpmpp_2s_ancestral, noise="eta", reference=f"{lu}, algorithm 1"
+    )
+    yield Sampler("dpmpp_sde", dpmpp_sde, noise="eta", reference=f"{lu}, sec. 5; k-diffusion")

@@ -1,0 +1,133 @@
+"""Schedules: at which noise levels a sampler stops on its way to 0, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from testbed import noise
+from testbed.components import Component
+from testbed.errors import InputError, UnknownName, unknown
+from testbed.formula import Formula
+from testbed.tables import Table
+
+BORDERS = {border.name: border for border in (noise.VE, noise.VP, noise.COSINE, noise.FLOW)}
+
+
+@dataclass(frozen=True)
+class Schedule(Component):
+    """`levels([steps, sigma_min, sigma_max, table, options])`: (steps + 1,), descending to 0.
+
+    `table` is the ascending levels of a discrete denoiser.
+    """
+
+    axis: ClassVar[str] = "schedule"
+    levels: Callable[..., Tensor]
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Formula]:
+        return [Formula(self.label, self.levels, ("steps", "sigma_min", "sigma_max", "table"))]
+
+    def __call__(
+        self, steps: int, sigma_min: float, sigma_max: float, table: Table | None = None
+    ) -> Tensor:
+        """The levels of `steps` steps within [sigma_min, sigma_max], and 0; (steps + 1,) float64.
+
+        Raises:
+            InputError: an option that has no meaning, more steps than there are levels, or no
+                table where it takes them from one.
+        """
+        (levels,) = self.formulas()
+        if table is None and "table" in levels.wanted:
+            raise InputError(f"{self.label}: takes its levels from the trial's table: name one.")
+        found: Tensor = levels(
+            options=self.options,
+            steps=steps,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            table=None if table is None else table.sigmas,
+        )
+        return found
+
+
+def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """sigma^(1/rho) in equal steps."""
+    if not rho > 0:
+        raise InputError(f"schedule 'karras': rho = {rho!r} must be positive.")
+    return noise.karras_sigmas(steps, sigma_min, sigma_max, rho)
+
+
+def uniform(steps: int, sigma_min: float, sigma_max: float, time: str = "ve") -> Tensor:
+    """Equal steps of the time t of a border form x_t = alpha x0 + s eps; of sigma itself for ve."""
+    if time not in BORDERS:
+        raise InputError(f"schedule 'uniform': {unknown('time', time, BORDERS)}")
+    border = BORDERS[time]
+    first, last = border.time(torch.tensor([sigma_max, sigma_min], dtype=torch.float64)).tolist()
+    t = torch.linspace(first, last, steps, dtype=torch.float64)
+    return torch.cat([border.sigma(t), torch.zeros(1, dtype=torch.float64)])
+
+
+def ddpm(
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    n: int = 1000,
+    start: float = 1e-4,
+    end: float = 0.02,
+    spacing: str = "trailing",
+) -> Tensor:
+    """Levels of the linear beta table, as far as it lies within [sigma_min, sigma_max]."""
+    table = noise.ddpm_sigmas(noise.linear_betas(n, start, end))
+    return within("schedule 'ddpm'", table, steps, sigma_min, sigma_max, spacing)
+
+
+def own(
+    steps: int, sigma_min: float, sigma_max: float, table: Tensor, spacing: str = "trailing"
+) -> Tensor:
+    """Levels of the trial's own table, as far as it lies within [sigma_min, sigma_max]."""
+    return within("schedule 'table'", table, steps, sigma_min, sigma_max, spacing)
+
+
+def within(
+    owner: str, table: Tensor, steps: int, sigma_min: float, sigma_max: float, spacing: str
+) -> Tensor:
+    """`steps` levels of an ascending table, by `spacing`, of those within [sigma_min, sigma_max].
+
+    Raises:
+        InputError: there are fewer, or an unknown spacing.
+    """
+    inside = table[(table >= sigma_min) & (table <= sigma_max)]
+    if steps > len(inside):
+        raise InputError(
+            f"{owner}: steps = {steps}, but its table has {len(inside)} levels from "
+            f"{sigma_min:g} to {sigma_max:g}: take fewer steps."
+        )
+    return noise.table_sigmas(inside, steps, spacing)
+
+
+SCHEDULES = {
+    one.name: one
+    for one in (
+        Schedule("karras", karras, reference="Karras et al. 2022, arXiv:2206.00364, eq. 5"),
+        Schedule("uniform", uniform),
+        Schedule("table", own, reference="Lin et al. 2024, arXiv:2305.08891, table 2"),
+        Schedule("ddpm", ddpm, reference="Ho et al. 2020; Lin et al. 2024, arXiv:2305.08891"),
+    )
+}
+
+
+def schedule(name: str, **options: Any) -> Schedule:
+    """The schedule of that name with its options bound.
+
+    Raises:
+        UnknownName: with the nearest name.
+        InputError: an unknown option, or one of the wrong type.
+    """
+    if name not in SCHEDULES:
+        raise UnknownName(unknown("schedule", name, SCHEDULES))
+    return SCHEDULES[name].bound(options)
