@@ -148,6 +148,7 @@ CHANGES = {
     "training.ema": "training.ema=0.5",
     "training.clip": "training.clip=1",
     "training.points": "training.points=3",
+    "training.precision": "training.precision=bfloat16",
     "evaluation.levels": "evaluation.levels=4",
     "evaluation.draws": "evaluation.draws=9",
     "evaluation.samples": "evaluation.samples=9",
@@ -216,7 +217,7 @@ def test_the_sources_of_a_trial_are_all_that_its_numbers_come_from() -> None:
     package = Path(plan.__file__).parents[1]
     apart = {
         "__init__", "__main__", "audit", "cli", "errors", "ext", "hookspecs", "registry", "study",
-        "templates", "testing",
+        "templates", "testing", "twins",
     }  # fmt: skip
     rooms = {path.stem for path in package.iterdir() if not path.name.startswith((".", "__py"))}
     assert {name for name in plan.SOURCES if "/" not in name} | apart >= rooms - {"py", "_bundled"}
