@@ -213,7 +213,7 @@ def resolve(settings: TrialSettings, registry: Registry, seed: int, device: str)
     evaluation = settings.evaluation
     p = look_up("parameterization", settings.parameterization)
     asked = settings.table if settings.table and settings.table.name != "none" else None
-    table = asked and look_up("table", asked)
+    table = None if asked is None else look_up("table", asked)
     high = settings.sigma_max
     if table is not None and table.options["zero_terminal_snr"] and math.isinf(high):
         high = TERMINAL
