@@ -29,6 +29,7 @@ from testbed.training.objective import Objective
 
 SCHEMA = 1
 RECIPE = ("weighting", "loss", "density")
+TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 SOURCES = (
     "components", "data", "denoiser", "formula", "metrics", "networks", "noise", "oracles",
     "parameterization", "predictions", "random", "sampling", "study/trial", "tables", "training",
@@ -225,8 +226,8 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
 
     evaluation = settings.evaluation
     p = look_up("parameterization", settings.parameterization)
-    tabled = settings.table is not None and settings.table.name != "none"
-    table = look_up("table", settings.table) if settings.table and tabled else None
+    asked = settings.table if settings.table and settings.table.name != "none" else None
+    table = None if asked is None else look_up("table", asked)
     high = settings.sigma_max
     if table is not None and table.options["zero_terminal_snr"] and math.isinf(high):
         high = TERMINAL
@@ -245,9 +246,8 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             cut = {"sigma_min": settings.sigma_min, "sigma_max": high}
             choice = Choice(name=choice.name, options={**cut, **choice.options})
             if choice.name == "table":
-                if not tabled:
-                    problems.append('density = "table" is that of a table: name one, such as '
-                                    'table = "ddpm".')  # fmt: skip
+                if asked is None:
+                    problems.append(TABLELESS)
                 parts[axis] = table and _of_table(table, choice, problems)
                 continue
         parts[axis] = choice and look_up(axis, choice)
