@@ -144,6 +144,16 @@ def test_mutants_of_kernel_statistics(law: Callable[[TwoSample], None], mutant: 
         law(mutant)
 
 
+def test_p_of_mmd_has_its_level_although_its_kernel_comes_from_the_reference() -> None:
+    p = []
+    for s in range(300):
+        x, y = normal(20, 2, seed=2 * s), normal(30, 2, seed=2 * s + 1)
+        p.append(kernels.two_sample(x, y, distances.gaussians(y), generator(s)).p)
+    for level in (0.05, 0.1, 0.5):
+        low, high = stats.binom.ppf([1e-4, 1 - 1e-4], 300, level)
+        assert low <= sum(q <= level + 1e-9 for q in p) <= high
+
+
 def test_mmd_of_gaussians_is_its_closed_form() -> None:
     """E k(x, y) = (h^2/(h^2 + 2))^(D/2) exp(-|m|^2/(2 (h^2 + 2))) for unit Gaussians m apart."""
     D, shift = 2, 1.0
@@ -437,7 +447,7 @@ def with_itself(x: Tensor, y: Tensor, k: int) -> float:
 
 
 def test_real_data_have_the_coverage_and_the_density_that_they_must() -> None:
-    """Whatever the distribution, here normal and log-normal: lemma 2, and E density = 1."""
+    """Whatever the distribution, here normal and log-normal."""
     law_coverage(neighbours.coverage)
     with pytest.raises(AssertionError):
         law_coverage(with_itself)

@@ -2,10 +2,10 @@
 
 With R_y(j) the distance of y_j to its k-th nearest neighbour among the other y,
 
-    precision = mean_i 1[some j: |x_i - y_j| <= R_y(j)]     (Kynkaanniemi et al. 2019, eq. 2)
+    precision = mean_i 1[some j: |x_i - y_j| <= R_y(j)]     (Kynkaanniemi et al. 2019)
     recall    = mean_j 1[some i: |y_j - x_i| <= R_x(i)]
-    density   = sum_ij 1[|x_i - y_j| <= R_y(j)] / (k N)      (Naeem et al. 2020, eq. 3)
-    coverage  = mean_j 1[some i: |y_j - x_i| <= R_y(j)]     (eq. 4)
+    density   = sum_ij 1[|x_i - y_j| <= R_y(j)] / (k N)      (Naeem et al. 2020)
+    coverage  = mean_j 1[some i: |y_j - x_i| <= R_y(j)]     (Naeem et al. 2020)
 
 Distances are formed `BLOCK` rows at a time: memory of BLOCK (N + M), time of (N + M)^2 D.
 """
@@ -68,7 +68,7 @@ def coverage(x: Tensor, y: Tensor, k: int) -> float:
 
 
 def expected_coverage(N: int, M: int, k: int) -> float:
-    """E coverage of N samples and M data of one distribution, whichever (Naeem et al., lemma 2).
+    """E coverage of N samples and M data of one distribution, whichever (Naeem et al. 2020).
 
         1 - (M - 1) ... (M - k) / ((N + M - 1) ... (N + M - k))
 

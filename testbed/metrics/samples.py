@@ -160,9 +160,9 @@ def testbed_metrics() -> Iterable[Metric]:
     yield Metric("sliced_wasserstein", sliced_wasserstein, reference="Bonneel et al. 2015")
     yield Metric("c2st", c2st, reference="Lopez-Paz and Oquab 2017, arXiv:1610.06545", most=1.0)
     for of_balls in (precision_gap, recall_gap):
-        yield Metric(of_balls.__name__, of_balls, reference="arXiv:1904.06991, eq. 2", most=1.0)
-    yield Metric("density_gap", density_gap, reference="arXiv:2002.09797, eq. 3", most=1.0)
-    yield Metric("coverage_gap", coverage_gap, reference="arXiv:2002.09797, eq. 4", most=1.0)
+        yield Metric(of_balls.__name__, of_balls, reference="arXiv:1904.06991", most=1.0)
+    yield Metric("density_gap", density_gap, reference="arXiv:2002.09797, section 3", most=1.0)
+    yield Metric("coverage_gap", coverage_gap, reference="arXiv:2002.09797, section 3", most=1.0)
     yield Metric("variance_ratio", variance_ratio)
     yield Metric("off_plane", off_plane)
     yield Metric("off_manifold", off_manifold, "train", "Vincent and Bengio 2001")
