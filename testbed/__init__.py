@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from testbed.components import (
         Dataset,
         Density,
+        Estimate,
         Loss,
         Metric,
         Network,
@@ -38,6 +39,7 @@ _HOMES = {
     "Dataset": "testbed.components",
     "Denoiser": "testbed.denoiser",
     "Density": "testbed.components",
+    "Estimate": "testbed.components",
     "Loss": "testbed.components",
     "Metric": "testbed.components",
     "Network": "testbed.components",
@@ -59,6 +61,7 @@ __all__ = [
     "Dataset",
     "Denoiser",
     "Density",
+    "Estimate",
     "Loss",
     "Metric",
     "Network",

@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -414,33 +414,58 @@ class Sampler(Component):
         return [Formula(self.label, self.step, ("steps",), leading=6)]
 
 
+class Estimate(NamedTuple):
+    """A number from samples, with what chance alone would do to it.
+
+    Args:
+        value: the number.
+        error: its standard error; nan where none is known.
+        p: of the hypothesis that the samples are from the distribution of the data; nan where the
+            metric is no test.
+    """
+
+    value: float
+    error: float = math.nan
+    p: float = math.nan
+
+
 @dataclass(frozen=True)
 class Metric(Component):
-    """A number about samples by name: `measure(samples, data, generator[, options]) -> float`.
+    """A number about samples by name: `measure(samples, data, generator[, options])`.
 
-    samples (N, *shape); `data` the Data they should resemble, whose split `against` ("test" or
-    "train") they are compared with: real samples of the other split give the metric's floor.
-    Returns nan where it has no meaning.
+    Args:
+        measure: samples (N, *shape) and the Data they should resemble; a float or an `Estimate`,
+            nan where it has no meaning. It grows as samples get worse.
+        against: the split, "test" or "train", that samples are compared with: real samples of the
+            other one give the metric's floor.
+        most: the largest value, where it has one: the worst samples need not differ there.
     """
 
     axis: ClassVar[str] = "metric"
-    measure: Callable[..., float]
+    measure: Callable[..., float | Estimate]
     against: str = "test"
     reference: str = ""
+    most: float = math.inf
     options: dict[str, Any] = field(default_factory=dict)
 
     def formulas(self) -> list[Formula]:
         return [Formula(self.label, self.measure, (), leading=3, role="measure")]
 
     def __call__(self, samples: Tensor, data: Data, generator: torch.Generator) -> float:
-        """The metric of `samples` against the test split of `data`.
+        """The metric of `samples` against a split of `data`; see `estimate`."""
+        return self.estimate(samples, data, generator).value
+
+    def estimate(self, samples: Tensor, data: Data, generator: torch.Generator) -> Estimate:
+        """The metric of `samples` with its error and its p, nan where `measure` states none.
 
         Raises:
-            InputError: `measure` raises, or does not return a number.
+            InputError: `measure` raises, or does not return a number or an Estimate.
         """
         formula = self.formulas()[0]
         found = formula(samples, data, generator, options=self.options)
         try:
-            return float(found)
+            if isinstance(found, Estimate):
+                return Estimate(*map(float, found))
+            return Estimate(float(found))
         except (TypeError, ValueError, RuntimeError):
-            raise formula.wrong("a number", found) from None
+            raise formula.wrong("a number or an Estimate", found) from None

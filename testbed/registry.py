@@ -62,6 +62,12 @@ BUILTIN = (
 )
 PATH_VARIABLE = "TESTBED_PLUGIN_PATH"
 ELSEWHERE = "Is it in a file? Add -p FILE."
+REFUSED = {
+    ("metric", "fid"): "It needs the weights of an Inception network, which testbed neither ships "
+    "nor downloads: a plugin that has them on disk can register it (docs/metrics.md, FID), or "
+    "compare by energy, mmd or coverage_gap, which need none."
+}
+"""What to do instead, for names that are often asked for and are not here."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +262,8 @@ class Registry:
         entry = self._entries.get((kind.axis, name))
         if entry is None:
             message = unknown(kind.axis, name, self.names(kind.axis))
+            if (kind.axis, name) in REFUSED:
+                message = f"No {kind.axis} {name!r}. {REFUSED[kind.axis, name]}"
             for failure in self.failures:
                 message += f" Not loaded: {failure.plugin} ({failure.origin}): {failure.error}"
             raise UnknownName(message)

@@ -436,6 +436,14 @@ def test_a_change_of_the_sources_makes_a_trial_stale(
     assert stale.changed == [f"sources: {first.trials[0].config['sources']!r} -> 'new'"]
 
 
+def test_a_study_that_asks_for_fid_is_refused_before_any_training(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    with pytest.raises(InputError, match=r"No metric 'fid'\. It needs the weights"):
+        made(folder, registry, SMALL, 'base.evaluation.metrics=["fid"]')
+    assert not list(folder.glob("trials/*"))
+
+
 def test_differences_are_dotted_keys_with_both_values() -> None:
     before = {"a": 1, "b": {"c": [1, 2], "d": (3,)}, "e": None}
     after = {"a": 1, "b": {"c": [1, 3], "d": [3]}, "f": "x"}

@@ -350,6 +350,26 @@ def spoil(x: Tensor, data: Data, g: Any) -> float:
 
 
 wrong("a similarity", metric(lambda x, data, g: -distance(x, data.test)), "sees_shift")
+wrong(
+    "bounded, and does not say so",
+    metric(lambda x, data, g: distance(x, data.test) / (distance(x, data.test) + 1e-20)),
+    "sees_shift",
+)
+wrong(
+    "at its most, whatever the samples",
+    metric(lambda x, data, g: 1.0 + 0 * float(x.sum()), most=1.0),
+    "sees_shift",
+)
+wrong(
+    "a variance with a sign for its error",
+    metric(lambda x, data, g: testbed.Estimate(distance(x, data.test), -1.0)),
+    "error",
+)
+wrong(
+    "percent for a p",
+    metric(lambda x, data, g: testbed.Estimate(distance(x, data.test), p=50.0)),
+    "error",
+)
 wrong("constant", metric(lambda x, data, g: 1.0 + 0 * float(x.sum())), "sees_shift")
 wrong(
     "the first sample only",

@@ -54,9 +54,18 @@ def mmd(samples: Tensor, reference: Tensor) -> float:
         ValueError: fewer than two rows, shapes that differ, a reference that is not finite, or one
             in which half of the pairs coincide (there is no bandwidth then).
     """
-    x, y = _rows(samples, reference, least=2)
-    step = math.ceil(len(y) / MEDIAN_ROWS)
-    median = float(torch.pdist(y[::step]).quantile(0.5))
+    x, y = rows(samples, reference, least=2)
+    return _discrepancy(x, y, gaussians(y))
+
+
+def gaussians(reference: Tensor) -> Callable[[Tensor], Tensor]:
+    """The kernel k of `mmd` as a function of the distance, its bandwidths from y (M, D).
+
+    Raises:
+        ValueError: half of the pairs of reference rows coincide.
+    """
+    step = math.ceil(len(reference) / MEDIAN_ROWS)
+    median = float(torch.pdist(reference[::step]).quantile(0.5))
     if median == 0:
         raise ValueError("no bandwidth: half of the pairs of reference rows coincide")
 
@@ -66,7 +75,7 @@ def mmd(samples: Tensor, reference: Tensor) -> float:
             k += torch.exp(-0.5 * (distance / (2.0**b * median)) ** 2)
         return k / len(OCTAVES)
 
-    return _discrepancy(x, y, kernel)
+    return kernel
 
 
 def energy(samples: Tensor, reference: Tensor) -> float:
@@ -86,7 +95,7 @@ def energy(samples: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: fewer than two rows, shapes that differ, or a reference that is not finite.
     """
-    return _discrepancy(*_rows(samples, reference, least=2), kernel=torch.neg)
+    return _discrepancy(*rows(samples, reference, least=2), kernel=torch.neg)
 
 
 def nearest(samples: Tensor, data: Tensor) -> float:
@@ -102,17 +111,22 @@ def nearest(samples: Tensor, data: Tensor) -> float:
     Raises:
         ValueError: no rows, shapes that differ, or data that are not finite.
     """
-    x, y = _rows(samples, data, least=1)
-    total = 0.0
-    for x_i in _blocks(x):
+    return float(to_nearest(samples, data).mean())
+
+
+def to_nearest(samples: Tensor, data: Tensor) -> Tensor:
+    """min_j |x_i - y_j|, (N,) float64: the distances whose mean is `nearest`."""
+    x, y = rows(samples, data, least=1)
+    found = []
+    for x_i in blocks(x):
         best = torch.full_like(x_i[:, 0], math.inf)
-        for y_j in _blocks(y):
+        for y_j in blocks(y):
             j = torch.cdist(x_i, y_j).argmin(dim=1)
             # cdist goes through |x|^2 + |y|^2 - 2 x.y: good enough to choose a neighbour, not to
             # measure a small distance.
             best = torch.minimum(best, torch.linalg.vector_norm(x_i - y_j[j], dim=1))
-        total += float(best.sum())
-    return total / len(x)
+        found.append(best)
+    return torch.cat(found)
 
 
 def off_plane(samples: Tensor, basis: Tensor, mean: Tensor) -> float:
@@ -130,9 +144,14 @@ def off_plane(samples: Tensor, basis: Tensor, mean: Tensor) -> float:
         ValueError: no rows, a basis or mean that does not fit D, or columns that are not
             orthonormal to the rounding of the basis's dtype.
     """
+    return float(outside(samples, basis, mean).mean())
+
+
+def outside(samples: Tensor, basis: Tensor, mean: Tensor) -> Tensor:
+    """|(I - B B^T)(x_i - m)|^2 / D, (N,) float64: the energies whose mean is `off_plane`."""
     if len(samples) < 1:
         raise ValueError("at least one row is needed, got none")
-    x, B, m = _flat(samples), basis.to(torch.float64), mean.to(torch.float64).flatten()
+    x, B, m = flat(samples), basis.to(torch.float64), mean.to(torch.float64).flatten()
     if B.ndim != 2 or not x.shape[1] == len(B) == len(m):
         raise ValueError(
             f"rows of {x.shape[1]} numbers need a basis ({x.shape[1]}, k) and as long a mean, "
@@ -144,7 +163,7 @@ def off_plane(samples: Tensor, basis: Tensor, mean: Tensor) -> float:
         raise ValueError("basis must have orthonormal columns")
     r = x - m
     r = r - r @ B @ B.T
-    return float(r.square().mean())
+    return r.square().mean(1)
 
 
 def floor(
@@ -190,28 +209,28 @@ def _discrepancy(x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor]) -> fl
     k is a function of the distance.
     """
     between = 0.0
-    for x_i in _blocks(x):
-        for y_j in _blocks(y):
+    for x_i in blocks(x):
+        for y_j in blocks(y):
             between += float(kernel(torch.cdist(x_i, y_j)).sum())
     return _within(x, kernel) + _within(y, kernel) - 2 * between / (len(x) * len(y))
 
 
 def _within(x: Tensor, kernel: Callable[[Tensor], Tensor]) -> float:
     """Mean of k(x_i, x_j) over i != j."""
-    total, blocks = 0.0, _blocks(x)
-    for i, x_i in enumerate(blocks):
+    total, pieces = 0.0, blocks(x)
+    for i, x_i in enumerate(pieces):
         total += float(kernel(torch.cdist(x_i, x_i)).fill_diagonal_(0).sum())
-        for x_j in blocks[:i]:
+        for x_j in pieces[:i]:
             total += 2 * float(kernel(torch.cdist(x_i, x_j)).sum())
     return total / (len(x) * (len(x) - 1))
 
 
-def _blocks(x: Tensor) -> list[Tensor]:
+def blocks(x: Tensor) -> list[Tensor]:
     """x in pieces of at most `BLOCK` rows."""
     return [x[i : i + BLOCK] for i in range(0, len(x), BLOCK)]
 
 
-def _rows(samples: Tensor, reference: Tensor, least: int) -> tuple[Tensor, Tensor]:
+def rows(samples: Tensor, reference: Tensor, least: int) -> tuple[Tensor, Tensor]:
     """Both as float64 rows about the mean of the reference: distances lose fewest digits there."""
     if samples.shape[1:] != reference.shape[1:]:
         shapes = f"{tuple(samples.shape)} and {tuple(reference.shape)}"
@@ -220,14 +239,14 @@ def _rows(samples: Tensor, reference: Tensor, least: int) -> tuple[Tensor, Tenso
         raise ValueError(
             f"each side needs at least {least} rows, got {len(samples)} and {len(reference)}"
         )
-    x, y = _flat(samples), _flat(reference)
+    x, y = flat(samples), flat(reference)
     if not y.isfinite().all():
         raise ValueError("the reference has values that are not finite")
     centre = y.mean(dim=0)
     return x - centre, y - centre
 
 
-def _flat(samples: Tensor) -> Tensor:
+def flat(samples: Tensor) -> Tensor:
     """(N, *shape) as (N, D) in float64, infinity as nan lest it vanish in a kernel."""
     x = samples.detach().to(torch.float64).reshape(len(samples), -1)
     return x.masked_fill(x.isinf(), math.nan)

@@ -8,7 +8,7 @@ trials/<id>/trial.json       identity, configuration, labels
             levels.csv       per-sigma table
             samples.safetensors
             tweedie.json     identity rows of the trained model
-            result.json      status and final metrics
+            result.json      status, final metrics, sampling error and p of each sample metric
             error.txt        the traceback of a failure
 groups/<id>/checkpoint       of trials that train as one
 """

@@ -356,7 +356,10 @@ def _conclude(
         checkpoint.save_weights(
             at / "states.safetensors", objective.states.state_dict(), {"status": status}
         )
-    metrics = {} if status == "diverged" else _measure(config, at, registry, data, denoiser, device)
+    metrics: dict[str, float] = {}
+    errors: dict[str, dict[str, float]] = {}
+    if status != "diverged":
+        metrics, errors = _measure(config, at, registry, data, denoiser, device)
     curve = journal.rows(at)[0]
     journal.write_json(
         at / "result.json",
@@ -365,6 +368,7 @@ def _conclude(
             **facts,
             "parameters": sum(p.numel() for p in denoiser.parameters()),
             "metrics": metrics,
+            "errors": errors,
             "final_loss": curve[-1]["loss"] if curve else None,
             "curve": journal.digest(at),
             "training_seconds": sum(row["seconds"] for row in curve),
@@ -384,8 +388,12 @@ def _measure(
     data: Data,
     trained: Denoiser,
     device: torch.device,
-) -> dict[str, float]:
-    """Per-sigma table, identity rows of the trained model, samples and their metrics."""
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Per-sigma table, identity rows of the trained model, samples and their metrics.
+
+    Returns:
+        metrics, and the sampling error and p of each sample metric.
+    """
     from testbed import audit
 
     evaluation, density = config["evaluation"], config["density"]["options"]
@@ -410,10 +418,14 @@ def _measure(
     words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
+    errors = {}
     for named_metric in evaluation["metrics"]:
         metric = component(registry, "metric", named_metric)
-        metrics[metric.name] = metric(samples.cpu(), data, stream(0, f"metric/{metric.name}"))
-    return metrics
+        generator = stream(0, f"metric/{metric.name}")
+        found = metric.estimate(samples.cpu(), data, generator)
+        metrics[metric.name] = found.value
+        errors[metric.name] = {"error": found.error, "p": found.p}
+    return metrics, errors
 
 
 def draw(

@@ -19,6 +19,24 @@ METRICS = {
     "energy": ("energy distance", "energy distance of samples to held-out data"),
     "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
     "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),
+    "sliced_wasserstein": ("sliced W₂", "sliced Wasserstein distance of samples to held-out data"),
+    "c2st": (
+        "C2ST accuracy",
+        "how often a classifier tells samples from held-out data; 1/2 if it cannot",
+    ),
+    "precision_gap": ("1 − precision", "the share of samples off the manifold of held-out data"),
+    "recall_gap": ("1 − recall", "the share of held-out data off the manifold of the samples"),
+    "density_gap": ("1 − density", "how much more thinly samples lie in held-out data’s balls"),
+    "coverage_gap": ("1 − coverage", "the share of held-out data with no sample near them"),
+    "variance_ratio": (
+        "variance ratios",
+        "root mean square over principal components of the log ratio of variances of samples and "
+        "held-out data",
+    ),
+    "off_manifold": (
+        "off-manifold energy",
+        "energy per dimension of samples outside the hull of their nearest training samples",
+    ),
     "nearest_train": ("distance to train", "mean distance of samples to the nearest training one"),
     "nearest_test": ("distance to test", "mean distance of samples to the nearest held-out one"),
 }

@@ -1,0 +1,67 @@
+"""The classifier two-sample test (Lopez-Paz and Oquab 2017)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from testbed.components import Estimate
+
+
+def accuracy(x: Tensor, y: Tensor, generator: Generator) -> Estimate:
+    """How often a classifier that saw one half of the rows tells x from y in the other half.
+
+    Logistic regression on z_j and z_j^2, z the whitened principal components of the half that it
+    is trained on: it sees means and variances, not higher moments. As many rows of x as of y.
+
+    With n rows in the other half, the number of right answers has at most the variance of
+    Bin(n, 1/2) where the distributions agree, whatever the classifier:
+
+        p = P(Bin(n, 1/2) >= right),   error = sqrt(a (1 - a) / n)
+
+    the error being that of the accuracy a of the one classifier that was trained.
+
+    Args:
+        x, y: (N, D) and (M, D), at least 4 rows each; min(N, M) of both are used.
+        generator: chooses the rows and the halves. The order of x and of y does not matter.
+
+    Returns:
+        accuracy in [0, 1], 1/2 where they agree; its error; p. All nan where x is not finite.
+
+    Raises:
+        ValueError: fewer than 4 rows.
+    """
+    from scipy import stats
+    from sklearn.linear_model import LogisticRegression
+
+    n = min(len(x), len(y))
+    if n < 4:
+        raise ValueError(f"a classifier needs at least 4 rows of each, got {n}")
+    if not x.isfinite().all():
+        return Estimate(math.nan)
+    u = torch.randn(x.shape[1], dtype=torch.float64, generator=generator)
+    halves: list[list[np.ndarray]] = [[], []]
+    for z in (x, y):
+        # Ranked along a direction first: a random order that is not an order of the argument.
+        z = z[(z * u).sum(1).argsort()][torch.randperm(len(z), generator=generator)[:n]]
+        halves[0].append(z[: n // 2].numpy())
+        halves[1].append(z[n // 2 :].numpy())
+    train, test = (np.concatenate(half) for half in halves)
+    label, truth = (np.repeat([1, 0], [len(one) for one in half]) for half in halves)
+    m = train.mean(0)
+    _, s, Vt = np.linalg.svd(train - m, full_matrices=False)
+    seen = s > s[0] * max(train.shape) * np.finfo(np.float64).eps
+    whiten = Vt[seen].T / s[seen] * math.sqrt(len(train))
+
+    def features(rows: np.ndarray) -> np.ndarray:
+        z = (rows - m) @ whiten
+        return np.concatenate([z, z**2], 1)
+
+    model = LogisticRegression(max_iter=1000).fit(features(train), label)
+    right = int((model.predict(features(test)) == truth).sum())
+    a = right / len(truth)
+    error = math.sqrt(a * (1 - a) / len(truth))
+    return Estimate(a, error, float(stats.binom.sf(right - 1, len(truth), 0.5)))
