@@ -147,7 +147,7 @@ def state(study: Path, trial: str) -> str:
 
 
 def rows(at: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The complete lines of a curve from byte `start`, and where they end."""
+    """The complete lines of a curve from byte `start` to the first damaged one, and their end."""
     file = at / "rows.jsonl"
     if not file.is_file():
         return [], start

@@ -286,11 +286,10 @@ def _csv(file: Path, missing: list[str]) -> pd.DataFrame | None:
 
 
 def _curve(at: Path, missing: list[str]) -> pd.DataFrame | None:
-    try:
-        rows = journal.rows(at)[0]
-    except ValueError as problem:
-        missing.append(f"{_short(at / 'rows.jsonl')} cannot be read: {problem}.")
-        return None
+    file = at / "rows.jsonl"
+    rows, end = journal.rows(at)
+    if file.is_file() and b"\n" in file.read_bytes()[end:]:
+        missing.append(f"{_short(file)} cannot be read from byte {end} on.")
     return pd.DataFrame(rows).reindex(columns=CURVE).astype(float) if rows else None
 
 
