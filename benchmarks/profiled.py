@@ -26,7 +26,7 @@ def main(engine: str) -> None:
     """Prints the share of each kind of work in the time of two blocks of steps."""
     torch.set_num_threads(1)
     batch = Batch(contestants(20, 64, 64), data(), torch.device("cpu"), engine == "compiled")
-    run_blocks(batch, 1)
+    run_blocks(batch, 2)  # compiled or traced by then
     with profile(activities=[ProfilerActivity.CPU]) as found:
         run_blocks(batch, 2)
     shares: Counter[str] = Counter()

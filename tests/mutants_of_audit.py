@@ -19,7 +19,7 @@ from mutation import (
 from self_tests import SELF_TESTS, everywhere
 from torch import Tensor
 
-from testbed import predictions
+from testbed import predictions, twins
 from testbed.audit import (
     Adapter,
     algebra,
@@ -32,7 +32,6 @@ from testbed.audit import (
     rows,
     trajectories,
     truth,
-    twins,
 )
 from testbed.oracles import Gaussian, Oracle
 

@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from testbed import predictions
+from testbed import predictions, twins
 from testbed.audit import (
     Adapter,
     algebra,
@@ -29,7 +29,6 @@ from testbed.audit import (
     rows,
     trajectories,
     truth,
-    twins,
 )
 from testbed.audit.foreign import Foreign
 from testbed.audit.subject import Affine

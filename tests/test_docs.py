@@ -254,7 +254,7 @@ def test_v_is_what_the_guide_says() -> None:
 
 def test_the_ranges_of_the_bundled_network_are_those_of_the_guide() -> None:
     registry = testbed.Registry()
-    assert registry.names("network") == ["mlp"]
+    assert registry.names("network") == ["mlp", "mlp_index"]
     said = section("testbed_parameterizations").partition("the bundled network `mlp` takes ")[2]
     for kind, (low, high) in registry.network("mlp").noise.items():
         assert f"a {kind} from {low:g} to {high:g}" in said

@@ -56,12 +56,14 @@ def originals() -> tuple[dict[str, Any], ...]:
         for case in study["cases"]:
             case.pop("network", None)
             case["seeds"] = 1
-            named = case["dataset"]
+        for part in (study["base"], *study["cases"]):
+            named = part.get("dataset")
             if isinstance(named, dict):
                 named |= SMALL.get(named["name"], {})
-        study["grid"]["parameterization"] = study["grid"]["parameterization"][:2]
+        study["grid"] = {axis: values[:2] for axis, values in study["grid"].items()}
         found.append(study)
-    small = copy.deepcopy(found[-1])
+    (default,) = (study for study in found if study["study"]["name"] == "default")
+    small = copy.deepcopy(default)
     small["cases"] = [case for case in small["cases"] if case["name"] == "mixture"]
     small["grid"] = {"parameterization": ["v", "edm"]}
     return (*found, small, small, small)
