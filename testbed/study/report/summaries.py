@@ -109,7 +109,8 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "network": _distinct(_component(c.get("network")) for c in configs),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
             "training": _distinct(
-                f"{t.get('steps', '?')} steps, batch {t.get('batch', '?')}, EMA {t.get('ema', '?')}"
+                f"{t.get('steps', '?')} steps, batch {t.get('batch', '?')}, "
+                f"EMA {t.get('ema', '?')}, {t.get('precision', 'float32')}"
                 for t in training
             ),
             "learning rate": _distinct(f"{t.get('learning_rate', '?')}" for t in training),
