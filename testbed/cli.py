@@ -400,7 +400,7 @@ def study(
 @app.command()
 def sample(
     trial: Annotated[str, typer.Argument(help="A trial's folder, or the start of its id.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    n: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="How many.")] = 64,
     out: Annotated[Path, typer.Option(help=".npy, .safetensors, .png or .svg.")] = Path(
         "samples.npy"
     ),

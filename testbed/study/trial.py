@@ -84,7 +84,7 @@ def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
 def table_of(config: Mapping[str, Any], registry: Registry) -> Table | None:
     """The table of a resolved configuration, or None."""
     named = config.get("table")
-    found: Table | None = named and component(registry, "table", named)
+    found: Table | None = component(registry, "table", named) if named else None
     return found
 
 
