@@ -7,12 +7,12 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from testbed.errors import InputError, unknown
+from testbed.errors import InputError, UnknownName, unknown
 from testbed.formula import Formula, alike, bind, shaped
 from testbed.noise import widen
 
@@ -63,6 +63,21 @@ class Component:
         twin = copy.copy(self)
         object.__setattr__(twin, "options", bind(self.label, self.defaults, options))
         return twin
+
+
+C = TypeVar("C", bound=Component)
+
+
+def built_in(known: Mapping[str, C], axis: str, name: str, options: Mapping[str, Any]) -> C:
+    """One of the components that no plugin adds to, with its options bound.
+
+    Raises:
+        UnknownName: with the nearest name.
+        InputError: an unknown option, or one of the wrong type.
+    """
+    if name not in known:
+        raise UnknownName(unknown(axis, name, known))
+    return known[name].bound(options)
 
 
 @dataclass(frozen=True)

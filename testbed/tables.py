@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from testbed import noise
-from testbed.components import Component, Density
-from testbed.errors import InputError, UnknownName, unknown
+from testbed.components import Component, Density, built_in
+from testbed.errors import InputError, unknown
 from testbed.formula import Formula
 
 NEAREST = ("sigma", "log_sigma")
@@ -129,6 +129,4 @@ def table(name: str, **options: Any) -> Table:
         UnknownName: with the nearest name.
         InputError: an unknown option, or one that gives no table.
     """
-    if name not in TABLES:
-        raise UnknownName(unknown("table", name, TABLES))
-    return TABLES[name].bound(options)
+    return built_in(TABLES, "table", name, options)

@@ -51,8 +51,8 @@ def two_sample(x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor], g: Gene
     s[:N] = 1
     others = torch.rand(N + M, PERMUTATIONS, dtype=torch.float64, generator=g).argsort(0) < N
     S = torch.cat([s, others.double()], 1)
-    row, within, start = torch.empty(N + M, 2, dtype=torch.float64), torch.zeros(S.shape[1]), 0
-    within = within.double()
+    row = torch.empty(N + M, 2, dtype=torch.float64)
+    within, start = torch.zeros(S.shape[1], dtype=torch.float64), 0
     for z_i in blocks(z):
         K = kernel(torch.cdist(z_i, z))
         here = torch.arange(len(z_i))

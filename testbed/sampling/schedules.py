@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from testbed import noise
-from testbed.components import Component
-from testbed.errors import InputError, UnknownName, unknown
+from testbed.components import Component, built_in
+from testbed.errors import InputError, unknown
 from testbed.formula import Formula
 from testbed.tables import Table
 
@@ -128,6 +128,4 @@ def schedule(name: str, **options: Any) -> Schedule:
         UnknownName: with the nearest name.
         InputError: an unknown option, or one of the wrong type.
     """
-    if name not in SCHEDULES:
-        raise UnknownName(unknown("schedule", name, SCHEDULES))
-    return SCHEDULES[name].bound(options)
+    return built_in(SCHEDULES, "schedule", name, options)

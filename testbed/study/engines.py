@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -154,9 +154,7 @@ def choose(
         left = [one for one in pending if one.id not in taken]
         stored.groups += _groups(left, registry, stored.name, stored.slots)
         return stored
-    workers = slots
-    if workers is None:
-        workers = 1 if plan.device.startswith("cuda") else os.cpu_count() or 1
+    workers = _workers(plan.device, slots)
     engine = Engine("sequential" if wanted == "sequential" else "batched", workers, 1)
     engine.groups = _groups(pending, registry, engine.name, workers)
     largest = max(engine.groups, key=lambda group: len(group.trials), default=None)
@@ -167,25 +165,48 @@ def choose(
         return engine
     if wanted == "sequential" or largest is None:
         return engine
+    rates = _rates(pending, largest, registry, plan.device, wanted, slots)
+    best = _best(rates, wanted)
+    groups = _groups(pending, registry, best.name, best.slots)
+    measured = {way.title: rate for way, rate in rates.items()}
+    return Engine(best.name, best.slots, best.threads, groups, measured)
+
+
+def _rates(
+    pending: Sequence[Trial],
+    group: Group,
+    registry: Registry,
+    device: str,
+    wanted: str,
+    slots: int | None,
+) -> dict[Way, float]:
+    """Milliseconds of a step of one trial, in one process of each way that is worth a try."""
+    workers = _workers(device, slots)
     ways = [Way("sequential", workers, 1), Way("batched", workers, 1)]
     if slots is None and workers > 1:
         ways.append(Way("batched", 1, workers))
     if wanted == "compiled":
         ways.append(Way("compiled", workers, 1))
-    rates = {way: _measure(way, largest, registry, plan.device, wanted) for way in ways}
-    allowed = [way for way in ways if wanted in ("auto", way.name)]
-    best = min(allowed, key=lambda way: rates[way] / max(1, way.slots))
-    if (
-        wanted == "auto"
-        and best.name == "batched"
-        and _seconds(pending, rates[best], best.slots) > PAYS
-    ):
+    rates = {way: _measure(way, group, registry, device, wanted) for way in ways}
+    best = _best(rates, wanted)
+    seconds = _seconds(pending, rates[best], best.slots)
+    if wanted == "auto" and best.name == "batched" and seconds > PAYS:
         way = best._replace(name="compiled")
-        rates[way] = _measure(way, largest, registry, plan.device, wanted)
-        best = min(best, way, key=lambda one: rates[one])
-    groups = _groups(pending, registry, best.name, best.slots)
-    measured = {way.title: rate for way, rate in rates.items()}
-    return Engine(best.name, best.slots, best.threads, groups, measured)
+        rates[way] = _measure(way, group, registry, device, wanted)
+    return rates
+
+
+def _best(rates: Mapping[Way, float], wanted: str) -> Way:
+    """The fastest way on all its processes, of those that are wanted."""
+    allowed = [way for way in rates if wanted in ("auto", way.name)]
+    return min(allowed, key=lambda way: rates[way] / max(1, way.slots))
+
+
+def _workers(device: str, slots: int | None) -> int:
+    """As many as were asked for, else one a core, or one on a GPU."""
+    if slots is not None:
+        return slots
+    return 1 if device.startswith("cuda") else os.cpu_count() or 1
 
 
 def _seconds(trials: Sequence[Trial], rate: float, workers: int) -> float:
