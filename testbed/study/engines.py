@@ -25,6 +25,7 @@ from testbed.study import journal, trial
 from testbed.study.plan import Plan, Trial, canonical
 from testbed.training.batch import Batch
 from testbed.training.engine import BLOCK, Contestant, Loop, Trainer
+from testbed.training.settings import OWN
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
@@ -32,8 +33,6 @@ MEASURED = 8
 """How many trials a measurement takes: a trial's step among more is no dearer."""
 PAYS = 240.0
 """Seconds of training above which torch.compile is tried: it takes about thirty, in each worker."""
-OWN = ("learning_rate", "betas", "ema", "clip")
-"""What of the training settings each trial of a batch has for itself."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from testbed.training.engine import (
     losses,
 )
 from testbed.training.objective import Terms
+from testbed.training.settings import SHARED
 from testbed.training.weights import Weights
 
 
@@ -254,8 +255,7 @@ def unbatchable(trials: Sequence[Contestant]) -> str:
         loss, other = one.objective.loss, first.objective.loss
         if loss.quadratic != other.quadratic or (not loss.quadratic and loss != other):
             return "their losses are different functions"
-        shared = ("steps", "batch", "points", "precision")
-        if any(getattr(one.training, key) != getattr(first.training, key) for key in shared):
+        if any(getattr(one.training, key) != getattr(first.training, key) for key in SHARED):
             return "their steps, batches, points or precision differ"
         if not isinstance(one.denoiser.network, nn.Module):
             return "a network is no module"
