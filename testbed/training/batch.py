@@ -188,7 +188,11 @@ class Batch(Loop):
         self.ended[trial] = self.step
         self.weights.clear(trial)
 
-    def averaged(self, trial: int) -> Denoiser:
+    def scale_of(self, trial: int) -> float:
+        """The loss at F = 0 by which a trial's is divided."""
+        return float(self.scale[trial])
+
+    def averaged(self, trial: int = 0) -> Denoiser:
         """The denoiser of a trial with its averaged weights put in place."""
         row = self.results.get(trial, self.ema[trial])
         denoiser = self.trials[trial].denoiser

@@ -211,6 +211,18 @@ class Loop(ABC):
             ]
 
     @abstractmethod
+    def averaged(self, trial: int = 0) -> Denoiser:
+        """The denoiser of a trial with its averaged weights put in place."""
+
+    @abstractmethod
+    def scale_of(self, trial: int) -> float:
+        """The loss at F = 0 by which a trial's is divided."""
+
+    def steps(self, trial: int) -> int:
+        """How many steps a trial has done."""
+        return self.step
+
+    @abstractmethod
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts from which `restore` continues bit for bit (on CPU)."""
 
@@ -333,7 +345,11 @@ class Trainer(Loop):
             for name, value in self.buffers.items():
                 value.copy_(tensors[f"buffer.{name}"])
 
-    def averaged(self) -> Denoiser:
+    def scale_of(self, trial: int) -> float:
+        """The loss at F = 0 by which the trial's is divided."""
+        return self.scale
+
+    def averaged(self, trial: int = 0) -> Denoiser:
         """The denoiser with the averaged weights put in place; training cannot go on after it.
 
         The objective's states have theirs put in place too.
