@@ -161,6 +161,7 @@ CHANGES = {
     "evaluation.schedule.name": "evaluation.schedule=uniform",
     "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
     "table": "table=ddpm",
+    "noise.name": "noise=offset",
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.

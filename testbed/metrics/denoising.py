@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from testbed.coloured import WHITE, Noise, learned
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.noise import per_sample
-from testbed.oracles import Gaussian
+from testbed.oracles import Gaussian, Oracle
 from testbed.random import stream
 
 if TYPE_CHECKING:  # half a second to import, for which training need not wait
@@ -28,6 +29,7 @@ class Held:
         x0, eps: (n, *shape), the same at every level.
         wiener: (L,) loss of the best linear denoiser, the Gaussian fitted to the training split.
         optimum: (L, n, *shape) the oracle's denoiser, or None.
+        oracle: itself, where its answers for other noise are known, or None.
     """
 
     sigma: Tensor
@@ -35,6 +37,7 @@ class Held:
     eps: Tensor
     wiener: Tensor
     optimum: Tensor | None
+    oracle: Oracle | None = None
 
 
 def held(data: Data, sigma_min: float, sigma_max: float, levels: int, draws: int) -> Held:
@@ -59,15 +62,20 @@ def held(data: Data, sigma_min: float, sigma_max: float, levels: int, draws: int
         optimum = torch.stack(
             [oracle.denoise(x.double(), s) for x, s in zip(noisy, sigma, strict=True)]
         )
-    return Held(sigma, x0, eps, wiener, optimum)
+    mapped = data.oracle is not None and type(data.oracle).mapped is not Oracle.mapped
+    return Held(sigma, x0, eps, wiener, optimum, data.oracle if mapped else None)
 
 
-def per_level(denoiser: Denoiser, against: Held, device: torch.device) -> pd.DataFrame:
+def per_level(
+    denoiser: Denoiser, against: Held, device: torch.device, noise: Noise = WHITE
+) -> pd.DataFrame:
     """One row per level; losses and excess risks per dimension, in x0 space.
 
     Columns: sigma; loss E|D - x0|^2/d and its standard error over draws; wiener; optimum, the
     oracle's loss on the same draws; excess E|D - D*|^2/d and its error; target_rms, output_rms and
-    input_rms of the network; error_rms of its output against its target.
+    input_rms of the network; error_rms of its output against its target. x has white noise; where
+    training had another, and its exact answer is known, `limit` is E|D_n - D*|^2/d of the D_n that
+    such training tends to.
     """
     p, sd = denoiser.parameterization, denoiser.sigma_data
     x0, eps = against.x0.to(device), against.eps.to(device)
@@ -97,6 +105,9 @@ def per_level(denoiser: Denoiser, against: Held, device: torch.device) -> pd.Dat
             row["optimum"] = float((D_star - x0).square().mean())
             row["excess"] = float(excess.mean())
             row["excess_se"] = float(excess.std()) / math.sqrt(n)
+            if noise.of and against.oracle is not None:
+                D_n = learned(noise, against.oracle, p, x.cpu().double(), s, sd)
+                row["limit"] = float((D_n - against.optimum[i]).square().mean())
         table.append(row)
     import pandas as pd
 
@@ -113,6 +124,7 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
     denoiser. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over the levels' range by the
     trapezoid rule: the part of KL(data || model) <= int excess/sigma^3 dsigma that lies in it.
+    `limit_nats`: the same of `limit`.
     """
     import numpy as np
 
@@ -121,4 +133,7 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
     if "excess" in levels:
         rate = d * levels["excess"] / levels["sigma"] ** 2
         found["excess_nats"] = float(np.trapezoid(rate, log_sigma))
+    if "limit" in levels:
+        rate = d * levels["limit"] / levels["sigma"] ** 2
+        found["limit_nats"] = float(np.trapezoid(rate, log_sigma))
     return found

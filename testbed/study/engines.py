@@ -308,7 +308,7 @@ def _class(one: Trial, registry: Registry) -> str:
         return one.id
     training = {key: value for key, value in config["training"].items() if key not in OWN}
     loss = "quadratic" if quadratic else config["loss"]
-    same = ("dataset", "data_digest", "network", "device")
+    same = ("dataset", "data_digest", "network", "device", "noise")
     return canonical([{key: config[key] for key in same}, training, loss])
 
 

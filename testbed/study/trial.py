@@ -35,7 +35,8 @@ CHECKPOINT_SECONDS = 15.0
 ORPHANED = 60.0
 """Seconds within which the worker of a driver that was killed has ended."""
 KARRAS = {"name": "karras", "options": {}}
-"""The schedule of a trial that names none."""
+WHITE = {"name": "white", "options": {}}
+"""The schedule and the noise of a trial that names none."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -78,7 +79,8 @@ def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
         else config[axis] and component(registry, axis, config[axis])
         for axis in axes
     }
-    return Objective(**parts, sigma_data=config["sigma_data"], table=table)
+    noise = component(registry, "noise", config.get("noise", WHITE))
+    return Objective(**parts, sigma_data=config["sigma_data"], table=table, noise=noise)
 
 
 def table_of(config: Mapping[str, Any], registry: Registry) -> Table | None:
@@ -423,7 +425,8 @@ def _measure(
     low, high = density["sigma_min"], density["sigma_max"]
     named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
     against = _held(*named, low, high, evaluation["levels"], evaluation["draws"])
-    levels = denoising.per_level(trained, against, device)
+    noise = component(registry, "noise", config["noise"])
+    levels = denoising.per_level(trained, against, device, noise)
     levels.to_csv(at / "levels.csv", index=False)
     metrics = denoising.summary(levels, data.train[0].numel())
 

@@ -106,6 +106,9 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "samples": f"{facts.get('train', '?')} training, {facts.get('test', '?')} held out",
             "sigma_data": _distinct(_sigma_data(c) for c in configs),
             "noise levels": _distinct(_range(c) for c in configs),
+            "noise": _distinct(
+                _component(c["noise"]) if "noise" in c else "white" for c in configs
+            ),
             "network": _distinct(_component(c.get("network")) for c in configs),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
             "training": _distinct(

@@ -16,6 +16,11 @@ METRICS = {
         "the part of the bound KL(data ‖ model) ≤ ∫ excess(σ)/σ³ dσ, excess summed over "
         "dimensions, that lies in the range of noise levels; 0 for the exact denoiser",
     ),
+    "limit_nats": (
+        "limit in nats",
+        "the excess in nats, measured with white noise, that a perfect learner of the training’s "
+        "noise would have",
+    ),
     "energy": ("energy distance", "energy distance of samples to held-out data"),
     "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
     "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),
