@@ -16,6 +16,10 @@ METRICS = {
         "the part of the bound KL(data ‖ model) ≤ ∫ excess(σ)/σ³ dσ, excess summed over "
         "dimensions, that lies in the range of noise levels; 0 for the exact denoiser",
     ),
+    "elbo": (
+        "−ELBO in nats/dim",
+        "the evidence lower bound with the other sign: of −log p of held-out data, per dimension",
+    ),
     "energy": ("energy distance", "energy distance of samples to held-out data"),
     "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
     "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),
