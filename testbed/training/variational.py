@@ -76,7 +76,7 @@ class Variational:
         """
         if self.rows.device != F.device:
             self.rows, self.middles = self.rows.to(F.device), self.middles.to(F.device)
-        t = torch.bucketize(sigma.double(), self.middles)
+        t = torch.bucketize(sigma.double().contiguous(), self.middles)
         columns = (per_sample(c, F).to(F.dtype) for c in self.rows[t].unbind(1))
         delta, w, one, a, b = columns
         r = (F.detach() - (a * x0 + b * eps)) ** 2
