@@ -11,7 +11,7 @@ import torch
 from bounds import assert_within, exact, gamma
 from hypothesis import given
 from mutation import kit
-from strategies import WIDE, Case, cases, draws, fixed, float64
+from strategies import WIDE, Case, cases, draws, float64
 from test_ddpm import STUDY_OF
 from test_parameterizations import TABLE
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def law_all_ways_are_tweedie(way: Way, name: str, c: Case) -> None:
     s = exact(Score()(c.x, c.sigma.to(c.dtype) if c.sigma.ndim else c.sigma.expand(len(c.x))))
     X = exact(c.x)
     x0, eps = X + c.S**2 * s, -c.S * s
-    skip, out, _, _ = TABLE[name](c.S, c.SD)
+    skip, _, _, _ = TABLE[name](c.S, c.SD)
     # F* = a x0 + b eps with a = (1 - c_skip)/c_out, b = -c_skip sigma/c_out; x0 itself is a sum.
     size = np.abs(1 - skip) * (np.abs(X) + np.abs(c.S**2 * s)) + np.abs(skip * c.S * eps)
     size = size + np.abs(skip * X) + np.abs(x0)
