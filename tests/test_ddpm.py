@@ -261,8 +261,10 @@ def expected(chain: Chain, denoiser: Any, x0: Tensor, eps: Tensor, variance: str
 
 
 def law_bound_is_exact_on_the_stationary_chain(made: Made) -> None:
-    """x0 ~ N(0, 1) stays N(0, 1): with beta the reverse steps are exact, and the terms add up to
-    -log N(x0; 0, 1) for every x0 (Ho et al. 2020, sec. 3.2)."""
+    """Data N(0, 1) and the large variance: the terms add up to -log N(x0; 0, 1) for every x0.
+
+    The chain is stationary, its reverse steps have the variance beta (Ho et al. 2020, sec. 3.2).
+    """
     oracle = Gaussian(torch.zeros(1), torch.eye(1))
     x0, eps = signs(0.3, 2.0)
     for levels in LEVELS.values():
@@ -404,8 +406,10 @@ def printed(F: Tensor, nu: Tensor, x: Any, D: Any, s: Any, t: Any, second: Any) 
 
 
 def law_posterior_is_printed(build: Build) -> None:
-    """Mean of q(x'|x, x0 = D) and variance exp(v log beta + (1 - v) log beta~): Nichol and
-    Dhariwal 2021, eq. 15, with 50 digits; at the first step beta~ is the second's."""
+    """Mean of q(x'|x, x0 = D) and variance exp(v log beta + (1 - v) log beta~), with 50 digits.
+
+    Nichol and Dhariwal 2021, eq. 15; at the first step beta~ is the second's.
+    """
     x = 2 * draws((3, 4), 11)
     for levels in ((0.1, 0.5, 1.0, 4.0), (0.02, 0.025, 3.0)):
         t = few(*levels)
@@ -511,8 +515,10 @@ Vlb = type[Variational]
 
 
 def law_vlb_is_the_bound(kind: Vlb) -> None:
-    """n times each term of Chain.elbo by Denoiser.posterior, per dimension; the first without
-    log(2 pi beta~)/2, which no gradient sees."""
+    """L_vlb is n times each term of Chain.elbo by Denoiser.posterior, per dimension.
+
+    The first without log(2 pi beta~)/2, which no gradient sees.
+    """
     for name in ("eps", "v", "edm", "x0"):
         d = doubled(name, few())
         assert d.table is not None
@@ -534,9 +540,11 @@ def law_vlb_is_the_bound(kind: Vlb) -> None:
 
 
 def law_best_variance_is_the_known_one(kind: Vlb) -> None:
-    """Gaussian data: the gradient with respect to nu vanishes at the variance of p(x'|x),
-    beta~ + (1 - q^2)^2 Var[x0|x], and nowhere near it. The mean over eps = +-1 is the
-    expectation. Float32 coefficients: what rounding leaves is some u of the two terms."""
+    """Gaussian data: the gradient with respect to nu vanishes at the variance of p(x'|x).
+
+    That is beta~ + (1 - q^2)^2 Var[x0|x]; near it the gradient does not vanish. The mean over
+    eps = +-1 is the expectation. Coefficients are float32: rounding leaves some u of the terms.
+    """
     m, L = 0.0, 0.4
     x0, eps = signs(m, L)
     sigmas = few().sigmas
@@ -564,8 +572,7 @@ def test_vlb(law: Callable[[Vlb], None]) -> None:
 
 
 def law_vlb_moves_nu_alone(kind: type[Objective]) -> None:
-    """The gradient of L_vlb with respect to F is 0, bit for bit, and to nu it is not; that of the
-    whole with respect to F is the loss's own."""
+    """The gradient of L_vlb with respect to F is 0, bit for bit, and to nu it is not."""
     x0, eps = draws((8, 2, 3), 1, torch.float32), draws((8, 2, 3), 2, torch.float32)
     for name in ("eps", "v", "x0"):
         one = objective(name)

@@ -156,8 +156,10 @@ def test_unknown_kinds_and_what_has_no_inputs_are_refused() -> None:
 
 
 def law_vp_score_is_brought_in(to_ve: Callable[..., Tensor]) -> None:
-    """The exact score of x_t = alpha x on Gaussian data, with alpha: D is the oracle's, by all
-    three ways and by the audit's adapter. Without the factor D would be off by 1 - alpha."""
+    """The exact score of x_t = alpha x, times alpha: D is the oracle's, by all three ways.
+
+    On Gaussian data, and by the audit's adapter too.
+    """
     m, L = 0.4, 0.7
     oracle = oracles.Gaussian(float64([m]), float64([[L]]))
 
