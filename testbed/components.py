@@ -361,12 +361,13 @@ class Dataset(Component):
 
 @dataclass(frozen=True)
 class Network(Component):
-    """A network by name: `build(shape, labels[, options])` gives a module.
+    """A network by name: `build(shape, labels[, outputs, options])` gives a module.
 
     The module is called as `network(x, c_noise, condition)`: x (B, *shape), c_noise (B,),
     condition a mapping of tensors or None; it returns (B, *shape). `shape` is that of one sample,
     `labels` the number of classes (0 without labels). `noise` maps each kind of c_noise that it
-    takes to the range it was made for.
+    takes to the range it was made for. A build that asks for `outputs` gives a module that returns
+    `outputs` times the channels, (B, outputs C, ...): 2 for a learned variance, else 1.
     """
 
     axis: ClassVar[str] = "network"
@@ -376,18 +377,32 @@ class Network(Component):
     options: dict[str, Any] = field(default_factory=dict)
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.build, ("shape", "labels"), role="build")]
+        quantities = ("shape", "labels", "outputs")
+        return [Formula(self.label, self.build, quantities, role="build")]
 
-    def __call__(self, shape: tuple[int, ...], labels: int, seed: int) -> torch.nn.Module:
+    @property
+    def multiplies(self) -> bool:
+        """Whether it can give several times the channels."""
+        return "outputs" in self.formulas()[0].wanted
+
+    def __call__(
+        self, shape: tuple[int, ...], labels: int, seed: int, outputs: int = 1
+    ) -> torch.nn.Module:
         """A network with weights drawn from `seed`; the global generators are left as they were.
 
         Raises:
-            InputError: `build` raises, or does not return a module.
+            InputError: `build` raises, or does not return a module; more than one output of a
+                network whose build does not ask for `outputs`.
         """
         formula = self.formulas()[0]
+        if outputs != 1 and not self.multiplies:
+            raise InputError(
+                f"{self.label}: {outputs} outputs were asked for, and its build does not take "
+                "`outputs`."
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            found = formula(options=self.options, shape=shape, labels=labels)
+            found = formula(options=self.options, shape=shape, labels=labels, outputs=outputs)
         if not isinstance(found, torch.nn.Module):
             raise formula.wrong("a torch.nn.Module", found)
         return found

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from testbed import ddpm
 from testbed.components import Sigma
 from testbed.errors import InputError
 from testbed.noise import per_sample, widen
 from testbed.parameterization import Parameterization
 from testbed.predictions import convert
+from testbed.scores import read_as
 from testbed.tables import Table
 
 InputScale = Callable[[Tensor, float], Tensor]
@@ -42,10 +44,14 @@ class Denoiser(nn.Module):
             1/sqrt(sigma^2 + sigma_data^2) and log(sigma)/4, or a function (sigma, sigma_data);
             c_noise also "index", a whole number, that of the level in the table.
         table: the levels of a discrete denoiser: any sigma is first replaced by the nearest.
+        learned_variance: the network returns (B, 2C, ...), [F, nu]: see `posterior`. Needs a table.
+        output: the kind that the network returns where that is not the parameterization's own F:
+            "x0", "eps", "score", "v" or "flow" (`scores.read_as`).
 
     Raises:
-        InputError: sigma_data is not positive, c_in or c_noise is none of these, or an index
-            without a table.
+        InputError: sigma_data is not positive, c_in or c_noise is none of these, an index or a
+            learned variance without a table, or a kind with a non-affine parameterization.
+        UnknownName: an unknown kind.
     """
 
     def __init__(
@@ -56,11 +62,17 @@ class Denoiser(nn.Module):
         c_in: str | InputScale | None = None,
         c_noise: str | InputScale | None = None,
         table: Table | None = None,
+        learned_variance: bool = False,
+        output: str = "F",
     ) -> None:
         super().__init__()
         if not float(sigma_data) > 0:
             raise InputError(f"sigma_data = {sigma_data!r} must be positive.")
+        if learned_variance and table is None:
+            raise InputError("a learned variance is that of a step of a table: give table=....")
+        parameterization = read_as(parameterization, output)
         self.network = network
+        self.learned_variance = learned_variance
         self.parameterization = parameterization
         self.sigma_data = float(sigma_data)
         # A non-affine parameterization has no coefficients of its own.
@@ -99,6 +111,12 @@ class Denoiser(nn.Module):
         self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """F(c_in x, c_noise): the raw network output, (B, ...), dtype of x."""
+        return self._halves(x, sigma, condition)[0]
+
+    def _halves(
+        self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(F, nu), or (F, None) without a learned variance; (B, ...), dtype of x."""
         sigma = widen(sigma).to(x.device)
         c_in, c_noise = self.inputs(sigma)
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -106,8 +124,16 @@ class Denoiser(nn.Module):
         inside = x.dtype if weight is None else weight.dtype
         scaled = (per_sample(c_in, x).to(wide) * x).to(inside)
         noise = c_noise.to(torch.promote_types(inside, torch.float32)).expand(x.shape[0])
-        found: Tensor = self.network(scaled, noise, condition)
-        return found.to(x.dtype)
+        found: Tensor = self.network(scaled, noise, condition).to(x.dtype)
+        if not self.learned_variance:
+            return found, None
+        if found.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise InputError(
+                f"the network returned {tuple(found.shape)} for x {tuple(x.shape)}: with a learned "
+                "variance it returns twice as many channels, F and nu."
+            )
+        F, nu = found.chunk(2, dim=1)
+        return F, nu
 
     def forward(
         self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
@@ -137,6 +163,50 @@ class Denoiser(nn.Module):
         F = self.output(x, sigma, condition)
         p = self.parameterization
         return convert(F, p, "score", x=x, sigma=sigma, sigma_data=self.sigma_data)
+
+    def posterior(
+        self,
+        x: Tensor,
+        sigma: Sigma,
+        following: Sigma | None = None,
+        condition: Mapping[str, Tensor] | None = None,
+    ) -> ddpm.Normal:
+        """p(x'|x) with the learned variance, in x = x_t/alpha (Nichol and Dhariwal 2021, eq. 15).
+
+            mean = D + (sigma'/sigma)^2 (x - D),   variance = exp(v log beta + (1 - v) log beta~)
+
+        over alpha'^2, with v = (nu + 1)/2. D and nu are those of the nearest level; the step is
+        the one that is asked for. In the step to 0 beta~ takes the second step's value.
+
+        Args:
+            x, sigma, condition: as for `forward`.
+            following: the level of x', scalar or (B,), below sigma; by default the table's level
+                before the nearest to sigma, which is then taken for sigma, and 0 for its first.
+
+        Returns:
+            mean and variance, both (B, ...), dtype of x.
+
+        Raises:
+            NoPosterior: no learned variance.
+            InputError: `following` is not in [0, sigma).
+        """
+        if self.table is None or not self.learned_variance:
+            raise ddpm.NoPosterior
+        levels = ddpm.Chain(self.table.sigmas)
+        sigma = widen(sigma).double().to(x.device)
+        t = self.table.index(sigma)
+        if following is None:
+            sigma = self.level(sigma)
+            following = levels.before.to(x.device)[t]
+        following = widen(following).double().to(x.device)
+        if not bool(((following >= 0) & (following < sigma)).all()):
+            raise InputError(f"following = {following}: expected from 0 to below sigma = {sigma}.")
+        F, nu = self._halves(x, sigma, condition)
+        assert nu is not None
+        D = self.parameterization.denoise(F, x, self.level(sigma), sigma_data=self.sigma_data)
+        low, high = ddpm.extremes(sigma, following, levels.after.to(x.device)[t])
+        ratio = per_sample((following / sigma) ** 2, x).to(x.dtype)
+        return ddpm.Normal(D + ratio * (x - D), ddpm.interpolated(low, high, nu))
 
 
 def _chosen(name: str, choice: Any) -> InputScale | None:

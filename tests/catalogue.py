@@ -7,16 +7,19 @@ with it, and no other; what is not mutated must pass them all.
 from __future__ import annotations
 
 import mutants_of_audit  # noqa: F401
+import mutants_of_ddpm  # noqa: F401
 import mutants_of_denoisers  # noqa: F401
 import mutants_of_formulas  # noqa: F401
 import mutants_of_oracles  # noqa: F401
 import mutants_of_samplers  # noqa: F401
 import mutants_of_tables  # noqa: F401
 import mutants_of_weightings  # noqa: F401
+import test_ddpm as chains
 import test_losses as losses
 import test_samplers as samplers
 import test_sampling as sampling
 import test_schedules as schedules
+import test_scores as readings
 import test_tables as tables
 import test_weightings as weightings
 from mutation import FAMILIES, LAWS, MUTANTS, REGISTRY
@@ -38,6 +41,10 @@ ORDER = (
     "rescaling",
     "discrete denoiser",
     "discrete training",
+    "chain",
+    "normal",
+    "learned variance",
+    "score",
     "denoiser",
     "trained model",
     "audit",
@@ -54,7 +61,7 @@ def laws() -> dict[str, str]:
         REGISTRY.sampler("euler"),
     ]
     found |= {check.id: check.law for one in components for check in iter_checks(one)}
-    for module in (weightings, losses, sampling, samplers, schedules, tables):
+    for module in (weightings, losses, sampling, samplers, schedules, tables, chains, readings):
         for name, law in vars(module).items():
             if name.startswith("law_") and law.__doc__:
                 found[f"tests.{name.removeprefix('law_')}"] = law.__doc__.strip().split("\n")[0]

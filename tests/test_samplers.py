@@ -620,7 +620,7 @@ def test_plain_euler_and_heun_are_deterministic() -> None:
         ("dpmpp_sde", {"eta": -0.1}, "eta = -0.1 must be between 0 and 1."),
         ("euler", {"churn": -1.0}, "churn = -1.0 must be at least 0."),
         ("lms", {"order": 0}, "order = 0 must be at least 1."),
-        ("ddpm", {"variance": "smal"}, "Did you mean 'small'? Known: large, small."),
+        ("ddpm", {"variance": "smal"}, "Did you mean 'small'? Known: large, learned, small."),
     ],
 )
 def test_an_option_without_meaning_is_refused(

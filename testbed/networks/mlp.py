@@ -51,6 +51,9 @@ class Block(nn.Module):
 class ResidualMLP(nn.Module):
     """x and c_noise to F, both of one sample's shape; the last layer starts at zero.
 
+    With several `outputs` F has that many times the channels, (B, outputs C, ...); all weights but
+    the last layer's start as with one.
+
     With `labels`, `condition["label"]` (B,) int64 is embedded too; without it, or without
     condition, the network is unconditional.
     """
@@ -63,16 +66,18 @@ class ResidualMLP(nn.Module):
         depth: int,
         features: int,
         frequencies: tuple[float, float],
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         d = math.prod(shape)
+        self.shape = (outputs * shape[0], *shape[1:])
         self.embed_noise = FourierFeatures(features, *frequencies)
         self.noise = nn.Linear(2 * features, width)
         self.label = nn.Embedding(labels, width) if labels else None
         self.first = nn.Linear(d, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.last = nn.Linear(width, d)
+        self.last = nn.Linear(width, outputs * d)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
@@ -87,7 +92,7 @@ class ResidualMLP(nn.Module):
         h = self.first(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)
-        F: Tensor = self.last(self.norm(h)).view_as(x)
+        F: Tensor = self.last(self.norm(h)).view(len(x), *self.shape)
         return F
 
 
@@ -98,6 +103,7 @@ def mlp(
     depth: int = 3,
     features: int = 16,
     frequencies: tuple[float, ...] = (1 / 64, 64.0),
+    outputs: int = 1,
 ) -> ResidualMLP:
     """A residual MLP with `depth` blocks of `width` units.
 
@@ -115,7 +121,7 @@ def mlp(
             f"positive and frequencies = {frequencies} two positive numbers."
         )
     low, high = frequencies
-    return ResidualMLP(shape, labels, width, depth, features, (low, high))
+    return ResidualMLP(shape, labels, width, depth, features, (low, high), outputs)
 
 
 def mlp_index(
@@ -125,13 +131,14 @@ def mlp_index(
     depth: int = 3,
     features: int = 16,
     frequencies: tuple[float, ...] = (1e-4, 1.0),
+    outputs: int = 1,
 ) -> ResidualMLP:
     """`mlp` with the frequencies that tell whole numbers apart (Ho et al. 2020, app. B).
 
     Raises:
         InputError: as `mlp`.
     """
-    return mlp(shape, labels, width, depth, features, frequencies)
+    return mlp(shape, labels, width, depth, features, frequencies, outputs)
 
 
 @hookimpl

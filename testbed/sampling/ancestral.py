@@ -12,16 +12,20 @@ DDPM's with the small variance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from testbed.components import Sampler
+from testbed.ddpm import VARIANCES
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 from testbed.sampling.solvers import Denoise, fresh, toward
+
+if TYPE_CHECKING:
+    from testbed.sampling.loop import Asked
 
 
 def split(sigma: float, following: float, eta: float) -> tuple[float, float]:
@@ -71,25 +75,8 @@ def euler_ancestral(
     return ddim(denoise, x, sigma, following, generator, history, eta)
 
 
-def small(sigma: float, following: float) -> float:
-    """beta~/alpha'^2 = sigma'^2 (1 - sigma'^2/sigma^2), beta~ = beta (1 - abar')/(1 - abar)."""
-    q = following / sigma
-    return following**2 * (1 - q) * (1 + q)
-
-
-def large(sigma: float, following: float) -> float:
-    """beta/alpha'^2 = (sigma^2 - sigma'^2)(1 + sigma'^2)/(1 + sigma^2); 0 in the step to 0."""
-    if following == 0:
-        return 0.0
-    return (sigma - following) * (sigma + following) * (1 + following**2) / (1 + sigma**2)
-
-
-VARIANCES: dict[str, Callable[[float, float], float]] = {"small": small, "large": large}
-"""The variance of a DDPM step in x = x_t/alpha, by name."""
-
-
 def ddpm(
-    denoise: Denoise,
+    denoise: Asked,
     x: Tensor,
     sigma: float,
     following: float,
@@ -99,15 +86,19 @@ def ddpm(
 ) -> Tensor:
     """x' = D + (sigma'/sigma)^2 (x - D) + s z: the mean of q(x'|x, x0 = D) in x = x_t/alpha.
 
-    s^2 is the variance over alpha'^2 (Ho et al. 2020, arXiv:2006.11239, eq. 7 and sec. 3.2). The
-    step to 0 draws nothing.
+    s^2 is the variance over alpha'^2 (Ho et al. 2020, arXiv:2006.11239, eq. 7 and sec. 3.2), or
+    with "learned" that of the denoiser's `posterior` (Nichol and Dhariwal 2021, arXiv:2102.09672,
+    eq. 15). The step to 0 draws nothing.
 
     Raises:
-        InputError: an unknown variance.
+        InputError: an unknown variance, or a learned one of a denoiser that has none.
     """
+    if variance == "learned":
+        mean, learned = denoise.posterior(x, sigma, following)
+        return mean + learned.sqrt() * fresh(x, generator) if following else mean
     if variance not in VARIANCES:
-        raise InputError(unknown("variance", variance, VARIANCES))
-    s = math.sqrt(VARIANCES[variance](sigma, following))
+        raise InputError(unknown("variance", variance, [*VARIANCES, "learned"]))
+    s = math.sqrt(VARIANCES[variance](sigma, following)) if following else 0.0
     return noisier(toward(denoise(x, sigma), x, (following / sigma) ** 2), s, generator)
 
 

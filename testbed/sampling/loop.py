@@ -10,11 +10,38 @@ import torch
 from torch import Tensor
 
 from testbed.components import Sampler
+from testbed.ddpm import Normal, posterior_of
 from testbed.errors import InputError
 from testbed.registry import default_registry
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, float, Tensor], None]
+
+
+class Asked:
+    """A denoiser as a step calls it: `denoise(x, sigma)` with one float for the whole batch.
+
+    Args:
+        denoiser: (x, sigma) -> x0 with sigma (B,).
+        dtype: of sigma.
+    """
+
+    def __init__(self, denoiser: Denoise, dtype: torch.dtype) -> None:
+        self.denoiser = denoiser
+        self.dtype = dtype
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """D at the noise level sigma, (B, ...)."""
+        each = torch.full(x.shape[:1], sigma, dtype=self.dtype, device=x.device)
+        return self.denoiser(x, each)
+
+    def posterior(self, x: Tensor, sigma: float, following: float) -> Normal:
+        """Mean and variance of x at the level `following`, both (B, ...).
+
+        Raises:
+            NoPosterior: the denoiser has no `posterior(x, sigma, following)`.
+        """
+        return posterior_of(self.denoiser)(x, sigma, following)
 
 
 def sample(
@@ -41,8 +68,8 @@ def sample(
         (B, ...) at sigmas[-1], dtype and device of x.
 
     Raises:
-        InputError: levels that do not descend, a level that is negative or not finite, or a
-            stochastic sampler without a generator.
+        InputError: levels that do not descend, a level that is negative or not finite, a stochastic
+            sampler without a generator, or a learned variance of a denoiser that has none.
         UnknownName: no sampler of that name.
     """
     levels = [float(s) for s in torch.as_tensor(sigmas, dtype=torch.float64)]
@@ -54,9 +81,7 @@ def sample(
         raise InputError(f"sampler {chosen.name!r} draws noise: give generator=torch.Generator().")
     wide = torch.promote_types(x.dtype, torch.float32)
 
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        return denoiser(x, torch.full(x.shape[:1], sigma, dtype=wide, device=x.device))
-
+    denoise = Asked(denoiser, wide)
     (step,) = chosen.formulas()
     history: list[Any] = []
     pairs = list(pairwise(levels))

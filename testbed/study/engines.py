@@ -300,7 +300,7 @@ def _class(one: Trial, registry: Registry) -> str:
     config = one.config
     try:
         objective = trial.objective_of(config, registry)
-        batched = objective.fixed and objective.loss.state is None
+        batched = objective.fixed and objective.loss.state is None and objective.vlb is None
         quadratic = objective.loss.quadratic
     except Exception:  # a plugin's: the trial itself will fail and say why
         batched = quadratic = False

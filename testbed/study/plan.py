@@ -17,11 +17,12 @@ import torch
 from testbed.components import Component, Density, Loss, Weighting
 from testbed.data.base import Data
 from testbed.denoiser import SHARED
-from testbed.errors import InputError, said, unknown
+from testbed.errors import InputError, UnknownName, said, unknown
 from testbed.formula import bind
 from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
+from testbed.scores import read_as
 from testbed.study import baseline, journal, trial, validity
 from testbed.study.spec import Arrangement, Assumed, Choice, StudyFile, TrialSettings
 from testbed.tables import Table
@@ -29,11 +30,13 @@ from testbed.training.objective import Objective
 
 SCHEMA = 1
 RECIPE = ("weighting", "loss", "density")
+VARIANCES: dict[str, dict[str, Any]] = {"fixed": {}, "learned": {"vlb": 0.001}}
+"""What a reverse step's variance is, and the options: the factor on L_vlb."""
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 SOURCES = (
-    "coloured", "components", "data", "denoiser", "formula", "metrics", "networks", "noise",
-    "oracles", "parameterization", "predictions", "random", "sampling", "study/trial", "tables",
-    "training",
+    "coloured", "components", "data", "ddpm", "denoiser", "formula", "metrics", "networks", "noise",
+    "oracles", "parameterization", "predictions", "random", "sampling", "scores", "study/trial",
+    "tables", "training",
 )  # fmt: skip
 
 
@@ -258,6 +261,11 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     metrics = [look_up("metric", metric) for metric in evaluation.metrics]
     sampler = look_up("sampler", evaluation.sampler)
     schedule = look_up("schedule", evaluation.schedule)
+    variance = _variance(settings.variance, problems)
+    try:
+        read = p and read_as(p, settings.output)
+    except InputError as problem:
+        problems.append(str(problem))
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     inputs = {}
@@ -272,9 +280,18 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     for name in inputs:
         if inputs[name] == "native" and _is_shared(name, p, sigma_data, density):
             inputs[name] = "shared"
-    weighting, loss = parts["weighting"], parts["loss"]
-    objective = Objective(p, weighting, loss, density, sigma_data, table=table, noise=noise)
+    objective = Objective(
+        read,
+        parts["weighting"],
+        parts["loss"],
+        density,
+        sigma_data,
+        table=table,
+        noise=noise,
+        vlb=variance["options"].get("vlb"),
+    )
     problems += validity.problems(objective, inputs["c_noise"], network, data)
+    problems += validity.unlearnt(objective, network, evaluation.elbo)
     problems += validity.unsampled(sampler, schedule, evaluation.steps, objective)
     if problems:
         raise InputError("\n".join(problems))
@@ -288,6 +305,8 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
         **inputs,
         "table": table and named(table),
         "noise": named(noise),
+        "output": settings.output,
+        "variance": variance,
         "dataset": named(dataset),
         "data_digest": data.digest,
         "sigma_data": sigma_data,
@@ -301,6 +320,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             "steps": evaluation.steps,
             "sampler": named(sampler),
             "schedule": named(schedule),
+            "elbo": evaluation.elbo,
             "metrics": [named(metric) for metric in metrics],
         },
         "sources": sources(),
@@ -310,6 +330,21 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             if source.kind != "built in"
         },
     }
+
+
+def _variance(choice: Choice, problems: list[str]) -> dict[str, Any]:
+    """Its name and options with every default; with a line in `problems` where it is none."""
+    try:
+        if choice.name not in VARIANCES:
+            raise UnknownName(unknown("variance", choice.name, VARIANCES))
+        label = f"variance {choice.name!r}"
+        options = bind(label, VARIANCES[choice.name], choice.options)
+        if not 0 <= options.get("vlb", 0.0) < math.inf:
+            raise InputError(f"{label}: vlb = {options['vlb']!r} must be at least 0 and finite.")
+    except InputError as problem:
+        problems.append(str(problem))
+        options = {}
+    return {"name": choice.name, "options": options}
 
 
 def _of_table(table: Table, choice: Choice, problems: list[str]) -> Density | None:

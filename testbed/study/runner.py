@@ -22,6 +22,7 @@ import torch
 from testbed import __version__
 from testbed.errors import said
 from testbed.registry import Registry
+from testbed.scores import read_as
 from testbed.study import asked, journal
 from testbed.study.engines import Engine, Group
 from testbed.study.executors import Executor, Job
@@ -267,11 +268,12 @@ def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
     for trial in plan.trials:
         config = trial.config
         named = config["parameterization"], config["dataset"], config["evaluation"]["sampler"]
-        key = repr((named, config["sigma_data"]))
+        output = config.get("output", "F")
+        key = repr((named, output, config["sigma_data"]))
         if key in seen:
             continue
         seen.add(key)
-        p = component(registry, "parameterization", named[0])
+        p = read_as(component(registry, "parameterization", named[0]), output)
         sampler = component(registry, "sampler", named[2])
         data = dataset(named[1]["name"], json.dumps(named[1]["options"]), registry)
         found += audit.check_parameterization(p, config["sigma_data"])

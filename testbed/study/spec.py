@@ -91,6 +91,9 @@ class Evaluation(Model):
     steps: int = Field(default=18, ge=1, le=MOST_STEPS, description="sampler steps")
     sampler: Choice = Choice(name="heun")
     schedule: Choice = Choice(name="karras")
+    elbo: Literal["off", "small", "large", "learned"] = Field(
+        default="off", description="the reverse variance of the evidence lower bound, if wanted"
+    )
     metrics: tuple[Choice, ...] = (
         Choice(name="energy"),
         Choice(name="mmd"),
@@ -108,6 +111,7 @@ class Assumed(Model):
 
 InputChoice = Literal["recipe", "native", "shared"]
 NoiseChoice = Literal["recipe", "native", "shared", "index"]
+OutputChoice = Literal["F", "x0", "eps", "score", "v", "flow"]
 
 
 class TrialSettings(Model):
@@ -123,6 +127,8 @@ class TrialSettings(Model):
     c_noise: NoiseChoice = "recipe"
     table: Choice | None = None
     noise: Choice = Choice(name="white")
+    output: OutputChoice = "F"
+    variance: Choice = Choice(name="fixed")
     sigma_min: float = Field(0.002, gt=0)
     sigma_max: float = Field(80.0, gt=0, validate_default=True, allow_inf_nan=True)
     sigma_data: float | Assumed | None = None

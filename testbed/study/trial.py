@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import platform
 import shutil
 import time
@@ -16,13 +17,16 @@ from typing import Any
 
 import torch
 
+from testbed.components import Estimate
 from testbed.data.base import Data
+from testbed.ddpm import Chain
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError, no_room, said
 from testbed.metrics import denoising
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.sampling.loop import sample
+from testbed.scores import read_as
 from testbed.study import journal
 from testbed.tables import Table
 from testbed.training import checkpoint
@@ -35,8 +39,9 @@ CHECKPOINT_SECONDS = 15.0
 ORPHANED = 60.0
 """Seconds within which the worker of a driver that was killed has ended."""
 KARRAS = {"name": "karras", "options": {}}
-WHITE = {"name": "white", "options": {}}
-"""The schedule and the noise of a trial that names none."""
+WHITE: dict[str, Any] = {"name": "white", "options": {}}
+FIXED: dict[str, Any] = {"name": "fixed", "options": {}}
+"""The schedule, the noise and the variance of a trial that names none."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -79,8 +84,11 @@ def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
         else config[axis] and component(registry, axis, config[axis])
         for axis in axes
     }
+    parts["parameterization"] = read_as(parts["parameterization"], config.get("output", "F"))
+    learned = config.get("variance", FIXED)["options"]
     noise = component(registry, "noise", config.get("noise", WHITE))
-    return Objective(**parts, sigma_data=config["sigma_data"], table=table, noise=noise)
+    sd, vlb = config["sigma_data"], learned.get("vlb")
+    return Objective(**parts, sigma_data=sd, table=table, noise=noise, vlb=vlb)
 
 
 def table_of(config: Mapping[str, Any], registry: Registry) -> Table | None:
@@ -96,7 +104,9 @@ def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[De
     objective = objective_of(config, registry).started(states)
     p = objective.parameterization
     weights = stream(config["seed"], "weights").initial_seed()
-    network = component(registry, "network", config["network"])(data.shape, 0, weights)
+    learned = objective.vlb is not None
+    build = component(registry, "network", config["network"])
+    network = build(data.shape, 0, weights, outputs=2 if learned else 1)
     denoiser = Denoiser(
         network,
         p,
@@ -104,6 +114,7 @@ def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[De
         c_in=config["c_in"],
         c_noise=config["c_noise"],
         table=objective.table,
+        learned_variance=learned,
     )
     return denoiser, objective
 
@@ -384,7 +395,7 @@ def _conclude(
     metrics: dict[str, float] = {}
     errors: dict[str, dict[str, float]] = {}
     if status != "diverged":
-        metrics, errors = _measure(config, at, registry, data, denoiser, device)
+        metrics, errors = _measure(config, at, registry, data, trained, device)
     curve = journal.rows(at)[0]
     journal.write_json(
         at / "result.json",
@@ -411,7 +422,7 @@ def _measure(
     at: Path,
     registry: Registry,
     data: Data,
-    trained: Denoiser,
+    contestant: Contestant,
     device: torch.device,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Per-sigma table, identity rows of the trained model, samples and their metrics.
@@ -421,6 +432,7 @@ def _measure(
     """
     from testbed import audit
 
+    trained, objective = contestant.denoiser, contestant.objective
     evaluation, density = config["evaluation"], config["density"]["options"]
     low, high = density["sigma_min"], density["sigma_max"]
     named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
@@ -445,6 +457,10 @@ def _measure(
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
     errors = {}
+    if evaluation.get("elbo", "off") != "off":
+        bound = elbo(trained, objective, against.x0.to(device), evaluation["elbo"])
+        metrics["elbo"] = bound.value
+        errors["elbo"] = {"error": bound.error, "p": bound.p}
     for named_metric in evaluation["metrics"]:
         metric = component(registry, "metric", named_metric)
         generator = stream(0, f"metric/{metric.name}")
@@ -452,6 +468,14 @@ def _measure(
         metrics[metric.name] = found.value
         errors[metric.name] = {"error": found.error, "p": found.p}
     return metrics, errors
+
+
+def elbo(denoiser: Denoiser, objective: Objective, x0: torch.Tensor, variance: str) -> Estimate:
+    """The bound on -log p(x0) of the chain over the levels drawn, in nats per dimension."""
+    with torch.no_grad():
+        terms = Chain(objective.levels).elbo(denoiser, x0, stream(0, "elbo"), variance)
+    each = terms.total.cpu() / x0[0].numel()
+    return Estimate(float(each.mean()), float(each.std()) / math.sqrt(len(each)))
 
 
 def draw(

@@ -24,7 +24,7 @@ from testbed.twins import RESOLUTION, factor
 
 LEVELS = 129
 JUDGED = (
-    "parameterization", "weighting", "loss", "density", "c_in", "c_noise", "sigma_data",
+    "parameterization", "output", "weighting", "loss", "density", "c_in", "c_noise", "sigma_data",
     "sigma_data_measured", "plugins",
 )  # fmt: skip
 """The keys of a configuration that are judged by what they do; all but the seed must be equal."""

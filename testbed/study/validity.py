@@ -10,6 +10,7 @@ from torch import Tensor
 
 from testbed.components import Density, Network, Sampler
 from testbed.data.base import Data
+from testbed.ddpm import Normal, small
 from testbed.denoiser import SHARED
 from testbed.errors import InputError, said
 from testbed.noise import TERMINAL
@@ -83,6 +84,21 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
     yield from _numbers(objective)
 
 
+class Zero:
+    """D = 0."""
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return 0 * x
+
+
+class ZeroLearned(Zero):
+    """D = 0, and the small variance for a learned one."""
+
+    def posterior(self, x: Tensor, sigma: float, following: float) -> Normal:
+        variance = torch.full_like(x, small(sigma, following))
+        return Normal((following / sigma) ** 2 * x, variance)
+
+
 def unsampled(
     sampler: Sampler, schedule: Schedule, steps: int, objective: Objective
 ) -> Iterator[str]:
@@ -96,7 +112,8 @@ def unsampled(
         passed: list[Tensor] = []
         start = torch.full((1, 256), float(sigmas[0]))
         common = few, sampler, stream(0, "validity")
-        end = sample(lambda x, s: 0 * x, start, *common, lambda i, s, x: passed.append(x))
+        zero = Zero() if objective.vlb is None else ZeroLearned()
+        end = sample(zero, start, *common, lambda i, s, x: passed.append(x))
         after, following = [*passed, end][1].square().mean().sqrt(), few[1]
         if few[0] >= TERMINAL and not following / 2 <= after <= FAR * following:
             yield (
@@ -108,6 +125,39 @@ def unsampled(
         yield f"evaluation: {said(problem)}"
     except Exception:  # a plugin's: the trial itself will fail and say why
         return
+
+
+def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]:
+    """Why the variance cannot be learned, or the bound not be computed, a line each."""
+    learned, table = objective.vlb is not None, objective.table
+    for asked, what in ((learned, 'variance = "learned"'), (elbo != "off", "evaluation.elbo")):
+        if not asked:
+            continue
+        if table is None:
+            yield f'{what} is of steps between levels of a table: name one, such as table = "ddpm".'
+        elif len(objective.levels) < 2:
+            yield f"{what}: {table.label} has {len(objective.levels)} level in the density's range."
+    if elbo == "learned" and not learned:
+        yield 'evaluation.elbo = "learned" needs variance = "learned".'
+    if not learned:
+        return
+    if objective.noise.of:
+        yield (
+            f'variance = "learned": L_vlb is of a chain whose noise is white, and '
+            f'{objective.noise.label} is not: write noise = "white".'
+        )
+    if objective.density.name != "table":
+        yield (
+            'variance = "learned": L_vlb is a sum over the levels of the table, drawn with equal '
+            f'mass, and {objective.density.label} draws others: write density = "table".'
+        )
+    if not objective.parameterization.affine:
+        yield f"{objective.parameterization.label} is not affine: its variance cannot be learned."
+    if not network.multiplies:
+        yield (
+            f'variance = "learned" needs a network with twice the channels, F and nu: the build of '
+            f"{network.label} does not take `outputs`."
+        )
 
 
 def _drawn_last(objective: Objective, table: Table) -> Iterator[str]:

@@ -269,6 +269,8 @@ def unbatchable(trials: Sequence[Contestant]) -> str:
     for one in trials:
         if not one.objective.fixed or one.objective.states is not None:
             return "an objective depends on more than sigma"
+        if one.objective.vlb is not None:
+            return "a variance is learned"
         loss, other = one.objective.loss, first.objective.loss
         if loss.quadratic != other.quadratic or (not loss.quadratic and loss != other):
             return "their losses are different functions"

@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -271,10 +271,13 @@ class Trainer(Loop):
     ) -> None:
         super().__init__(1, training, device)
         self.denoiser = denoiser.to(device)
-        self.objective = objective
         self.seed = seed
         self.samples = data.train.to(device)
         self.scale = objective.scale(data)
+        if objective.vlb is not None:
+            # Beside a loss that is 1 at F = 0, as L_simple is.
+            objective = replace(objective, vlb=objective.vlb * self.scale)
+        self.objective = objective
         network = list(denoiser.parameters())
         states = objective.states.to(device) if objective.states is not None else None
         # The objective's own come last: the gradient's norm and clipping are of the network.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -18,6 +19,7 @@ from testbed.parameterization import Parameterization
 from testbed.predictions import convert, from_pair, pair_weights, slope
 from testbed.random import stream
 from testbed.tables import Table
+from testbed.training.variational import Variational
 
 
 class Terms(NamedTuple):
@@ -44,6 +46,8 @@ class Objective:
     the weighting and the loss train, under "weighting" and "loss": see `started`. With a table
     every level that is drawn is replaced by its nearest before anything is computed from it.
     `noise` says what is added to eps in x, and whether the target has it too.
+    With `vlb` the network's output is [F, nu], and vlb L_vlb is added, which moves nu alone
+    (Nichol and Dhariwal 2021, arXiv:2102.09672, sec. 3.1).
     """
 
     parameterization: Parameterization
@@ -54,6 +58,7 @@ class Objective:
     states: nn.ModuleDict | None = None
     table: Table | None = None
     noise: Noise = WHITE
+    vlb: float | None = None
 
     def started(self, seed: int) -> Self:
         """This objective with new states drawn from `seed`, or itself where nothing has a state."""
@@ -136,15 +141,41 @@ class Objective:
         D - x0 in a narrow dtype its digits are lost at small sigma.
 
         Args:
-            F: (B, ...) network output at x = x0 + sigma eps.
+            F: (B, ...) network output at x = x0 + sigma eps; with `vlb` (B, 2C, ...).
             x0, eps: (B, ...) clean data and noise.
             sigma: (B,).
             terms: `self.terms(sigma)`, when already at hand.
         """
+        if self.vlb is not None:
+            F, nu = F.chunk(2, dim=1)
         found = self._compared(F, x0, eps, sigma, terms)
         if self.weighting is not None:
             found = found + self.weighting.added(sigma, self._state("weighting"))
+        if self.vlb is not None:
+            found = found + self.vlb * self.variational(F, nu, x0, eps, sigma)
         return found
+
+    @property
+    def levels(self) -> Tensor:
+        """The levels of the table within the density's range, ascending, (n,) float64.
+
+        Raises:
+            InputError: no table.
+        """
+        if self.table is None:
+            raise InputError("a learned variance is that of a step of a table: name one.")
+        options = {**self.density.defaults, **self.density.options}
+        s = self.table.sigmas
+        return s[(s >= options["sigma_min"]) & (s <= options["sigma_max"])]
+
+    @functools.cached_property
+    def variational(self) -> Variational:
+        """L_vlb over the levels that are drawn.
+
+        Raises:
+            InputError: no table, fewer than two of its levels, or a non-affine parameterization.
+        """
+        return Variational(self.parameterization, self.levels, self.sigma_data)
 
     def _compared(
         self, F: Tensor, x0: Tensor, eps: Tensor, sigma: Tensor, terms: Terms | None
@@ -173,7 +204,7 @@ class Objective:
         """The expected loss at F = 0, by which a trial's loss is divided.
 
         Gradient clipping and Adam's epsilon see the scale of a loss. Stratified in u, with data and
-        noise from a stream of its own: one number for every seed.
+        noise from a stream of its own: one number for every seed. Without L_vlb.
 
         Raises:
             InputError: the loss at F = 0 is zero or not finite.
@@ -185,7 +216,7 @@ class Objective:
         _, eps = self.noise.applied(eps, data.shape, generator)
         u = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
         # A copy: a stateful loss may change its state at every call.
-        fresh = replace(self, states=copy.deepcopy(self.states))
+        fresh = replace(self, states=copy.deepcopy(self.states), vlb=None)
         with torch.no_grad():
             loss = float(fresh(torch.zeros_like(x0), x0, eps, self.sigma(u)).mean())
         if not 0 < loss < float("inf"):

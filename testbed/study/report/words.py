@@ -21,6 +21,10 @@ METRICS = {
         "the excess in nats, measured with white noise, that a perfect learner of the training’s "
         "noise would have",
     ),
+    "elbo": (
+        "−ELBO in nats/dim",
+        "the evidence lower bound with the other sign: of −log p of held-out data, per dimension",
+    ),
     "energy": ("energy distance", "energy distance of samples to held-out data"),
     "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
     "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),
