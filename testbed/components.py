@@ -361,12 +361,15 @@ class Dataset(Component):
 
 @dataclass(frozen=True)
 class Network(Component):
-    """A network by name: `build(shape, labels[, options])` gives a module.
+    """A network by name: `build(shape[, labels, conditions, options])` gives a module.
 
     The module is called as `network(x, c_noise, condition)`: x (B, *shape), c_noise (B,),
-    condition a mapping of tensors or None; it returns (B, *shape). `shape` is that of one sample,
-    `labels` the number of classes (0 without labels). `noise` maps each kind of c_noise that it
-    takes to the range it was made for.
+    condition a mapping of names to classes (B,) int64 or None; it returns (B, *shape). A class of
+    -1, or a name left out, switches a condition off. `shape` is that of one sample, `conditions`
+    maps the name of every condition to its number of classes, and `labels` is that of "label" (0
+    without it). A network that asks for neither takes no condition, and one that asks for `labels`
+    alone takes the label alone. `noise` maps each kind of c_noise that it takes to the range it was
+    made for.
     """
 
     axis: ClassVar[str] = "network"
@@ -376,18 +379,34 @@ class Network(Component):
     options: dict[str, Any] = field(default_factory=dict)
 
     def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.build, ("shape", "labels"), role="build")]
+        return [Formula(self.label, self.build, ("shape", "labels", "conditions"), role="build")]
 
-    def __call__(self, shape: tuple[int, ...], labels: int, seed: int) -> torch.nn.Module:
+    def takes(self, condition: str) -> bool:
+        """Whether the network can be built for a condition of this name."""
+        wanted = self.formulas()[0].wanted
+        return "conditions" in wanted or ("labels" in wanted and condition == "label")
+
+    def __call__(
+        self,
+        shape: tuple[int, ...],
+        labels: int,
+        seed: int,
+        further: Mapping[str, int] | None = None,
+    ) -> torch.nn.Module:
         """A network with weights drawn from `seed`; the global generators are left as they were.
+
+        `labels` is the number of classes of the condition "label", 0 for none; `further` maps the
+        names of other conditions to theirs.
 
         Raises:
             InputError: `build` raises, or does not return a module.
         """
         formula = self.formulas()[0]
+        conditions = {**({"label": labels} if labels else {}), **(further or {})}
+        given = {"shape": shape, "labels": labels, "conditions": conditions}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            found = formula(options=self.options, shape=shape, labels=labels)
+            found = formula(options=self.options, **given)
         if not isinstance(found, torch.nn.Module):
             raise formula.wrong("a torch.nn.Module", found)
         return found

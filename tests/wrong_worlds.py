@@ -221,7 +221,7 @@ class Small(ResidualMLP):
     """The residual MLP, to be spoilt."""
 
     def __init__(self, shape: tuple[int, ...], labels: int) -> None:
-        super().__init__(shape, labels, 16, 1, 4, (1 / 64, 64.0))
+        super().__init__(shape, {"label": labels} if labels else {}, 16, 1, 4, (1 / 64, 64.0))
 
 
 def network(kind: type[nn.Module], **more: Any) -> testbed.Network:
@@ -262,6 +262,14 @@ class Dead(Small):
 class Unconditional(Small):
     def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
         return super().forward(x, c_noise, None)
+
+
+class OffByOne(Small):
+    """Class 0 stands for none."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
+        given = condition and {name: label.clamp(min=0) for name, label in condition.items()}
+        return super().forward(x, c_noise, given)
 
 
 class Frozen(Small):
@@ -308,7 +316,8 @@ wrong("batch norm", network(BatchNorm), "shape", "per_sample")
 wrong("centred on the batch", network(Centred), "per_sample")
 wrong("does not look at the noise", network(Deaf), "sees_noise")
 wrong("a layer that is never used", network(Dead), "learns")
-wrong("does not look at the class", network(Unconditional), "learns")
+wrong("does not look at the class", network(Unconditional), "learns", "conditions")
+wrong("class 0 where a condition is switched off", network(OffByOne), "conditions")
 wrong("one seed for all", network(Frozen), "seeded")
 wrong("control flow on the values of x", network(Branching), "compile")
 wrong("control flow on the weights", network(Judging), "compile", "vmap")

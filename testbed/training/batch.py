@@ -30,6 +30,7 @@ from testbed.training.engine import (
     levels_of,
     losses,
 )
+from testbed.training.conditions import of_block
 from testbed.training.objective import Terms
 from testbed.training.weights import Weights
 
@@ -67,6 +68,8 @@ class Batch(Loop):
         super().__init__(len(trials), first.training, device)
         self.trials = list(trials)
         self.samples = data.train.to(device)
+        self.conditions = list(first.conditions)
+        self.classes = data.condition("train", self.conditions)
         self.shape = tuple(self.samples.shape[1:])
         self.alike = _alike(self.trials)
         scale = {rows[0]: trials[rows[0]].objective.scale(data) for rows in self.alike}
@@ -97,20 +100,33 @@ class Batch(Loop):
         return self.weights.ema
 
     def _step(self, leaves: list[Tensor], x0: Tensor, eps: Tensor, *at: Tensor) -> Any:
-        """Losses (K, B), and the gradient of each parameter (K, ...)."""
-        levels = Levels(at[0], at[1], at[2], Terms(*at[3:]))
+        """Losses (K, B), and the gradient of each parameter (K, ...).
+
+        `at` holds the parts of `Levels`, then the classes of each condition, (K, B) all of them.
+        """
+        split = 3 + len(Terms._fields)
+        levels = Levels(at[0], at[1], at[2], Terms(*at[3:split]))
+        given = dict(zip(self.conditions, at[split:], strict=True))
         objective, network, names = self.trials[0].objective, self.network, self.names
 
-        def one(weights: list[Tensor], buffers: Any, x0: Tensor, eps: Tensor, at: Levels) -> Tensor:
+        def one(
+            weights: list[Tensor],
+            buffers: Any,
+            x0: Tensor,
+            eps: Tensor,
+            at: Levels,
+            given: dict[str, Tensor],
+        ) -> Tensor:
             state = {**dict(zip(names, weights, strict=True)), **buffers}
 
             def called(*inputs: Any) -> Tensor:
                 found: Tensor = functional_call(network, state, inputs)
                 return found
 
-            return losses(called, objective, x0, eps, at, self.training.precision)
+            return losses(called, objective, x0, eps, at, self.training.precision, given or None)
 
-        per_draw = vmap(one)(leaves, self.buffers, x0[self.of_seed], eps[self.of_seed], levels)
+        draws = x0[self.of_seed], eps[self.of_seed]
+        per_draw = vmap(one)(leaves, self.buffers, *draws, levels, given)
         per_draw = per_draw / self.scale
         found = torch.autograd.grad(
             per_draw.mean(1).sum(), leaves, allow_unused=True, materialize_grads=True
@@ -139,6 +155,7 @@ class Batch(Loop):
         bins += self.BINS * torch.arange(len(u))[:, None, None]
         for column in columns:
             column[list(self.results)] = 0.0
+        columns += self._given(block, [one.indices for one in drawn])
         # (BLOCK, K, B): a step takes a contiguous part.
         steps = slice(offset, min(BLOCK, offset + last - self.step))
         at = zip(
@@ -157,6 +174,14 @@ class Batch(Loop):
             self.step += 1
         place = bins.transpose(0, 1)[steps].to(self.device)
         window.add(torch.stack(found), torch.stack(norms), place)
+
+    def _given(self, block: int, indices: list[Tensor]) -> list[Tensor]:
+        """The classes of each condition, (K, BLOCK, B), dropped at each trial's own rate."""
+        found = [
+            of_block(self.classes, one.conditions, one.seed, block, indices[i])
+            for one, i in zip(self.trials, self.of_seed.tolist(), strict=True)
+        ]
+        return [torch.stack([one[name] for one in found]) for name in self.conditions]
 
     def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The step itself, then its trace: the same operations without autograd and torch.func.
@@ -259,6 +284,8 @@ def unbatchable(trials: Sequence[Contestant]) -> str:
             return "their steps, batches, points or precision differ"
         if not isinstance(one.denoiser.network, nn.Module):
             return "a network is no module"
+        if set(one.conditions) != set(first.conditions):
+            return "their conditions differ"
         mine, theirs = (
             {name: (p.shape, p.dtype) for name, p in module.state_dict().items()}
             for module in (one.denoiser.network, _module(first))

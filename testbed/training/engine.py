@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from testbed.denoiser import Denoiser
 from testbed.errors import InputError
 from testbed.noise import per_sample
 from testbed.random import stream
+from testbed.training.conditions import of_block
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
 from testbed.training.weights import Weights
@@ -31,12 +32,16 @@ BLOCK = 50
 
 
 class Contestant(NamedTuple):
-    """What is trained: a denoiser's network, for an objective, by settings, from a seed."""
+    """What is trained: a denoiser's network, for an objective, by settings, from a seed.
+
+    `conditions` are those that the network is given, each with its rate of dropout.
+    """
 
     denoiser: Denoiser
     objective: Objective
     training: Training
     seed: int
+    conditions: Mapping[str, float] = {}
 
 
 class Draws(NamedTuple):
@@ -149,14 +154,18 @@ def losses(
     eps: Tensor,
     at: Levels,
     precision: str = "float32",
+    condition: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The loss per sample at x = x0 + sigma eps, (B,); `precision` is that of `Training`."""
+    """The loss per sample at x = x0 + sigma eps, (B,); `precision` is that of `Training`.
+
+    `condition` maps names to classes (B,), -1 where it is dropped.
+    """
     x = x0 + per_sample(at.sigma, x0) * eps
     if precision == "float32":
-        F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
+        F = network(per_sample(at.c_in, x) * x, at.c_noise, condition)
     else:
         with torch.autocast(x.device.type, getattr(torch, precision)):
-            F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
+            F = network(per_sample(at.c_in, x) * x, at.c_noise, condition)
         F = F.to(x.dtype)
     return objective(F, x0, eps, at.sigma, at.terms)
 
@@ -246,12 +255,15 @@ class Trainer(Loop):
         training: Training,
         seed: int,
         device: torch.device,
+        conditions: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(1, training, device)
         self.denoiser = denoiser.to(device)
         self.objective = objective
         self.seed = seed
         self.samples = data.train.to(device)
+        self.conditions = dict(conditions or {})
+        self.classes = data.condition("train", self.conditions)
         self.scale = objective.scale(data)
         network = list(denoiser.parameters())
         states = objective.states.to(device) if objective.states is not None else None
@@ -293,14 +305,16 @@ class Trainer(Loop):
         # Every function of sigma is evaluated once a block, in float64.
         levels = levels_of(self.denoiser, self.objective, sigmas).steps(self.device)
         noises = drawn.eps[steps].to(self.device).unbind()
+        given = of_block(self.classes, self.conditions, self.seed, block, drawn.indices)
+        given = {name: classes[steps].to(self.device) for name, classes in given.items()}
         found, norms = [], []
-        for index, eps, at in zip(
-            drawn.indices[steps].to(self.device).unbind(), noises, levels, strict=True
+        for i, (index, eps, at) in enumerate(
+            zip(drawn.indices[steps].to(self.device).unbind(), noises, levels, strict=True)
         ):
+            condition = {name: classes[i] for name, classes in given.items()} or None
             x0 = self.samples.index_select(0, index)
-            per_draw = losses(
-                self.denoiser.network, self.objective, x0, eps, at, self.training.precision
-            )
+            network, precision = self.denoiser.network, self.training.precision
+            per_draw = losses(network, self.objective, x0, eps, at, precision, condition)
             per_draw = per_draw / self.scale
             gradients = torch.autograd.grad(
                 per_draw.mean(), self.parameters, allow_unused=True, materialize_grads=True
