@@ -37,6 +37,7 @@ from testbed.parameterization import Parameterization
 
 if TYPE_CHECKING:
     from testbed.sampling.schedules import Schedule
+    from testbed.study.guided import Guidance
     from testbed.tables import Table
 
 C = TypeVar("C", bound=Component)
@@ -323,6 +324,12 @@ class Registry:
         from testbed.tables import table
 
         return table(name, **options)
+
+    def guidance(self, name: str, **options: Any) -> Guidance:
+        """The guidance of that name, of those built in: what a sampler's denoiser is bent by."""
+        from testbed.study.guided import guidance
+
+        return guidance(name, **options)
 
     def metric(self, name: str, **options: Any) -> Metric:
         """The sample metric of that name."""

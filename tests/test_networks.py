@@ -323,7 +323,9 @@ MUTANTS = [
         id="class 0 for -1",
     ),
     pytest.param(
-        law_several_conditions, with_embedding(lambda e, y: e(y % e.num_embeddings)), id="last for -1"
+        law_several_conditions,
+        with_embedding(lambda e, y: e(y % e.num_embeddings)),
+        id="last for -1",
     ),
     pytest.param(
         law_several_conditions,
@@ -402,9 +404,13 @@ def test_frequencies_are_geometric() -> None:
 
 def test_a_label_is_refused_if_built_without_labels() -> None:
     x, c_noise = batch((4,))
-    with pytest.raises(InputError, match="without condition 'label' and got it. Built with: none"):
+    with pytest.raises(
+        InputError, match=r"without condition 'label' and got it\. Built with: none"
+    ):
         mlp_of((4,), 0)(x, c_noise, {"label": torch.zeros(5).long()})
-    with pytest.raises(InputError, match="without condition 'text' and got it. Built with: label"):
+    with pytest.raises(
+        InputError, match=r"without condition 'text' and got it\. Built with: label"
+    ):
         mlp_of((4,), 3)(x, c_noise, {"text": torch.zeros(5).long()})
 
 

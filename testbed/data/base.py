@@ -14,7 +14,7 @@ from testbed.errors import InputError, UnknownName, unknown
 from testbed.oracles import Conditional, Oracle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """A training and a test split.
 

@@ -65,10 +65,10 @@ class Conditional:
         names = list(condition)
         rows = torch.stack([condition[name] for name in names], 1)
         found = torch.empty_like(x)
-        for combination in rows.unique(dim=0):
-            of = (rows == combination).all(1)
+        for combination in sorted(set(map(tuple, rows.tolist()))):
+            of = (rows == rows.new_tensor(combination)).all(1)
             level = sigma[of] if isinstance(sigma, Tensor) and sigma.ndim else sigma
-            oracle = self.given(dict(zip(names, combination.tolist(), strict=True)))
+            oracle = self.given(dict(zip(names, combination, strict=True)))
             found[of] = oracle.denoise(x[of], level)
         return found
 

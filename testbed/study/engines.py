@@ -296,7 +296,9 @@ def _class(one: Trial, registry: Registry) -> str:
     training = {key: value for key, value in config["training"].items() if key not in OWN}
     loss = "quadratic" if quadratic else config["loss"]
     same = ("dataset", "data_digest", "network", "device")
-    return canonical([{key: config[key] for key in same}, training, loss])
+    return canonical(
+        [{key: config[key] for key in same}, sorted(config["conditions"]), training, loss]
+    )
 
 
 def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: str) -> float:
@@ -328,7 +330,7 @@ def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: st
 
 
 def _trainer(one: Contestant, data: Data, device: torch.device) -> Trainer:
-    return Trainer(one.denoiser, one.objective, data, one.training, one.seed, device)
+    return Trainer(*one[:2], data, *one[2:4], device, one.conditions)
 
 
 def _milliseconds(loop: Loop) -> float:

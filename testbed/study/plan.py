@@ -22,7 +22,7 @@ from testbed.formula import bind
 from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
-from testbed.study import baseline, journal, trial, validity
+from testbed.study import baseline, guided, journal, trial, validity
 from testbed.study.spec import Arrangement, Assumed, Choice, StudyFile, TrialSettings
 from testbed.tables import Table
 from testbed.training.objective import Objective
@@ -32,7 +32,8 @@ RECIPE = ("weighting", "loss", "density")
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 SOURCES = (
     "components", "data", "denoiser", "formula", "metrics", "networks", "noise", "oracles",
-    "parameterization", "predictions", "random", "sampling", "study/trial", "tables", "training",
+    "parameterization", "predictions", "random", "sampling", "study/guided", "study/guiding",
+    "study/trial", "tables", "training",
 )  # fmt: skip
 
 
@@ -256,6 +257,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     metrics = [look_up("metric", metric) for metric in evaluation.metrics]
     sampler = look_up("sampler", evaluation.sampler)
     schedule = look_up("schedule", evaluation.schedule)
+    guidance = look_up("guidance", evaluation.guidance)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     inputs = {}
@@ -272,6 +274,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             inputs[name] = "shared"
     objective = Objective(p, parts["weighting"], parts["loss"], density, sigma_data, table=table)
     problems += validity.problems(objective, inputs["c_noise"], network, data)
+    problems += guided.problems(settings.conditions, guidance.built(), network, data)
     problems += validity.unsampled(sampler, schedule, evaluation.steps, objective)
     if problems:
         raise InputError("\n".join(problems))
@@ -289,6 +292,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
         "sigma_data": sigma_data,
         "sigma_data_measured": data.sigma_data,
         "network": named(network),
+        "conditions": settings.conditions,
         "training": asdict(settings.training),
         "evaluation": {
             "levels": evaluation.levels,
@@ -297,6 +301,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             "steps": evaluation.steps,
             "sampler": named(sampler),
             "schedule": named(schedule),
+            "guidance": named(guidance),
             "metrics": [named(metric) for metric in metrics],
         },
         "sources": sources(),

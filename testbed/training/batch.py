@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError
+from testbed.training.conditions import of_block
 from testbed.training.engine import (
     BLOCK,
     Contestant,
@@ -30,7 +31,6 @@ from testbed.training.engine import (
     levels_of,
     losses,
 )
-from testbed.training.conditions import of_block
 from testbed.training.objective import Terms
 from testbed.training.weights import Weights
 
