@@ -157,6 +157,8 @@ CHANGES = {
     "evaluation.schedule.name": "evaluation.schedule=uniform",
     "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
     "table": "table=ddpm",
+    "conditions.label": "conditions.label=0.1",
+    "evaluation.guidance.name": 'evaluation.guidance={name="classifier", steps=9}',
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.
