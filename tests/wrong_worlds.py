@@ -12,9 +12,9 @@ from wrong import wrong
 
 import testbed
 from testbed.data.base import Data
-from testbed.data.synthetic import gaussian
+from testbed.data.synthetic import gaussian, mixture
 from testbed.networks.mlp import ResidualMLP
-from testbed.oracles import Gaussian
+from testbed.oracles import Conditional, Gaussian, Mixture
 
 
 def euler(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Tensor:
@@ -188,7 +188,30 @@ def other(
     return {"oracle": kind(o.m + mean, k * (o.Q * o.L) @ o.Q.T)}
 
 
+def classed(**components: list[int]) -> testbed.Dataset:
+    """The mixture, with other words on what classes its components have."""
+
+    def build() -> Data:
+        data = mixture(n=6000, test=2000)
+        assert isinstance(data.oracle, Mixture)
+        given = {name: torch.tensor(classes) for name, classes in components.items()}
+        exact = Conditional(data.oracle, given)
+        return Data(
+            data.train, data.test, data.train_labels, data.test_labels, data.oracle,
+            conditional=exact,
+        )  # fmt: skip
+
+    return dataset(build)
+
+
 wrong("drawn from the global generator", dataset(global_draw), "reproducible")
+wrong("exact distributions of other classes", classed(label=[1, 0, 2, 3]), "conditional")
+wrong("two components of one class", classed(label=[0, 1, 2, 2]), "conditional")
+wrong(
+    "a condition that the data have not",
+    classed(label=[0, 1, 2, 3], kind=[0, 0, 1, 1]),
+    "conditional",
+)
 wrong("seeds the global generator", dataset(seeding), "reproducible")
 wrong(
     "test samples from the training split", remade(lambda d: {"test": d.train[:2000]}), "disjoint"

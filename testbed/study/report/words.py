@@ -16,6 +16,25 @@ METRICS = {
         "the part of the bound KL(data ‖ model) ≤ ∫ excess(σ)/σ³ dσ, excess summed over "
         "dimensions, that lies in the range of noise levels; 0 for the exact denoiser",
     ),
+    "excess_dropped_nats": (
+        "excess risk in nats, conditions off",
+        "the same integral for a conditional model with all its conditions switched off, against "
+        "the unconditional exact denoiser",
+    ),
+    "excess_guided_nats": (
+        "guided excess risk in nats",
+        "the same integral of E|D_w − D_w*|², the guided denoiser against the exact one guided "
+        "alike",
+    ),
+    "guided_error": (
+        "guided end points",
+        "root mean square per dimension between the ends of the guided trajectories and those of "
+        "the exactly guided denoiser, from the same noise",
+    ),
+    "classifier_nats": (
+        "classifier’s KL",
+        "KL of the trained classifier from the exact p(y|x), averaged over noise levels",
+    ),
     "energy": ("energy distance", "energy distance of samples to held-out data"),
     "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
     "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),
