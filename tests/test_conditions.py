@@ -603,6 +603,14 @@ REFUSED = {
         ],
         "asks the model with condition 'group' switched off",
     ),
+    "an infinite scale": (
+        ['evaluation.guidance={name="classifier_free", scale=inf}', "conditions.label=0.1"],
+        "evaluation.guidance.scale = inf: expected a finite number.",
+    ),
+    "a scale that is no number": (
+        ['evaluation.guidance={name="classifier", scale=nan}'],
+        "evaluation.guidance.scale = nan: expected a finite number.",
+    ),
     "classifier without labels": (
         [BY, "dataset=ring"],
         "evaluation.guidance: classifier needs data with classes: Unknown condition 'label'.",

@@ -218,7 +218,8 @@ def _seconds(trials: Sequence[Trial], rate: float, workers: int) -> float:
 def _build(pending: Sequence[Trial], registry: Registry) -> None:
     """One network of each kind, since only building it tells whether its options can be."""
     kinds = {
-        canonical([one.config["dataset"], one.config["network"]]): one.config for one in pending
+        canonical([one.config[key] for key in ("dataset", "network", "conditions")]): one.config
+        for one in pending
     }
     for config in kinds.values():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -78,6 +79,7 @@ class ByDropout:
                 + _hint(data)
             )
             return
+        yield from _infinite(self.scale)
         labels = data.classes.get("label", 0)
         if self.negative >= 0 and "label" not in conditions:
             yield f"{KEY}.negative = {self.negative} is a label, and conditions has no label."
@@ -128,6 +130,7 @@ class ByClassifier:
             self.settings()
         except InputError as problem:
             yield f"{KEY}: {problem}"
+        yield from _infinite(self.scale)
         yield from _undropped(conditions)
 
     def denoiser(
@@ -147,6 +150,11 @@ def _hint(data: Data) -> str:
     if not data.classes:
         return "these data have none."
     return f"write conditions = {{ {next(iter(data.classes))} = 0.1 }}."
+
+
+def _infinite(scale: float) -> Iterator[str]:
+    if not math.isfinite(scale):
+        yield f"{KEY}.scale = {scale}: expected a finite number."
 
 
 def _undropped(conditions: Mapping[str, float]) -> Iterator[str]:
