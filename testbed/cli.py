@@ -405,6 +405,14 @@ def sample(
         "samples.npy"
     ),
     seed: Annotated[int, typer.Option(help="Of the starting noise.")] = 0,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLASS",
+            help="Of a conditional or guided trial: the class that all samples have, for example "
+            "label=3; -1 switches it off. Those of held-out data by default.",
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Draw samples from a trained trial, as numbers or as a picture."""
@@ -412,7 +420,7 @@ def sample(
 
     if out.suffix not in sampled.SUFFIXES:
         raise InputError(f"--out {out}: expected one of {', '.join(sampled.SUFFIXES)}.")
-    sampled.draw(trial, n, out, seed, _device(device), _console())
+    sampled.draw(trial, n, out, seed, _device(device), _console(), condition or ())
     _console().print(f"{n} samples in [bold]{out}[/]")
 
 

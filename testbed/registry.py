@@ -38,6 +38,7 @@ from testbed.parameterization import Parameterization
 if TYPE_CHECKING:
     from testbed.coloured import Noise
     from testbed.sampling.schedules import Schedule
+    from testbed.study.guided import Guidance
     from testbed.tables import Table
 
 C = TypeVar("C", bound=Component)
@@ -330,6 +331,12 @@ class Registry:
         from testbed.coloured import noise
 
         return noise(name, **options)
+
+    def guidance(self, name: str, **options: Any) -> Guidance:
+        """The guidance of that name, of those built in: what a sampler's denoiser is bent by."""
+        from testbed.study.guided import guidance
+
+        return guidance(name, **options)
 
     def metric(self, name: str, **options: Any) -> Metric:
         """The sample metric of that name."""

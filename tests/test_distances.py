@@ -551,7 +551,7 @@ def test_errors_per_level_are_the_formulas_of_edm(truth: bool) -> None:
     n, d, sigma_data = 20, 3, 0.7
     x0, eps, optimum = normal(n, d, seed=1), normal(n, d, seed=2), normal(2, n, d, seed=3)
     sigma, wiener = torch.tensor([0.3, 5.0]).double(), torch.tensor([0.25, 0.75]).double()
-    held = denoising.Held(sigma, x0, eps, wiener, optimum if truth else None)
+    held = denoising.Held(sigma, x0, eps, wiener, optimum if truth else None, index=torch.arange(n))
     denoiser = Denoiser(
         lambda x, noise, condition: x / 2 + noise[:, None],
         default_registry().parameterization("edm"),

@@ -120,7 +120,43 @@ def law_labels(build: Build) -> None:
     plain = module(x, c_noise, None)
     given = [module(x, c_noise, {"label": torch.tensor([label])}) for label in range(3)]
     assert torch.equal(module(x, c_noise, {}), plain)
+    assert torch.equal(module(x, c_noise, {"label": torch.tensor([-1])}), plain)
     assert all(not torch.equal(a, b) for i, a in enumerate(given) for b in [plain, *given[:i]])
+
+
+def law_several_conditions(build: Build) -> None:
+    """Each is switched off for a sample by -1; with all off, F is the unconditional network's."""
+    module, plain = (awake(build((4,), *of)) for of in ((3, 0, {"group": 2}), (0, 0)))
+    plain.load_state_dict(
+        {key: module.state_dict()[key] for key in plain.state_dict()}, strict=True
+    )
+    (x, c_noise), off = batch((4,), 6), torch.full((6,), -1)
+    label, group = torch.tensor([0, 1, 2, -1, -1, 2]), torch.tensor([0, 1, -1, 0, -1, 1])
+    both = module(x, c_noise, {"label": label, "group": group})
+    wanted = {
+        2: module(x, c_noise, {"label": label}),
+        3: module(x, c_noise, {"group": group}),
+        4: plain(x, c_noise, None),
+    }
+    for row, F in wanted.items():
+        assert torch.equal(both[row], F[row])
+    for row in (0, 1, 5):
+        assert not torch.equal(both[row], module(x, c_noise, {"label": label})[row])
+        assert not torch.equal(both[row], module(x, c_noise, {"group": group})[row])
+    nothing = module(x, c_noise, {"label": off, "group": off})
+    assert torch.equal(nothing, plain(x, c_noise, None))
+
+
+def law_same_start(build: Build) -> None:
+    """Conditions change no other initial weight, and every class starts as none does."""
+    plain, module = build((4,), 0, 0), build((4,), 3, 0, {"group": 2})
+    weights = module.state_dict()
+    assert all(torch.equal(p, weights[key]) for key, p in plain.state_dict().items())
+    with torch.no_grad():
+        for one in (plain, module):
+            one.get_parameter("last.weight").fill_(1.0)
+    (x, c_noise), condition = batch((4,)), {"label": torch.tensor([0, 1, 2, 0, 1])}
+    assert torch.equal(module(x, c_noise, condition), plain(x, c_noise, None))
 
 
 def law_injective(build: Build, noise: Mapping[str, tuple[float, float]]) -> None:
@@ -144,6 +180,8 @@ LAWS = [
     law_seeded,
     law_global_generator_untouched,
     law_labels,
+    law_several_conditions,
+    law_same_start,
 ]
 
 
@@ -178,7 +216,7 @@ def changed(forward: Callable[..., Tensor]) -> Build:
 
 
 def unseeded(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
-    return mlp(shape, labels)
+    return mlp(shape, {"label": labels} if labels else {})
 
 
 def always_zero(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
@@ -187,7 +225,7 @@ def always_zero(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
 
 def reseeding(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return mlp(shape, labels)
+    return mlp(shape, {"label": labels} if labels else {})
 
 
 def asleep_no_more(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
@@ -196,6 +234,55 @@ def asleep_no_more(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
 
 def batch_norm(f: nn.Module, x: Tensor, c: Tensor, condition: Any) -> Tensor:
     return f(x / (1 + x.std()), c, condition)
+
+
+class Embedded(ResidualMLP):
+    """An MLP whose embeddings of classes are looked up another way."""
+
+    look_up: Callable[[nn.Embedding, Tensor], Tensor]
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
+        rows = [self.look_up(self.conditions[n], y) for n, y in (condition or {}).items()]
+        return self.last(self.features(x, c_noise, sum(rows) if rows else None)).view_as(x)
+
+
+def with_embedding(look_up: Callable[[Any, Tensor], Tensor]) -> Build:
+    """The registered MLP with another look-up of classes."""
+
+    def build(*arguments: Any) -> nn.Module:
+        module = testbed.Network("mlp", mlp, noise={})(*arguments)
+        module.__class__ = Embedded
+        module.look_up = look_up
+        return module
+
+    return build
+
+
+class FirstAlone(ResidualMLP):
+    """An MLP that sees the first of its conditions."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
+        return super().forward(x, c_noise, dict([*(condition or {}).items()][:1]))
+
+
+def first_condition_alone(*arguments: Any) -> nn.Module:
+    module = testbed.Network("mlp", mlp, noise={})(*arguments)
+    module.__class__ = FirstAlone
+    return module
+
+
+def drawn_first(shape: tuple[int, ...], labels: int, seed: int, further: Any = None) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.randn(labels)
+        return mlp(shape, {**({"label": labels} if labels else {}), **(further or {})})
+
+
+def embeddings_drawn(*arguments: Any) -> nn.Module:
+    module = testbed.Network("mlp", mlp, noise={})(*arguments)
+    for p in module.conditions.parameters():
+        nn.init.normal_(p, generator=stream(0, "drawn"))
+    return module
 
 
 MUTANTS = [
@@ -230,6 +317,24 @@ MUTANTS = [
         changed(lambda f, x, c, k: f(x, c, k or {"label": torch.zeros(len(x)).long()})),
         id="class 0 for none",
     ),
+    pytest.param(
+        law_labels,
+        changed(lambda f, x, c, k: f(x, c, k and {n: y.clamp(min=0) for n, y in k.items()})),
+        id="class 0 for -1",
+    ),
+    pytest.param(
+        law_several_conditions,
+        with_embedding(lambda e, y: e(y % e.num_embeddings)),
+        id="last for -1",
+    ),
+    pytest.param(
+        law_several_conditions,
+        with_embedding(lambda e, y: e(y.clamp(min=0)) * bool((y >= 0).all())),
+        id="off for all",
+    ),
+    pytest.param(law_several_conditions, first_condition_alone, id="one condition"),
+    pytest.param(law_same_start, drawn_first, id="embeddings drawn first"),
+    pytest.param(law_same_start, embeddings_drawn, id="embeddings not zero"),
 ]
 
 
@@ -299,26 +404,18 @@ def test_frequencies_are_geometric() -> None:
 
 def test_a_label_is_refused_if_built_without_labels() -> None:
     x, c_noise = batch((4,))
-    with pytest.raises(InputError, match="without labels and got a label"):
+    with pytest.raises(
+        InputError, match=r"without condition 'label' and got it\. Built with: none"
+    ):
         mlp_of((4,), 0)(x, c_noise, {"label": torch.zeros(5).long()})
+    with pytest.raises(
+        InputError, match=r"without condition 'text' and got it\. Built with: label"
+    ):
+        mlp_of((4,), 3)(x, c_noise, {"text": torch.zeros(5).long()})
 
 
 def mlp_of(shape: tuple[int, ...], labels: int, **options: Any) -> ResidualMLP:
     return Registry().network("mlp", **options)(shape, labels, 0)
-
-
-def test_conditions_of_other_names_are_let_through() -> None:
-    module = awake(mlp_of((4,), 0))
-    x, c_noise = batch((4,))
-    assert torch.equal(module(x, c_noise, {"text": x}), module(x, c_noise, None))
-
-
-def test_labels_change_no_other_initial_weight_s_shape() -> None:
-    without, having = mlp_of((4,), 0).state_dict(), mlp_of((4,), 3).state_dict()
-    assert having["label.weight"].shape == (3, 128)
-    assert {k: v.shape for k, v in having.items() if k != "label.weight"} == {
-        k: v.shape for k, v in without.items()
-    }
 
 
 def test_width_and_depth_are_the_size_of_the_network() -> None:

@@ -165,6 +165,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "output": "output=v",
     "evaluation.elbo": ("table=ddpm", "evaluation.elbo=small"),
     "variance.name": ("table=ddpm", "density=table", "variance=learned"),
+    "conditions.label": "conditions.label=0.1",
+    "evaluation.guidance.name": 'evaluation.guidance={name="classifier", steps=9}',
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.

@@ -90,7 +90,7 @@ MISTAKES = {
     "unknown section": ("[gird]\n" + SMALL, "Unknown section 'gird'. Did you mean 'grid'?"),
     "unknown key": (
         in_base('netwrk = "mlp"'),
-        "base.netwrk = 'mlp': unknown key. Did you mean 'network'? Known: c_in, c_noise, dataset,",
+        "base.netwrk = 'mlp': unknown key. Did you mean 'network'? Known: c_in, c_noise, cond",
     ),
     "unknown key of training": (
         in_base("training = { step = 5 }"),

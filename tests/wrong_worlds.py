@@ -12,9 +12,9 @@ from wrong import wrong
 
 import testbed
 from testbed.data.base import Data
-from testbed.data.synthetic import gaussian
+from testbed.data.synthetic import gaussian, mixture
 from testbed.networks.mlp import ResidualMLP
-from testbed.oracles import Gaussian
+from testbed.oracles import Conditional, Gaussian, Mixture
 
 
 def euler(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Tensor:
@@ -188,7 +188,30 @@ def other(
     return {"oracle": kind(o.m + mean, k * (o.Q * o.L) @ o.Q.T)}
 
 
+def classed(**components: list[int]) -> testbed.Dataset:
+    """The mixture, with other words on what classes its components have."""
+
+    def build() -> Data:
+        data = mixture(n=6000, test=2000)
+        assert isinstance(data.oracle, Mixture)
+        given = {name: torch.tensor(classes) for name, classes in components.items()}
+        exact = Conditional(data.oracle, given)
+        return Data(
+            data.train, data.test, data.train_labels, data.test_labels, data.oracle,
+            conditional=exact,
+        )  # fmt: skip
+
+    return dataset(build)
+
+
 wrong("drawn from the global generator", dataset(global_draw), "reproducible")
+wrong("exact distributions of other classes", classed(label=[1, 0, 2, 3]), "conditional")
+wrong("two components of one class", classed(label=[0, 1, 2, 2]), "conditional")
+wrong(
+    "a condition that the data have not",
+    classed(label=[0, 1, 2, 3], kind=[0, 0, 1, 1]),
+    "conditional",
+)
 wrong("seeds the global generator", dataset(seeding), "reproducible")
 wrong(
     "test samples from the training split", remade(lambda d: {"test": d.train[:2000]}), "disjoint"
@@ -221,7 +244,7 @@ class Small(ResidualMLP):
     """The residual MLP, to be spoilt."""
 
     def __init__(self, shape: tuple[int, ...], labels: int) -> None:
-        super().__init__(shape, labels, 16, 1, 4, (1 / 64, 64.0))
+        super().__init__(shape, {"label": labels} if labels else {}, 16, 1, 4, (1 / 64, 64.0))
 
 
 def network(kind: type[nn.Module], **more: Any) -> testbed.Network:
@@ -262,6 +285,14 @@ class Dead(Small):
 class Unconditional(Small):
     def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
         return super().forward(x, c_noise, None)
+
+
+class OffByOne(Small):
+    """Class 0 stands for none."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
+        given = condition and {name: label.clamp(min=0) for name, label in condition.items()}
+        return super().forward(x, c_noise, given)
 
 
 class Frozen(Small):
@@ -308,7 +339,8 @@ wrong("batch norm", network(BatchNorm), "shape", "per_sample")
 wrong("centred on the batch", network(Centred), "per_sample")
 wrong("does not look at the noise", network(Deaf), "sees_noise")
 wrong("a layer that is never used", network(Dead), "learns")
-wrong("does not look at the class", network(Unconditional), "learns")
+wrong("does not look at the class", network(Unconditional), "learns", "conditions")
+wrong("class 0 where a condition is switched off", network(OffByOne), "conditions")
 wrong("one seed for all", network(Frozen), "seeded")
 wrong("control flow on the values of x", network(Branching), "compile")
 wrong("control flow on the weights", network(Judging), "compile", "vmap")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from testbed.errors import InputError
-from testbed.oracles import Oracle
+from testbed.errors import InputError, UnknownName, unknown
+from testbed.oracles import Conditional, Oracle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """A training and a test split.
 
@@ -22,6 +23,8 @@ class Data:
         train_labels, test_labels: (N,) int64 classes from 0, or None.
         oracle: the exact distribution where it is known, else None.
         basis: (D, 2) orthonormal columns of the plane that the data lie in, or None.
+        further: conditions besides the label: name -> (train, test) classes, each like the labels.
+        conditional: the exact distributions given conditions, where they are known.
 
     Raises:
         InputError: an empty split, values that are not finite, splits of different shapes, labels
@@ -34,6 +37,8 @@ class Data:
     test_labels: Tensor | None = None
     oracle: Oracle | None = None
     basis: Tensor | None = None
+    further: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    conditional: Conditional | None = None
     sigma_data: float = field(init=False)
     """sqrt(E|x0|^2 / d) about zero, over the training split."""
 
@@ -46,15 +51,15 @@ class Data:
                 raise InputError(f"{name} data have shape {tuple(split.shape)}, expected (N, ...).")
             if not torch.isfinite(split).all():
                 raise InputError(f"{name} data hold values that are not finite.")
-            if labels is not None and labels.shape != split.shape[:1]:
-                raise InputError(
-                    f"{name} labels have shape {tuple(labels.shape)}, expected ({len(split)},)."
-                )
-            if labels is not None and (labels.dtype != torch.int64 or labels.min() < 0):
-                raise InputError(
-                    f"{name} labels are {labels.dtype} from {labels.min()}, expected int64 classes "
-                    "from 0."
-                )
+            if labels is not None:
+                _check_classes(f"{name} labels", labels, len(split))
+        for name, both in self.further.items():
+            if name == "label" or not name.isidentifier():
+                raise InputError(f"condition {name!r} must be an identifier other than 'label'.")
+            for word, split, classes in zip(
+                ("train", "test"), (self.train, self.test), both, strict=True
+            ):
+                _check_classes(f"{word} classes of condition {name!r}", classes, len(split))
         if self.train.shape[1:] != self.test.shape[1:]:
             raise InputError(
                 f"train samples have shape {self.shape}, test samples {tuple(self.test.shape[1:])}."
@@ -95,11 +100,48 @@ class Data:
         return int(torch.stack(highest).max()) + 1
 
     @property
+    def classes(self) -> dict[str, int]:
+        """The number of classes of each condition, "label" among them where there are labels."""
+        return {
+            name: int(torch.stack([classes.max() for classes in both]).max()) + 1
+            for name, both in self._conditions().items()
+        }
+
+    def condition(self, split: str, names: Iterable[str]) -> dict[str, Tensor]:
+        """Of each condition the classes of a split, "train" or "test": name -> (N,) int64.
+
+        Raises:
+            UnknownName: the data have no such condition.
+        """
+        known = self._conditions()
+        for name in names:
+            if name not in known:
+                raise UnknownName(unknown("condition", name, known))
+        return {name: known[name][split == "test"] for name in names}
+
+    def _conditions(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Name -> (train, test) classes."""
+        if self.train_labels is None or self.test_labels is None:
+            return dict(self.further)
+        return {"label": (self.train_labels, self.test_labels), **self.further}
+
+    @property
     def digest(self) -> str:
         """sha256 of the numbers: the identity of the data in a trial's identity."""
         digest = hashlib.sha256()
-        for part in (self.train, self.test, self.train_labels, self.test_labels):
+        further = (part for name in sorted(self.further) for part in self.further[name])
+        for part in (self.train, self.test, self.train_labels, self.test_labels, *further):
             if part is not None:
                 digest.update(str((part.dtype, tuple(part.shape))).encode())
                 digest.update(part.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _check_classes(what: str, classes: Tensor, n: int) -> None:
+    """InputError unless they are n int64 classes from 0."""
+    if classes.shape != (n,):
+        raise InputError(f"{what} have shape {tuple(classes.shape)}, expected ({n},).")
+    if classes.dtype != torch.int64 or classes.min() < 0:
+        raise InputError(
+            f"{what} are {classes.dtype} from {classes.min()}, expected int64 classes from 0."
+        )

@@ -7,7 +7,7 @@ P (D, 2). With `dim=2`, P is the identity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Generator, Tensor
@@ -16,7 +16,7 @@ from testbed.components import Dataset
 from testbed.data.base import Data
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
-from testbed.oracles import Gaussian, Mixture, Oracle
+from testbed.oracles import Conditional, Gaussian, Mixture, Oracle
 from testbed.random import stream
 
 Points = tuple[Tensor, Tensor | None]
@@ -45,8 +45,11 @@ def embedded(
     test: int,
     data_seed: int,
     oracle: Oracle | None = None,
+    components: Mapping[str, Tensor] | None = None,
 ) -> Data:
     """x0 = scale * P z for n training and `test` held-out points z from `draw`.
+
+    `components` are those of `oracles.Conditional` where the labels are a mixture's components.
 
     Raises:
         InputError: a size that is not positive.
@@ -56,6 +59,17 @@ def embedded(
     P = plane(dim)
     z, labels = draw(n, stream(data_seed, "train"))
     held, held_labels = draw(test, stream(data_seed, "test"))
+    further, conditional = {}, None
+    if components is not None:
+        assert isinstance(oracle, Mixture)
+        assert labels is not None
+        assert held_labels is not None
+        conditional = Conditional(oracle, components)
+        further = {
+            name: (classes[labels], classes[held_labels])
+            for name, classes in components.items()
+            if name != "label"
+        }
     return Data(
         train=(scale * z @ P.T).float(),
         test=(scale * held @ P.T).float(),
@@ -63,6 +77,8 @@ def embedded(
         test_labels=held_labels,
         oracle=oracle,
         basis=P,
+        further=further,
+        conditional=conditional,
     )
 
 
@@ -80,7 +96,11 @@ def gaussian(
 def mixture(
     dim: int = 2, scale: float = 1.0, n: int = 20_000, test: int = 4_000, data_seed: int = 0
 ) -> Data:
-    """Four unequal Gaussians, off-centre and asymmetric, two of them elongated; exact."""
+    """Four unequal Gaussians, off-centre and asymmetric, two of them elongated; exact.
+
+    The label is the Gaussian, 0 to 3; a second condition, `group`, is 0 for the first two of them
+    and 1 for the others.
+    """
     means = torch.tensor([[-1.4, 0.3], [0.2, 1.2], [1.3, -0.2], [0.1, -1.1]]).double()
     angle, length, width = (
         torch.tensor(values, dtype=torch.float64)
@@ -91,7 +111,8 @@ def mixture(
     S = turn @ torch.diag_embed(torch.stack([length**2, width**2], 1)) @ turn.mT
     P, inner = plane(dim), Mixture(means, weights=weights, covariances=S)
     oracle = Mixture(scale * means @ P.T, weights=weights, covariances=scale**2 * P @ S @ P.T)
-    return embedded(lambda k, g: (inner.sample(k, g), None), dim, scale, n, test, data_seed, oracle)
+    components = {"label": torch.arange(4), "group": torch.tensor([0, 0, 1, 1])}
+    return embedded(inner.sample_labelled, dim, scale, n, test, data_seed, oracle, components)
 
 
 def ring(n: int, generator: Generator, width: float) -> Points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,11 @@ class Held:
         sigma: (L,) levels.
         x0, eps: (n, *shape), the same at every level.
         wiener: (L,) loss of the best linear denoiser, the Gaussian fitted to the training split.
-        optimum: (L, n, *shape) the oracle's denoiser, or None.
-        oracle: itself, where its answers for other noise are known, or None.
+        optimum: (L, n, *shape) the oracle's denoiser, given the condition, or None.
+        index: (n,) the rows of the test split that x0 are.
+        condition: the classes of x0 that a conditional model is given: name -> (n,) int64, or None.
+        optimum_dropped: as `optimum`, with nothing given, for a conditional model.
+        oracle: of the data, where its answers for other noise are known, or None.
     """
 
     sigma: Tensor
@@ -37,14 +41,33 @@ class Held:
     eps: Tensor
     wiener: Tensor
     optimum: Tensor | None
+    index: Tensor
+    condition: Mapping[str, Tensor] | None = None
+    optimum_dropped: Tensor | None = None
     oracle: Oracle | None = None
 
 
-def held(data: Data, sigma_min: float, sigma_max: float, levels: int, draws: int) -> Held:
-    """`draws` held-out pairs at `levels` log-spaced noise levels; the same for every caller."""
-    generator = stream(0, "evaluation")
+def rows(data: Data, n: int, generator: torch.Generator) -> Tensor:
+    """n rows of the test split in a random order, none again before all were drawn; (n,) int64."""
     index = torch.randperm(len(data.test), generator=generator)
-    x0 = data.test[index.repeat(math.ceil(draws / len(index)))[:draws]]
+    return index.repeat(math.ceil(n / len(index)))[:n]
+
+
+def held(
+    data: Data,
+    sigma_min: float,
+    sigma_max: float,
+    levels: int,
+    draws: int,
+    conditions: Sequence[str] = (),
+) -> Held:
+    """`draws` held-out pairs at `levels` log-spaced noise levels; the same for every caller.
+
+    `conditions` are those of a conditional model: it is measured given the classes of x0.
+    """
+    generator = stream(0, "evaluation")
+    index = rows(data, draws, generator)
+    x0 = data.test[index]
     eps = torch.randn(x0.shape, generator=generator)
     ends = math.log10(sigma_min), math.log10(sigma_max)
     sigma = torch.logspace(*ends, levels, dtype=torch.float64)
@@ -63,13 +86,30 @@ def held(data: Data, sigma_min: float, sigma_max: float, levels: int, draws: int
             [oracle.denoise(x.double(), s) for x, s in zip(noisy, sigma, strict=True)]
         )
     mapped = data.oracle is not None and type(data.oracle).mapped is not Oracle.mapped
-    return Held(sigma, x0, eps, wiener, optimum, data.oracle if mapped else None)
+    if not conditions:
+        known = data.oracle if mapped else None
+        return Held(sigma, x0, eps, wiener, optimum, index, oracle=known)
+    condition = {name: c[index] for name, c in data.condition("test", conditions).items()}
+    dropped, optimum = optimum, None
+    if data.conditional is not None:
+        exact = data.conditional
+        optimum = torch.stack(
+            [exact.denoise(x.double(), s, condition) for x, s in zip(noisy, sigma, strict=True)]
+        )
+    return Held(sigma, x0, eps, wiener, optimum, index, condition, dropped)
 
 
 def per_level(
-    denoiser: Denoiser, against: Held, device: torch.device, noise: Noise = WHITE
+    denoiser: Denoiser,
+    against: Held,
+    device: torch.device,
+    noise: Noise = WHITE,
+    dropped: bool = False,
 ) -> pd.DataFrame:
     """One row per level; losses and excess risks per dimension, in x0 space.
+
+    Of a conditional model given the classes of x0, and with `dropped` also, in the columns
+    loss_dropped, loss_dropped_se, excess_dropped and excess_dropped_se, with all switched off.
 
     Columns: sigma; loss E|D - x0|^2/d and its standard error over draws; wiener; optimum, the
     oracle's loss on the same draws; excess E|D - D*|^2/d and its error; target_rms, output_rms and
@@ -80,19 +120,20 @@ def per_level(
     p, sd = denoiser.parameterization, denoiser.sigma_data
     x0, eps = against.x0.to(device), against.eps.to(device)
     n = len(x0)
+    condition = against.condition and {k: y.to(device) for k, y in against.condition.items()}
     table = []
     for i, s in enumerate(against.sigma):
         sigma = s.expand(n).to(device)
         x = x0 + per_sample(sigma, x0).to(x0.dtype) * eps
         with torch.no_grad():
-            F = denoiser.output(x, sigma)
+            F = denoiser.output(x, sigma, condition)
             D = p.denoise(F, x, sigma, sigma_data=sd)
         target = p.target(x0, eps, sigma, sigma_data=sd)
-        loss = (D.double() - x0).square().flatten(1).mean(1)
+        loss, loss_se = excess(D, x0)
         row = {
             "sigma": float(s),
-            "loss": float(loss.mean()),
-            "loss_se": float(loss.std()) / math.sqrt(n),
+            "loss": loss,
+            "loss_se": loss_se,
             "wiener": float(against.wiener[i]),
             "target_rms": _rms(target),
             "output_rms": _rms(F),
@@ -101,17 +142,28 @@ def per_level(
         }
         if against.optimum is not None:
             D_star = against.optimum[i].to(device)
-            excess = (D.double() - D_star).square().flatten(1).mean(1)
             row["optimum"] = float((D_star - x0).square().mean())
-            row["excess"] = float(excess.mean())
-            row["excess_se"] = float(excess.std()) / math.sqrt(n)
+            row["excess"], row["excess_se"] = excess(D, D_star)
             if noise.of and against.oracle is not None:
                 D_n = learned(noise, against.oracle, p, x.cpu().double(), s, sd)
                 row["limit"] = float((D_n - against.optimum[i]).square().mean())
+        if dropped:
+            with torch.no_grad():
+                D = denoiser(x, sigma)
+            row["loss_dropped"], row["loss_dropped_se"] = excess(D, x0)
+            if against.optimum_dropped is not None:
+                D_star = against.optimum_dropped[i].to(device)
+                row["excess_dropped"], row["excess_dropped_se"] = excess(D, D_star)
         table.append(row)
     import pandas as pd
 
     return pd.DataFrame(table)
+
+
+def excess(D: Tensor, D_star: Tensor) -> tuple[float, float]:
+    """E|D - D*|^2/d over samples (n, ...), and its standard error."""
+    found = (D.double() - D_star).square().flatten(1).mean(1)
+    return float(found.mean()), float(found.std()) / math.sqrt(len(found))
 
 
 def _rms(x: Tensor) -> float:
@@ -124,16 +176,24 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
     denoiser. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over the levels' range by the
     trapezoid rule: the part of KL(data || model) <= int excess/sigma^3 dsigma that lies in it.
-    `limit_nats`: the same of `limit`.
+    `limit_nats`: the same of `limit`. `excess_dropped_nats`: that of a conditional model with all
+    switched off.
     """
     import numpy as np
 
-    log_sigma = np.log(levels["sigma"])
     found = {"loss_vs_wiener": float(np.exp(np.log(levels["loss"] / levels["wiener"]).mean()))}
     if "excess" in levels:
-        rate = d * levels["excess"] / levels["sigma"] ** 2
-        found["excess_nats"] = float(np.trapezoid(rate, log_sigma))
+        found["excess_nats"] = integral(levels, "excess", d)
     if "limit" in levels:
-        rate = d * levels["limit"] / levels["sigma"] ** 2
-        found["limit_nats"] = float(np.trapezoid(rate, log_sigma))
+        found["limit_nats"] = integral(levels, "limit", d)
+    if "excess_dropped" in levels:
+        found["excess_dropped_nats"] = integral(levels, "excess_dropped", d)
     return found
+
+
+def integral(levels: pd.DataFrame, column: str, d: int) -> float:
+    """d int column/sigma^2 dlog sigma over the levels, by the trapezoid rule."""
+    import numpy as np
+
+    rate = d * levels[column] / levels["sigma"] ** 2
+    return float(np.trapezoid(rate, np.log(levels["sigma"])))

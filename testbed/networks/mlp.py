@@ -48,57 +48,90 @@ class Block(nn.Module):
         return result
 
 
-class ResidualMLP(nn.Module):
+class Features(nn.Module):
+    """x (B, *shape) and c_noise (B,) to `width` numbers (B, width): all but the last layer."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        width: int,
+        depth: int,
+        features: int,
+        frequencies: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        self.embed_noise = FourierFeatures(features, *frequencies)
+        self.noise = nn.Linear(2 * features, width)
+        self.first = nn.Linear(math.prod(shape), width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def features(self, x: Tensor, c_noise: Tensor, added: Tensor | None = None) -> Tensor:
+        """The numbers of each sample; `added` (B, width) is added to the noise's embedding."""
+        embedding = nn.functional.silu(self.noise(self.embed_noise(c_noise)))
+        if added is not None:
+            embedding = embedding + added
+        h = self.first(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        found: Tensor = self.norm(h)
+        return found
+
+
+class ResidualMLP(Features):
     """x and c_noise to F, both of one sample's shape; the last layer starts at zero.
 
     With several `outputs` F has that many times the channels, (B, outputs C, ...); all weights but
     the last layer's start as with one.
 
-    With `labels`, `condition["label"]` (B,) int64 is embedded too; without it, or without
-    condition, the network is unconditional.
+    Each of the `conditions`, name -> number of classes, has an embedding of `condition[name]` (B,)
+    int64, which is added to the noise's. A class of -1, or a name left out, adds nothing: with all
+    switched off F is that of the unconditional network. The embeddings start at zero, so that every
+    class starts as the unconditional network does, with the same other weights; gradients reach
+    them with the first that reach the blocks, since nothing but the last layer stands in between.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
-        labels: int,
+        conditions: Mapping[str, int],
         width: int,
         depth: int,
         features: int,
         frequencies: tuple[float, float],
         outputs: int = 1,
     ) -> None:
-        super().__init__()
-        d = math.prod(shape)
+        super().__init__(shape, width, depth, features, frequencies)
         self.shape = (outputs * shape[0], *shape[1:])
-        self.embed_noise = FourierFeatures(features, *frequencies)
-        self.noise = nn.Linear(2 * features, width)
-        self.label = nn.Embedding(labels, width) if labels else None
-        self.first = nn.Linear(d, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.last = nn.Linear(width, outputs * d)
+        self.last = nn.Linear(width, outputs * math.prod(shape))
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
+        self.conditions = nn.ModuleDict(
+            {name: nn.Embedding(classes, width) for name, classes in conditions.items()}
+        )
+        for embedding in self.conditions.parameters():
+            nn.init.zeros_(embedding)
 
     def forward(
         self, x: Tensor, c_noise: Tensor, condition: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        embedding = nn.functional.silu(self.noise(self.embed_noise(c_noise)))
-        if condition and "label" in condition:
-            if self.label is None:
-                raise InputError("this network was built without labels and got a label.")
-            embedding = embedding + self.label(condition["label"])
-        h = self.first(x.flatten(1))
-        for block in self.blocks:
-            h = block(h, embedding)
-        F: Tensor = self.last(self.norm(h)).view(len(x), *self.shape)
+        added = None
+        for name, classes in (condition or {}).items():
+            if name not in self.conditions:
+                raise InputError(
+                    f"this network was built without condition {name!r} and got it. Built with: "
+                    f"{', '.join(self.conditions) or 'none'}."
+                )
+            on = (classes >= 0)[:, None]
+            row = torch.where(on, self.conditions[name](classes.clamp(min=0)), 0.0)
+            added = row if added is None else added + row
+        F: Tensor = self.last(self.features(x, c_noise, added)).view(len(x), *self.shape)
         return F
 
 
 def mlp(
     shape: tuple[int, ...],
-    labels: int,
+    conditions: Mapping[str, int],
     width: int = 128,
     depth: int = 3,
     features: int = 16,
@@ -121,12 +154,12 @@ def mlp(
             f"positive and frequencies = {frequencies} two positive numbers."
         )
     low, high = frequencies
-    return ResidualMLP(shape, labels, width, depth, features, (low, high), outputs)
+    return ResidualMLP(shape, conditions, width, depth, features, (low, high), outputs)
 
 
 def mlp_index(
     shape: tuple[int, ...],
-    labels: int,
+    conditions: Mapping[str, int],
     width: int = 128,
     depth: int = 3,
     features: int = 16,
@@ -138,7 +171,7 @@ def mlp_index(
     Raises:
         InputError: as `mlp`.
     """
-    return mlp(shape, labels, width, depth, features, frequencies, outputs)
+    return mlp(shape, conditions, width, depth, features, frequencies, outputs)
 
 
 @hookimpl

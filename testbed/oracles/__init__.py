@@ -1,8 +1,9 @@
 """Oracles: distributions whose exact posterior E[x0|x] we know in closed form."""
 
 from testbed.oracles.base import Estimate, Oracle
+from testbed.oracles.conditional import Conditional
 from testbed.oracles.empirical import Empirical
 from testbed.oracles.gaussian import Gaussian
 from testbed.oracles.mixture import Mixture
 
-__all__ = ["Empirical", "Estimate", "Gaussian", "Mixture", "Oracle"]
+__all__ = ["Conditional", "Empirical", "Estimate", "Gaussian", "Mixture", "Oracle"]

@@ -1,6 +1,9 @@
 """The oracle of a mixture of Gaussians."""
 
+import copy
 import math
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -89,13 +92,38 @@ class Mixture(Oracle):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """k ~ pi, then x0 = m_k + Q_k diag(sqrt L_k) z, z ~ N(0, I): (n, *shape) float64."""
+        return self.sample_labelled(n, generator)[0]
+
+    def sample_labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The draws of `sample`, and the component k of each, (n,) int64."""
         pi = self.pi.to(generator.device)
         k = torch.multinomial(pi, n, replacement=True, generator=generator).to(self.device)
         z = normal(torch.Size((n, self.dim)), generator, self.device) * self.L[k].sqrt()
         if self.Q is not None:
             for j, Q in enumerate(self.Q):
                 z[k == j] = z[k == j] @ Q.mT
-        return (self.m[k] + z).reshape(n, *self.shape)
+        return (self.m[k] + z).reshape(n, *self.shape), k
+
+    def restricted(self, components: Sequence[int]) -> Self:
+        """x0 given that it is of one of these components: their mixture, pi renormalised.
+
+        Raises ValueError for no component, one twice, or one that there is not.
+        """
+        k = list(components)
+        if not k or len(set(k)) < len(k) or not set(k) <= set(range(len(self.pi))):
+            raise ValueError(
+                f"components: got {k}, expected different ones of 0 to {len(self.pi) - 1}, not none"
+            )
+        part = copy.copy(self)
+        part.m, part.L = self.m[k], self.L[k]
+        part.Q = None if self.Q is None else self.Q[k]
+        part.pi = self.pi[k] / self.pi[k].sum()
+        return part
+
+    def log_classes(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """log p(k|x) = log r_k, (B, K) nats: the exact classifier of a noisy x."""
+        z, s2 = self._coordinates(x, sigma)
+        return torch.log_softmax(self._logit(z, self.L + s2), 1).to(x.dtype)
 
     def mapped(self, A: Tensor) -> "Mixture":
         """sum_k pi_k N(A m_k, A S_k A^T)."""
@@ -118,9 +146,12 @@ class Mixture(Oracle):
         """r_k (B, K, 1), mu_k, the eigenvalues of V_k, and z_k/C_k, (B, K, d) each."""
         z, s2 = self._coordinates(x, sigma)
         C = self.L + s2
-        logit = self.pi.log() - (z**2 / C).sum(-1) / 2 - C.log().sum(-1) / 2
-        r = torch.softmax(logit, 1)[..., None]
+        r = torch.softmax(self._logit(z, C), 1)[..., None]
         return r, self.m + self._turned(self.L / C * z), self.L * (s2 / C), z / C
+
+    def _logit(self, z: Tensor, C: Tensor) -> Tensor:
+        """log r_k up to a constant, (B, K)."""
+        return self.pi.log() - (z**2 / C).sum(-1) / 2 - C.log().sum(-1) / 2
 
     def _turned(self, z: Tensor) -> Tensor:
         return z if self.Q is None else torch.einsum("bkj,kij->bki", z, self.Q)

@@ -18,13 +18,12 @@ from typing import NamedTuple
 
 import torch
 
-from testbed.data.base import Data
 from testbed.errors import ComponentError, InputError, UnknownName, unknown
 from testbed.registry import Registry
 from testbed.study import journal, trial
 from testbed.study.plan import Plan, Trial, canonical
 from testbed.training.batch import Batch
-from testbed.training.engine import BLOCK, Contestant, Loop, Trainer
+from testbed.training.engine import BLOCK, Loop, Trainer
 from testbed.training.settings import OWN
 
 NAMES = ("auto", "sequential", "batched", "compiled")
@@ -222,7 +221,8 @@ def _seconds(trials: Sequence[Trial], rate: float, workers: int) -> float:
 def _build(pending: Sequence[Trial], registry: Registry) -> None:
     """One network of each kind, since only building it tells whether its options can be."""
     kinds = {
-        canonical([one.config["dataset"], one.config["network"]]): one.config for one in pending
+        canonical([one.config[key] for key in ("dataset", "network", "conditions")]): one.config
+        for one in pending
     }
     for config in kinds.values():
         try:
@@ -309,7 +309,9 @@ def _class(one: Trial, registry: Registry) -> str:
     training = {key: value for key, value in config["training"].items() if key not in OWN}
     loss = "quadratic" if quadratic else config["loss"]
     same = ("dataset", "data_digest", "network", "device", "noise")
-    return canonical([{key: config[key] for key in same}, training, loss])
+    return canonical(
+        [{key: config[key] for key in same}, sorted(config["conditions"]), training, loss]
+    )
 
 
 def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: str) -> float:
@@ -326,7 +328,7 @@ def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: st
     try:
         if way.name == "sequential":
             alone = trial.contestant(some[0].config, registry, data, BLOCK)
-            return _milliseconds(_trainer(alone, data, where))
+            return _milliseconds(Trainer.of(alone, data, where))
         many = [trial.contestant(one.config, registry, data, BLOCK) for one in some]
         return _milliseconds(Batch(many, data, where, way.name == "compiled"))
     except Exception as problem:
@@ -338,10 +340,6 @@ def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: st
         return math.inf
     finally:
         torch.set_num_threads(threads)
-
-
-def _trainer(one: Contestant, data: Data, device: torch.device) -> Trainer:
-    return Trainer(one.denoiser, one.objective, data, one.training, one.seed, device)
 
 
 def _milliseconds(loop: Loop) -> float:

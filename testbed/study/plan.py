@@ -23,7 +23,7 @@ from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
 from testbed.scores import read_as
-from testbed.study import baseline, journal, trial, validity
+from testbed.study import baseline, guided, journal, trial, validity
 from testbed.study.spec import Arrangement, Assumed, Choice, StudyFile, TrialSettings
 from testbed.tables import Table
 from testbed.training.objective import Objective
@@ -35,8 +35,8 @@ VARIANCES: dict[str, dict[str, Any]] = {"fixed": {}, "learned": {"vlb": 0.001}}
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 SOURCES = (
     "coloured", "components", "data", "ddpm", "denoiser", "formula", "metrics", "networks", "noise",
-    "oracles", "parameterization", "predictions", "random", "sampling", "scores", "study/trial",
-    "tables", "training",
+    "oracles", "parameterization", "predictions", "random", "sampling", "scores", "study/guided",
+    "study/guiding", "study/trial", "tables", "training",
 )  # fmt: skip
 
 
@@ -266,6 +266,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
         read = p and read_as(p, settings.output)
     except InputError as problem:
         problems.append(str(problem))
+    guidance = look_up("guidance", evaluation.guidance)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     inputs = {}
@@ -292,6 +293,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     )
     problems += validity.problems(objective, inputs["c_noise"], network, data)
     problems += validity.unlearnt(objective, network, evaluation.elbo)
+    problems += guided.problems(settings.conditions, guidance.built(), network, data)
     problems += validity.unsampled(sampler, schedule, evaluation.steps, objective)
     if problems:
         raise InputError("\n".join(problems))
@@ -312,6 +314,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
         "sigma_data": sigma_data,
         "sigma_data_measured": data.sigma_data,
         "network": named(network),
+        "conditions": settings.conditions,
         "training": asdict(settings.training),
         "evaluation": {
             "levels": evaluation.levels,
@@ -321,6 +324,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             "sampler": named(sampler),
             "schedule": named(schedule),
             "elbo": evaluation.elbo,
+            "guidance": named(guidance),
             "metrics": [named(metric) for metric in metrics],
         },
         "sources": sources(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +13,37 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 
+from testbed.errors import InputError
 from testbed.random import stream
-from testbed.study import trial
+from testbed.study import guided, trial
+from testbed.study.guiding import Guide
 from testbed.training.checkpoint import save_weights
 
 SUFFIXES = (".npy", ".safetensors", ".png", ".svg")
 
 
-def draw(which: str, n: int, out: Path, seed: int, device: str, console: Console) -> None:
+def draw(
+    which: str,
+    n: int,
+    out: Path,
+    seed: int,
+    device: str,
+    console: Console,
+    condition: Sequence[str] = (),
+) -> None:
     """Draws n samples and writes them to `out`, by its suffix numbers or a picture.
 
+    `condition` holds `name=class`, the classes that all samples are to have; without any, those of
+    a conditional or guided trial are of classes of the held-out data.
+
     Raises:
-        InputError: no such trial, or one without weights.
+        InputError: no such trial, one without weights, or a condition that it has not.
     """
     denoiser, data, config, registry = trial.restore(which, device)
+    guide = Guide(config, registry, data, denoiser, torch.device(device))
+    classes = guide.of_samples(n)
+    if condition:
+        classes = guided.chosen(_classes(condition), guide.conditions, guide.way, data, n)
     steps = config["evaluation"]["steps"]
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("sampling", total=steps)
@@ -37,6 +56,7 @@ def draw(which: str, n: int, out: Path, seed: int, device: str, console: Console
             torch.device(device),
             registry,
             lambda i, sigma, x: bar.update(task, completed=i + 1),
+            guide.trained(classes),
         ).cpu()
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
@@ -45,6 +65,23 @@ def draw(which: str, n: int, out: Path, seed: int, device: str, console: Console
         save_weights(out, {"samples": samples}, {"trial": str(which), "seed": str(seed)})
     else:
         picture(samples, data.test, str(config["parameterization"]["name"])).savefig(out, dpi=150)
+
+
+def _classes(words: Sequence[str]) -> dict[str, int]:
+    """`name=class` for each condition.
+
+    Raises:
+        InputError: a word of another form, or a name twice.
+    """
+    found: dict[str, int] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not re.fullmatch(r"-?\d{1,9}", value):
+            raise InputError(f"--condition {word}: expected NAME=CLASS, such as label=3.")
+        if name in found:
+            raise InputError(f"--condition {word}: {name} is given twice.")
+        found[name] = int(value)
+    return found
 
 
 def picture(samples: torch.Tensor, real: torch.Tensor, title: str) -> Figure:

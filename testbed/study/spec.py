@@ -94,6 +94,7 @@ class Evaluation(Model):
     elbo: Literal["off", "small", "large", "learned"] = Field(
         default="off", description="the reverse variance of the evidence lower bound, if wanted"
     )
+    guidance: Choice = Choice(name="none")
     metrics: tuple[Choice, ...] = (
         Choice(name="energy"),
         Choice(name="mmd"),
@@ -132,6 +133,7 @@ class TrialSettings(Model):
     sigma_min: float = Field(0.002, gt=0)
     sigma_max: float = Field(80.0, gt=0, validate_default=True, allow_inf_nan=True)
     sigma_data: float | Assumed | None = None
+    conditions: dict[str, float] = Field(default_factory=dict)
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -152,6 +154,19 @@ class TrialSettings(Model):
     def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(set(value)) < len(value):
             raise ValueError("must be a number, or a list of different seeds")
+        return value
+
+    @field_validator("conditions", mode="before")
+    @classmethod
+    def _dropout(cls, value: Any) -> Any:
+        if value == "none":
+            return {}
+        rates: Iterable[Any] = value.values() if isinstance(value, Mapping) else [None]
+        for rate in rates:
+            if isinstance(rate, bool) or not isinstance(rate, int | float):
+                raise ValueError('must be "none", or a table { label = 0.1 } of dropout rates')
+            if not 0 <= rate <= 1:
+                raise ValueError("must have dropout rates from 0 to 1")
         return value
 
     @field_validator("sigma_data", mode="before")

@@ -23,11 +23,13 @@ from testbed.ddpm import Chain
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError, no_room, said
 from testbed.metrics import denoising
+from testbed.metrics.guided import end_points
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.sampling.loop import sample
+from testbed.sampling.loop import Denoise, sample
 from testbed.scores import read_as
-from testbed.study import journal
+from testbed.study import guided, journal
+from testbed.study.guiding import Guide
 from testbed.tables import Table
 from testbed.training import checkpoint
 from testbed.training.batch import Batch
@@ -58,9 +60,17 @@ def dataset(name: str, options: str, registry: Registry) -> Data:
 
 @functools.lru_cache(maxsize=4)
 def _held(
-    name: str, options: str, registry: Registry, low: float, high: float, levels: int, draws: int
+    name: str,
+    options: str,
+    registry: Registry,
+    low: float,
+    high: float,
+    levels: int,
+    draws: int,
+    conditions: tuple[str, ...] = (),
 ) -> denoising.Held:
-    return denoising.held(dataset(name, options, registry), low, high, levels, draws)
+    data = dataset(name, options, registry)
+    return denoising.held(data, low, high, levels, draws, conditions)
 
 
 def component(registry: Registry, axis: str, named: dict[str, Any]) -> Any:
@@ -104,9 +114,10 @@ def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[De
     objective = objective_of(config, registry).started(states)
     p = objective.parameterization
     weights = stream(config["seed"], "weights").initial_seed()
-    learned = objective.vlb is not None
+    labels, further = guided.built(config.get("conditions", {}), data)
     build = component(registry, "network", config["network"])
-    network = build(data.shape, 0, weights, outputs=2 if learned else 1)
+    learned = objective.vlb is not None
+    network = build(data.shape, labels, weights, further, outputs=2 if learned else 1)
     denoiser = Denoiser(
         network,
         p,
@@ -143,7 +154,8 @@ def contestant(
     settings = {**config["training"], "betas": tuple(config["training"]["betas"])}
     if steps is not None:
         settings |= {"steps": steps, "points": 1}
-    return Contestant(denoiser, objective, Training(**settings), config["seed"])
+    conditions = config["conditions"]
+    return Contestant(denoiser, objective, Training(**settings), config["seed"], conditions)
 
 
 def run(
@@ -234,7 +246,7 @@ def _run(
         (at / name).unlink(missing_ok=True)
     data = data_of(config, registry)
     one = contestant(config, registry, data)
-    trainer = Trainer(one.denoiser, one.objective, data, one.training, one.seed, device)
+    trainer = Trainer.of(one, data, device)
     if not _train(trainer, [at], at / "checkpoint", stop):
         return "interrupted"
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
@@ -268,7 +280,7 @@ def _run_together(
     loop: Trainer | Batch
     if len(contestants) == 1:
         (one,) = contestants
-        loop = Trainer(one.denoiser, one.objective, data, one.training, one.seed, device)
+        loop = Trainer.of(one, data, device)
     else:
         loop = Batch(contestants, data, device, compiled)
     curves = [None if done else at for at, done in zip(places, concluded, strict=True)]
@@ -436,11 +448,19 @@ def _measure(
     evaluation, density = config["evaluation"], config["density"]["options"]
     low, high = density["sigma_min"], density["sigma_max"]
     named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
-    against = _held(*named, low, high, evaluation["levels"], evaluation["draws"])
+    conditions, d = config["conditions"], data.train[0].numel()
+    shown = evaluation["levels"], evaluation["draws"], tuple(conditions)
+    against = _held(*named, low, high, *shown)
     noise = component(registry, "noise", config["noise"])
-    levels = denoising.per_level(trained, against, device, noise)
+    dropped = guided.drops_all(conditions)
+    levels = denoising.per_level(trained, against, device, noise, dropped)
+    metrics = denoising.summary(levels, d)
+    guide = Guide(config, registry, data, trained, device)
+    found, table = guide.measured(against, levels)
+    metrics |= found
+    if table is not None:
+        table.to_csv(at / "classifier.csv", index=False)
     levels.to_csv(at / "levels.csv", index=False)
-    metrics = denoising.summary(levels, data.train[0].numel())
 
     few = min(8, len(against.x0))
     sigma = against.sigma.repeat_interleave(few).to(device)
@@ -449,9 +469,16 @@ def _measure(
     checked = audit.check_model(trained, x0, eps, sigma)
     journal.write_json(at / "tweedie.json", {"rows": [asdict(row) for row in checked]})
 
-    samples = draw(
-        trained, data, config, evaluation["samples"], stream(0, "samples"), device, registry
-    )
+    condition = guide.of_samples(evaluation["samples"])
+
+    def drawn(by: Denoise) -> torch.Tensor:
+        generator, n = stream(0, "samples"), evaluation["samples"]
+        return draw(trained, data, config, n, generator, device, registry, denoise=by)
+
+    samples = drawn(guide.trained(condition))
+    exactly = guide.exact(condition)
+    if exactly is not None:
+        metrics["guided_error"] = end_points(samples, drawn(exactly))
     # One entry: safetensors writes several in any order, and the file would differ each time.
     words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
@@ -487,8 +514,12 @@ def draw(
     device: torch.device,
     registry: Registry,
     callback: Callable[[int, float, torch.Tensor], None] | None = None,
+    denoise: Denoise | None = None,
 ) -> torch.Tensor:
-    """n samples by the configuration's own sampler and levels; (n, *shape)."""
+    """n samples by the configuration's own sampler and levels; (n, *shape).
+
+    They follow `denoise` in place of the denoiser where it is given.
+    """
     evaluation, density = config["evaluation"], config["density"]["options"]
     schedule = component(registry, "schedule", evaluation.get("schedule", KARRAS))
     range_ = density["sigma_min"], density["sigma_max"]
@@ -498,7 +529,7 @@ def draw(
     top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5
     x = top * torch.randn(n, *data.shape, generator=generator)
     with torch.no_grad():
-        return sample(denoiser, x.to(device), sigmas, sampler, generator, callback)
+        return sample(denoise or denoiser, x.to(device), sigmas, sampler, generator, callback)
 
 
 def device_title(device: torch.device) -> str:

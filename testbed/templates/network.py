@@ -28,9 +28,9 @@ class Perceptron(torch.nn.Module):
         return self.last(torch.tanh(self.first(inputs))).view_as(x)
 
 
-def build(shape, labels, width=64):
-    # EDIT: `shape` is that of one sample, `labels` the number of classes, 0 without them. Options
-    # need a default.
+def build(shape, width=64):
+    # EDIT: `shape` is that of one sample. Ask for `labels`, the number of classes (0 without), or
+    # for `conditions`, each one's name and number, to take them. Options need a default.
     return Perceptron(shape, width)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from testbed.components import Dataset
 from testbed.data.base import Data
 from testbed.errors import InputError
+from testbed.oracles import Oracle
 from testbed.random import stream
 from testbed.testing import behaviour
 from testbed.testing.checks import Context, Group, Skipped, demand
@@ -118,6 +119,28 @@ def _drift(found: Tensor) -> tuple[float, float]:
     return (math.inf if bool(stuck.any()) else float(z.max())), _limit(found.shape[1])
 
 
+def _stein(x0: Tensor, oracle: Oracle, data: Data, of: str = "") -> float:
+    """The largest drift of E score and E[x score^T] + I over rows of a split, as demanded.
+
+    `of` says in a message which rows they are.
+    """
+    shown, x0 = 0.0, x0.double()[:20_000].flatten(1)
+    for sigma in (0.3 * data.sigma_data, data.sigma_data, 3 * data.sigma_data):
+        eps = torch.randn(x0.shape, generator=stream(0, "testing/dataset"), dtype=torch.float64)
+        x = x0 + sigma * eps
+        score = oracle.score(x.reshape(-1, *data.shape), sigma).flatten(1)
+        stein = x[:, :, None] * score[:, None, :] + torch.eye(x.shape[1]).double()
+        for what, found in (("E score", score), ("E[x score^T] + I", stein.flatten(1))):
+            z, limit = _drift(found)
+            demand(
+                z <= limit,
+                f"{what} is {z:.3g} standard errors from 0 at sigma = {sigma:.3g}{of}, at most "
+                f"{limit:.3g} by chance (1e-6).",
+            )
+            shown = max(shown, z)
+    return shown
+
+
 @LAWS.law(
     "The oracle is the distribution of the samples: E score = 0 and E[x score^T] = -I under "
     "x = x0 + sigma eps (Stein), within standard errors."
@@ -126,23 +149,25 @@ def oracle(d: Dataset, context: Context) -> str:
     data = _built(d)
     if data.oracle is None:
         raise Skipped("it has no oracle")
-    shown = 0.0
-    for split in (data.train, data.test):
-        x0 = split.double()[:20_000].flatten(1)
-        for sigma in (0.3 * data.sigma_data, data.sigma_data, 3 * data.sigma_data):
-            eps = torch.randn(x0.shape, generator=stream(0, "testing/dataset"), dtype=torch.float64)
-            x = x0 + sigma * eps
-            score = data.oracle.score(x.reshape(-1, *data.shape), sigma).flatten(1)
-            stein = x[:, :, None] * score[:, None, :] + torch.eye(x.shape[1]).double()
-            for what, found in (("E score", score), ("E[x score^T] + I", stein.flatten(1))):
-                z, limit = _drift(found)
-                demand(
-                    z <= limit,
-                    f"{what} is {z:.3g} standard errors from 0 at sigma = {sigma:.3g}, at most "
-                    f"{limit:.3g} by chance (1e-6).",
-                )
-                shown = max(shown, z)
+    shown = max(_stein(split, data.oracle, data) for split in (data.train, data.test))
     return f"{shown:.2g} standard errors at most"
+
+
+@LAWS.law("The oracle given a class is the distribution of that class's samples (Stein, as above).")
+def conditional(d: Dataset, context: Context) -> str:
+    data = _built(d)
+    if data.conditional is None:
+        raise Skipped("its distributions given a condition are not known")
+    shown = 0.0
+    for name in data.conditional.components:
+        demand(name in data.classes, f"the oracle knows condition {name!r}, the data have none.")
+        classes = data.condition("train", [name])[name]
+        for y in range(data.classes[name]):
+            x0 = data.train[classes == y]
+            demand(len(x0) > 1, f"{name} = {y} has fewer than two training samples.")
+            of = f" given {name} = {y}"
+            shown = max(shown, _stein(x0, data.conditional.given({name: y}), data, of))
+    return f"{', '.join(data.conditional.components)}: {shown:.2g} standard errors at most"
 
 
 def _squares(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from testbed.components import Network
 from testbed.testing import behaviour
 from testbed.testing.cases import draws
-from testbed.testing.checks import CheckFailed, Context, Group, demand
+from testbed.testing.checks import CheckFailed, Context, Group, Skipped, demand
 from testbed.testing.probes import awaken
 from testbed.testing.rounding import Worst
 
@@ -31,11 +31,21 @@ def _batch(n: Network, shape: tuple[int, ...], count: int = 5) -> tuple[Tensor, 
     return draws((count, *shape), 61, torch.float32), _noise(n, next(iter(n.noise)), count)
 
 
+def _labels(n: Network) -> int:
+    """CLASSES for a network that takes labels, else 0."""
+    return CLASSES if n.takes("label") else 0
+
+
+def _condition(labels: int, count: int) -> dict[str, Tensor] | None:
+    """Classes where the network was built with them."""
+    return {"label": torch.arange(count) % labels} if labels else None
+
+
 def _conditions(labels: int, count: int) -> Iterator[Mapping[str, Tensor] | None]:
     """None, and classes where the network has them."""
     yield None
     if labels:
-        yield {"label": torch.arange(count) % labels}
+        yield _condition(labels, count)
 
 
 def _awake(n: Network, shape: tuple[int, ...], labels: int = 0) -> nn.Module:
@@ -48,7 +58,7 @@ def _awake(n: Network, shape: tuple[int, ...], labels: int = 0) -> nn.Module:
 @LAWS.law("F has the shape and dtype of x, for every shape, kind of noise and condition.")
 def shape(n: Network, context: Context) -> str:
     for dims in SHAPES:
-        for labels in (0, CLASSES):
+        for labels in {0, _labels(n)}:
             module = n(dims, labels, 0)
             for kind in n.noise:
                 for count in (1, 5):
@@ -100,9 +110,9 @@ def sees_noise(n: Network, context: Context) -> None:
 def zero_at_start(n: Network, context: Context) -> None:
     for dims in SHAPES:
         x, noise = _batch(n, dims)
-        for condition in _conditions(CLASSES, len(x)):
+        for condition in _conditions(_labels(n), len(x)):
             with torch.no_grad():
-                F = n(dims, CLASSES, 0)(100 * x, noise, condition)
+                F = n(dims, _labels(n), 0)(100 * x, noise, condition)
             demand(not bool(F.any()), f"|F| is {float(F.abs().max()):.3g} at the start, not 0.")
 
 
@@ -124,27 +134,31 @@ def seeded(n: Network, context: Context) -> None:
 
 @LAWS.law("Pure: arguments and global state stay as they were, the same call gives the same bits.")
 def pure(n: Network, context: Context) -> None:
-    module = _awake(n, SHAPES[0], CLASSES)
+    module = _awake(n, SHAPES[0], _labels(n))
     x, noise = _batch(n, SHAPES[0])
     for mode in (module.eval(), module.train()):
-        for condition in _conditions(CLASSES, len(x)):
+        for condition in _conditions(_labels(n), len(x)):
             behaviour.pure(lambda x, c, m=mode, k=condition: m(x, c, k), (x.clone(), noise.clone()))
 
 
 @LAWS.law("Per sample: F of a row depends on that row alone, in training mode too.")
 def per_sample(n: Network, context: Context) -> None:
     for dims in SHAPES:
-        module = _awake(n, dims, CLASSES)
+        module = _awake(n, dims, _labels(n))
         x, noise = _batch(n, dims)
-        label = torch.arange(len(x)) % CLASSES
+        condition = _condition(_labels(n), len(x))
         for mode in (module.eval(), module.train()):
-            whole = mode(x.clone(), noise, {"label": label}).detach()
+            whole = mode(x.clone(), noise, condition).detach()
             for i in range(len(x)):
                 mine = torch.arange(len(x)) == i
+                others = condition and {
+                    name: torch.where(mine, label, (label + 1) % CLASSES)
+                    for name, label in condition.items()
+                }
                 other = mode(
                     torch.where(mine.view(-1, *[1] * len(dims)), x, 2 * x.flip(0) + 1),
                     torch.where(mine, noise, noise.flip(0)),
-                    {"label": torch.where(mine, label, (label + 1) % CLASSES)},
+                    others,
                 ).detach()
                 # The same shapes run the same sums: equal bits, not merely close ones.
                 demand(
@@ -156,15 +170,44 @@ def per_sample(n: Network, context: Context) -> None:
 
 @LAWS.law("Gradients reach every parameter within a few steps, the classes' too.")
 def learns(n: Network, context: Context) -> str:
-    module = n(SHAPES[0], CLASSES, 0).train()
+    module = n(SHAPES[0], _labels(n), 0).train()
     x, noise = _batch(n, SHAPES[0], 8)
-    label, goal = torch.arange(8) % CLASSES, draws((8, *SHAPES[0]), 62, torch.float32)
+    condition, goal = _condition(_labels(n), 8), draws((8, *SHAPES[0]), 62, torch.float32)
 
     def loss() -> Tensor:
-        F: Tensor = module(x.clone(), noise, {"label": label})
+        F: Tensor = module(x.clone(), noise, condition)
         return (F - goal).square().mean()
 
     return behaviour.reached(module, loss)
+
+
+@LAWS.law("A class changes F; one of -1 switches its condition off: the same bits as without it.")
+def conditions(n: Network, context: Context) -> str:
+    """Of a network that takes any condition two are tried, as are all ways to leave one out."""
+    classes = {name: CLASSES for name in ("label", "other") if n.takes(name)}
+    if not classes:
+        raise Skipped("it takes no condition")
+    further = {name: count for name, count in classes.items() if name != "label"}
+    module = n(SHAPES[0], _labels(n), 0, further)
+    awaken(module)
+    x, noise = _batch(n, SHAPES[0])
+    given = {name: torch.arange(len(x)) % count for name, count in classes.items()}
+    off = {name: torch.full_like(label, -1) for name, label in given.items()}
+    with torch.no_grad():
+        whole, without = (module.eval()(x, noise, c) for c in (given, None))
+        for name in classes:
+            others = {key: label for key, label in given.items() if key != name}
+            left_out = module(x, noise, others)
+            demand(
+                not bool((whole == left_out).flatten(1).all(1).any()),
+                f"F is the same with and without condition {name!r}.",
+            )
+            demand(
+                behaviour.same(module(x, noise, {**given, name: off[name]}), left_out),
+                f"F differs between a class of -1 of condition {name!r} and none.",
+            )
+        demand(behaviour.same(module(x, noise, off), without), "F differs with all switched off.")
+    return ", ".join(classes)
 
 
 def _noise_of_float32(

@@ -92,16 +92,14 @@ def digest(data: Data) -> list[Tensor]:
 def network(build: Network) -> list[Tensor]:
     found: list[Tensor] = []
     for kind, (low, _) in build.noise.items():
-        module = build((2,), 3, 0).eval()
+        labels = 3 if build.takes("label") else 0
+        module = build((2,), labels, 0).eval()
         found += [value for value in module.state_dict().values() if value.is_floating_point()]
         awaken(module)
         x, noise = draws((5, 2), 31, torch.float32), low + torch.arange(5.0) / 8
-        label = torch.tensor([0, 1, 2, 0, 1])
-        found.append(
-            module(
-                x, noise.to(torch.float32) if kind != "index" else noise.round(), {"label": label}
-            )
-        )
+        condition = {"label": torch.tensor([0, 1, 2, 0, 1])} if labels else None
+        noise = noise.to(torch.float32) if kind != "index" else noise.round()
+        found.append(module(x, noise, condition))
     return found
 
 

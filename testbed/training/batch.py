@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError
+from testbed.training.conditions import of_block
 from testbed.training.engine import (
     BLOCK,
     Contestant,
@@ -69,6 +70,8 @@ class Batch(Loop):
         super().__init__(len(trials), first.training, device)
         self.trials = list(trials)
         self.samples = data.train.to(device)
+        self.conditions = list(first.conditions)
+        self.classes = data.condition("train", self.conditions)
         self.shape = tuple(self.samples.shape[1:])
         self.alike = _alike(self.trials)
         scale = {rows[0]: trials[rows[0]].objective.scale(data) for rows in self.alike}
@@ -99,15 +102,26 @@ class Batch(Loop):
         return self.weights.ema
 
     def _step(self, leaves: list[Tensor], x0: Tensor, eps: Tensor, *at: Tensor) -> Any:
-        """Losses (K, B), and the gradient of each parameter (K, ...)."""
-        last = 3 + len(Terms._fields)
-        levels = Levels(at[0], at[1], at[2], Terms(*at[3:last]))
-        # The noise in x follows where the target has another.
-        n = at[last][self.of_seed] if at[last:] else None
+        """Losses (K, B), and the gradient of each parameter (K, ...).
+
+        `at` holds the parts of `Levels`, then the classes of each condition, (K, B) all of them,
+        and last the noise in x where the target has another, for each seed.
+        """
+        split = 3 + len(Terms._fields)
+        last = split + len(self.conditions)
+        levels = Levels(at[0], at[1], at[2], Terms(*at[3:split]))
+        given = dict(zip(self.conditions, at[split:last], strict=True))
+        n = [one[self.of_seed] for one in at[last:]]
         objective, network, names = self.trials[0].objective, self.network, self.names
 
         def one(
-            weights: list[Tensor], buffers: Any, x0: Tensor, eps: Tensor, at: Levels, *n: Tensor
+            weights: list[Tensor],
+            buffers: Any,
+            x0: Tensor,
+            eps: Tensor,
+            at: Levels,
+            given: dict[str, Tensor],
+            *n: Tensor,
         ) -> Tensor:
             state = {**dict(zip(names, weights, strict=True)), **buffers}
 
@@ -115,10 +129,12 @@ class Batch(Loop):
                 found: Tensor = functional_call(network, state, inputs)
                 return found
 
-            return losses(called, objective, x0, eps, at, self.training.precision, *n)
+            return losses(
+                called, objective, x0, eps, at, self.training.precision, given or None, *n
+            )
 
-        given = x0[self.of_seed], eps[self.of_seed], levels
-        per_draw = vmap(one)(leaves, self.buffers, *given, *(() if n is None else (n,)))
+        draws = x0[self.of_seed], eps[self.of_seed]
+        per_draw = vmap(one)(leaves, self.buffers, *draws, levels, given, *n)
         per_draw = per_draw / self.scale
         found = torch.autograd.grad(
             per_draw.mean(1).sum(), leaves, allow_unused=True, materialize_grads=True
@@ -151,6 +167,7 @@ class Batch(Loop):
         bins += self.BINS * torch.arange(len(u))[:, None, None]
         for column in columns:
             column[list(self.results)] = 0.0
+        columns += self._given(block, [one.indices for one in drawn])
         # (BLOCK, K, B): a step takes a contiguous part.
         steps = slice(offset, min(BLOCK, offset + last - self.step))
         in_x = () if noise.taught else (n.transpose(0, 1)[steps],)
@@ -171,6 +188,14 @@ class Batch(Loop):
             self.step += 1
         place = bins.transpose(0, 1)[steps].to(self.device)
         window.add(torch.stack(found), torch.stack(norms), place)
+
+    def _given(self, block: int, indices: list[Tensor]) -> list[Tensor]:
+        """The classes of each condition, (K, BLOCK, B), dropped at each trial's own rate."""
+        found = [
+            of_block(self.classes, one.conditions, one.seed, block, indices[i])
+            for one, i in zip(self.trials, self.of_seed.tolist(), strict=True)
+        ]
+        return [torch.stack([one[name] for one in found]) for name in self.conditions]
 
     def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The step itself, then its trace: the same operations without autograd and torch.func.
@@ -280,6 +305,8 @@ def unbatchable(trials: Sequence[Contestant]) -> str:
             return "their steps, batches, points or precision differ"
         if not isinstance(one.denoiser.network, nn.Module):
             return "a network is no module"
+        if set(one.conditions) != set(first.conditions):
+            return "their conditions differ"
         mine, theirs = (
             {name: (p.shape, p.dtype) for name, p in module.state_dict().items()}
             for module in (one.denoiser.network, _module(first))

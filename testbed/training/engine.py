@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from testbed.denoiser import Denoiser
 from testbed.errors import InputError
 from testbed.noise import per_sample
 from testbed.random import stream
+from testbed.training.conditions import of_block
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
 from testbed.training.weights import Weights
@@ -32,12 +33,16 @@ BLOCK = 50
 
 
 class Contestant(NamedTuple):
-    """What is trained: a denoiser's network, for an objective, by settings, from a seed."""
+    """What is trained: a denoiser's network, for an objective, by settings, from a seed.
+
+    `conditions` are those that the network is given, each with its rate of dropout.
+    """
 
     denoiser: Denoiser
     objective: Objective
     training: Training
     seed: int
+    conditions: Mapping[str, float] = {}
 
 
 class Draws(NamedTuple):
@@ -155,18 +160,20 @@ def losses(
     eps: Tensor,
     at: Levels,
     precision: str = "float32",
+    condition: Mapping[str, Tensor] | None = None,
     n: Tensor | None = None,
 ) -> Tensor:
     """The loss per sample at x = x0 + sigma n, (B,); `precision` is that of `Training`.
 
-    n is eps, of which the target is made, unless given.
+    n is eps, of which the target is made, unless given. `condition` maps names to classes (B,), -1
+    where it is dropped.
     """
     x = x0 + per_sample(at.sigma, x0) * (eps if n is None else n)
     if precision == "float32":
-        F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
+        F = network(per_sample(at.c_in, x) * x, at.c_noise, condition)
     else:
         with torch.autocast(x.device.type, getattr(torch, precision)):
-            F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
+            F = network(per_sample(at.c_in, x) * x, at.c_noise, condition)
         F = F.to(x.dtype)
     return objective(F, x0, eps, at.sigma, at.terms)
 
@@ -268,11 +275,14 @@ class Trainer(Loop):
         training: Training,
         seed: int,
         device: torch.device,
+        conditions: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(1, training, device)
         self.denoiser = denoiser.to(device)
         self.seed = seed
         self.samples = data.train.to(device)
+        self.conditions = dict(conditions or {})
+        self.classes = data.condition("train", self.conditions)
         self.scale = objective.scale(data)
         if objective.vlb is not None:
             # Beside a loss that is 1 at F = 0, as L_simple is.
@@ -287,6 +297,12 @@ class Trainer(Loop):
         for name, buffer in (("data", self.weights.W), ("grad", self.weights.G)):
             for p, view in zip(self.parameters, self.weights.views(buffer[0]), strict=True):
                 setattr(p, name, view)
+
+    @classmethod
+    def of(cls, one: Contestant, data: Data, device: torch.device) -> Trainer:
+        """The trainer of a contestant."""
+        denoiser, objective, training, seed, conditions = one
+        return cls(denoiser, objective, data, training, seed, device, conditions)
 
     @property
     def ema(self) -> Tensor:
@@ -319,14 +335,15 @@ class Trainer(Loop):
         levels = levels_of(self.denoiser, self.objective, sigmas).steps(self.device)
         noises = noised(self.objective.noise, self.seed, block, drawn.eps)
         ns, targets = (part[steps].to(self.device).unbind() for part in noises)
+        indices = drawn.indices[steps].to(self.device).unbind()
+        given = of_block(self.classes, self.conditions, self.seed, block, drawn.indices)
+        given = {name: classes[steps].to(self.device) for name, classes in given.items()}
         found, norms = [], []
-        for index, n, eps, at in zip(
-            drawn.indices[steps].to(self.device).unbind(), ns, targets, levels, strict=True
-        ):
+        for i, (index, n, eps, at) in enumerate(zip(indices, ns, targets, levels, strict=True)):
+            condition = {name: classes[i] for name, classes in given.items()} or None
             x0 = self.samples.index_select(0, index)
-            per_draw = losses(
-                self.denoiser.network, self.objective, x0, eps, at, self.training.precision, n
-            )
+            network, precision = self.denoiser.network, self.training.precision
+            per_draw = losses(network, self.objective, x0, eps, at, precision, condition, n)
             per_draw = per_draw / self.scale
             gradients = torch.autograd.grad(
                 per_draw.mean(), self.parameters, allow_unused=True, materialize_grads=True

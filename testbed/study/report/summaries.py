@@ -110,6 +110,7 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
                 _component(c["noise"]) if "noise" in c else "white" for c in configs
             ),
             "network": _distinct(_component(c.get("network")) for c in configs),
+            "conditions": _distinct(_conditions(c) for c in configs),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
             "training": _distinct(
                 f"{t.get('steps', '?')} steps, batch {t.get('batch', '?')}, "
@@ -246,7 +247,17 @@ def _evaluation(e: dict[str, Any]) -> str:
     )
     sampler = _component(e.get("sampler"))
     along = f" of {_component(e['schedule'])}" if "schedule" in e else ""
-    return f"{levels} levels × {draws} draws, {samples} samples by {sampler}, {steps} steps{along}"
+    named = e.get("guidance") or {"name": "none"}
+    guided = "" if named["name"] == "none" else f", guided by {_component(named)}"
+    return (
+        f"{levels} levels × {draws} draws, {samples} samples by {sampler}, {steps} steps{along}"
+        f"{guided}"
+    )
+
+
+def _conditions(config: dict[str, Any]) -> str:
+    rates = config.get("conditions") or {}
+    return ", ".join(f"{name} (dropout {rate:g})" for name, rate in rates.items()) or "none"
 
 
 def _average(training: Mapping[str, Any]) -> str:

@@ -25,6 +25,25 @@ METRICS = {
         "−ELBO in nats/dim",
         "the evidence lower bound with the other sign: of −log p of held-out data, per dimension",
     ),
+    "excess_dropped_nats": (
+        "excess risk in nats, conditions off",
+        "the same integral for a conditional model with all its conditions switched off, against "
+        "the unconditional exact denoiser",
+    ),
+    "excess_guided_nats": (
+        "guided excess risk in nats",
+        "the same integral of E|D_w − D_w*|², the guided denoiser against the exact one guided "
+        "alike",
+    ),
+    "guided_error": (
+        "guided end points",
+        "root mean square per dimension between the ends of the guided trajectories and those of "
+        "the exactly guided denoiser, from the same noise",
+    ),
+    "classifier_nats": (
+        "classifier’s KL",
+        "KL of the trained classifier from the exact p(y|x), averaged over noise levels",
+    ),
     "energy": ("energy distance", "energy distance of samples to held-out data"),
     "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
     "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),

@@ -1,0 +1,104 @@
+"""The exact distributions given a condition: a mixture whose components have classes."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from testbed.errors import InputError, UnknownName, unknown
+from testbed.oracles.mixture import Mixture
+
+
+class Conditional:
+    """p(x0 | y) where the condition y is a function of the mixture's component.
+
+    Given classes of some conditions, x0 is of the components that have them all:
+
+        p(x0 | y) = sum over k in y of pi_k N(m_k, S_k), pi renormalised,
+        p(y | x) = sum over k in y of r_k(x).
+
+    oracle: the mixture, K components. components: name of a condition -> (K,) int64, the class
+    that each component has of it.
+    Raises ValueError for a shape that is not (K,), a dtype that is not int64, or a class below 0.
+    """
+
+    def __init__(self, oracle: Mixture, components: Mapping[str, Tensor]) -> None:
+        self.oracle = oracle
+        self.components = dict(components)
+        for name, classes in self.components.items():
+            if classes.shape != oracle.pi.shape or classes.dtype != torch.int64:
+                raise ValueError(
+                    f"components[{name!r}]: got {classes.dtype} of shape {tuple(classes.shape)}, "
+                    f"expected int64 of shape ({len(oracle.pi)},)"
+                )
+            if bool((classes < 0).any()):
+                raise ValueError(f"components[{name!r}]: got {classes.tolist()}, expected from 0")
+
+    def given(self, condition: Mapping[str, int]) -> Mixture:
+        """The oracle of x0 given these classes; -1 and a name left out say nothing.
+
+        Raises:
+            UnknownName: a condition that there is not.
+            InputError: classes that no component has together.
+        """
+        within = torch.ones(len(self.oracle.pi), dtype=torch.bool)
+        for name, value in condition.items():
+            if value >= 0:
+                within &= self._classes(name).cpu() == value
+        if not bool(within.any()):
+            words = ", ".join(f"{name} = {value}" for name, value in condition.items())
+            raise InputError(f"condition {words}: no part of the data has it.")
+        if bool(within.all()):
+            return self.oracle
+        return self.oracle.restricted([int(k) for k in within.nonzero()[:, 0]])
+
+    def denoise(
+        self, x: Tensor, sigma: float | Tensor, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """E[x0|x, y], shaped like x; `condition` maps names to (B,) int64 classes, -1 for none.
+
+        Raises:
+            UnknownName, InputError: as `given`.
+        """
+        if not condition or not len(x):
+            return self.oracle.denoise(x, sigma)
+        names = list(condition)
+        rows = torch.stack([condition[name] for name in names], 1)
+        found = torch.empty_like(x)
+        for combination in sorted(set(map(tuple, rows.tolist()))):
+            of = (rows == rows.new_tensor(combination)).all(1)
+            level = sigma[of] if isinstance(sigma, Tensor) and sigma.ndim else sigma
+            oracle = self.given(dict(zip(names, combination, strict=True)))
+            found[of] = oracle.denoise(x[of], level)
+        return found
+
+    def log_classes(self, name: str, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """log p(y|x) for every class y of one condition, (B, classes) nats, differentiable.
+
+        -inf for a class that no component has.
+
+        Raises:
+            UnknownName: a condition that there is not.
+        """
+        classes = self._classes(name)
+        log_r = self.oracle.log_classes(x, sigma)
+        return torch.stack(
+            [
+                log_r[:, classes == y].logsumexp(1)
+                if bool((classes == y).any())
+                else log_r.new_full((len(x),), -torch.inf)
+                for y in range(int(classes.max()) + 1)
+            ],
+            1,
+        )
+
+    def to(self, device: torch.device | str) -> "Conditional":
+        """A copy on the device."""
+        return Conditional(
+            self.oracle.to(device), {name: c.to(device) for name, c in self.components.items()}
+        )
+
+    def _classes(self, name: str) -> Tensor:
+        if name not in self.components:
+            raise UnknownName(unknown("condition", name, self.components))
+        return self.components[name]

@@ -1,0 +1,101 @@
+"""Guidance: a denoiser bent towards a condition, which is a denoiser (x, sigma) -> D again.
+
+    classifier-free   D_w = D_n + sum_i w_i (D_i - D_n)
+    classifier        D_l = D + l sigma^2 grad_x log p(y|x)
+
+D_i is the denoiser under condition i and D_n the one under the negative condition, which is nothing
+by default. Every kind q = a x0 + b eps is affine in D at fixed x, with coefficients that do not
+depend on the condition, so the same w holds in all of them, and grad_x log p(y|x) = g enters by
+dq/dD (`predictions.slope`):
+
+    eps_l = eps - l sigma g,                      score_l = score + l g,
+    v_l = v - l sigma sqrt(1 + sigma^2) g,        flow_l = flow - l sigma (1 + sigma) g,
+    F_l = F + l sigma^2 g/c_out.
+
+For exact parts sigma^2 grad_x log p(y|x) = D_y - D (Bayes' rule and Tweedie), so the two are one
+with l = w where D is the unconditional denoiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from testbed.noise import per_sample
+
+Condition = Mapping[str, Tensor]
+"""Name -> classes (B,) int64, -1 where it is switched off."""
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Conditional = Callable[[Tensor, Tensor, Condition | None], Tensor]
+LogClasses = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """D_w = D_n + sum_i w_i (D_i - D_n) = (1 - sum_i w_i) D_n + sum_i w_i D_i.
+
+    One condition with w = 1 is D_i itself, and with w = 0 D_n, to the last bit: a denoiser of
+    weight zero is not asked. Several are composed.
+
+    Args:
+        denoiser: (x, sigma, condition) -> D; a condition of None is nothing.
+        terms: each condition with its scale w.
+        negative: the condition of D_n.
+
+    Source: Ho and Salimans 2022, arXiv:2207.12598, eq. 6, whose scale is w - 1; several conditions:
+    Liu et al. 2022, arXiv:2206.01714, eq. 11.
+    """
+
+    denoiser: Conditional
+    terms: Sequence[tuple[Condition | None, float]]
+    negative: Condition | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """D_w at x (B, ...), sigma (B,); shaped like x."""
+        rest = 1 - sum(w for _, w in self.terms)
+        asked = [(c, w) for c, w in ((self.negative, rest), *self.terms) if w != 0]
+        (first, w), *others = asked
+        D = w * self.denoiser(x, sigma, first)
+        for condition, w in others:
+            D = D + w * self.denoiser(x, sigma, condition)
+        return D
+
+
+@dataclass(frozen=True)
+class ClassifierGuided:
+    """D_l = D + l sigma^2 grad_x log p(y|x).
+
+    Args:
+        denoiser: (x, sigma) -> D.
+        log_classes: (x, sigma) -> (B, C) nats, log p(y|x) of a noisy x up to a constant per row
+            that does not depend on x.
+        y: (B,) int64; a sample of class -1 is not guided.
+        scale: l.
+
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, eq. 10, with sigma for sqrt(1 - abar).
+    """
+
+    denoiser: Denoise
+    log_classes: LogClasses
+    y: Tensor
+    scale: float
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """D_l at x (B, ...), sigma (B,); shaped like x."""
+        D = self.denoiser(x, sigma)
+        if self.scale == 0:
+            return D
+        s = per_sample(sigma, x).to(x.dtype)
+        return D + self.scale * s**2 * class_gradient(self.log_classes, x, sigma, self.y)
+
+
+def class_gradient(log_classes: LogClasses, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+    """grad_x log p(y|x), (B, ...) like x, by autograd; 0 for the samples with y = -1."""
+    with torch.enable_grad():
+        at = x.detach().requires_grad_()
+        chosen = log_classes(at, sigma).gather(1, y.clamp(min=0)[:, None])[:, 0]
+        (g,) = torch.autograd.grad(chosen.sum(), at)
+    return torch.where((y >= 0).reshape(-1, *[1] * (x.ndim - 1)), g, 0.0)

@@ -1,0 +1,107 @@
+"""A classifier of noisy data, p(y|x) at every sigma: what classifier guidance follows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from testbed.data.base import Data
+from testbed.denoiser import SHARED
+from testbed.errors import InputError
+from testbed.networks.mlp import Features
+from testbed.noise import per_sample
+from testbed.random import stream
+from testbed.training.engine import BLOCK, draws
+from testbed.training.settings import Training
+from testbed.training.weights import Weights
+
+FEATURES, FREQUENCIES = 16, (1 / 64, 64.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the classifier is made: its network's size, and its training by Adam and averaging.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    steps: int = 2000
+    batch: int = 256
+    width: int = 64
+    depth: int = 2
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        self.training()
+        if not (1 <= self.width <= 65536 and 1 <= self.depth <= 1000):
+            raise InputError(
+                f"width = {self.width}, depth = {self.depth}: expected 1 to 65536 and 1 to 1000."
+            )
+
+    def training(self) -> Training:
+        """Those of the optimiser."""
+        return Training(steps=self.steps, batch=self.batch, learning_rate=self.learning_rate)
+
+
+class Classifier(Features):
+    """log p(y|x) = log_softmax of a residual MLP on c_in x and c_noise, one output a class.
+
+    c_in = 1/sqrt(sigma^2 + sigma_data^2), c_noise = log(sigma)/4; the last layer starts at zero:
+    every class equally likely.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], classes: int, sigma_data: float, settings: Settings
+    ) -> None:
+        super().__init__(shape, settings.width, settings.depth, FEATURES, FREQUENCIES)
+        self.sigma_data = sigma_data
+        self.last = nn.Linear(settings.width, classes)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log p(y|x), (B, C) nats, float32, for x (B, *shape) and sigma (B,)."""
+        level = sigma.double()
+        c_in, c_noise = (SHARED[name](level, self.sigma_data) for name in ("c_in", "c_noise"))
+        scaled = per_sample(c_in, x).float() * x.float()
+        return torch.log_softmax(self.last(self.features(scaled, c_noise.float())), 1)
+
+
+def train(
+    data: Data, of: str, sigma_min: float, sigma_max: float, settings: Settings, seed: int
+) -> Classifier:
+    """A classifier of condition `of` from the training split, its weights averaged; on CPU.
+
+    It minimises E[-log p(y|x0 + sigma eps)] with log sigma uniform on [log sigma_min,
+    log sigma_max]: its optimum is the exact p(y|x) at every sigma. Batches, levels, noises and
+    initial weights are from streams of `seed` of its own.
+
+    Raises:
+        UnknownName: the data have no such condition.
+    """
+    y = data.condition("train", [of])[of]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, "classifier/weights").initial_seed())
+        model = Classifier(data.shape, data.classes[of], data.sigma_data, settings)
+    parameters = list(model.parameters())
+    weights = Weights([parameters], [settings.training()])
+    for p, view in zip(parameters, weights.views(weights.W[0]), strict=True):
+        p.data = view
+    own = stream(seed, "classifier/draws").initial_seed()
+    low, high = math.log(sigma_min), math.log(sigma_max)
+    for step in range(settings.steps):
+        block, offset = divmod(step, BLOCK)
+        if offset == 0:
+            drawn = draws(own, block, settings.batch, len(data.train), data.shape)
+            sigmas = torch.exp(low + (high - low) * drawn.u)
+        index, eps, sigma = drawn.indices[offset], drawn.eps[offset], sigmas[offset]
+        x = data.train[index] + per_sample(sigma, eps).float() * eps
+        loss = nn.functional.nll_loss(model(x, sigma), y[index])
+        weights.update(weights.take(torch.autograd.grad(loss, parameters)), step)
+    with torch.no_grad():
+        weights.W.copy_(weights.ema)
+    return model.eval()
