@@ -103,8 +103,8 @@ def per_level(
     denoiser: Denoiser,
     against: Held,
     device: torch.device,
-    noise: Noise = WHITE,
     dropped: bool = False,
+    noise: Noise = WHITE,
 ) -> pd.DataFrame:
     """One row per level; losses and excess risks per dimension, in x0 space.
 

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from testbed.components import Sigma
+from testbed.ddpm import Normal, posterior_of
 from testbed.noise import per_sample
 
 Condition = Mapping[str, Tensor]
@@ -31,6 +33,31 @@ Condition = Mapping[str, Tensor]
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Conditional = Callable[[Tensor, Tensor, Condition | None], Tensor]
 LogClasses = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A denoiser under one condition, D_y.
+
+    Args:
+        denoiser: (x, sigma, condition) -> D.
+        condition: that of the samples; None for nothing.
+    """
+
+    denoiser: Conditional
+    condition: Condition | None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """D_y at x (B, ...), sigma (B,); shaped like x."""
+        return self.denoiser(x, sigma, self.condition)
+
+    def posterior(self, x: Tensor, sigma: Sigma, following: Sigma) -> Normal:
+        """Mean and variance of x at the level `following`, where the denoiser learns a variance.
+
+        Raises:
+            NoPosterior: it does not.
+        """
+        return posterior_of(self.denoiser)(x, sigma, following, self.condition)
 
 
 @dataclass(frozen=True)

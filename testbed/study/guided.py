@@ -20,6 +20,7 @@ from testbed.sampling.guidance import (
     Condition,
     Conditional,
     Denoise,
+    Given,
     LogClasses,
 )
 from testbed.training import classifier
@@ -59,7 +60,7 @@ class Unguided:
     def denoiser(
         self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
     ) -> Denoise:
-        return lambda x, sigma: denoiser(x, sigma, condition or None)
+        return Given(denoiser, condition or None)
 
 
 @dataclass(frozen=True)

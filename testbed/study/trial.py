@@ -453,7 +453,7 @@ def _measure(
     against = _held(*named, low, high, *shown)
     noise = component(registry, "noise", config["noise"])
     dropped = guided.drops_all(conditions)
-    levels = denoising.per_level(trained, against, device, noise, dropped)
+    levels = denoising.per_level(trained, against, device, dropped, noise)
     metrics = denoising.summary(levels, d)
     guide = Guide(config, registry, data, trained, device)
     found, table = guide.measured(against, levels)
