@@ -11,6 +11,7 @@ from torch import Tensor
 
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
+from testbed.metrics.information import kl_bound
 from testbed.noise import per_sample
 from testbed.oracles import Gaussian
 from testbed.random import stream
@@ -112,13 +113,11 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
 
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
     denoiser. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over the levels' range by the
-    trapezoid rule: the part of KL(data || model) <= int excess/sigma^3 dsigma that lies in it.
+    trapezoid rule: `information.kl_bound`.
     """
     import numpy as np
 
-    log_sigma = np.log(levels["sigma"])
     found = {"loss_vs_wiener": float(np.exp(np.log(levels["loss"] / levels["wiener"]).mean()))}
     if "excess" in levels:
-        rate = d * levels["excess"] / levels["sigma"] ** 2
-        found["excess_nats"] = float(np.trapezoid(rate, log_sigma))
+        found["excess_nats"] = kl_bound(levels["sigma"], levels["excess"], d).value
     return found

@@ -273,6 +273,9 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     objective = Objective(p, parts["weighting"], parts["loss"], density, sigma_data, table=table)
     problems += validity.problems(objective, inputs["c_noise"], network, data)
     problems += validity.unsampled(sampler, schedule, evaluation.steps, objective)
+    likelihood = evaluation.likelihood and evaluation.likelihood.model_dump()
+    if likelihood:
+        problems += validity.unlikely(likelihood, objective, data)
     if problems:
         raise InputError("\n".join(problems))
     used: list[Component] = [dataset, network, sampler, *metrics]
@@ -297,6 +300,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             "steps": evaluation.steps,
             "sampler": named(sampler),
             "schedule": named(schedule),
+            "likelihood": likelihood,
             "metrics": [named(metric) for metric in metrics],
         },
         "sources": sources(),

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
+from testbed.components import Estimate
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError, no_room, said
-from testbed.metrics import denoising
+from testbed.metrics import denoising, information, likelihood
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.sampling.loop import sample
@@ -392,7 +393,7 @@ def _measure(
     """Per-sigma table, identity rows of the trained model, samples and their metrics.
 
     Returns:
-        metrics, and the sampling error and p of each sample metric.
+        metrics, and the sampling error and p of those that have one.
     """
     from testbed import audit
 
@@ -402,7 +403,14 @@ def _measure(
     against = _held(*named, low, high, evaluation["levels"], evaluation["draws"])
     levels = denoising.per_level(trained, against, device)
     levels.to_csv(at / "levels.csv", index=False)
-    metrics = denoising.summary(levels, data.train[0].numel())
+    d = data.train[0].numel()
+    metrics = denoising.summary(levels, d)
+    found: dict[str, Estimate] = {}
+    if "excess" in levels:
+        bound = information.kl_bound(levels["sigma"], levels["excess"], d, levels["excess_se"])
+        found["excess_nats"] = Estimate(bound.value, bound.error)
+    if evaluation.get("likelihood"):
+        found |= likelihood.held_out(trained, data, low, high, device, **evaluation["likelihood"])
 
     few = min(8, len(against.x0))
     sigma = against.sigma.repeat_interleave(few).to(device)
@@ -418,14 +426,12 @@ def _measure(
     words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
-    errors = {}
     for named_metric in evaluation["metrics"]:
         metric = component(registry, "metric", named_metric)
         generator = stream(0, f"metric/{metric.name}")
-        found = metric.estimate(samples.cpu(), data, generator)
-        metrics[metric.name] = found.value
-        errors[metric.name] = {"error": found.error, "p": found.p}
-    return metrics, errors
+        found[metric.name] = metric.estimate(samples.cpu(), data, generator)
+    metrics |= {name: one.value for name, one in found.items()}
+    return metrics, {name: {"error": one.error, "p": one.p} for name, one in found.items()}
 
 
 def draw(
