@@ -156,6 +156,7 @@ CHANGES = {
     "evaluation.sampler.name": "evaluation.sampler=euler",
     "evaluation.schedule.name": "evaluation.schedule=uniform",
     "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
+    "evaluation.likelihood": "evaluation.likelihood={}",
     "table": "table=ddpm",
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }

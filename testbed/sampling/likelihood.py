@@ -20,6 +20,8 @@ LogDensity = Callable[[Tensor, float], Tensor]
 DIVERGENCES = ("exact", "hutchinson")
 ROWS = 4096
 """Samples times directions of one reverse pass: what bounds its memory."""
+ROUNDING = 2.0**-40
+"""By how much a level may be off, far more than float64 and far less than two levels differ."""
 
 
 class Likelihood(NamedTuple):
@@ -50,7 +52,8 @@ def log_likelihood(
 
     x goes by Heun's step in sigma, which is exact where D is constant and where D is the nearest
     point of a plane; the trace, taken at the levels, by the trapezoid rule in log sigma, over which
-    d - tr dD/dx is smooth and for an exact D between 0 and d. Both are of second order.
+    d - tr dD/dx is smooth, and constant for large sigma and for data in a plane. Both are of second
+    order.
 
     Args:
         denoiser: any callable (x, sigma) -> x0, x (B, ...), sigma (B,) float64, that treats samples
@@ -195,7 +198,9 @@ def levels(steps: int, sigma_min: float, sigma_max: float, table: Table | None =
     found = torch.logspace(*ends, steps + 1, dtype=torch.float64)
     if table is None:
         return found
-    nearest = sorted({s for s in table.quantised(found).tolist() if sigma_min <= s <= sigma_max})
+    # A level that was computed to lie on an end may have been rounded past it.
+    low, high = (1 - ROUNDING) * sigma_min, (1 + ROUNDING) * sigma_max
+    nearest = sorted({s for s in table.quantised(found).tolist() if low <= s <= high})
     if len(nearest) < 2:
         raise InputError(
             f"{table.label} has {len(nearest)} levels from {sigma_min:g} to {sigma_max:g}: a "

@@ -86,7 +86,7 @@ class Likelihood(Model):
     """`evaluation.likelihood`: nll and bits per dimension by the probability-flow ODE."""
 
     samples: int = Field(default=64, ge=2, description="held-out points")
-    steps: int = Field(default=64, ge=2, le=MOST_STEPS, description="Heun steps")
+    steps: int = Field(default=128, ge=2, le=MOST_STEPS, description="Heun steps")
     divergence: Literal["exact", "hutchinson"] = "exact"
     probes: int = Field(default=1, ge=1, description="of Hutchinson's estimator, a sample")
 
