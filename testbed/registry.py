@@ -36,6 +36,7 @@ from testbed.errors import InputError, PluginError, UnknownName, said, unknown
 from testbed.parameterization import Parameterization
 
 if TYPE_CHECKING:
+    from testbed.coloured import Noise
     from testbed.sampling.schedules import Schedule
     from testbed.tables import Table
 
@@ -323,6 +324,12 @@ class Registry:
         from testbed.tables import table
 
         return table(name, **options)
+
+    def noise(self, name: str, **options: Any) -> Noise:
+        """The noise of that name, of those built in: what is added to eps in training."""
+        from testbed.coloured import noise
+
+        return noise(name, **options)
 
     def metric(self, name: str, **options: Any) -> Metric:
         """The sample metric of that name."""

@@ -17,7 +17,7 @@ from conftest import TINY, Done, run_here
 import testbed
 from testbed.errors import InputError, UnknownName
 from testbed.registry import Registry
-from testbed.study import engines, journal, plan, report, runner, spec, trial
+from testbed.study import engines, journal, plan, report, runner, spec, terminal, trial
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
 from testbed.training.engine import Loop
@@ -111,6 +111,54 @@ def test_what_depends_on_more_than_sigma_trains_alone(tmp_path: Path) -> None:
     """The arm `equal` has a weighting of its own, the other the learned one."""
     found = engines.choose(made(tmp_path, "base.weighting=edm2"), REGISTRY, "batched", 1)
     assert sizes(found) == [4, 2, *[1] * 6]
+
+
+STEPS = '"evaluation.steps" = [3, 5]'
+
+
+def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: Path) -> None:
+    tiny = made(tmp_path, grid=STEPS)
+    one_by_one = engines.choose(tiny, REGISTRY, "sequential")
+    assert sizes(one_by_one) == [2] * 9
+    for group in one_by_one.groups:
+        assert len(group.trainings) == 1
+        assert [one.config["evaluation"]["steps"] for one in group.trials] == [3, 5]
+    batched = engines.choose(tiny, REGISTRY, "batched", 1)
+    assert (sizes(batched), [len(g.trainings) for g in batched.groups]) == ([12, 6], [6, 3])
+    assert "18 trials of 9 trainings" in terminal.engine_line(batched)
+    split = engines.choose(tiny, REGISTRY, "batched", 2)
+    assert (sizes(split), [len(g.trainings) for g in split.groups]) == ([6, 6, 6], [3, 3, 3])
+
+
+def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
+    tmp_path: Path, no_report: None
+) -> None:
+    """Whatever the engine: the same curve and weights, and each way's own samples."""
+    folders, alone = {}, tmp_path / "alone"
+    for name in ("batched", "sequential"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny.toml").write_text(TINY.replace("[grid]", f"[grid]\n{STEPS}"))
+        done = run_here(tmp_path / name, "study", "tiny.toml", *QUIET, "--engine", name)
+        assert done.code == 0, done.out + done.err
+        folders[name] = tmp_path / name / "runs" / "tiny"
+    of: dict[str, list[Path]] = {}
+    for one in journal.trials(folders["sequential"]):
+        at = journal.folder(folders["sequential"], one["id"])
+        of.setdefault(trial.training_of(one["config"]), []).append(at)
+        trial.run(one["config"], alone / one["id"])
+        for name in ("weights.safetensors", "samples.safetensors", "levels.csv"):
+            assert (at / name).read_bytes() == (alone / one["id"] / name).read_bytes(), name
+    assert [len(same) for same in of.values()] == [2] * 9
+    for first, second in of.values():
+        assert weights(first) == weights(second)
+        assert (first / "samples.safetensors").read_bytes() != (
+            second / "samples.safetensors"
+        ).read_bytes()
+    # No two trainings are taken for one another.
+    assert len({weights(first) for first, _ in of.values()}) == 9
+    for same in of.values():
+        mine, its = (weights(folders["batched"] / "trials" / at.name) for at in same)
+        assert mine == its
 
 
 def test_trials_with_equal_settings_are_neighbours(tmp_path: Path) -> None:

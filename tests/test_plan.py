@@ -148,6 +148,10 @@ CHANGES = {
     "training.ema": "training.ema=0.5",
     "training.clip": "training.clip=1",
     "training.points": "training.points=3",
+    "training.warmup": "training.warmup=5",
+    "training.schedule": "training.schedule=cosine",
+    "training.ema_width": "training.ema_width=0.1",
+    "training.hold": 'training={hold=5, schedule="cosine"}',
     "training.precision": "training.precision=bfloat16",
     "evaluation.levels": "evaluation.levels=4",
     "evaluation.draws": "evaluation.draws=9",
@@ -158,6 +162,7 @@ CHANGES = {
     "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
     "evaluation.likelihood": "evaluation.likelihood={}",
     "table": "table=ddpm",
+    "noise.name": "noise=offset",
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.

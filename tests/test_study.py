@@ -526,18 +526,24 @@ def test_the_tables_of_the_report_follow_from_the_trials(finished: Finished) -> 
     table = pd.read_csv(finished.folder / "tables" / "results.csv")
     levels = pd.read_csv(finished.folder / "tables" / "levels.csv")
     values: dict[tuple[str, str, str, str], list[float]] = {}
+    errors: dict[tuple[str, str, str], list[float]] = {}
     losses: dict[tuple[str, str, str, int], list[float]] = {}
     for (place, variant, _), at in sorted(trials(finished.folder).items()):
         case, arms = place.split("/")
         for arm in arms.split("+"):
             for metric, value in result(at)["metrics"].items():
                 values.setdefault((case, arm, variant, metric), []).append(value)
+            error = result(at)["errors"]["energy"]["error"]
+            errors.setdefault((case, arm, variant), []).append(error)
             for i, loss in enumerate(pd.read_csv(at / "levels.csv")["loss"]):
                 losses.setdefault((case, arm, variant, i), []).append(loss)
     assert len(table) == len(values) == 2 * 2 * 3 + 2 * 2 * 2
     for row in table.itertuples():
         found = values[row.case, row.arm, row.variant, row.metric]
         assert (row.n, row.diverged, row.missing) == (len(found), 0, 0)
+        known = errors[row.case, row.arm, row.variant] if row.metric == "energy" else [math.nan]
+        assert row.sampling_error == pytest.approx(stats.tmean(np.square(known)) ** 0.5,
+                                                   rel=1e-9, nan_ok=True)  # fmt: skip
         log = row.mean == "geometric"
         assert log == all(
             v > 0 for key, vs in values.items() if key[0] == row.case and key[3] == row.metric
@@ -631,6 +637,8 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
             assert run.metrics[name] == [(row["step"], row[name]) for row in curve(at)]
         for name, value in result(at)["metrics"].items():
             assert run.metrics[name] == [(100, value)]
+        for what, value in result(at)["errors"]["energy"].items():
+            assert run.metrics[f"energy_{what}"] == [(100, value)]
         assert run.metrics["diverged"] == [(100, 0.0)]
         assert run.artifacts == {
             "trial.json", "result.json", "levels.csv", "tweedie.json", "rows.parquet",

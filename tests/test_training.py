@@ -23,7 +23,7 @@ from testbed.data.base import Data
 from testbed.errors import InputError
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.training import checkpoint, engine, weights
+from testbed.training import checkpoint, engine, rates
 from testbed.training.engine import BLOCK, Trainer, draws
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
@@ -534,12 +534,12 @@ def test_divergence_of_the_very_last_update_is_noticed(steps: int) -> None:
     one = trainer(steps=steps)
     descend = one.weights.descend
 
-    def last() -> None:
-        if one.step == steps - 1:
+    def last(step: int) -> None:
+        if step == steps - 1:
             (run,) = one.weights.runs
             settings = dataclasses.replace(run.settings, learning_rate=1e39)
             one.weights.runs = [run._replace(settings=settings)]
-        descend()
+        descend(step)
 
     one.weights.descend = last
     list(one)
@@ -696,12 +696,12 @@ def decaying(schedule: Callable[[int], float]) -> type[Trainer]:
 
     class Mutant(Trainer):
         def _block(self, *arguments: Any) -> None:
-            genuine = weights.decay
-            weights.decay = lambda ema, step: schedule(step)
+            genuine = rates.decay
+            rates.decay = lambda training, step: schedule(step)
             try:
                 super()._block(*arguments)
             finally:
-                weights.decay = genuine
+                rates.decay = genuine
 
     return Mutant
 
@@ -908,7 +908,7 @@ def test_training_lowers_the_loss(name: str) -> None:
 class NoStep(Trainer):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.weights.descend = lambda: None
+        self.weights.descend = lambda step: None
 
 
 class Uphill(Trainer):
@@ -916,9 +916,9 @@ class Uphill(Trainer):
         super().__init__(*arguments)
         descend = self.weights.descend
 
-        def ascend() -> None:
+        def ascend(step: int) -> None:
             self.weights.G.neg_()
-            descend()
+            descend(step)
 
         self.weights.descend = ascend
 
@@ -1010,7 +1010,7 @@ def at_start(one: Trainer, steps: int, batch: int) -> tuple[Tensor, Tensor]:
 def still(**options: Any) -> Trainer:
     """A trainer whose steps change nothing."""
     one = trainer(**options)
-    one.weights.descend = lambda: None
+    one.weights.descend = lambda step: None
     return one
 
 
@@ -1044,9 +1044,9 @@ def test_a_row_s_gradient_norm_is_the_mean_of_the_gradient_s_norm() -> None:
     one, norms = trainer(steps=20), []
     descend = one.weights.descend
 
-    def listen() -> None:
+    def listen(step: int) -> None:
         norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in one.parameters)))
-        descend()
+        descend(step)
 
     one.weights.descend = listen
     (row,) = one
@@ -1062,9 +1062,9 @@ def gradients(**options: Any) -> tuple[list[float], float]:
     one, norms = trainer(steps=20, **options), []
     descend = one.weights.descend
 
-    def listen() -> None:
+    def listen(step: int) -> None:
         norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in one.parameters)))
-        descend()
+        descend(step)
 
     one.weights.descend = listen
     (row,) = one
@@ -1129,10 +1129,10 @@ def test_training_out_of_range_is_refused(name: str, value: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def the_engine_is_left_as_it_was() -> Iterator[None]:
-    before = torch.get_rng_state(), weights.decay
+    before = torch.get_rng_state(), rates.decay
     yield
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] is weights.decay
+    assert before[1] is rates.decay
 
 
 # --- bfloat16 -----------------------------------------------------------------------------------

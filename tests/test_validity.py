@@ -140,6 +140,10 @@ REFUSED = {
         [ONLY.format("bent"), 'loss={name = "l2", space = "F"}'],
         "not affine: its target has no coefficients",
     ),
+    "noise in x alone for a non-affine one": (
+        [ONLY.format("bent"), "noise=perturbed"],
+        "noise 'perturbed' is in x and not in the target: parameterization 'bent' is not affine",
+    ),
 }
 
 
@@ -165,6 +169,7 @@ def test_a_combination_that_cannot_work_is_refused_with_the_reason(
         [ONLY.format("edm"), "network=short", "sigma_min=0.02", "sigma_max=50"],
         [ONLY.format("late"), "sigma_min=1.5"],
         [ONLY.format("bent")],
+        [ONLY.format("bent"), "noise=offset"],
     ],
 )
 def test_its_neighbour_that_can_work_is_planned(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from testbed.coloured import WHITE, Noise, learned
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.metrics.information import kl_bound
 from testbed.noise import per_sample
-from testbed.oracles import Gaussian
+from testbed.oracles import Gaussian, Oracle
 from testbed.random import stream
 
 if TYPE_CHECKING:  # half a second to import, for which training need not wait
@@ -29,6 +30,7 @@ class Held:
         x0, eps: (n, *shape), the same at every level.
         wiener: (L,) loss of the best linear denoiser, the Gaussian fitted to the training split.
         optimum: (L, n, *shape) the oracle's denoiser, or None.
+        oracle: itself, where its answers for other noise are known, or None.
     """
 
     sigma: Tensor
@@ -36,6 +38,7 @@ class Held:
     eps: Tensor
     wiener: Tensor
     optimum: Tensor | None
+    oracle: Oracle | None = None
 
 
 def held(data: Data, sigma_min: float, sigma_max: float, levels: int, draws: int) -> Held:
@@ -60,15 +63,20 @@ def held(data: Data, sigma_min: float, sigma_max: float, levels: int, draws: int
         optimum = torch.stack(
             [oracle.denoise(x.double(), s) for x, s in zip(noisy, sigma, strict=True)]
         )
-    return Held(sigma, x0, eps, wiener, optimum)
+    mapped = data.oracle is not None and type(data.oracle).mapped is not Oracle.mapped
+    return Held(sigma, x0, eps, wiener, optimum, data.oracle if mapped else None)
 
 
-def per_level(denoiser: Denoiser, against: Held, device: torch.device) -> pd.DataFrame:
+def per_level(
+    denoiser: Denoiser, against: Held, device: torch.device, noise: Noise = WHITE
+) -> pd.DataFrame:
     """One row per level; losses and excess risks per dimension, in x0 space.
 
     Columns: sigma; loss E|D - x0|^2/d and its standard error over draws; wiener; optimum, the
     oracle's loss on the same draws; excess E|D - D*|^2/d and its error; target_rms, output_rms and
-    input_rms of the network; error_rms of its output against its target.
+    input_rms of the network; error_rms of its output against its target. x has white noise; where
+    training had another, and its exact answer is known, `limit` is E|D_n - D*|^2/d of the D_n that
+    such training tends to.
     """
     p, sd = denoiser.parameterization, denoiser.sigma_data
     x0, eps = against.x0.to(device), against.eps.to(device)
@@ -98,6 +106,9 @@ def per_level(denoiser: Denoiser, against: Held, device: torch.device) -> pd.Dat
             row["optimum"] = float((D_star - x0).square().mean())
             row["excess"] = float(excess.mean())
             row["excess_se"] = float(excess.std()) / math.sqrt(n)
+            if noise.of and against.oracle is not None:
+                D_n = learned(noise, against.oracle, p, x.cpu().double(), s, sd)
+                row["limit"] = float((D_n - against.optimum[i]).square().mean())
         table.append(row)
     import pandas as pd
 
@@ -113,11 +124,13 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
 
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
     denoiser. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over the levels' range by the
-    trapezoid rule: `information.kl_bound`.
+    trapezoid rule: `information.kl_bound`. `limit_nats`: the same of `limit`.
     """
     import numpy as np
 
     found = {"loss_vs_wiener": float(np.exp(np.log(levels["loss"] / levels["wiener"]).mean()))}
     if "excess" in levels:
         found["excess_nats"] = kl_bound(levels["sigma"], levels["excess"], d).value
+    if "limit" in levels:
+        found["limit_nats"] = kl_bound(levels["sigma"], levels["limit"], d).value
     return found

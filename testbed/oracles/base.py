@@ -58,6 +58,14 @@ class Oracle(ABC):
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws of x0, (n, *shape) float64; drawn where the generator lives, then moved."""
 
+    def mapped(self, A: Tensor) -> "Oracle":
+        """The distribution of A x0 for A (d, d), of x0 in one row; float64.
+
+        Raises:
+            NotImplementedError: of this distribution it is not known.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: no linear map of it is known.")
+
     def mmse(
         self,
         sigma: float | Tensor,

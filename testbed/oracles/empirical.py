@@ -142,6 +142,10 @@ class Empirical(Oracle):
         i = torch.randint(len(self.y), (n,), generator=generator, device=generator.device)
         return self.y[i.to(self.device)].double().reshape(n, *self.shape)
 
+    def mapped(self, A: Tensor) -> "Empirical":
+        """The points A y_i."""
+        return Empirical((self.y.double() @ A.mT).reshape(-1, *self.shape), self.block)
+
     def _mean(self, x: Tensor, s: Tensor, out: Tensor | None) -> Tensor:
         return self.c + self._expect(x, s, out, lambda e, y, near: e @ (y - self.c))[0]
 

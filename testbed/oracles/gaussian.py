@@ -61,6 +61,11 @@ class Gaussian(Oracle):
         z = normal(torch.Size((n, self.dim)), generator, self.device)
         return (self.m + (self.L.sqrt() * z) @ self.Q.mT).reshape(n, *self.shape)
 
+    def mapped(self, A: Tensor) -> "Gaussian":
+        """N(A m, A S A^T)."""
+        S = A @ (self.Q * self.L) @ self.Q.mT @ A.mT
+        return Gaussian((A @ self.m).reshape(self.shape), (S + S.mT) / 2)
+
     def mmse(
         self,
         sigma: float | Tensor,

@@ -97,6 +97,15 @@ class Mixture(Oracle):
                 z[k == j] = z[k == j] @ Q.mT
         return (self.m[k] + z).reshape(n, *self.shape)
 
+    def mapped(self, A: Tensor) -> "Mixture":
+        """sum_k pi_k N(A m_k, A S_k A^T)."""
+        root = (
+            torch.diag_embed(self.L.sqrt()) if self.Q is None else self.Q * self.L.sqrt()[:, None]
+        )
+        S = A @ root @ root.mT @ A.mT
+        means = (self.m @ A.mT).reshape(len(self.m), *self.shape)
+        return Mixture(means, weights=self.pi, covariances=(S + S.mT) / 2)
+
     def _coordinates(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
         """z_k = Q_k^T (x - m_k), (B, K, d), and sigma^2, (B, 1, 1)."""
         flat, s = self._prepare(x, sigma)

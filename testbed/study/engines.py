@@ -25,6 +25,7 @@ from testbed.study import journal, trial
 from testbed.study.plan import Plan, Trial, canonical
 from testbed.training.batch import Batch
 from testbed.training.engine import BLOCK, Contestant, Loop, Trainer
+from testbed.training.settings import OWN
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
@@ -32,8 +33,6 @@ MEASURED = 8
 """How many trials a measurement takes: a trial's step among more is no dearer."""
 PAYS = 240.0
 """Seconds of training above which torch.compile is tried: it takes about thirty, in each worker."""
-OWN = ("learning_rate", "betas", "ema", "clip")
-"""What of the training settings each trial of a batch has for itself."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,11 @@ class Group:
     def id(self) -> str:
         """Of its members."""
         return hashlib.sha256(" ".join(one.id for one in self.trials).encode()).hexdigest()[:12]
+
+    @property
+    def trainings(self) -> list[Trial]:
+        """The first trial of each training: those that differ in evaluation only share one."""
+        return [same[0] for same in _shared(self.trials)]
 
     @property
     def title(self) -> str:
@@ -104,8 +108,8 @@ class Engine:
         rate = self.measured.get(self.way.title, 0.0)
         if math.isinf(rate):
             return 0.0
-        trials = [one for group in self.groups for one in group.trials]
-        return _seconds(trials, rate, self.workers)
+        trainings = [one for group in self.groups for one in group.trainings]
+        return _seconds(trainings, rate, self.workers)
 
     @property
     def way(self) -> Way:
@@ -157,8 +161,8 @@ def choose(
     workers = _workers(plan.device, slots)
     engine = Engine("sequential" if wanted == "sequential" else "batched", workers, 1)
     engine.groups = _groups(pending, registry, engine.name, workers)
-    largest = max(engine.groups, key=lambda group: len(group.trials), default=None)
-    if wanted != "sequential" and (largest is None or len(largest.trials) < 2):
+    largest = max(engine.groups, key=lambda group: len(group.trainings), default=None)
+    if wanted != "sequential" and (largest is None or len(largest.trainings) < 2):
         if wanted != "auto" and largest is not None:
             raise InputError(f"--engine {wanted}: no two of the pending trials can be batched.")
         engine.name = "sequential"
@@ -189,7 +193,7 @@ def _rates(
         ways.append(Way("compiled", workers, 1))
     rates = {way: _measure(way, group, registry, device, wanted) for way in ways}
     best = _best(rates, wanted)
-    seconds = _seconds(pending, rates[best], best.slots)
+    seconds = _seconds(Group([*pending]).trainings, rates[best], best.slots)
     if wanted == "auto" and best.name == "batched" and seconds > PAYS:
         way = best._replace(name="compiled")
         rates[way] = _measure(way, group, registry, device, wanted)
@@ -265,20 +269,29 @@ def _ended(one: Trial) -> bool:
     return one.state in journal.ENDED
 
 
+def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Those that are one training together, in the order of the first of each."""
+    found: dict[str, list[Trial]] = {}
+    for one in trials:
+        found.setdefault(trial.training_of(one.config), []).append(one)
+    return list(found.values())
+
+
 def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int) -> list[Group]:
     """Trials that can be batched, as many groups as there are workers for them."""
+    trainings = _shared(pending)
     if name == "sequential":
-        return [Group([one]) for one in pending]
-    classes: dict[str, list[Trial]] = {}
-    for one in pending:
-        classes.setdefault(_class(one, registry), []).append(one)
+        return [Group(same) for same in trainings]
+    classes: dict[str, list[list[Trial]]] = {}
+    for same in trainings:
+        classes.setdefault(_class(same[0], registry), []).append(same)
     found = []
-    for trials in classes.values():
-        parts = min(max(slots, -(-len(trials) // LARGEST)), max(1, len(trials) // 2))
+    for several in classes.values():
+        parts = min(max(slots, -(-len(several) // LARGEST)), max(1, len(several) // 2))
         # Neighbours share their settings: Adam then updates them by one call.
-        trials.sort(key=lambda one: canonical([one.config["training"][key] for key in OWN]))
-        edges = [round(i * len(trials) / parts) for i in range(parts + 1)]
-        found += [Group(trials[a:b]) for a, b in itertools.pairwise(edges)]
+        several.sort(key=lambda same: canonical([same[0].config["training"][key] for key in OWN]))
+        edges = [round(i * len(several) / parts) for i in range(parts + 1)]
+        found += [Group([*itertools.chain(*several[a:b])]) for a, b in itertools.pairwise(edges)]
     return sorted(found, key=lambda group: -len(group.trials) * group.steps)
 
 
@@ -295,7 +308,7 @@ def _class(one: Trial, registry: Registry) -> str:
         return one.id
     training = {key: value for key, value in config["training"].items() if key not in OWN}
     loss = "quadratic" if quadratic else config["loss"]
-    same = ("dataset", "data_digest", "network", "device")
+    same = ("dataset", "data_digest", "network", "device", "noise")
     return canonical([{key: config[key] for key in same}, training, loss])
 
 
@@ -308,7 +321,7 @@ def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: st
     threads, where = torch.get_num_threads(), torch.device(device)
     torch.set_num_threads(way.threads)
     # All where that is compiled: the workers then find it in torch's cache.
-    some = group.trials if way.name == "compiled" else group.trials[:MEASURED]
+    some = group.trainings if way.name == "compiled" else group.trainings[:MEASURED]
     data = trial.data_of(some[0].config, registry)
     try:
         if way.name == "sequential":

@@ -61,7 +61,7 @@ def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Da
     c = p.coefficients(sigma, sigma_data=sd)
     c_in, c_noise = denoiser.inputs(sigma)
     a, b = p.pair_weights(sigma, sigma_data=sd)
-    target = torch.sqrt(a**2 * data.sigma_data**2 + b**2)
+    target = torch.sqrt(a**2 * data.sigma_data**2 + b**2 * objective.noise.variance)
     columns = {
         "sigma": sigma,
         "c_skip": c.skip,

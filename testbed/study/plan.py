@@ -31,8 +31,9 @@ SCHEMA = 1
 RECIPE = ("weighting", "loss", "density")
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 SOURCES = (
-    "components", "data", "denoiser", "formula", "metrics", "networks", "noise", "oracles",
-    "parameterization", "predictions", "random", "sampling", "study/trial", "tables", "training",
+    "coloured", "components", "data", "denoiser", "formula", "metrics", "networks", "noise",
+    "oracles", "parameterization", "predictions", "random", "sampling", "study/trial", "tables",
+    "training",
 )  # fmt: skip
 
 
@@ -251,6 +252,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
                 parts[axis] = table and _of_table(table, choice, problems)
                 continue
         parts[axis] = choice and look_up(axis, choice)
+    noise = look_up("noise", settings.noise)
     dataset = look_up("dataset", settings.dataset)
     network = look_up("network", settings.network)
     metrics = [look_up("metric", metric) for metric in evaluation.metrics]
@@ -270,7 +272,8 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     for name in inputs:
         if inputs[name] == "native" and _is_shared(name, p, sigma_data, density):
             inputs[name] = "shared"
-    objective = Objective(p, parts["weighting"], parts["loss"], density, sigma_data, table=table)
+    weighting, loss = parts["weighting"], parts["loss"]
+    objective = Objective(p, weighting, loss, density, sigma_data, table=table, noise=noise)
     problems += validity.problems(objective, inputs["c_noise"], network, data)
     problems += validity.unsampled(sampler, schedule, evaluation.steps, objective)
     likelihood = evaluation.likelihood and evaluation.likelihood.model_dump()
@@ -287,6 +290,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
         **{axis: part and named(part) for axis, part in parts.items()},
         **inputs,
         "table": table and named(table),
+        "noise": named(noise),
         "dataset": named(dataset),
         "data_digest": data.digest,
         "sigma_data": sigma_data,

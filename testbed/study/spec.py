@@ -139,6 +139,7 @@ class TrialSettings(Model):
     c_in: InputChoice = "recipe"
     c_noise: NoiseChoice = "recipe"
     table: Choice | None = None
+    noise: Choice = Choice(name="white")
     sigma_min: float = Field(0.002, gt=0)
     sigma_max: float = Field(80.0, gt=0, validate_default=True, allow_inf_nan=True)
     sigma_data: float | Assumed | None = None

@@ -93,9 +93,13 @@ def engine_line(engine: Engine) -> str:
         return "Nothing is left to train."
     trials = sum(len(group.trials) for group in engine.groups)
     workers = f"{engine.workers} workers" if engine.workers > 1 else "one process"
-    largest = max(len(group.trials) for group in engine.groups)
+    trainings = sum(len(group.trainings) for group in engine.groups)
+    what = (
+        f"{trials} trials" if trials == trainings else f"{trials} trials of {trainings} trainings"
+    )
+    largest = max(len(group.trainings) for group in engine.groups)
     how = "one by one" if largest == 1 else f"up to {largest} as one"
-    line = f"Engine: {engine.name}, {trials} trials {how} on {workers}"
+    line = f"Engine: {engine.name}, {what} {how} on {workers}"
     if engine.seconds():
         rates = ", ".join(f"{name} {ms:.2g} ms" for name, ms in engine.measured.items())
         line += f"; training takes about {clock(engine.seconds())} (a trial's step: {rates})"

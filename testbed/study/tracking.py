@@ -244,7 +244,15 @@ class Tracker:
             result, final = {}, {}
             if status in journal.ENDED:
                 result = journal.read_json(at / "result.json")
-                final = {**result["metrics"], "diverged": float(status == "diverged")}
+                final = {
+                    **result["metrics"],
+                    **{
+                        f"{name}_{what}": value
+                        for name, found in (result.get("errors") or {}).items()
+                        for what, value in found.items()
+                    },
+                    "diverged": float(status == "diverged"),
+                }
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
             run = self._send(trial, final, tags, trial.config["training"]["steps"])
             if (at / "rows.jsonl").is_file():

@@ -36,7 +36,8 @@ CHECKPOINT_SECONDS = 15.0
 ORPHANED = 60.0
 """Seconds within which the worker of a driver that was killed has ended."""
 KARRAS = {"name": "karras", "options": {}}
-"""The schedule of a trial that names none."""
+WHITE = {"name": "white", "options": {}}
+"""The schedule and the noise of a trial that names none."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -79,7 +80,8 @@ def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
         else config[axis] and component(registry, axis, config[axis])
         for axis in axes
     }
-    return Objective(**parts, sigma_data=config["sigma_data"], table=table)
+    noise = component(registry, "noise", config.get("noise", WHITE))
+    return Objective(**parts, sigma_data=config["sigma_data"], table=table, noise=noise)
 
 
 def table_of(config: Mapping[str, Any], registry: Registry) -> Table | None:
@@ -105,6 +107,11 @@ def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[De
         table=objective.table,
     )
     return denoiser, objective
+
+
+def training_of(config: Mapping[str, Any]) -> str:
+    """What of a resolved configuration its training depends on: all but how it is measured."""
+    return json.dumps({k: v for k, v in config.items() if k != "evaluation"}, sort_keys=True)
 
 
 def _module(denoiser: Denoiser) -> torch.nn.Module:
@@ -175,7 +182,8 @@ def run_together(
 ) -> list[str]:
     """Trains trials as one batch and measures each; resumes from the group's checkpoint.
 
-    Where training raises, each is run alone: then it fails alone, and the others do not.
+    Those that differ in their evaluation only are one training. Where training raises, each is run
+    alone: then it fails alone, and the others do not.
 
     Args:
         configs, places: of each trial, as for `run`.
@@ -244,9 +252,17 @@ def _run_together(
             (at / "result.json").unlink(missing_ok=True)
             journal.write_json(at / "group.json", {"group": group.name, "trials": len(places)})
     data = data_of(configs[0], registry)
-    batch = Batch([contestant(c, registry, data) for c in configs], data, device, compiled)
+    known = {training_of(config): config for config in configs}
+    of = [list(known).index(training_of(config)) for config in configs]
+    contestants = [contestant(config, registry, data) for config in known.values()]
+    loop: Trainer | Batch
+    if len(contestants) == 1:
+        (one,) = contestants
+        loop = Trainer(one.denoiser, one.objective, data, one.training, one.seed, device)
+    else:
+        loop = Batch(contestants, data, device, compiled)
     curves = [None if done else at for at, done in zip(places, concluded, strict=True)]
-    if not _train(batch, curves, group / "checkpoint", stop):
+    if not _train(loop, curves, group / "checkpoint", stop, of):
         return ["interrupted"] * len(places)
     statuses = []
     for i, (config, at) in enumerate(zip(configs, places, strict=True)):
@@ -257,12 +273,12 @@ def _run_together(
             statuses.append("interrupted")
             continue
         facts = {
-            "diverged_at": batch.diverged[i],
-            "steps": batch.steps(i),
-            "scale": float(batch.scale[i]),
-            "trained_together": len(places),
+            "diverged_at": loop.diverged[of[i]],
+            "steps": loop.steps(of[i]),
+            "scale": loop.scale_of(of[i]),
+            "trained_together": len(contestants),
         }
-        trained = batch.trials[i]._replace(denoiser=batch.averaged(i))
+        trained = contestants[of[i]]._replace(denoiser=loop.averaged(of[i]))
         try:
             statuses.append(_conclude(config, at, registry, data, trained, device, facts))
         except Exception as problem:
@@ -303,8 +319,17 @@ def resumable(
     return None
 
 
-def _train(loop: Loop, places: Sequence[Path | None], file: Path, stop: Callable[[], bool]) -> bool:
-    """Trains to the end, each trial's rows in its place; False where stop() ended it before."""
+def _train(
+    loop: Loop,
+    places: Sequence[Path | None],
+    file: Path,
+    stop: Callable[[], bool],
+    of: Sequence[int] = (0,),
+) -> bool:
+    """Trains to the end; False where stop() ended it before.
+
+    Place i gets the rows of contestant of[i].
+    """
     stored = resumable(file, places)
     sizes = [0] * len(places)
     if stored is not None:
@@ -316,8 +341,8 @@ def _train(loop: Loop, places: Sequence[Path | None], file: Path, stop: Callable
     saved = time.monotonic()
     for rows in loop.windows():
         now = time.time()
-        for at, row in zip(places, rows, strict=True):
-            if at is not None and row is not None:
+        for at, i in zip(places, of, strict=True):
+            if at is not None and (row := rows[i]) is not None:
                 journal.append_row(at, {**asdict(row), "time": now})
         stopping = stop()
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -401,7 +426,8 @@ def _measure(
     low, high = density["sigma_min"], density["sigma_max"]
     named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
     against = _held(*named, low, high, evaluation["levels"], evaluation["draws"])
-    levels = denoising.per_level(trained, against, device)
+    noise = component(registry, "noise", config["noise"])
+    levels = denoising.per_level(trained, against, device, noise)
     levels.to_csv(at / "levels.csv", index=False)
     d = data.train[0].numel()
     metrics = denoising.summary(levels, d)

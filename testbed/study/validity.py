@@ -77,6 +77,12 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
             f"{wired / data.sigma_data:.4g}), let the plugin ask for sigma_data, or write "
             f"sigma_data = {{ assumed = {wired:g} }} to train with a wrong one on purpose."
         )
+    if objective.noise.kept != 1 and not p.affine:
+        yield (
+            f"{objective.noise.label} is in x and not in the target: {p.label} is not affine, and "
+            "reads x in its target too. Take an affine one."
+        )
+        return
     yield from _noise(p, c_noise, objective, network)
     yield from _numbers(objective)
 

@@ -29,8 +29,10 @@ from testbed.training.engine import (
     draws,
     levels_of,
     losses,
+    noised,
 )
 from testbed.training.objective import Terms
+from testbed.training.settings import SHARED
 from testbed.training.weights import Weights
 
 
@@ -98,19 +100,25 @@ class Batch(Loop):
 
     def _step(self, leaves: list[Tensor], x0: Tensor, eps: Tensor, *at: Tensor) -> Any:
         """Losses (K, B), and the gradient of each parameter (K, ...)."""
-        levels = Levels(at[0], at[1], at[2], Terms(*at[3:]))
+        last = 3 + len(Terms._fields)
+        levels = Levels(at[0], at[1], at[2], Terms(*at[3:last]))
+        # The noise in x follows where the target has another.
+        n = at[last][self.of_seed] if at[last:] else None
         objective, network, names = self.trials[0].objective, self.network, self.names
 
-        def one(weights: list[Tensor], buffers: Any, x0: Tensor, eps: Tensor, at: Levels) -> Tensor:
+        def one(
+            weights: list[Tensor], buffers: Any, x0: Tensor, eps: Tensor, at: Levels, *n: Tensor
+        ) -> Tensor:
             state = {**dict(zip(names, weights, strict=True)), **buffers}
 
             def called(*inputs: Any) -> Tensor:
                 found: Tensor = functional_call(network, state, inputs)
                 return found
 
-            return losses(called, objective, x0, eps, at, self.training.precision)
+            return losses(called, objective, x0, eps, at, self.training.precision, *n)
 
-        per_draw = vmap(one)(leaves, self.buffers, x0[self.of_seed], eps[self.of_seed], levels)
+        given = x0[self.of_seed], eps[self.of_seed], levels
+        per_draw = vmap(one)(leaves, self.buffers, *given, *(() if n is None else (n,)))
         per_draw = per_draw / self.scale
         found = torch.autograd.grad(
             per_draw.mean(1).sum(), leaves, allow_unused=True, materialize_grads=True
@@ -123,9 +131,13 @@ class Batch(Loop):
         size = self.training.batch, len(self.samples), self.shape
         drawn = [draws(seed, block, *size) for seed in self.seeds]
         u = torch.stack([one.u for one in drawn])[self.of_seed.cpu()]
-        index, eps = (
+        noise = self.trials[0].objective.noise
+        noises = [
+            noised(noise, seed, block, one.eps) for seed, one in zip(self.seeds, drawn, strict=True)
+        ]
+        index, n, eps = (
             torch.stack(parts).to(self.device)
-            for parts in ([one.indices for one in drawn], [one.eps for one in drawn])
+            for parts in ([one.indices for one in drawn], *map(list, zip(*noises, strict=True)))
         )
         bins = torch.empty(u.shape, dtype=torch.int64)
         columns = [torch.empty(u.shape) for _ in range(3 + len(Terms._fields))]
@@ -141,10 +153,12 @@ class Batch(Loop):
             column[list(self.results)] = 0.0
         # (BLOCK, K, B): a step takes a contiguous part.
         steps = slice(offset, min(BLOCK, offset + last - self.step))
+        in_x = () if noise.taught else (n.transpose(0, 1)[steps],)
         at = zip(
             index.transpose(0, 1)[steps].unbind(),
             eps.transpose(0, 1)[steps].unbind(),
             *(column.transpose(0, 1)[steps].contiguous().to(self.device) for column in columns),
+            *in_x,
             strict=True,
         )
         found, norms = [], []
@@ -187,7 +201,11 @@ class Batch(Loop):
         self.ended[trial] = self.step
         self.weights.clear(trial)
 
-    def averaged(self, trial: int) -> Denoiser:
+    def scale_of(self, trial: int) -> float:
+        """The loss at F = 0 by which a trial's is divided."""
+        return float(self.scale[trial])
+
+    def averaged(self, trial: int = 0) -> Denoiser:
         """The denoiser of a trial with its averaged weights put in place."""
         row = self.results.get(trial, self.ema[trial])
         denoiser = self.trials[trial].denoiser
@@ -254,8 +272,9 @@ def unbatchable(trials: Sequence[Contestant]) -> str:
         loss, other = one.objective.loss, first.objective.loss
         if loss.quadratic != other.quadratic or (not loss.quadratic and loss != other):
             return "their losses are different functions"
-        shared = ("steps", "batch", "points", "precision")
-        if any(getattr(one.training, key) != getattr(first.training, key) for key in shared):
+        if one.objective.noise != first.objective.noise:
+            return "their noises differ"
+        if any(getattr(one.training, key) != getattr(first.training, key) for key in SHARED):
             return "their steps, batches, points or precision differ"
         if not isinstance(one.denoiser.network, nn.Module):
             return "a network is no module"

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from testbed.coloured import Noise
 from testbed.components import Density
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
@@ -57,6 +58,11 @@ def draws(seed: int, block: int, batch: int, samples: int, shape: tuple[int, ...
         u=torch.rand(BLOCK, batch, generator=uniforms, dtype=torch.float64),
         eps=torch.randn(BLOCK, batch, *shape, generator=noises),
     )
+
+
+def noised(noise: Noise, seed: int, block: int, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """(n in x, what the target is made of) of a block's eps (BLOCK, B, *shape); on CPU."""
+    return noise.applied(eps, tuple(eps.shape[2:]), stream(seed, f"{noise.of or 'no'} z/{block}"))
 
 
 @dataclass(frozen=True)
@@ -149,9 +155,13 @@ def losses(
     eps: Tensor,
     at: Levels,
     precision: str = "float32",
+    n: Tensor | None = None,
 ) -> Tensor:
-    """The loss per sample at x = x0 + sigma eps, (B,); `precision` is that of `Training`."""
-    x = x0 + per_sample(at.sigma, x0) * eps
+    """The loss per sample at x = x0 + sigma n, (B,); `precision` is that of `Training`.
+
+    n is eps, of which the target is made, unless given.
+    """
+    x = x0 + per_sample(at.sigma, x0) * (eps if n is None else n)
     if precision == "float32":
         F = network(per_sample(at.c_in, x) * x, at.c_noise, None)
     else:
@@ -209,6 +219,18 @@ class Loop(ABC):
             yield [
                 row if at is None else None for row, at in zip(found, self.diverged, strict=True)
             ]
+
+    @abstractmethod
+    def averaged(self, trial: int = 0) -> Denoiser:
+        """The denoiser of a trial with its averaged weights put in place."""
+
+    @abstractmethod
+    def scale_of(self, trial: int) -> float:
+        """The loss at F = 0 by which a trial's is divided."""
+
+    def steps(self, trial: int) -> int:
+        """How many steps a trial has done."""
+        return self.step
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -292,14 +314,15 @@ class Trainer(Loop):
         bins = self.bins(sigmas, self.objective.density).to(self.device)
         # Every function of sigma is evaluated once a block, in float64.
         levels = levels_of(self.denoiser, self.objective, sigmas).steps(self.device)
-        noises = drawn.eps[steps].to(self.device).unbind()
+        noises = noised(self.objective.noise, self.seed, block, drawn.eps)
+        ns, targets = (part[steps].to(self.device).unbind() for part in noises)
         found, norms = [], []
-        for index, eps, at in zip(
-            drawn.indices[steps].to(self.device).unbind(), noises, levels, strict=True
+        for index, n, eps, at in zip(
+            drawn.indices[steps].to(self.device).unbind(), ns, targets, levels, strict=True
         ):
             x0 = self.samples.index_select(0, index)
             per_draw = losses(
-                self.denoiser.network, self.objective, x0, eps, at, self.training.precision
+                self.denoiser.network, self.objective, x0, eps, at, self.training.precision, n
             )
             per_draw = per_draw / self.scale
             gradients = torch.autograd.grad(
@@ -333,7 +356,11 @@ class Trainer(Loop):
             for name, value in self.buffers.items():
                 value.copy_(tensors[f"buffer.{name}"])
 
-    def averaged(self) -> Denoiser:
+    def scale_of(self, trial: int) -> float:
+        """The loss at F = 0 by which the trial's is divided."""
+        return self.scale
+
+    def averaged(self, trial: int = 0) -> Denoiser:
         """The denoiser with the averaged weights put in place; training cannot go on after it.
 
         The objective's states have theirs put in place too.

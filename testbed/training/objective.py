@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from testbed.coloured import WHITE, Noise
 from testbed.components import Density, Loss, Weighting
 from testbed.data.base import Data
 from testbed.errors import InputError
@@ -42,6 +43,7 @@ class Objective:
     |q_hat - q|^2. A learned weighting's penalty is added to it. `states` holds the modules that
     the weighting and the loss train, under "weighting" and "loss": see `started`. With a table
     every level that is drawn is replaced by its nearest before anything is computed from it.
+    `noise` says what is added to eps in x, and whether the target has it too.
     """
 
     parameterization: Parameterization
@@ -51,6 +53,7 @@ class Objective:
     sigma_data: float
     states: nn.ModuleDict | None = None
     table: Table | None = None
+    noise: Noise = WHITE
 
     def started(self, seed: int) -> Self:
         """This objective with new states drawn from `seed`, or itself where nothing has a state."""
@@ -179,6 +182,7 @@ class Objective:
         index = torch.randint(len(data.train), (draws,), generator=generator)
         x0 = data.train[index].double()
         eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+        _, eps = self.noise.applied(eps, data.shape, generator)
         u = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
         # A copy: a stateful loss may change its state at every call.
         fresh = replace(self, states=copy.deepcopy(self.states))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from testbed.errors import InputError, unknown
 
 PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt")
+WIDEST = 1 / math.sqrt(12)
+"""The width of the average over all steps alike, of those that never fall."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,15 @@ class Training:
     Args:
         steps: optimiser steps.
         batch: samples a step.
-        learning_rate: Adam's, constant.
+        learning_rate: Adam's; of every step, or where warm-up ends and decay begins.
+        warmup: steps over which it rises in proportion to 1, 2, ...
+        schedule: its decay: "constant" for none, "cosine" or "linear" to 0 at the end, or
+            "inverse_sqrt", with 1/sqrt((t + 1)/hold) from t + 1 = hold on (see `training.rates`).
+        hold: steps before the decay; `inverse_sqrt` needs one or more.
         betas: Adam's.
         ema: decay of the averaged weights; at step t it is min(ema, (1 + t)/(10 + t)).
+        ema_width: in place of `ema` the power-function profile of EDM2, by the standard deviation
+            of its weights over the steps, in units of all steps so far; 0 for `ema`.
         clip: largest gradient norm, or 0 for none.
         points: how many points a training curve has.
         precision: "float32", or "bfloat16": the network alone by torch.autocast; weights, what it
@@ -40,10 +49,16 @@ class Training:
     clip: float = 0.0
     points: int = 200
     precision: str = "float32"
+    warmup: int = 0
+    schedule: str = "constant"
+    hold: int = 0
+    ema_width: float = 0.0
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InputError(unknown("precision", self.precision, PRECISIONS))
+        if self.schedule not in SCHEDULES:
+            raise InputError(unknown("schedule", self.schedule, SCHEDULES))
         limits = {
             "steps": self.steps >= 1,
             "batch": self.batch >= 1,
@@ -52,7 +67,23 @@ class Training:
             "ema": 0 <= self.ema < 1,
             "clip": self.clip >= 0,
             "points": self.points >= 1,
+            "warmup": self.warmup >= 0,
+            "hold": 0 <= self.hold < self.steps,
+            "ema_width": 0 <= self.ema_width <= WIDEST,
         }
         for name, fine in limits.items():
             if not fine:
                 raise InputError(f"{name} = {getattr(self, name)!r} is out of range.")
+        if self.schedule == "inverse_sqrt" and not self.hold:
+            raise InputError('schedule = "inverse_sqrt" decays from step `hold` on: give hold.')
+        if self.schedule == "constant" and self.hold:
+            raise InputError(
+                f'hold = {self.hold} delays a decay, and schedule = "constant" has none: name one '
+                f"of {', '.join(SCHEDULES[1:])}."
+            )
+
+
+SHARED = ("steps", "batch", "points", "precision")
+"""The settings that trials must have alike to train as one."""
+OWN = tuple(field.name for field in fields(Training) if field.name not in SHARED)
+"""Those that each trial of a batch has for itself."""

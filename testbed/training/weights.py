@@ -10,14 +10,10 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from testbed.errors import InputError
+from testbed.training import rates
 from testbed.training.settings import Training
 
 BUFFERS = ("W", "m", "v", "ema")
-
-
-def decay(ema: float, step: int) -> float:
-    """That of the average at a step, min(ema, (1 + t)/(10 + t)): it forgets the start at first."""
-    return min(ema, (1 + step) / (10 + step))
 
 
 class Run(NamedTuple):
@@ -68,9 +64,8 @@ class Weights:
         self.m, self.v = torch.zeros_like(self.W), torch.zeros_like(self.W)
         self.runs: list[Run] = []
         start = 0
-        own = [(one.learning_rate, one.betas, one.ema) for one in settings]
-        for i in range(1, len(own) + 1):
-            if i == len(own) or own[i] != own[start]:
+        for i in range(1, len(settings) + 1):
+            if i == len(settings) or settings[i] != settings[start]:
                 steps = torch.zeros((), device=self.W.device)
                 self.runs.append(Run(slice(start, i), settings[start], steps))
                 start = i
@@ -91,11 +86,12 @@ class Weights:
         """Clipping, Adam and the averages."""
         if self.clip is not None:
             self.G[:, : self.columns] *= (self.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
-        self.descend()
+        self.descend(step)
         for run in self.runs:
-            self.ema[run.rows].lerp_(self.W[run.rows], 1 - decay(run.settings.ema, step))
+            beta = rates.decay(run.settings, step)
+            self.ema[run.rows].lerp_(self.W[run.rows], 1 - beta)
 
-    def descend(self) -> None:
+    def descend(self, step: int) -> None:
         """Adam's step. By function: to make an optimiser costs a second of imports."""
         for rows, settings, steps in self.runs:
             adam(
@@ -109,7 +105,7 @@ class Weights:
                 amsgrad=False,
                 beta1=settings.betas[0],
                 beta2=settings.betas[1],
-                lr=settings.learning_rate,
+                lr=rates.learning_rate(settings, step),
                 weight_decay=0.0,
                 eps=1e-8,
                 maximize=False,

@@ -194,7 +194,8 @@ def result_table(results: Results) -> pd.DataFrame:
 
     Geometric means where every value of the metric in the case is positive, else arithmetic ones.
     n counts the trials that ended, `diverged` those that did so (value and bounds are then nan),
-    `missing` those that failed or have not ended.
+    `missing` those that failed or have not ended. `sampling_error` is the standard error of one
+    trial's value by its own samples, the root mean square over trials; the interval has it in it.
     """
     rows = []
     for case in results.cases:
@@ -214,10 +215,19 @@ def result_table(results: Results) -> pd.DataFrame:
                             "diverged": diverged,
                             "missing": len(results.of(case, arm, variant)) - len(values),
                             **found._asdict(),
+                            "sampling_error": sampling_error(results, case, arm, variant, metric),
                         }
                     )
     columns = [*LABEL, "metric", "mean", "n", "diverged", "missing", *Interval._fields]
+    columns.append("sampling_error")
     return pd.DataFrame(rows, columns=columns)
+
+
+def sampling_error(results: Results, case: str, arm: str, variant: str, metric: str) -> float:
+    """Of one trial's metric, the root mean square over the trials; nan where none is known."""
+    table = results.metrics
+    mine = (table[LABEL] == [case, arm, variant]).all(axis=1) & (table["metric"] == metric)
+    return float(np.sqrt(table.loc[mine, "error"].pow(2).mean()))
 
 
 def geometric(results: Results, case: str, metric: str) -> bool:

@@ -163,8 +163,11 @@ def read(folder: Path) -> Results:
                 }
             )
             if status == "finished":
+                errors = ended.get("errors") or {}
                 for name, value in (ended.get("metrics") or {}).items():
-                    metrics.append({**key, "metric": name, "value": _number(value)})
+                    error = errors.get(name, {}).get("error")
+                    error = math.nan if error is None else float(error)
+                    metrics.append({**key, "metric": name, "value": _number(value), "error": error})
             if level_table is not None:
                 levels.append(level_table.assign(**key))
             if curve is not None:
@@ -186,7 +189,8 @@ def read(folder: Path) -> Results:
         for case in _unique(rows["case"])
         if (found := _json(folder / "data" / f"{case or 'data'}.json", missing))
     }
-    values = _table(metrics, [*LABEL, "seed", "metric", "value"]).astype({"value": float})
+    values = _table(metrics, [*LABEL, "seed", "metric", "value", "error"])
+    values = values.astype({"value": float, "error": float})
     empty = [*LABEL, "seed", "sigma", "loss", "wiener"]
     results = Results(
         folder=folder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,17 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "samples": f"{facts.get('train', '?')} training, {facts.get('test', '?')} held out",
             "sigma_data": _distinct(_sigma_data(c) for c in configs),
             "noise levels": _distinct(_range(c) for c in configs),
+            "noise": _distinct(
+                _component(c["noise"]) if "noise" in c else "white" for c in configs
+            ),
             "network": _distinct(_component(c.get("network")) for c in configs),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
             "training": _distinct(
                 f"{t.get('steps', '?')} steps, batch {t.get('batch', '?')}, "
-                f"EMA {t.get('ema', '?')}, {t.get('precision', 'float32')}"
+                f"EMA {_average(t)}, {t.get('precision', 'float32')}"
                 for t in training
             ),
-            "learning rate": _distinct(f"{t.get('learning_rate', '?')}" for t in training),
+            "learning rate": _distinct(map(_rate, training)),
             "gradient clipping": _distinct(
                 f"{t['clip']}" if t.get("clip") else "none" for t in training
             ),
@@ -244,6 +247,22 @@ def _evaluation(e: dict[str, Any]) -> str:
     sampler = _component(e.get("sampler"))
     along = f" of {_component(e['schedule'])}" if "schedule" in e else ""
     return f"{levels} levels × {draws} draws, {samples} samples by {sampler}, {steps} steps{along}"
+
+
+def _average(training: Mapping[str, Any]) -> str:
+    if width := training.get("ema_width"):
+        return f"of width {width:g}"
+    return str(training.get("ema", "?"))
+
+
+def _rate(training: Mapping[str, Any]) -> str:
+    """`0.001, warm-up 100, cosine after 500`."""
+    parts = [str(training.get("learning_rate", "?"))]
+    if training.get("warmup"):
+        parts.append(f"warm-up {training['warmup']}")
+    if (schedule := training.get("schedule", "constant")) != "constant":
+        parts.append(f"{schedule} after {training['hold']}" if training["hold"] else schedule)
+    return ", ".join(parts)
 
 
 def _integer(value: Any) -> str:

@@ -29,6 +29,11 @@ METRICS = {
         "mean of log p of the exact density minus that of the model at held-out points: an "
         "estimate of KL(data ‖ model) per dimension at the lowest noise level",
     ),
+    "limit_nats": (
+        "limit in nats",
+        "the excess in nats, measured with white noise, that a perfect learner of the training’s "
+        "noise would have",
+    ),
     "energy": ("energy distance", "energy distance of samples to held-out data"),
     "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
     "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),
