@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from testbed.parameterization import Coefficients, Parameterization, Recipe
     from testbed.predictions import convert
     from testbed.registry import Registry
+    from testbed.sampling.likelihood import bits_per_dim, log_likelihood
     from testbed.sampling.loop import sample
     from testbed.study.trial import load
 
@@ -48,8 +49,10 @@ _HOMES = {
     "Registry": "testbed.registry",
     "Sampler": "testbed.components",
     "Weighting": "testbed.components",
+    "bits_per_dim": "testbed.sampling.likelihood",
     "convert": "testbed.predictions",
     "load": "testbed.study.trial",
+    "log_likelihood": "testbed.sampling.likelihood",
     "sample": "testbed.sampling.loop",
     "squared": "testbed.components",
 }
@@ -71,9 +74,11 @@ __all__ = [
     "Sampler",
     "Weighting",
     "audit",
+    "bits_per_dim",
     "convert",
     "hookimpl",
     "load",
+    "log_likelihood",
     "noise",
     "oracles",
     "sample",

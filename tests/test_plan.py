@@ -160,6 +160,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "evaluation.sampler.name": "evaluation.sampler=euler",
     "evaluation.schedule.name": "evaluation.schedule=uniform",
     "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
+    "evaluation.likelihood": "evaluation.likelihood={}",
     "table": "table=ddpm",
     "noise.name": "noise=offset",
     "output": "output=v",

@@ -334,7 +334,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
         expected = {"energy", "loss_vs_wiener"} | ({"excess_nats"} if "mix" in case else set())
         assert set(ended["metrics"]) == expected
         assert all(math.isfinite(value) for value in ended["metrics"].values())
-        assert set(ended["errors"]) == {"energy"}
+        assert set(ended["errors"]) == expected - {"loss_vs_wiener"}
         assert ended["errors"]["energy"]["error"] > 0
         assert 0 < ended["errors"]["energy"]["p"] <= 1
         assert [row["step"] for row in curve(at)] == [50, 100]
@@ -526,22 +526,22 @@ def test_the_tables_of_the_report_follow_from_the_trials(finished: Finished) -> 
     table = pd.read_csv(finished.folder / "tables" / "results.csv")
     levels = pd.read_csv(finished.folder / "tables" / "levels.csv")
     values: dict[tuple[str, str, str, str], list[float]] = {}
-    errors: dict[tuple[str, str, str], list[float]] = {}
+    errors: dict[tuple[str, str, str, str], list[float]] = {}
     losses: dict[tuple[str, str, str, int], list[float]] = {}
     for (place, variant, _), at in sorted(trials(finished.folder).items()):
         case, arms = place.split("/")
         for arm in arms.split("+"):
             for metric, value in result(at)["metrics"].items():
                 values.setdefault((case, arm, variant, metric), []).append(value)
-            error = result(at)["errors"]["energy"]["error"]
-            errors.setdefault((case, arm, variant), []).append(error)
+            for metric, one in result(at)["errors"].items():
+                errors.setdefault((case, arm, variant, metric), []).append(one["error"])
             for i, loss in enumerate(pd.read_csv(at / "levels.csv")["loss"]):
                 losses.setdefault((case, arm, variant, i), []).append(loss)
     assert len(table) == len(values) == 2 * 2 * 3 + 2 * 2 * 2
     for row in table.itertuples():
         found = values[row.case, row.arm, row.variant, row.metric]
         assert (row.n, row.diverged, row.missing) == (len(found), 0, 0)
-        known = errors[row.case, row.arm, row.variant] if row.metric == "energy" else [math.nan]
+        known = errors.get((row.case, row.arm, row.variant, row.metric), [math.nan])
         assert row.sampling_error == pytest.approx(stats.tmean(np.square(known)) ** 0.5,
                                                    rel=1e-9, nan_ok=True)  # fmt: skip
         log = row.mean == "geometric"

@@ -25,10 +25,12 @@ class Data:
         basis: (D, 2) orthonormal columns of the plane that the data lie in, or None.
         further: conditions besides the label: name -> (train, test) classes, each like the labels.
         conditional: the exact distributions given conditions, where they are known.
+        quantum: the spacing of the values of quantised data, in units of x0, else None.
+        dequantised: whether uniform noise of that width has been added to both splits.
 
     Raises:
         InputError: an empty split, values that are not finite, splits of different shapes, labels
-            that do not fit, or all-zero training data.
+            that do not fit, all-zero training data, or values off the grid of their quantum.
     """
 
     train: Tensor
@@ -39,6 +41,8 @@ class Data:
     basis: Tensor | None = None
     further: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     conditional: Conditional | None = None
+    quantum: float | None = None
+    dequantised: bool = False
     sigma_data: float = field(init=False)
     """sqrt(E|x0|^2 / d) about zero, over the training split."""
 
@@ -68,6 +72,28 @@ class Data:
         if sigma_data == 0:
             raise InputError("the training data are all zero: sigma_data would be 0.")
         object.__setattr__(self, "sigma_data", sigma_data)
+        self._check_quantum()
+
+    def _check_quantum(self) -> None:
+        """A wrong quantum shifts every bits per dimension, and nothing else would tell."""
+        q = self.quantum
+        if q is None:
+            if self.dequantised:
+                raise InputError("dequantised data need their quantum, the width of the noise.")
+            return
+        if not 0 < q < math.inf:
+            raise InputError(f"quantum = {q!r} must be positive and finite, or None.")
+        if self.dequantised:
+            return
+        values = torch.cat([self.train.flatten(), self.test.flatten()]).double()
+        steps = (values - values.min()) / q
+        off = float((steps - steps.round()).abs().max())
+        # scale (x + shift) in float32 is rounded three times, and so is the least.
+        if off > 8 * 2.0**-24 * float(values.abs().max()) / q:
+            raise InputError(
+                f"quantum = {q:g}, but the data are not multiples of it apart: they lie up to "
+                f"{off:.2g} of it off that grid."
+            )
 
     @property
     def sigma_data_error(self) -> float:
@@ -145,3 +171,12 @@ def _check_classes(what: str, classes: Tensor, n: int) -> None:
         raise InputError(
             f"{what} are {classes.dtype} from {classes.min()}, expected int64 classes from 0."
         )
+
+
+def dequantised(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor:
+    """x + quantum (u - 1/2), u uniform on [0, 1), in the dtype of x (Theis et al. 2016, sec. 3.1).
+
+    Values of spacing `quantum` become a density whose cells keep their mass and their mean.
+    """
+    u = torch.rand(x.shape, generator=generator, dtype=x.dtype)
+    return x + quantum * (u - 0.5)

@@ -12,21 +12,36 @@ import torch
 from torch import Tensor
 
 from testbed.components import Dataset
+from testbed.data import base
 from testbed.data.base import Data
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 from testbed.random import stream
 
 
-def split(data: Tensor, labels: Tensor | None, test: float, seed: int) -> Data:
+def split(
+    data: Tensor,
+    labels: Tensor | None,
+    test: float,
+    seed: int,
+    quantum: float | None = None,
+    dequantise: bool = False,
+) -> Data:
     """A random split with a fraction `test` held out, drawn from `seed`.
 
+    `quantum` is the spacing of quantised values; where `dequantise`, uniform noise of that width is
+    added, the same for every fraction and drawn from `seed`.
+
     Raises:
-        InputError: a fraction that leaves either side empty.
+        InputError: a fraction that leaves either side empty, or noise without a quantum.
     """
     held = round(len(data) * test)
     if not 0 < held < len(data):
         raise InputError(f"test = {test} of {len(data)} samples leaves one split empty.")
+    if dequantise:
+        if quantum is None:
+            raise InputError("dequantised = true: the data need their quantum, the noise's width.")
+        data = base.dequantised(data, quantum, stream(seed, "dequantisation"))
     order = torch.randperm(len(data), generator=stream(seed, "split"))
     train, kept = order[held:], order[:held]
     return Data(
@@ -34,12 +49,15 @@ def split(data: Tensor, labels: Tensor | None, test: float, seed: int) -> Data:
         test=data[kept],
         train_labels=None if labels is None else labels[train],
         test_labels=None if labels is None else labels[kept],
+        quantum=quantum,
+        dequantised=dequantise,
     )
 
 
-def digits(test: float = 0.2, split_seed: int = 0) -> Data:
+def digits(test: float = 0.2, split_seed: int = 0, dequantised: bool = False) -> Data:
     """1,797 handwritten digits, 8x8 grey levels 0..16 mapped to [-1, 1]; (N, 1, 8, 8), labels 0..9.
 
+    Their spacing is 1/8; `dequantised` adds uniform noise of that width.
     Bundled with scikit-learn (UCI Optical Recognition of Handwritten Digits, test part).
 
     Raises:
@@ -51,7 +69,8 @@ def digits(test: float = 0.2, split_seed: int = 0) -> Data:
         raise InputError("dataset 'digits' needs scikit-learn, which is not installed.")
     rows = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
     images = torch.from_numpy(rows[:, :-1]).float().view(-1, 1, 8, 8) / 8 - 1
-    return split(images, torch.from_numpy(rows[:, -1]).long(), test, split_seed)
+    labels = torch.from_numpy(rows[:, -1]).long()
+    return split(images, labels, test, split_seed, 1 / 8, dequantised)
 
 
 def array(
@@ -62,14 +81,18 @@ def array(
     split_seed: int = 0,
     scale: float = 1.0,
     shift: float = 0.0,
+    quantum: float = 0.0,
+    dequantised: bool = False,
 ) -> Data:
     """Your own numbers: a .npy file (N, ...), or a .npz file with arrays named `data` and `labels`.
 
     Samples become scale * (x + shift) in float32; labels (N,) are optional in an .npz. Nothing is
-    unpickled.
+    unpickled. `quantum` is the spacing of the stored numbers where they are quantised, 1 for 8-bit
+    images, else 0; `dequantised` adds uniform noise of that width.
 
     Raises:
-        InputError: no such file, an array that is missing, or not numbers.
+        InputError: no such file, an array that is missing, or not numbers, or a quantum that they
+            do not have.
     """
     file = Path(path)
     if not path or not file.is_file():
@@ -105,7 +128,8 @@ def array(
             f"dataset 'array': {path} has {len(samples)} samples and labels of shape "
             f"{tuple(classes.shape)}."
         )
-    return split(samples, classes, test, split_seed)
+    spacing = abs(scale) * quantum if quantum else None
+    return split(samples, classes, test, split_seed, spacing, dequantised)
 
 
 @hookimpl

@@ -13,6 +13,7 @@ from torch import Tensor
 from testbed.coloured import WHITE, Noise, learned
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
+from testbed.metrics.information import kl_bound
 from testbed.noise import per_sample
 from testbed.oracles import Gaussian, Oracle
 from testbed.random import stream
@@ -45,6 +46,12 @@ class Held:
     condition: Mapping[str, Tensor] | None = None
     optimum_dropped: Tensor | None = None
     oracle: Oracle | None = None
+
+    def on(self, device: torch.device) -> dict[str, Tensor] | None:
+        """The condition on a device; None without one."""
+        if self.condition is None:
+            return None
+        return {name: y.to(device) for name, y in self.condition.items()}
 
 
 def rows(data: Data, n: int, generator: torch.Generator) -> Tensor:
@@ -120,7 +127,7 @@ def per_level(
     p, sd = denoiser.parameterization, denoiser.sigma_data
     x0, eps = against.x0.to(device), against.eps.to(device)
     n = len(x0)
-    condition = against.condition and {k: y.to(device) for k, y in against.condition.items()}
+    condition = against.on(device)
     table = []
     for i, s in enumerate(against.sigma):
         sigma = s.expand(n).to(device)
@@ -175,9 +182,8 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
 
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
     denoiser. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over the levels' range by the
-    trapezoid rule: the part of KL(data || model) <= int excess/sigma^3 dsigma that lies in it.
-    `limit_nats`: the same of `limit`. `excess_dropped_nats`: that of a conditional model with all
-    switched off.
+    trapezoid rule: `information.kl_bound`. `limit_nats`: the same of `limit`.
+    `excess_dropped_nats`: that of a conditional model with all switched off.
     """
     import numpy as np
 
@@ -192,8 +198,5 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
 
 
 def integral(levels: pd.DataFrame, column: str, d: int) -> float:
-    """d int column/sigma^2 dlog sigma over the levels, by the trapezoid rule."""
-    import numpy as np
-
-    rate = d * levels[column] / levels["sigma"] ** 2
-    return float(np.trapezoid(rate, np.log(levels["sigma"])))
+    """`information.kl_bound` of a column of excess risks."""
+    return kl_bound(levels["sigma"], levels[column], d).value

@@ -1,6 +1,6 @@
 """The exact distributions given a condition: a mixture whose components have classes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -60,17 +60,34 @@ class Conditional:
         Raises:
             UnknownName, InputError: as `given`.
         """
+        return self._each(Mixture.denoise, x, sigma, condition)
+
+    def log_density(
+        self, x: Tensor, sigma: float | Tensor, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """log p_sigma(x|y), (B,) nats; arguments and errors as for `denoise`."""
+        return self._each(Mixture.log_density, x, sigma, condition)
+
+    def _each(
+        self,
+        answer: Callable[[Mixture, Tensor, float | Tensor], Tensor],
+        x: Tensor,
+        sigma: float | Tensor,
+        condition: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """The answer of the oracle given each sample's own classes."""
         if not condition or not len(x):
-            return self.oracle.denoise(x, sigma)
+            return answer(self.oracle, x, sigma)
         names = list(condition)
         rows = torch.stack([condition[name] for name in names], 1)
-        found = torch.empty_like(x)
+        places, parts = [], []
         for combination in sorted(set(map(tuple, rows.tolist()))):
-            of = (rows == rows.new_tensor(combination)).all(1)
+            of = (rows == rows.new_tensor(combination)).all(1).nonzero()[:, 0]
             level = sigma[of] if isinstance(sigma, Tensor) and sigma.ndim else sigma
             oracle = self.given(dict(zip(names, combination, strict=True)))
-            found[of] = oracle.denoise(x[of], level)
-        return found
+            places.append(of)
+            parts.append(answer(oracle, x[of], level))
+        return torch.cat(parts)[torch.cat(places).argsort()]
 
     def log_classes(self, name: str, x: Tensor, sigma: float | Tensor) -> Tensor:
         """log p(y|x) for every class y of one condition, (B, classes) nats, differentiable.

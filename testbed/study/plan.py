@@ -295,6 +295,9 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     problems += validity.unlearnt(objective, network, evaluation.elbo)
     problems += guided.problems(settings.conditions, guidance.built(), network, data)
     problems += validity.unsampled(sampler, schedule, evaluation.steps, objective)
+    likelihood = evaluation.likelihood and evaluation.likelihood.model_dump()
+    if likelihood:
+        problems += validity.unlikely(likelihood, objective, data)
     if problems:
         raise InputError("\n".join(problems))
     used: list[Component] = [dataset, network, sampler, *metrics]
@@ -325,6 +328,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
             "schedule": named(schedule),
             "elbo": evaluation.elbo,
             "guidance": named(guidance),
+            "likelihood": likelihood,
             "metrics": [named(metric) for metric in metrics],
         },
         "sources": sources(),

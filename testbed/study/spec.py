@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -82,6 +82,22 @@ class Choice(Model):
         raise ValueError('must be a name, or a table {name = "...", option = ...}')
 
 
+class Likelihood(Model):
+    """`evaluation.likelihood`: nll and bits per dimension by the probability-flow ODE."""
+
+    samples: int = Field(default=64, ge=2, description="held-out points")
+    steps: int = Field(default=128, ge=2, le=MOST_STEPS, description="Heun steps")
+    divergence: Literal["exact", "hutchinson"] = "exact"
+    probes: int = Field(default=1, ge=1, description="of Hutchinson's estimator, a sample")
+
+    @field_validator("probes")
+    @classmethod
+    def _used(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("divergence") == "exact":
+            raise ValueError('are those of divergence = "hutchinson"; the exact one has none')
+        return value
+
+
 class Evaluation(Model):
     """How a trained model is measured; the noise is fixed and shared by every trial."""
 
@@ -95,6 +111,7 @@ class Evaluation(Model):
         default="off", description="the reverse variance of the evidence lower bound, if wanted"
     )
     guidance: Choice = Choice(name="none")
+    likelihood: Likelihood | None = None
     metrics: tuple[Choice, ...] = (
         Choice(name="energy"),
         Choice(name="mmd"),
@@ -528,6 +545,8 @@ def _siblings(model: type[Any], keys: Sequence[str]) -> list[str]:
         if key not in fields:
             break
         model = fields[key].annotation
+        # `Likelihood | None` has the keys of Likelihood.
+        model = next((one for one in get_args(model) if hasattr(one, "model_fields")), model)
     fields = getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {})
     return [name for name in fields if not name.startswith("_")]
 

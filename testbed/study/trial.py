@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import platform
 import shutil
 import time
@@ -22,10 +21,12 @@ from testbed.data.base import Data
 from testbed.ddpm import Chain
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError, no_room, said
-from testbed.metrics import denoising
+from testbed.metrics import denoising, information, likelihood
 from testbed.metrics.guided import end_points
+from testbed.metrics.resampling import mean
 from testbed.random import stream
 from testbed.registry import Registry
+from testbed.sampling.guidance import Given
 from testbed.sampling.loop import Denoise, sample
 from testbed.scores import read_as
 from testbed.study import guided, journal
@@ -440,7 +441,7 @@ def _measure(
     """Per-sigma table, identity rows of the trained model, samples and their metrics.
 
     Returns:
-        metrics, and the sampling error and p of each sample metric.
+        metrics, and the sampling error and p of those that have one.
     """
     from testbed import audit
 
@@ -456,11 +457,19 @@ def _measure(
     levels = denoising.per_level(trained, against, device, dropped, noise)
     metrics = denoising.summary(levels, d)
     guide = Guide(config, registry, data, trained, device)
-    found, table = guide.measured(against, levels)
-    metrics |= found
+    of_guidance, table = guide.measured(against, levels)
+    metrics |= of_guidance
     if table is not None:
         table.to_csv(at / "classifier.csv", index=False)
     levels.to_csv(at / "levels.csv", index=False)
+    found: dict[str, Estimate] = {}
+    if "excess" in levels:
+        bound = information.kl_bound(levels["sigma"], levels["excess"], d, levels["excess_se"])
+        found["excess_nats"] = Estimate(bound.value, bound.error)
+    if asked := evaluation.get("likelihood"):
+        found |= likelihood.held_out(trained, data, low, high, device, tuple(conditions), **asked)
+    if evaluation.get("elbo", "off") != "off":
+        found["elbo"] = elbo(trained, objective, against, evaluation["elbo"], device)
 
     few = min(8, len(against.x0))
     sigma = against.sigma.repeat_interleave(few).to(device)
@@ -483,26 +492,27 @@ def _measure(
     words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
-    errors = {}
-    if evaluation.get("elbo", "off") != "off":
-        bound = elbo(trained, objective, against.x0.to(device), evaluation["elbo"])
-        metrics["elbo"] = bound.value
-        errors["elbo"] = {"error": bound.error, "p": bound.p}
     for named_metric in evaluation["metrics"]:
         metric = component(registry, "metric", named_metric)
         generator = stream(0, f"metric/{metric.name}")
-        found = metric.estimate(samples.cpu(), data, generator)
-        metrics[metric.name] = found.value
-        errors[metric.name] = {"error": found.error, "p": found.p}
-    return metrics, errors
+        found[metric.name] = metric.estimate(samples.cpu(), data, generator)
+    metrics |= {name: one.value for name, one in found.items()}
+    return metrics, {name: {"error": one.error, "p": one.p} for name, one in found.items()}
 
 
-def elbo(denoiser: Denoiser, objective: Objective, x0: torch.Tensor, variance: str) -> Estimate:
+def elbo(
+    denoiser: Denoiser,
+    objective: Objective,
+    against: denoising.Held,
+    variance: str,
+    device: torch.device,
+) -> Estimate:
     """The bound on -log p(x0) of the chain over the levels drawn, in nats per dimension."""
+    given = Given(denoiser, against.on(device))
+    x0 = against.x0.to(device)
     with torch.no_grad():
-        terms = Chain(objective.levels).elbo(denoiser, x0, stream(0, "elbo"), variance)
-    each = terms.total.cpu() / x0[0].numel()
-    return Estimate(float(each.mean()), float(each.std()) / math.sqrt(len(each)))
+        terms = Chain(objective.levels).elbo(given, x0, stream(0, "elbo"), variance)
+    return mean(terms.total.cpu() / x0[0].numel())
 
 
 def draw(

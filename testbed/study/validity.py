@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from testbed.errors import InputError, said
 from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization
 from testbed.random import stream
+from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import sample
 from testbed.sampling.schedules import Schedule
 from testbed.tables import Table
@@ -23,6 +25,8 @@ from testbed.training.objective import Objective
 
 FAR = 10.0
 """What a first step may leave of noise, over what it should: a large variance leaves more."""
+MOST_EXACT = 256
+"""Dimensions up to which the divergence of a likelihood may be exact."""
 RARE = 2.0**-20
 """A share of the draws that training does not see."""
 
@@ -158,6 +162,32 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
             f'variance = "learned" needs a network with twice the channels, F and nu: the build of '
             f"{network.label} does not take `outputs`."
         )
+
+
+def unlikely(asked: Mapping[str, Any], objective: Objective, data: Data) -> Iterator[str]:
+    """Why `evaluation.likelihood` cannot be measured, a line each; nothing where it can."""
+    (low, high), d = span(objective.density), data.train[0].numel()
+    if math.isinf(high) or high >= TERMINAL:
+        yield (
+            "evaluation.likelihood at sigma_max = infinity (zero terminal SNR): the density of "
+            "x = x0 + sigma eps has no limit there. Give a finite sigma_max."
+        )
+        return
+    if asked["samples"] > len(data.test):
+        yield (
+            f"evaluation.likelihood.samples = {asked['samples']}: there are {len(data.test)} "
+            "held-out samples."
+        )
+    if asked["divergence"] == "exact" and d > MOST_EXACT:
+        yield (
+            f"evaluation.likelihood: the exact divergence takes {d} reverse passes a level, one "
+            f"for each dimension; at most {MOST_EXACT} are made: write "
+            'divergence = "hutchinson".'
+        )
+    try:
+        levels(asked["steps"], low, high, objective.table)
+    except InputError as problem:
+        yield f"evaluation.likelihood: {problem}"
 
 
 def _drawn_last(objective: Objective, table: Table) -> Iterator[str]:

@@ -195,7 +195,9 @@ def result_table(results: Results) -> pd.DataFrame:
     Geometric means where every value of the metric in the case is positive, else arithmetic ones.
     n counts the trials that ended, `diverged` those that did so (value and bounds are then nan),
     `missing` those that failed or have not ended. `sampling_error` is the standard error of one
-    trial's value by its own samples, the root mean square over trials; the interval has it in it.
+    trial's value, the root mean square over trials. The interval has it in it where it is that of
+    the trial's own samples, not where it is that of held-out points that all trials share
+    (excess_nats, nll and what goes with them).
     """
     rows = []
     for case in results.cases:

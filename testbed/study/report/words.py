@@ -16,6 +16,19 @@ METRICS = {
         "the part of the bound KL(data ‖ model) ≤ ∫ excess(σ)/σ³ dσ, excess summed over "
         "dimensions, that lies in the range of noise levels; 0 for the exact denoiser",
     ),
+    "nll": (
+        "NLL, nats/dim",
+        "minus the log-likelihood of held-out data, per dimension, by the probability-flow ODE",
+    ),
+    "bits_per_dim": (
+        "bits/dim",
+        "the same in bits for the quantised values, dequantised uniformly",
+    ),
+    "nll_gap": (
+        "NLL gap, nats/dim",
+        "mean of log p of the exact density minus that of the model at held-out points: an "
+        "estimate of KL(data ‖ model) per dimension at the lowest noise level",
+    ),
     "limit_nats": (
         "limit in nats",
         "the excess in nats, measured with white noise, that a perfect learner of the training’s "
