@@ -157,9 +157,17 @@ CHANGES = {
     "evaluation.schedule.name": "evaluation.schedule=uniform",
     "evaluation.schedule.options.rho": "evaluation.schedule.rho=3.0",
     "table": "table=ddpm",
+    "output": "output=score",
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.
+TABLE = ("table=ddpm", "density=table")
+DISCRETE = {
+    "variance.name": "variance=learned",
+    "variance.options.vlb": 'variance={name = "learned", vlb = 0.1}',
+    "evaluation.elbo": "evaluation.elbo=small",
+}
+"""Changes of a trial with a table."""
 OTHERWISE = {
     "network.name", "data_digest", "sigma_data_measured", "device", "schema", "sources",
 }  # fmt: skip
@@ -182,8 +190,13 @@ def test_an_identity_depends_on_every_setting(folder: Path, registry: testbed.Re
         touched = [line.partition(":")[0] for line in plan.differences(first.config, other.config)]
         assert any(f"{name}.".startswith(f"{key}.") for name in touched), (key, touched)
         found[key] = other.id
+    coarse = made(folder, registry, SMALL, *TABLE).trials[0]
+    for key, change in DISCRETE.items():
+        (other,) = made(folder, registry, SMALL, *TABLE, change).trials
+        assert any(one.startswith(key) for one in plan.differences(coarse.config, other.config))
+        found[key] = other.id
     assert len(set(found.values())) == len(found)
-    known = {*CHANGES, *OTHERWISE}
+    known = {*CHANGES, *DISCRETE, *OTHERWISE}
     missing = [
         leaf
         for leaf in leaves(first.config)
