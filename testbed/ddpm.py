@@ -30,7 +30,8 @@ class NoPosterior(InputError):
     def __init__(self) -> None:
         super().__init__(
             'variance = "learned" takes the variance from a denoiser that learns one, and this one '
-            'does not: train with variance = "learned", or take "small" or "large".'
+            'does not: train with variance = "learned" and sample without guidance, or take '
+            '"small" or "large".'
         )
 
 

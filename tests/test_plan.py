@@ -166,6 +166,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "output": "output=v",
     "evaluation.elbo": ("table=ddpm", "evaluation.elbo=small"),
     "variance.name": ("table=ddpm", "density=table", "variance=learned"),
+    "variance.options.vlb": ("table=ddpm", "density=table", 'variance={name="learned", vlb=0.1}'),
     "conditions.label": "conditions.label=0.1",
     "evaluation.guidance.name": 'evaluation.guidance={name="classifier", steps=9}',
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',

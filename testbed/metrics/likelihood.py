@@ -36,11 +36,11 @@ def held_out(
     sigma_min: float,
     sigma_max: float,
     device: torch.device,
-    conditions: Sequence[str],
     samples: int,
     steps: int,
     divergence: str,
     probes: int,
+    conditions: Sequence[str] = (),
 ) -> dict[str, Estimate]:
     """Means over held-out points with their standard errors, that of Hutchinson's probes included.
 
@@ -50,9 +50,9 @@ def held_out(
 
     Args:
         denoiser: a trained one on `device`.
-        conditions: those that it was trained with: log p is then that given the classes of x0.
         samples, steps: points, and Heun steps over `levels` from sigma_min to sigma_max.
         divergence, probes: as for `log_likelihood`.
+        conditions: those that the denoiser was trained with: p is then given the classes of x0.
     """
     sigmas = levels(steps, sigma_min, sigma_max, denoiser.table)
     first, d = float(sigmas[0]), data.train[0].numel()

@@ -294,7 +294,8 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     problems += validity.problems(objective, inputs["c_noise"], network, data)
     problems += validity.unlearnt(objective, network, evaluation.elbo)
     problems += guided.problems(settings.conditions, guidance.built(), network, data)
-    problems += validity.unsampled(sampler, schedule, evaluation.steps, objective)
+    bent = evaluation.guidance.name != "none"
+    problems += validity.unsampled(sampler, schedule, evaluation.steps, objective, bent)
     likelihood = evaluation.likelihood and evaluation.likelihood.model_dump()
     if likelihood:
         problems += validity.unlikely(likelihood, objective, data)

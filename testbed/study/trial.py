@@ -467,7 +467,8 @@ def _measure(
         bound = information.kl_bound(levels["sigma"], levels["excess"], d, levels["excess_se"])
         found["excess_nats"] = Estimate(bound.value, bound.error)
     if asked := evaluation.get("likelihood"):
-        found |= likelihood.held_out(trained, data, low, high, device, tuple(conditions), **asked)
+        of = trained, data, low, high, device
+        found |= likelihood.held_out(*of, **asked, conditions=tuple(conditions))
     if evaluation.get("elbo", "off") != "off":
         found["elbo"] = elbo(trained, objective, against, evaluation["elbo"], device)
 

@@ -104,9 +104,12 @@ class ZeroLearned(Zero):
 
 
 def unsampled(
-    sampler: Sampler, schedule: Schedule, steps: int, objective: Objective
+    sampler: Sampler, schedule: Schedule, steps: int, objective: Objective, guided: bool
 ) -> Iterator[str]:
-    """Why the samples cannot be drawn, if not: found by the first and the last step with D = 0."""
+    """Why the samples cannot be drawn, if not: found by the first and the last step with D = 0.
+
+    A guided denoiser has no learned variance.
+    """
     low, high = span(objective.density)
     if math.isinf(high):
         return
@@ -116,7 +119,7 @@ def unsampled(
         passed: list[Tensor] = []
         start = torch.full((1, 256), float(sigmas[0]))
         common = few, sampler, stream(0, "validity")
-        zero = Zero() if objective.vlb is None else ZeroLearned()
+        zero = Zero() if objective.vlb is None or guided else ZeroLearned()
         end = sample(zero, start, *common, lambda i, s, x: passed.append(x))
         after, following = [*passed, end][1].square().mean().sqrt(), few[1]
         if few[0] >= TERMINAL and not following / 2 <= after <= FAR * following:
