@@ -194,19 +194,22 @@ def conditions(n: Network, context: Context) -> str:
     given = {name: torch.arange(len(x)) % count for name, count in classes.items()}
     off = {name: torch.full_like(label, -1) for name, label in given.items()}
     with torch.no_grad():
-        whole, without = (module.eval()(x, noise, c) for c in (given, None))
+        whole, without = (module.eval()(x.clone(), noise, c) for c in (given, None))
         for name in classes:
             others = {key: label for key, label in given.items() if key != name}
-            left_out = module(x, noise, others)
+            left_out = module(x.clone(), noise, others)
             demand(
                 not bool((whole == left_out).flatten(1).all(1).any()),
                 f"F is the same with and without condition {name!r}.",
             )
             demand(
-                behaviour.same(module(x, noise, {**given, name: off[name]}), left_out),
+                behaviour.same(module(x.clone(), noise, {**given, name: off[name]}), left_out),
                 f"F differs between a class of -1 of condition {name!r} and none.",
             )
-        demand(behaviour.same(module(x, noise, off), without), "F differs with all switched off.")
+        demand(
+            behaviour.same(module(x.clone(), noise, off), without),
+            "F differs with all switched off.",
+        )
     return ", ".join(classes)
 
 
