@@ -74,9 +74,10 @@ def environment(**more: str) -> dict[str, str]:
 def run_here(folder: Path, *words: object, **more: str) -> Done:
     """`testbed WORDS` with `folder` as working directory, in this process, which is faster."""
     out, err = io.StringIO(), io.StringIO()
-    from testbed.study import trial
+    from testbed.study import configured
 
-    trial.registry_of.cache_clear()  # its key is only the words, which mean something else here
+    # Its key is only the words, which mean something else here.
+    configured.registry_of.cache_clear()
     path, modules = list(testbed.ext.__path__), set(sys.modules)
     before, code = dict(os.environ), 0
     try:

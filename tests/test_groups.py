@@ -17,7 +17,18 @@ from conftest import TINY, Done, run_here
 import testbed
 from testbed.errors import InputError, UnknownName
 from testbed.registry import Registry
-from testbed.study import engines, journal, plan, report, runner, spec, terminal, trial
+from testbed.study import (
+    configured,
+    engines,
+    journal,
+    measured,
+    plan,
+    report,
+    runner,
+    spec,
+    terminal,
+    trial,
+)
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
 from testbed.training.engine import Loop
@@ -144,7 +155,7 @@ def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
     of: dict[str, list[Path]] = {}
     for one in journal.trials(folders["sequential"]):
         at = journal.folder(folders["sequential"], one["id"])
-        of.setdefault(trial.training_of(one["config"]), []).append(at)
+        of.setdefault(configured.training_of(one["config"]), []).append(at)
         trial.run(one["config"], alone / one["id"])
         for name in ("weights.safetensors", "samples.safetensors", "levels.csv"):
             assert (at / name).read_bytes() == (alone / one["id"] / name).read_bytes(), name
@@ -453,14 +464,14 @@ def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) ->
 def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
     tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = trial._measure
+    genuine = measured.measure
 
     def measure(config: dict[str, Any], *rest: Any) -> dict[str, float]:
         if config["seed"] == 1:
             raise ValueError("cannot be measured")
         return genuine(config, *rest)
 
-    monkeypatch.setattr(trial, "_measure", measure)
+    monkeypatch.setattr(measured, "measure", measure)
     monkeypatch.setattr(trial, "run", None)
     done = study(tmp_path, "--only", "mixture", "--engine", "batched")
     assert done.code == 1
@@ -490,6 +501,6 @@ def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> No
     for one in journal.trials(tmp_path / "runs" / "tiny")[:2]:
         at = journal.folder(tmp_path / "runs" / "tiny", one["id"])
         denoiser = testbed.load(at)
-        x = torch.ones(2, *trial.data_of(one["config"], REGISTRY).shape)
+        x = torch.ones(2, *configured.data_of(one["config"], REGISTRY).shape)
         assert bool(denoiser(x, 1.0).isfinite().all())
         assert json.loads((at / "result.json").read_text())["parameters"] > 0

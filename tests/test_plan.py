@@ -11,7 +11,7 @@ from conftest import run_here
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import asked, facts, journal, plan, runner, spec, trial, twins
+from testbed.study import asked, configured, facts, journal, plan, runner, spec, twins
 from testbed.study.plan import Plan
 
 SMALL = """
@@ -221,7 +221,7 @@ def test_an_identity_depends_on_the_sources_and_on_the_data(
     with monkeypatch.context() as patch:
         patch.setattr(plan, "sources", lambda: "other")
         assert made(folder, registry).trials[0].id != before.id
-    data = trial.dataset("moons", json.dumps(before.config["dataset"]["options"]), registry)
+    data = configured.dataset("moons", json.dumps(before.config["dataset"]["options"]), registry)
     assert before.config["data_digest"] == data.digest
     assert len(plan.sources()) == 16
 
@@ -710,8 +710,8 @@ def test_what_is_not_affine_has_no_twin(folder: Path, others: testbed.Registry) 
     study = made(folder, others, SHARED, 'grid.parameterization=["given", "eps"]')
     assert twins.find(study, others) == []
     config = study.trials[0].config
-    data = trial.dataset("moons", json.dumps(config["dataset"]["options"]), others)
-    denoiser, objective = trial.assemble(config, others, data)
+    data = configured.dataset("moons", json.dumps(config["dataset"]["options"]), others)
+    denoiser, objective = configured.assemble(config, others, data)
     assert twins.signature(objective, denoiser) is None
 
 

@@ -16,7 +16,7 @@ from testbed import noise
 from testbed.errors import InputError, UnknownName
 from testbed.random import stream
 from testbed.sampling.schedules import SCHEDULES, Schedule, schedule
-from testbed.study import plan, spec, trial
+from testbed.study import configured, measured, plan, spec
 from testbed.tables import table
 
 LOW, HIGH = 0.002, 80.0
@@ -181,12 +181,12 @@ def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:
 def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> None:
     config = planned(tmp_path, 'evaluation.sampler={name="ddim", eta=1.0}', *filter(None, [change]))
     registry = testbed.Registry()
-    data = trial.data_of(config, registry)
-    denoiser, _ = trial.assemble(config, registry, data)
+    data = configured.data_of(config, registry)
+    denoiser, _ = configured.assemble(config, registry, data)
     seen: list[float] = []
     device = torch.device("cpu")
     common = denoiser, data, config, 4
-    found = trial.draw(
+    found = measured.draw(
         *common, stream(0, "a"), device, registry, lambda i, sigma, x: seen.append(sigma)
     )
     chosen = "ddpm" if change else "karras"
@@ -203,12 +203,12 @@ def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> Non
 def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path) -> None:
     config = planned(tmp_path)
     registry = testbed.Registry()
-    data = trial.data_of(config, registry)
-    denoiser, _ = trial.assemble(config, registry, data)
+    data = configured.data_of(config, registry)
+    denoiser, _ = configured.assemble(config, registry, data)
     common = stream, torch.device("cpu"), registry
-    now = trial.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
+    now = measured.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
     del config["evaluation"]["schedule"]
-    then = trial.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
+    then = measured.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
     assert torch.equal(now, then)
 
 

@@ -22,7 +22,7 @@ from testbed.audit.adapters import Adapter
 from testbed.errors import InputError, UnknownName
 from testbed.predictions import KINDS, pair_weights
 from testbed.registry import default_registry
-from testbed.study import plan, spec, trial, twins
+from testbed.study import configured, plan, spec, trial, twins
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Way = Callable[[nn.Module, str, Any], Denoise]
@@ -250,8 +250,8 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
     found = []
     for sets in (["output=score"], ["parameterization=score"]):
         (one,) = planned(tmp_path, *sets).trials
-        data = trial.data_of(one.config, registry)
-        made = trial.contestant(one.config, registry, data)
+        data = configured.data_of(one.config, registry)
+        made = configured.contestant(one.config, registry, data)
         trainer = trial.Trainer(
             made.denoiser, made.objective, data, made.training, 0, torch.device("cpu")
         )
@@ -269,7 +269,7 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
 def test_the_recipe_is_the_parameterization_s_own(tmp_path: Path) -> None:
     """A score network with EDM's inputs."""
     (one,) = planned(tmp_path, "output=score", "parameterization=edm", "c_in=native").trials
-    d, objective = trial.assemble(one.config, testbed.Registry(), trial.data_of(
+    d, objective = configured.assemble(one.config, testbed.Registry(), configured.data_of(
         one.config, testbed.Registry()))  # fmt: skip
     sd = one.config["sigma_data"]
     edm = default_registry().parameterization("edm").coefficients(2.0, sigma_data=sd)

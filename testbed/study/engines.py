@@ -20,7 +20,7 @@ import torch
 
 from testbed.errors import ComponentError, InputError, UnknownName, unknown
 from testbed.registry import Registry
-from testbed.study import journal, trial
+from testbed.study import configured, journal
 from testbed.study.plan import Plan, Trial, canonical
 from testbed.training.batch import Batch
 from testbed.training.engine import BLOCK, Loop, Trainer
@@ -226,7 +226,7 @@ def _build(pending: Sequence[Trial], registry: Registry) -> None:
     }
     for config in kinds.values():
         try:
-            trial.assemble(config, registry, trial.data_of(config, registry))
+            configured.assemble(config, registry, configured.data_of(config, registry))
         except Exception as problem:
             if _refused(problem):
                 raise
@@ -273,7 +273,7 @@ def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Those that are one training together, in the order of the first of each."""
     found: dict[str, list[Trial]] = {}
     for one in trials:
-        found.setdefault(trial.training_of(one.config), []).append(one)
+        found.setdefault(configured.training_of(one.config), []).append(one)
     return list(found.values())
 
 
@@ -299,7 +299,7 @@ def _class(one: Trial, registry: Registry) -> str:
     """Equal for trials that can be batched; a trial's own id where it cannot."""
     config = one.config
     try:
-        objective = trial.objective_of(config, registry)
+        objective = configured.objective_of(config, registry)
         batched = objective.fixed and objective.loss.state is None and objective.vlb is None
         quadratic = objective.loss.quadratic
     except Exception:  # a plugin's: the trial itself will fail and say why
@@ -324,12 +324,12 @@ def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: st
     torch.set_num_threads(way.threads)
     # All where that is compiled: the workers then find it in torch's cache.
     some = group.trainings if way.name == "compiled" else group.trainings[:MEASURED]
-    data = trial.data_of(some[0].config, registry)
+    data = configured.data_of(some[0].config, registry)
     try:
         if way.name == "sequential":
-            alone = trial.contestant(some[0].config, registry, data, BLOCK)
+            alone = configured.contestant(some[0].config, registry, data, BLOCK)
             return _milliseconds(Trainer.of(alone, data, where))
-        many = [trial.contestant(one.config, registry, data, BLOCK) for one in some]
+        many = [configured.contestant(one.config, registry, data, BLOCK) for one in some]
         return _milliseconds(Batch(many, data, where, way.name == "compiled"))
     except Exception as problem:
         if way.name == "sequential" and _refused(problem):

@@ -14,8 +14,8 @@ from testbed.data.base import Data
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.study import journal, twins
+from testbed.study.configured import assemble, component, dataset
 from testbed.study.plan import Plan
-from testbed.study.trial import assemble, component, dataset
 from testbed.study.validity import levels_of
 from testbed.training.checkpoint import save_weights
 

@@ -23,7 +23,7 @@ from testbed.noise import TERMINAL
 from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
 from testbed.scores import read_as
-from testbed.study import baseline, guided, journal, trial, validity
+from testbed.study import baseline, configured, guided, journal, validity
 from testbed.study.spec import Arrangement, Assumed, Choice, StudyFile, TrialSettings
 from testbed.tables import Table
 from testbed.training.objective import Objective
@@ -35,8 +35,9 @@ VARIANCES: dict[str, dict[str, Any]] = {"fixed": {}, "learned": {"vlb": 0.001}}
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 SOURCES = (
     "coloured", "components", "data", "ddpm", "denoiser", "formula", "metrics", "networks", "noise",
-    "oracles", "parameterization", "predictions", "random", "sampling", "scores", "study/guided",
-    "study/guiding", "study/trial", "tables", "training",
+    "oracles", "parameterization", "predictions", "random", "sampling", "scores",
+    "study/configured", "study/guided", "study/guiding", "study/measured", "study/trial", "tables",
+    "training",
 )  # fmt: skip
 
 
@@ -275,7 +276,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
         if chosen == "recipe":
             chosen = getattr(p.recipe, name) if p.recipe else "native"
         inputs[name] = chosen
-    data = trial.dataset(dataset.name, json.dumps(named(dataset)["options"]), registry)
+    data = configured.dataset(dataset.name, json.dumps(named(dataset)["options"]), registry)
     sigma_data = _sigma_data(settings, data)
     density = parts["density"]
     for name in inputs:

@@ -24,10 +24,11 @@ from testbed.errors import said
 from testbed.registry import Registry
 from testbed.scores import read_as
 from testbed.study import asked, journal
+from testbed.study.configured import component, dataset
 from testbed.study.engines import Engine, Group
 from testbed.study.executors import Executor, Job
 from testbed.study.plan import Plan, Trial
-from testbed.study.trial import component, dataset, device_title, resumable
+from testbed.study.trial import device_title, resumable
 
 if TYPE_CHECKING:
     from testbed import audit

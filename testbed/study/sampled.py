@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from testbed.errors import InputError
 from testbed.random import stream
-from testbed.study import guided, trial
+from testbed.study import guided, measured, trial
 from testbed.study.guiding import Guide
 from testbed.training.checkpoint import save_weights
 
@@ -47,7 +47,7 @@ def draw(
     steps = config["evaluation"]["steps"]
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("sampling", total=steps)
-        samples = trial.draw(
+        samples = measured.draw(
             denoiser,
             data,
             config,

@@ -17,10 +17,11 @@ from rich.text import Text
 
 from testbed.registry import Registry
 from testbed.study import journal, runner, twins
+from testbed.study.configured import component
 from testbed.study.engines import Engine, Group
 from testbed.study.plan import Plan, Trial
 from testbed.study.session import Ending
-from testbed.study.trial import component, device_title
+from testbed.study.trial import device_title
 
 
 def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[RenderableType]:

@@ -4,159 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import platform
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from testbed.components import Estimate
 from testbed.data.base import Data
-from testbed.ddpm import Chain
 from testbed.denoiser import Denoiser
 from testbed.errors import InputError, no_room, said
-from testbed.metrics import denoising, information, likelihood
-from testbed.metrics.guided import end_points
-from testbed.metrics.resampling import mean
-from testbed.random import stream
 from testbed.registry import Registry
-from testbed.sampling.guidance import Given
-from testbed.sampling.loop import Denoise, sample
-from testbed.scores import read_as
-from testbed.study import guided, journal
-from testbed.study.guiding import Guide
-from testbed.tables import Table
+from testbed.study import journal, measured
+from testbed.study.configured import assemble, contestant, data_of, registry_of, training_of
 from testbed.training import checkpoint
 from testbed.training.batch import Batch
 from testbed.training.engine import Contestant, Loop, Trainer
-from testbed.training.objective import Objective
-from testbed.training.settings import Training
 
 CHECKPOINT_SECONDS = 15.0
 ORPHANED = 60.0
 """Seconds within which the worker of a driver that was killed has ended."""
-KARRAS = {"name": "karras", "options": {}}
-WHITE: dict[str, Any] = {"name": "white", "options": {}}
-FIXED: dict[str, Any] = {"name": "fixed", "options": {}}
-"""The schedule, the noise and the variance of a trial that names none."""
-
-
-@functools.lru_cache(maxsize=1)
-def registry_of(plugins: tuple[str, ...], folders: tuple[str, ...]) -> Registry:
-    """The worker's registry, made once."""
-    return Registry(plugins, folders)
-
-
-@functools.lru_cache(maxsize=4)
-def dataset(name: str, options: str, registry: Registry) -> Data:
-    """The data of a data set, built once a process; `options` in JSON."""
-    return registry.dataset(name, **json.loads(options))()
-
-
-@functools.lru_cache(maxsize=4)
-def _held(
-    name: str,
-    options: str,
-    registry: Registry,
-    low: float,
-    high: float,
-    levels: int,
-    draws: int,
-    conditions: tuple[str, ...] = (),
-) -> denoising.Held:
-    data = dataset(name, options, registry)
-    return denoising.held(data, low, high, levels, draws, conditions)
-
-
-def component(registry: Registry, axis: str, named: dict[str, Any]) -> Any:
-    """The component that a resolved `{"name": ..., "options": ...}` stands for."""
-    return _component(registry, axis, named["name"], json.dumps(named["options"]))
-
-
-@functools.lru_cache(maxsize=1024)
-def _component(registry: Registry, axis: str, name: str, options: str) -> Any:
-    # A density's cut takes a hundred evaluations, and many trials have the same.
-    return getattr(registry, axis)(name, **json.loads(options))
-
-
-def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
-    """The objective of a resolved configuration, its states not started."""
-    axes = ("parameterization", "weighting", "loss", "density")
-    table = table_of(config, registry)
-    parts: dict[str, Any] = {
-        axis: table.density(**config[axis]["options"])
-        if table is not None and config[axis] and config[axis]["name"] == "table"
-        else config[axis] and component(registry, axis, config[axis])
-        for axis in axes
-    }
-    parts["parameterization"] = read_as(parts["parameterization"], config.get("output", "F"))
-    learned = config.get("variance", FIXED)["options"]
-    noise = component(registry, "noise", config.get("noise", WHITE))
-    sd, vlb = config["sigma_data"], learned.get("vlb")
-    return Objective(**parts, sigma_data=sd, table=table, noise=noise, vlb=vlb)
-
-
-def table_of(config: Mapping[str, Any], registry: Registry) -> Table | None:
-    """The table of a resolved configuration, or None."""
-    named = config.get("table")
-    found: Table | None = component(registry, "table", named) if named else None
-    return found
-
-
-def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[Denoiser, Objective]:
-    """The untrained denoiser and the objective of a resolved configuration."""
-    states = stream(config["seed"], "states").initial_seed()
-    objective = objective_of(config, registry).started(states)
-    p = objective.parameterization
-    weights = stream(config["seed"], "weights").initial_seed()
-    labels, further = guided.built(config.get("conditions", {}), data)
-    build = component(registry, "network", config["network"])
-    learned = objective.vlb is not None
-    network = build(data.shape, labels, weights, further, outputs=2 if learned else 1)
-    denoiser = Denoiser(
-        network,
-        p,
-        config["sigma_data"],
-        c_in=config["c_in"],
-        c_noise=config["c_noise"],
-        table=objective.table,
-        learned_variance=learned,
-    )
-    return denoiser, objective
-
-
-def training_of(config: Mapping[str, Any]) -> str:
-    """What of a resolved configuration its training depends on: all but how it is measured."""
-    return json.dumps({k: v for k, v in config.items() if k != "evaluation"}, sort_keys=True)
 
 
 def _module(denoiser: Denoiser) -> torch.nn.Module:
     assert isinstance(denoiser.network, torch.nn.Module)
     return denoiser.network
-
-
-def data_of(config: Mapping[str, Any], registry: Registry) -> Data:
-    """The data of a resolved configuration."""
-    named = config["dataset"]
-    return dataset(named["name"], json.dumps(named["options"]), registry)
-
-
-def contestant(
-    config: dict[str, Any], registry: Registry, data: Data, steps: int | None = None
-) -> Contestant:
-    """What a resolved configuration trains, for its own number of steps or for `steps`."""
-    denoiser, objective = assemble(config, registry, data)
-    settings = {**config["training"], "betas": tuple(config["training"]["betas"])}
-    if steps is not None:
-        settings |= {"steps": steps, "points": 1}
-    conditions = config["conditions"]
-    return Contestant(denoiser, objective, Training(**settings), config["seed"], conditions)
 
 
 def run(
@@ -397,7 +273,7 @@ def _conclude(
     """Stores the weights, measures, and writes the result."""
     status = "finished" if facts["diverged_at"] is None else "diverged"
     denoiser, objective = trained.denoiser, trained.objective
-    measured = time.perf_counter()
+    since = time.perf_counter()
     checkpoint.save_weights(
         at / "weights.safetensors", _module(denoiser).state_dict(), {"status": status}
     )
@@ -408,7 +284,7 @@ def _conclude(
     metrics: dict[str, float] = {}
     errors: dict[str, dict[str, float]] = {}
     if status != "diverged":
-        metrics, errors = _measure(config, at, registry, data, trained, device)
+        metrics, errors = measured.measure(config, at, registry, data, trained, device)
     curve = journal.rows(at)[0]
     journal.write_json(
         at / "result.json",
@@ -421,126 +297,13 @@ def _conclude(
             "final_loss": curve[-1]["loss"] if curve else None,
             "curve": journal.digest(at),
             "training_seconds": sum(row["seconds"] for row in curve),
-            "measuring_seconds": time.perf_counter() - measured,
+            "measuring_seconds": time.perf_counter() - since,
             "device": device_title(device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         },
     )
     return status
-
-
-def _measure(
-    config: dict[str, Any],
-    at: Path,
-    registry: Registry,
-    data: Data,
-    contestant: Contestant,
-    device: torch.device,
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Per-sigma table, identity rows of the trained model, samples and their metrics.
-
-    Returns:
-        metrics, and the sampling error and p of those that have one.
-    """
-    from testbed import audit
-
-    trained, objective = contestant.denoiser, contestant.objective
-    evaluation, density = config["evaluation"], config["density"]["options"]
-    low, high = density["sigma_min"], density["sigma_max"]
-    named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
-    conditions, d = config["conditions"], data.train[0].numel()
-    shown = evaluation["levels"], evaluation["draws"], tuple(conditions)
-    against = _held(*named, low, high, *shown)
-    noise = component(registry, "noise", config["noise"])
-    dropped = guided.drops_all(conditions)
-    levels = denoising.per_level(trained, against, device, dropped, noise)
-    metrics = denoising.summary(levels, d)
-    guide = Guide(config, registry, data, trained, device)
-    of_guidance, table = guide.measured(against, levels)
-    metrics |= of_guidance
-    if table is not None:
-        table.to_csv(at / "classifier.csv", index=False)
-    levels.to_csv(at / "levels.csv", index=False)
-    found: dict[str, Estimate] = {}
-    if "excess" in levels:
-        bound = information.kl_bound(levels["sigma"], levels["excess"], d, levels["excess_se"])
-        found["excess_nats"] = Estimate(bound.value, bound.error)
-    if asked := evaluation.get("likelihood"):
-        of = trained, data, low, high, device
-        found |= likelihood.held_out(*of, **asked, conditions=tuple(conditions))
-    if evaluation.get("elbo", "off") != "off":
-        found["elbo"] = elbo(trained, objective, against, evaluation["elbo"], device)
-
-    few = min(8, len(against.x0))
-    sigma = against.sigma.repeat_interleave(few).to(device)
-    x0, eps = (t[:few].repeat(len(against.sigma), *[1] * (t.ndim - 1)).to(device)
-               for t in (against.x0, against.eps))  # fmt: skip
-    checked = audit.check_model(trained, x0, eps, sigma)
-    journal.write_json(at / "tweedie.json", {"rows": [asdict(row) for row in checked]})
-
-    condition = guide.of_samples(evaluation["samples"])
-
-    def drawn(by: Denoise) -> torch.Tensor:
-        generator, n = stream(0, "samples"), evaluation["samples"]
-        return draw(trained, data, config, n, generator, device, registry, denoise=by)
-
-    samples = drawn(guide.trained(condition))
-    exactly = guide.exact(condition)
-    if exactly is not None:
-        metrics["guided_error"] = end_points(samples, drawn(exactly))
-    # One entry: safetensors writes several in any order, and the file would differ each time.
-    words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
-    facts = {"sampler": "{}, {} steps, {}".format(*words)}
-    checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
-    for named_metric in evaluation["metrics"]:
-        metric = component(registry, "metric", named_metric)
-        generator = stream(0, f"metric/{metric.name}")
-        found[metric.name] = metric.estimate(samples.cpu(), data, generator)
-    metrics |= {name: one.value for name, one in found.items()}
-    return metrics, {name: {"error": one.error, "p": one.p} for name, one in found.items()}
-
-
-def elbo(
-    denoiser: Denoiser,
-    objective: Objective,
-    against: denoising.Held,
-    variance: str,
-    device: torch.device,
-) -> Estimate:
-    """The bound on -log p(x0) of the chain over the levels drawn, in nats per dimension."""
-    given = Given(denoiser, against.on(device))
-    x0 = against.x0.to(device)
-    with torch.no_grad():
-        terms = Chain(objective.levels).elbo(given, x0, stream(0, "elbo"), variance)
-    return mean(terms.total.cpu() / x0[0].numel())
-
-
-def draw(
-    denoiser: Denoiser,
-    data: Data,
-    config: dict[str, Any],
-    n: int,
-    generator: torch.Generator,
-    device: torch.device,
-    registry: Registry,
-    callback: Callable[[int, float, torch.Tensor], None] | None = None,
-    denoise: Denoise | None = None,
-) -> torch.Tensor:
-    """n samples by the configuration's own sampler and levels; (n, *shape).
-
-    They follow `denoise` in place of the denoiser where it is given.
-    """
-    evaluation, density = config["evaluation"], config["density"]["options"]
-    schedule = component(registry, "schedule", evaluation.get("schedule", KARRAS))
-    range_ = density["sigma_min"], density["sigma_max"]
-    sigmas = schedule(evaluation["steps"], *range_, denoiser.table)
-    sampler = component(registry, "sampler", evaluation["sampler"])
-    # The prior at sigma_max: noise and the data's second moment.
-    top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5
-    x = top * torch.randn(n, *data.shape, generator=generator)
-    with torch.no_grad():
-        return sample(denoise or denoiser, x.to(device), sigmas, sampler, generator, callback)
 
 
 def device_title(device: torch.device) -> str:

@@ -16,8 +16,8 @@ from torch import Tensor
 from testbed.components import Loss
 from testbed.denoiser import Denoiser
 from testbed.registry import Registry
+from testbed.study.configured import objective_of
 from testbed.study.plan import Plan, canonical
-from testbed.study.trial import objective_of
 from testbed.study.validity import levels_of
 from testbed.training.objective import Objective
 from testbed.twins import RESOLUTION, factor
