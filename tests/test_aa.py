@@ -22,7 +22,7 @@ import testbed
 from testbed.metrics import statistics
 from testbed.metrics.statistics import Comparison, compare, correct
 from testbed.random import stream
-from testbed.study import journal, plan, runner, spec, trial
+from testbed.study import configured, journal, plan, runner, spec, trial
 from testbed.study.report import comparisons, finding, results
 from testbed.study.report.results import Results
 from testbed.training import engine
@@ -210,7 +210,7 @@ def test_another_start_is_no_mirror_image(
     def other(seed: int, name: str) -> torch.Generator:
         return stream(seed + (name == "weights"), name)
 
-    monkeypatch.setattr(trial, "stream", other)
+    monkeypatch.setattr(configured, "stream", other)
     mutant = mutated(ran, tmp_path, "mutant_of_start", {})
     with pytest.raises(AssertionError):
         law_mirror(ran.trials["mixture", "eps", 0], mutant)

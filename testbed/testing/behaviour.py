@@ -172,9 +172,8 @@ def options_matter(component: Any) -> str:
     tried = []
     mine = {name for formula in component.formulas() for name in formula.defaults}
     for name in sorted(mine):
-        value = options[name]
-        others = _others(value)
-        for other in others:
+        value, alike = options[name], []
+        for other in _others(value):
             try:
                 there = probe(component.bound({**options, name: other}))
             except ComponentError as problem:
@@ -186,11 +185,12 @@ def options_matter(component: Any) -> str:
             if len(there) != len(here) or not all(map(same, here, there)):
                 tried.append(name)
                 break
-        else:
-            if others:
+            alike.append(other)
+        else:  # of an option whose other values are all refused, nothing can be said
+            if alike:
                 raise CheckFailed(
                     f"option {name!r} does nothing: {value!r} and "
-                    f"{' and '.join(map(repr, others))} give the same numbers."
+                    f"{' and '.join(map(repr, alike))} give the same numbers."
                 )
     return f"{', '.join(tried)}: each has an effect" if tried else "no numeric option"
 

@@ -122,7 +122,10 @@ def _of_trial(client: Any, run: Any, at: Path) -> list[str]:
         for key in tracking.CURVES
     }
     final = result["metrics"] | {"diverged": float(result["status"] == "diverged")}
-    expected |= {key: [(config["training"]["steps"], value)] for key, value in final.items()}
+    for name, found in result.get("errors", {}).items():
+        final |= {f"{name}_error": found["error"], f"{name}_p": found["p"]}
+    last = config["training"]["steps"]
+    expected |= {key: [(last, value)] for key, value in final.items() if value is not None}
     said = _history(client, run, expected)
     if run.data.params != {key: text for key, text in tracking.flat(config)}:
         said.append("other parameters")

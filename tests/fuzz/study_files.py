@@ -22,7 +22,11 @@ KEYS = (
     "network.depth", "network.features", "network.frequencies", "dataset.dim", "dataset.scale",
     "dataset.n", "dataset.test", "dataset.data_seed", "dataset.width", "dataset.split_seed",
     "density.mean", "density.std", "density.sigma_min", "density.sigma_max", "loss.space",
-    "weighting.gamma", "sigma_data.assumed", "dataset.path",
+    "weighting.gamma", "sigma_data.assumed", "dataset.path", "training.warmup", "training.schedule",
+    "training.hold", "training.ema_width", "training.precision", "noise", "noise.strength", "table",
+    "output", "variance", "variance.vlb", "conditions", "conditions.label", "evaluation.elbo",
+    "evaluation.guidance", "evaluation.guidance.scale", "evaluation.guidance.negative",
+    "evaluation.likelihood", "evaluation.likelihood.steps", "evaluation.schedule",
 )  # fmt: skip
 TEXTS = (
     "x = " + "[" * 3000 + "]" * 3000,
@@ -53,6 +57,7 @@ def originals() -> tuple[dict[str, Any], ...]:
         study = tomllib.loads(file.read_text(encoding="utf-8"))
         study["base"] |= {"network": {"name": "mlp", "width": 8, "depth": 1}}
         study["base"]["training"]["batch"] = 8
+        study.setdefault("cases", [{"name": "all"}])
         for case in study["cases"]:
             case.pop("network", None)
             case["seeds"] = 1
