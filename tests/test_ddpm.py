@@ -894,6 +894,8 @@ def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:
     assert trial.run(one.config, at) == "finished", (at / "error.txt").read_text()
     result = trial.journal.read_json(at / "result.json")
     assert math.isfinite(result["metrics"]["elbo"])
+    terms = [result["metrics"][f"elbo_{t}"] for t in ("reconstruction", "matching", "prior")]
+    assert sum(terms) == pytest.approx(result["metrics"]["elbo"], rel=1e-12)
     assert 0 < result["errors"]["elbo"]["error"] < 10
     d = trial.load(at)
     assert d.posterior(draws((3, 2), 1, torch.float32), 1.0).variance.shape == (3, 2)

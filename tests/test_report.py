@@ -727,3 +727,37 @@ def test_a_variant_keeps_its_colour() -> None:
     names = [f"v{i}" for i in range(12)]
     looks = [str(drawing.ink(name, names)) for name in names]
     assert len(set(looks)) == len(names)
+
+
+def entropy_row(folder: Path, curve: Callable[[np.ndarray[Any, Any]], Any], **config: Any) -> str:
+    """The row of a planted study whose irreducible loss by level is `curve`."""
+    found = results.read(plant(folder, {("c", "", "b"): [1.0]}, oracle=True))
+    sigma = np.logspace(-2, 2, 64)
+    levels = pd.DataFrame({"sigma": sigma, "optimum": curve(sigma)}).assign(
+        case="c", arm="", variant="b", seed=0
+    )
+    facts = {"c": {**found.facts["c"], "variance": 2.5}}
+    configs = {i: {**c, **config} for i, c in found.configs.items()}
+    made = replace(found, levels=levels, facts=facts, configs=configs)
+    return dict(summaries.setup(made))["entropy"][0]
+
+
+def test_the_entropy_is_that_of_the_irreducible_loss(tmp_path: Path) -> None:
+    """Gaussian data of variances 1 and 4: h = log(2 pi e) + (log(1 + s^2) + log(4 + s^2))/2.
+
+    By the trapezoid rule, whose error the row states, with three digits of the number.
+    """
+
+    def curve(sigma: np.ndarray[Any, Any]) -> Any:
+        return (sigma**2 / (1 + sigma**2) + 4 * sigma**2 / (4 + sigma**2)) / 2
+
+    row = entropy_row(tmp_path / "a", curve)
+    value, sigma, step = re.fullmatch(r"(\S+) nats at σ = (\S+), ± (\S+) by .*", row).groups()  # type: ignore[union-attr]
+    h = math.log(2 * math.pi * math.e) + (math.log(1 + 1e-4) + math.log(4 + 1e-4)) / 2
+    assert float(sigma) == 0.01
+    assert abs(float(value) - h) <= float(step) + 0.005
+    assert float(step) < 0.01
+    # A loss that is another's is another entropy; a conditional one is not shown for it.
+    other = entropy_row(tmp_path / "b", lambda s: 0.5 * curve(s)).partition(" ")[0]
+    assert abs(float(other) - h) > 1
+    assert entropy_row(tmp_path / "c", curve, conditions={"label": 0.1}) == "not known"

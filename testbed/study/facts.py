@@ -108,6 +108,7 @@ def _real(folder: Path, case: str, config: dict[str, Any], registry: Registry) -
         "test": len(data.test),
         "labels": data.labels,
         "sigma_data": data.sigma_data,
+        "variance": float(data.train.double().flatten(1).var(0, correction=0).mean()),
         "oracle": data.oracle is not None,
         "floors": floors,
     }

@@ -88,7 +88,7 @@ def measure(
         of = trained, data, low, high, device
         found |= likelihood.held_out(*of, **asked, conditions=tuple(conditions))
     if evaluation.get("elbo", "off") != "off":
-        found["elbo"] = elbo(trained, objective, against, evaluation["elbo"], device)
+        found |= elbo(trained, objective, against, evaluation["elbo"], device)
 
     few = min(8, len(against.x0))
     sigma = against.sigma.repeat_interleave(few).to(device)
@@ -125,13 +125,22 @@ def elbo(
     against: denoising.Held,
     variance: str,
     device: torch.device,
-) -> Estimate:
-    """The bound on -log p(x0) of the chain over the levels drawn, in nats per dimension."""
+) -> dict[str, Estimate]:
+    """The bound on -log p(x0) of the chain over the levels drawn, and its terms.
+
+    All in nats per dimension; the matching terms are added.
+    """
     given = Given(denoiser, against.on(device))
     x0 = against.x0.to(device)
     with torch.no_grad():
         terms = Chain(objective.levels).elbo(given, x0, stream(0, "elbo"), variance)
-    return mean(terms.total.cpu() / x0[0].numel())
+    each = {
+        "elbo": terms.total,
+        "elbo_reconstruction": terms.reconstruction,
+        "elbo_matching": terms.matching.sum(0),
+        "elbo_prior": terms.prior,
+    }
+    return {name: mean(term.cpu() / x0[0].numel()) for name, term in each.items()}
 
 
 def draw(

@@ -35,8 +35,8 @@ class Results:
         study: study.json.
         trials: id, case, arm, variant, seed, status, diverged_at (step), error, training_seconds,
             parameters.
-        metrics: case, arm, variant, seed, metric, value of the trials that ended; inf where a trial
-            diverged or its metric is not finite.
+        metrics: case, arm, variant, seed, metric, value of the trials that ended, inf where a trial
+            diverged or its metric is not finite, and error, that of its own samples, or nan.
         levels: case, arm, variant, seed and the columns of levels.csv; losses per dimension.
         curves: case, arm, variant, seed, step, loss (over its value at F = 0), gradient_norm,
             gradient_norm_cv.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from testbed.metrics.information import entropy
 from testbed.study.report.comparisons import interval
 from testbed.study.report.results import LABEL, Results, chosen
 from testbed.study.report.words import number
@@ -105,6 +106,7 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "shape": f"{shape} ({'exact oracle' if results.oracle(case) else 'no oracle'})",
             "samples": f"{facts.get('train', '?')} training, {facts.get('test', '?')} held out",
             "sigma_data": _distinct(_sigma_data(c) for c in configs),
+            "entropy": _entropy(results, case),
             "noise levels": _distinct(_range(c) for c in configs),
             "noise": _distinct(
                 _component(c["noise"]) if "noise" in c else "white" for c in configs
@@ -127,6 +129,25 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
         for title, text in values.items():
             rows.setdefault(title, []).append(text)
     return list(rows.items())
+
+
+def _entropy(results: Results, case: str) -> str:
+    """That of the data at the lowest level, from the irreducible loss of an unconditional trial."""
+    facts, trials = results.facts.get(case, {}), results.trials
+    ids = trials.loc[(trials["case"] == case) & (trials["status"] == "finished"), "id"]
+    free = [i for i in ids if not results.configs.get(i, {}).get("conditions")]
+    table = results.levels
+    if not free or "optimum" not in table or "variance" not in facts:
+        return "not known"
+    first = trials[trials["id"] == free[0]].iloc[0]
+    mine = (table[[*LABEL, "seed"]] == first[[*LABEL, "seed"]]).all(axis=1)
+    levels = table[mine].sort_values("sigma")
+    if len(levels) < 2 or not levels["optimum"].notna().all():
+        return "not known"
+    d = math.prod(facts["shape"])
+    found = entropy(levels["sigma"], levels["optimum"], d, facts["variance"])
+    sigma = levels["sigma"].iloc[0]
+    return f"{found.value:.3g} nats at σ = {sigma:.3g}, ± {found.step:.2g} by the number of levels"
 
 
 def recipes(results: Results) -> list[list[str]]:

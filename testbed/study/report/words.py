@@ -38,6 +38,9 @@ METRICS = {
         "−ELBO in nats/dim",
         "the evidence lower bound with the other sign: of −log p of held-out data, per dimension",
     ),
+    "elbo_reconstruction": ("reconstruction", "the bound’s term of the step to the data"),
+    "elbo_matching": ("matching", "the bound’s terms of all other steps"),
+    "elbo_prior": ("prior", "the bound’s term of the last level, with nothing to learn"),
     "excess_dropped_nats": (
         "excess risk in nats, conditions off",
         "the same integral for a conditional model with all its conditions switched off, against "
