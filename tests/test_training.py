@@ -1104,6 +1104,7 @@ def test_a_bound_that_is_reached_changes_the_run() -> None:
     [
         ("steps", 0),
         ("steps", -5),
+        ("steps", 10**10),
         ("batch", 0),
         ("learning_rate", 0.0),
         ("learning_rate", -1e-3),

@@ -10,6 +10,8 @@ from testbed.errors import InputError, unknown
 
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt")
+MOST = 10**9
+"""Of steps, and of what is counted like them."""
 WIDEST = 1 / math.sqrt(12)
 """The width of the average over all steps alike, of those that never fall."""
 
@@ -60,14 +62,14 @@ class Training:
         if self.schedule not in SCHEDULES:
             raise InputError(unknown("schedule", self.schedule, SCHEDULES))
         limits = {
-            "steps": self.steps >= 1,
-            "batch": self.batch >= 1,
+            "steps": 1 <= self.steps <= MOST,
+            "batch": 1 <= self.batch <= MOST,
             "learning_rate": 0 < self.learning_rate < math.inf,
             "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             "ema": 0 <= self.ema < 1,
             "clip": self.clip >= 0,
-            "points": self.points >= 1,
-            "warmup": self.warmup >= 0,
+            "points": 1 <= self.points <= MOST,
+            "warmup": 0 <= self.warmup <= MOST,
             "hold": 0 <= self.hold < self.steps,
             "ema_width": 0 <= self.ema_width <= WIDEST,
         }
