@@ -43,13 +43,13 @@ METRICS = {
     "elbo_prior": ("prior", "the bound’s term of the last level, with nothing to learn"),
     "excess_dropped_nats": (
         "excess risk in nats, conditions off",
-        "the same integral for a conditional model with all its conditions switched off, against "
-        "the unconditional exact denoiser",
+        "∫ excess(σ)/σ³ dσ, summed over dimensions, of a conditional model with all its conditions "
+        "switched off, against the unconditional exact denoiser",
     ),
     "excess_guided_nats": (
         "guided excess risk in nats",
-        "the same integral of E|D_w − D_w*|², the guided denoiser against the exact one guided "
-        "alike",
+        "∫ E|D_w − D_w*|²/σ³ dσ of the guided denoiser against the exact one guided alike; at "
+        "other scales than 1 a distance of fields, which bounds no divergence",
     ),
     "guided_error": (
         "guided end points",
