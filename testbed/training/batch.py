@@ -148,12 +148,14 @@ class Batch(Loop):
         drawn = [draws(seed, block, *size) for seed in self.seeds]
         u = torch.stack([one.u for one in drawn])[self.of_seed.cpu()]
         noise = self.trials[0].objective.noise
-        noises = [
+        pairs = [
             noised(noise, seed, block, one.eps) for seed, one in zip(self.seeds, drawn, strict=True)
         ]
-        index, n, eps = (
+        # In x there is the target's noise, but where it is not taught.
+        in_x = [] if noise.taught else [[n for n, _ in pairs]]
+        index, eps, *ns = (
             torch.stack(parts).to(self.device)
-            for parts in ([one.indices for one in drawn], *map(list, zip(*noises, strict=True)))
+            for parts in ([one.indices for one in drawn], [eps for _, eps in pairs], *in_x)
         )
         bins = torch.empty(u.shape, dtype=torch.int64)
         columns = [torch.empty(u.shape) for _ in range(3 + len(Terms._fields))]
@@ -170,12 +172,11 @@ class Batch(Loop):
         columns += self._given(block, [one.indices for one in drawn])
         # (BLOCK, K, B): a step takes a contiguous part.
         steps = slice(offset, min(BLOCK, offset + last - self.step))
-        in_x = () if noise.taught else (n.transpose(0, 1)[steps],)
         at = zip(
             index.transpose(0, 1)[steps].unbind(),
             eps.transpose(0, 1)[steps].unbind(),
             *(column.transpose(0, 1)[steps].contiguous().to(self.device) for column in columns),
-            *in_x,
+            *(n.transpose(0, 1)[steps] for n in ns),
             strict=True,
         )
         found, norms = [], []

@@ -333,8 +333,9 @@ class Trainer(Loop):
         bins = self.bins(sigmas, self.objective.density).to(self.device)
         # Every function of sigma is evaluated once a block, in float64.
         levels = levels_of(self.denoiser, self.objective, sigmas).steps(self.device)
-        noises = noised(self.objective.noise, self.seed, block, drawn.eps)
-        ns, targets = (part[steps].to(self.device).unbind() for part in noises)
+        n, target = noised(self.objective.noise, self.seed, block, drawn.eps)
+        targets = target[steps].to(self.device).unbind()
+        ns = targets if n is target else n[steps].to(self.device).unbind()
         indices = drawn.indices[steps].to(self.device).unbind()
         given = of_block(self.classes, self.conditions, self.seed, block, drawn.indices)
         given = {name: classes[steps].to(self.device) for name, classes in given.items()}
