@@ -5,6 +5,7 @@ N(0, 1). The same holds for x0 = m +- sqrt(L) of Gaussian data.
 """
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -899,3 +900,30 @@ def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:
     assert 0 < result["errors"]["elbo"]["error"] < 10
     d = trial.load(at)
     assert d.posterior(draws((3, 2), 1, torch.float32), 1.0).variance.shape == (3, 2)
+
+
+# --- reference outputs --------------------------------------------------------------------------
+
+POSTERIOR = json.loads((Path(__file__).parent / "reference/diffusers_reference.json").read_text())[
+    "ddpm_posterior"
+]
+
+
+def law_posterior(later: int) -> None:
+    """beta and beta~ of the linear table, whose betas the reference has in float32.
+
+    beta is off by u of float32 then; beta~ = beta (1 - abar')/(1 - abar) by three times that, since
+    1 - abar is a sum of terms with the relative error of their betas.
+    """
+    chain, t = Chain(table("ddpm").sigmas), torch.tensor(POSTERIOR["t"]) - later
+    x = torch.zeros(len(t), 1, dtype=torch.float64)
+    small = chain.posterior(x, x, t).variance.flatten()
+    for found, name, k in ((chain.beta[t], "large", 1), (small, "small", 3)):
+        expected = float64(POSTERIOR[f"variance_fixed_{name}"])
+        assert bool(((found - expected).abs() <= k * u(torch.float32) * expected).all())
+
+
+def test_the_variances_are_the_reference_s() -> None:
+    law_posterior(0)
+    with pytest.raises(AssertionError):
+        law_posterior(1)

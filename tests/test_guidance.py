@@ -3,9 +3,11 @@
 A law is a function of an implementation. It passes for ours and fails for its mutants.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -642,3 +644,31 @@ def test_the_synthetic_mixture_tells_its_components(data: testbed.Data) -> None:
     assert float(wrong) <= float(expected) + 4 * math.sqrt(float(expected) / len(log_p)) + 1e-9
     group = data.condition("train", ["group"])["group"]
     assert torch.equal(group, (data.train_labels >= 2).long())
+
+
+# --- reference outputs --------------------------------------------------------------------------
+
+CFG = json.loads((Path(__file__).parent / "reference/sgm_reference.json").read_text())["cfg"]
+
+
+def law_reference(scale: float, swapped: bool = False) -> None:
+    """generative-models' guider on denoised samples, (1 - w) D_u + w D_c in float64."""
+    D_u, D_c = float64(CFG["uncond"]), float64(CFG["cond"])
+    if swapped:
+        D_u, D_c = D_c, D_u
+    given = {"label": torch.zeros(len(D_u), dtype=torch.int64)}
+    guided = ClassifierFree(lambda x, s, c: D_u if c is None else D_c, [(given, scale)])
+    found = guided(torch.zeros_like(D_u), torch.ones(len(D_u)))
+    # Both round 1 - w, two products and a sum: four times, at most at this size.
+    size = (1 + CFG["scale"]) * (D_u.abs() + D_c.abs())
+    assert bool(((found - float64(CFG["out"])).abs() <= 2 * gamma(4) * size).all())
+
+
+def test_classifier_free_guidance_is_the_reference_s() -> None:
+    law_reference(CFG["scale"])
+
+
+@pytest.mark.parametrize(("scale", "swapped"), [(6.5, False), (8.5, False), (7.5, True)])
+def test_another_scale_or_order_is_caught(scale: float, swapped: bool) -> None:
+    with pytest.raises(AssertionError):
+        law_reference(scale, swapped)
