@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Done, run_here
+from rich.console import Console
 
 import testbed
 from testbed.errors import InputError, UnknownName
@@ -504,3 +506,25 @@ def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> No
         x = torch.ones(2, *configured.data_of(one["config"], REGISTRY).shape)
         assert bool(denoiser(x, 1.0).isfinite().all())
         assert json.loads((at / "result.json").read_text())["parameters"] > 0
+
+
+def test_a_group_that_is_being_measured_shows_how_far_it_is(tmp_path: Path) -> None:
+    """A bar of its trials takes the place of the one of its steps; without a terminal, a line."""
+    engine = engines.choose(made(tmp_path, grid=STEPS), REGISTRY, "batched", 1)
+    group = engine.groups[0]
+    shown = []
+    for terminal_ in (True, False):
+        out = io.StringIO()
+        bars = terminal.Bars(engine, Console(file=out, force_terminal=terminal_, width=100))
+        for step, measured_ in ((50, 0), (group.steps, 0), (group.steps, 5), (group.steps, 12)):
+            bars._show(group, step, measured_)
+            task = bars._bars.tasks[-1]
+            shown.append((task.description, task.completed, task.total, task.visible))
+    title = group.title
+    assert shown[:4] == shown[4:] == [
+        (title, 50, group.steps, True),
+        (f"{title} · measuring", 0, 12, True),
+        (f"{title} · measuring", 5, 12, True),
+        (f"{title} · measuring", 5, 12, False),
+    ]  # fmt: skip
+    assert out.getvalue() == f"measured 5 of {title}\n"

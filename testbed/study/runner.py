@@ -52,9 +52,9 @@ class Tracker(Protocol):
 
 @dataclass
 class Progress:
-    """What a terminal shows: the steps that a group has done, the status of a trial, a line."""
+    """What a terminal shows: a group's steps and measured trials, the status of a trial, a line."""
 
-    show: Callable[[Group, int], None] = lambda group, step: None
+    show: Callable[[Group, int, int], None] = lambda group, step, measured: None
     ended: Callable[[Trial, str], None] = lambda trial, status: None
     say: Callable[[str], None] = lambda line: None
 
@@ -149,14 +149,17 @@ def execute(
             for future, group in list(running.items()):
                 places = [journal.folder(plan.folder, trial.id) for trial in group.trials]
                 if not future.done():
-                    progress.show(group, max(map(journal.last_step, places)))
+                    step, measured = max(map(journal.last_step, places)), 0
+                    if step >= group.steps:
+                        measured = sum((at / "result.json").is_file() for at in places)
+                    progress.show(group, step, measured)
                     continue
                 del running[future]
                 statuses = _statuses(future, places, tries[group.id])
                 if statuses is None:
                     waiting.insert(0, group)
                     continue
-                progress.show(group, group.steps)
+                progress.show(group, group.steps, len(places))
                 for trial, status in zip(group.trials, statuses, strict=True):
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)

@@ -145,15 +145,23 @@ class Bars:
         """What the runner calls."""
         return runner.Progress(self._show, self._end, self.say)
 
-    def _show(self, group: Group, step: int) -> None:
+    def _show(self, group: Group, step: int, measured: int) -> None:
         before = self._done.get(group.id, 0)
         self._bars.advance(self._all, max(0, step - before) * len(group.trials))
         self._done[group.id] = max(step, before)
         if group.id not in self._tasks:
             self._tasks[group.id] = self._bars.add_task(group.title, total=group.steps)
-        self._bars.update(self._tasks[group.id], completed=step)
-        if step >= group.steps:
-            self._bars.update(self._tasks[group.id], visible=False)
+        task, trials = self._tasks[group.id], len(group.trials)
+        if step < group.steps:
+            self._bars.update(task, completed=step)
+        elif measured < trials:
+            title = f"{group.title} · measuring"
+            self._bars.update(task, description=title, completed=measured, total=trials)
+            if self._plain and measured and time.monotonic() - self._said > 10:
+                self._said = time.monotonic()
+                self._console.print(f"measured {measured} of {escape(group.title)}")
+        else:
+            self._bars.update(task, visible=False)
 
     def _end(self, trial: Trial, status: str) -> None:
         self._ended += 1
