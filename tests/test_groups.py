@@ -7,9 +7,9 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ from testbed.study import (
 )
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
-from testbed.training.engine import Loop
+from testbed.training.engine import BLOCK, Loop
 
 REGISTRY = Registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
@@ -528,3 +528,19 @@ def test_a_group_that_is_being_measured_shows_how_far_it_is(tmp_path: Path) -> N
         (f"{title} · measuring", 5, 12, False),
     ]  # fmt: skip
     assert out.getvalue() == f"measured 5 of {title}\n"
+
+
+def test_what_the_first_step_alone_takes_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports and compilation: 9 s in the first half, 1 s in the other, for 4 trials."""
+
+    class Warming:
+        interval, diverged = 50, (None,) * 4
+
+        def windows(self) -> Iterator[None]:
+            yield from (None, None)
+
+    clock = iter([0.0, 9.0, 9.0, 10.0, 10.0])
+    monkeypatch.setattr(engines.time, "perf_counter", lambda: next(clock))
+    loop = Warming()
+    found = engines._milliseconds(cast(Loop, loop))
+    assert (loop.interval, found) == (BLOCK // 2, 1000 / (BLOCK // 2) / 4)
