@@ -621,7 +621,7 @@ REFUSED = {
     ),
     "classifier with bad settings": (
         ['evaluation.guidance={name="classifier", steps=0}'],
-        "evaluation.guidance: steps = 0 is out of range.",
+        "evaluation.guidance: steps = 0 is out of range: expected from 1 to 1e+09.",
     ),
     "classifier on a model that always has its label": (
         [BY, "conditions.label=0"],

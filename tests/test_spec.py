@@ -102,7 +102,7 @@ MISTAKES = {
     ),
     "training out of range": (
         in_base("training = { steps = 0 }"),
-        "base.training = {'steps': 0}: steps = 0 is out of range.",
+        "base.training = {'steps': 0}: steps = 0 is out of range: expected from 1 to 1e+09.",
     ),
     "word for a number": (
         in_base('training = { steps = "many" }'),

@@ -61,21 +61,26 @@ class Training:
             raise InputError(unknown("precision", self.precision, PRECISIONS))
         if self.schedule not in SCHEDULES:
             raise InputError(unknown("schedule", self.schedule, SCHEDULES))
+        counted, fraction = f"from 1 to {MOST:.0e}", "at least 0 and below 1"
         limits = {
-            "steps": 1 <= self.steps <= MOST,
-            "batch": 1 <= self.batch <= MOST,
-            "learning_rate": 0 < self.learning_rate < math.inf,
-            "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
-            "ema": 0 <= self.ema < 1,
-            "clip": self.clip >= 0,
-            "points": 1 <= self.points <= MOST,
-            "warmup": 0 <= self.warmup <= MOST,
-            "hold": 0 <= self.hold < self.steps,
-            "ema_width": 0 <= self.ema_width <= WIDEST,
+            "steps": (1 <= self.steps <= MOST, counted),
+            "batch": (1 <= self.batch <= MOST, counted),
+            "points": (1 <= self.points <= MOST, counted),
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0 and finite"),
+            "betas": (
+                len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+                f"two numbers {fraction}",
+            ),
+            "ema": (0 <= self.ema < 1, fraction),
+            "clip": (self.clip >= 0, "at least 0; 0 for none"),
+            "warmup": (0 <= self.warmup <= MOST, f"from 0 to {MOST:.0e}"),
+            "hold": (0 <= self.hold < self.steps, "at least 0 and below steps"),
+            "ema_width": (0 <= self.ema_width <= WIDEST, f"from 0 to {WIDEST:.3g}; 0 for ema"),
         }
-        for name, fine in limits.items():
+        for name, (fine, expected) in limits.items():
             if not fine:
-                raise InputError(f"{name} = {getattr(self, name)!r} is out of range.")
+                value = getattr(self, name)
+                raise InputError(f"{name} = {value!r} is out of range: expected {expected}.")
         if self.schedule == "inverse_sqrt" and not self.hold:
             raise InputError('schedule = "inverse_sqrt" decays from step `hold` on: give hold.')
         if self.schedule == "constant" and self.hold:
