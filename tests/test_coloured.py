@@ -1,5 +1,6 @@
 """Noise with more in it than eps: its covariance, the exact answers, and what training tends to."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -331,8 +332,6 @@ def with_noise(one: Noise, name: str = "eps", **options: Any) -> Trainer:
 
     class Noisy(Trainer):
         def __init__(self, denoiser: Any, objective: Objective, *rest: Any) -> None:
-            import dataclasses
-
             super().__init__(denoiser, dataclasses.replace(objective, noise=one), *rest)
 
     return trainer(name, made=Noisy, **options)

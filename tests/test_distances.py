@@ -595,8 +595,14 @@ def test_summary_of_curves_with_known_integrals() -> None:
     curves = {"sigma": sigma, "wiener": [1.0, 2.0, 4.0], "loss": [2.0, 1.0, 32.0]}
     found = denoising.summary(pd.DataFrame(curves), 3)
     # Ratios 2, 1/2 and 8: their geometric mean is 2.
-    assert found == {"loss_vs_wiener": pytest.approx(2, rel=16 * EPS)}
+    assert found.keys() == {"loss_vs_wiener"}
+    assert found["loss_vs_wiener"].value == pytest.approx(2, rel=16 * EPS)
     with_excess = pd.DataFrame(curves | {"excess": sigma**2 * np.log(sigma)})
     found = denoising.summary(with_excess, 3)
     assert found.keys() == {"loss_vs_wiener", "excess_nats"}
-    assert found["excess_nats"] == pytest.approx(3 * 2.0**2 / 2, rel=64 * EPS)
+    assert found["excess_nats"].value == pytest.approx(3 * 2.0**2 / 2, rel=64 * EPS)
+    assert math.isnan(found["excess_nats"].error)
+    # Levels that err together by excess itself: the same integral.
+    errors = with_excess.assign(excess_se=with_excess["excess"])
+    found = denoising.summary(errors, 3)
+    assert found["excess_nats"].error == pytest.approx(3 * 2.0**2 / 2, rel=64 * EPS)

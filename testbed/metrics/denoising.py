@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from testbed.coloured import WHITE, Noise, learned
+from testbed.components import Estimate
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.metrics.information import kl_bound
@@ -177,8 +178,8 @@ def _rms(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
 
 
-def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
-    """The numbers of a whole curve.
+def summary(levels: pd.DataFrame, d: int) -> dict[str, Estimate]:
+    """The numbers of a whole curve, with their errors where the levels have them.
 
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
     denoiser. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over the levels' range by the
@@ -187,16 +188,13 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, float]:
     """
     import numpy as np
 
-    found = {"loss_vs_wiener": float(np.exp(np.log(levels["loss"] / levels["wiener"]).mean()))}
-    if "excess" in levels:
-        found["excess_nats"] = integral(levels, "excess", d)
-    if "limit" in levels:
-        found["limit_nats"] = integral(levels, "limit", d)
-    if "excess_dropped" in levels:
-        found["excess_dropped_nats"] = integral(levels, "excess_dropped", d)
-    return found
+    ratio = float(np.exp(np.log(levels["loss"] / levels["wiener"]).mean()))
+    columns = [one for one in ("excess", "limit", "excess_dropped") if one in levels]
+    integrals = {f"{column}_nats": integral(levels, column, d) for column in columns}
+    return {"loss_vs_wiener": Estimate(ratio), **integrals}
 
 
-def integral(levels: pd.DataFrame, column: str, d: int) -> float:
-    """`information.kl_bound` of a column of excess risks."""
-    return kl_bound(levels["sigma"], levels[column], d).value
+def integral(levels: pd.DataFrame, column: str, d: int) -> Estimate:
+    """`information.kl_bound` of a column of excess risks, with the errors in `column`_se."""
+    found = kl_bound(levels["sigma"], levels[column], d, levels.get(f"{column}_se"))
+    return Estimate(found.value, found.error)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from testbed.components import Estimate
 from testbed.data.base import Data
 from testbed.denoiser import Denoiser
 from testbed.metrics import denoising, guided
@@ -94,7 +95,7 @@ class Guide:
 
     def measured(
         self, against: denoising.Held, levels: pd.DataFrame
-    ) -> tuple[dict[str, float], pd.DataFrame | None]:
+    ) -> tuple[dict[str, Estimate], pd.DataFrame | None]:
         """Adds the guided columns to the table by level.
 
         Returns:
@@ -117,4 +118,4 @@ class Guide:
         of = self.way.of
         right = functools.partial(self._exact.log_classes, of)
         table = guided.classified(log_classes, right, condition[of], against, self.device)
-        return {**metrics, "classifier_nats": float(table["kl_nats"].mean())}, table
+        return {**metrics, "classifier_nats": Estimate(float(table["kl_nats"].mean()))}, table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from testbed.components import Estimate
 from testbed.data.base import Data
 from testbed.ddpm import Chain
 from testbed.denoiser import Denoiser
-from testbed.metrics import denoising, information, likelihood
+from testbed.metrics import denoising, likelihood
 from testbed.metrics.guided import end_points
 from testbed.metrics.resampling import mean
 from testbed.random import stream
@@ -73,17 +74,13 @@ def measure(
     noise = component(registry, "noise", config["noise"])
     dropped = guided.drops_all(conditions)
     levels = denoising.per_level(trained, against, device, dropped, noise)
-    metrics = denoising.summary(levels, d)
+    found = denoising.summary(levels, d)
     guide = Guide(config, registry, data, trained, device)
     of_guidance, table = guide.measured(against, levels)
-    metrics |= of_guidance
+    found |= of_guidance
     if table is not None:
         table.to_csv(at / "classifier.csv", index=False)
     levels.to_csv(at / "levels.csv", index=False)
-    found: dict[str, Estimate] = {}
-    if "excess" in levels:
-        bound = information.kl_bound(levels["sigma"], levels["excess"], d, levels["excess_se"])
-        found["excess_nats"] = Estimate(bound.value, bound.error)
     if asked := evaluation.get("likelihood"):
         of = trained, data, low, high, device
         found |= likelihood.held_out(*of, **asked, conditions=tuple(conditions))
@@ -106,7 +103,7 @@ def measure(
     samples = drawn(guide.trained(condition))
     exactly = guide.exact(condition)
     if exactly is not None:
-        metrics["guided_error"] = end_points(samples, drawn(exactly))
+        found["guided_error"] = Estimate(end_points(samples, drawn(exactly)))
     # One entry: safetensors writes several in any order, and the file would differ each time.
     words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
@@ -115,8 +112,12 @@ def measure(
         metric = component(registry, "metric", named_metric)
         generator = stream(0, f"metric/{metric.name}")
         found[metric.name] = metric.estimate(samples.cpu(), data, generator)
-    metrics |= {name: one.value for name, one in found.items()}
-    return metrics, {name: {"error": one.error, "p": one.p} for name, one in found.items()}
+    errors = {
+        name: {"error": one.error, "p": one.p}
+        for name, one in found.items()
+        if not (math.isnan(one.error) and math.isnan(one.p))
+    }
+    return {name: one.value for name, one in found.items()}, errors
 
 
 def elbo(
