@@ -11,7 +11,7 @@ import torch
 from trials import contestants, data, run_blocks, trainer
 
 from testbed.training.batch import Batch
-from testbed.training.engine import Trainer
+from testbed.training.trainer import Trainer
 
 _held: list[Trainer] | Batch = []
 

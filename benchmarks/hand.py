@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from trials import data
 
-from testbed.training.engine import Contestant
+from testbed.training.trainer import TrainingJob
 
 
-def loop(one: Contestant, steps: int) -> None:
+def loop(one: TrainingJob, steps: int) -> None:
     """Batches, sigma, noise, EDM's loss, Adam and the average, and nothing else."""
     network, training = one.denoiser.network, one.training
     assert isinstance(network, torch.nn.Module)

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from testbed.components import Metric
-from testbed.data.base import Data
+from testbed.components.dataset import Data
+from testbed.components.metric import Metric
 from testbed.random import stream
 from testbed.registry import default_registry
 

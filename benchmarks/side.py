@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from scipy import stats
 
-from testbed.study.trial import device_title
+from testbed.trial.worker import device_title
 
 Work = Callable[[], Any]
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 import testbed
-from testbed.data.base import Data
+from testbed.components.dataset import Data
 from testbed.training.batch import Batch
-from testbed.training.engine import BLOCK, Contestant, Trainer
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
+from testbed.training.trainer import BLOCK, Trainer, TrainingJob
 
 FIVE = ("eps", "v", "edm", "x0", "score")
 REGISTRY = testbed.Registry()
@@ -29,7 +29,7 @@ def part(axis: str, value: Any) -> Any:
     return getattr(REGISTRY, axis)(given.pop("name"), **given)
 
 
-def contestant(name: str, seed: int, width: int, batch: int, steps: int = LONG) -> Contestant:
+def contestant(name: str, seed: int, width: int, batch: int, steps: int = LONG) -> TrainingJob:
     """A trial of `steps` steps, with a row every 2,000."""
     p = REGISTRY.parameterization(name)
     recipe = p.recipe
@@ -46,22 +46,22 @@ def contestant(name: str, seed: int, width: int, batch: int, steps: int = LONG) 
         network, p, data().sigma_data, c_in=recipe.c_in, c_noise=recipe.c_noise
     )
     points = max(1, steps // 2000)
-    return Contestant(denoiser, objective, Training(steps=steps, batch=batch, points=points), seed)
+    return TrainingJob(denoiser, objective, Training(steps=steps, batch=batch, points=points), seed)
 
 
-def contestants(trials: int, width: int, batch: int, steps: int = LONG) -> list[Contestant]:
+def contestants(trials: int, width: int, batch: int, steps: int = LONG) -> list[TrainingJob]:
     """The five, with as many seeds as it takes."""
     return [contestant(FIVE[i % 5], i // 5, width, batch, steps) for i in range(trials)]
 
 
-def trainer(one: Contestant, device: str = "cpu") -> Trainer:
+def trainer(one: TrainingJob, device: str = "cpu") -> Trainer:
     where = torch.device(device)
     return Trainer(one.denoiser, one.objective, data(), one.training, one.seed, where)
 
 
 def run_blocks(loop: Trainer | Batch, blocks: int) -> None:
     """Steps of training as `windows` makes them, without the rows."""
-    from testbed.training.engine import Window
+    from testbed.training.trainer import Window
 
     window = Window.empty(len(loop.diverged), loop.BINS, loop.device)
     for _ in range(blocks):

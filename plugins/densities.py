@@ -5,7 +5,7 @@ import math
 import torch
 
 import testbed
-from testbed.noise import ddpm_sigmas, linear_betas, table_pdf, table_quantile
+from testbed.diffusion.noise_levels import ddpm_sigmas, linear_betas, table_pdf, table_quantile
 
 
 def _normal(z):

@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from testbed.components import Dataset, Density, Loss, Metric, Network, Sampler, Weighting
-    from testbed.parameterization import Parameterization
+    from testbed.components.dataset import Dataset
+    from testbed.components.density import Density
+    from testbed.components.guidance import Guidance
+    from testbed.components.loss import Loss
+    from testbed.components.metric import Metric
+    from testbed.components.network import Network
+    from testbed.components.sampler import Sampler
+    from testbed.components.schedule import Schedule
+    from testbed.components.weighting import Weighting
+    from testbed.diffusion.correlated import Noise
+    from testbed.diffusion.noise_tables import NoiseTable
+    from testbed.diffusion.parameterization import Parameterization
 
 hookspec = pluggy.HookspecMarker("testbed")
 hookimpl = pluggy.HookimplMarker("testbed")
@@ -56,6 +66,26 @@ def testbed_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
 
 
 @hookspec
+def testbed_schedules() -> Iterable[Schedule]:  # type: ignore[empty-body]
+    """The noise levels of a sampler's run: `testbed.Schedule(name, levels)`."""
+
+
+@hookspec
+def testbed_guidances() -> Iterable[Guidance]:  # type: ignore[empty-body]
+    """Ways to bend a denoiser towards a condition: `testbed.Guidance(name, method)`."""
+
+
+@hookspec
+def testbed_tables() -> Iterable[NoiseTable]:  # type: ignore[empty-body]
+    """The levels of a discrete denoiser: `testbed.NoiseTable(name, levels)`."""
+
+
+@hookspec
+def testbed_noises() -> Iterable[Noise]:  # type: ignore[empty-body]
+    """What is added to eps in training: `testbed.Noise(name, of="channel", in_target=True)`."""
+
+
+@hookspec
 def testbed_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
     """Numbers about samples: `testbed.Metric(name, measure)`."""
 
@@ -64,6 +94,6 @@ def testbed_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
 def testbed_study_finished(study: Any, results: Any) -> None:
     """Called once, in the driver, when every trial of a study has ended.
 
-    `study` is the resolved study (testbed.study.spec.Study), `results` a pandas table with one row
-    per trial: identity, status and final metrics.
+    `study` is the study's file as read (`testbed.study.study_file.StudyFile`), `results` a pandas
+    table with one row per trial: identity, status and final metrics.
     """

@@ -16,30 +16,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pluggy
 
 import testbed.ext
 from testbed import hookspecs
-from testbed.components import (
-    Component,
-    Dataset,
-    Density,
-    Loss,
-    Metric,
-    Network,
-    Sampler,
-    Weighting,
-)
+from testbed.components.base import Component
+from testbed.components.dataset import Dataset
+from testbed.components.density import Density
+from testbed.components.guidance import Guidance
+from testbed.components.loss import Loss
+from testbed.components.metric import Metric
+from testbed.components.network import Network
+from testbed.components.sampler import Sampler
+from testbed.components.schedule import Schedule
+from testbed.components.weighting import Weighting
+from testbed.diffusion.correlated import Noise
+from testbed.diffusion.noise_tables import NoiseTable
+from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.errors import InputError, PluginError, UnknownName, said, unknown
-from testbed.parameterization import Parameterization
-
-if TYPE_CHECKING:
-    from testbed.coloured import Noise
-    from testbed.sampling.schedules import Schedule
-    from testbed.study.guided import Guidance
-    from testbed.tables import Table
 
 C = TypeVar("C", bound=Component)
 
@@ -51,6 +48,10 @@ HOOKS: dict[type[Component], str] = {
     Dataset: "testbed_datasets",
     Network: "testbed_networks",
     Sampler: "testbed_samplers",
+    Schedule: "testbed_schedules",
+    Guidance: "testbed_guidances",
+    NoiseTable: "testbed_tables",
+    Noise: "testbed_noises",
     Metric: "testbed_metrics",
 }
 AXES = {kind.axis: kind for kind in HOOKS}
@@ -60,6 +61,10 @@ BUILTIN = (
     "testbed.networks.mlp",
     "testbed.sampling.solvers",
     "testbed.sampling.ancestral",
+    "testbed.sampling.schedules",
+    "testbed.sampling.guidance_methods",
+    "testbed.diffusion.noise_tables",
+    "testbed.diffusion.correlated",
     "testbed.metrics.samples",
 )
 PATH_VARIABLE = "TESTBED_PLUGIN_PATH"
@@ -292,9 +297,7 @@ class Registry:
     def loss(self, name: str, **options: Any) -> Loss:
         """The loss of that name; `space` is an option of every loss."""
         found = self._find(Loss, name, options)
-        from testbed.predictions import KINDS
-
-        if found.space not in (spaces := ["F", *KINDS]):
+        if found.space not in (spaces := ["F", *PREDICTION_TYPES]):
             raise UnknownName(f"{found.label}: {unknown('space', found.space, spaces)}")
         return found
 
@@ -315,28 +318,20 @@ class Registry:
         return self._find(Sampler, name, options)
 
     def schedule(self, name: str, **options: Any) -> Schedule:
-        """The schedule of that name, of those built in: the levels of a sampler's run."""
-        from testbed.sampling.schedules import schedule
+        """The schedule of that name: the levels of a sampler's run."""
+        return self._find(Schedule, name, options)
 
-        return schedule(name, **options)
-
-    def table(self, name: str, **options: Any) -> Table:
-        """The table of that name, of those built in: the levels of a discrete denoiser."""
-        from testbed.tables import table
-
-        return table(name, **options)
+    def table(self, name: str, **options: Any) -> NoiseTable:
+        """The table of that name: the levels of a discrete denoiser."""
+        return self._find(NoiseTable, name, options)
 
     def noise(self, name: str, **options: Any) -> Noise:
-        """The noise of that name, of those built in: what is added to eps in training."""
-        from testbed.coloured import noise
-
-        return noise(name, **options)
+        """The noise of that name: what is added to eps in training."""
+        return self._find(Noise, name, options)
 
     def guidance(self, name: str, **options: Any) -> Guidance:
-        """The guidance of that name, of those built in: what a sampler's denoiser is bent by."""
-        from testbed.study.guided import guidance
-
-        return guidance(name, **options)
+        """The guidance of that name: how a sampler's denoiser is bent towards a condition."""
+        return self._find(Guidance, name, options)
 
     def metric(self, name: str, **options: Any) -> Metric:
         """The sample metric of that name."""

@@ -15,7 +15,7 @@ import strategies  # noqa: F401  registers and loads the Hypothesis profiles
 import torch
 
 import testbed.ext
-from testbed import cli
+from testbed.cli import app
 
 torch.set_num_threads(1)
 
@@ -74,10 +74,10 @@ def environment(**more: str) -> dict[str, str]:
 def run_here(folder: Path, *words: object, **more: str) -> Done:
     """`testbed WORDS` with `folder` as working directory, in this process, which is faster."""
     out, err = io.StringIO(), io.StringIO()
-    from testbed.study import configured
+    from testbed.trial import build
 
     # Its key is only the words, which mean something else here.
-    configured.registry_of.cache_clear()
+    build.registry_of.cache_clear()
     path, modules = list(testbed.ext.__path__), set(sys.modules)
     before, code = dict(os.environ), 0
     try:
@@ -87,7 +87,7 @@ def run_here(folder: Path, *words: object, **more: str) -> Done:
             os.environ.clear()
             os.environ.update(environment(**more))
             try:
-                cli.main()
+                app.main()
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:

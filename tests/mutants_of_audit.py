@@ -19,7 +19,6 @@ from mutation import (
 from self_tests import SELF_TESTS, everywhere
 from torch import Tensor
 
-from testbed import predictions, twins
 from testbed.audit import (
     Adapter,
     algebra,
@@ -27,12 +26,13 @@ from testbed.audit import (
     diagnosis,
     driver,
     exact,
-    foreign,
+    external,
     learning,
+    reference,
     rows,
     trajectories,
-    truth,
 )
+from testbed.diffusion import equal_objectives, predictions
 from testbed.oracles import Gaussian, Oracle
 
 
@@ -86,7 +86,7 @@ def averaged(sigma: Tensor, first: Tensor, second: Tensor, bound: Tensor) -> tup
 
 def only(levels: Tensor | None = None, same: bool = False) -> Any:
     """Every draw at these noise levels, or at one for a batch."""
-    right = truth.noisy
+    right = reference.noisy
 
     def noisy(oracle: Oracle, given: Tensor, samples: int) -> tuple[Tensor, ...]:
         x0, eps, sigma = right(oracle, given, samples)
@@ -275,7 +275,7 @@ audit(
 )
 audit(
     "eps alone of all kinds",
-    lambda: mock.patch.object(algebra, "KINDS", {"eps": predictions.KINDS["eps"]}),
+    lambda: mock.patch.object(algebra, "KINDS", {"eps": predictions.PREDICTION_TYPES["eps"]}),
     "every_kind_is_tried",
 )
 audit(
@@ -303,7 +303,7 @@ audit(
 )
 audit(
     "an exception taken for an answer",
-    lambda: mock.patch.object(foreign.Foreign, "denoiser", swallowed),
+    lambda: mock.patch.object(external.ExternalDenoiser, "denoiser", swallowed),
     "a_denoiser_that_raises_is_refused",
 )
 audit(
@@ -370,6 +370,6 @@ audit(
 )
 audit(
     "twins at one level",
-    lambda: mock.patch.object(twins, "RESOLUTION", 2.0),
+    lambda: mock.patch.object(equal_objectives, "RESOLUTION", 2.0),
     "twins_are_twins_at_every_level",
 )

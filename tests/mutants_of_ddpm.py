@@ -15,10 +15,10 @@ from strategies import fixed
 from torch import Tensor, nn
 
 import testbed
-from testbed import ddpm, noise, scores
-from testbed.ddpm import Chain, Normal
-from testbed.noise import per_sample, scaled
-from testbed.predictions import KINDS, convert
+from testbed.diffusion import ddpm, noise_levels, outputs
+from testbed.diffusion.ddpm import Chain, Normal
+from testbed.diffusion.predictions import PREDICTION_TYPES, convert
+from testbed.tensors import per_sample, scaled
 from testbed.training.objective import Objective
 from testbed.training.variational import Variational
 
@@ -425,8 +425,8 @@ class Reading:
     """A way to bring in a score, a reading of any kind, and the border of VP."""
 
     way: readings.Way = readings.by_wrapper
-    read: Callable[..., testbed.Parameterization] = scores.read_as
-    to_ve: Callable[..., Tensor] = noise.VP.score_to_ve
+    read: Callable[..., testbed.Parameterization] = outputs.with_output
+    to_ve: Callable[..., Tensor] = noise_levels.VP.score_to_ve
 
 
 def of_reading(subject: Reading) -> set[str]:
@@ -451,14 +451,14 @@ FAMILIES["score"] = Family(
 def wrapped(forward: Callable[..., Tensor], **inputs: Any) -> Reading:
     """The wrapper with F = forward(s, x, sigma, p, sigma_data)."""
 
-    class Wrong(scores.AsF):
+    class Wrong(outputs.OutputAsF):
         def forward(self, x: Tensor, sigma: Tensor, condition: Any = None) -> Tensor:
             s = self.network(x, sigma, condition).to(x.dtype)
             return forward(s, x, sigma, self.parameterization, self.sigma_data)
 
     def way(network: nn.Module, name: str, sigma_data: Any) -> readings.Denoise:
         p = readings.default_registry().parameterization(name)
-        own = {"c_in": scores.unscaled, "c_noise": scores.itself, **inputs}
+        own = {"c_in": outputs.unscaled, "c_noise": outputs.itself, **inputs}
         return testbed.Denoiser(Wrong(network, "score", p, sigma_data), p, sigma_data, **own)
 
     return Reading(way)
@@ -483,14 +483,14 @@ def read(skip: Callable[..., Tensor], out: Callable[..., Tensor]) -> Reading:
     """A reading with c_skip(b, n) and c_out(sigma, n), n = b - sigma a."""
 
     def reading(p: testbed.Parameterization, output: str) -> testbed.Parameterization:
-        q = KINDS[output]
+        q = PREDICTION_TYPES[output]
 
         def scaling(sigma: Tensor, sigma_data: float) -> testbed.Coefficients:
             own, s = p.coefficients(sigma, sigma_data=sigma_data), sigma.double()
             b, n = q.b(s), q.b(s) - s * q.a(s)
             return testbed.Coefficients(skip(b, n), out(s, n), own.in_, own.noise)
 
-        return testbed.Parameterization("wrong", scaling, target=scores.Stated(output))
+        return testbed.Parameterization("wrong", scaling, target=outputs.OutputTarget(output))
 
     return Reading(read=reading)
 
@@ -500,6 +500,6 @@ wrong("score", "c_skip is 1", read(lambda b, n: torch.ones_like(b), lambda s, n:
 wrong("score", "c_out without sigma", read(lambda b, n: b / n, lambda s, n: -1 / n), KIND)
 wrong("score", "the VP score without alpha", Reading(to_ve=lambda s, t: s), VP)
 wrong("score", "the VP score over alpha",
-      Reading(to_ve=lambda s, t: scaled(s, 1 / noise.VP.alpha(t))), VP)  # fmt: skip
+      Reading(to_ve=lambda s, t: scaled(s, 1 / noise_levels.VP.alpha(t))), VP)  # fmt: skip
 wrong("score", "the VP score times alpha^2",
-      Reading(to_ve=lambda s, t: scaled(s, noise.VP.alpha(t) ** 2)), VP)  # fmt: skip
+      Reading(to_ve=lambda s, t: scaled(s, noise_levels.VP.alpha(t) ** 2)), VP)  # fmt: skip

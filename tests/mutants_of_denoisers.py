@@ -24,13 +24,9 @@ from torch import Tensor
 from wrong_components import r_of
 
 import testbed
-from testbed import noise
-from testbed.audit import (
-    Adapter,
-    driver,
-    trained,
-    truth,
-)
+from testbed import tensors
+from testbed.audit import Adapter, driver, reference, trained
+from testbed.diffusion import noise_levels
 from testbed.errors import InputError
 from testbed.oracles import Oracle
 
@@ -51,7 +47,7 @@ def of_denoiser(subject: Read) -> set[str]:
             subject.factory,
             levels=driver.PARTS[:3],
             adapter=subject.adapter,
-            oracle=truth.mixture(),
+            oracle=reference.mixture(),
             around=subject.around,
             dtypes=(torch.float64, torch.float32),
         )
@@ -60,11 +56,13 @@ def of_denoiser(subject: Read) -> set[str]:
     TOLD[id(subject)] = " ".join(found.findings)
     if subject.around:
         return broken(found.rows)
-    read = driver.made("wrong", subject.factory, subject.adapter, truth.mixture(), None, 0.5, False)
+    read = driver.made(
+        "wrong", subject.factory, subject.adapter, reference.mixture(), None, 0.5, False
+    )
     table = subject.adapter.table
     more = ("learning", "sampling", "ode") if table is None else ("learning", "sampling")
     steps = STEPS if table is None else table.flip(0)[::57]
-    return broken(found.rows) | audited(read, truth.mixture(), *more, sigmas=steps)
+    return broken(found.rows) | audited(read, reference.mixture(), *more, sigmas=steps)
 
 
 def asked(answer: Callable[[Oracle, Tensor, Tensor], Tensor]) -> Callable[[Oracle], Any]:
@@ -82,12 +80,16 @@ def eps_of(o: Oracle, x: Tensor, sigma: Tensor) -> Tensor:
 
 def vp_eps(o: Oracle, x_t: Tensor, t: Tensor, power: int = 1) -> Tensor:
     """eps of a state in VP coordinates; `power` of alpha it divides the state by."""
-    x, sigma = x_t / col(noise.VP.alpha(t)) ** power, noise.VP.sigma(t)
+    x, sigma = x_t / col(noise_levels.VP.alpha(t)) ** power, noise_levels.VP.sigma(t)
     return eps_of(o, x, sigma)
 
 
 def vp_score(
-    o: Oracle, x_t: Tensor, t: Tensor, power: int = 1, schedule: noise.Schedule = noise.VP
+    o: Oracle,
+    x_t: Tensor,
+    t: Tensor,
+    power: int = 1,
+    schedule: noise_levels.NoiseSchedule = noise_levels.VP,
 ) -> Tensor:
     """grad log p(x_t) = grad log p(x)/alpha."""
     a = col(schedule.alpha(t))
@@ -96,7 +98,7 @@ def vp_score(
 
 def velocity(o: Oracle, x_t: Tensor, t: Tensor) -> Tensor:
     """u = eps - x0 of x_t = (1 - t) x0 + t eps."""
-    x, sigma = noise.FLOW.to_ve(x_t, t)
+    x, sigma = noise_levels.FLOW.to_ve(x_t, t)
     return eps_of(o, x, sigma) - o.denoise(x, sigma)
 
 
@@ -400,7 +402,7 @@ denoiser(
 )
 denoiser(
     "VP's beta without the 1/2",
-    lambda o, x, t: vp_score(o, x, t, schedule=noise.vp(0.1, 39.9)),
+    lambda o, x, t: vp_score(o, x, t, schedule=noise_levels.vp(0.1, 39.9)),
     VP_SCORE,
     "other noise levels",
     "oracle.target",
@@ -462,7 +464,7 @@ class Linear(torch.nn.Module):
 
 class ScoreOverSigma(testbed.Denoiser):
     def score(self, x: Tensor, sigma: Any, condition: Any = None) -> Tensor:
-        return (self(x, sigma) - x) / noise.per_sample(sigma, x)
+        return (self(x, sigma) - x) / tensors.per_sample(sigma, x)
 
 
 class MinusScore(testbed.Denoiser):
@@ -475,7 +477,7 @@ class SkipsScaledX(testbed.Denoiser):
 
     def forward(self, x: Tensor, sigma: Any, condition: Any = None) -> Tensor:
         F = self.output(x, sigma, condition)
-        scaled = noise.per_sample(self.inputs(noise.widen(sigma))[0].to(x.dtype), x) * x
+        scaled = tensors.per_sample(self.inputs(tensors.widen(sigma))[0].to(x.dtype), x) * x
         return self.parameterization.denoise(F, scaled, sigma, sigma_data=self.sigma_data)
 
 
@@ -490,7 +492,7 @@ def model(kind: type[testbed.Denoiser] = testbed.Denoiser) -> testbed.Denoiser:
 
 
 def of_model(denoise: testbed.Denoiser) -> set[str]:
-    x0, eps, sigma = truth.noisy(truth.mixture(), truth.LEVELS, 4)
+    x0, eps, sigma = reference.noisy(reference.mixture(), reference.LEVELS, 4)
     found = trained.check_model(denoise, x0.float(), eps.float(), sigma.float())
     return broken(found)
 

@@ -25,29 +25,28 @@ from torch import Tensor
 from wrong_components import edm_with, plain, r_of, v_target, v_with
 
 import testbed
-from testbed import noise, parameterization, predictions
-from testbed.audit import (
-    truth,
-)
+from testbed import tensors
+from testbed.audit import reference
 from testbed.audit.subject import Affine
-from testbed.predictions import Kind
+from testbed.diffusion import parameterization, predictions
+from testbed.diffusion.predictions import PredictionType
 
 # --- conversions ----------------------------------------------------------------------------------
 
 
 def of_conversions(p: testbed.Parameterization) -> set[str]:
-    return audited(Affine(p, 0.5), truth.mixture(), "algebra", "oracle") | kit(p)
+    return audited(Affine(p, 0.5), reference.mixture(), "algebra", "oracle") | kit(p)
 
 
 FAMILIES["conversion"] = Family(
-    "`testbed.predictions` and the arithmetic below it, under EDM's parameterization",
+    "`testbed.diffusion.predictions` and the arithmetic below it, under EDM's parameterization",
     of_conversions,
     {"edm": REGISTRY.parameterization("edm")},
 )
 
 
 def kind(name: str, a: Callable[[Tensor], Tensor], b: Callable[[Tensor], Tensor]) -> Any:
-    return lambda: mock.patch.dict(predictions.KINDS, {name: Kind(name, a, b)})
+    return lambda: mock.patch.dict(predictions.PREDICTION_TYPES, {name: PredictionType(name, a, b)})
 
 
 def converting(change: Callable[..., Tensor]) -> Any:
@@ -131,7 +130,9 @@ conversion(
 )
 conversion(
     "sigma along the last axis",
-    lambda: mock.patch.object(parameterization, "per_sample", lambda sigma, x: noise.widen(sigma)),
+    lambda: mock.patch.object(
+        parameterization, "per_sample", lambda sigma, x: tensors.widen(sigma)
+    ),
     "audit.answers",
     "parameterization.cross_conversion parameterization.device",
     "parameterization.differentiable parameterization.empty_batch",
@@ -144,7 +145,7 @@ conversion(
 
 
 def of_parameterization(p: testbed.Parameterization) -> set[str]:
-    return audited(Affine(p, 0.5), truth.mixture()) | kit(p)
+    return audited(Affine(p, 0.5), reference.mixture()) | kit(p)
 
 
 FAMILIES["coefficients"] = Family(

@@ -16,9 +16,7 @@ from mutation import (
 )
 from torch import Tensor
 
-from testbed.audit import (
-    truth,
-)
+from testbed.audit import reference
 from testbed.audit.subject import Affine
 from testbed.oracles import Empirical, Gaussian, Mixture, Oracle
 
@@ -31,17 +29,17 @@ def of_oracle(oracle: Oracle) -> set[str]:
 FAMILIES["oracle"] = Family(
     "E[x0|x], score, covariance, log-density and draws of a distribution, under v",
     of_oracle,
-    truth.distributions(),
+    reference.distributions(),
 )
 
 
 def mixed(kind: type[Mixture]) -> Mixture:
-    right = truth.mixture()
+    right = reference.mixture()
     return kind(right.m, right.L[:, 0].sqrt(), right.pi)
 
 
 def normal(kind: type[Gaussian]) -> Gaussian:
-    right = truth.gaussian()
+    right = reference.gaussian()
     return kind(right.m, (right.Q * right.L) @ right.Q.mT)
 
 
@@ -181,7 +179,7 @@ oracle(
 )
 oracle(
     "the finite data's logits without the factor 2",
-    WithoutHalf(truth.empirical().y),
+    WithoutHalf(reference.empirical().y),
     "oracle.tweedie",
     "oracle.score oracle.target sampling.derivative second_order.covariance",
 )

@@ -24,12 +24,9 @@ from mutation import (
 from torch import Tensor
 
 import testbed
-from testbed import noise
-from testbed.audit import (
-    trajectories,
-    truth,
-)
+from testbed.audit import reference, trajectories
 from testbed.audit.subject import Affine
+from testbed.diffusion import noise_levels
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Sampled:
 
 def of_sampler(subject: Sampled) -> set[str]:
     v = Affine(REGISTRY.parameterization("v"), 0.5)
-    found = trajectories.check(v, truth.mixture(), [subject.sampler], STEPS)
+    found = trajectories.check(v, reference.mixture(), [subject.sampler], STEPS)
     known = {
         "converges_with_order": lambda: sampling.law_converges_with_order(
             subject.sampler, subject.order
@@ -231,7 +228,7 @@ class Named:
 def of_named(subject: Named) -> set[str]:
     sampler, name, levels = subject.sampler, subject.name, samplers.LADDERS["to zero"]
     v = Affine(REGISTRY.parameterization("v"), 0.5)
-    found = trajectories.check(v, truth.mixture(), [sampler], STEPS)
+    found = trajectories.check(v, reference.mixture(), [sampler], STEPS)
     known = {
         "run_is_the_printed_formula": lambda: samplers.law_run_is_the_printed_formula(
             sampler, name, sampler.options, levels
@@ -587,14 +584,14 @@ def spaced(**other: Callable[[int, int], Tensor]) -> Callable[..., Tensor]:
     """`table_sigmas` with one spacing replaced."""
 
     def levels(table: Tensor, n: int, spacing: str) -> Tensor:
-        index = {**noise.SPACINGS, **other}[spacing](len(table), n).long()
+        index = {**noise_levels.SPACINGS, **other}[spacing](len(table), n).long()
         return torch.cat([table[index], torch.zeros(1, dtype=table.dtype)])
 
     return levels
 
 
 FAMILIES["schedule"] = Family(
-    "the levels that are taken of a table", of_spacing, {"right": noise.table_sigmas}
+    "the levels that are taken of a table", of_spacing, {"right": noise_levels.table_sigmas}
 )
 SPACED = "tests.spacing_is_table_2"
 wrong(
@@ -618,6 +615,6 @@ wrong(
 wrong(
     "schedule",
     "the last level for 0",
-    lambda table, n, spacing: noise.table_sigmas(table, n, spacing)[:-1],
+    lambda table, n, spacing: noise_levels.table_sigmas(table, n, spacing)[:-1],
     SPACED,
 )

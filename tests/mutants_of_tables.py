@@ -11,8 +11,9 @@ from mutation import FAMILIES, Family, tests, wrong
 from torch import Tensor
 
 import testbed
-from testbed import noise
-from testbed.tables import Table
+from testbed import tensors
+from testbed.diffusion import noise_levels
+from testbed.diffusion.noise_tables import NoiseTable
 from testbed.training.objective import Objective
 
 NEAREST = "tests.index_is_nearest"
@@ -62,7 +63,7 @@ FAMILIES["rescaling"] = Family(
     lambda rescaled: tests(
         rescaled_is_algorithm_1=lambda: tables.law_rescaled_is_algorithm_1(rescaled)
     ),
-    {"right": noise.zero_terminal},
+    {"right": noise_levels.zero_terminal},
 )
 
 
@@ -73,7 +74,7 @@ def through(map_: Callable[[Tensor], Tensor], power: float = 1.0) -> Callable[[T
         root = (1 + sigmas**2) ** (-power / 2)
         bar = map_(root) ** (2 / power)
         found = torch.sqrt((1 - bar) / bar)
-        found[-1] = noise.TERMINAL
+        found[-1] = noise_levels.TERMINAL
         return found
 
     return rescaled
@@ -111,7 +112,7 @@ FAMILIES["discrete denoiser"] = Family(
 
 
 def built(kind: type[testbed.Denoiser]) -> tables.Build:
-    def build(name: str, t: Table, c_noise: str = "index") -> testbed.Denoiser:
+    def build(name: str, t: NoiseTable, c_noise: str = "index") -> testbed.Denoiser:
         p = tables.default_registry().parameterization(name)
         return kind(tables.Tanh(), p, 0.5, c_noise=c_noise, table=t)
 
@@ -151,14 +152,14 @@ class Nothing(testbed.Denoiser):
     """No sigma is quantised."""
 
     def level(self, sigma: Any) -> Tensor:
-        return noise.widen(sigma)
+        return tensors.widen(sigma)
 
 
 class ScoreAtSigma(testbed.Denoiser):
     """The score at the sigma that was asked for."""
 
     def score(self, x: Tensor, sigma: Any, condition: Any = None) -> Tensor:
-        return (self(x, sigma) - x) / noise.per_sample(sigma, x) ** 2
+        return (self(x, sigma) - x) / tensors.per_sample(sigma, x) ** 2
 
 
 def denoiser(mistake: str, kind: type[testbed.Denoiser], meant: str, *also: str) -> None:

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from testbed import noise
 from testbed.audit import (
     algebra,
     curvature,
     exact,
-    foreign,
+    external,
     learning,
+    reference,
     rows,
     trajectories,
-    truth,
 )
-from testbed.audit.shown import VARIANT
+from testbed.audit.render import VARIANT
 from testbed.audit.subject import Subject
-from testbed.components import Component
+from testbed.components.base import Component
+from testbed.diffusion import noise_levels
 from testbed.oracles import Oracle
 from testbed.registry import default_registry
 from testbed.testing import Context, iter_checks
@@ -36,11 +36,11 @@ LAWS = {
     algebra.ROUND_TRIP: "algebra.round_trip",
     algebra.TRIANGLE: "algebra.triangle",
     algebra.EQUIVARIANCE: "algebra.equivariance",
-    foreign.SHAPE: "algebra.shape",
-    foreign.FINITE: "algebra.finite",
-    foreign.SINGLE: "algebra.single",
-    foreign.PURE: "algebra.pure",
-    foreign.STEADY: "algebra.steady",
+    external.SHAPE: "algebra.shape",
+    external.FINITE: "algebra.finite",
+    external.SINGLE: "algebra.single",
+    external.PURE: "algebra.pure",
+    external.STEADY: "algebra.steady",
     exact.TARGET: "oracle.target",
     exact.TWEEDIE: "oracle.tweedie",
     exact.SCORE: "oracle.score",
@@ -58,7 +58,7 @@ LAWS = {
 SLOW = (".spawned", ".compile")
 """Checks that cost a process or a compiler: tests of their own try them."""
 REGISTRY = default_registry()
-STEPS = noise.karras_sigmas(8)[:-1]
+STEPS = noise_levels.karras_sigmas(8)[:-1]
 SAMPLERS = [REGISTRY.sampler(name) for name in ("euler", "heun")]
 
 
@@ -94,7 +94,7 @@ def audited(subject: Subject, oracle: Oracle, *levels: str, sigmas: Tensor = STE
         "learning": lambda: learning.check(subject, oracle, 2048),
         "derivative": lambda: trajectories.check(subject, oracle, ()),
         "sampling": lambda: trajectories.check(subject, oracle, SAMPLERS, sigmas),
-        "ode": lambda: trajectories.check_ode(subject, truth.gaussian()),
+        "ode": lambda: trajectories.check_ode(subject, reference.gaussian()),
     }
     found = set()
     for level in levels or parts:

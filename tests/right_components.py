@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import testbed
-from testbed.components import Component
-from testbed.noise import ddpm_sigmas, linear_betas
+from testbed.components.base import Component
+from testbed.diffusion.noise_levels import ddpm_sigmas, linear_betas
 
 RIGHT: dict[str, Component] = {}
 

@@ -16,7 +16,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from testbed import predictions, twins
 from testbed.audit import (
     Adapter,
     algebra,
@@ -24,18 +23,19 @@ from testbed.audit import (
     diagnosis,
     driver,
     exact,
-    foreign,
+    external,
     learning,
+    reference,
     rows,
     trajectories,
-    truth,
 )
-from testbed.audit.foreign import Foreign
+from testbed.audit.external import ExternalDenoiser
 from testbed.audit.subject import Affine
+from testbed.diffusion import equal_objectives, predictions
+from testbed.diffusion.noise_levels import karras_sigmas
+from testbed.diffusion.predictions import PredictionType
 from testbed.errors import InputError
-from testbed.noise import karras_sigmas
 from testbed.oracles import Mixture, Oracle
-from testbed.predictions import Kind
 from testbed.random import stream
 from testbed.registry import default_registry
 
@@ -62,9 +62,9 @@ def everywhere(
     return stack
 
 
-def as_subject(factory: Factory, adapter: Adapter | None = None) -> Foreign:
+def as_subject(factory: Factory, adapter: Adapter | None = None) -> ExternalDenoiser:
     """A denoiser of another codebase, claimed exact for the audit's own distributions."""
-    return Foreign("wrong", factory, adapter or Adapter(), driver.distributions())
+    return ExternalDenoiser("wrong", factory, adapter or Adapter(), driver.distributions())
 
 
 def failed_oracle(factory: Factory, adapter: Adapter | None = None) -> set[str]:
@@ -84,7 +84,9 @@ def failed_structure(factory: Factory) -> set[str]:
 def failed_curvature(factory: Factory) -> set[str]:
     """The laws of the second order that a denoiser breaks on the audit's mixture."""
     return {
-        row.law for row in curvature.check(as_subject(factory), truth.mixture()) if not row.passed
+        row.law
+        for row in curvature.check(as_subject(factory), reference.mixture())
+        if not row.passed
     }
 
 
@@ -236,7 +238,9 @@ def a_wrong_posterior_variance_of_an_oracle_is_rejected() -> None:
     """loss = excess + variance does not hold for twice the variance."""
     right = Mixture.covariance_trace
     with mock.patch.object(Mixture, "covariance_trace", lambda self, x, s: 2 * right(self, x, s)):
-        found = learning.check(as_subject(changed(lambda D, x, sigma: D)), truth.mixture(), 1024)
+        found = learning.check(
+            as_subject(changed(lambda D, x, sigma: D)), reference.mixture(), 1024
+        )
         assert any(not row.passed for row in found)
 
 
@@ -245,7 +249,7 @@ def a_wrong_trajectory_is_rejected() -> None:
     """D + 1e-6: the derivative, and Heun's points."""
     wrong = as_subject(changed(lambda D, x, sigma: D + 1e-6))
     heun = [REGISTRY.sampler("heun")]
-    found = trajectories.check(wrong, truth.mixture(), heun, karras_sigmas(6)[:-1])
+    found = trajectories.check(wrong, reference.mixture(), heun, karras_sigmas(6)[:-1])
     laws = {row.law for row in found if not row.passed}
     assert laws == {trajectories.DERIVATIVE, f"{trajectories.TRAJECTORY}: heun"}
 
@@ -254,7 +258,7 @@ def a_wrong_trajectory_is_rejected() -> None:
 def a_wrong_ode_is_rejected() -> None:
     """D + 1e-3, by solve_ivp."""
     wrong = as_subject(changed(lambda D, x, sigma: D + 1e-3))
-    assert not any(row.passed for row in trajectories.check_ode(wrong, truth.gaussian()))
+    assert not any(row.passed for row in trajectories.check_ode(wrong, reference.gaussian()))
 
 
 # --- what easy data hide -------------------------------------------------------------------------
@@ -284,12 +288,12 @@ def what_isotropic_data_hide_is_rejected() -> None:
 @self_test
 def every_kind_is_tried() -> None:
     """A wrong definition of any kind is seen by the conversions of EDM's target."""
-    for name in predictions.KINDS:
-        right = predictions.KINDS[name]
-        wrong = Kind(name, right.a, lambda sigma, b=right.b: b(sigma) + 1e-3)
-        with mock.patch.dict(predictions.KINDS, {name: wrong}):
+    for name in predictions.PREDICTION_TYPES:
+        right = predictions.PREDICTION_TYPES[name]
+        wrong = PredictionType(name, right.a, lambda sigma, b=right.b: b(sigma) + 1e-3)
+        with mock.patch.dict(predictions.PREDICTION_TYPES, {name: wrong}):
             found = algebra.conversions(
-                edm().p, 0.5, *truth.noisy(truth.mixture(), truth.LEVELS, 4)
+                edm().p, 0.5, *reference.noisy(reference.mixture(), reference.LEVELS, 4)
             )
         assert f"{algebra.CONVERSION}: {name}" in {row.law for row in found if not row.passed}
 
@@ -308,20 +312,20 @@ def float32_inside_is_rejected() -> None:
 def one_sigma_for_a_batch_is_rejected() -> None:
     """The first sample's sigma is used for all."""
     first = asked(lambda oracle, x, sigma: oracle.denoise(x, sigma[:1].expand_as(sigma)))
-    assert foreign.SINGLE in failed_structure(first)
+    assert external.SINGLE in failed_structure(first)
     assert exact.TARGET in failed_oracle(first)
 
 
 @self_test
 def a_changed_argument_is_rejected() -> None:
     """x is rounded in place."""
-    assert foreign.PURE in failed_structure(changed(lambda D, x, sigma: x.add_(1e-3) * 0 + D))
+    assert external.PURE in failed_structure(changed(lambda D, x, sigma: x.add_(1e-3) * 0 + D))
 
 
 @self_test
 def a_global_draw_is_rejected() -> None:
     """torch.rand without a generator, whatever becomes of the number."""
-    assert foreign.STEADY in failed_structure(
+    assert external.STEADY in failed_structure(
         changed(lambda D, x, sigma: D + 0 * torch.rand(D.shape, dtype=D.dtype))
     )
 
@@ -351,7 +355,7 @@ def a_denoiser_that_raises_is_refused() -> None:
 
     said = ""
     try:
-        driver.run(factory, levels=("oracle",), oracle=truth.mixture())
+        driver.run(factory, levels=("oracle",), oracle=reference.mixture())
     except InputError as refused:
         said = str(refused)
     assert "no such layer" in said
@@ -378,7 +382,7 @@ def linear_model_of(oracle: Oracle) -> tuple[Denoise, Tensor, Tensor]:
 @self_test
 def the_asymmetry_is_that_of_a_known_matrix() -> None:
     """D = (S + W) x has |J - J^T|/|J + J^T| = |W|/|S| and a score's curl of 2 |W|/sigma^2."""
-    oracle = truth.gaussian()
+    oracle = reference.gaussian()
     D, S, W = linear_model_of(oracle)
     sigmas = torch.tensor([0.2, 5.0], dtype=torch.float64)
     held = oracle.sample(64, stream(1, "held"))
@@ -397,7 +401,7 @@ def the_asymmetry_is_that_of_a_known_matrix() -> None:
 @self_test
 def the_interval_holds_a_known_excess() -> None:
     """(1 + c) D*: excess = c^2 E|D*|^2/d, Fisher divergence = d excess/sigma^4, within 10 %."""
-    oracle, c, d = truth.gaussian(), 0.1, 3
+    oracle, c, d = reference.gaussian(), 0.1, 3
     held = oracle.sample(4096, stream(3, "held"))
     sigmas = torch.tensor([0.2, 1.0, 5.0], dtype=torch.float64)
     found = learning.measure(
@@ -433,7 +437,7 @@ def the_interval_holds_a_known_excess() -> None:
 def a_known_mistake_is_named() -> None:
     """sigma^2 for sigma, in words."""
     square = asked(lambda oracle, x, sigma: oracle.denoise(x, sigma**2))
-    told = diagnosis.explain(as_subject(square), truth.mixture())
+    told = diagnosis.explain(as_subject(square), reference.mixture())
     assert told == "the noise level is taken as sigma^2."
 
 
@@ -441,13 +445,15 @@ def a_known_mistake_is_named() -> None:
 def an_unknown_mistake_is_not_named() -> None:
     """tanh(D) is none of the mistakes in the list."""
     odd = as_subject(changed(lambda D, x, sigma: torch.tanh(D)))
-    assert diagnosis.explain(odd, truth.mixture()) == ""
+    assert diagnosis.explain(odd, reference.mixture()) == ""
 
 
 @self_test
 def twins_are_twins_at_every_level() -> None:
     """v and EDM at sigma_data = 1 alone; eps and score never."""
     p = REGISTRY.parameterization
-    assert twins.twins_of(p("v"), [p("edm"), p("eps"), p("score")], 1.0) == {"edm": -1.0}
-    assert twins.twins_of(p("v"), [p("edm")], 0.5) == {}
-    assert twins.twins_of(p("eps"), [p("score")], 1.0) == {}
+    assert equal_objectives.equal_objectives_of(p("v"), [p("edm"), p("eps"), p("score")], 1.0) == {
+        "edm": -1.0
+    }
+    assert equal_objectives.equal_objectives_of(p("v"), [p("edm")], 0.5) == {}
+    assert equal_objectives.equal_objectives_of(p("eps"), [p("score")], 1.0) == {}

@@ -22,11 +22,12 @@ import testbed
 from testbed.metrics import statistics
 from testbed.metrics.statistics import Comparison, compare, correct
 from testbed.random import stream
-from testbed.study import configured, journal, plan, runner, spec, trial
-from testbed.study.report import comparisons, finding, results
-from testbed.study.report.results import Results
-from testbed.training import engine
+from testbed.report import comparisons, finding, results
+from testbed.report.results import Results
+from testbed.study import plan, runner, study_file
+from testbed.training import trainer
 from testbed.training.checkpoint import load_weights
+from testbed.trial import build, storage, worker
 
 Array = NDArray[np.float64]
 Compare = Callable[[Array, Array], Comparison]
@@ -65,9 +66,9 @@ def run_by(engine_name: str, folder: Path) -> Ran:
     done = run_here(folder, "study", "aa", *words, *sets)
     assert done.code == 0, done.err
     found = {}
-    for one in journal.trials(folder / "runs" / "aa"):
+    for one in storage.trials(folder / "runs" / "aa"):
         for label in one["labels"]:
-            at = journal.folder(folder / "runs" / "aa", one["id"])
+            at = storage.folder(folder / "runs" / "aa", one["id"])
             found[label["case"], label["variant"], one["config"]["seed"]] = at
     return Ran(done, folder / "runs" / "aa", found)
 
@@ -81,7 +82,7 @@ def law_mirror(one: Path, other: Path) -> None:
     weights are negated and everything else is equal: the other weights, the training curve, the
     losses per level, the samples and their metrics, and the errors of the identities.
     """
-    first, second = (journal.read_json(at / "result.json") for at in (one, other))
+    first, second = (storage.read_json(at / "result.json") for at in (one, other))
     assert first["status"] == "finished"
     for key in ("status", "metrics", "scale", "final_loss", "steps", "parameters"):
         assert first[key] == second[key], key
@@ -98,13 +99,13 @@ def law_mirror(one: Path, other: Path) -> None:
 
 def curve(at: Path) -> list[dict[str, Any]]:
     """The training curve without what the clock says."""
-    rows = journal.rows(at)[0]
+    rows = storage.rows(at)[0]
     assert rows
     return [{k: v for k, v in row.items() if k not in ("seconds", "time")} for row in rows]
 
 
 def identities(at: Path) -> list[dict[str, Any]]:
-    rows = journal.read_json(at / "tweedie.json")["rows"]
+    rows = storage.read_json(at / "tweedie.json")["rows"]
     assert rows
     return [{k: v for k, v in row.items() if k != "subject"} for row in rows]
 
@@ -119,7 +120,7 @@ def test_eps_and_its_mirror_image_agree_bit_for_bit(ran: Ran, case: str, seed: i
 @pytest.mark.parametrize("case", ["digits", "mixture"])
 def test_trained_as_one_they_agree_bit_for_bit_too(together: Ran, case: str, seed: int) -> None:
     law_mirror(*(together.trials[case, name, seed] for name in ("eps", "minus_eps")))
-    assert journal.read_json(together.trials[case, "eps", seed] / "result.json")["trained_together"]
+    assert storage.read_json(together.trials[case, "eps", seed] / "result.json")["trained_together"]
 
 
 def test_other_seeds_are_no_mirror_images(ran: Ran) -> None:
@@ -170,13 +171,13 @@ def mutated(ran: Ran, folder: Path, name: str, change: Mapping[str, str]) -> Pat
     """A trial of minus_eps on the mixture with its formulas changed."""
     file = folder / f"{name}.py"
     file.write_text(MUTANT.format(**{**RIGHT, **change}))
-    config = dict(journal.read_json(ran.trials["mixture", "minus_eps", 0] / "trial.json")["config"])
+    config = dict(storage.read_json(ran.trials["mixture", "minus_eps", 0] / "trial.json")["config"])
     config |= {
         axis: {"name": "mutant", "options": {}} for axis in ("parameterization", "weighting")
     }
     at = folder / "trial"
     at.mkdir()
-    assert trial.run(config, at, [str(file)]) == "finished", (at / "error.txt").read_text()
+    assert worker.run(config, at, [str(file)]) == "finished", (at / "error.txt").read_text()
     return at
 
 
@@ -197,8 +198,8 @@ def test_a_formula_that_is_off_by_a_millionth_is_no_mirror_image(
 def test_other_draws_are_no_mirror_images(
     ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draws = engine.draws
-    monkeypatch.setattr(engine, "draws", lambda seed, *rest: draws(seed + 1, *rest))
+    draws = trainer.draws
+    monkeypatch.setattr(trainer, "draws", lambda seed, *rest: draws(seed + 1, *rest))
     mutant = mutated(ran, tmp_path, "mutant_of_draws", {})
     with pytest.raises(AssertionError):
         law_mirror(ran.trials["mixture", "eps", 0], mutant)
@@ -210,7 +211,7 @@ def test_another_start_is_no_mirror_image(
     def other(seed: int, name: str) -> torch.Generator:
         return stream(seed + (name == "weights"), name)
 
-    monkeypatch.setattr(configured, "stream", other)
+    monkeypatch.setattr(build, "stream", other)
     mutant = mutated(ran, tmp_path, "mutant_of_start", {})
     with pytest.raises(AssertionError):
         law_mirror(ran.trials["mixture", "eps", 0], mutant)
@@ -252,10 +253,10 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("equal")
     (folder / "one.toml").write_text(ONE)
     registry = testbed.Registry()
-    made = plan.make(spec.read(folder / "one.toml"), registry, folder / "one", "cpu")
+    made = plan.make(study_file.read(folder / "one.toml"), registry, folder / "one", "cpu")
     runner.describe(made, registry)
     for one in made.trials:
-        assert trial.run(one.config, journal.folder(made.folder, one.id)) == "finished"
+        assert worker.run(one.config, storage.folder(made.folder, one.id)) == "finished"
     return results.read(made.folder)
 
 

@@ -9,8 +9,8 @@ import torch
 
 import testbed
 from testbed import audit
+from testbed.audit.reference import mixture
 from testbed.audit.rows import gamma
-from testbed.audit.truth import mixture
 from testbed.oracles import Gaussian
 
 REGISTRY = testbed.Registry()

@@ -21,12 +21,12 @@ from torch import Tensor
 
 import testbed
 from testbed import audit
-from testbed.audit import Adapter, curvature, driver, exact, foreign, rows, truth
+from testbed.audit import Adapter, curvature, driver, exact, external, reference, rows
 from testbed.audit.adapters import COORDINATES, NOISES
-from testbed.audit.foreign import ExactNetwork, Foreign
+from testbed.audit.external import ExactNetwork, ExternalDenoiser
+from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.errors import InputError, UnknownName
 from testbed.oracles import Oracle
-from testbed.predictions import KINDS
 
 REGISTRY = testbed.Registry()
 TABLE = torch.logspace(-3, 2, 200, dtype=torch.float64)
@@ -85,19 +85,19 @@ def model(adapter: Adapter, oracle: Oracle) -> Callable[[Tensor, Tensor], Tensor
 
 
 def found_by(adapter: Adapter, level: str = "mixture") -> list[rows.Row]:
-    subject = Foreign(
-        "model", lambda oracle: model(adapter, oracle), adapter, {level: truth.mixture()}
+    subject = ExternalDenoiser(
+        "model", lambda oracle: model(adapter, oracle), adapter, {level: reference.mixture()}
     )
     return [
         *subject.algebra(KEPT),
-        *exact.check(subject, truth.mixture(), KEPT),
-        *curvature.check(subject, truth.mixture()),
+        *exact.check(subject, reference.mixture(), KEPT),
+        *curvature.check(subject, reference.mixture()),
     ]
 
 
 @pytest.mark.parametrize("noise", [noise for noise in NOISES if noise != "index"])
 @pytest.mark.parametrize("coordinates", COORDINATES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_a_right_denoiser_passes_in_any_words(kind: str, coordinates: str, noise: str) -> None:
     if coordinates == "ve" and noise == "1-time":
         pytest.skip("1 - sigma is nobody's time")
@@ -107,7 +107,7 @@ def test_a_right_denoiser_passes_in_any_words(kind: str, coordinates: str, noise
         assert len({row.sigma for row in found if row.law == exact.TARGET}) >= 5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_one_that_takes_an_index_is_asked_at_its_levels_alone(kind: str) -> None:
     found = found_by(Adapter(kind, "ve", "index", TABLE))
     assert {row.law for row in found if not row.passed} == set()
@@ -119,10 +119,10 @@ def test_one_that_takes_an_index_is_asked_at_its_levels_alone(kind: str) -> None
 @pytest.mark.parametrize("wrong", [("eps", "ve"), ("x0", "vp"), ("-x0", "ve"), ("v", "flow")])
 def test_read_in_other_words_it_fails(wrong: tuple[str, str]) -> None:
     right = Adapter("x0", "ve", "sigma")
-    misread = Foreign(
-        "model", lambda oracle: model(right, oracle), Adapter(*wrong), {"m": truth.mixture()}
+    misread = ExternalDenoiser(
+        "model", lambda oracle: model(right, oracle), Adapter(*wrong), {"m": reference.mixture()}
     )
-    assert {row.law for row in exact.check(misread, truth.mixture()) if not row.passed} >= {
+    assert {row.law for row in exact.check(misread, reference.mixture()) if not row.passed} >= {
         exact.TARGET,
         exact.TWEEDIE,
         exact.SCORE,
@@ -145,7 +145,7 @@ def test_a_schedule_of_ones_own() -> None:
         lambda oracle: answer(oracle),
         adapter=Adapter("eps", schedule, "time"),
         levels=COARSE,
-        oracle=truth.mixture(),
+        oracle=reference.mixture(),
     )
     assert found.passed
 
@@ -206,7 +206,7 @@ def by_network(network: Any, sigma_data: float) -> Callable[[Tensor, Tensor], Te
 
 @pytest.mark.parametrize("factory", [Owner, Module, functools.partial(Owner)])
 def test_a_factory_may_be_a_class_or_a_partial(factory: Any) -> None:
-    found = audit.run(factory, levels=COARSE, oracle=truth.mixture())
+    found = audit.run(factory, levels=COARSE, oracle=reference.mixture())
     assert found.passed
     assert {row.level for row in found.rows} == set(COARSE)
 
@@ -225,7 +225,7 @@ def test_the_exact_network_of_any_parameterization_makes_the_exact_denoiser(name
     def wrap(network: torch.nn.Module) -> testbed.Denoiser:
         return testbed.Denoiser(network, p, 0.5)
 
-    subject = foreign.around_network("wrap", wrap, p, 0.5, Adapter())
+    subject = external.around_network("wrap", wrap, p, 0.5, Adapter())
     for oracle in subject.data().values():
         found = exact.check(subject, oracle)
         assert {row.law for row in found if not row.passed} == set()
@@ -233,7 +233,7 @@ def test_the_exact_network_of_any_parameterization_makes_the_exact_denoiser(name
 
 def test_the_exact_network_reads_sigma_off_c_noise() -> None:
     """Against the inverse in closed form: c_noise = log(sigma)/4."""
-    network = ExactNetwork(REGISTRY.parameterization("edm"), 0.5, truth.gaussian())
+    network = ExactNetwork(REGISTRY.parameterization("edm"), 0.5, reference.gaussian())
     sigma = torch.logspace(-5, 5, 101, dtype=torch.float64)
     c_noise = torch.log(sigma) / 4
     # c_noise is rounded; sigma = exp(4 c_noise), whose condition number is 4 |c_noise|.
@@ -249,7 +249,7 @@ def test_one_that_is_taken_as_it_is_owes_its_caller_only() -> None:
 
 
 def test_a_factory_of_nothing_builds_the_denoiser() -> None:
-    oracle = truth.mixture()
+    oracle = reference.mixture()
     assert audit.run(lambda: oracle.denoise, oracle=oracle, levels=COARSE).passed
     assert audit.run(lambda sigma_data: oracle.denoise, oracle=oracle, levels=COARSE).passed
 
@@ -258,7 +258,7 @@ def test_a_trained_callable_has_sizes_and_cannot_fail_by_them() -> None:
     delta = 0.125
     found = audit.run(
         lambda oracle: lambda x, sigma: oracle.denoise(x, sigma) + delta,
-        oracle=truth.mixture(),
+        oracle=reference.mixture(),
         trained=True,
     )
     assert found.passed
@@ -284,7 +284,7 @@ NOT_CALLED = [
 @pytest.mark.parametrize(("factory", "said"), NOT_CALLED)
 def test_what_cannot_be_asked_is_refused_with_the_reason(factory: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        audit.run(factory, oracle=truth.mixture(), levels=("oracle",))
+        audit.run(factory, oracle=reference.mixture(), levels=("oracle",))
 
 
 @pytest.mark.parametrize("level", driver.PARTS)
@@ -292,7 +292,7 @@ def test_nan_passes_no_level(level: str) -> None:
     def factory(oracle: Oracle) -> Any:
         return lambda x, sigma: oracle.denoise(x, sigma) * math.nan
 
-    found = audit.run(factory, oracle=truth.gaussian(), levels=(level,))
+    found = audit.run(factory, oracle=reference.gaussian(), levels=(level,))
     assert not found.passed
     assert found.findings[0].startswith("its output is not finite")
 

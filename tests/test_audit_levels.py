@@ -25,14 +25,14 @@ from testbed.audit import (
     driver,
     exact,
     learning,
+    reference,
     rows,
     trajectories,
-    truth,
 )
-from testbed.audit.shown import VARIANT
+from testbed.audit.render import VARIANT
 from testbed.audit.subject import Affine
+from testbed.diffusion.noise_levels import karras_sigmas
 from testbed.errors import InputError, UnknownName
-from testbed.noise import karras_sigmas
 from testbed.random import stream
 from testbed.registry import import_file
 
@@ -59,8 +59,8 @@ def every_law(subject: Affine, dtypes: tuple[torch.dtype, ...] = driver.DTYPES) 
         found += learning.check(subject, oracle, 512)
     return [
         *found,
-        *trajectories.check(subject, truth.mixture(), SAMPLERS, inside(subject, STEPS)),
-        *trajectories.check_ode(subject, truth.gaussian()),
+        *trajectories.check(subject, reference.mixture(), SAMPLERS, inside(subject, STEPS)),
+        *trajectories.check_ode(subject, reference.gaussian()),
     ]
 
 
@@ -100,7 +100,7 @@ def test_at_any_sigma_data_and_any_levels(
     assert failed(algebra.check(p, sigma_data, sigma, WIDE, samples=4)) == set()
     subject = Affine(p, sigma_data)
     subject.levels = sigma
-    assert failed(exact.check(subject, truth.mixture(), WIDE)) == set()
+    assert failed(exact.check(subject, reference.mixture(), WIDE)) == set()
 
 
 @settings(max_examples=15)
@@ -149,7 +149,7 @@ def test_a_run_has_every_level_its_table_and_its_notes() -> None:
 
 @pytest.mark.parametrize("level", driver.PARTS)
 def test_one_level_alone(level: str) -> None:
-    found = audit.run("v", levels=[level], oracle=truth.gaussian())
+    found = audit.run("v", levels=[level], oracle=reference.gaussian())
     assert {row.level for row in found.rows} == {level}
     assert found.passed
 
@@ -241,7 +241,7 @@ def test_a_constant_error_has_its_square_as_excess(delta: float) -> None:
     The sum D* + delta rounds by u |D* + delta|, which moves delta^2 by 2 delta times that; 3 more
     roundings, and n of the mean.
     """
-    oracle, d, n = truth.mixture(), 3, 512
+    oracle, d, n = reference.mixture(), 3, 512
     held = oracle.sample(n, stream(0, "held"))
     sigmas = torch.logspace(-2, 2, 5, dtype=torch.float64)
     found = learning.measure(
@@ -268,7 +268,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
     At a true coverage of 95 % fewer than the smallest accepted number occur once in 10,000.
     """
-    oracle, c, sigma, runs = truth.gaussian(), 0.2, 0.8, 300
+    oracle, c, sigma, runs = reference.gaussian(), 0.2, 0.8, 300
     L = oracle.L
     power = float(oracle.m.square().sum() + (L**2 / (L + sigma**2)).sum()) / 3
     known = {
@@ -349,7 +349,7 @@ EFFECTS = {
 
 @pytest.mark.parametrize("p", [*map(REGISTRY.parameterization, ("v", "eps")), companded()])
 def test_a_model_passes_its_identities_and_has_sizes(p: testbed.Parameterization) -> None:
-    found = audit.run(testbed.Denoiser(Linear(), p, 0.7), oracle=truth.mixture())
+    found = audit.run(testbed.Denoiser(Linear(), p, 0.7), oracle=reference.mixture())
     assert found.passed
     assert {effect.name for effect in found.effects} == EFFECTS
     assert all(effect.low <= effect.value <= effect.high for effect in found.effects)
@@ -362,7 +362,9 @@ def test_a_model_whose_score_is_wrong_fails() -> None:
         def score(self, x, sigma, condition=None):  # type: ignore[no-untyped-def]
             return 1.001 * super().score(x, sigma, condition)
 
-    found = audit.run(Wrong(Linear(), REGISTRY.parameterization("v"), 0.7), oracle=truth.mixture())
+    found = audit.run(
+        Wrong(Linear(), REGISTRY.parameterization("v"), 0.7), oracle=reference.mixture()
+    )
     assert not found.passed
     assert {row.law for row in found.rows if not row.passed} == {
         "trained model: D = x + sigma^2 score(F)"
@@ -371,7 +373,7 @@ def test_a_model_whose_score_is_wrong_fails() -> None:
 
 def test_a_model_of_data_without_an_oracle_has_no_excess() -> None:
     """Of any callable; what is unknown is left out and said."""
-    held = truth.mixture().sample(16, stream(0, "held"))
+    held = reference.mixture().sample(16, stream(0, "held"))
     found = learning.measure(
         lambda x, sigma: x / 2, "half", held, torch.ones(1).double(), None, stream(0, "noise")
     )
@@ -383,7 +385,7 @@ def test_a_model_of_data_without_an_oracle_has_no_excess() -> None:
 
 
 def test_json_has_no_number_that_is_not_finite() -> None:
-    found = audit.run("v", levels=["oracle"], oracle=truth.gaussian())
+    found = audit.run("v", levels=["oracle"], oracle=reference.gaussian())
     row = rows.Row("law", "subject", 1.0, "", math.nan, math.inf, math.nan, "because")
     stored = json.loads(driver.Audit("v", (*found.rows, row)).json())
     assert stored["passed"]
@@ -437,7 +439,9 @@ def test_law_about_the_audit(name: str) -> None:
 def test_the_patched_names_are_all_there_is() -> None:
     """Replacing a function everywhere leaves no module with the right one."""
     with everywhere("gamma", None):
-        assert algebra.gamma is exact.gamma is curvature.gamma is truth.gamma is rows.gamma is None
+        assert (
+            algebra.gamma is exact.gamma is curvature.gamma is reference.gamma is rows.gamma is None
+        )
     assert isinstance(rows.gamma(1, torch.float64), float)
     with mock.patch.object(rows, "gamma", None):
         assert exact.gamma is not None

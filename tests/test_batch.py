@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import testbed
-from testbed.data.base import Data
+from testbed.components.dataset import Data
 from testbed.errors import InputError
 from testbed.registry import Registry
 from testbed.training import checkpoint
 from testbed.training.batch import Batch, unbatchable
-from testbed.training.engine import BLOCK, Contestant, Levels, Row, Trainer, Window, losses
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
+from testbed.training.trainer import BLOCK, Levels, Row, Trainer, TrainingJob, Window, losses
 from testbed.training.weights import Weights
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def contestant(
     loss: testbed.Loss | str = "",
     net: nn.Module | None = None,
     **training: Any,
-) -> Contestant:
+) -> TrainingJob:
     """A trial by its parameterization's own recipe."""
     p = REGISTRY.parameterization(name) if isinstance(name, str) else name.bound({})
     recipe = p.recipe or testbed.Recipe(density="lognormal", weighting="edm")
@@ -71,10 +71,10 @@ def contestant(
         net or network(seed), p, data().sigma_data, c_in=recipe.c_in, c_noise=recipe.c_noise
     )
     settings = Training(**{"steps": 100, "batch": SIZE, "points": 2, **training})
-    return Contestant(denoiser, objective, settings, seed)
+    return TrainingJob(denoiser, objective, settings, seed)
 
 
-def alone(one: Contestant) -> tuple[list[Row], Tensor, Trainer]:
+def alone(one: TrainingJob) -> tuple[list[Row], Tensor, Trainer]:
     """Rows without their times, and averaged weights (P,), of a trial trained for itself."""
     trainer = Trainer(one.denoiser, one.objective, data(), one.training, one.seed, CPU)
     rows = [dataclasses.replace(row, seconds=0.0) for row in trainer]
@@ -91,7 +91,7 @@ def ran(batch: Batch) -> list[list[Row]]:
     return found
 
 
-def batch_of(trials: list[Contestant], made: type[Batch] = Batch) -> Batch:
+def batch_of(trials: list[TrainingJob], made: type[Batch] = Batch) -> Batch:
     return made(trials, data(), CPU)
 
 
@@ -315,7 +315,7 @@ def test_other_trials_in_the_batch_change_no_more_than_that() -> None:
 CLOSE = 100 * 2.0**-23
 
 
-def law_as_alone(trials: Callable[[], list[Contestant]], made: type[Batch] = Batch) -> None:
+def law_as_alone(trials: Callable[[], list[TrainingJob]], made: type[Batch] = Batch) -> None:
     """Every trial of a batch has its rows and its averages as if alone, within the drift."""
     batch = batch_of(trials(), made)
     found = ran(batch)
@@ -339,7 +339,7 @@ def law_as_alone(trials: Callable[[], list[Contestant]], made: type[Batch] = Bat
             assert torch.allclose(p, q, rtol=CLOSE, atol=CLOSE)
 
 
-def varied() -> list[Contestant]:
+def varied() -> list[TrainingJob]:
     """Each with settings of its own, neighbours of the batch sharing some."""
     return [
         contestant("eps", 0),
@@ -446,7 +446,7 @@ class Ending(nn.Module):
         return self.inner(x, c_noise, condition) * self.gain
 
 
-def mixed(big: float = 1e30) -> list[Contestant]:
+def mixed(big: float = 1e30) -> list[TrainingJob]:
     """Three trials, the middle one of which overflows in the first steps."""
     gains = (1.0, big, 1.0)
     names = ("eps", "v", "edm")
@@ -510,7 +510,7 @@ def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> 
 @pytest.mark.parametrize("trials", [varied, mixed], ids=["varied", "one diverged"])
 @pytest.mark.parametrize("stop", [BLOCK, BLOCK + 23])
 def test_a_resumed_batch_is_the_uninterrupted_one(
-    tmp_path: Path, trials: Callable[[], list[Contestant]], stop: int
+    tmp_path: Path, trials: Callable[[], list[TrainingJob]], stop: int
 ) -> None:
     def lasting(steps: int) -> Batch:
         return batch_of(
@@ -546,7 +546,7 @@ def test_a_state_of_other_trials_is_refused() -> None:
 # --- what cannot be batched ---------------------------------------------------------------------
 
 
-def learned() -> Contestant:
+def learned() -> TrainingJob:
     one = contestant("edm")
     weighting = REGISTRY.weighting("edm2")
     objective = dataclasses.replace(one.objective, weighting=weighting).started(0)
@@ -569,7 +569,7 @@ CANNOT = {
 
 @pytest.mark.parametrize(("other", "said"), CANNOT.values(), ids=CANNOT)
 def test_what_cannot_be_batched_is_refused_with_the_reason(
-    other: Callable[[], Contestant], said: str
+    other: Callable[[], TrainingJob], said: str
 ) -> None:
     assert said in unbatchable([contestant(), other()])
     with pytest.raises(InputError, match=said):

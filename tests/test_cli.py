@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, environment, run_here, run_process
 
 import testbed
-from testbed import cli
+from testbed.cli import app
 from testbed.errors import InputError
 from testbed.registry import AXES
 
@@ -69,7 +69,7 @@ def test_help_lists_every_command_and_no_word_at_all_is_help(tmp_path: Path) -> 
         assert re.search(rf"^\W*{command}\s", shown.out, flags=re.MULTILINE), command
     assert "testbed study default" in shown.out
     assert "Usage" in run_here(tmp_path).out + run_here(tmp_path).err
-    assert len(cli.app.registered_commands) == len(COMMANDS)
+    assert len(app.app.registered_commands) == len(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -78,7 +78,7 @@ def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
         done = run_here(tmp_path, command, flag)
         assert (done.code, done.err) == (0, "")
         callback = next(
-            c.callback for c in cli.app.registered_commands if c.callback.__name__ == command
+            c.callback for c in app.app.registered_commands if c.callback.__name__ == command
         )
         assert callback.__doc__.splitlines()[0].rstrip(".") in done.out
     assert not list(tmp_path.iterdir())

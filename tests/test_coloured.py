@@ -15,16 +15,16 @@ from test_training import data, same, trainer
 from torch import Tensor
 
 import testbed
-from testbed.coloured import NOISES, WHITE, Coloured, Noise, learned, noise
+from testbed.diffusion.correlated import NOISES, WHITE, CorrelatedOracle, Noise, learned
 from testbed.errors import InputError, UnknownName
-from testbed.noise import per_sample
 from testbed.oracles import Empirical, Gaussian, Mixture, Oracle
 from testbed.random import stream
 from testbed.registry import default_registry
-from testbed.training import engine
+from testbed.tensors import per_sample
+from testbed.training import trainer as trainers
 from testbed.training.batch import Batch
-from testbed.training.engine import BLOCK, Contestant, Levels, Trainer
 from testbed.training.objective import Objective
+from testbed.training.trainer import BLOCK, Levels, Trainer, TrainingJob
 
 U = 2.0**-53
 Z = 5.0
@@ -70,12 +70,12 @@ def law_covariance(applied: Applied) -> None:
     """
     for name in KINDS:
         for shape in SHAPES:
-            one, N, d = noise(name, strength=0.7), 20_000, math.prod(shape)
+            one, N, d = default_registry().noise(name, strength=0.7), 20_000, math.prod(shape)
             g = stream(1, "draws")
             eps = torch.randn(N, *shape, generator=g, dtype=torch.float64)
             n, target = (t.reshape(N, d).numpy() for t in applied(one, eps, shape, g))
             S = covariance(name, 0.7, shape)
-            cross = S if one.taught else np.eye(d)
+            cross = S if one.in_target else np.eye(d)
             for left, right, expected in ((n, n, S), (target, n, cross)):
                 error = np.sqrt((np.outer(np.diag(S), np.diag(S)) + S**2) / N)
                 assert (np.abs(left.T @ right / N - expected) <= Z * error).all(), (name, shape)
@@ -87,11 +87,11 @@ def test_the_noise_has_its_covariance() -> None:
 
 def everywhere(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
     n = eps + one.strength * torch.randn(eps.shape, generator=g, dtype=eps.dtype)
-    return n, n if one.taught else eps
+    return n, n if one.in_target else eps
 
 
 def weak(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
-    return noise(one.name, strength=one.strength**2).applied(eps, shape, g)
+    return default_registry().noise(one.name, strength=one.strength**2).applied(eps, shape, g)
 
 
 def all_taught(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ def none_taught(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tupl
 def one_for_all(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
     """One z for all channels, and for all samples."""
     z = one.strength * torch.randn(1, generator=g, dtype=eps.dtype)
-    return eps + z, eps + z if one.taught else eps
+    return eps + z, eps + z if one.in_target else eps
 
 
 @pytest.mark.parametrize("mutant", [everywhere, weak, all_taught, none_taught, one_for_all])
@@ -128,7 +128,7 @@ def test_white_noise_is_eps_and_draws_nothing() -> None:
 
 # --- the exact answers --------------------------------------------------------------------------
 
-Make = Callable[[Oracle, Noise], Coloured]
+Make = Callable[[Oracle, Noise], CorrelatedOracle]
 
 
 def law_exact(make: Make) -> None:
@@ -140,7 +140,7 @@ def law_exact(make: Make) -> None:
     for name in KINDS:
         for shape in SHAPES:
             for sigma in (0.3, 2.0):
-                one, d = noise(name, strength=0.8), math.prod(shape)
+                one, d = default_registry().noise(name, strength=0.8), math.prod(shape)
                 oracle = world(shape)
                 assert isinstance(oracle, Mixture)
                 assert oracle.Q is not None
@@ -169,7 +169,7 @@ def law_tweedie(make: Make, kind: str = "mixture") -> None:
     for name in KINDS:
         for shape in SHAPES:
             for sigma in (0.3, 2.0):
-                one, d = noise(name, strength=0.8), math.prod(shape)
+                one, d = default_registry().noise(name, strength=0.8), math.prod(shape)
                 oracle = world(shape, kind)
                 coloured = make(oracle, one)
                 x = (oracle.sample(5, stream(2, "x")) + sigma).requires_grad_()
@@ -191,36 +191,36 @@ def law_tweedie(make: Make, kind: str = "mixture") -> None:
 
 
 def test_the_answers_are_those_of_gaussian_algebra() -> None:
-    law_exact(Coloured)
+    law_exact(CorrelatedOracle)
 
 
 @pytest.mark.parametrize("kind", ["mixture", "round", "gaussian", "empirical"])
 def test_tweedie_holds_with_the_covariance(kind: str) -> None:
-    law_tweedie(Coloured, kind)
+    law_tweedie(CorrelatedOracle, kind)
 
 
-class Untouched(Coloured):
+class Untouched(CorrelatedOracle):
     """White noise."""
 
     def __init__(self, oracle: Oracle, colour: Noise) -> None:
         super().__init__(oracle, WHITE)
 
 
-class Halved(Coloured):
+class Halved(CorrelatedOracle):
     """Sigma where its root belongs."""
 
     def _power(self, y: Tensor, p: float) -> Tensor:
         return super()._power(y, 2 * p)
 
 
-class Unnormalised(Coloured):
+class Unnormalised(CorrelatedOracle):
     """Without the determinant: the score is right and the density is not."""
 
     def log_density(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return super().log_density(x, sigma) - self.log_det
 
 
-class Mean(Coloured):
+class Mean(CorrelatedOracle):
     """One offset for all channels."""
 
     def __init__(self, oracle: Oracle, colour: Noise) -> None:
@@ -243,7 +243,7 @@ def test_tweedie_with_another_covariance_is_caught(mutant: Make) -> None:
 
 def test_the_coloured_oracle_samples_the_data() -> None:
     oracle = world((2, 3))
-    one = Coloured(oracle, noise("offset", strength=3.0))
+    one = CorrelatedOracle(oracle, default_registry().noise("offset", strength=3.0))
     # The same draws, to and fro by Sigma^(1/2): its condition is 10, so that 100 u are enough.
     found, expected = (o.sample(50_000, stream(0, "s")).reshape(-1, 6) for o in (one, oracle))
     error = expected.std(0) / 50_000**0.5
@@ -263,7 +263,7 @@ def law_limit(limit: Limit) -> None:
     """
     oracle, sigma, sd, N = world((3,), "gaussian"), 0.6, 0.9, 200_000
     for name in KINDS:
-        one, g = noise(name, strength=0.9), stream(3, "limit")
+        one, g = default_registry().noise(name, strength=0.9), stream(3, "limit")
         x0 = oracle.sample(N, g)
         n, target = one.applied(torch.randn(N, 3, generator=g, dtype=torch.float64), (3,), g)
         x = x0 + sigma * n
@@ -294,11 +294,11 @@ def white_limit(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd:
 
 
 def no_skip(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
-    return Coloured(oracle, one).denoise(x, sigma)
+    return CorrelatedOracle(oracle, one).denoise(x, sigma)
 
 
 def kept_for_lost(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
-    D_n = Coloured(oracle, one).denoise(x, sigma)
+    D_n = CorrelatedOracle(oracle, one).denoise(x, sigma)
     skip = p.coefficients(torch.tensor(sigma), sigma_data=sd).skip
     return D_n + one.kept * skip * (x - D_n)
 
@@ -313,10 +313,10 @@ def test_another_limit_is_caught(mutant: Limit) -> None:
 def test_only_c_skip_of_zero_keeps_the_denoiser_under_perturbation(
     sigma: float, strength: float
 ) -> None:
-    oracle, one = world((3,)), noise("perturbed", strength=strength)
+    oracle, one = world((3,)), default_registry().noise("perturbed", strength=strength)
     x = oracle.sample(4, stream(0, "x")) + sigma
     x0, eps = (default_registry().parameterization(name) for name in ("x0", "eps"))
-    exact = Coloured(oracle, one).denoise(x, sigma)
+    exact = CorrelatedOracle(oracle, one).denoise(x, sigma)
     assert torch.equal(learned(one, oracle, x0, x, sigma, 1.0), exact)
     off = learned(one, oracle, eps, x, sigma, 1.0) - exact
     expected = strength**2 / (1 + strength**2) * (x - exact)
@@ -339,7 +339,7 @@ def with_noise(one: Noise, name: str = "eps", **options: Any) -> Trainer:
 
 def test_a_step_sees_n_in_x_and_its_target_is_as_taught(monkeypatch: pytest.MonkeyPatch) -> None:
     """x - x0 over sigma is n, for every draw of a run; the target's noise is n or eps."""
-    genuine = engine.losses
+    genuine = trainers.losses
     for name in ("white", *KINDS):
         one, seen = NOISES[name].bound({}), []
 
@@ -352,11 +352,11 @@ def test_a_step_sees_n_in_x_and_its_target_is_as_taught(monkeypatch: pytest.Monk
 
             return genuine(watched, objective, x0, eps, at, *rest)
 
-        monkeypatch.setattr(engine, "losses", spy)
+        monkeypatch.setattr(trainers, "losses", spy)
         run = with_noise(one, steps=3)
         list(run)
-        block = engine.draws(run.seed, 0, run.training.batch, len(run.samples), (2,))
-        n, target = engine.noised(one, run.seed, 0, block.eps)
+        block = trainers.draws(run.seed, 0, run.training.batch, len(run.samples), (2,))
+        n, target = trainers.noised(one, run.seed, 0, block.eps)
         for step, (found, eps, sigma, x0) in enumerate(seen):
             assert torch.equal(eps, target[step])
             # x = x0 + sigma n was rounded thrice at its own size, and is divided by sigma.
@@ -374,11 +374,11 @@ def test_white_noise_changes_no_bit() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_noise_changes_a_run_and_batches_as_one_by_one(name: str) -> None:
     """One step of a batch is one of each alone: its sums in another order, 100 u of the weights."""
-    one = noise(name, strength=0.5)
+    one = default_registry().noise(name, strength=0.5)
     alone = [with_noise(one, kind, steps=1) for kind in ("eps", "x0")]
     many = Batch(
         [
-            Contestant(t.denoiser, t.objective, t.training, t.seed)
+            TrainingJob(t.denoiser, t.objective, t.training, t.seed)
             for t in (with_noise(one, kind, steps=1) for kind in ("eps", "x0"))
         ],
         data(),
@@ -396,9 +396,9 @@ def test_noise_changes_a_run_and_batches_as_one_by_one(name: str) -> None:
 
 
 def test_trials_of_other_noise_are_not_batched() -> None:
-    some = [with_noise(n, steps=1) for n in (WHITE, noise("offset"))]
+    some = [with_noise(n, steps=1) for n in (WHITE, default_registry().noise("offset"))]
     with pytest.raises(InputError, match="their noises differ"):
-        Batch([Contestant(t.denoiser, t.objective, t.training, t.seed) for t in some], data(),
+        Batch([TrainingJob(t.denoiser, t.objective, t.training, t.seed) for t in some], data(),
               torch.device("cpu"))  # fmt: skip
 
 
@@ -416,9 +416,9 @@ def test_the_scale_is_the_loss_of_the_noise_that_is_taught() -> None:
 
 def test_wrong_names_and_strengths_are_refused() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'offset'"):
-        noise("ofset")
+        default_registry().noise("ofset")
     with pytest.raises(InputError, match="strength = -1 must be at least 0"):
-        noise("offset", strength=-1.0)
+        default_registry().noise("offset", strength=-1.0)
     with pytest.raises(InputError, match="strength"):
-        noise("white", strength=0.1)
+        default_registry().noise("white", strength=0.1)
     assert testbed.registry.default_registry().noise("offset", strength=0.2).strength == 0.2

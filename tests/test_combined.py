@@ -14,16 +14,15 @@ from test_ddpm import LEARNED, STUDY_OF
 from torch import Tensor, nn
 
 import testbed
-from testbed import tables
-from testbed.coloured import noise
-from testbed.ddpm import Chain, NoPosterior, large
+from testbed.diffusion.ddpm import Chain, NoPosterior, large
 from testbed.errors import InputError
 from testbed.metrics import denoising, likelihood
 from testbed.oracles import Conditional, Mixture
 from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.guidance import Given
-from testbed.study import plan, spec, trial
+from testbed.study import plan, study_file
+from testbed.trial import worker
 
 CPU = torch.device("cpu")
 Z = 5.0
@@ -82,7 +81,7 @@ def test_the_exact_conditional_denoiser_has_no_gap_given_the_classes(names: list
     per dimension. Without the classes it is another density: the information that a label has.
     """
 
-    def measured(steps: int, names: list[str]) -> dict[str, testbed.Estimate]:
+    def measured(steps: int, names: list[str]) -> dict[str, testbed.MetricValue]:
         settings = {"samples": 60, "steps": steps, "divergence": "exact", "probes": 1}
         return likelihood.held_out(exact(), data(), 0.05, 60.0, CPU, **settings, conditions=names)
 
@@ -102,7 +101,7 @@ def test_the_exact_conditional_denoiser_has_no_gap_given_the_classes(names: list
 
 def test_the_bound_is_given_the_classes() -> None:
     """Against the sum of the chain's terms for the denoiser of each class alone."""
-    chain = Chain(tables.table("ddpm", n=20, start=0.01, end=0.5).sigmas)
+    chain = Chain(default_registry().table("ddpm", n=20, start=0.01, end=0.5).sigmas)
     x0 = data().test[:30].double()
     label = data().condition("test", ["label"])["label"][:30]
     found = chain.elbo(Given(exact(), {"label": label}), x0, stream(0, "e")).total
@@ -130,7 +129,7 @@ class ByLabel(nn.Module):
 
 def learned() -> testbed.Denoiser:
     p = default_registry().parameterization("eps")
-    table = tables.table("ddpm", n=20, start=0.01, end=0.5)
+    table = default_registry().table("ddpm", n=20, start=0.01, end=0.5)
     return testbed.Denoiser(ByLabel(), p, 1.0, table=table, learned_variance=True)
 
 
@@ -151,7 +150,9 @@ def planned(folder: Path, *sets: str) -> plan.Plan:
     file = folder / "learned.toml"
     text = STUDY_OF.replace("gaussian", "mixture").replace("[base]\n", f"[base]\n{LEARNED}")
     file.write_text(text)
-    return plan.make(spec.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu")
+    return plan.make(
+        study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"
+    )
 
 
 def test_a_learned_variance_with_conditions_trains_and_is_measured(tmp_path: Path) -> None:
@@ -159,8 +160,8 @@ def test_a_learned_variance_with_conditions_trains_and_is_measured(tmp_path: Pat
         tmp_path, "conditions.label=0.1", "evaluation.likelihood={samples=8, steps=8}"
     ).trials
     at = tmp_path / "trial"
-    assert trial.run(one.config, at) == "finished", (at / "error.txt").read_text()
-    metrics = trial.journal.result(at)["metrics"]
+    assert worker.run(one.config, at) == "finished", (at / "error.txt").read_text()
+    metrics = worker.journal.result(at)["metrics"]
     assert {"elbo", "nll", "nll_gap", "excess_nats", "excess_dropped_nats"} <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values())
 
@@ -179,5 +180,5 @@ def test_a_guided_sampler_has_no_learned_variance_and_says_so_before(tmp_path: P
 def test_a_conditional_model_has_no_stated_limit() -> None:
     """That of other noise is known for the unconditional oracle: it is not shown in its place."""
     against = denoising.held(data(), 0.05, 5.0, 2, 8, ["label"])
-    table = denoising.per_level(exact(), against, CPU, False, noise("offset"))
+    table = denoising.per_level(exact(), against, CPU, False, default_registry().noise("offset"))
     assert "limit" not in table

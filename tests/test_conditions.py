@@ -22,18 +22,21 @@ from scipy import stats
 from torch import Tensor, nn
 
 import testbed
-from testbed.data.base import Data
+from testbed.components.dataset import Data
 from testbed.errors import InputError, UnknownName
 from testbed.metrics import denoising
 from testbed.registry import Registry
-from testbed.study import guided, plan, spec
-from testbed.study.guiding import Guide
+from testbed.sampling import guidance_methods
+from testbed.study import plan, study_file
 from testbed.training import batch as batches
-from testbed.training import conditions, engine
+from testbed.training import conditions
+from testbed.training import trainer as trainers
 from testbed.training.batch import Batch, unbatchable
-from testbed.training.engine import BLOCK, Contestant, Trainer, losses
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
+from testbed.training.trainer import BLOCK, Trainer, TrainingJob, losses
+from testbed.trial import class_conditions
+from testbed.trial.guided import Guide
 
 CPU = torch.device("cpu")
 REGISTRY = Registry()
@@ -55,9 +58,9 @@ def contestant(
     parameterization: str = "edm",
     built: Mapping[str, float] | None = None,
     **training: Any,
-) -> Contestant:
+) -> TrainingJob:
     """A small conditional trial; `built` are the conditions of its network where others."""
-    labels, further = guided.built(rates if built is None else built, data())
+    labels, further = class_conditions.built(rates if built is None else built, data())
     net = REGISTRY.network("mlp", width=16, depth=1, features=4)(
         data().shape, labels, seed, further
     )
@@ -71,14 +74,14 @@ def contestant(
     )
     denoiser = testbed.Denoiser(net, p, sd, c_in="shared", c_noise="shared")
     settings = Training(**{"steps": 110, "batch": 16, "points": 2, **training})
-    return Contestant(denoiser, objective, settings, seed, rates)
+    return TrainingJob(denoiser, objective, settings, seed, rates)
 
 
-def trainer(one: Contestant) -> Trainer:
+def trainer(one: TrainingJob) -> Trainer:
     return Trainer(*one[:2], data(), *one[2:4], CPU, one.conditions)
 
 
-def weights(one: Contestant) -> dict[str, Tensor]:
+def weights(one: TrainingJob) -> dict[str, Tensor]:
     """The averaged weights of a trial trained for itself."""
     alone = trainer(one)
     for _ in alone:
@@ -263,7 +266,7 @@ def law_network_sees_the_classes() -> None:
     assert len(seen) == 60
     for step, found in enumerate(seen):
         block, offset = divmod(step, BLOCK)
-        index = engine.draws(one.seed, block, 16, len(data().train), data().shape).indices
+        index = trainers.draws(one.seed, block, 16, len(data().train), data().shape).indices
         wanted = conditions.of_block(
             data().condition("train", one.conditions), one.conditions, one.seed, block, index
         )
@@ -305,7 +308,7 @@ def law_batched_is_one_by_one() -> None:
         assert torch.allclose(together.ema[i], alone.ema[0], rtol=0, atol=2e-4)
 
 
-def copied(one: Contestant) -> Contestant:
+def copied(one: TrainingJob) -> TrainingJob:
     return contestant(
         one.conditions, one.seed, one.denoiser.parameterization.name, steps=one.training.steps
     )
@@ -338,14 +341,14 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
     [
         pytest.param(
             law_always_dropped_is_unconditional,
-            engine,
+            trainer,
             "of_block",
             dropping(lambda y, u, rate: torch.where(u < rate, 0, y)),
             id="class 0 for none",
         ),
         pytest.param(
             law_network_sees_the_classes,
-            engine,
+            trainer,
             "losses",
             lambda *a: losses(*a[:6], {n: y.flip(0) for n, y in a[6].items()}),
             id="classes of other rows",
@@ -539,7 +542,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> testbed.Registry:
 
 def planned(folder: Path, registry: testbed.Registry, *sets: str) -> plan.Plan:
     (folder / "c.toml").write_text(STUDY)
-    return plan.make(spec.read(folder / "c.toml", sets), registry, folder / "out", "cpu")
+    return plan.make(study_file.read(folder / "c.toml", sets), registry, folder / "out", "cpu")
 
 
 FREE = "evaluation.guidance=classifier_free"
@@ -671,7 +674,7 @@ def test_guidance_and_conditions_are_in_the_identity_with_their_defaults(
     text = STUDY.replace("metrics = [] }", 'metrics = [], guidance = "classifier_free" }')
     (tmp_path / "c.toml").write_text(text)
     words = ["grid.evaluation.guidance.scale=[1, 2.0]", "conditions.label=0.1"]
-    found = plan.make(spec.read(tmp_path / "c.toml", words), registry, tmp_path, "cpu").trials
+    found = plan.make(study_file.read(tmp_path / "c.toml", words), registry, tmp_path, "cpu").trials
     assert [t.config["evaluation"]["guidance"]["options"] for t in found] == [
         {"scale": 1.0, "negative": -1},
         {"scale": 2.0, "negative": -1},
@@ -774,8 +777,10 @@ def test_a_condition_that_is_none_is_told(ran: Path, words: list[str], message: 
 
 def test_a_condition_that_was_never_dropped_has_to_be_given() -> None:
     with pytest.raises(InputError, match=r"label was never switched off in training.*label=0"):
-        guided.chosen({}, {"label": 0.0}, guided.Unguided(), data(), 3)
-    found = guided.chosen({"label": 2}, {"label": 0.0, "group": 0.1}, guided.Unguided(), data(), 3)
+        class_conditions.chosen({}, {"label": 0.0}, guidance_methods.NoGuidance(), data(), 3)
+    found = class_conditions.chosen(
+        {"label": 2}, {"label": 0.0, "group": 0.1}, guidance_methods.NoGuidance(), data(), 3
+    )
     assert {name: y.tolist() for name, y in found.items()} == {"label": [2] * 3, "group": [-1] * 3}
 
 
@@ -793,7 +798,7 @@ def test_conditions_of_samples_are_the_same_for_every_trial() -> None:
 
 def test_draws_are_not_used_up() -> None:
     """A conditional trial sees the batches, noises and levels of an unconditional one."""
-    before = engine.draws(3, 1, 8, 100, (2,))
+    before = trainers.draws(3, 1, 8, 100, (2,))
     conditions.draws(3, "label", 1, (BLOCK, 8))
-    after = engine.draws(3, 1, 8, 100, (2,))
+    after = trainers.draws(3, 1, 8, 100, (2,))
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -15,8 +15,8 @@ from strategies import Case, case, cases, column, draws, fixed, float64, levels,
 from torch import Tensor
 
 import testbed
+from testbed.diffusion.noise_levels import VP, ddpm_sigmas, linear_betas
 from testbed.errors import UnknownName
-from testbed.noise import VP, ddpm_sigmas, linear_betas
 from testbed.registry import default_registry
 
 Convert = Callable[..., Tensor]

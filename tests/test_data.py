@@ -15,8 +15,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from testbed.components.dataset import Data
 from testbed.data import synthetic
-from testbed.data.base import Data
 from testbed.data.files import array, digits, split
 from testbed.data.synthetic import embedded, plane
 from testbed.errors import InputError

@@ -23,26 +23,27 @@ from strategies import draws, float64
 from torch import Tensor, nn
 
 import testbed
-from testbed import ddpm, noise
-from testbed.ddpm import Chain, Normal
+from testbed.diffusion import ddpm, noise_levels
+from testbed.diffusion.ddpm import Chain, Normal
+from testbed.diffusion.noise_tables import NoiseTable
 from testbed.errors import InputError
 from testbed.oracles import Gaussian
 from testbed.random import stream
 from testbed.registry import default_registry
-from testbed.study import plan, spec, trial
-from testbed.tables import Table, table
+from testbed.study import plan, study_file
 from testbed.training import batch
-from testbed.training.engine import Contestant, Trainer
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
+from testbed.training.trainer import Trainer, TrainingJob
 from testbed.training.variational import Variational
+from testbed.trial import restore, worker
 
 Made = Callable[[Tensor], Chain]
 sqrt = np.frompyfunc(mpmath.sqrt, 1, 1)
 LEVELS = {
-    "ddpm": table("ddpm", n=60).sigmas,
-    "cosine": table("cosine", n=30).sigmas,
-    "karras": table("karras", n=20).sigmas,
+    "ddpm": default_registry().table("ddpm", n=60).sigmas,
+    "cosine": default_registry().table("cosine", n=30).sigmas,
+    "karras": default_registry().table("karras", n=20).sigmas,
     "coarse": float64([0.1, 0.5, 1.0, 4.0]),
 }
 
@@ -151,8 +152,8 @@ def test_chain(law: Callable[[Made], None]) -> None:
 
 def test_beta_is_the_table_s() -> None:
     """1 - abar_t/abar_{t-1} of levels that were made from betas; sigma^2 has t + 60 roundings."""
-    betas = noise.linear_betas(200)
-    chain = Chain(noise.ddpm_sigmas(betas))
+    betas = noise_levels.linear_betas(200)
+    chain = Chain(noise_levels.ddpm_sigmas(betas))
     s2, b2 = chain.sigmas**2, chain.before**2
     grown = 1 + (1 + s2) / s2 * torch.log1p(s2)
     assert_within(chain.beta, exact(betas), (s2 + b2) / (1 + s2) * grown, 260)
@@ -197,7 +198,7 @@ def lost(t: int, chain: Chain) -> tuple[float, float]:
 @pytest.mark.parametrize("t", [0, 1, 2, 37, 500, 999])
 def test_chain_is_diffusers(t: int) -> None:
     """add_noise, the mean of a step and both fixed variances, to its float32."""
-    other, chain = diffusers(), Chain(table("ddpm").sigmas)
+    other, chain = diffusers(), Chain(default_registry().table("ddpm").sigmas)
     x0, eps, x_t = (draws((4, 3), i, torch.float32) for i in range(3))
     of_noise, of_beta = lost(t, chain)
     size = exact(x0.abs() + eps.abs() + x_t.abs())
@@ -318,7 +319,7 @@ def law_bound_is_above_and_closes_in(made: Made) -> None:
     for variance in ("small", "large"):
         gaps = []
         for n in (200, 400, 800):
-            chain = made(table("karras", n=n, low=1e-3).sigmas)
+            chain = made(default_registry().table("karras", n=n, low=1e-3).sigmas)
             found = expected(chain, oracle.denoise, *signs(m, L), variance)
             assert bool((found.matching.mean(1) > 0).all())
             assert float(found.total.mean()) > entropy
@@ -376,15 +377,15 @@ class Doubled(nn.Module):
         return torch.cat([torch.tanh(y), 0.7 * torch.cos(3 * y) + shift], dim=1)
 
 
-def few(*levels: float) -> Table:
+def few(*levels: float) -> NoiseTable:
     """A table of these levels."""
-    return Table("few", lambda: float64(levels or (0.1, 0.5, 1.0, 4.0))).bound({})
+    return NoiseTable("few", lambda: float64(levels or (0.1, 0.5, 1.0, 4.0))).bound({})
 
 
 Build = Callable[..., testbed.Denoiser]
 
 
-def doubled(name: str, t: Table, sigma_data: float = 0.5) -> testbed.Denoiser:
+def doubled(name: str, t: NoiseTable, sigma_data: float = 0.5) -> testbed.Denoiser:
     p = default_registry().parameterization(name)
     return testbed.Denoiser(
         Doubled(), p, sigma_data, c_noise="index", table=t, learned_variance=True
@@ -453,7 +454,10 @@ def test_posterior_of_a_longer_step() -> None:
 @pytest.mark.parametrize("t", [1, 5, 300, 999])
 def test_posterior_is_diffusers(t: int) -> None:
     """variance_type = "learned_range" of a network [F, nu] on the linear table, to its float32."""
-    other, d = diffusers(variance_type="learned_range"), doubled("x0", table("ddpm"))
+    other, d = (
+        diffusers(variance_type="learned_range"),
+        doubled("x0", default_registry().table("ddpm")),
+    )
     assert d.table is not None
     chain = Chain(d.table.sigmas)
     x = 2 * draws((3, 4), 11)
@@ -502,7 +506,7 @@ def test_the_first_half_is_F() -> None:
 
 
 def objective(
-    name: str = "eps", t: Table | None = None, vlb: float | None = 0.001, **more: Any
+    name: str = "eps", t: NoiseTable | None = None, vlb: float | None = 0.001, **more: Any
 ) -> Objective:
     r = default_registry()
     t = t or few()
@@ -602,7 +606,7 @@ def test_simple_is_the_eps_loss_over_uniform_t(name: str) -> None:
     """lambda = 1/sigma^2 with sigma from the table, uniform: E_t |eps_hat - eps|^2 per dimension
     (Ho et al. 2020, eq. 14), whatever the network is asked for; stratified u has every t equally
     often."""
-    t = table("ddpm", n=20)
+    t = default_registry().table("ddpm", n=20)
     one = objective(name, t, None)
     sigma = one.sigma((torch.arange(40, dtype=torch.float64) + 0.5) / 40)
     assert torch.equal(sigma, t.sigmas.repeat_interleave(2))
@@ -622,7 +626,7 @@ def test_simple_is_the_eps_loss_over_uniform_t(name: str) -> None:
 
 def test_the_levels_are_those_of_the_density() -> None:
     """A table cut by sigma_max is a chain of what is left."""
-    t = table("ddpm")
+    t = default_registry().table("ddpm")
     one = replace(objective("eps", t), density=t.density(0.02, 80.0))
     assert float(one.levels.max()) < 80 < float(t.sigmas.max())
     assert len(one.variational.rows) == len(one.levels) < 1000
@@ -658,7 +662,7 @@ def isotropic() -> testbed.Data:
     return testbed.Data(train, test)
 
 
-def contestant(steps: int, vlb: float | None, name: str = "eps", **more: Any) -> Contestant:
+def contestant(steps: int, vlb: float | None, name: str = "eps", **more: Any) -> TrainingJob:
     """A small network on eight levels."""
     t = few(0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
     one = objective(name, t, vlb, **more)
@@ -673,10 +677,10 @@ def contestant(steps: int, vlb: float | None, name: str = "eps", **more: Any) ->
         learned_variance=vlb is not None,
     )
     settings = Training(steps=steps, batch=256, points=2, learning_rate=3e-3, ema=0.99)
-    return Contestant(d, one, settings, 0)
+    return TrainingJob(d, one, settings, 0)
 
 
-def trainer(one: Contestant) -> Trainer:
+def trainer(one: TrainingJob) -> Trainer:
     cpu = torch.device("cpu")
     return Trainer(one.denoiser, one.objective, isotropic(), one.training, one.seed, cpu)
 
@@ -821,7 +825,9 @@ sampler = { name = "ddpm", variance = "learned" }, schedule = "table" }
 def planned(folder: Path, *sets: str, text: str = LEARNED) -> plan.Plan:
     file = folder / "learned.toml"
     file.write_text(STUDY_OF.replace("[base]\n", f"[base]\n{text}"))
-    return plan.make(spec.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu")
+    return plan.make(
+        study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"
+    )
 
 
 PLAIN = ("density=lognormal", "c_noise=shared", "network=mlp", "evaluation.schedule=karras")
@@ -868,7 +874,7 @@ def test_a_network_with_one_output_is_refused(tmp_path: Path) -> None:
     )
     file = tmp_path / "learned.toml"
     file.write_text(STUDY_OF.replace("[base]\n", f"[base]\n{LEARNED}"))
-    study = spec.read(file, ["network=single"], seeds=1)
+    study = study_file.read(file, ["network=single"], seeds=1)
     registry = testbed.Registry([str(tmp_path / "single.py")])
     with pytest.raises(InputError, match="the build of network 'single' does not take `outputs`"):
         plan.make(study, registry, tmp_path / "out", "cpu")
@@ -888,17 +894,17 @@ def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:
     (one,) = planned(tmp_path).trials
     at = tmp_path / "out" / "trials" / one.id
     at.mkdir(parents=True)
-    trial.journal.write_json(
+    worker.journal.write_json(
         at / "trial.json",
         {"id": one.id, "config": one.config, "labels": [], "plugins": [], "plugin_dirs": []},
     )
-    assert trial.run(one.config, at) == "finished", (at / "error.txt").read_text()
-    result = trial.journal.read_json(at / "result.json")
+    assert worker.run(one.config, at) == "finished", (at / "error.txt").read_text()
+    result = worker.journal.read_json(at / "result.json")
     assert math.isfinite(result["metrics"]["elbo"])
     terms = [result["metrics"][f"elbo_{t}"] for t in ("reconstruction", "matching", "prior")]
     assert sum(terms) == pytest.approx(result["metrics"]["elbo"], rel=1e-12)
     assert 0 < result["errors"]["elbo"]["error"] < 10
-    d = trial.load(at)
+    d = restore.load(at)
     assert d.posterior(draws((3, 2), 1, torch.float32), 1.0).variance.shape == (3, 2)
 
 
@@ -915,7 +921,7 @@ def law_posterior(later: int) -> None:
     beta is off by u of float32 then; beta~ = beta (1 - abar')/(1 - abar) by three times that, since
     1 - abar is a sum of terms with the relative error of their betas.
     """
-    chain, t = Chain(table("ddpm").sigmas), torch.tensor(POSTERIOR["t"]) - later
+    chain, t = Chain(default_registry().table("ddpm").sigmas), torch.tensor(POSTERIOR["t"]) - later
     x = torch.zeros(len(t), 1, dtype=torch.float64)
     small = chain.posterior(x, x, t).variance.flatten()
     for found, name, k in ((chain.beta[t], "large", 1), (small, "small", 3)):

@@ -18,8 +18,8 @@ from strategies import float64, levels
 from torch import Tensor
 
 import testbed
+from testbed.diffusion.noise_levels import COSINE, FLOW, ddpm_sigmas, linear_betas
 from testbed.errors import InputError
-from testbed.noise import COSINE, FLOW, ddpm_sigmas, linear_betas
 from testbed.registry import default_registry
 
 DIFFUSERS = json.loads((Path(__file__).parent / "reference/diffusers_reference.json").read_text())

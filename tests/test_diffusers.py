@@ -22,7 +22,7 @@ from test_samplers import carried, named, noises, run, some_noise
 from test_sampling import SGM, mixture
 from torch import Tensor
 
-from testbed.sampling.schedules import schedule
+from testbed.registry import default_registry
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -208,7 +208,7 @@ def test_a_ddpm_schedule_has_diffusers_levels(spacing: str, steps: int) -> None:
     t = scheduler.timesteps.double()
     abar = scheduler.alphas_cumprod.double()[scheduler.timesteps]
     wanted = torch.sqrt((1 - abar) / abar)
-    found = schedule("ddpm", spacing=spacing)(steps, 1e-6, 1e6)
+    found = default_registry().schedule("ddpm", spacing=spacing)(steps, 1e-6, 1e6)
     assert (len(found), float(found[-1])) == (steps + 1, 0.0)
     u = gamma(1, torch.float32)
     bound = wanted * 3 * u * (t + 1) / (2 * (1 - abar))
@@ -220,7 +220,7 @@ def test_a_karras_schedule_has_diffusers_levels(steps: int) -> None:
     scheduler = Same(*EULER, settings=KARRAS).built()
     scheduler.set_timesteps(steps)
     sigmas = scheduler.sigmas.double()
-    found = schedule("karras")(steps, float(sigmas[-2]), float(sigmas[0]))
+    found = default_registry().schedule("karras")(steps, float(sigmas[-2]), float(sigmas[0]))
     # Its ends are rounded to float32 before or after; sigma^(1/7) in float64.
     assert_within(found, exact(sigmas), exact(sigmas), 4, torch.float32)
 

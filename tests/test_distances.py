@@ -20,7 +20,7 @@ from torch import Tensor
 
 import testbed
 from testbed.data import Data
-from testbed.denoiser import Denoiser
+from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics import denoising, distances
 from testbed.metrics.distances import Floor, energy, floor, mmd, nearest, off_plane
 from testbed.oracles import Gaussian

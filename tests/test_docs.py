@@ -19,9 +19,9 @@ from conftest import ROOT, environment, run_here
 
 import testbed
 from testbed import hookspecs
-from testbed.parameterization import CLAIMS
+from testbed.diffusion.parameterization import CLAIMS
 from testbed.registry import AXES, HOOKS
-from testbed.study import plan, spec
+from testbed.study import plan, study_file
 from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
 from testbed.testing.claims import OF_LOSSES, OF_PARAMETERIZATIONS
 from testbed.testing.running import GROUPS
@@ -201,7 +201,7 @@ def test_the_example_of_the_life_cycle_hook_writes_its_file(
     loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    study = spec.read(Path("default"))
+    study = study_file.read(Path("default"))
     table = {"variant": ["v", "v", "edm"], "status": ["finished", "finished", "failed"]}
     loaded.registry.study_finished(study, pd.DataFrame({**table, "loss": [1.0, 3.0, 7.0]}))
     found = pd.read_csv(tmp_path / "default-summary.csv", index_col="variant")
@@ -222,7 +222,9 @@ def test_the_toml_blocks_are_a_project_and_a_study(tmp_path: Path) -> None:
     assert tomllib.loads(project)["project"]["entry-points"]["testbed"]
     (tmp_path / "study.toml").write_text(study)
     with plugin(fixture / "testbed_residual.py") as registry:
-        made = plan.make(spec.read(tmp_path / "study.toml"), registry, tmp_path / "out", "cpu")
+        made = plan.make(
+            study_file.read(tmp_path / "study.toml"), registry, tmp_path / "out", "cpu"
+        )
     assert {one.labels[0]["variant"] for one in made.trials} == {"residual", "eps", "edm"}
 
 
@@ -302,7 +304,7 @@ def test_who_wins_is_who_the_guide_says(tmp_path: Path) -> None:
         lines["[base]"] += "dataset = 'moons'\nnetwork = 'mlp'\nparameterization = 'edm'\n"
         text = "".join(f"{layer}\n{lines[layer]}" for layer in layers)
         file.write_text(f"[study]\nname = 's'\n{text}")
-        (one,) = spec.read(file, overrides).arrangements
+        (one,) = study_file.read(file, overrides).arrangements
         return one.settings.weighting and one.settings.weighting.name
 
     assert [won(i) for i in range(5)] == ["recipe", "unit", "eps", "v", "x0"]

@@ -11,11 +11,11 @@ from test_ddpm import STUDY_OF, ExactReverse, expected, signs
 from test_docs_discrete import FEWER
 
 import testbed
-from testbed.ddpm import Chain
+from testbed.diffusion.ddpm import Chain
+from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.oracles import Gaussian
-from testbed.predictions import KINDS
-from testbed.study import plan, spec
-from testbed.tables import table
+from testbed.registry import default_registry
+from testbed.study import plan, study_file
 
 DDPM, SCORES = (
     (Path(__file__).parents[1] / "docs" / f"{name}.md").read_text() for name in ("ddpm", "scores")
@@ -54,7 +54,7 @@ def test_the_studies_shown_are_ones(tmp_path: Path, block: str) -> None:
     base = base.replace('weighting = "eps"\nloss = "l2"\n', "")
     file = tmp_path / "shown.toml"
     file.write_text(base.replace("[base]\n", block))
-    for one in plan.make(spec.read(file), testbed.Registry(), tmp_path / "out", "cpu").trials:
+    for one in plan.make(study_file.read(file), testbed.Registry(), tmp_path / "out", "cpu").trials:
         if "table" in block:
             assert one.config["variance"]["options"] == {"vlb": 0.001}
         else:
@@ -70,7 +70,9 @@ def test_the_figures_of_the_bound() -> None:
     rows = re.findall(row, DDPM, re.MULTILINE)
     assert len(rows) == 9
     for n, start, end, variance, *figures in rows:
-        chain = Chain(table("ddpm", n=int(n), start=float(start), end=float(end)).sigmas)
+        chain = Chain(
+            default_registry().table("ddpm", n=int(n), start=float(start), end=float(end)).sigmas
+        )
         denoiser = exactly.get(variance, oracle.denoise)
         name = "learned" if variance == "exact" else variance
         found = expected(chain, denoiser, *signs(m, L), name)
@@ -79,7 +81,7 @@ def test_the_figures_of_the_bound() -> None:
 
 
 def test_every_kind_and_method_is_named() -> None:
-    for name in KINDS:
+    for name in PREDICTION_TYPES:
         assert f'"{name}"' in SCORES
     methods = re.findall(r"^\| `(\w+)\(", DDPM, re.MULTILINE)
     public = {"step", "marginal", "posterior", "reverse", "elbo"}

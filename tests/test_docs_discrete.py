@@ -7,9 +7,9 @@ import pytest
 from test_schedules import STUDY
 
 import testbed
-from testbed.noise import TERMINAL
-from testbed.study import plan, spec
-from testbed.tables import NEAREST, TABLES
+from testbed.diffusion.noise_levels import TERMINAL
+from testbed.diffusion.noise_tables import NEAREST, TABLES
+from testbed.study import plan, study_file
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "discrete.md").read_text()
 BLOCKS = re.findall(r"^```toml\n\[base\]\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
@@ -21,7 +21,9 @@ FEWER = STUDY.replace('network = { name = "mlp", width = 8, depth = 1 }\n', "")
 def test_the_studies_shown_are_ones(tmp_path: Path, block: str) -> None:
     file = tmp_path / "discrete.toml"
     file.write_text(FEWER.replace("[base]\n", f"[base]\n{block}"))
-    (one,) = plan.make(spec.read(file, seeds=1), testbed.Registry(), tmp_path / "out", "cpu").trials
+    (one,) = plan.make(
+        study_file.read(file, seeds=1), testbed.Registry(), tmp_path / "out", "cpu"
+    ).trials
     assert one.config["c_noise"] == "index"
     zero = one.config["table"]["options"]["zero_terminal_snr"]
     assert zero == ("zero_terminal_snr" in block)
@@ -37,7 +39,7 @@ def test_the_samplers_that_cannot_start_at_infinity_are_those_named(
     named = f"`{name}`" not in line
     file = tmp_path / "discrete.toml"
     file.write_text(FEWER.replace("[base]\n", f"[base]\n{BLOCKS[1]}"))
-    study = spec.read(file, [f"evaluation.sampler={name}"], seeds=1)
+    study = study_file.read(file, [f"evaluation.sampler={name}"], seeds=1)
     if named:
         plan.make(study, testbed.Registry(), tmp_path / "out", "cpu")
         return

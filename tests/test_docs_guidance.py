@@ -9,9 +9,9 @@ import torch
 from test_conditions import STUDY
 
 import testbed
-from testbed.predictions import KINDS
-from testbed.study import plan, spec
-from testbed.study.guided import GUIDANCES
+from testbed.diffusion.predictions import PREDICTION_TYPES
+from testbed.sampling.guidance_methods import GUIDANCES
+from testbed.study import plan, study_file
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guidance.md").read_text()
 BLOCKS = re.findall(r"^```toml\n\[base\]\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
@@ -24,7 +24,7 @@ def test_the_studies_shown_are_ones(tmp_path: Path, block: str) -> None:
     if "evaluation" in block:
         text = re.sub(r"evaluation = .*\n", "", STUDY)
     (tmp_path / "c.toml").write_text(text.replace("[base]\n", f"[base]\n{block}"))
-    study = spec.read(tmp_path / "c.toml", seeds=1)
+    study = study_file.read(tmp_path / "c.toml", seeds=1)
     (one,) = plan.make(study, testbed.Registry(), tmp_path / "out", "cpu").trials
     assert one.config["conditions"]["label"] == 0.1
     guided = one.config["evaluation"]["guidance"]["name"]
@@ -45,6 +45,6 @@ def test_the_tables_have_every_guidance_option_form_and_metric() -> None:
     assert set(GUIDANCES) <= set(ROWS)
     for name, guidance in GUIDANCES.items():
         assert set(re.findall(r"`(\w+)`", ROWS[name])) == set(guidance.defaults)
-    for form in (*KINDS, "F"):
+    for form in (*PREDICTION_TYPES, "F"):
         assert re.search(rf"^\| {form} \| {'D' if form == 'x0' else form} [+-] l ", GUIDE, re.M)
     assert {"excess_guided_nats", "guided_error", "classifier_nats"} <= set(ROWS)

@@ -10,9 +10,9 @@ from test_schedules import STUDY
 
 import testbed
 from testbed.metrics import information
-from testbed.study import plan, spec
-from testbed.study.report.words import METRICS
-from testbed.study.validity import MOST_EXACT
+from testbed.report.words import METRICS
+from testbed.study import plan, study_file
+from testbed.trial.validity import MOST_EXACT
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "likelihood.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE))
@@ -29,13 +29,15 @@ def test_the_python_block_runs() -> None:
 def test_the_study_shown_is_one(tmp_path: Path) -> None:
     file = tmp_path / "measured.toml"
     file.write_text(WITHOUT.replace("[base]\n", BLOCKS["toml"]))
-    (one,) = plan.make(spec.read(file, seeds=1), testbed.Registry(), tmp_path / "out", "cpu").trials
-    assert set(spec.Likelihood.model_fields) == set(one.config["evaluation"]["likelihood"])
+    (one,) = plan.make(
+        study_file.read(file, seeds=1), testbed.Registry(), tmp_path / "out", "cpu"
+    ).trials
+    assert set(study_file.Likelihood.model_fields) == set(one.config["evaluation"]["likelihood"])
     assert one.config["dataset"]["options"]["dequantised"] is True
 
 
 def test_the_guide_names_settings_metrics_and_integrals() -> None:
-    for name in spec.Likelihood.model_fields:
+    for name in study_file.Likelihood.model_fields:
         assert re.search(rf"\b{name}\b", GUIDE), name
     for name in ("nll", "bits_per_dim", "nll_gap"):
         assert f"| `{name}` |" in GUIDE

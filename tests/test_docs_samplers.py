@@ -9,11 +9,11 @@ import torch
 from test_schedules import STUDY
 
 import testbed
-from testbed.components import Component
-from testbed.noise import SPACINGS
+from testbed.components.base import Component
+from testbed.diffusion.noise_levels import SPACINGS
 from testbed.registry import default_registry
 from testbed.sampling.schedules import BORDERS, SCHEDULES
-from testbed.study import plan, spec
+from testbed.study import plan, study_file
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "samplers.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE))
@@ -47,7 +47,7 @@ def test_the_study_shown_is_one(tmp_path: Path) -> None:
     own = tomllib.loads(BLOCKS["toml"])["base"]["evaluation"]
     file = tmp_path / "sampled.toml"
     file.write_text(STUDY.replace("[base]\n", BLOCKS["toml"]))
-    made = plan.make(spec.read(file), testbed.Registry(), tmp_path / "out", "cpu")
+    made = plan.make(study_file.read(file), testbed.Registry(), tmp_path / "out", "cpu")
     evaluation = made.trials[0].config["evaluation"]
     assert evaluation["steps"] == own["steps"]
     assert evaluation["sampler"]["options"]["variance"] == own["sampler"]["variance"]

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import testbed
+from testbed.components.signature import Signature, bind
 from testbed.errors import InputError
-from testbed.formula import Formula, bind
 
 
-def formula(function: Callable[..., Any], leading: int = 0) -> Formula:
-    return Formula("weighting 'mine'", function, ("sigma", "sigma_data", "p"), leading)
+def formula(function: Callable[..., Any], leading: int = 0) -> Signature:
+    return Signature("weighting 'mine'", function, ("sigma", "sigma_data", "p"), leading)
 
 
 # --- what a function asks for -----------------------------------------------------------------

@@ -17,23 +17,15 @@ from conftest import TINY, Done, run_here
 from rich.console import Console
 
 import testbed
+from testbed import report
+from testbed.cli import render
 from testbed.errors import InputError, UnknownName
 from testbed.registry import Registry
-from testbed.study import (
-    configured,
-    engines,
-    journal,
-    measured,
-    plan,
-    report,
-    runner,
-    spec,
-    terminal,
-    trial,
-)
+from testbed.study import engines, plan, runner, study_file
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
-from testbed.training.engine import BLOCK, Loop
+from testbed.training.trainer import BLOCK, Loop
+from testbed.trial import build, evaluate, storage, worker
 
 REGISTRY = Registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
@@ -67,15 +59,15 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(folder: Path, *sets: str, grid: str = "", only: Sequence[str] = ()) -> Plan:
     """The tiny study with `sets`, or with another line in its grid."""
     (folder / "tiny.toml").write_text(TINY.replace("[grid]", f"[grid]\n{grid}"))
-    study = spec.read(folder / "tiny.toml", sets, only)
+    study = study_file.read(folder / "tiny.toml", sets, only)
     return plan.make(study, REGISTRY, folder / "runs" / "tiny", "cpu")
 
 
-def sizes(engine: engines.Engine) -> list[int]:
+def sizes(engine: engines.ExecutionPlan) -> list[int]:
     return [len(group.trials) for group in engine.groups]
 
 
-def ids(engine: engines.Engine) -> list[list[str]]:
+def ids(engine: engines.ExecutionPlan) -> list[list[str]]:
     return [[one.id for one in group.trials] for group in engine.groups]
 
 
@@ -138,7 +130,7 @@ def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: 
         assert [one.config["evaluation"]["steps"] for one in group.trials] == [3, 5]
     batched = engines.choose(tiny, REGISTRY, "batched", 1)
     assert (sizes(batched), [len(g.trainings) for g in batched.groups]) == ([12, 6], [6, 3])
-    assert "18 trials of 9 trainings" in terminal.engine_line(batched)
+    assert "18 trials of 9 trainings" in render.engine_line(batched)
     split = engines.choose(tiny, REGISTRY, "batched", 2)
     assert (sizes(split), [len(g.trainings) for g in split.groups]) == ([6, 6, 6], [3, 3, 3])
 
@@ -155,10 +147,10 @@ def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
         assert done.code == 0, done.out + done.err
         folders[name] = tmp_path / name / "runs" / "tiny"
     of: dict[str, list[Path]] = {}
-    for one in journal.trials(folders["sequential"]):
-        at = journal.folder(folders["sequential"], one["id"])
-        of.setdefault(configured.training_of(one["config"]), []).append(at)
-        trial.run(one["config"], alone / one["id"])
+    for one in storage.trials(folders["sequential"]):
+        at = storage.folder(folders["sequential"], one["id"])
+        of.setdefault(build.training_of(one["config"]), []).append(at)
+        worker.run(one["config"], alone / one["id"])
         for name in ("weights.safetensors", "samples.safetensors", "levels.csv"):
             assert (at / name).read_bytes() == (alone / one["id"] / name).read_bytes(), name
     assert [len(same) for same in of.values()] == [2] * 9
@@ -244,7 +236,7 @@ def test_auto_does_without_torch_compile_where_it_fails(
         raise RuntimeError("no compiler\nin sight")
 
     monkeypatch.setattr(torch, "compile", fail)
-    monkeypatch.setattr(engines, "PAYS", 0.0)
+    monkeypatch.setattr(engines, "COMPILE_PAYS_SECONDS", 0.0)
     monkeypatch.setattr(engines, "_milliseconds", speed)
     found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
     assert (found.name, found.measured["compiled"]) == ("batched", math.inf)
@@ -288,11 +280,11 @@ def begun(tiny: Plan, groups: list[list[str]]) -> None:
     """As if these groups had written a checkpoint and been killed."""
     for members in groups:
         group = engines.Group([one for id_ in members for one in tiny.trials if one.id == id_])
-        at = journal.group(tiny.folder, group.id)
+        at = storage.group(tiny.folder, group.id)
         at.mkdir(parents=True)
         (at / "checkpoint").write_bytes(b"")
         for id_ in members:
-            journal.write_json(journal.folder(tiny.folder, id_) / "group.json", {"group": at.name})
+            storage.write_json(storage.folder(tiny.folder, id_) / "group.json", {"group": at.name})
 
 
 def described(tiny: Plan) -> None:
@@ -374,10 +366,10 @@ def test_a_batched_study_leaves_what_one_by_one_leaves(tmp_path: Path, no_report
         assert done.code == 0, done.out + done.err
         folders[name] = tmp_path / name / "runs" / "tiny"
     assert not list((folders["batched"] / "groups").iterdir())
-    for one in journal.trials(folders["batched"]):
-        mine, its = (journal.folder(folders[name], one["id"]) for name in folders)
+    for one in storage.trials(folders["batched"]):
+        mine, its = (storage.folder(folders[name], one["id"]) for name in folders)
         assert {f.name for f in mine.iterdir()} == {f.name for f in its.iterdir()}
-        result, other = (journal.read_json(at / "result.json") for at in (mine, its))
+        result, other = (storage.read_json(at / "result.json") for at in (mine, its))
         assert result["trained_together"] == (6 if "mixture" in str(one["labels"]) else 3)
         assert result["steps"] == other["steps"] == 100
         for name, value in other["metrics"].items():
@@ -397,10 +389,10 @@ def after(count: int) -> Stop:
 def together(tiny: Plan, stop: Stop) -> list[str]:
     """The group of the mixture's trials, run in this process."""
     group = engines.choose(tiny, REGISTRY, "batched", 1).groups[0]
-    return trial.run_together(
+    return worker.run_together(
         [one.config for one in group.trials],
-        [journal.folder(tiny.folder, one.id) for one in group.trials],
-        journal.group(tiny.folder, group.id),
+        [storage.folder(tiny.folder, one.id) for one in group.trials],
+        storage.group(tiny.folder, group.id),
         stop=stop,
     )
 
@@ -419,11 +411,11 @@ def test_a_stopped_group_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert sorted(partly) == ["finished"] * 2 + ["interrupted"] * 4
     assert together(plans["stopped"], lambda: False) == ["finished"] * 6
     for one in engines.choose(plans["whole"], REGISTRY, "batched", 1).groups[0].trials:
-        mine, its = (journal.folder(p.folder, one.id) for p in plans.values())
+        mine, its = (storage.folder(p.folder, one.id) for p in plans.values())
         for name in ("weights.safetensors", "levels.csv", "samples.safetensors"):
             assert (mine / name).read_bytes() == (its / name).read_bytes(), name
         rows = [
-            [{**row, "seconds": 0, "time": 0} for row in journal.rows(at)[0]] for at in (mine, its)
+            [{**row, "seconds": 0, "time": 0} for row in storage.rows(at)[0]] for at in (mine, its)
         ]
         assert rows[0] == rows[1]
 
@@ -438,7 +430,7 @@ def test_a_damaged_checkpoint_of_a_group_is_not_used(tmp_path: Path) -> None:
     file.write_bytes(content)
     assert together(tiny, lambda: False) == ["finished"] * 6
     for one in engines.choose(tiny, REGISTRY, "batched", 1).groups[0].trials:
-        rows = journal.rows(journal.folder(tiny.folder, one.id))[0]
+        rows = storage.rows(storage.folder(tiny.folder, one.id))[0]
         assert [row["step"] for row in rows] == [50, 100]
 
 
@@ -450,12 +442,12 @@ def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) ->
     done = study(tmp_path, *words, "--only", "mixture,equal", "--engine", "batched")
     assert done.code == 1, done.err
     assert "Engine: batched, 6 trials up to 6 as one" in done.out
-    found = journal.trials(tmp_path / "runs" / "tiny")
+    found = storage.trials(tmp_path / "runs" / "tiny")
     assert len(found) == 6
     for one in found:
-        at = journal.folder(tmp_path / "runs" / "tiny", one["id"])
+        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
         guilty = one["config"]["parameterization"]["name"] == "raises"
-        assert journal.read_json(at / "result.json")["status"] == (
+        assert storage.read_json(at / "result.json")["status"] == (
             "failed" if guilty else "finished"
         )
         assert (at / "error.txt").is_file() == guilty
@@ -466,23 +458,23 @@ def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) ->
 def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
     tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = measured.measure
+    genuine = evaluate.measure
 
     def measure(config: dict[str, Any], *rest: Any) -> dict[str, float]:
         if config["seed"] == 1:
             raise ValueError("cannot be measured")
         return genuine(config, *rest)
 
-    monkeypatch.setattr(measured, "measure", measure)
-    monkeypatch.setattr(trial, "run", None)
+    monkeypatch.setattr(evaluate, "measure", measure)
+    monkeypatch.setattr(worker, "run", None)
     done = study(tmp_path, "--only", "mixture", "--engine", "batched")
     assert done.code == 1
-    found = journal.trials(tmp_path / "runs" / "tiny")
+    found = storage.trials(tmp_path / "runs" / "tiny")
     assert len(found) == 6
     for one in found:
-        at = journal.folder(tmp_path / "runs" / "tiny", one["id"])
+        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
         guilty = one["config"]["seed"] == 1
-        result = journal.read_json(at / "result.json")
+        result = storage.read_json(at / "result.json")
         assert result["status"] == ("failed" if guilty else "finished")
         assert (at / "error.txt").is_file() == guilty
         if guilty:
@@ -500,10 +492,10 @@ def test_options_that_a_network_refuses_end_the_plan(tmp_path: Path, engine: str
 
 def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> None:
     assert study(tmp_path, "--engine", "batched").code == 0
-    for one in journal.trials(tmp_path / "runs" / "tiny")[:2]:
-        at = journal.folder(tmp_path / "runs" / "tiny", one["id"])
+    for one in storage.trials(tmp_path / "runs" / "tiny")[:2]:
+        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
         denoiser = testbed.load(at)
-        x = torch.ones(2, *configured.data_of(one["config"], REGISTRY).shape)
+        x = torch.ones(2, *build.data_of(one["config"], REGISTRY).shape)
         assert bool(denoiser(x, 1.0).isfinite().all())
         assert json.loads((at / "result.json").read_text())["parameters"] > 0
 
@@ -515,7 +507,7 @@ def test_a_group_that_is_being_measured_shows_how_far_it_is(tmp_path: Path) -> N
     shown = []
     for terminal_ in (True, False):
         out = io.StringIO()
-        bars = terminal.Bars(engine, Console(file=out, force_terminal=terminal_, width=100))
+        bars = render.Bars(engine, Console(file=out, force_terminal=terminal_, width=100))
         for step, measured_ in ((50, 0), (group.steps, 0), (group.steps, 5), (group.steps, 12)):
             bars._show(group, step, measured_)
             task = bars._bars.tasks[-1]

@@ -21,13 +21,15 @@ from strategies import WIDE, draws, float64
 from torch import Tensor
 
 import testbed
+from testbed.components.guidance import Condition
+from testbed.diffusion.noise_levels import karras_sigmas
+from testbed.diffusion.predictions import PREDICTION_TYPES, slope
 from testbed.errors import InputError, UnknownName
-from testbed.noise import karras_sigmas, per_sample
 from testbed.oracles import Conditional, Gaussian, Mixture
-from testbed.predictions import KINDS, slope
 from testbed.random import stream
 from testbed.registry import default_registry
-from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, Condition, class_gradient
+from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, class_gradient
+from testbed.tensors import per_sample
 from testbed.training import classifier
 
 REGISTRY = default_registry()
@@ -36,7 +38,7 @@ AFFINE = [
     for name in REGISTRY.names("parameterization")
     if (p := REGISTRY.parameterization(name)).affine
 ]
-FORMS = [*KINDS, *(f"F of {p.name}" for p in AFFINE)]
+FORMS = [*PREDICTION_TYPES, *(f"F of {p.name}" for p in AFFINE)]
 SD = 0.5
 U = 2.0**-53
 
@@ -131,7 +133,7 @@ def test_mistakes_in_classifier_free_guidance_are_caught(mistake: str) -> None:
 
 def to_form(form: str, D: Tensor, x: Tensor, s: Tensor) -> Tensor:
     """The table of kinds: what D is in that form. s (B, 1) float64, like D and x."""
-    if form not in KINDS:
+    if form not in PREDICTION_TYPES:
         c = coefficients(form, s)
         return (D - c["skip"] * x) / c["out"]
     a = torch.sqrt(1 + s**2)
@@ -146,7 +148,7 @@ def to_form(form: str, D: Tensor, x: Tensor, s: Tensor) -> Tensor:
 
 def from_form(form: str, q: Tensor, x: Tensor, s: Tensor) -> Tensor:
     """D of a prediction in that form."""
-    if form not in KINDS:
+    if form not in PREDICTION_TYPES:
         c = coefficients(form, s)
         return c["skip"] * x + c["out"] * q
     a = torch.sqrt(1 + s**2)
@@ -161,7 +163,9 @@ def from_form(form: str, q: Tensor, x: Tensor, s: Tensor) -> Tensor:
 
 def named(form: str) -> str | testbed.Parameterization:
     """The kind, or the parameterization of an F."""
-    return form if form in KINDS else REGISTRY.parameterization(form.removeprefix("F of "))
+    return (
+        form if form in PREDICTION_TYPES else REGISTRY.parameterization(form.removeprefix("F of "))
+    )
 
 
 def coefficients(form: str, s: Tensor) -> dict[str, Tensor]:
@@ -177,7 +181,7 @@ def pull(form: str, s: Tensor) -> Tensor:
         "score": torch.ones_like(s),
         "v": -s * torch.sqrt(1 + s**2),
         "flow": -s * (1 + s),
-    }[form] if form in KINDS else s**2 / coefficients(form, s)["out"]  # fmt: skip
+    }[form] if form in PREDICTION_TYPES else s**2 / coefficients(form, s)["out"]  # fmt: skip
 
 
 cases = given(

@@ -17,15 +17,17 @@ from test_schedules import STUDY
 from torch import Tensor
 
 import testbed
-from testbed import oracles, tables
-from testbed.data import base, files
-from testbed.data.base import Data
+from testbed import oracles
+from testbed.components import dataset
+from testbed.components.dataset import Data
+from testbed.data import files
 from testbed.errors import InputError
 from testbed.metrics import likelihood
 from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.likelihood import bits_per_dim, levels, log_likelihood
-from testbed.study import plan, spec, trial
+from testbed.study import plan, study_file
+from testbed.trial import worker
 
 # --- dequantisation ------------------------------------------------------------------------------
 
@@ -62,7 +64,7 @@ def one_for_all(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor
 
 
 def test_dequantisation() -> None:
-    law_cells_keep_their_values(base.dequantised)
+    law_cells_keep_their_values(dataset.dequantised)
 
 
 @pytest.mark.parametrize("wrong", [wrong_width, wrong_place, wrong_shape, one_for_all])
@@ -214,7 +216,7 @@ def test_a_table_is_measured_at_its_own_levels() -> None:
     """A denoiser that is exact at its levels has no gap, though its D is constant between them."""
     data, _ = normals()
     assert data.oracle is not None
-    table = tables.table("karras", n=200, low=0.0199, high=60.0)
+    table = default_registry().table("karras", n=200, low=0.0199, high=60.0)
     found = measured(exact_denoiser(data.oracle, data.sigma_data, table), data, samples=50)
     smooth = measured(exact_denoiser(data.oracle, data.sigma_data), data, samples=50)
     assert found["nll_gap"].value == pytest.approx(smooth["nll_gap"].value, abs=0.02)
@@ -231,7 +233,7 @@ def test_a_table_is_measured_at_its_own_levels() -> None:
 def planned(folder: Path, *changes: str) -> Any:
     file = folder / "measured.toml"
     file.write_text(STUDY)
-    study = spec.read(file, changes, seeds=1)
+    study = study_file.read(file, changes, seeds=1)
     (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
     return one.config
 
@@ -264,7 +266,7 @@ def test_a_trial_has_its_likelihood_beside_the_rest(
         config = planned(tmp_path, *changes, *asked)
         at = tmp_path / f"trial{len(asked)}"
         at.mkdir()
-        assert trial.run(config, at) == "finished", (at / "error.txt").read_text()
+        assert worker.run(config, at) == "finished", (at / "error.txt").read_text()
         found[len(asked)] = json.loads((at / "result.json").read_text())
     without, beside = found[0], found[1]
     assert set(beside["metrics"]) - set(without["metrics"]) == names

@@ -21,7 +21,8 @@ from strategies import draws, float64
 from torch import Tensor
 
 import testbed
-from testbed import noise, oracles, tables
+from testbed import oracles
+from testbed.diffusion import noise_levels
 from testbed.errors import InputError
 from testbed.random import stream
 from testbed.registry import default_registry
@@ -215,7 +216,7 @@ def test_equal_for_every_parameterization(name: str) -> None:
 
 
 def test_a_table_is_never_asked_between_its_levels() -> None:
-    table = tables.table("karras", n=40, low=0.05, high=20.0)
+    table = default_registry().table("karras", n=40, low=0.05, high=20.0)
     sigmas = levels(24, 0.05, 20.0, table)
     assert set(sigmas.tolist()) <= set(table.sigmas.tolist())
     assert bool((sigmas.diff() > 0).all())
@@ -399,7 +400,7 @@ def test_what_has_no_likelihood_is_refused(given: dict[str, Any], said: str) -> 
 
 def test_a_table_without_two_levels_in_the_range_is_refused() -> None:
     with pytest.raises(InputError, match=r"table 'karras' has 1 levels from 0\.04 to 0\.06"):
-        levels(8, 0.04, 0.06, tables.table("karras", n=20, low=0.05, high=20.0))
+        levels(8, 0.04, 0.06, default_registry().table("karras", n=20, low=0.05, high=20.0))
 
 
 # --- bits ----------------------------------------------------------------------------------------
@@ -452,7 +453,7 @@ def test_no_bits_without_a_quantum(quantum: float) -> None:
 
 
 def test_the_levels_of_a_sampler_turned_round_serve_too() -> None:
-    sigmas = noise.karras_sigmas(65, LOW, HIGH)[:-1].flip(0)
+    sigmas = noise_levels.karras_sigmas(65, LOW, HIGH)[:-1].flip(0)
     x = noisy(GAUSSIAN, 4)
     found = log_likelihood(GAUSSIAN.denoise, x, sigmas, GAUSSIAN.log_density).log_p
     half = log_likelihood(GAUSSIAN.denoise, x, sigmas[::2], GAUSSIAN.log_density).log_p

@@ -25,8 +25,9 @@ from strategies import fixed, float64
 from torch import Tensor
 
 import testbed
-from testbed import noise, parameterization, predictions
-from testbed.predictions import KINDS, Kind
+from testbed import tensors
+from testbed.diffusion import noise_levels, parameterization, predictions
+from testbed.diffusion.predictions import PREDICTION_TYPES, PredictionType
 from testbed.registry import default_registry
 from testbed.training.objective import Objective, Terms
 
@@ -51,11 +52,11 @@ def mutants(law: Callable[[Any], None], right: Any, **wrong: Any) -> None:
 # --- conversions ---------------------------------------------------------------------------------
 
 
-def kind_law(name: str, source: str) -> Callable[[Kind], None]:
+def kind_law(name: str, source: str) -> Callable[[PredictionType], None]:
     """The law of conversions, with one kind of the library replaced."""
 
-    def law(kind: Kind) -> None:
-        with mock.patch.dict(predictions.KINDS, {name: kind}):
+    def law(kind: PredictionType) -> None:
+        with mock.patch.dict(predictions.PREDICTION_TYPES, {name: kind}):
             conversions.law_conversion_gives_the_kind(testbed.convert, source, name, fixed())
 
     return law
@@ -67,26 +68,28 @@ def alpha(sigma: Tensor) -> Tensor:
 
 mutants(
     kind_law("v", "x0"),
-    KINDS["v"],
-    v_plus_s_x0=Kind("v", lambda s: s * alpha(s), alpha),
-    v_negated=Kind("v", lambda s: s * alpha(s), lambda s: -alpha(s)),
-    v_alpha_for_s=Kind("v", lambda s: -alpha(s), lambda s: s * alpha(s)),
-    v_sigma_for_s=Kind("v", lambda s: -s, alpha),
-    v_square_dropped=Kind("v", lambda s: -s / (1 + s).sqrt(), lambda s: 1 / (1 + s).sqrt()),
-    v_root_dropped=Kind("v", lambda s: -s / (1 + s**2), lambda s: 1 / (1 + s**2)),
+    PREDICTION_TYPES["v"],
+    v_plus_s_x0=PredictionType("v", lambda s: s * alpha(s), alpha),
+    v_negated=PredictionType("v", lambda s: s * alpha(s), lambda s: -alpha(s)),
+    v_alpha_for_s=PredictionType("v", lambda s: -alpha(s), lambda s: s * alpha(s)),
+    v_sigma_for_s=PredictionType("v", lambda s: -s, alpha),
+    v_square_dropped=PredictionType(
+        "v", lambda s: -s / (1 + s).sqrt(), lambda s: 1 / (1 + s).sqrt()
+    ),
+    v_root_dropped=PredictionType("v", lambda s: -s / (1 + s**2), lambda s: 1 / (1 + s**2)),
 )
 mutants(
     kind_law("score", "eps"),
-    KINDS["score"],
-    score_sign=Kind("score", torch.zeros_like, lambda s: 1 / s),
-    score_over_sigma_squared=Kind("score", torch.zeros_like, lambda s: -1 / s**2),
-    score_not_divided=Kind("score", torch.zeros_like, lambda s: -torch.ones_like(s)),
+    PREDICTION_TYPES["score"],
+    score_sign=PredictionType("score", torch.zeros_like, lambda s: 1 / s),
+    score_over_sigma_squared=PredictionType("score", torch.zeros_like, lambda s: -1 / s**2),
+    score_not_divided=PredictionType("score", torch.zeros_like, lambda s: -torch.ones_like(s)),
 )
 mutants(
     kind_law("flow", "v"),
-    KINDS["flow"],
-    flow_with_data_at_one=Kind("flow", torch.ones_like, lambda s: -torch.ones_like(s)),
-    flow_of_x=Kind("flow", lambda s: -torch.ones_like(s), lambda s: 1 - s),
+    PREDICTION_TYPES["flow"],
+    flow_with_data_at_one=PredictionType("flow", torch.ones_like, lambda s: -torch.ones_like(s)),
+    flow_of_x=PredictionType("flow", lambda s: -torch.ones_like(s), lambda s: 1 - s),
 )
 
 
@@ -132,7 +135,9 @@ def broadcast_law(per_sample: Callable[..., Tensor]) -> None:
 
 
 mutants(
-    broadcast_law, noise.per_sample, sigma_along_the_last_axis=lambda sigma, x: noise.widen(sigma)
+    broadcast_law,
+    tensors.per_sample,
+    sigma_along_the_last_axis=lambda sigma, x: tensors.widen(sigma),
 )
 
 # --- parameterizations ---------------------------------------------------------------------------
@@ -406,7 +411,7 @@ class NotRenormalised(testbed.Density):
 
 class NotCut(testbed.Density):
     def pdf_over_log_sigma(self, sigma: Any) -> Tensor:
-        sigma = noise.widen(sigma)
+        sigma = tensors.widen(sigma)
         return self.pdf(sigma) / (self.cut[1] - self.cut[0])
 
 
@@ -414,7 +419,7 @@ class OverSigma(testbed.Density):
     """A pdf over sigma where one over log sigma is meant."""
 
     def pdf_over_log_sigma(self, sigma: Any) -> Tensor:
-        return super().pdf_over_log_sigma(sigma) / noise.widen(sigma)
+        return super().pdf_over_log_sigma(sigma) / tensors.widen(sigma)
 
 
 class Clamped(testbed.Density):
@@ -627,18 +632,20 @@ mutants(
 # --- noise levels --------------------------------------------------------------------------------
 
 
-class ScoreDivided(noise.Schedule):
+class ScoreDivided(noise_levels.NoiseSchedule):
     def score_to_ve(self, score: Tensor, t: Any) -> Tensor:
-        alpha = noise.per_sample(self.alpha(noise.widen(t)), score)
+        alpha = tensors.per_sample(self.alpha(tensors.widen(t)), score)
         return score / alpha
 
 
-class StateNotScaled(noise.Schedule):
+class StateNotScaled(noise_levels.NoiseSchedule):
     def from_ve(self, x: Tensor, sigma: Any) -> tuple[Tensor, Tensor]:
-        return x, self.time(noise.widen(sigma))
+        return x, self.time(tensors.widen(sigma))
 
 
-def schedule(name: str, kind: type[noise.Schedule] = noise.Schedule, **wrong: Any) -> Any:
+def schedule(
+    name: str, kind: type[noise_levels.NoiseSchedule] = noise_levels.NoiseSchedule, **wrong: Any
+) -> Any:
     right = noises.SCHEDULES[name]
     fields = ("name", "alpha", "s", "time", "sigma_rate")
     return kind(**{field: wrong.get(field, getattr(right, field)) for field in fields})
@@ -646,39 +653,39 @@ def schedule(name: str, kind: type[noise.Schedule] = noise.Schedule, **wrong: An
 
 mutants(
     lambda s: noises.law_border_is_the_definition(s, "vp", 0.4),
-    noise.VP,
-    vp_alpha_squared=schedule("vp", alpha=lambda t: noise.VP.alpha(t) ** 2),
-    vp_variance_for_s=schedule("vp", s=lambda t: noise.VP.s(t) ** 2),
-    vp_integral_without_half=noise.vp(0.1, 39.9),
+    noise_levels.VP,
+    vp_alpha_squared=schedule("vp", alpha=lambda t: noise_levels.VP.alpha(t) ** 2),
+    vp_variance_for_s=schedule("vp", s=lambda t: noise_levels.VP.s(t) ** 2),
+    vp_integral_without_half=noise_levels.vp(0.1, 39.9),
 )
 mutants(
     lambda s: noises.law_border_goes_there_and_back(s, "cosine", fixed()),
-    noise.COSINE,
+    noise_levels.COSINE,
     cosine_time_in_radians=schedule("cosine", time=torch.atan),
     state_not_scaled=schedule("cosine", StateNotScaled),
 )
 mutants(
     lambda s: noises.law_border_goes_there_and_back(s, "flow", fixed()),
-    noise.FLOW,
+    noise_levels.FLOW,
     flow_time_is_sigma=schedule("flow", time=lambda sigma: sigma / (1 + sigma**2)),
 )
 mutants(
     lambda s: noises.law_rate_is_the_derivative(s, "flow", 0.4),
-    noise.FLOW,
+    noise_levels.FLOW,
     flow_rate_square_dropped=schedule("flow", sigma_rate=lambda t: 1 / (1 - t)),
 )
 mutants(
     lambda s: noises.law_rate_is_the_derivative(s, "cosine", 0.4),
-    noise.COSINE,
+    noise_levels.COSINE,
     cosine_rate_chain_dropped=schedule(
         "cosine", sigma_rate=lambda t: 1 / torch.cos(math.pi / 2 * t) ** 2
     ),
 )
 mutants(
     lambda s: noises.law_score_obeys_the_chain_rule(s, "vp", 0.4, 0),
-    noise.VP,
+    noise_levels.VP,
     score_divided_by_alpha=schedule("vp", ScoreDivided),
-    score_by_s=schedule("vp", alpha=noise.VP.s),
+    score_by_s=schedule("vp", alpha=noise_levels.VP.s),
 )
 
 
@@ -692,21 +699,27 @@ def product_rooted(betas: Tensor) -> Tensor:
     return torch.sqrt((1 - abar) / abar)
 
 
-mutants(noises.law_first_step_keeps_its_digits, noise.ddpm_sigmas, one_minus_abar=one_minus_product)
+mutants(
+    noises.law_first_step_keeps_its_digits,
+    noise_levels.ddpm_sigmas,
+    one_minus_abar=one_minus_product,
+)
 mutants(
     noises.law_table_is_the_product,
-    noise.ddpm_sigmas,
+    noise_levels.ddpm_sigmas,
     abar_is_a_root=product_rooted,
-    alpha_bar_starts_at_one=lambda betas: noise.ddpm_sigmas(
+    alpha_bar_starts_at_one=lambda betas: noise_levels.ddpm_sigmas(
         torch.cat([torch.zeros(1).double(), betas[:-1]])
     ),
 )
 mutants(
     lambda sigmas: noises.law_karras(sigmas, 18),
-    noise.karras_sigmas,
-    karras_over_n=lambda n: torch.cat([noise.karras_sigmas(n + 1)[:-2], float64([0.0])]),
-    karras_rho_five=lambda n: noise.karras_sigmas(n, rho=5.0),
-    karras_ascending=lambda n: torch.cat([noise.karras_sigmas(n)[:-1].flip(0), float64([0.0])]),
+    noise_levels.karras_sigmas,
+    karras_over_n=lambda n: torch.cat([noise_levels.karras_sigmas(n + 1)[:-2], float64([0.0])]),
+    karras_rho_five=lambda n: noise_levels.karras_sigmas(n, rho=5.0),
+    karras_ascending=lambda n: torch.cat(
+        [noise_levels.karras_sigmas(n)[:-1].flip(0), float64([0.0])]
+    ),
 )
 
 # --- sampling ------------------------------------------------------------------------------------
@@ -823,7 +836,7 @@ class LogInsteadOfSigma(testbed.Denoiser):
 
 class ScoreNotSquared(testbed.Denoiser):
     def score(self, x: Tensor, sigma: Any, condition: Any = None) -> Tensor:
-        return (self(x, sigma) - x) / noise.per_sample(sigma, x)
+        return (self(x, sigma) - x) / tensors.per_sample(sigma, x)
 
 
 class ScoreSign(testbed.Denoiser):
@@ -834,7 +847,7 @@ class ScoreSign(testbed.Denoiser):
 class DenoisesScaledInput(testbed.Denoiser):
     def forward(self, x: Tensor, sigma: Any, condition: Any = None) -> Tensor:
         F = self.output(x, sigma, condition)
-        scaled = noise.per_sample(self.inputs(noise.widen(sigma))[0], x) * x
+        scaled = tensors.per_sample(self.inputs(tensors.widen(sigma))[0], x) * x
         return self.parameterization.denoise(F, scaled, sigma, sigma_data=self.sigma_data)
 
 

@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 from strategies import WIDE, Case, cases, column, draws, float64, levels, seeds
 from torch import Tensor
 
-from testbed import noise
-from testbed.noise import (
+from testbed import tensors
+from testbed.diffusion import noise_levels
+from testbed.diffusion.noise_levels import (
     COSINE,
     FLOW,
     VE,
     VP,
-    Schedule,
+    NoiseSchedule,
     ddpm_sigmas,
     karras_sigmas,
     linear_betas,
-    per_sample,
     scaled_linear_betas,
     table_sigmas,
 )
+from testbed.tensors import per_sample
 
 REFERENCE = Path(__file__).parent / "reference"
 SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
@@ -76,7 +77,7 @@ K = 16
 times = st.floats(1e-3, 0.99)
 
 
-def law_border_is_the_definition(schedule: Schedule, name: str, t: float) -> None:
+def law_border_is_the_definition(schedule: NoiseSchedule, name: str, t: float) -> None:
     """alpha(t), s(t) and sigma(t) = s/alpha; t has no error, but 1 - t, the cosine near its zero
     and the exponential of int beta multiply the rounding of what they are taken of."""
     alpha, s = PAIRS[name](exact(t))
@@ -87,7 +88,7 @@ def law_border_is_the_definition(schedule: Schedule, name: str, t: float) -> Non
     assert_within(schedule.sigma(time), np.array([s / alpha]), s / alpha, 2 * k)
 
 
-def law_border_goes_there_and_back(schedule: Schedule, name: str, c: Case) -> None:
+def law_border_goes_there_and_back(schedule: NoiseSchedule, name: str, c: Case) -> None:
     """x_t = alpha(sigma) x with alpha of the border's table, and to_ve gives (x, sigma) again.
 
     The rounding of t, K of them in sigma's dtype, reaches alpha and sigma at_time-fold.
@@ -108,7 +109,7 @@ def law_border_goes_there_and_back(schedule: Schedule, name: str, c: Case) -> No
     assert_within(sigma, flat, flat, 1, wide, plus=2 * back * flat)
 
 
-def law_rate_is_the_derivative(schedule: Schedule, name: str, t: float) -> None:
+def law_rate_is_the_derivative(schedule: NoiseSchedule, name: str, t: float) -> None:
     """sigma_rate(t) = d sigma/dt by autograd of s(t)/alpha(t). Both of its terms, s'/alpha and
     -s alpha'/alpha^2, are positive; the chain takes at_time's roundings three times."""
     time = float64(t).requires_grad_()
@@ -118,7 +119,7 @@ def law_rate_is_the_derivative(schedule: Schedule, name: str, t: float) -> None:
     assert_within(schedule.sigma_rate(float64(t)), exact(wanted), exact(wanted), k)
 
 
-def law_score_obeys_the_chain_rule(schedule: Schedule, name: str, t: float, seed: int) -> None:
+def law_score_obeys_the_chain_rule(schedule: NoiseSchedule, name: str, t: float, seed: int) -> None:
     """alpha grad log p(x_t) = grad log p(x), for x0 ~ N(m, w): left by autograd of the Gaussian log
     density N(alpha m, alpha^2 w + s^2) at x_t; right -(x - m)/(w + sigma^2) with 50 digits."""
     alpha, s = PAIRS[name](exact(t))
@@ -203,7 +204,7 @@ def test_variance_is_preserved(name: str, t: float) -> None:
 @given(beta_min=st.floats(0.05, 1), beta_max=st.floats(2, 40), sigma=levels(1e-4, 10))
 def test_vp_with_other_betas(beta_min: float, beta_max: float, sigma: float) -> None:
     """1 + sigma^2 = exp(int beta) at t = time(sigma)."""
-    schedule = noise.vp(beta_min, beta_max)
+    schedule = noise_levels.vp(beta_min, beta_max)
     t = exact(schedule.time(float64([sigma])))
     integral = exact(beta_min) * t + (exact(beta_max) - exact(beta_min)) * t**2 / 2
     wanted = np.frompyfunc(mpmath.log1p, 1, 1)(exact(sigma) ** 2)
@@ -252,9 +253,9 @@ def test_a_wrong_sigma_is_told_the_shape_that_it_should_have() -> None:
 
 
 def test_sigma_is_never_narrower_than_float32() -> None:
-    assert noise.widen(0.1).dtype == torch.float64
-    assert noise.widen(torch.tensor(0.1, dtype=torch.bfloat16)).dtype == torch.float32
-    assert noise.widen(float64(0.1)).dtype == torch.float64
+    assert tensors.widen(0.1).dtype == torch.float64
+    assert tensors.widen(torch.tensor(0.1, dtype=torch.bfloat16)).dtype == torch.float32
+    assert tensors.widen(float64(0.1)).dtype == torch.float64
 
 
 # --- tables and discretisations ------------------------------------------------------------------

@@ -20,9 +20,9 @@ from test_conversions import TRUTH
 from torch import Tensor
 
 import testbed
+from testbed.diffusion.noise_levels import VP
+from testbed.diffusion.predictions import PREDICTION_TYPES, convert, from_pair, to_pair
 from testbed.errors import InputError
-from testbed.noise import VP
-from testbed.predictions import KINDS, convert, from_pair, to_pair
 from testbed.registry import default_registry
 
 SGM = json.loads((Path(__file__).parent / "reference/sgm_reference.json").read_text())
@@ -366,7 +366,9 @@ def test_sigma_data_goes_by_keyword(function: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "stated", [KINDS["v"], testbed.Recipe("cosine"), FLOW, VP, FLOW.formulas()[0]], ids=type
+    "stated",
+    [PREDICTION_TYPES["v"], testbed.Recipe("cosine"), FLOW, VP, FLOW.formulas()[0]],
+    ids=type,
 )
 def test_what_is_stated_cannot_be_changed(stated: Any) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):

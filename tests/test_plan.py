@@ -11,8 +11,9 @@ from conftest import run_here
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import asked, configured, facts, journal, plan, runner, spec, twins
+from testbed.study import equal_objectives, invocation, plan, reference_tables, runner, study_file
 from testbed.study.plan import Plan
+from testbed.trial import build, storage
 
 SMALL = """
 [study]
@@ -63,7 +64,7 @@ def made(
 ) -> Plan:
     file = folder.parent / "study.toml"
     file.write_text(text)
-    return plan.make(spec.read(file, sets), registry, folder, device)
+    return plan.make(study_file.read(file, sets), registry, folder, device)
 
 
 def ids(found: Plan) -> list[str]:
@@ -221,7 +222,7 @@ def test_an_identity_depends_on_the_sources_and_on_the_data(
     with monkeypatch.context() as patch:
         patch.setattr(plan, "sources", lambda: "other")
         assert made(folder, registry).trials[0].id != before.id
-    data = configured.dataset("moons", json.dumps(before.config["dataset"]["options"]), registry)
+    data = build.dataset("moons", json.dumps(before.config["dataset"]["options"]), registry)
     assert before.config["data_digest"] == data.digest
     assert len(plan.sources()) == 16
 
@@ -271,7 +272,7 @@ def test_options_that_are_written_out_and_defaults_are_one_identity(
 def test_only_edm_is_one_trial_in_both_arms_of_the_default_study(
     tmp_path: Path, registry: testbed.Registry
 ) -> None:
-    found = plan.make(spec.read(Path("default")), registry, tmp_path, "cpu")
+    found = plan.make(study_file.read(Path("default")), registry, tmp_path, "cpu")
     shared = [one for one in found.trials if len(one.labels) > 1]
     assert {label["variant"] for one in shared for label in one.labels} == {"edm"}
     assert all([label["arm"] for label in one.labels] == ["published", "equal"] for one in shared)
@@ -409,11 +410,11 @@ def test_a_trial_is_new_interrupted_failed_finished_or_diverged_by_what_its_fold
     runner.describe(first, registry)
     # A study that was stopped before this trial began: not stale, nothing has been trained.
     assert states(made(folder, registry)) == ["new"]
-    at = journal.folder(folder, first.trials[0].id)
+    at = storage.folder(folder, first.trials[0].id)
     (at / "checkpoint").write_bytes(b"")
     assert states(made(folder, registry)) == ["interrupted"]
     for status in ("failed", "diverged", "finished"):
-        journal.write_json(at / "result.json", {"status": status})
+        storage.write_json(at / "result.json", {"status": status})
         found = made(folder, registry)
         assert states(found) == [status]
         assert len(found.pending()) == (status == "failed")
@@ -424,8 +425,8 @@ def test_a_trial_that_was_trained_with_other_settings_is_stale_and_says_which(
 ) -> None:
     first = made(folder, registry, SMALL, "seeds=2")
     runner.describe(first, registry)
-    at = journal.folder(folder, first.trials[0].id)
-    journal.write_json(at / "result.json", {"status": "finished"})
+    at = storage.folder(folder, first.trials[0].id)
+    storage.write_json(at / "result.json", {"status": "finished"})
     changed = made(folder, registry, SMALL, "seeds=2", "training.steps=60", "weighting=edm")
     stale, untouched = changed.trials
     assert (stale.state, untouched.state) == ("stale", "new")
@@ -441,8 +442,8 @@ def test_a_change_of_the_sources_makes_a_trial_stale(
 ) -> None:
     first = made(folder, registry)
     runner.describe(first, registry)
-    at = journal.folder(folder, first.trials[0].id)
-    journal.write_json(at / "result.json", {"status": "finished"})
+    at = storage.folder(folder, first.trials[0].id)
+    storage.write_json(at / "result.json", {"status": "finished"})
     monkeypatch.setattr(plan, "sources", lambda: "new")
     (stale,) = made(folder, registry).trials
     assert stale.state == "stale"
@@ -515,9 +516,9 @@ def test_the_record_of_a_study_says_what_was_asked_for(
     Path("asked_for.py").write_text(MINE)
     registry = testbed.Registry(["asked_for.py", "no:edm2"], ["."])
     sets = ("training.steps=9", 'grid.weighting=["mine"]')
-    read = spec.read(Path("study.toml"), sets, ["v"], 2)
+    read = study_file.read(Path("study.toml"), sets, ["v"], 2)
     runner.describe(plan.make(read, registry, Path("runs/small"), "cpu"), registry)
-    asked = journal.read_json(Path("runs/small/study.json"))["asked"]
+    asked = storage.read_json(Path("runs/small/study.json"))["asked"]
     flags = ["-p", "asked_for.py", "-p", "no:edm2", "--plugin-dir", "."]
     flags += ["--set", sets[0], "--set", sets[1], "--only", "v", "--seeds", "2"]
     assert asked == {
@@ -527,16 +528,16 @@ def test_the_record_of_a_study_says_what_was_asked_for(
         "seeds": 2,
         "plugins": ["asked_for.py", "no:edm2"],
     }
-    elsewhere = plan.make(spec.read(Path("study.toml")), registry, Path("other"), "cuda:1")
+    elsewhere = plan.make(study_file.read(Path("study.toml")), registry, Path("other"), "cuda:1")
     assert asked_for(elsewhere, testbed.Registry()) == (
         "testbed study study.toml --device cuda:1 --out other"
     )
-    bundled = plan.make(spec.read(Path("default")), registry, Path("runs/default"), "cpu")
+    bundled = plan.make(study_file.read(Path("default")), registry, Path("runs/default"), "cpu")
     assert asked_for(bundled, testbed.Registry()) == "testbed study default"
 
 
 def asked_for(found: Plan, registry: testbed.Registry) -> str:
-    return " ".join(asked.record(found, registry)["command"])
+    return " ".join(invocation.record(found, registry)["command"])
 
 
 # --- twins --------------------------------------------------------------------------------------
@@ -548,7 +549,7 @@ V_AND_EDM = 'grid.parameterization=["v", "edm"]'
 
 def paired(folder: Path, registry: testbed.Registry, text: str, *sets: str) -> list[dict[str, Any]]:
     """The twins of a study."""
-    return twins.find(made(folder, registry, text, *sets), registry)
+    return equal_objectives.find(made(folder, registry, text, *sets), registry)
 
 
 def test_v_and_edm_at_sigma_data_1_with_all_else_equal_are_twins_and_eps_is_not(
@@ -556,7 +557,7 @@ def test_v_and_edm_at_sigma_data_1_with_all_else_equal_are_twins_and_eps_is_not(
 ) -> None:
     grid = 'grid.parameterization=["eps", "v", "edm"]'
     folder.mkdir()
-    (pair,) = facts.write(made(folder, registry, SHARED, grid), registry)
+    (pair,) = reference_tables.write(made(folder, registry, SHARED, grid), registry)
     assert pair == {
         "case": "", "arm": "", "members": ["v", "edm"], "factors": [1, -1], "why": MIRROR,
     }  # fmt: skip
@@ -616,11 +617,11 @@ def test_one_effective_weight_from_two_densities_makes_no_twins(
     """The sigmoid weighting is given per d log sigma: lambda p is one curve whatever p."""
     sets = ["weighting=sigmoid", 'grid.density=["lognormal", "cosine"]']
     study = made(folder, registry, SHARED, *sets)
-    one, other = (twins.described(at.config, registry) for at in study.trials)
+    one, other = (equal_objectives.described(at.config, registry) for at in study.trials)
     assert one is not None
     assert other is not None
     assert torch.allclose(one.weight, other.weight, rtol=1e-9)
-    assert twins.find(study, registry) == []
+    assert equal_objectives.find(study, registry) == []
 
 
 def test_one_objective_written_in_several_spaces_is_one_setting(
@@ -645,11 +646,11 @@ def test_equal_weights_and_inputs_alone_make_no_twins(
     for one in study.trials:
         one.labels[0]["arm"] = ""
     assert [one.labels[0]["variant"] for one in study.trials] == ["eps", "v"]
-    one, other = (twins.described(at.config, registry) for at in study.trials)
+    one, other = (equal_objectives.described(at.config, registry) for at in study.trials)
     assert one is not None
     assert other is not None
     assert torch.allclose(one.weight, other.weight, rtol=1e-9)
-    assert twins.find(study, registry) == []
+    assert equal_objectives.find(study, registry) == []
 
 
 OTHERS = """
@@ -708,11 +709,11 @@ def test_what_is_learned_has_no_twin(
 
 def test_what_is_not_affine_has_no_twin(folder: Path, others: testbed.Registry) -> None:
     study = made(folder, others, SHARED, 'grid.parameterization=["given", "eps"]')
-    assert twins.find(study, others) == []
+    assert equal_objectives.find(study, others) == []
     config = study.trials[0].config
-    data = configured.dataset("moons", json.dumps(config["dataset"]["options"]), others)
-    denoiser, objective = configured.assemble(config, others, data)
-    assert twins.signature(objective, denoiser) is None
+    data = build.dataset("moons", json.dumps(config["dataset"]["options"]), others)
+    denoiser, objective = build.assemble(config, others, data)
+    assert equal_objectives.signature(objective, denoiser) is None
 
 
 def test_another_size_of_f_is_named_and_mirror_images_of_each_size_are_twins(
@@ -738,7 +739,7 @@ def test_twins_are_found_without_data_and_without_a_network(
 
     monkeypatch.setattr(testbed.Dataset, "__call__", refuse)
     monkeypatch.setattr(testbed.Network, "__call__", refuse)
-    assert len(twins.find(study, registry)) == 1
+    assert len(equal_objectives.find(study, registry)) == 1
 
 
 def test_the_plan_names_the_twins_of_each_case_and_arm(folder: Path) -> None:
@@ -755,4 +756,4 @@ def test_the_plan_names_the_twins_of_each_case_and_arm(folder: Path) -> None:
 
 def test_twins_of_a_study_with_one_case_and_arm_are_named_alone() -> None:
     twin = {"case": "", "arm": "", "members": ["a", "b", "c"], "factors": [1, 1, -1], "why": MIRROR}
-    assert twins.line(twin) == f"twins: a, b and c: {MIRROR}"
+    assert equal_objectives.line(twin) == f"twins: a, b and c: {MIRROR}"

@@ -11,7 +11,7 @@ from conftest import run_here
 
 import testbed
 from testbed.errors import ComponentError, InputError
-from testbed.testing import CheckFailed, behaviour, iter_checks, terminal
+from testbed.testing import CheckFailed, behaviour, iter_checks, render
 from testbed.testing.rounding import Worst
 
 HEAD = '"""A mistake."""\n\nimport math\n\nimport torch\n\nimport testbed\n\n\n'
@@ -442,5 +442,5 @@ def test_the_quantity_that_makes_a_limit_singular_is_named(
 
 def test_a_reference_that_still_says_edit_is_told() -> None:
     p = testbed.Parameterization("mine", right, reference="EDIT: the paper and the equation")
-    (note,) = (one for one in terminal.notes([p]) if "reference" in one)
+    (note,) = (one for one in render.notes([p]) if "reference" in one)
     assert note.endswith("the paper and the equation': say where the formulas are from.")

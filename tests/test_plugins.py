@@ -23,14 +23,14 @@ from test_training import BLOCK, CPU, data, network, ran, resumed, same
 from torch import Tensor
 
 import testbed
+from testbed.diffusion.equal_objectives import equal_objectives_of
 from testbed.registry import Registry
-from testbed.study import plan, spec, twins
+from testbed.study import equal_objectives, plan, study_file
 from testbed.study.plan import published
 from testbed.testing import check_component, parametrize_with_checks
-from testbed.training.engine import Trainer
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
-from testbed.twins import twins_of
+from testbed.training.trainer import Trainer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REGISTRY = Registry([str(FIXTURES / "companded.py"), str(FIXTURES / "tracked_huber.py")])
@@ -211,8 +211,8 @@ def test_trigflow_is_minus_edm_and_a_twin_of_it_at_every_sigma_data(sigma_data: 
     ):
         assert_within(found, -exact(wanted), np.abs(exact(wanted)), 2 * K_COEFFICIENT)
     everything = [parameterization(name) for name in REGISTRY.names("parameterization")]
-    assert twins_of(trigflow, everything, sigma_data)["edm"] == -1.0
-    assert "edm" not in twins_of(parameterization("flow"), everything, sigma_data)
+    assert equal_objectives_of(trigflow, everything, sigma_data)["edm"] == -1.0
+    assert "edm" not in equal_objectives_of(parameterization("flow"), everything, sigma_data)
 
 
 def test_published_recipes() -> None:
@@ -562,8 +562,10 @@ def test_a_study_with_escape_hatches_finishes_and_keeps_their_states(studied: Pa
 
 
 def test_twins_are_told_where_nothing_is_learned_and_nowhere_else(studied: Path) -> None:
-    found = plan.make(spec.read(studied.parents[1] / "hatches.toml"), REGISTRY, studied, "cpu")
-    told = [(twin["arm"], twin["members"]) for twin in twins.find(found, REGISTRY)]
+    found = plan.make(
+        study_file.read(studied.parents[1] / "hatches.toml"), REGISTRY, studied, "cpu"
+    )
+    told = [(twin["arm"], twin["members"]) for twin in equal_objectives.find(found, REGISTRY)]
     assert told == [("plain", ["edm", "trigflow"])]
 
 

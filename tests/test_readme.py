@@ -14,7 +14,7 @@ from conftest import run_here
 
 import testbed
 from testbed import audit
-from testbed.study import plan, spec
+from testbed.study import plan, study_file
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -65,7 +65,7 @@ def test_the_case_of_your_own_data_is_a_valid_study(
     assert set(tomllib.loads(case)) == {"cases"}
     file = tmp_path / "mine.toml"
     file.write_text('[study]\nname = "mine"\n[grid]\nparameterization = ["edm"]\n' + case)
-    made = plan.make(spec.read(file), testbed.Registry(), tmp_path / "out", "cpu")
+    made = plan.make(study_file.read(file), testbed.Registry(), tmp_path / "out", "cpu")
     assert len(made.trials) == 3
 
 

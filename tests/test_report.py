@@ -20,11 +20,11 @@ from conftest import TINY, run_here
 from safetensors.numpy import save_file
 from scipy import stats
 
+from testbed import report
 from testbed.errors import InputError
-from testbed.study import report
-from testbed.study.report import comparisons, drawing, finding, results, summaries, words
-from testbed.study.report.comparisons import Comparisons
-from testbed.study.report.results import Results
+from testbed.report import comparisons, drawing, finding, results, summaries, words
+from testbed.report.comparisons import Comparisons
+from testbed.report.results import Results
 
 SIGMA = (0.01, 0.1, 1.0, 10.0)
 CASE = "c & <e>"
@@ -685,9 +685,9 @@ def test_empty_folder_is_bad_input(tmp_path: Path) -> None:
 
 def test_reads_without_plugins_training_or_mlflow() -> None:
     code = (
-        "import sys, testbed.study.report\n"
+        "import sys, testbed.report\n"
         "bad = {'mlflow', 'ray', 'matplotlib.pyplot', 'testbed.registry'}\n"
-        "bad |= {'testbed.training.engine', 'testbed.study.trial', 'testbed.ext'}\n"
+        "bad |= {'testbed.training.trainer', 'testbed.trial.worker', 'testbed.ext'}\n"
         "assert not bad & set(sys.modules), bad & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

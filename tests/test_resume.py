@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from conftest import Done, run_here
 
+from testbed import report
 from testbed.registry import Registry
-from testbed.study import engines, executors, journal, plan, report, runner, spec, tracking, trial
+from testbed.study import engines, executors, plan, runner, study_file, tracking
 from testbed.training import checkpoint
+from testbed.trial import storage, worker
 
 STUDY = """
 [study]
@@ -59,7 +61,7 @@ def places(folder: Path) -> list[Path]:
 def made(folder: Path) -> plan.Plan:
     """The plan of the study as it stands on disk."""
     (folder / "one.toml").write_text(STUDY)
-    return plan.make(spec.read(folder / "one.toml"), REGISTRY, folder / "runs" / "one", "cpu")
+    return plan.make(study_file.read(folder / "one.toml"), REGISTRY, folder / "runs" / "one", "cpu")
 
 
 def points(address: str) -> dict[str, Any]:
@@ -108,10 +110,10 @@ def test_rows_that_were_trained_again_are_not_sent_again(
     assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
     before = points(address)
     sent = tmp_path / "runs" / "one" / "mlflow.json"
-    record = journal.read_json(sent)
+    record = storage.read_json(sent)
     for entry in record["trials"].values():
         entry |= {"step": 0, "ended": ""}
-    journal.write_json(sent, record)
+    storage.write_json(sent, record)
     for at in places(tmp_path):
         (at / "result.json").unlink()
     assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
@@ -123,7 +125,7 @@ def test_what_ended_as_interrupted_and_goes_on_has_each_metric_once(
 ) -> None:
     address = new_store(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(trial, "run", lambda config, at, *rest: "interrupted")
+        patch.setattr(worker, "run", lambda config, at, *rest: "interrupted")
         study(tmp_path, MLFLOW_TRACKING_URI=address)
     assert {metrics.get("diverged") for _, _, metrics in points(address).values()} == {None}
     assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
@@ -215,7 +217,7 @@ def test_a_second_driver_is_told_and_touches_nothing(tmp_path: Path) -> None:
     assert study(tmp_path).code == 0
     (places(tmp_path)[0] / "result.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
-    with journal.locked(tmp_path / "runs" / "one"):
+    with storage.locked(tmp_path / "runs" / "one"):
         for done in (study(tmp_path), run_here(tmp_path, "sync", "one.toml")):
             assert done.code == 2
             assert done.err.startswith("testbed: runs/one is being worked on by another process")
@@ -230,11 +232,11 @@ def test_a_trial_in_other_hands_is_not_called_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose driver was killed may hold it a moment longer."""
-    monkeypatch.setattr(trial, "ORPHANED", 0.0)
+    monkeypatch.setattr(worker, "ORPHANED", 0.0)
     assert study(tmp_path).code == 0
     at = places(tmp_path)[0]
     (at / "result.json").unlink()
-    with journal.locked(at):
+    with storage.locked(at):
         done = study(tmp_path)
     assert done.code == 2
     assert f"trials/{at.name} is being worked on by another process" in done.err
@@ -243,7 +245,7 @@ def test_a_trial_in_other_hands_is_not_called_failed(
 
 
 def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None:
-    workers = executors.Workers(1, "cpu")
+    workers = executors.ProcessExecutor(1, "cpu")
     nothing = executors.Job([], [], tmp_path / "group", (), (), "cpu", False)
     try:
         assert workers.submit(nothing).result(timeout=60) == []
@@ -267,7 +269,7 @@ def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None
 def test_a_full_disk_fails_no_trial_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, engine: str
 ) -> None:
-    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
     genuine = Path.open
 
     def full(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
@@ -310,7 +312,7 @@ def test_a_damaged_record_is_told_and_written_anew(tmp_path: Path) -> None:
         for file in files:
             assert f"{file.name}: cannot be read as JSON" in done.out
     for file in (files[0], files[2]):
-        journal.read_json(file)
+        storage.read_json(file)
 
 
 def test_a_damaged_result_or_curve_is_told_and_made_anew(tmp_path: Path) -> None:
@@ -326,7 +328,7 @@ def test_a_damaged_result_or_curve_is_told_and_made_anew(tmp_path: Path) -> None
     assert f"{second.name}/rows.jsonl: is not the curve that the trial wrote" in done.out
     assert done.out.count("is trained anew.") == 2
     assert [(at / "weights.safetensors").read_bytes() for at in (first, second)] == expected
-    assert [row["step"] for row in journal.rows(second)[0]] == [50, 100]
+    assert [row["step"] for row in storage.rows(second)[0]] == [50, 100]
 
 
 def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
         (lost / name).unlink()
     assert study(tmp_path, engine="batched").code == 0
     assert (lost / "weights.safetensors").read_bytes() == expected
-    assert journal.result(lost)["trained_together"] == 2
+    assert storage.result(lost)["trained_together"] == 2
     after = {file: file.stat().st_mtime_ns for file in before}
     assert {f.name for f in before if after[f] != before[f]} <= {"lock"}
 
@@ -349,7 +351,7 @@ def test_a_trial_that_is_asked_for_by_its_id_runs_alone(tmp_path: Path) -> None:
     at = places(tmp_path)[0]
     done = study(tmp_path, "--trial", at.name, engine="auto")
     assert (done.code, "1 trials one by one" in done.out) == (0, True)
-    assert "trained_together" not in journal.result(at)
+    assert "trained_together" not in storage.result(at)
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -357,33 +359,33 @@ def test_a_damaged_checkpoint_or_curve_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, both: bool
 ) -> None:
     """The curve that a checkpoint belongs to has to be there too."""
-    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
     begun = made(tmp_path)
     runner.describe(begun, REGISTRY)
     one, calls = begun.trials[0], iter([False, True])
-    at = journal.folder(begun.folder, one.id)
-    assert trial.run(one.config, at, stop=lambda: next(calls)) == "interrupted"
+    at = storage.folder(begun.folder, one.id)
+    assert worker.run(one.config, at, stop=lambda: next(calls)) == "interrupted"
     rows = (at / "rows.jsonl").read_bytes().splitlines(keepends=True)
     assert len(rows) == 2
     (at / "rows.jsonl").write_bytes(b"".join(rows[: 0 if both else 1]))
     told: list[str] = []
-    found = trial.resumable(at / "checkpoint", [at], told.append)
+    found = worker.resumable(at / "checkpoint", [at], told.append)
     what = f"{at / 'rows.jsonl'} is cut short or damaged."
     if both:
         assert (found, told) == (None, [f"{what} Training begins anew."])
     else:
         assert found is not None
         assert told == [f"{what} Training goes on from step 50."]
-    assert trial.run(one.config, at) == "finished"
-    assert [row["step"] for row in journal.rows(at)[0]] == [50, 100]
+    assert worker.run(one.config, at) == "finished"
+    assert [row["step"] for row in storage.rows(at)[0]] == [50, 100]
 
 
 def test_a_study_tells_of_a_damaged_checkpoint(tmp_path: Path) -> None:
     begun = made(tmp_path)
     runner.describe(begun, REGISTRY)
     one = begun.trials[0]
-    at = journal.folder(begun.folder, one.id)
-    assert trial.run(one.config, at, stop=lambda: True) == "interrupted"
+    at = storage.folder(begun.folder, one.id)
+    assert worker.run(one.config, at, stop=lambda: True) == "interrupted"
     halved(at / "checkpoint")
     done = study(tmp_path)
     assert done.code == 0
@@ -403,16 +405,16 @@ def test_what_a_kill_after_the_result_leaves_is_cleared_away(tmp_path: Path) -> 
         checkpoint.write(at / "checkpoint", {}, {})
         (at / "checkpoint.tmp").write_bytes(b"half")
     for name in ("done", "begun"):
-        checkpoint_of = journal.group(folder, name) / "checkpoint"
+        checkpoint_of = storage.group(folder, name) / "checkpoint"
         checkpoint_of.parent.mkdir(parents=True)
         checkpoint_of.write_bytes(b"")
-    journal.write_json(other / "group.json", {"group": "begun", "trials": 2})
-    journal.write_json(ended / "group.json", {"group": "done", "trials": 2})
+    storage.write_json(other / "group.json", {"group": "begun", "trials": 2})
+    storage.write_json(ended / "group.json", {"group": "done", "trials": 2})
     theirs = [folder / "groups" / "mine" / "notes.txt", folder / "a.tmp"]
     theirs[0].parent.mkdir()
     for file in theirs:  # --out may name a folder that holds more
         file.write_text("kept")
-    journal.tidy(folder, set())
+    storage.tidy(folder, set())
     assert all(file.read_text() == "kept" for file in theirs)
     shutil.rmtree(theirs[0].parent)
     theirs[1].unlink()
@@ -431,7 +433,7 @@ def test_a_dissolved_group_stays_dissolved(tmp_path: Path) -> None:
     chosen = engines.choose(first, REGISTRY, "batched", 1)
     (group,) = chosen.groups
     chosen.write(first.folder)
-    at = journal.group(first.folder, group.id)
+    at = storage.group(first.folder, group.id)
     at.mkdir(parents=True)
     (at / "error.txt").write_text("Traceback")
     again = engines.choose(made(tmp_path), REGISTRY, "batched", 1)
@@ -441,22 +443,22 @@ def test_a_dissolved_group_stays_dissolved(tmp_path: Path) -> None:
 def test_a_part_of_a_study_does_not_forget_the_groups_of_the_rest(tmp_path: Path) -> None:
     whole = made(tmp_path)
     engines.choose(whole, REGISTRY, "batched", 1).write(whole.folder)
-    stored = journal.read_json(whole.folder / "plan.json")
-    other = engines.Engine("batched", 1, 1, [engines.Group([plan.Trial("other", {})])])
+    stored = storage.read_json(whole.folder / "plan.json")
+    other = engines.ExecutionPlan("batched", 1, 1, [engines.Group([plan.Trial("other", {})])])
     other.write(whole.folder)
-    kept = journal.read_json(whole.folder / "plan.json")["groups"]
+    kept = storage.read_json(whole.folder / "plan.json")["groups"]
     assert kept == [["other"], *stored["groups"]]
 
 
 def test_the_key_of_a_study_survives_either_file(tmp_path: Path) -> None:
-    assert journal.key(tmp_path) != journal.key(tmp_path)
-    journal.write_json(tmp_path / "mlflow.json", {"key": "k"})
-    assert journal.key(tmp_path) == "k"
+    assert storage.key(tmp_path) != storage.key(tmp_path)
+    storage.write_json(tmp_path / "mlflow.json", {"key": "k"})
+    assert storage.key(tmp_path) == "k"
     (tmp_path / "study.json").write_text("{")
-    assert journal.key(tmp_path) == "k"
+    assert storage.key(tmp_path) == "k"
     shutil.copy(tmp_path / "mlflow.json", tmp_path / "study.json")
     (tmp_path / "mlflow.json").unlink()
-    assert json.loads((tmp_path / "study.json").read_text())["key"] == journal.key(tmp_path)
+    assert json.loads((tmp_path / "study.json").read_text())["key"] == storage.key(tmp_path)
 
 
 def test_a_broken_driver_does_not_leave_the_study_running(

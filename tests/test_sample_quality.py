@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 import testbed
-from testbed.components import Estimate
+from testbed.components.metric import MetricValue
 from testbed.data.synthetic import gaussian
 from testbed.metrics import classifier, distances, kernels, neighbours, projections, resampling
 from testbed.registry import default_registry
@@ -25,7 +25,7 @@ from testbed.registry import default_registry
 EPS = torch.finfo(torch.float64).eps
 # As in test_distances.py: distances through |x|^2 + |y|^2 - 2 x.y, of rows about their mean.
 CLOSE = 2e-12
-TwoSample = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor], torch.Generator], Estimate]
+TwoSample = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor], torch.Generator], MetricValue]
 Ratio = Callable[[Tensor, Tensor, int], float]
 Error = Callable[[Callable[[Tensor, Tensor], float], Tensor, Tensor, torch.Generator], float]
 
@@ -103,8 +103,10 @@ def law_power(f: TwoSample) -> None:
     assert f(normal(30, 2, mean=2.0), normal(40, 2, seed=1), torch.neg, generator()).p == 1 / 200
 
 
-def changed(**parts: Callable[[Estimate], float]) -> TwoSample:
-    def mutant(x: Tensor, y: Tensor, k: Callable[[Tensor], Tensor], g: torch.Generator) -> Estimate:
+def changed(**parts: Callable[[MetricValue], float]) -> TwoSample:
+    def mutant(
+        x: Tensor, y: Tensor, k: Callable[[Tensor], Tensor], g: torch.Generator
+    ) -> MetricValue:
         found = kernels.two_sample(x, y, k, g)
         return found._replace(**{name: change(found) for name, change in parts.items()})
 
@@ -113,7 +115,7 @@ def changed(**parts: Callable[[Estimate], float]) -> TwoSample:
 
 def v_statistic(
     x: Tensor, y: Tensor, k: Callable[[Tensor], Tensor], g: torch.Generator
-) -> Estimate:
+) -> MetricValue:
     found = kernels.two_sample(x, y, k, g)
     within = [float(-torch.cdist(z, z).sum()) / len(z) ** 2 / (len(z) - 1) for z in (x, y)]
     return found._replace(value=found.value - sum(within))
@@ -621,7 +623,7 @@ def test_wrong_higher_moments_are_seen_by_mmd_and_not_by_the_classifier() -> Non
 
 
 def test_a_metric_may_state_its_error_and_its_p() -> None:
-    stating = testbed.Metric("a", lambda x, data, g: Estimate(torch.tensor(2.0), 0.5))
+    stating = testbed.Metric("a", lambda x, data, g: MetricValue(torch.tensor(2.0), 0.5))
     assert stating(torch.ones(2), None, generator()) == 2.0
     found = stating.estimate(torch.ones(2), None, generator())
     assert (found.value, found.error) == (2.0, 0.5)
@@ -634,7 +636,7 @@ def test_a_metric_may_state_its_error_and_its_p() -> None:
         pytest.approx(math.nan, nan_ok=True),
     )
     with pytest.raises(testbed.errors.InputError, match="a number or an Estimate"):
-        testbed.Metric("c", lambda x, data, g: Estimate("x")).estimate(None, None, None)
+        testbed.Metric("c", lambda x, data, g: MetricValue("x")).estimate(None, None, None)
 
 
 def test_every_metric_has_an_error_of_the_size_of_its_spread() -> None:

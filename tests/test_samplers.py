@@ -21,8 +21,8 @@ from test_sampling import SGM, mixture
 from torch import Tensor
 
 import testbed
+from testbed.diffusion.noise_levels import karras_sigmas
 from testbed.errors import InputError
-from testbed.noise import karras_sigmas
 from testbed.oracles import Mixture
 from testbed.random import stream
 from testbed.registry import default_registry

@@ -15,8 +15,8 @@ from strategies import draws, float64
 from torch import Tensor
 
 import testbed
+from testbed.diffusion.noise_levels import ddpm_sigmas, karras_sigmas, linear_betas
 from testbed.errors import InputError, UnknownName
-from testbed.noise import ddpm_sigmas, karras_sigmas, linear_betas
 from testbed.oracles import Mixture
 from testbed.registry import default_registry
 

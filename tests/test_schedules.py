@@ -12,12 +12,14 @@ from bounds import assert_within, exact
 from torch import Tensor
 
 import testbed
-from testbed import noise
+from testbed.components.schedule import Schedule
+from testbed.diffusion import noise_levels
 from testbed.errors import InputError, UnknownName
 from testbed.random import stream
-from testbed.sampling.schedules import SCHEDULES, Schedule, schedule
-from testbed.study import configured, measured, plan, spec
-from testbed.tables import table
+from testbed.registry import default_registry
+from testbed.sampling.schedules import SCHEDULES
+from testbed.study import plan, study_file
+from testbed.trial import build, evaluate
 
 LOW, HIGH = 0.002, 80.0
 
@@ -41,14 +43,14 @@ def law_spacing_is_table_2(levels: Callable[..., Tensor]) -> None:
 
 
 def test_spacing_is_table_2() -> None:
-    law_spacing_is_table_2(noise.table_sigmas)
+    law_spacing_is_table_2(noise_levels.table_sigmas)
 
 
-@pytest.mark.parametrize("spacing", noise.SPACINGS)
+@pytest.mark.parametrize("spacing", noise_levels.SPACINGS)
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 49, 50])
 def test_every_spacing_descends_strictly(spacing: str, n: int) -> None:
-    table = noise.ddpm_sigmas(noise.linear_betas(50))
-    found = noise.table_sigmas(table, n, spacing)
+    table = noise_levels.ddpm_sigmas(noise_levels.linear_betas(50))
+    found = noise_levels.table_sigmas(table, n, spacing)
     assert len(found) == n + 1
     assert bool((found.diff() < 0).all())
     assert set(found[:-1].tolist()) <= set(table.tolist())
@@ -56,7 +58,7 @@ def test_every_spacing_descends_strictly(spacing: str, n: int) -> None:
 
 def law_ends_are_its_own(one: Schedule, steps: int) -> None:
     """steps levels within [sigma_min, sigma_max], descending, and then 0."""
-    found = one(steps, LOW, HIGH, table("ddpm"))
+    found = one(steps, LOW, HIGH, default_registry().table("ddpm"))
     assert (found.shape, found.dtype) == ((steps + 1,), torch.float64)
     assert bool((found.diff() < 0).all())
     assert float(found[-1]) == 0
@@ -68,12 +70,15 @@ def law_ends_are_its_own(one: Schedule, steps: int) -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 18, 500])
 def test_ends_are_its_own(name: str, steps: int) -> None:
-    law_ends_are_its_own(schedule(name), steps)
+    law_ends_are_its_own(default_registry().schedule(name), steps)
 
 
 def test_karras_is_equation_5() -> None:
-    assert torch.equal(schedule("karras")(18, LOW, HIGH), noise.karras_sigmas(18, LOW, HIGH))
-    found = schedule("karras", rho=1.0)(3, 0.1, 10.0)
+    assert torch.equal(
+        default_registry().schedule("karras")(18, LOW, HIGH),
+        noise_levels.karras_sigmas(18, LOW, HIGH),
+    )
+    found = default_registry().schedule("karras", rho=1.0)(3, 0.1, 10.0)
     assert_within(found, np.array([10.0, 5.05, 0.1, 0.0]), np.full(4, 20.0), 4)
 
 
@@ -87,29 +92,29 @@ def test_uniform_is_uniform_in_its_time(n: int) -> None:
     """In sigma; in t = sigma/(1 + sigma) for the flow, sigma = t/(1 - t); in VP's time, where
     log(1 + sigma^2) = 19.9 t^2/2 + 0.1 t (Song et al. 2021; EDM's table 1). Two roundings of t, and
     what sigma makes of them: 1/(1 - t) for the flow, and sigma^2 >= e - 1 for VP."""
-    found = schedule("uniform")(n, LOW, HIGH)[:-1]
+    found = default_registry().schedule("uniform")(n, LOW, HIGH)[:-1]
     assert_within(found, linear(HIGH, LOW, n), HIGH + found, 3)
-    found = schedule("uniform", time="flow")(n, LOW, HIGH)[:-1]
+    found = default_registry().schedule("uniform", time="flow")(n, LOW, HIGH)[:-1]
     t = linear(HIGH / (1 + HIGH), LOW / (1 + LOW), n)
     # The ends are quotients of float64 themselves: one more rounding, times dsigma/dt/sigma.
     assert_within(found, t / (1 - t), t / (1 - t) ** 2, 8)
-    found = schedule("uniform", time="vp")(n, LOW, HIGH)[:-1]
+    found = default_registry().schedule("uniform", time="vp")(n, LOW, HIGH)[:-1]
     y = np.log1p(found.numpy() ** 2)
     t = (np.sqrt(0.1**2 + 2 * 19.9 * y) - 0.1) / 19.9
     steps = np.diff(t)
     assert np.allclose(steps, steps[0], rtol=1e-9)
-    found = schedule("uniform", time="cosine")(n, LOW, HIGH)[:-1]
+    found = default_registry().schedule("uniform", time="cosine")(n, LOW, HIGH)[:-1]
     angles = np.arctan(found.numpy())
     assert np.allclose(np.diff(angles), (math.atan(LOW) - math.atan(HIGH)) / (n - 1), rtol=1e-12)
 
 
 def test_a_ddpm_schedule_stays_within_what_was_trained() -> None:
-    table = noise.ddpm_sigmas(noise.linear_betas())
-    whole = schedule("ddpm")(1000, 1e-3, 1e3)
+    table = noise_levels.ddpm_sigmas(noise_levels.linear_betas())
+    whole = default_registry().schedule("ddpm")(1000, 1e-3, 1e3)
     assert torch.equal(whole[:-1], table.flip(0))
-    some = schedule("ddpm", n=500, spacing="leading")(10, 0.5, 20.0)
+    some = default_registry().schedule("ddpm", n=500, spacing="leading")(10, 0.5, 20.0)
     assert float(some[-2]) == float(
-        min(s for s in noise.ddpm_sigmas(noise.linear_betas(500)) if s >= 0.5)
+        min(s for s in noise_levels.ddpm_sigmas(noise_levels.linear_betas(500)) if s >= 0.5)
     )
     assert bool((some <= 20.0).all())
 
@@ -127,17 +132,17 @@ def test_a_ddpm_schedule_stays_within_what_was_trained() -> None:
 )
 def test_what_has_no_levels_is_refused(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as refused:
-        schedule(name, **options)(18, LOW, HIGH)
+        default_registry().schedule(name, **options)(18, LOW, HIGH)
     assert said in str(refused.value)
 
 
 def test_names_and_options_have_a_nearest() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'karras'"):
-        schedule("karas")
+        default_registry().schedule("karas")
     with pytest.raises(InputError, match="Did you mean 'rho'"):
-        schedule("karras", roh=7.0)
+        default_registry().schedule("karras", roh=7.0)
     with pytest.raises(InputError, match="must be a float"):
-        schedule("karras", rho="7")
+        default_registry().schedule("karras", rho="7")
 
 
 # --- in a study ----------------------------------------------------------------------------------
@@ -157,7 +162,7 @@ parameterization = ["v"]
 def planned(folder: Path, *changes: str) -> dict[str, Any]:
     file = folder / "sampled.toml"
     file.write_text(STUDY)
-    study = spec.read(file, changes, seeds=1)
+    study = study_file.read(file, changes, seeds=1)
     (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
     return one.config
 
@@ -181,16 +186,16 @@ def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:
 def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> None:
     config = planned(tmp_path, 'evaluation.sampler={name="ddim", eta=1.0}', *filter(None, [change]))
     registry = testbed.Registry()
-    data = configured.data_of(config, registry)
-    denoiser, _ = configured.assemble(config, registry, data)
+    data = build.data_of(config, registry)
+    denoiser, _ = build.assemble(config, registry, data)
     seen: list[float] = []
     device = torch.device("cpu")
     common = denoiser, data, config, 4
-    found = measured.draw(
+    found = evaluate.draw(
         *common, stream(0, "a"), device, registry, lambda i, sigma, x: seen.append(sigma)
     )
     chosen = "ddpm" if change else "karras"
-    levels = schedule(chosen)(18, LOW, HIGH)
+    levels = default_registry().schedule(chosen)(18, LOW, HIGH)
     assert seen == levels[:-1].tolist()
     generator = stream(0, "a")
     top = math.sqrt(float(levels[0]) ** 2 + denoiser.sigma_data**2)
@@ -203,12 +208,12 @@ def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> Non
 def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path) -> None:
     config = planned(tmp_path)
     registry = testbed.Registry()
-    data = configured.data_of(config, registry)
-    denoiser, _ = configured.assemble(config, registry, data)
+    data = build.data_of(config, registry)
+    denoiser, _ = build.assemble(config, registry, data)
     common = stream, torch.device("cpu"), registry
-    now = measured.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
+    now = evaluate.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
     del config["evaluation"]["schedule"]
-    then = measured.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
+    then = evaluate.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
     assert torch.equal(now, then)
 
 

@@ -17,12 +17,14 @@ from test_parameterizations import TABLE
 from torch import Tensor, nn
 
 import testbed
-from testbed import audit, noise, oracles, scores
+from testbed import audit, oracles
 from testbed.audit.adapters import Adapter
+from testbed.diffusion import noise_levels, outputs
+from testbed.diffusion.predictions import PREDICTION_TYPES, pair_weights
 from testbed.errors import InputError, UnknownName
-from testbed.predictions import KINDS, pair_weights
 from testbed.registry import default_registry
-from testbed.study import configured, plan, spec, trial, twins
+from testbed.study import equal_objectives, plan, study_file
+from testbed.trial import build, worker
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Way = Callable[[nn.Module, str, Any], Denoise]
@@ -45,14 +47,14 @@ def by_scaling(network: nn.Module, name: str, sigma_data: Any) -> Denoise:
 def by_wrapper(network: nn.Module, name: str, sigma_data: Any) -> Denoise:
     """The network as the F of another parameterization."""
     p = default_registry().parameterization(name)
-    F = scores.AsF(network, "score", p, sigma_data)
-    return testbed.Denoiser(F, p, sigma_data, c_in=scores.unscaled, c_noise=scores.itself)
+    F = outputs.OutputAsF(network, "score", p, sigma_data)
+    return testbed.Denoiser(F, p, sigma_data, c_in=outputs.unscaled, c_noise=outputs.itself)
 
 
 def by_flag(network: nn.Module, name: str, sigma_data: Any) -> Denoise:
     """The output of any denoiser said to be a score."""
     p = default_registry().parameterization(name)
-    own = {"c_in": scores.unscaled, "c_noise": scores.itself}
+    own = {"c_in": outputs.unscaled, "c_noise": outputs.itself}
     return testbed.Denoiser(network, p, sigma_data, output="score", **own)
 
 
@@ -89,8 +91,8 @@ def test_the_wrapper_passes_the_condition_on() -> None:
             return -condition["shift"] * x
 
     p = default_registry().parameterization("v")
-    F = scores.AsF(Conditional(), "score", p, 0.5)
-    d = testbed.Denoiser(F, p, 0.5, c_in=scores.unscaled, c_noise=scores.itself)
+    F = outputs.OutputAsF(Conditional(), "score", p, 0.5)
+    d = testbed.Denoiser(F, p, 0.5, c_in=outputs.unscaled, c_noise=outputs.itself)
     x = draws((3, 2), 1)
     assert_within(d(x, 1.0, {"shift": float64(0.5)}), exact(x / 2), exact(x.abs()), 60)
 
@@ -100,7 +102,7 @@ def test_the_wrapper_passes_the_condition_on() -> None:
 
 def law_reading_is_the_kind(read: Callable[..., testbed.Parameterization], c: Case) -> None:
     """D of an output q of a kind is x0 of that q, with 50 digits; c_in, c_noise are the other's."""
-    for output, kind in KINDS.items():
+    for output, kind in PREDICTION_TYPES.items():
         p = default_registry().parameterization("edm")
         found = read(p, output)
         q = draws(tuple(c.x.shape), 77)
@@ -123,20 +125,20 @@ def law_reading_is_the_kind(read: Callable[..., testbed.Parameterization], c: Ca
 
 @given(c=cases(dtypes=(torch.float64,)))
 def test_reading_is_the_kind(c: Case) -> None:
-    law_reading_is_the_kind(scores.read_as, c)
+    law_reading_is_the_kind(outputs.with_output, c)
 
 
 def test_readings_of_one_parameterization_are_equal() -> None:
     p, q = (default_registry().parameterization(name) for name in ("edm", "v"))
-    assert scores.read_as(p, "score") == scores.read_as(p, "score")
-    assert scores.read_as(p, "score") != scores.read_as(q, "score")
-    assert scores.read_as(p, "score") != scores.read_as(p, "eps")
-    assert scores.read_as(p, "F") is p
+    assert outputs.with_output(p, "score") == outputs.with_output(p, "score")
+    assert outputs.with_output(p, "score") != outputs.with_output(q, "score")
+    assert outputs.with_output(p, "score") != outputs.with_output(p, "eps")
+    assert outputs.with_output(p, "F") is p
 
 
 def test_a_reading_obeys_the_laws_of_parameterizations() -> None:
-    for output in KINDS:
-        assert kit(scores.read_as(default_registry().parameterization("edm"), output)) == set()
+    for output in PREDICTION_TYPES:
+        assert kit(outputs.with_output(default_registry().parameterization("edm"), output)) == set()
 
 
 def test_unknown_kinds_and_what_has_no_inputs_are_refused() -> None:
@@ -144,12 +146,12 @@ def test_unknown_kinds_and_what_has_no_inputs_are_refused() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'score'"):
         testbed.Denoiser(Score(), r.parameterization("v"), 0.5, output="scores")
     with pytest.raises(UnknownName, match="Did you mean 'score'"):
-        scores.AsF(Score(), "scores", r.parameterization("v"), 0.5)
+        outputs.OutputAsF(Score(), "scores", r.parameterization("v"), 0.5)
     bent = testbed.Parameterization(
         "bent", target=lambda x0, eps, sigma: x0, denoise=lambda F, x, sigma: F
     )
     with pytest.raises(InputError, match="is not affine"):
-        scores.read_as(bent, "score")
+        outputs.with_output(bent, "score")
 
 
 # --- exact models, other coordinates, and back ---------------------------------------------------
@@ -165,12 +167,12 @@ def law_vp_score_is_brought_in(to_ve: Callable[..., Tensor]) -> None:
 
     def foreign(x_t: Tensor, t: Tensor) -> Tensor:
         """grad log p(x_t) of x_t ~ N(alpha m, alpha^2 L + s^2)."""
-        alpha, s = noise.VP.alpha(t)[:, None], noise.VP.s(t)[:, None]
+        alpha, s = noise_levels.VP.alpha(t)[:, None], noise_levels.VP.s(t)[:, None]
         return -(x_t - alpha * m) / (alpha**2 * L + s**2)
 
     class Brought(nn.Module):
         def forward(self, x: Tensor, sigma: Tensor, condition: Any = None) -> Tensor:
-            x_t, t = noise.VP.from_ve(x, sigma)
+            x_t, t = noise_levels.VP.from_ve(x, sigma)
             return to_ve(foreign(x_t, t), t)
 
     sigma = torch.logspace(-2, 2, 9, dtype=torch.float64)
@@ -181,13 +183,13 @@ def law_vp_score_is_brought_in(to_ve: Callable[..., Tensor]) -> None:
     k = 64 * (1 + float(torch.log1p(sigma**2).max()))
     for way in (by_scaling, by_wrapper, by_flag):
         assert_within(way(Brought(), "v", 0.5)(x, sigma), wanted, 4 * size, k)
-    if to_ve is noise.VP.score_to_ve:
+    if to_ve is noise_levels.VP.score_to_ve:
         adapted = Adapter(returns="score", coordinates="vp", noise="time")(foreign)
         assert_within(adapted(x, sigma), wanted, 4 * size, k)
 
 
 def test_vp_score_is_brought_in() -> None:
-    law_vp_score_is_brought_in(noise.VP.score_to_ve)
+    law_vp_score_is_brought_in(noise_levels.VP.score_to_ve)
 
 
 def test_back_to_a_score() -> None:
@@ -240,7 +242,9 @@ evaluation = { levels = 2, draws = 8, samples = 8, steps = 4, metrics = [] }
 def planned(folder: Path, *sets: str) -> plan.Plan:
     file = folder / "scores.toml"
     file.write_text(STUDY_OF.replace("[base]\n", f"[base]\n{SHARED}"))
-    return plan.make(spec.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu")
+    return plan.make(
+        study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"
+    )
 
 
 def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) -> None:
@@ -250,9 +254,9 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
     found = []
     for sets in (["output=score"], ["parameterization=score"]):
         (one,) = planned(tmp_path, *sets).trials
-        data = configured.data_of(one.config, registry)
-        made = configured.contestant(one.config, registry, data)
-        trainer = trial.Trainer(
+        data = build.data_of(one.config, registry)
+        made = build.training_job(one.config, registry, data)
+        trainer = worker.Trainer(
             made.denoiser, made.objective, data, made.training, 0, torch.device("cpu")
         )
         list(trainer)
@@ -262,14 +266,14 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
     assert made.objective.parameterization.name == "v_score"
     assert flag["output"] == "score"
     assert flag["parameterization"]["name"] == "v"
-    signatures = [twins.described(config, registry) for config in (flag, scaling)]
-    assert twins.compared(*signatures) == 1.0  # type: ignore[arg-type]
+    signatures = [equal_objectives.described(config, registry) for config in (flag, scaling)]
+    assert equal_objectives.compared(*signatures) == 1.0  # type: ignore[arg-type]
 
 
 def test_the_recipe_is_the_parameterization_s_own(tmp_path: Path) -> None:
     """A score network with EDM's inputs."""
     (one,) = planned(tmp_path, "output=score", "parameterization=edm", "c_in=native").trials
-    d, objective = configured.assemble(one.config, testbed.Registry(), configured.data_of(
+    d, objective = build.assemble(one.config, testbed.Registry(), build.data_of(
         one.config, testbed.Registry()))  # fmt: skip
     sd = one.config["sigma_data"]
     edm = default_registry().parameterization("edm").coefficients(2.0, sigma_data=sd)

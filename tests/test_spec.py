@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import plan, spec
-from testbed.study.spec import StudyFile, TrialSettings
+from testbed.study import plan, study_file
+from testbed.study.study_file import StudyFile, TrialSettings
 
 SMALL = """
 [study]
@@ -58,7 +58,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def read(folder: Path, text: str, *sets: str, **options: Any) -> StudyFile:
-    return spec.read(write(folder, text), sets, **options)
+    return study_file.read(write(folder, text), sets, **options)
 
 
 def one(folder: Path, text: str, *sets: str) -> TrialSettings:
@@ -324,17 +324,17 @@ def test_a_file_that_is_not_utf8_is_told(tmp_path: Path) -> None:
     file = tmp_path / "study.toml"
     file.write_bytes(b'name = "\xff"')
     with pytest.raises(InputError, match=r"study\.toml: cannot be read as TOML"):
-        spec.read(file)
+        study_file.read(file)
 
 
 def test_a_missing_file_is_told_with_the_nearest_one(tmp_path: Path) -> None:
     write(tmp_path, SMALL)
     with pytest.raises(InputError, match=r"does not exist\. Did you mean '.*/study\.toml'\?"):
-        spec.read(tmp_path / "stduy.toml")
+        study_file.read(tmp_path / "stduy.toml")
     with pytest.raises(InputError, match=r"defualt does not exist\. Did you mean 'default'\?"):
-        spec.read(Path("defualt"))
+        study_file.read(Path("defualt"))
     with pytest.raises(InputError, match=r"Bundled studies: .*default"):
-        spec.read(Path("zzz"))
+        study_file.read(Path("zzz"))
 
 
 def test_names_and_options_that_no_component_has_are_told_at_once(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_names_and_options_that_no_component_has_are_told_at_once(tmp_path: Path
 
 
 def test_the_bundled_study_is_found_by_its_name() -> None:
-    found = spec.read(Path("default"))
+    found = study_file.read(Path("default"))
     assert found.text == (ROOT / "studies" / "default.toml").read_text()
     assert len(found.arrangements) == 2 * 2 * 5
 
@@ -646,7 +646,7 @@ def test_the_arm_published_gives_each_parameterization_its_own_recipe(
 def test_the_arm_equal_of_the_default_study_leaves_only_the_parameterization(
     registry: testbed.Registry,
 ) -> None:
-    study = spec.read(Path("default"), ["cases.digits.dataset=moons"], ["digits", "equal"])
+    study = study_file.read(Path("default"), ["cases.digits.dataset=moons"], ["digits", "equal"])
     found = [
         {k: v for k, v in config.items() if k not in ("parameterization", "plugins")}
         for config in configs(study, registry)
@@ -787,7 +787,7 @@ def test_any_study_file_is_valid_or_an_input_error(
     file.write_text(text, encoding="utf-8")
     tomllib.loads(text)  # else the fuzz would try TOML only
     try:
-        found = spec.read(file, sets)
+        found = study_file.read(file, sets)
     except InputError:
         return
     assert isinstance(found, StudyFile)

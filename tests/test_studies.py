@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 import testbed
-from testbed.study import engines, plan, spec
+from testbed.study import engines, plan, study_file
 
 REGISTRY = testbed.Registry()
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.toml"))
@@ -14,7 +14,7 @@ STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.toml"))
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_can_be_planned(name: str, tmp_path: Path) -> None:
-    study = spec.read(ROOT / "studies" / f"{name}.toml")
+    study = study_file.read(ROOT / "studies" / f"{name}.toml")
     assert study.header.name == name
     assert study.header.title
     made = plan.make(study, REGISTRY, tmp_path / name, "cpu")
@@ -34,7 +34,7 @@ def test_a_study_has_its_finding_in_the_guides(name: str) -> None:
 def test_the_sampling_study_trains_once_for_all_samplers(
     tmp_path: Path,
 ) -> None:
-    study = spec.read(ROOT / "studies" / "sampling.toml", seeds=1)
+    study = study_file.read(ROOT / "studies" / "sampling.toml", seeds=1)
     made = plan.make(study, REGISTRY, tmp_path / "sampling", "cpu")
     groups = engines.choose(made, REGISTRY, "sequential").groups
     assert (len(made.trials), len(groups)) == (5 * 3 * 6, 5)

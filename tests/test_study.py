@@ -24,8 +24,10 @@ from safetensors.torch import load_file
 from scipy import stats
 
 import testbed
+from testbed import report
 from testbed.metrics import denoising
-from testbed.study import journal, report, runner, tracking, trial
+from testbed.study import runner, tracking
+from testbed.trial import storage, worker
 
 ONE = """
 [study]
@@ -153,11 +155,11 @@ def put(folder: Path, name: str, text: str) -> Path:
 def trials(folder: Path) -> dict[tuple[str, str, int], Path]:
     """The folder of every trial by (case, variant, seed) and arms."""
     found = {}
-    for described in journal.trials(folder):
+    for described in storage.trials(folder):
         first = described["labels"][0]
         arms = "+".join(label["arm"] for label in described["labels"])
         key = (f"{first['case']}/{arms}", first["variant"], described["config"]["seed"])
-        found[key] = journal.folder(folder, described["id"])
+        found[key] = storage.folder(folder, described["id"])
     return found
 
 
@@ -167,7 +169,7 @@ def the_trial(folder: Path) -> Path:
 
 
 def result(at: Path) -> dict[str, Any]:
-    return journal.read_json(at / "result.json")
+    return storage.read_json(at / "result.json")
 
 
 def weights(at: Path) -> bytes:
@@ -177,7 +179,7 @@ def weights(at: Path) -> bytes:
 def curve(at: Path) -> list[dict[str, Any]]:
     """The rows of a trial without what the clock says."""
     clocks = ("time", "seconds")
-    return [{k: v for k, v in row.items() if k not in clocks} for row in journal.rows(at)[0]]
+    return [{k: v for k, v in row.items() if k not in clocks} for row in storage.rows(at)[0]]
 
 
 def files(folder: Path) -> dict[str, tuple[int, str]]:
@@ -326,7 +328,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
             "trial.json", "result.json", "rows.jsonl", "levels.csv", "samples.safetensors",
             "tweedie.json", "weights.safetensors",
         }  # fmt: skip
-        described, ended = journal.read_json(at / "trial.json"), result(at)
+        described, ended = storage.read_json(at / "trial.json"), result(at)
         config = described["config"]
         assert described["id"] == at.name
         assert (config["parameterization"]["name"], config["seed"]) == (variant, seed)
@@ -345,14 +347,14 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
         samples = load_file(at / "samples.safetensors")["samples"]
         assert samples.shape == (16, *shape)
         assert samples.isfinite().all()
-        assert all(row["ratio"] <= 1 for row in journal.read_json(at / "tweedie.json")["rows"])
+        assert all(row["ratio"] <= 1 for row in storage.read_json(at / "tweedie.json")["rows"])
         assert ended["parameters"] == sum(
             t.numel() for t in load_file(at / "weights.safetensors").values()
         )
 
 
 def test_the_study_leaves_its_record(finished: Finished) -> None:
-    record = journal.read_json(finished.folder / "study.json")
+    record = storage.read_json(finished.folder / "study.json")
     assert record["file"] == TINY
     assert record["report"] == {"baseline": "edm", "primary": "", "level": 0.95}
     assert {trial["id"] for trial in record["trials"]} == {
@@ -494,7 +496,7 @@ def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> Non
         denoiser = testbed.load(at)
         assert isinstance(denoiser, testbed.Denoiser)
         assert not denoiser.training
-        config = journal.read_json(at / "trial.json")["config"]
+        config = storage.read_json(at / "trial.json")["config"]
         data = testbed.Registry().dataset(case, **config["dataset"]["options"])()
         held = denoising.held(data, 0.002, 80.0, 4, 32)
         table = pd.read_csv(at / "levels.csv")
@@ -627,7 +629,7 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
     by_id = {at.name: at for at in trials(finished.folder).values()}
     for run in of_kind(finished.logged, "trial"):
         at = by_id[run.tags["testbed.trial"]]
-        config = journal.read_json(at / "trial.json")["config"]
+        config = storage.read_json(at / "trial.json")["config"]
         assert run.params["parameterization"] == config["parameterization"]["name"]
         assert run.params["training.steps"] == "100"
         assert run.params["network.width"] == "16"
@@ -770,11 +772,11 @@ def test_without_mlflow_a_study_trains_and_says_so(tmp_path: Path) -> None:
 def test_training_imports_neither_mlflow_nor_what_a_study_needs() -> None:
     code = """
 import sys
-import testbed.training.engine, testbed.training.objective, testbed.sampling.loop, testbed.oracles
+import testbed.training.trainer, testbed.training.objective, testbed.sampling.loop, testbed.oracles
 heavy = ("mlflow", "pydantic", "typer", "rich", "matplotlib", "jinja2", "pandas", "ray")
 print([name for name in heavy if name in sys.modules])
 print([name for name in sys.modules if name.startswith("testbed.study")])
-import testbed.study.trial
+import testbed.trial.worker
 print([name for name in ("mlflow", "pydantic", "matplotlib") if name in sys.modules])
 """
     done = subprocess.run(
@@ -948,7 +950,7 @@ def wait_for(true: Callable[[], bool], process: subprocess.Popen[str], seconds: 
 def rows_at_least(root: Path, n: int) -> Callable[[], bool]:
     def reached() -> bool:
         found = list((root / "runs" / "one" / "trials").glob("*/rows.jsonl"))
-        return bool(found) and len(journal.rows(found[0].parent)[0]) >= n
+        return bool(found) and len(storage.rows(found[0].parent)[0]) >= n
 
     return reached
 
@@ -975,14 +977,14 @@ def test_an_interrupted_study_resumes_to_the_same_bits(
     assert not (at / "result.json").exists()
     assert 100 <= curve(at)[-1]["step"] < 600
     assert {run.status for run in stored(address, "one")} == {"KILLED"}
-    made = journal.rows(at)[0]
+    made = storage.rows(at)[0]
 
     (root / "slow").unlink()
     words = ("one.toml", "-p", "mortal_loss.py")
     assert re.search(r"\ninterrupted|interrupted  ", run_here(root, "plan", *words).out)
     done = run_here(root, "study", *words, "--jobs", 0, MLFLOW_TRACKING_URI=address)
     assert done.code == 0, done.err
-    assert journal.rows(at)[0][: len(made)] == made
+    assert storage.rows(at)[0][: len(made)] == made
     assert not (at / "checkpoint").exists()
     undisturbed = uninterrupted(root)
     assert at.name == undisturbed.name
@@ -1026,7 +1028,7 @@ def test_a_killed_worker_is_resumed_to_the_same_bits(
     checkpoint: float,
 ) -> None:
     """From its last checkpoint, or from the start where there is none yet."""
-    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", trial.CHECKPOINT_SECONDS)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", worker.CHECKPOINT_SECONDS)
     monkeypatch.setattr(runner, "TRACK", 0.0)
     monkeypatch.setattr(runner, "POLL", 0.02)
     root = mortal(tmp_path / "here")
@@ -1067,7 +1069,7 @@ def test_a_worker_that_dies_every_time_fails_its_trial_after_three(
 
 
 def test_a_trial_in_the_hands_of_another_process_is_left_alone(tmp_path: Path) -> None:
-    with journal.locked(tmp_path / "t"):
+    with storage.locked(tmp_path / "t"):
         script = (
             "from pathlib import Path; from testbed.study import journal\n"
             f"with journal.locked(Path({str(tmp_path / 't')!r})): pass"
@@ -1076,7 +1078,7 @@ def test_a_trial_in_the_hands_of_another_process_is_left_alone(tmp_path: Path) -
             [sys.executable, "-c", script], env=environment(), capture_output=True, text=True
         )
     assert "is being worked on by another process" in done.stderr
-    with journal.locked(tmp_path / "t"):
+    with storage.locked(tmp_path / "t"):
         pass
 
 

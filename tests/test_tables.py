@@ -18,15 +18,17 @@ from test_sampling import SGM
 from torch import Tensor, nn
 
 import testbed
-from testbed import audit, noise
+from testbed import audit
+from testbed.diffusion import noise_levels
+from testbed.diffusion.noise_tables import TABLES, NoiseTable
 from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
-from testbed.study import plan, spec, trial
-from testbed.tables import TABLES, Table, table
-from testbed.training import batch, engine
-from testbed.training.engine import Contestant
+from testbed.study import plan, study_file
+from testbed.training import batch, trainer
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
+from testbed.training.trainer import TrainingJob
+from testbed.trial import worker
 
 sqrt = np.frompyfunc(mpmath.sqrt, 1, 1)
 
@@ -67,7 +69,7 @@ PRINTED: dict[str, Callable[[int], Any]] = {
 def test_table_is_the_printed_formula(name: str, n: int) -> None:
     """beta has 8 roundings, with those of its ends; a sum of n logarithms as many more. The cosine
     of an angle that ends at pi/2 - pi/(2 n) loses n."""
-    found, wanted = table(name, n=n).sigmas, PRINTED[name](n)
+    found, wanted = default_registry().table(name, n=n).sigmas, PRINTED[name](n)
     assert (found.shape, found.dtype) == ((n,), torch.float64)
     assert bool((found.diff() > 0).all())
     k = n + 60
@@ -87,7 +89,7 @@ def law_rescaled_is_algorithm_1(rescaled: Callable[[Tensor], Tensor]) -> None:
     over 1 - root'^2 and over root'.
     """
     for name in TABLES:
-        sigmas = table(name, n=100).sigmas
+        sigmas = default_registry().table(name, n=100).sigmas
         found = rescaled(sigmas)
         bar_sqrt = 1 / sqrt(1 + exact(sigmas) ** 2)
         first, last = bar_sqrt[0], bar_sqrt[-1]
@@ -97,11 +99,11 @@ def law_rescaled_is_algorithm_1(rescaled: Callable[[Tensor], Tensor]) -> None:
         inner = bar_sqrt[:-1]
         terms = wanted * (first * (inner + 2 * last) / (first - last) / inner) / (1 - abar[:-1])
         assert_within(found[:-1], wanted, terms, 16)
-        assert float(found[-1]) == noise.TERMINAL, "the last SNR is not 0"
+        assert float(found[-1]) == noise_levels.TERMINAL, "the last SNR is not 0"
 
 
 def test_rescaled_is_algorithm_1() -> None:
-    law_rescaled_is_algorithm_1(noise.zero_terminal)
+    law_rescaled_is_algorithm_1(noise_levels.zero_terminal)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
@@ -115,7 +117,7 @@ def test_table_is_diffusers(schedule: str, rescale: bool) -> None:
     ends = {"scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}}.get(schedule, {})
     other = DDIMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=rescale, **ends)
     name = {"linear": "ddpm", "squaredcos_cap_v2": "cosine"}.get(schedule, schedule)
-    sigmas = table(name, zero_terminal_snr=rescale).sigmas
+    sigmas = default_registry().table(name, zero_terminal_snr=rescale).sigmas
     abar = 1 / (1 + sigmas**2)
     wanted = other.alphas_cumprod.double()
     unit = gamma(1, torch.float32)
@@ -131,15 +133,15 @@ def test_table_is_diffusers(schedule: str, rescale: bool) -> None:
 FEW = float64([0.1, 0.5, 1.0, 4.0])
 
 
-def few(nearest: str = "sigma", levels: Tensor = FEW) -> Table:
+def few(nearest: str = "sigma", levels: Tensor = FEW) -> NoiseTable:
     """A table of these levels."""
-    return Table("few", lambda: levels).bound({"nearest": nearest})
+    return NoiseTable("few", lambda: levels).bound({"nearest": nearest})
 
 
 def law_index_is_nearest(index: Callable[[Tensor, Tensor, str], Tensor]) -> None:
     """The argmin of |sigma - sigma_i|, or of |log sigma - log sigma_i|, by trying all."""
     for name in ("ddpm", "karras"):
-        levels = table(name, n=40).sigmas
+        levels = default_registry().table(name, n=40).sigmas
         sigma = torch.cat([levels, torch.logspace(-4, 3, 400, dtype=torch.float64)])
         for nearest in ("sigma", "log_sigma"):
             a, b = (torch.log(v) if nearest == "log_sigma" else v for v in (sigma, levels))
@@ -178,7 +180,7 @@ def test_quantised_keeps_the_shape_and_is_its_own_nearest(
 
 def test_its_density_has_every_level_once() -> None:
     """DDPM's uniform t: at n equal quantiles every index occurs once; mass over log-spacing."""
-    t = table("scaled_linear", n=20)
+    t = default_registry().table("scaled_linear", n=20)
     density = t.density(1e-3, 1e3)
     levels = density.sigma((torch.arange(20, dtype=torch.float64) + 0.5) / 20)
     assert torch.equal(levels, t.sigmas)
@@ -205,7 +207,7 @@ def test_its_density_has_every_level_once() -> None:
 )
 def test_what_is_no_table_is_refused(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises((InputError, UnknownName)) as refused:
-        table(name, **options)
+        default_registry().table(name, **options)
     assert said in str(refused.value)
 
 
@@ -228,7 +230,7 @@ class Tanh(nn.Module):
 Build = Callable[..., testbed.Denoiser]
 
 
-def discrete(name: str, t: Table, c_noise: str = "index") -> testbed.Denoiser:
+def discrete(name: str, t: NoiseTable, c_noise: str = "index") -> testbed.Denoiser:
     p = default_registry().parameterization(name)
     return testbed.Denoiser(Tanh(), p, 0.5, c_noise=c_noise, table=t)
 
@@ -236,7 +238,7 @@ def discrete(name: str, t: Table, c_noise: str = "index") -> testbed.Denoiser:
 def law_discrete_is_stability(build: Build) -> None:
     """The published indices and denoised values, to the 1e-6 of their float32 table (README)."""
     given, sigma = SGM["discrete_denoiser"], float64(SGM["loss"]["sigma"])
-    D = build("eps", table("scaled_linear"))
+    D = build("eps", default_registry().table("scaled_linear"))
     x = float64(SGM["loss"]["x0"]) + sigma[:, None] * float64(SGM["loss"]["noise"])
     found = D(x, sigma)
     assert isinstance(D.network, Tanh)
@@ -306,7 +308,7 @@ def test_the_audit_of_a_discrete_model_passes(name: str) -> None:
 # --- training ------------------------------------------------------------------------------------
 
 
-def objective(t: Table | None, name: str = "v") -> Objective:
+def objective(t: NoiseTable | None, name: str = "v") -> Objective:
     r = default_registry()
     density = r.density("lognormal", sigma_min=0.05, sigma_max=8.0)
     weighting = r.weighting("min_snr")
@@ -326,7 +328,7 @@ class Spied:
         return found
 
 
-engine_levels_of = engine.levels_of
+engine_levels_of = trainer.levels_of
 
 
 def law_training_quantises_before_noising(one: Objective) -> None:
@@ -338,8 +340,8 @@ def law_training_quantises_before_noising(one: Objective) -> None:
     settings = Training(steps=50, batch=16, points=1)
     cpu = torch.device("cpu")
     for home, make in (
-        (engine, lambda: engine.Trainer(denoiser, one, data, settings, 0, cpu)),
-        (batch, lambda: batch.Batch([Contestant(denoiser, one, settings, 0)], data, cpu)),
+        (trainer, lambda: trainer.Trainer(denoiser, one, data, settings, 0, cpu)),
+        (batch, lambda: batch.Batch([TrainingJob(denoiser, one, settings, 0)], data, cpu)),
     ):
         spied = Spied()
         with mock.patch.object(home, "levels_of", spied):
@@ -375,7 +377,7 @@ def test_the_scale_of_a_loss_is_that_of_the_levels() -> None:
 def test_at_zero_snr_the_network_sees_eps_to_the_last_bit() -> None:
     """float32: c_in (x0 + sigma eps) = eps and F* are the limits, for all that have one."""
     x0, eps = 4 * draws((64, 3), 1, torch.float32), draws((64, 3), 2, torch.float32)
-    sigma = torch.full((64,), noise.TERMINAL, dtype=torch.float32)
+    sigma = torch.full((64,), noise_levels.TERMINAL, dtype=torch.float32)
     x = x0 + sigma[:, None] * eps
     limits = {"v": -x0, "x0": x0, "edm": x0 / 0.5, "flow": eps - x0}
     for name, wanted in limits.items():
@@ -406,7 +408,7 @@ def test_ddim_from_zero_snr_is_diffusers() -> None:
         prediction_type="v_prediction",
     )  # fmt: skip
     other.set_timesteps(20)
-    D = discrete("v", table("ddpm", zero_terminal_snr=True))
+    D = discrete("v", default_registry().table("ddpm", zero_terminal_snr=True))
     start = draws((4, 2), 7)
     x_t = start
     for t in other.timesteps:
@@ -431,9 +433,9 @@ def test_ddim_from_zero_snr_is_diffusers() -> None:
         slopes = torch.autograd.grad(x[:, k].sum(), kicks, retain_graph=True)
         bound[:, k] = sum((g.abs() * size).sum(1) for g, size in zip(slopes, sizes, strict=True))
 
-    sigmas = testbed.Registry().schedule("table")(20, 1e-3, noise.TERMINAL, D.table)
-    assert float(sigmas[0]) == noise.TERMINAL
-    found = testbed.sample(D, noise.TERMINAL * start, sigmas, "ddim")
+    sigmas = testbed.Registry().schedule("table")(20, 1e-3, noise_levels.TERMINAL, D.table)
+    assert float(sigmas[0]) == noise_levels.TERMINAL
+    found = testbed.sample(D, noise_levels.TERMINAL * start, sigmas, "ddim")
     size = float(found.abs().max())
     assert float(bound.max()) < 0.05 * size, "the bound says nothing"
     assert_within(found, exact(x_t), 0, 1, plus=exact(bound))
@@ -466,7 +468,7 @@ ZERO = [
 def planned(folder: Path, *changes: str) -> dict[str, Any]:
     file = folder / "discrete.toml"
     file.write_text(STUDY)
-    study = spec.read(file, changes, seeds=1)
+    study = study_file.read(file, changes, seeds=1)
     (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
     return one.config
 
@@ -493,11 +495,11 @@ def test_a_study_names_its_table(tmp_path: Path) -> None:
 def test_a_discrete_trial_runs_and_is_restored(tmp_path: Path, changes: list[str]) -> None:
     config, at = planned(tmp_path, *changes), tmp_path / "trial"
     at.mkdir()
-    assert trial.run(config, at) == "finished", (at / "error.txt").read_text()
-    from testbed.study import journal
+    assert worker.run(config, at) == "finished", (at / "error.txt").read_text()
+    from testbed.trial import storage
 
-    journal.write_json(at / "trial.json", {"config": config, "plugins": [], "plugin_dirs": []})
-    assert all(row["ratio"] <= 1 for row in journal.read_json(at / "tweedie.json")["rows"])
+    storage.write_json(at / "trial.json", {"config": config, "plugins": [], "plugin_dirs": []})
+    assert all(row["ratio"] <= 1 for row in storage.read_json(at / "tweedie.json")["rows"])
     D = testbed.load(at)
     assert D.table is not None
     assert dataclasses.asdict(D.table)["options"] == config["table"]["options"]
@@ -576,6 +578,6 @@ def test_what_cannot_be_discrete_is_refused(tmp_path: Path, changes: list[str], 
 
 def test_what_stands_for_infinity_is_far_enough() -> None:
     """x0's share of c_in x is below half a unit of float32, 1/(1 + sigma^2) one of float64."""
-    assert u(torch.float32) > 1 / noise.TERMINAL
-    assert u(torch.float64) > 1 / (1 + noise.TERMINAL**2)
-    assert math.isfinite(float(torch.tensor(noise.TERMINAL**2, dtype=torch.float32)))
+    assert u(torch.float32) > 1 / noise_levels.TERMINAL
+    assert u(torch.float64) > 1 / (1 + noise_levels.TERMINAL**2)
+    assert math.isfinite(float(torch.tensor(noise_levels.TERMINAL**2, dtype=torch.float32)))

@@ -14,7 +14,7 @@ from hypothesis import given
 
 import testbed
 import testbed.ext
-from testbed.components import Component
+from testbed.components.base import Component
 from testbed.errors import InputError, PluginError, UnknownName
 from testbed.registry import AXES, default_registry
 from testbed.testing import (
@@ -498,7 +498,7 @@ def test_check_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_subjects_of_a_name() -> None:
-    from testbed.testing.terminal import subjects
+    from testbed.testing.render import subjects
 
     assert {one.axis for one in subjects("edm", default_registry())} == {
         "parameterization",

@@ -10,7 +10,7 @@ from right_components import RIGHT
 from wrong_components import CATALOGUE, OTHER_PROCESSES, Wrong
 
 import testbed
-from testbed.components import Component
+from testbed.components.base import Component
 from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
 from testbed.testing.claims import OF_LOSSES, OF_PARAMETERIZATIONS
 from testbed.testing.running import GROUPS, run

@@ -19,14 +19,15 @@ from scipy import stats
 from torch import Tensor, nn
 
 import testbed
-from testbed.data.base import Data
+from testbed.components.dataset import Data
 from testbed.errors import InputError
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.training import checkpoint, engine, rates
-from testbed.training.engine import BLOCK, Trainer, draws
+from testbed.training import checkpoint, rates
+from testbed.training import trainer as trainers
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
+from testbed.training.trainer import BLOCK, Trainer, draws
 
 CPU = torch.device("cpu")
 FIVE = ["edm", "eps", "score", "v", "x0"]
@@ -145,7 +146,7 @@ def test_noise_and_levels_do_not_depend_on_the_number_of_samples() -> None:
     assert torch.equal(one.u, other.u)
 
 
-def law_distribution(draw: Callable[..., engine.Draws]) -> None:
+def law_distribution(draw: Callable[..., trainers.Draws]) -> None:
     """Levels uniform, noise unit normal, batches uniform; neither follows another."""
     blocks = [draw(0, block, 64, 10, (3,)) for block in range(4)]
     u, eps, index = (torch.cat([b[k] for b in blocks]).numpy() for k in (1, 2, 0))
@@ -178,16 +179,16 @@ def test_draws_have_their_distribution() -> None:
 
 
 @pytest.mark.parametrize("mutant", [one_stream, repeated, last_left_out])
-def test_draw_mutants_are_caught(mutant: Callable[..., engine.Draws]) -> None:
+def test_draw_mutants_are_caught(mutant: Callable[..., trainers.Draws]) -> None:
     with pytest.raises(AssertionError):
         law_distribution(mutant)
 
 
-def law_streams_of_their_own(draw: Callable[..., engine.Draws]) -> None:
+def law_streams_of_their_own(draw: Callable[..., trainers.Draws]) -> None:
     """Batches, levels and noises of every seed and block come from twelve different streams."""
     asked: list[tuple[int, str]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "stream", lambda *key: (asked.append(key), stream(*key))[1])
+        patch.setattr(trainers, "stream", lambda *key: (asked.append(key), stream(*key))[1])
         for seed, block in itertools.product(range(2), range(2)):
             draw(seed, block, 4, 10, (3,))
     assert len(asked) == len(set(asked)) == 12
@@ -195,7 +196,7 @@ def law_streams_of_their_own(draw: Callable[..., engine.Draws]) -> None:
 
 def sharing(seed: int, block: int, batch: int, samples: int, shape: tuple[int, ...]) -> Any:
     good = draws(seed, block, batch, samples, shape)
-    again = engine.stream(seed, f"sigma/{block}")
+    again = trainers.stream(seed, f"sigma/{block}")
     return good._replace(eps=torch.randn(good.eps.shape, generator=again))
 
 
@@ -1146,7 +1147,7 @@ def narrow(
     generator = torch.Generator().manual_seed(3)
     x0 = data().train[: len(sigma)]
     eps = torch.randn(x0.shape, generator=generator)
-    at = engine.levels_of(one.denoiser, one.objective, sigma)
+    at = trainers.levels_of(one.denoiser, one.objective, sigma)
     net = one.denoiser.network
     x = x0 + at.sigma[:, None] * eps
     with torch.autocast("cpu", torch.bfloat16):
@@ -1177,18 +1178,18 @@ def all_narrow(
     objective: Objective,
     x0: Tensor,
     eps: Tensor,
-    at: engine.Levels,
+    at: trainers.Levels,
     precision: str = "float32",
 ) -> Tensor:
     def left_narrow(*inputs: Any) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             return network(*inputs)
 
-    return engine.losses(left_narrow, objective, x0, eps, at)
+    return trainers.losses(left_narrow, objective, x0, eps, at)
 
 
 def test_in_bfloat16_only_the_network_is_narrow() -> None:
-    law_only_the_network_is_narrow(engine.losses)
+    law_only_the_network_is_narrow(trainers.losses)
 
 
 def test_a_loss_in_bfloat16_is_caught() -> None:

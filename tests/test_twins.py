@@ -14,10 +14,10 @@ from test_report import noisy, plant, said
 from torch import Tensor
 
 import testbed
-from testbed.parameterization import Parameterization
-from testbed.study import report
-from testbed.study.report import comparisons, finding, results, twins
-from testbed.twins import RESOLUTION, factor, twins_of
+from testbed import report
+from testbed.diffusion.equal_objectives import RESOLUTION, equal_objectives_of, factor
+from testbed.diffusion.parameterization import Parameterization
+from testbed.report import comparisons, equal_objectives, finding, results
 
 REGISTRY = testbed.Registry()
 EVERY = [REGISTRY.parameterization(name) for name in REGISTRY.names("parameterization")]
@@ -49,7 +49,9 @@ def test_the_twins_among_the_bundled_ones() -> None:
     """Karras et al. 2022 at sigma_data = 1 is -v; TrigFlow is v there and minus EDM anywhere."""
     for sigma_data in (1.0, 0.5):
         pairs = {
-            (p.name, name): c for p in EVERY for name, c in twins_of(p, EVERY, sigma_data).items()
+            (p.name, name): c
+            for p in EVERY
+            for name, c in equal_objectives_of(p, EVERY, sigma_data).items()
         }
         one = {("v", "edm"): -1, ("v", "trigflow"): 1} if sigma_data == 1 else {}
         known = {("eps", "minus_eps"): -1, ("edm", "trigflow"): -1, **one}
@@ -62,7 +64,7 @@ def test_a_multiple_is_a_twin_with_its_factor(sigma_data: float, c: float) -> No
         a, b = (
             lambda sigma, sd, i=i, p=p: c * p.pair_weights(sigma, sigma_data=sd)[i] for i in (0, 1)
         )
-        (found,) = twins_of(p, [written(a, b)], sigma_data).values()
+        (found,) = equal_objectives_of(p, [written(a, b)], sigma_data).values()
         # c is a sum of squares over one: 2 n roundings and a product each, n = 66.
         assert math.isclose(found, c, rel_tol=200 * 2.0**-53)
 
@@ -73,7 +75,7 @@ def test_a_target_that_follows_from_the_scaling_is_a_twin_of_the_stated_one(
 ) -> None:
     """(1 - c_skip)/c_out cancels at small sigma, by less than the resolution."""
     for p in EVERY:
-        assert twins_of(p, [without_target(p)], sigma_data) == {"derived": 1.0}
+        assert equal_objectives_of(p, [without_target(p)], sigma_data) == {"derived": 1.0}
 
 
 def angle(sigma: Tensor, sigma_data: float) -> Tensor:
@@ -87,7 +89,7 @@ def test_a_formula_that_loses_digits_is_still_found(sigma_data: float) -> None:
         lambda sigma, sd: -torch.sin(angle(sigma, sd)) / sd,
         lambda sigma, sd: torch.cos(angle(sigma, sd)),
     )
-    assert twins_of(EDM, [trig], sigma_data) == {"written": -1.0}
+    assert equal_objectives_of(EDM, [trig], sigma_data) == {"written": -1.0}
 
 
 MUTANTS = {
@@ -109,7 +111,7 @@ def test_what_is_off_is_no_twin(mutant: str) -> None:
         lambda sigma, sd, i=i: MUTANTS[mutant](sigma, *V.pair_weights(sigma, sigma_data=sd))[i]
         for i in (0, 1)
     )
-    assert twins_of(V, [written(a, b)], 1.0) == {}
+    assert equal_objectives_of(V, [written(a, b)], 1.0) == {}
 
 
 @given(st.integers(0, 2**20), st.sampled_from([1.0, -1.0, 3.0]))
@@ -124,10 +126,10 @@ def test_the_resolution_is_two_roundings_to_float32(seed: int, c: float) -> None
 
 
 def test_a_twin_of_another_name_and_itself() -> None:
-    assert twins_of(V, [V], 1.0) == {}
+    assert equal_objectives_of(V, [V], 1.0) == {}
     again = testbed.Registry().parameterization("v")
-    assert twins_of(V, [again], 1.0) == {}
-    assert twins_of(V, [Parameterization("v", V.scaling)], 1.0) == {"v": 1.0}
+    assert equal_objectives_of(V, [again], 1.0) == {}
+    assert equal_objectives_of(V, [Parameterization("v", V.scaling)], 1.0) == {"v": 1.0}
 
 
 def test_only_levels_where_both_are_defined_are_compared() -> None:
@@ -137,14 +139,14 @@ def test_only_levels_where_both_are_defined_are_compared() -> None:
     half = written(low, lambda sigma, sd: torch.ones_like(sigma), sigma_range=(0.0, 1.0))
     whole = written(low, lambda sigma, sd: torch.ones_like(sigma))
     high = written(low, lambda sigma, sd: torch.ones_like(sigma), sigma_range=(1.0, math.inf))
-    assert twins_of(EPS, [half], 1.0) == {"written": 1.0}
-    assert twins_of(EPS, [whole], 1.0) == twins_of(half, [high], 1.0) == {}
+    assert equal_objectives_of(EPS, [half], 1.0) == {"written": 1.0}
+    assert equal_objectives_of(EPS, [whole], 1.0) == equal_objectives_of(half, [high], 1.0) == {}
 
 
 def test_what_is_not_affine_has_no_twins() -> None:
     given_ = Parameterization("given", target=lambda x0, eps: eps, denoise=lambda F, x, sigma: x)
-    assert twins_of(given_, EVERY, 1.0) == {}
-    assert twins_of(EPS, [given_], 1.0) == {}
+    assert equal_objectives_of(given_, EVERY, 1.0) == {}
+    assert equal_objectives_of(EPS, [given_], 1.0) == {}
 
 
 # --- in a report --------------------------------------------------------------------------------
@@ -234,10 +236,13 @@ def test_twins_of_one_place_are_none_of_another(tmp_path: Path) -> None:
     folder = plant(tmp_path, {label: noisy(1.0) for label in labels}, twins=[twin])
     read = results.read(folder)
     found = [
-        (case, arm) for case in "cd" for arm in "xy" if twins.are_twins(read, case, arm, "a", "b")
+        (case, arm)
+        for case in "cd"
+        for arm in "xy"
+        if equal_objectives.are_twins(read, case, arm, "a", "b")
     ]
     assert found == [("c", "x")]
-    assert not twins.are_twins(read, "c", "x", "a", "a")
+    assert not equal_objectives.are_twins(read, "c", "x", "a", "a")
 
 
 def test_the_spread_of_twins_is_compared_only_where_something_else_is_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import plan, spec
+from testbed.study import plan, study_file
 
 STUDY = """
 [study]
@@ -79,7 +79,7 @@ def registry(tmp_path: Path) -> testbed.Registry:
 
 def planned(folder: Path, registry: testbed.Registry, *sets: str) -> plan.Plan:
     (folder / "v.toml").write_text(STUDY)
-    study = spec.read(folder / "v.toml", sets)
+    study = study_file.read(folder / "v.toml", sets)
     return plan.make(study, registry, folder / "out", "cpu")
 
 

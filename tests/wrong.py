@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from testbed.components import Component
+from testbed.components.base import Component
 
 
 @dataclass(frozen=True)

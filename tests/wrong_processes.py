@@ -12,8 +12,8 @@ from wrong_parameterizations import r_of
 from wrong_worlds import NOISE, Small, distance, euler
 
 import testbed
-from testbed.components import Component
-from testbed.data.base import Data
+from testbed.components.base import Component
+from testbed.components.dataset import Data
 from testbed.data.synthetic import gaussian
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wrong import wrong
 
 import testbed
-from testbed.data.base import Data
+from testbed.components.dataset import Data
 from testbed.data.synthetic import gaussian, mixture
 from testbed.networks.mlp import ResidualMLP
 from testbed.oracles import Conditional, Gaussian, Mixture
@@ -394,12 +394,12 @@ wrong(
 )
 wrong(
     "a variance with a sign for its error",
-    metric(lambda x, data, g: testbed.Estimate(distance(x, data.test), -1.0)),
+    metric(lambda x, data, g: testbed.MetricValue(distance(x, data.test), -1.0)),
     "error",
 )
 wrong(
     "percent for a p",
-    metric(lambda x, data, g: testbed.Estimate(distance(x, data.test), p=50.0)),
+    metric(lambda x, data, g: testbed.MetricValue(distance(x, data.test), p=50.0)),
     "error",
 )
 wrong("constant", metric(lambda x, data, g: 1.0 + 0 * float(x.sum())), "sees_shift")

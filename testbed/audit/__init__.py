@@ -5,12 +5,20 @@ missed is `learning`: an effect with an interval, which never fails.
 """
 
 from testbed.audit.adapters import Adapter
-from testbed.audit.driver import Audit, check_parameterization, check_sampler, run
+from testbed.audit.driver import (
+    PARTS,
+    Audit,
+    check_parameterization,
+    check_sampler,
+    find,
+    run,
+)
 from testbed.audit.learning import Effect
 from testbed.audit.rows import Row, table
 from testbed.audit.trained import check_model
 
 __all__ = [
+    "PARTS",
     "Adapter",
     "Audit",
     "Effect",
@@ -18,6 +26,7 @@ __all__ = [
     "check_model",
     "check_parameterization",
     "check_sampler",
+    "find",
     "run",
     "table",
 ]

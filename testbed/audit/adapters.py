@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from testbed.audit.subject import Denoise
+from testbed.diffusion.noise_levels import COSINE, FLOW, VE, VP, NoiseSchedule
+from testbed.diffusion.predictions import PREDICTION_TYPES, convert
 from testbed.errors import InputError, UnknownName, unknown
-from testbed.noise import COSINE, FLOW, VE, VP, Schedule, per_sample
-from testbed.predictions import KINDS, convert
+from testbed.tensors import per_sample
 
 COORDINATES = {schedule.name: schedule for schedule in (VE, VP, COSINE, FLOW)}
 NOISES = ("sigma", "log_sigma", "time", "1-time", "index")
@@ -37,13 +38,13 @@ class Adapter:
     """
 
     returns: str = "x0"
-    coordinates: str | Schedule = "ve"
+    coordinates: str | NoiseSchedule = "ve"
     noise: str = "sigma"
     table: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UnknownName(unknown("kind of output", self.kind, KINDS))
+        if self.kind not in PREDICTION_TYPES:
+            raise UnknownName(unknown("kind of output", self.kind, PREDICTION_TYPES))
         if isinstance(self.coordinates, str) and self.coordinates not in COORDINATES:
             raise UnknownName(unknown("coordinates", self.coordinates, COORDINATES))
         if self.noise not in NOISES:
@@ -64,10 +65,10 @@ class Adapter:
         return -1 if self.returns.startswith("-") else 1
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> NoiseSchedule:
         """The form of the state."""
         given = self.coordinates
-        return given if isinstance(given, Schedule) else COORDINATES[given]
+        return given if isinstance(given, NoiseSchedule) else COORDINATES[given]
 
     @property
     def reaches(self) -> tuple[float, float]:

@@ -7,12 +7,13 @@ import itertools
 import torch
 from torch import Tensor
 
+from testbed.audit.reach import pushed
+from testbed.audit.reference import mixture, noisy
 from testbed.audit.rows import Row, gamma, rows, skipped
-from testbed.audit.subject import pushed
-from testbed.audit.truth import mixture, noisy
-from testbed.noise import COSINE, FLOW, VP, Schedule, per_sample
-from testbed.parameterization import Parameterization
-from testbed.predictions import KINDS, convert, pair_weights
+from testbed.diffusion.noise_levels import COSINE, FLOW, VP, NoiseSchedule
+from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.predictions import PREDICTION_TYPES, convert, pair_weights
+from testbed.tensors import per_sample
 
 CONSISTENT = "denoise(target(x0, eps), x) = x0"
 CONVERSION = "conversion of the target to every kind"
@@ -119,7 +120,7 @@ def conversions(
     F, x = target_and_state(p, sigma_data, x0, eps, sigma)
     sizes, truth = Sizes(p, sigma_data, x0, eps, sigma), expected(x0, eps, per_sample(sigma, x0))
     found: list[Row] = []
-    for name in KINDS:
+    for name in PREDICTION_TYPES:
         got = convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data)
         bound = gamma(12, x0.dtype) * sizes.kind(name)
         found += rows(f"{CONVERSION}: {name}", p.name, sigma.double(), got, truth[name], bound)
@@ -145,7 +146,7 @@ def round_trips(
     sizes = Sizes(p, sigma_data, x0, eps, sigma)
     a, b = (per_sample(w, x0).abs() for w in p.pair_weights(sigma, sigma_data=sigma_data))
     found: list[Row] = []
-    for name in KINDS:
+    for name in PREDICTION_TYPES:
         there = convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data)
         back = convert(there, name, p, x=x, sigma=sigma, sigma_data=sigma_data)
         pair = sizes.back(name)
@@ -162,9 +163,12 @@ def triangles(
         return [skipped(TRIANGLE, p.name, "not affine: no bound is derived")]
     F, x = target_and_state(p, sigma_data, x0, eps, sigma)
     sizes = Sizes(p, sigma_data, x0, eps, sigma)
-    direct = {name: convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data) for name in KINDS}
+    direct = {
+        name: convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data)
+        for name in PREDICTION_TYPES
+    }
     found: list[Row] = []
-    for first, second in itertools.permutations(KINDS, 2):
+    for first, second in itertools.permutations(PREDICTION_TYPES, 2):
         got = convert(direct[first], first, second, x=x, sigma=sigma)
         a, b = sizes.weights(second)
         pair = sizes.back(first)
@@ -173,7 +177,7 @@ def triangles(
     return found
 
 
-def conditioning(schedule: Schedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def conditioning(schedule: NoiseSchedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """(|d log sigma/d log t|, |d log alpha/d log t|): how the rounding of t moves sigma and x."""
     t = schedule.time(sigma).detach().requires_grad_()
     with torch.enable_grad():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from testbed.audit.reference import jacobian_rounding, noisy
 from testbed.audit.rows import Row, gamma, rows, skipped, verdict
 from testbed.audit.subject import Denoise, Subject
-from testbed.audit.truth import jacobian_rounding, noisy
 from testbed.errors import ComponentError
-from testbed.noise import per_sample
 from testbed.oracles import Oracle
+from testbed.tensors import per_sample
 
 ATTACHED = "D has a gradient with respect to x"
 COVARIANCE = "second order: sigma^2 dD/dx = Cov[x0|x]"

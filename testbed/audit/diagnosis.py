@@ -16,15 +16,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from testbed.audit import curvature, exact, foreign
-from testbed.audit.foreign import Foreign
+from testbed.audit import curvature, exact, external
+from testbed.audit.external import ExternalDenoiser
 from testbed.audit.hypotheses import NOISES, PAIRS, STATES, Function, alpha, misread
+from testbed.audit.reference import noisy
 from testbed.audit.rows import Row, gamma
-from testbed.audit.truth import noisy
-from testbed.noise import VE, Schedule, per_sample
+from testbed.diffusion.noise_levels import VE, NoiseSchedule
+from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.oracles import Oracle
-from testbed.parameterization import Parameterization
-from testbed.predictions import KINDS
+from testbed.tensors import per_sample
 
 LEVELS = torch.tensor([0.1, 0.3, 0.7, 1.6, 4.0], dtype=torch.float64)
 """Where x and D are neither equal nor unrelated, and no two functions below agree."""
@@ -52,7 +53,7 @@ class Fit(NamedTuple):
     sigma: Tensor
 
 
-def explain(subject: Foreign, oracle: Oracle) -> str:
+def explain(subject: ExternalDenoiser, oracle: Oracle) -> str:
     """The mistake that explains a wrong denoiser's own output, in words; "" where none does."""
     low, high = subject.adapter.reaches
     levels = LEVELS[(low < LEVELS) & (high > LEVELS)]
@@ -87,7 +88,7 @@ def explain(subject: Foreign, oracle: Oracle) -> str:
     return f"{words}." if words else ""
 
 
-def _clipped(subject: Foreign, oracle: Oracle, x: Tensor, sigma: Tensor) -> str:
+def _clipped(subject: ExternalDenoiser, oracle: Oracle, x: Tensor, sigma: Tensor) -> str:
     """Whether D is the exact one between two bounds that it never leaves."""
     with torch.no_grad():
         got = subject.denoiser(oracle)(x.clone(), sigma.clone()).double()
@@ -100,7 +101,7 @@ def _clipped(subject: Foreign, oracle: Oracle, x: Tensor, sigma: Tensor) -> str:
     return ""
 
 
-def _questions(subject: Foreign, sigma: Tensor) -> Iterator[Question]:
+def _questions(subject: ExternalDenoiser, sigma: Tensor) -> Iterator[Question]:
     """Every hypothesis, fewest mistakes first."""
     if subject.through is None:
         states = STATES
@@ -171,7 +172,7 @@ def _solved(x: Tensor, D: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 def _elsewhere(
-    x: Tensor, sigma: Tensor, got: Tensor, oracle: Oracle, levels: Tensor, schedule: Schedule
+    x: Tensor, sigma: Tensor, got: Tensor, oracle: Oracle, levels: Tensor, schedule: NoiseSchedule
 ) -> Fit | None:
     """The fit with a noise level of its own at each level: a rounded one, another schedule's.
 
@@ -195,7 +196,7 @@ def _elsewhere(
 
 
 def _nearest(
-    x: Tensor, one: Tensor, got: Tensor, oracle: Oracle, schedule: Schedule
+    x: Tensor, one: Tensor, got: Tensor, oracle: Oracle, schedule: NoiseSchedule
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """(A, B, g, sigma') at one level, with g = alpha(sigma)/alpha(sigma')."""
     from scipy import optimize
@@ -221,13 +222,13 @@ def _nearest(
     return (A, B, g(level), level) if left < LEFT else None
 
 
-def _words(fit: Fit, subject: Foreign, levels: Tensor) -> str:
+def _words(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> str:
     """A fit in words; "" where it is what was declared."""
     told = list(fit.told)
     if subject.through is not None:
         return " and ".join([*told, *_wrapped(fit, *subject.through, levels)])
     adapter = subject.adapter
-    kind = KINDS[adapter.kind]
+    kind = PREDICTION_TYPES[adapter.kind]
     # g x = D' + sigma' eps': the weights of the pair that it believes to have.
     a, b = fit.A / fit.g + fit.B, fit.A / fit.g * fit.sigma
     sign, time = adapter.sign, adapter.schedule.time
@@ -307,18 +308,18 @@ def by_rows(found: Sequence[Row]) -> str:
     told = []
     if curvature.ATTACHED in failed:
         told.append("its gradient with respect to x is cut (detach, no_grad or numpy)")
-    if foreign.PURE in failed:
+    if external.PURE in failed:
         told.append("it changes its arguments in place")
-    if foreign.STEADY in failed:
+    if external.STEADY in failed:
         told.append("it draws random numbers, sets their seed, or keeps a state between calls")
-    if foreign.SHAPE in failed:
+    if external.SHAPE in failed:
         told.append("its output has another shape or dtype than x")
-    if foreign.FINITE in failed:
+    if external.FINITE in failed:
         told.append("its output is not finite at every noise level")
     values = [row for row in found if row.law == exact.TARGET and not row.reason]
     if values and all(row.passed for row in values) and curvature.COVARIANCE in failed:
         told.append("its values are right and its gradient is not: a part of it is detached")
-    if foreign.PURE not in failed:
+    if external.PURE not in failed:
         told += _where(values)
     return " and ".join(told) + "." if told else ""
 

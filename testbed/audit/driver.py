@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
 import math
 import sys
@@ -19,21 +20,21 @@ from torch import Tensor
 
 from testbed.audit import algebra, curvature, diagnosis, exact, learning, trajectories
 from testbed.audit.adapters import Adapter
-from testbed.audit.foreign import Foreign, around_network
+from testbed.audit.external import ExternalDenoiser, around_network
 from testbed.audit.learning import Effect, effects_table
+from testbed.audit.reference import distributions, mixture, noisy
 from testbed.audit.rows import Row, at_level, table
 from testbed.audit.subject import Affine, Subject
 from testbed.audit.trained import check_model
-from testbed.audit.truth import distributions, mixture, noisy
-from testbed.components import Sampler
-from testbed.denoiser import Denoiser
+from testbed.components.sampler import Sampler
+from testbed.components.signature import Signature
+from testbed.diffusion.denoiser import Denoiser
+from testbed.diffusion.equal_objectives import equal_objectives_of
+from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, UnknownName, said, unknown
-from testbed.formula import Formula
 from testbed.oracles import Oracle
-from testbed.parameterization import Parameterization
 from testbed.random import stream
-from testbed.registry import Registry, default_registry
-from testbed.twins import twins_of
+from testbed.registry import Registry, default_registry, import_file
 
 PARTS = ("algebra", "oracle", "second order", "learning", "sampling")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
@@ -143,6 +144,8 @@ def oracle_of(dataset: str, registry: Registry) -> Oracle | None:
 def run(
     subject: str | Parameterization | Denoiser | Callable[..., Any],
     *,
+    name: str = "",
+    held_out: Tensor | None = None,
     levels: Sequence[str] = PARTS,
     adapter: Adapter | None = None,
     oracle: Oracle | None = None,
@@ -156,11 +159,13 @@ def run(
     """Checks that a subject is the denoiser it claims to be, level by level.
 
     Args:
-        subject: a parameterization, by name or itself; a trained trial, by folder, id or loaded
-            Denoiser; `"module:factory"` or `"file.py:factory"`; or a callable (x, sigma) -> x0. A
-            factory names what it wants of `oracle` (it returns the exact denoiser of that
-            distribution), `network` (it returns a denoiser around that network) and `sigma_data`;
-            one that wants none of them returns a denoiser that is taken as it is.
+        subject: a parameterization, by name or itself; a trained Denoiser (`trial.audited` audits
+            a trial by its folder); `"module:factory"` or `"file.py:factory"`; or a callable
+            (x, sigma) -> x0. A factory names what it wants of `oracle` (it returns the exact
+            denoiser of that distribution), `network` (it returns a denoiser around that network)
+            and `sigma_data`; one that wants none of them returns a denoiser, taken as it is.
+        name: what the subject is called; its own name by default.
+        held_out: (N, ...) what a trained Denoiser is measured on; draws from `oracle` by default.
         levels: some of "algebra", "oracle", "second order", "learning", "sampling".
         adapter: how to read a callable's arguments and output; by default (x, sigma) -> x0.
         oracle: what a callable claims to be exact for; for a trained model, its data's.
@@ -185,16 +190,13 @@ def run(
     registry = registry or default_registry()
     if isinstance(around, str):
         around = registry.parameterization(around)
-    name = _name(subject)
+    name = name or _name(subject)
     if isinstance(subject, str):
         subject = find(subject, registry)
     if isinstance(subject, Parameterization):
         return _exact(Affine(subject, sigma_data, oracle), levels, dtypes, registry, say)
-    if isinstance(subject, Path):
-        return _trial(subject, levels, say)
     if isinstance(subject, Denoiser):
-        adapter = Adapter()
-        return _trained(name, subject, oracle, None, levels, say)
+        return _trained(name, subject, oracle, held_out, levels, say)
     if not callable(subject):
         raise InputError(f"cannot audit {subject!r}: neither a name nor a callable.")
     foreign = made(name, subject, adapter or Adapter(), oracle, around, sigma_data, trained)
@@ -211,7 +213,7 @@ def _name(subject: Any) -> str:
 
 
 def find(word: str, registry: Registry) -> Any:
-    """What a word names: a parameterization, a factory, or (its folder) a trial.
+    """What a word names: a parameterization, or the factory of a denoiser.
 
     Raises:
         InputError: nothing of that name.
@@ -221,16 +223,11 @@ def find(word: str, registry: Registry) -> Any:
     module, colon, attribute = word.rpartition(":")
     if colon and attribute.isidentifier():
         return imported(module, attribute)
-    from testbed.study import trial
-
-    try:
-        return trial.find(word)
-    except InputError:
-        known = registry.names("parameterization")
-        raise UnknownName(
-            f"{unknown('subject', word, known)} A trial's folder or id, or module:factory, would "
-            "do too."
-        ) from None
+    known = registry.names("parameterization")
+    raise UnknownName(
+        f"{unknown('subject', word, known)} A trial's folder or id, or module:factory, would do "
+        "too."
+    )
 
 
 def imported(module: str, attribute: str) -> Any:
@@ -241,8 +238,6 @@ def imported(module: str, attribute: str) -> Any:
     """
     try:
         if module.endswith(".py"):
-            from testbed.registry import import_file
-
             home = import_file(str(Path(module).resolve()))
         else:
             if "" not in sys.path:
@@ -266,7 +261,7 @@ def made(
     around: Parameterization | None,
     sigma_data: float,
     trained: bool,
-) -> Foreign:
+) -> ExternalDenoiser:
     """The subject that a callable or a factory stands for."""
     wants = _wants(name, function)
     if "network" in wants:
@@ -284,7 +279,7 @@ def made(
         return around_network(name, wrap, around, sigma_data, adapter)
     if "oracle" in wants:
         oracles = distributions() if oracle is None else {"data": oracle}
-        return Foreign(
+        return ExternalDenoiser(
             name,
             lambda given: _called(name, function, wants, oracle=given, sigma_data=sigma_data),
             adapter,
@@ -292,21 +287,21 @@ def made(
         )
     if wants or _is_factory(function):
         function = _called(name, function, wants, sigma_data=sigma_data)
-    return Foreign(name, lambda given: function, adapter, {"data": oracle} if oracle else {})
+    return ExternalDenoiser(
+        name, lambda given: function, adapter, {"data": oracle} if oracle else {}
+    )
 
 
 def _wants(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
     """Which of oracle, network and sigma_data a factory names; none for a denoiser itself."""
     try:
-        return Formula(name, function, ("oracle", "network", "sigma_data")).wanted
+        return Signature(name, function, ("oracle", "network", "sigma_data")).wanted
     except InputError:
         return ()
 
 
 def _is_factory(function: Callable[..., Any]) -> bool:
     """Whether it takes no argument: then it builds the denoiser."""
-    import inspect
-
     try:
         return not inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -360,7 +355,7 @@ def _explained(subject: Subject, found: list[Row], registry: Registry) -> Audit:
     notes: list[str] = []
     if isinstance(subject, Affine):
         others = [registry.parameterization(n) for n in registry.names("parameterization")]
-        for other, c in twins_of(subject.p, others, subject.sigma_data).items():
+        for other, c in equal_objectives_of(subject.p, others, subject.sigma_data).items():
             notes.append(
                 f"twin of {other} at sigma_data = {subject.sigma_data:g}: its F is {c:.6g} times "
                 "this one's."
@@ -368,13 +363,13 @@ def _explained(subject: Subject, found: list[Row], registry: Registry) -> Audit:
     if not all(row.passed for row in found):
         told = _diagnosed(subject) or diagnosis.by_rows(found)
         findings = [told] if told else []
-    if isinstance(subject, Foreign) and not subject.data():
+    if isinstance(subject, ExternalDenoiser) and not subject.data():
         notes.append("no oracle: only what every denoiser owes its caller was checked.")
     return Audit(subject.name, tuple(found), (), tuple(findings), tuple(notes))
 
 
 def _sampling(subject: Subject, oracle: Oracle, samplers: Sequence[Sampler]) -> list[Row]:
-    if isinstance(subject, Foreign) and subject.adapter.table is not None:
+    if isinstance(subject, ExternalDenoiser) and subject.adapter.table is not None:
         table = subject.adapter.table.double().flip(0)
         sigmas = table[:: max(1, len(table) // 18)]
         return trajectories.check(subject, oracle, samplers, sigmas)
@@ -384,7 +379,7 @@ def _sampling(subject: Subject, oracle: Oracle, samplers: Sequence[Sampler]) -> 
 def _diagnosed(subject: Subject) -> str:
     if isinstance(subject, Affine):
         return diagnosis.compare(subject.p, subject.sigma_data)
-    assert isinstance(subject, Foreign)
+    assert isinstance(subject, ExternalDenoiser)
     oracle = next(iter(subject.data().values()), None)
     return diagnosis.explain(subject, oracle) if oracle is not None else ""
 
@@ -395,15 +390,6 @@ def deterministic(registry: Registry) -> list[Sampler]:
     return [sampler for sampler in found if sampler.deterministic]
 
 
-def _trial(folder: Path, levels: Sequence[str], say: Say) -> Audit:
-    """A trained trial: its own data and oracle, its own weights."""
-    from testbed.study import trial
-
-    denoiser, data, config, _ = trial.restore(folder)
-    name = config["parameterization"]["name"]
-    return _trained(f"{folder.name} ({name})", denoiser, data.oracle, data.test, levels, say)
-
-
 def _trained(
     name: str,
     denoise: Denoiser | Callable[..., Tensor],
@@ -411,7 +397,7 @@ def _trained(
     held: Tensor | None,
     levels: Sequence[str],
     say: Say,
-    foreign: Foreign | None = None,
+    foreign: ExternalDenoiser | None = None,
 ) -> Audit:
     """Identities of what the model is made of, and the size of what it missed."""
     found: list[Row] = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from testbed.audit.reference import noisy, rounding, tweedie
 from testbed.audit.rows import Row, gamma, rows, skipped
 from testbed.audit.subject import Subject
-from testbed.audit.truth import noisy, rounding, tweedie
-from testbed.noise import per_sample
 from testbed.oracles import Oracle
+from testbed.tensors import per_sample
 
 TARGET = "target of the oracle gives its denoiser"
 TWEEDIE = "Tweedie: D = x + sigma^2 grad log p"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from testbed.predictions import KINDS
+from testbed.diffusion.predictions import PREDICTION_TYPES
 
 Function = Callable[[Tensor], Tensor]
 
@@ -54,7 +54,7 @@ NOISES: dict[str, Function] = {
 }
 # What the pair's weights may be, as functions of sigma: the kinds, and their usual confusions.
 PAIRS: dict[str, tuple[Function, Function]] = {
-    **{f"the {name}": (kind.a, kind.b) for name, kind in KINDS.items()},
+    **{f"the {name}": (kind.a, kind.b) for name, kind in PREDICTION_TYPES.items()},
     "the score of x_t in VP coordinates, -eps/s (1/alpha times the score of x)": (
         torch.zeros_like,
         lambda s: -1 / (s * alpha(s)),

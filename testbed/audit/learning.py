@@ -16,12 +16,12 @@ from scipy import stats
 from torch import Tensor
 
 from testbed.audit.curvature import jacobian
+from testbed.audit.reference import noisy
 from testbed.audit.rows import Row
 from testbed.audit.subject import Denoise, Subject
-from testbed.audit.truth import noisy
 from testbed.errors import ComponentError
-from testbed.noise import per_sample
 from testbed.oracles import Oracle
+from testbed.tensors import per_sample
 
 SPLIT = "loss = excess risk + posterior variance"
 FALSE_ALARM = 1e-6

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from testbed.audit import algebra
+from testbed.audit.reach import Reach, pushed
+from testbed.audit.reference import LEVELS, distributions, rounding
 from testbed.audit.rows import Row, gamma
-from testbed.audit.truth import LEVELS, distributions, rounding
-from testbed.noise import per_sample
+from testbed.diffusion.parameterization import Parameterization
 from testbed.oracles import Oracle
-from testbed.parameterization import Parameterization
+from testbed.tensors import per_sample
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-
-
-class Reach(NamedTuple):
-    """|dD/dx|, |dD/dx0| and |dD/deps| of a denoiser's last step, at fixed others; (B, 1, ...).
-
-    An error of size e in a part moves D by the part's slope times e, to first order.
-    """
-
-    x: Tensor
-    x0: Tensor
-    eps: Tensor
 
 
 class Subject(ABC):
@@ -105,25 +95,4 @@ class Affine(Subject):
         return pushed(self.p, self.sigma_data, D, (x - D) / per_sample(sigma, x), x, sigma)[1]
 
     def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[Row]:
-        from testbed.audit import algebra
-
         return algebra.check(self.p, self.sigma_data, self.levels, dtypes)
-
-
-def pushed(
-    p: Parameterization, sigma_data: float, x0: Tensor, eps: Tensor, x: Tensor, sigma: Tensor
-) -> tuple[Tensor, Reach]:
-    """denoise(target(x0, eps), x) and its slopes, by autograd: |c_skip|, |c_out a|, |c_out b|."""
-    parts = [part.detach().requires_grad_() for part in (x, x0, eps)]
-    with torch.enable_grad():
-        F = p.target(parts[1], parts[2], sigma, sigma_data=sigma_data)
-        through = p.denoise(F, parts[0], sigma, sigma_data=sigma_data)
-        if not through.requires_grad:
-            zero = torch.zeros_like(through)
-            return through, Reach(zero, zero, zero)
-        found = torch.autograd.grad(through.sum(), parts, allow_unused=True)
-    slopes = (
-        torch.zeros_like(part) if slope is None else slope.abs()
-        for part, slope in zip(parts, found, strict=True)
-    )
-    return through.detach(), Reach(*slopes)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from testbed.audit.rows import Row, gamma, rows, skipped
-from testbed.denoiser import Denoiser
-from testbed.noise import per_sample
+from testbed.diffusion.denoiser import Denoiser
+from testbed.tensors import per_sample
 
 
 def check_model(denoiser: Denoiser, x0: Tensor, eps: Tensor, sigma: Tensor) -> list[Row]:

@@ -18,15 +18,16 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from testbed.audit.reference import noisy, rounding, tweedie
 from testbed.audit.rows import Row, gamma, rows, skipped
 from testbed.audit.subject import Denoise, Subject
-from testbed.audit.truth import noisy, rounding, tweedie
-from testbed.components import Sampler
-from testbed.ddpm import NoPosterior
-from testbed.noise import karras_sigmas, per_sample
+from testbed.components.sampler import Sampler
+from testbed.diffusion.ddpm import NoPosterior
+from testbed.diffusion.noise_levels import karras_sigmas
 from testbed.oracles import Oracle
 from testbed.random import stream
 from testbed.sampling.loop import sample
+from testbed.tensors import per_sample
 
 DERIVATIVE = "derivative: (x - D)/sigma = -sigma grad log p"
 TRAJECTORY = "trajectory by x0 and by score"

@@ -1,5 +1,5 @@
 """Data sets by name, each with its split, its sigma_data and, where known, its oracle."""
 
-from testbed.data.base import Data
+from testbed.components.dataset import Data
 
 __all__ = ["Data"]

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from testbed.components import Dataset
-from testbed.data import base
-from testbed.data.base import Data
+from testbed.components import dataset
+from testbed.components.dataset import Data, Dataset
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 from testbed.random import stream
@@ -41,7 +40,7 @@ def split(
     if dequantise:
         if quantum is None:
             raise InputError("dequantised = true: the data need their quantum, the noise's width.")
-        data = base.dequantised(data, quantum, stream(seed, "dequantisation"))
+        data = dataset.dequantised(data, quantum, stream(seed, "dequantisation"))
     order = torch.randperm(len(data), generator=stream(seed, "split"))
     train, kept = order[held:], order[:held]
     return Data(

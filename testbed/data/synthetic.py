@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from testbed.components import Dataset
-from testbed.data.base import Data
+from testbed.components.dataset import Data, Dataset
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 from testbed.oracles import Conditional, Gaussian, Mixture, Oracle

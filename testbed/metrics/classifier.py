@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from testbed.components import Estimate
+from testbed.components.metric import MetricValue
 
 
-def accuracy(x: Tensor, y: Tensor, generator: Generator) -> Estimate:
+def accuracy(x: Tensor, y: Tensor, generator: Generator) -> MetricValue:
     """How often a classifier that saw one half of the rows tells x from y in the other half.
 
     Logistic regression on z_j and z_j^2, z the whitened principal components of the half that it
@@ -41,7 +41,7 @@ def accuracy(x: Tensor, y: Tensor, generator: Generator) -> Estimate:
     if n < 4:
         raise ValueError(f"a classifier needs at least 4 rows of each, got {n}")
     if not x.isfinite().all():
-        return Estimate(math.nan)
+        return MetricValue(math.nan)
     u = torch.randn(x.shape[1], dtype=torch.float64, generator=generator)
     halves: list[list[np.ndarray]] = [[], []]
     for z in (x, y):
@@ -64,4 +64,4 @@ def accuracy(x: Tensor, y: Tensor, generator: Generator) -> Estimate:
     right = int((model.predict(features(test)) == truth).sum())
     a = right / len(truth)
     error = math.sqrt(a * (1 - a) / len(truth))
-    return Estimate(a, error, float(stats.binom.sf(right - 1, len(truth), 0.5)))
+    return MetricValue(a, error, float(stats.binom.sf(right - 1, len(truth), 0.5)))

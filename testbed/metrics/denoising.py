@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from testbed.coloured import WHITE, Noise, learned
-from testbed.components import Estimate
-from testbed.data.base import Data
-from testbed.denoiser import Denoiser
+from testbed.components.dataset import Data
+from testbed.components.metric import MetricValue
+from testbed.diffusion.correlated import WHITE, Noise, learned
+from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics.information import kl_bound
-from testbed.noise import per_sample
 from testbed.oracles import Gaussian, Oracle
 from testbed.random import stream
+from testbed.tensors import per_sample
 
 if TYPE_CHECKING:  # half a second to import, for which training need not wait
     import pandas as pd
@@ -178,7 +178,7 @@ def _rms(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
 
 
-def summary(levels: pd.DataFrame, d: int) -> dict[str, Estimate]:
+def summary(levels: pd.DataFrame, d: int) -> dict[str, MetricValue]:
     """The numbers of a whole curve, with their errors where the levels have them.
 
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
@@ -191,10 +191,10 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, Estimate]:
     ratio = float(np.exp(np.log(levels["loss"] / levels["wiener"]).mean()))
     columns = [one for one in ("excess", "limit", "excess_dropped") if one in levels]
     integrals = {f"{column}_nats": integral(levels, column, d) for column in columns}
-    return {"loss_vs_wiener": Estimate(ratio), **integrals}
+    return {"loss_vs_wiener": MetricValue(ratio), **integrals}
 
 
-def integral(levels: pd.DataFrame, column: str, d: int) -> Estimate:
+def integral(levels: pd.DataFrame, column: str, d: int) -> MetricValue:
     """`information.kl_bound` of a column of excess risks, with the errors in `column`_se."""
     found = kl_bound(levels["sigma"], levels[column], d, levels.get(f"{column}_se"))
-    return Estimate(found.value, found.error)
+    return MetricValue(found.value, found.error)

@@ -17,14 +17,16 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from testbed.components import Estimate
+from testbed.components.metric import MetricValue
 from testbed.metrics.distances import blocks
 
 PERMUTATIONS = 199
 """Relabellings of a permutation test: its smallest p is 1 / (1 + PERMUTATIONS)."""
 
 
-def two_sample(x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor], g: Generator) -> Estimate:
+def two_sample(
+    x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor], g: Generator
+) -> MetricValue:
     """T of x against y, the U-statistic.
 
     The error is the delete-one jackknife over the rows of both samples,
@@ -65,18 +67,18 @@ def two_sample(x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor], g: Gene
     T = _statistic(within, S.T @ r, r.sum(), N, M)
     value = float(T[0])
     if not math.isfinite(value):
-        return Estimate(math.nan)
+        return MetricValue(math.nan)
     # Relabellings that give the same T reach it in another order of additions.
     tied = (N + M) * torch.finfo(torch.float64).eps * float(r.abs().max()) / min(N, M)
     p = (1 + int((T[1:] >= T[0] - tied).sum())) / (1 + PERMUTATIONS)
     if min(N, M) < 3:
-        return Estimate(value, p=p)
+        return MetricValue(value, p=p)
     W, R = within[0], r[:N].sum()
     # Without row i: what it had with samples, a_i, and with the rest, r_i - a_i, is gone.
     x_out = _statistic(W - 2 * a[:N], R - r[:N] - a[:N], r.sum() - 2 * r[:N], N - 1, M)
     y_out = _statistic(W, R - a[N:], r.sum() - 2 * r[N:], N, M - 1)
     parts = [(n - 1) * out.var(unbiased=False) for n, out in ((N, x_out), (M, y_out))]
-    return Estimate(value, math.sqrt(float(sum(parts))), p)
+    return MetricValue(value, math.sqrt(float(sum(parts))), p)
 
 
 def _statistic(W: Tensor, R: Tensor, total: Tensor, N: int, M: int) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from testbed.components import Estimate
-from testbed.data.base import Data, dequantised
-from testbed.denoiser import Denoiser
+from testbed.components.dataset import Data, dequantised
+from testbed.components.metric import MetricValue
+from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics.denoising import rows
 from testbed.metrics.resampling import mean
 from testbed.random import stream
@@ -41,7 +41,7 @@ def held_out(
     divergence: str,
     probes: int,
     conditions: Sequence[str] = (),
-) -> dict[str, Estimate]:
+) -> dict[str, MetricValue]:
     """Means over held-out points with their standard errors, that of Hutchinson's probes included.
 
     `nll`: -log p/d, nats per dimension. `bits_per_dim` of quantised data. `nll_gap` of data with an

@@ -8,17 +8,17 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from testbed.components import Estimate
+from testbed.components.metric import MetricValue
 
 GROUPS = 10
 """Groups of the jackknife: its error has itself an error of about 1/sqrt(4 GROUPS) = 16 %."""
 
 
-def mean(values: Tensor) -> Estimate:
+def mean(values: Tensor) -> MetricValue:
     """The mean of (N,) with its standard error s / sqrt(N); nan for N = 1."""
     n = len(values)
     error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(float(values.mean()), error)
+    return MetricValue(float(values.mean()), error)
 
 
 def jackknife(

@@ -1,8 +1,8 @@
 """Sample metrics by name: samples against a split of a data set.
 
 Each is a distance: it grows as samples get worse. Its floor is the same number for real samples of
-the other split, as many as there are samples (`testbed.study.facts`). What each sees and misses,
-and what it costs, is in docs/metrics.md.
+the other split, as many as there are samples (`testbed.study.reference_tables`). What each sees
+and misses, and what it costs, is in docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Generator, Tensor
 
-from testbed.components import Estimate, Metric
-from testbed.data.base import Data
+from testbed.components.dataset import Data
+from testbed.components.metric import Metric, MetricValue
 from testbed.hookspecs import hookimpl
 from testbed.metrics import classifier, distances, kernels, neighbours, projections
 from testbed.metrics.resampling import jackknife, mean
@@ -24,7 +24,7 @@ def _some(split: Tensor, n: int, generator: Generator) -> Tensor:
     return split[torch.randperm(len(split), generator=generator)[:n]]
 
 
-def mmd(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> Estimate:
+def mmd(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> MetricValue:
     """Unbiased multi-bandwidth MMD^2 to n held-out samples; jackknife error, permutation p.
 
     p is exact but for the median distance of the n held-out rows, from which the kernel comes.
@@ -33,7 +33,7 @@ def mmd(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> Est
     return kernels.two_sample(x, y, distances.gaussians(y), generator)
 
 
-def energy(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> Estimate:
+def energy(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> MetricValue:
     """Energy distance to n held-out samples; jackknife error, exact permutation p."""
     x, y = distances.rows(samples, _some(data.test, n, generator), least=2)
     return kernels.two_sample(x, y, torch.neg, generator)
@@ -41,7 +41,7 @@ def energy(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> 
 
 def sliced_wasserstein(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, directions: int = 128
-) -> Estimate:
+) -> MetricValue:
     """SW_2 to n held-out samples; biased upwards, so to be read against its floor.
 
     error^2 = that of the grouped jackknife + s(W_2^2)^2 / (4 SW^2 L) of the L directions.
@@ -53,10 +53,10 @@ def sliced_wasserstein(
     error = jackknife(lambda a, b: projections.sliced_wasserstein(a, b, u), x, y, generator)
     if directions > 1 and value > 0:
         error = math.hypot(error, float(W.std()) / (2 * value * math.sqrt(directions)))
-    return Estimate(value, error)
+    return MetricValue(value, error)
 
 
-def c2st(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> Estimate:
+def c2st(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> MetricValue:
     """Held-out accuracy of a classifier of samples against held-out data; 1/2 at best."""
     x, y = distances.rows(samples, _some(data.test, n, generator), least=4)
     return classifier.accuracy(x, y, generator)
@@ -69,46 +69,46 @@ def _gap(
     generator: Generator,
     n: int,
     k: int,
-) -> Estimate:
+) -> MetricValue:
     """1 - measure(x, y, k) against n held-out samples, with the grouped jackknife's error."""
     x, y = distances.rows(samples, _some(data.test, n, generator), least=1)
     if not x.isfinite().all():
-        return Estimate(math.nan)
+        return MetricValue(math.nan)
     error = jackknife(lambda a, b: measure(a, b, k), x, y, generator)
-    return Estimate(1 - measure(x, y, k), error)
+    return MetricValue(1 - measure(x, y, k), error)
 
 
 def precision_gap(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, k: int = 3
-) -> Estimate:
+) -> MetricValue:
     """1 - precision: the share of samples off the manifold of n held-out ones."""
     return _gap(neighbours.precision, samples, data, generator, n, k)
 
 
 def recall_gap(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, k: int = 3
-) -> Estimate:
+) -> MetricValue:
     """1 - recall: the share of n held-out samples off the manifold of the samples."""
     return _gap(neighbours.recall, samples, data, generator, n, k)
 
 
 def density_gap(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, k: int = 5
-) -> Estimate:
+) -> MetricValue:
     """1 - density: 0 on average for real samples, below 0 where samples crowd at the modes."""
     return _gap(neighbours.density, samples, data, generator, n, k)
 
 
 def coverage_gap(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, k: int = 5
-) -> Estimate:
+) -> MetricValue:
     """1 - coverage: the share of n held-out samples with no sample near them."""
     return _gap(neighbours.coverage, samples, data, generator, n, k)
 
 
 def variance_ratio(
     samples: Tensor, data: Data, generator: Generator, share: float = 0.99
-) -> Estimate:
+) -> MetricValue:
     """sqrt(mean_j log(r_j)^2) over the principal components that hold `share` of the variance.
 
     r_j is the spread of the samples over that of the held-out data about their mean; components
@@ -116,38 +116,38 @@ def variance_ratio(
     """
     x, y = distances.rows(samples, data.test, least=2)
     if not x.isfinite().all():
-        return Estimate(math.nan)
+        return MetricValue(math.nan)
     U, _ = projections.principal(distances.flat(data.train), share)
     error = jackknife(lambda a, b: projections.off_ratio(a, b, U), x, y, generator)
-    return Estimate(projections.off_ratio(x, y, U), error)
+    return MetricValue(projections.off_ratio(x, y, U), error)
 
 
-def off_plane(samples: Tensor, data: Data, generator: Generator) -> Estimate:
+def off_plane(samples: Tensor, data: Data, generator: Generator) -> MetricValue:
     """Energy per dimension outside the plane of embedded 2-D data; nan for data without one."""
     if data.basis is None or data.basis.shape[0] == data.basis.shape[1]:
-        return Estimate(math.nan)
+        return MetricValue(math.nan)
     origin = torch.zeros(data.basis.shape[0], dtype=torch.float64)
     return mean(distances.outside(samples, data.basis, origin))
 
 
-def off_manifold(samples: Tensor, data: Data, generator: Generator, k: int = 4) -> Estimate:
+def off_manifold(samples: Tensor, data: Data, generator: Generator, k: int = 4) -> MetricValue:
     """Energy per dimension outside the hull of the k nearest training samples; nan where k > D.
 
     The error is that of the mean over samples, given the training split.
     """
     x, y = distances.rows(samples, data.train, least=1)
     if k > x.shape[1] or not x.isfinite().all():
-        return Estimate(math.nan)
+        return MetricValue(math.nan)
     resolution = x.shape[1] * torch.finfo(data.train.dtype).eps * float(data.train.abs().max())
     return mean(neighbours.off_hull(x, y, k, resolution))
 
 
-def nearest_train(samples: Tensor, data: Data, generator: Generator) -> Estimate:
+def nearest_train(samples: Tensor, data: Data, generator: Generator) -> MetricValue:
     """Mean distance to the nearest training sample; well below `nearest_test`: memorised."""
     return mean(distances.to_nearest(samples, data.train))
 
 
-def nearest_test(samples: Tensor, data: Data, generator: Generator) -> Estimate:
+def nearest_test(samples: Tensor, data: Data, generator: Generator) -> MetricValue:
     """Mean distance to the nearest held-out sample."""
     return mean(distances.to_nearest(samples, data.test))
 

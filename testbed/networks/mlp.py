@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from testbed.components import Network
+from testbed.components.network import Network
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from testbed.components import Sampler
-from testbed.ddpm import VARIANCES
+from testbed.components.sampler import Sampler
+from testbed.diffusion.ddpm import VARIANCES
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 from testbed.sampling.solvers import Denoise, fresh, toward

@@ -18,21 +18,16 @@ with l = w where D is the unconditional denoiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from testbed.components import Sigma
-from testbed.ddpm import Normal, posterior_of
-from testbed.noise import per_sample
-
-Condition = Mapping[str, Tensor]
-"""Name -> classes (B,) int64, -1 where it is switched off."""
-Denoise = Callable[[Tensor, Tensor], Tensor]
-Conditional = Callable[[Tensor, Tensor, Condition | None], Tensor]
-LogClasses = Callable[[Tensor, Tensor], Tensor]
+from testbed.components.base import Sigma
+from testbed.components.guidance import Condition, Conditional, Denoise, LogClasses
+from testbed.diffusion.ddpm import Normal, posterior_of
+from testbed.tensors import per_sample
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from testbed.diffusion.noise_tables import NoiseTable
 from testbed.errors import InputError, unknown
 from testbed.sampling.solvers import heun
-from testbed.tables import Table
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 LogDensity = Callable[[Tensor, float], Tensor]
@@ -185,7 +185,9 @@ def bits_per_dim(log_p: Tensor, d: int, quantum: float) -> Tensor:
     return (-log_p - d * math.log(quantum)) / (d * math.log(2))
 
 
-def levels(steps: int, sigma_min: float, sigma_max: float, table: Table | None = None) -> Tensor:
+def levels(
+    steps: int, sigma_min: float, sigma_max: float, table: NoiseTable | None = None
+) -> Tensor:
     """steps + 1 levels from sigma_min to sigma_max, equally spaced in log sigma; float64.
 
     With a table, those of its levels within the range that are nearest to these, each once: a

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from testbed.components import Sampler
-from testbed.ddpm import Normal, posterior_of
+from testbed.components.sampler import Sampler
+from testbed.diffusion.ddpm import Normal, posterior_of
 from testbed.errors import InputError
 from testbed.registry import default_registry
 

@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from testbed import noise
-from testbed.components import Component, built_in
+from testbed.components.schedule import Schedule
+from testbed.diffusion import noise_levels
 from testbed.errors import InputError, unknown
-from testbed.formula import Formula
-from testbed.tables import Table
+from testbed.hookspecs import hookimpl
 
-BORDERS = {border.name: border for border in (noise.VE, noise.VP, noise.COSINE, noise.FLOW)}
-
-
-@dataclass(frozen=True)
-class Schedule(Component):
-    """`levels([steps, sigma_min, sigma_max, table, options])`: (steps + 1,), descending to 0.
-
-    `table` is the ascending levels of a discrete denoiser.
-    """
-
-    axis: ClassVar[str] = "schedule"
-    levels: Callable[..., Tensor]
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def formulas(self) -> list[Formula]:
-        return [Formula(self.label, self.levels, ("steps", "sigma_min", "sigma_max", "table"))]
-
-    def __call__(
-        self, steps: int, sigma_min: float, sigma_max: float, table: Table | None = None
-    ) -> Tensor:
-        """The levels of `steps` steps within [sigma_min, sigma_max], and 0; (steps + 1,) float64.
-
-        Raises:
-            InputError: an option that has no meaning, more steps than there are levels, or no
-                table where it takes them from one.
-        """
-        (levels,) = self.formulas()
-        if table is None and "table" in levels.wanted:
-            raise InputError(f"{self.label}: takes its levels from the trial's table: name one.")
-        found: Tensor = levels(
-            options=self.options,
-            steps=steps,
-            sigma_min=sigma_min,
-            sigma_max=sigma_max,
-            table=None if table is None else table.sigmas,
-        )
-        return found
+BORDERS = {
+    border.name: border
+    for border in (noise_levels.VE, noise_levels.VP, noise_levels.COSINE, noise_levels.FLOW)
+}
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """sigma^(1/rho) in equal steps."""
     if not rho > 0:
         raise InputError(f"schedule 'karras': rho = {rho!r} must be positive.")
-    return noise.karras_sigmas(steps, sigma_min, sigma_max, rho)
+    return noise_levels.karras_sigmas(steps, sigma_min, sigma_max, rho)
 
 
 def uniform(steps: int, sigma_min: float, sigma_max: float, time: str = "ve") -> Tensor:
@@ -82,7 +45,7 @@ def ddpm(
     spacing: str = "trailing",
 ) -> Tensor:
     """Levels of the linear beta table, as far as it lies within [sigma_min, sigma_max]."""
-    table = noise.ddpm_sigmas(noise.linear_betas(n, start, end))
+    table = noise_levels.ddpm_sigmas(noise_levels.linear_betas(n, start, end))
     return within("schedule 'ddpm'", table, steps, sigma_min, sigma_max, spacing)
 
 
@@ -107,7 +70,7 @@ def within(
             f"{owner}: steps = {steps}, but its table has {len(inside)} levels from "
             f"{sigma_min:g} to {sigma_max:g}: take fewer steps."
         )
-    return noise.table_sigmas(inside, steps, spacing)
+    return noise_levels.table_sigmas(inside, steps, spacing)
 
 
 SCHEDULES = {
@@ -121,11 +84,6 @@ SCHEDULES = {
 }
 
 
-def schedule(name: str, **options: Any) -> Schedule:
-    """The schedule of that name with its options bound.
-
-    Raises:
-        UnknownName: with the nearest name.
-        InputError: an unknown option, or one of the wrong type.
-    """
-    return built_in(SCHEDULES, "schedule", name, options)
+@hookimpl
+def testbed_schedules() -> Iterable[Schedule]:
+    yield from SCHEDULES.values()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from testbed.components import Sampler
+from testbed.components.sampler import Sampler
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 

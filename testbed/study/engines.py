@@ -20,17 +20,17 @@ import torch
 
 from testbed.errors import ComponentError, InputError, UnknownName, unknown
 from testbed.registry import Registry
-from testbed.study import configured, journal
 from testbed.study.plan import Plan, Trial, canonical
 from testbed.training.batch import Batch
-from testbed.training.engine import BLOCK, Loop, Trainer
 from testbed.training.settings import OWN
+from testbed.training.trainer import BLOCK, Loop, Trainer
+from testbed.trial import build, storage
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
 MEASURED = 8
 """How many trials a measurement takes: a trial's step among more is no dearer."""
-PAYS = 240.0
+COMPILE_PAYS_SECONDS = 240.0
 """Seconds of training above which torch.compile is tried: it takes about thirty, in each worker."""
 
 
@@ -66,7 +66,7 @@ class Group:
         return found
 
 
-class Way(NamedTuple):
+class EngineChoice(NamedTuple):
     """An engine on so many worker processes, of so many threads each."""
 
     name: str
@@ -80,7 +80,7 @@ class Way(NamedTuple):
 
 
 @dataclass
-class Engine:
+class ExecutionPlan:
     """What trains a plan.
 
     Args:
@@ -111,9 +111,9 @@ class Engine:
         return _seconds(trainings, rate, self.workers)
 
     @property
-    def way(self) -> Way:
+    def way(self) -> EngineChoice:
         """Without its groups."""
-        return Way(self.name, self.slots, self.threads)
+        return EngineChoice(self.name, self.slots, self.threads)
 
     def write(self, folder: Path) -> None:
         """Keeps the choice beside the trials; without groups there is nothing to resume.
@@ -125,15 +125,15 @@ class Engine:
         folder.mkdir(parents=True, exist_ok=True)
         groups = [[one.id for one in group.trials] for group in self.groups]
         mine = set(itertools.chain(*groups))
-        stored = journal.found(folder / "plan.json")
+        stored = storage.found(folder / "plan.json")
         if (stored.get("name"), stored.get("slots")) == (self.name, self.slots):
             groups += [ids for ids in stored["groups"] if not mine.intersection(ids)]
-        journal.write_json(folder / "plan.json", asdict(self) | {"groups": groups})
+        storage.write_json(folder / "plan.json", asdict(self) | {"groups": groups})
 
 
 def choose(
     plan: Plan, registry: Registry, wanted: str = "auto", slots: int | None = None
-) -> Engine:
+) -> ExecutionPlan:
     """The engine for what is pending: the stored one where it fits, else by measurement.
 
     Args:
@@ -158,7 +158,7 @@ def choose(
         stored.groups += _groups(left, registry, stored.name, stored.slots)
         return stored
     workers = _workers(plan.device, slots)
-    engine = Engine("sequential" if wanted == "sequential" else "batched", workers, 1)
+    engine = ExecutionPlan("sequential" if wanted == "sequential" else "batched", workers, 1)
     engine.groups = _groups(pending, registry, engine.name, workers)
     largest = max(engine.groups, key=lambda group: len(group.trainings), default=None)
     if wanted != "sequential" and (largest is None or len(largest.trainings) < 2):
@@ -172,7 +172,7 @@ def choose(
     best = _best(rates, wanted)
     groups = _groups(pending, registry, best.name, best.slots)
     measured = {way.title: rate for way, rate in rates.items()}
-    return Engine(best.name, best.slots, best.threads, groups, measured)
+    return ExecutionPlan(best.name, best.slots, best.threads, groups, measured)
 
 
 def _rates(
@@ -182,24 +182,24 @@ def _rates(
     device: str,
     wanted: str,
     slots: int | None,
-) -> dict[Way, float]:
+) -> dict[EngineChoice, float]:
     """Milliseconds of a step of one trial, in one process of each way that is worth a try."""
     workers = _workers(device, slots)
-    ways = [Way("sequential", workers, 1), Way("batched", workers, 1)]
+    ways = [EngineChoice("sequential", workers, 1), EngineChoice("batched", workers, 1)]
     if slots is None and workers > 1:
-        ways.append(Way("batched", 1, workers))
+        ways.append(EngineChoice("batched", 1, workers))
     if wanted == "compiled":
-        ways.append(Way("compiled", workers, 1))
+        ways.append(EngineChoice("compiled", workers, 1))
     rates = {way: _measure(way, group, registry, device, wanted) for way in ways}
     best = _best(rates, wanted)
     seconds = _seconds(Group([*pending]).trainings, rates[best], best.slots)
-    if wanted == "auto" and best.name == "batched" and seconds > PAYS:
+    if wanted == "auto" and best.name == "batched" and seconds > COMPILE_PAYS_SECONDS:
         way = best._replace(name="compiled")
         rates[way] = _measure(way, group, registry, device, wanted)
     return rates
 
 
-def _best(rates: Mapping[Way, float], wanted: str) -> Way:
+def _best(rates: Mapping[EngineChoice, float], wanted: str) -> EngineChoice:
     """The fastest way on all its processes, of those that are wanted."""
     allowed = [way for way in rates if wanted in ("auto", way.name)]
     return min(allowed, key=lambda way: rates[way] / max(1, way.slots))
@@ -226,7 +226,7 @@ def _build(pending: Sequence[Trial], registry: Registry) -> None:
     }
     for config in kinds.values():
         try:
-            configured.assemble(config, registry, configured.data_of(config, registry))
+            build.assemble(config, registry, build.data_of(config, registry))
         except Exception as problem:
             if _refused(problem):
                 raise
@@ -237,9 +237,9 @@ def _refused(problem: Exception) -> bool:
     return isinstance(problem, InputError) and not isinstance(problem, ComponentError)
 
 
-def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
+def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
     """The engine of `plan.json` with those of its groups that are to be resumed or begun."""
-    record = journal.found(plan.folder / "plan.json")
+    record = storage.found(plan.folder / "plan.json")
     if not record:
         return None
     if wanted not in ("auto", record["name"]) or slots not in (None, record["slots"]):
@@ -247,12 +247,12 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
     known = {one.id: one for one in plan.trials}
     pending = {one.id for one in plan.pending()}
     measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
-    engine = Engine(record["name"], record["slots"], record["threads"], [], measured)
+    engine = ExecutionPlan(record["name"], record["slots"], record["threads"], [], measured)
     for ids in record["groups"]:
         if not pending.intersection(ids) or not known.keys() >= set(ids):
             continue
         group = Group([known[id_] for id_ in ids])
-        at = journal.group(plan.folder, group.id)
+        at = storage.group(plan.folder, group.id)
         if (at / "error.txt").is_file():  # dissolved: each runs alone
             engine.groups += [Group([one]) for one in group.trials if one.id in pending]
             continue
@@ -266,14 +266,14 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> Engine | None:
 
 
 def _ended(one: Trial) -> bool:
-    return one.state in journal.ENDED
+    return one.state in storage.ENDED
 
 
 def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Those that are one training together, in the order of the first of each."""
     found: dict[str, list[Trial]] = {}
     for one in trials:
-        found.setdefault(configured.training_of(one.config), []).append(one)
+        found.setdefault(build.training_of(one.config), []).append(one)
     return list(found.values())
 
 
@@ -299,7 +299,7 @@ def _class(one: Trial, registry: Registry) -> str:
     """Equal for trials that can be batched; a trial's own id where it cannot."""
     config = one.config
     try:
-        objective = configured.objective_of(config, registry)
+        objective = build.objective_of(config, registry)
         batched = objective.fixed and objective.loss.state is None and objective.vlb is None
         quadratic = objective.loss.quadratic
     except Exception:  # a plugin's: the trial itself will fail and say why
@@ -314,7 +314,9 @@ def _class(one: Trial, registry: Registry) -> str:
     )
 
 
-def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: str) -> float:
+def _measure(
+    way: EngineChoice, group: Group, registry: Registry, device: str, wanted: str
+) -> float:
     """Milliseconds of a step of one trial, this way in one process; infinite where it cannot be.
 
     Raises:
@@ -324,12 +326,12 @@ def _measure(way: Way, group: Group, registry: Registry, device: str, wanted: st
     torch.set_num_threads(way.threads)
     # All where that is compiled: the workers then find it in torch's cache.
     some = group.trainings if way.name == "compiled" else group.trainings[:MEASURED]
-    data = configured.data_of(some[0].config, registry)
+    data = build.data_of(some[0].config, registry)
     try:
         if way.name == "sequential":
-            alone = configured.contestant(some[0].config, registry, data, BLOCK)
+            alone = build.training_job(some[0].config, registry, data, BLOCK)
             return _milliseconds(Trainer.of(alone, data, where))
-        many = [configured.contestant(one.config, registry, data, BLOCK) for one in some]
+        many = [build.training_job(one.config, registry, data, BLOCK) for one in some]
         return _milliseconds(Batch(many, data, where, way.name == "compiled"))
     except Exception as problem:
         if way.name == "sequential" and _refused(problem):

@@ -34,12 +34,12 @@ class Job(NamedTuple):
 
     def run(self, stop: Callable[[], bool]) -> list[str]:
         """The statuses of the trials."""
-        from testbed.study import trial
+        from testbed.trial import worker
 
         sources = self.plugins, self.folders, self.device, stop
         if len(self.configs) == 1:
-            return [trial.run(self.configs[0], self.places[0], *sources)]
-        return trial.run_together(
+            return [worker.run(self.configs[0], self.places[0], *sources)]
+        return worker.run_together(
             self.configs, self.places, self.group, *sources, compiled=self.compiled
         )
 
@@ -88,11 +88,11 @@ def prepare(device: str) -> None:
     """Starts the server that workers are forked from: it imports while the study is planned."""
     if not device.startswith("cuda"):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["testbed.study.trial"])
+        context.set_forkserver_preload(["testbed.trial.worker"])
         forkserver.ensure_running()
 
 
-class Workers:
+class ProcessExecutor:
     """Slots of one process each: a crash breaks one slot and nothing else.
 
     Args:
@@ -144,7 +144,7 @@ class Workers:
             pool.shutdown(wait=not kill, cancel_futures=True)
 
 
-class Here:
+class InProcessExecutor:
     """This process, one trial at a time: for a debugger, and for machines without processes."""
 
     slots = 1

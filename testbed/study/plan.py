@@ -14,19 +14,23 @@ from typing import Any
 
 import torch
 
-from testbed.components import Component, Density, Loss, Weighting
-from testbed.data.base import Data
-from testbed.denoiser import SHARED
+from testbed.components.base import Component
+from testbed.components.dataset import Data
+from testbed.components.density import Density
+from testbed.components.loss import Loss
+from testbed.components.signature import bind
+from testbed.components.weighting import Weighting
+from testbed.diffusion.denoiser import SHARED
+from testbed.diffusion.noise_levels import TERMINAL
+from testbed.diffusion.noise_tables import NoiseTable
+from testbed.diffusion.outputs import with_output
+from testbed.diffusion.parameterization import Parameterization, Recipe
 from testbed.errors import InputError, UnknownName, said, unknown
-from testbed.formula import bind
-from testbed.noise import TERMINAL
-from testbed.parameterization import Parameterization, Recipe
 from testbed.registry import Registry
-from testbed.scores import read_as
-from testbed.study import baseline, configured, guided, journal, validity
-from testbed.study.spec import Arrangement, Assumed, Choice, StudyFile, TrialSettings
-from testbed.tables import Table
+from testbed.study import baseline
+from testbed.study.study_file import Assumed, ComponentSpec, StudyFile, TrialSettings, TrialTemplate
 from testbed.training.objective import Objective
+from testbed.trial import build, class_conditions, storage, validity
 
 SCHEMA = 1
 RECIPE = ("weighting", "loss", "density")
@@ -34,10 +38,9 @@ VARIANCES: dict[str, dict[str, Any]] = {"fixed": {}, "learned": {"vlb": 0.001}}
 """What a reverse step's variance is, and the options: the factor on L_vlb."""
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 SOURCES = (
-    "coloured", "components", "data", "ddpm", "denoiser", "formula", "metrics", "networks", "noise",
-    "oracles", "parameterization", "predictions", "random", "sampling", "scores",
-    "study/configured", "study/guided", "study/guiding", "study/measured", "study/trial", "tables",
-    "training",
+    "components", "data", "diffusion", "metrics", "networks", "oracles", "random", "sampling",
+    "tensors", "training", "trial/build", "trial/class_conditions", "trial/evaluate",
+    "trial/guided", "trial/worker",
 )  # fmt: skip
 
 
@@ -88,7 +91,7 @@ class Plan:
         return [
             one
             for one in self.trials
-            if one.state not in journal.ENDED and (self.chosen is None or one.id in self.chosen)
+            if one.state not in storage.ENDED and (self.chosen is None or one.id in self.chosen)
         ]
 
 
@@ -185,13 +188,13 @@ def telling(study: StudyFile) -> Telling:
     }
 
 
-def _choice(value: Any) -> Choice | None:
+def _choice(value: Any) -> ComponentSpec | None:
     """The component that a value of the grid names."""
     named = isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)
-    return Choice.model_validate(value) if named else None
+    return ComponentSpec.model_validate(value) if named else None
 
 
-def variant(arrangement: Arrangement, told: Telling) -> str:
+def variant(arrangement: TrialTemplate, told: Telling) -> str:
     """The parameterization, with its options and the grid's other axes: a row of the report.
 
     Of another component only those options are named that tell it from one of the same name.
@@ -222,7 +225,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     """
     problems: list[str] = []
 
-    def look_up(axis: str, choice: Choice) -> Any:
+    def look_up(axis: str, choice: ComponentSpec) -> Any:
         try:
             return getattr(registry, axis)(choice.name, **choice.options)
         except InputError as problem:
@@ -238,7 +241,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
         high = TERMINAL
     parts: dict[str, Any] = {"parameterization": p}
     for axis in RECIPE:
-        choice: Choice | None = getattr(settings, axis)
+        choice: ComponentSpec | None = getattr(settings, axis)
         if choice and choice.name in ("recipe", "none"):
             if p is None:
                 continue
@@ -249,7 +252,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
                 continue
         if axis == "density" and choice is not None:
             cut = {"sigma_min": settings.sigma_min, "sigma_max": high}
-            choice = Choice(name=choice.name, options={**cut, **choice.options})
+            choice = ComponentSpec(name=choice.name, options={**cut, **choice.options})
             if choice.name == "table":
                 if asked is None:
                     problems.append(TABLELESS)
@@ -264,7 +267,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     schedule = look_up("schedule", evaluation.schedule)
     variance = _variance(settings.variance, problems)
     try:
-        read = p and read_as(p, settings.output)
+        read = p and with_output(p, settings.output)
     except InputError as problem:
         problems.append(str(problem))
     guidance = look_up("guidance", evaluation.guidance)
@@ -276,7 +279,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
         if chosen == "recipe":
             chosen = getattr(p.recipe, name) if p.recipe else "native"
         inputs[name] = chosen
-    data = configured.dataset(dataset.name, json.dumps(named(dataset)["options"]), registry)
+    data = build.dataset(dataset.name, json.dumps(named(dataset)["options"]), registry)
     sigma_data = _sigma_data(settings, data)
     density = parts["density"]
     for name in inputs:
@@ -294,7 +297,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     )
     problems += validity.problems(objective, inputs["c_noise"], network, data)
     problems += validity.unlearnt(objective, network, evaluation.elbo)
-    problems += guided.problems(settings.conditions, guidance.built(), network, data)
+    problems += class_conditions.problems(settings.conditions, guidance.built(), network, data)
     bent = evaluation.guidance.name != "none"
     problems += validity.unsampled(sampler, schedule, evaluation.steps, objective, bent)
     likelihood = evaluation.likelihood and evaluation.likelihood.model_dump()
@@ -342,7 +345,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     }
 
 
-def _variance(choice: Choice, problems: list[str]) -> dict[str, Any]:
+def _variance(choice: ComponentSpec, problems: list[str]) -> dict[str, Any]:
     """Its name and options with every default; with a line in `problems` where it is none."""
     try:
         if choice.name not in VARIANCES:
@@ -357,7 +360,7 @@ def _variance(choice: Choice, problems: list[str]) -> dict[str, Any]:
     return {"name": choice.name, "options": options}
 
 
-def _of_table(table: Table, choice: Choice, problems: list[str]) -> Density | None:
+def _of_table(table: NoiseTable, choice: ComponentSpec, problems: list[str]) -> Density | None:
     """The density of the table's levels with equal mass; None with a line in `problems`."""
     try:
         options = bind("density 'table'", {"sigma_min": 0.0, "sigma_max": 0.0}, choice.options)
@@ -399,7 +402,7 @@ def published(p: Parameterization, registry: Registry) -> tuple[Weighting | None
     Raises:
         InputError: p has no recipe.
     """
-    own = [_from_recipe(axis, Choice(name="recipe"), p, p.recipe) for axis in RECIPE]
+    own = [_from_recipe(axis, ComponentSpec(name="recipe"), p, p.recipe) for axis in RECIPE]
     weighting, loss, density = own
     assert loss is not None
     assert density is not None
@@ -411,8 +414,8 @@ def published(p: Parameterization, registry: Registry) -> tuple[Weighting | None
 
 
 def _from_recipe(
-    axis: str, choice: Choice, p: Parameterization, recipe: Recipe | None
-) -> Choice | None:
+    axis: str, choice: ComponentSpec, p: Parameterization, recipe: Recipe | None
+) -> ComponentSpec | None:
     if choice.name == "none" and axis == "weighting":
         return None
     if choice.name != "recipe":
@@ -424,8 +427,8 @@ def _from_recipe(
         if choice.options:
             raise InputError(f"the recipe of {p.label} has no {axis} to take options.")
         return None
-    own = Choice.model_validate(value)
-    return Choice(name=own.name, options={**own.options, **choice.options})
+    own = ComponentSpec.model_validate(value)
+    return ComponentSpec(name=own.name, options={**own.options, **choice.options})
 
 
 def _is_shared(name: str, p: Parameterization, sigma_data: float, density: Density) -> bool:
@@ -459,14 +462,14 @@ def _look_up(plan: Plan) -> None:
     for name, action in REWRITTEN.items():
         if (plan.folder / name).is_file():
             try:
-                journal.read_json(plan.folder / name)
+                storage.read_json(plan.folder / name)
             except InputError as problem:
                 plan.damaged.append(f"{problem} {action}")
     elsewhere: dict[tuple[str, str, str, int], tuple[str, dict[str, Any]]] = {}
-    for file in journal.described(plan.folder):
+    for file in storage.described(plan.folder):
         try:
-            found = journal.read_json(file)
-            if journal.state(plan.folder, found["id"]) == "new":
+            found = storage.read_json(file)
+            if storage.state(plan.folder, found["id"]) == "new":
                 continue
             for label in found["labels"]:
                 key = _key(label, found["config"]["seed"])
@@ -476,8 +479,8 @@ def _look_up(plan: Plan) -> None:
         except (KeyError, TypeError) as problem:
             plan.damaged.append(f"{file}: is damaged: {said(problem)}. {DESCRIBED}")
     for one in plan.trials:
-        one.state = journal.state(plan.folder, one.id)
-        if lost := journal.damage(journal.folder(plan.folder, one.id)):
+        one.state = storage.state(plan.folder, one.id)
+        if lost := storage.damage(storage.folder(plan.folder, one.id)):
             plan.damaged.append(f"{lost} {one.title} is trained anew.")
         for label in one.labels:
             key = _key(label, one.config["seed"])

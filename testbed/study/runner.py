@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from testbed import __version__
+from testbed.diffusion.outputs import with_output
 from testbed.errors import said
 from testbed.registry import Registry
-from testbed.scores import read_as
-from testbed.study import asked, journal
-from testbed.study.configured import component, dataset
-from testbed.study.engines import Engine, Group
+from testbed.study import invocation
+from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors import Executor, Job
 from testbed.study.plan import Plan, Trial
-from testbed.study.trial import device_title, resumable
+from testbed.trial import storage
+from testbed.trial.build import component, dataset
+from testbed.trial.worker import device_title, resumable
 
 if TYPE_CHECKING:
     from testbed import audit
@@ -71,9 +72,9 @@ class Outcome:
 def describe(plan: Plan, registry: Registry) -> None:
     """Writes the study's own record: what was asked for, versions, device, plugins."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    before = journal.found(plan.folder / "study.json")
+    before = storage.found(plan.folder / "study.json")
     record = {
-        "key": journal.key(plan.folder),
+        "key": storage.key(plan.folder),
         "seconds": before.get("seconds", 0.0),
         "logging_seconds": before.get("logging_seconds", 0.0),
         "name": plan.study.header.name,
@@ -81,20 +82,20 @@ def describe(plan: Plan, registry: Registry) -> None:
         "note": plan.study.header.note,
         "report": plan.study.report.model_dump(),
         "file": plan.study.text,
-        "asked": asked.record(plan, registry),
+        "asked": invocation.record(plan, registry),
         "device": device_title(torch.device(plan.device)),
         "versions": versions(),
         "plugins": [asdict(source) for source in registry.provenance],
         "failures": [asdict(source) for source in registry.failures],
         "trials": [{"id": trial.id, "labels": trial.labels} for trial in plan.trials],
     }
-    journal.write_json(plan.folder / "study.json", record)
+    storage.write_json(plan.folder / "study.json", record)
     for trial in plan.trials:
         if plan.chosen is not None and trial.id not in plan.chosen:
             continue
-        at = journal.folder(plan.folder, trial.id)
+        at = storage.folder(plan.folder, trial.id)
         at.mkdir(parents=True, exist_ok=True)
-        journal.write_json(
+        storage.write_json(
             at / "trial.json",
             {
                 "id": trial.id,
@@ -118,7 +119,7 @@ def versions() -> dict[str, str]:
 def execute(
     plan: Plan,
     registry: Registry,
-    engine: Engine,
+    engine: ExecutionPlan,
     executor: Executor,
     tracker: Tracker | None,
     progress: Progress,
@@ -133,7 +134,7 @@ def execute(
     start = time.monotonic()
     waiting = list(engine.groups)
     running: dict[Future[list[str]], Group] = {}
-    ended = [trial for trial in plan.trials if trial.state in journal.ENDED]
+    ended = [trial for trial in plan.trials if trial.state in storage.ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
     tries: dict[str, int] = {}
     with _interrupts(executor, outcome), _Telling(tracker) as tell:
@@ -147,9 +148,9 @@ def execute(
                 resumable(job.checkpoint, job.places, progress.say)
                 running[executor.submit(job)] = group
             for future, group in list(running.items()):
-                places = [journal.folder(plan.folder, trial.id) for trial in group.trials]
+                places = [storage.folder(plan.folder, trial.id) for trial in group.trials]
                 if not future.done():
-                    step, measured = max(map(journal.last_step, places)), 0
+                    step, measured = max(map(storage.last_step, places)), 0
                     if step >= group.steps:
                         measured = sum((at / "result.json").is_file() for at in places)
                     progress.show(group, step, measured)
@@ -170,11 +171,11 @@ def execute(
     return outcome
 
 
-def _job(plan: Plan, registry: Registry, engine: Engine, group: Group) -> Job:
+def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) -> Job:
     return Job(
         [trial.config for trial in group.trials],
-        [journal.folder(plan.folder, trial.id) for trial in group.trials],
-        journal.group(plan.folder, group.id),
+        [storage.folder(plan.folder, trial.id) for trial in group.trials],
+        storage.group(plan.folder, group.id),
         registry.plugins,
         registry.plugin_dirs,
         plan.device,
@@ -227,15 +228,15 @@ def _statuses(future: Future[list[str]], places: list[Path], tries: int) -> list
         if tries < TRIES:
             return None
         message = f"the worker died {tries} times; see the system's log (out of memory?)"
-    except (journal.Busy, OSError):  # no trial is to blame
+    except (storage.Busy, OSError):  # no trial is to blame
         raise
     except Exception as problem:
         message = said(problem)
     for at in places:
-        if not journal.ended(at):
+        if not storage.ended(at):
             (at / "error.txt").write_text(message + "\n")
-            journal.write_json(at / "result.json", {"status": "failed", "error": message})
-    return [str(journal.result(at)["status"]) for at in places]
+            storage.write_json(at / "result.json", {"status": "failed", "error": message})
+    return [str(storage.result(at)["status"]) for at in places]
 
 
 @contextlib.contextmanager
@@ -277,7 +278,7 @@ def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
         if key in seen:
             continue
         seen.add(key)
-        p = read_as(component(registry, "parameterization", named[0]), output)
+        p = with_output(component(registry, "parameterization", named[0]), output)
         sampler = component(registry, "sampler", named[2])
         data = dataset(named[1]["name"], json.dumps(named[1]["options"]), registry)
         found += audit.check_parameterization(p, config["sigma_data"])

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.registry import Registry
-from testbed.study import journal, runner
-from testbed.study.engines import Engine
+from testbed.study import runner
+from testbed.study.engines import ExecutionPlan
 from testbed.study.executors import Executor
 from testbed.study.plan import Plan
 from testbed.study.tracking import Tracker
+from testbed.trial import storage
 
 if TYPE_CHECKING:  # they take a second to import, which training need not wait for
     import pandas as pd
@@ -46,7 +47,7 @@ class Ending:
 def run(
     plan: Plan,
     registry: Registry,
-    engine: Engine,
+    engine: ExecutionPlan,
     executor: Executor,
     progress: runner.Progress,
     say: Callable[[str], None],
@@ -67,10 +68,10 @@ def run(
         Busy: another process runs this study.
         OSError: the disk is full.
     """
-    with journal.locked(plan.folder):
+    with storage.locked(plan.folder):
         runner.describe(plan, registry)
         engine.write(plan.folder)
-        journal.tidy(plan.folder, {group.id for group in engine.groups})
+        storage.tidy(plan.folder, {group.id for group in engine.groups})
         tracker = Tracker(plan, say, AWAY) if track else None
         try:
             try:
@@ -106,10 +107,10 @@ def sync(plan: Plan, registry: Registry, say: Callable[[str], None]) -> bool:
     Raises:
         Busy: the study is running, and tells MLflow itself.
     """
-    with journal.locked(plan.folder):
+    with storage.locked(plan.folder):
         tracker = Tracker(plan, say, "nothing is lost: once it does, testbed sync sends all")
         states = {trial.state for trial in plan.trials}
-        whole = "FINISHED" if states <= set(journal.ENDED) else "KILLED"
+        whole = "FINISHED" if states <= set(storage.ENDED) else "KILLED"
         tracker.close("FAILED" if "failed" in states else whole, _files(registry))
     return not tracker.away
 
@@ -125,9 +126,9 @@ def trained(plan: Plan) -> list[audit.Row]:
 
     found = []
     for trial in plan.trials:
-        file = journal.folder(plan.folder, trial.id) / "tweedie.json"
-        if trial.state in journal.ENDED and file.is_file():
-            for row in journal.read_json(file)["rows"]:
+        file = storage.folder(plan.folder, trial.id) / "tweedie.json"
+        if trial.state in storage.ENDED and file.is_file():
+            for row in storage.read_json(file)["rows"]:
                 found.append(audit.Row.read(row))
     return found
 
@@ -141,12 +142,13 @@ def conclude(
     say: Callable[[str], None],
 ) -> Path:
     """Writes the study's own tables and the report, tells MLflow and the plugins."""
-    from testbed.study import facts, report
+    from testbed import report
+    from testbed.study import reference_tables
 
     folder = plan.folder
-    journal.write_json(folder / "tweedie.json", {"rows": [asdict(row) for row in found]})
-    twins = facts.write(plan, registry)
-    record = journal.read_json(folder / "study.json")
+    storage.write_json(folder / "tweedie.json", {"rows": [asdict(row) for row in found]})
+    twins = reference_tables.write(plan, registry)
+    record = storage.read_json(folder / "study.json")
     # A run that only resumes must not forget what the training took.
     before = record.get("seconds") or 0.0
     record |= {
@@ -155,7 +157,7 @@ def conclude(
         "logging_seconds": (record.get("logging_seconds") or 0.0)
         + (tracker.seconds if tracker else 0.0),
     }
-    journal.write_json(folder / "study.json", record)
+    storage.write_json(folder / "study.json", record)
     say("writing the report")
     page = report.write(folder)
     if tracker is not None:
@@ -174,10 +176,10 @@ def results(plan: Plan) -> pd.DataFrame:
 
     table = []
     for trial in plan.trials:
-        at = journal.folder(plan.folder, trial.id)
+        at = storage.folder(plan.folder, trial.id)
         metrics = {}
-        if trial.state in journal.ENDED:
-            metrics = journal.read_json(at / "result.json")["metrics"]
+        if trial.state in storage.ENDED:
+            metrics = storage.read_json(at / "result.json")["metrics"]
         for label in trial.labels:
             seed = trial.config["seed"]
             table.append({"id": trial.id, **label, "seed": seed, "status": trial.state, **metrics})

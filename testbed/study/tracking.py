@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import InputError
-from testbed.study import journal
 from testbed.study.plan import Plan, Trial
+from testbed.trial import storage
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -130,7 +130,7 @@ class Tracker:
         self._again = 0.0
         self._plan = plan
         self._file = plan.folder / "mlflow.json"
-        self._key = journal.key(plan.folder)
+        self._key = storage.key(plan.folder)
         self._sent: dict[str, Any] = {}
         self._told: set[tuple[str, str]] = set()
         self._own: set[str] = set()
@@ -167,7 +167,7 @@ class Tracker:
 
             self._client = MlflowClient(tracking_uri=uri())
             experiment = self._experiment()
-            known = journal.found(self._file).get("trials", {})
+            known = storage.found(self._file).get("trials", {})
             self._sent = {"uri": uri(), "key": self._key, "experiment": experiment, "trials": {}}
             self._parent = ""
             for run in self._runs(experiment):
@@ -223,7 +223,7 @@ class Tracker:
         return str(run.info.run_id)
 
     def _save(self) -> None:
-        journal.write_json(self._file, self._sent)
+        storage.write_json(self._file, self._sent)
 
     def update(self, trial: Trial) -> None:
         """Sends the rows since the last call; the first call creates the nested run."""
@@ -237,13 +237,13 @@ class Tracker:
         self.open()
         if self.away or (trial.id, status) in self._told:
             return
-        if status in journal.ENDED and self._ended(trial) == status:
+        if status in storage.ENDED and self._ended(trial) == status:
             return
         with self._guarded():
-            at = journal.folder(self._plan.folder, trial.id)
+            at = storage.folder(self._plan.folder, trial.id)
             result, final = {}, {}
-            if status in journal.ENDED:
-                result = journal.read_json(at / "result.json")
+            if status in storage.ENDED:
+                result = storage.read_json(at / "result.json")
                 final = {
                     **result["metrics"],
                     **{
@@ -258,7 +258,7 @@ class Tracker:
             if (at / "rows.jsonl").is_file():
                 import pandas as pd
 
-                pd.DataFrame(journal.rows(at)[0]).to_parquet(at / "rows.parquet")
+                pd.DataFrame(storage.rows(at)[0]).to_parquet(at / "rows.parquet")
             for name in ARTIFACTS:
                 if (at / name).is_file():
                     self._client.log_artifact(run, str(at / name))
@@ -288,7 +288,7 @@ class Tracker:
         """New rows of the curve, final metrics and tags in as few calls as MLflow allows."""
         from mlflow.entities import Metric, Param, RunTag
 
-        at = journal.folder(self._plan.folder, trial.id)
+        at = storage.folder(self._plan.folder, trial.id)
         entry = self._sent["trials"].get(trial.id)
         params: list[Param] = []
         if entry is None:
@@ -305,7 +305,7 @@ class Tracker:
         if entry["step"] == 0:
             params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config)]
         # By step, not by place in the file: a resumed trial cuts its curve and writes it again.
-        fresh = [row for row in journal.rows(at)[0] if row["step"] > entry["step"]]
+        fresh = [row for row in storage.rows(at)[0] if row["step"] > entry["step"]]
         now = int(1000 * time.time())
         metrics = [
             Metric(key, row[key], int(1000 * row["time"]), row["step"])
@@ -340,7 +340,7 @@ class Tracker:
         """
         self._again = 0.0
         for trial in self._plan.trials:
-            if trial.state in (*journal.ENDED, "failed", "interrupted"):
+            if trial.state in (*storage.ENDED, "failed", "interrupted"):
                 self.end(trial, trial.state)
         self.open()
         if self.away:

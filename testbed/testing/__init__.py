@@ -16,13 +16,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from testbed.testing.checks import Check, CheckFailed, Context, Skipped
+from testbed.testing.checks import Check, Context
+from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.plugins import plugin
 from testbed.testing.pytests import parametrize_with_checks
 from testbed.testing.running import Outcome, check_component, iter_checks, suggest_claims
 
 if TYPE_CHECKING:
-    from testbed.testing import strategies as strategies
+    from testbed.testing import strategies
 
 __all__ = [
     "Check",

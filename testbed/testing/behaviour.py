@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from testbed.errors import ComponentError
-from testbed.testing.checks import CheckFailed, Context, Skipped
+from testbed.testing.checks import Context
+from testbed.testing.failures import CheckFailed, Skipped
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from testbed.audit.rows import gamma
-from testbed.noise import per_sample
-from testbed.parameterization import Parameterization
+from testbed.diffusion.parameterization import Parameterization
+from testbed.tensors import per_sample
 from testbed.testing.cases import Case
 from testbed.testing.rounding import K, carried, roundoff
 

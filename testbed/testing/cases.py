@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from testbed.noise import per_sample
 from testbed.random import stream
+from testbed.tensors import per_sample
 
 SIGMA_DATAS = (0.1, 0.5, 1.0, 10.0)
 

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import unittest
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from testbed.components import Component
+from testbed.components.base import Component
 from testbed.errors import InputError, said
 from testbed.registry import Registry, default_registry
-
-if TYPE_CHECKING:
-    from testbed.testing.processes import Courier
-
-
-class CheckFailed(AssertionError):
-    """A component breaks a law: who, which law, and the numbers.
-
-    `numbers` is that last part alone.
-    """
-
-    def __init__(self, message: str, numbers: str = "") -> None:
-        super().__init__(message)
-        self.numbers = numbers or message
-
-
-class Skipped(unittest.SkipTest):
-    """A law that cannot be checked on this component, with the reason; a skip under pytest."""
+from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.processes import Courier
 
 
 @dataclass(frozen=True)
@@ -45,8 +28,6 @@ class Context:
     @classmethod
     def of(cls, components: Sequence[Component], registry: Registry | None = None) -> Context:
         """A context in which one process serves all `components`."""
-        from testbed.testing.processes import Courier
-
         registry = registry or default_registry()
         return cls(registry, Courier(components, registry))
 

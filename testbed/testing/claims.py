@@ -13,13 +13,15 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from testbed.audit.rows import gamma
-from testbed.components import Component, Loss
-from testbed.parameterization import Coefficients, Parameterization
+from testbed.components.base import Component
+from testbed.components.loss import Loss
+from testbed.diffusion.parameterization import Coefficients, Parameterization
 from testbed.random import stream
 from testbed.testing.bounds import Rounding
 from testbed.testing.cases import SIGMA_DATAS, Case, case, levels
-from testbed.testing.checks import Check, CheckFailed, Context, Group, Skipped, demand
-from testbed.testing.parameterizations.tried import sigma_datas, target
+from testbed.testing.checks import Check, Context, Group, demand
+from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.parameterizations.cases import sigma_datas, target
 from testbed.testing.rounding import K, Worst
 
 OF_PARAMETERIZATIONS = Group("parameterization", "claim")

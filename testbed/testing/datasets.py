@@ -9,13 +9,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from testbed.components import Dataset
-from testbed.data.base import Data
+from testbed.components.dataset import Data, Dataset
 from testbed.errors import InputError
 from testbed.oracles import Oracle
 from testbed.random import stream
 from testbed.testing import behaviour
-from testbed.testing.checks import Context, Group, Skipped, demand
+from testbed.testing.checks import Context, Group, demand
+from testbed.testing.failures import Skipped
 from testbed.testing.probes import digest
 
 LAWS = Group("dataset")

@@ -10,11 +10,12 @@ from scipy import stats
 from torch import Tensor
 
 from testbed.audit.rows import gamma
-from testbed.components import Density
+from testbed.components.density import Density
 from testbed.random import stream
 from testbed.testing import behaviour
 from testbed.testing.cases import levels
-from testbed.testing.checks import CheckFailed, Context, Group, demand
+from testbed.testing.checks import Context, Group, demand
+from testbed.testing.failures import CheckFailed
 
 LAWS = Group("density")
 CELLS = 2**18

@@ -7,11 +7,12 @@ import copy
 import torch
 from torch import Tensor
 
-from testbed.components import Loss
-from testbed.predictions import KINDS
+from testbed.components.loss import Loss
+from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.testing import behaviour
 from testbed.testing.cases import draws
-from testbed.testing.checks import CheckFailed, Context, Group, Skipped, demand
+from testbed.testing.checks import Context, Group, demand
+from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.probes import awaken
 
 LAWS = Group("loss")
@@ -38,7 +39,10 @@ def _pair(shape: tuple[int, ...], scale: float = 1.0) -> tuple[Tensor, Tensor]:
 
 @LAWS.law("The space is a kind, or F.")
 def metadata(m: Loss, context: Context) -> str:
-    demand(m.space in ("F", *KINDS), f"space = {m.space!r}, expected F, {', '.join(KINDS)}.")
+    demand(
+        m.space in ("F", *PREDICTION_TYPES),
+        f"space = {m.space!r}, expected F, {', '.join(PREDICTION_TYPES)}.",
+    )
     return m.space
 
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from testbed.components import Metric
-from testbed.data.base import Data
+from testbed.components.dataset import Data
+from testbed.components.metric import Metric
 from testbed.data.synthetic import gaussian
 from testbed.random import stream
 from testbed.testing import behaviour

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from testbed.components import Network
+from testbed.components.network import Network
 from testbed.testing import behaviour
 from testbed.testing.cases import draws
-from testbed.testing.checks import CheckFailed, Context, Group, Skipped, demand
+from testbed.testing.checks import Context, Group, demand
+from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.probes import awaken
 from testbed.testing.rounding import Worst
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import testbed.ext
-from testbed.components import Component
+from testbed.components.base import Component
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 from testbed.registry import HOOKS, Registry, default_registry

@@ -9,19 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from testbed.components import (
-    Component,
-    Dataset,
-    Density,
-    Loss,
-    Metric,
-    Network,
-    Sampler,
-    Weighting,
-)
-from testbed.data.base import Data
+from testbed.components.base import Component
+from testbed.components.dataset import Data, Dataset
+from testbed.components.density import Density
+from testbed.components.loss import Loss
+from testbed.components.metric import Metric
+from testbed.components.network import Network
+from testbed.components.sampler import Sampler
+from testbed.components.weighting import Weighting
 from testbed.data.synthetic import gaussian
-from testbed.parameterization import Parameterization
+from testbed.diffusion.parameterization import Parameterization
 from testbed.random import stream
 from testbed.sampling.loop import sample
 from testbed.testing.cases import case, draws, levels

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from testbed.components import Component
+from testbed.components.base import Component
 from testbed.errors import InputError, said
 from testbed.registry import Registry
-from testbed.testing.checks import CheckFailed, Skipped
+from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.probes import probe
 
 SYNTHETIC = "testbed_testing_plugin_"
 """How the name of a module begins that `plugin` makes for loose components."""
@@ -123,8 +124,6 @@ class Courier:
 
 def _answers(load: Any) -> list[Any]:
     """For every parcel the component's numbers, or what went wrong in words."""
-    from testbed.testing.probes import probe
-
     words, folders, threads, parcels = load
     torch.set_num_threads(threads)
     registry = Registry(words, folders)

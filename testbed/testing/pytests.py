@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from testbed.components import Component
+from testbed.components.base import Component
 from testbed.registry import Registry
-from testbed.testing.checks import CheckFailed, Context
+from testbed.testing.checks import Context
+from testbed.testing.failures import CheckFailed
 from testbed.testing.running import iter_checks, known
 
 

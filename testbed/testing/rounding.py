@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from testbed.audit.rows import gamma
-from testbed.testing.checks import CheckFailed
+from testbed.testing.failures import CheckFailed
 
 K = 32
 """Roundings allowed to a formula of a component, computed in float64."""

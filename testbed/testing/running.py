@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from testbed.components import Component
+from testbed.components.base import Component
 from testbed.errors import InputError, unknown
 from testbed.registry import AXES, Registry
 from testbed.testing import (
@@ -22,7 +22,8 @@ from testbed.testing import (
     samplers,
     weightings,
 )
-from testbed.testing.checks import Check, CheckFailed, Context, Group, Skipped
+from testbed.testing.checks import Check, Context, Group
+from testbed.testing.failures import CheckFailed, Skipped
 
 Status = Literal["passed", "failed", "skipped", "xfailed", "xpassed"]
 

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from testbed.audit.rows import gamma
-from testbed.components import Sampler
-from testbed.noise import karras_sigmas
+from testbed.components.sampler import Sampler
+from testbed.diffusion.noise_levels import karras_sigmas
 from testbed.oracles import Gaussian
 from testbed.random import stream
 from testbed.sampling.loop import sample
 from testbed.testing import behaviour
 from testbed.testing.cases import draws
-from testbed.testing.checks import Context, Group, Skipped, demand
+from testbed.testing.checks import Context, Group, demand
+from testbed.testing.failures import Skipped
 from testbed.testing.rounding import Worst
 
 LAWS = Group("sampler")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from hypothesis import strategies as st
 
-from testbed.parameterization import Parameterization
+from testbed.diffusion.parameterization import Parameterization
 from testbed.registry import Registry, default_registry
 from testbed.testing.cases import Case, draws
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from testbed.audit.rows import gamma
-from testbed.components import Density, Weighting
+from testbed.components.density import Density
+from testbed.components.weighting import Weighting
 from testbed.testing import behaviour
 from testbed.testing.cases import SIGMA_DATAS, levels
-from testbed.testing.checks import CheckFailed, Context, Group, Skipped, demand
+from testbed.testing.checks import Context, Group, demand
+from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.probes import LOGNORMAL, awaken
 from testbed.testing.rounding import K, Worst, carried
 

@@ -17,23 +17,23 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from testbed.data.base import Data
-from testbed.denoiser import Denoiser
+from testbed.components.dataset import Data
+from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError
 from testbed.training.conditions import of_block
-from testbed.training.engine import (
+from testbed.training.objective import Terms
+from testbed.training.settings import SHARED
+from testbed.training.trainer import (
     BLOCK,
-    Contestant,
     Levels,
     Loop,
+    TrainingJob,
     Window,
     draws,
     levels_of,
     losses,
     noised,
 )
-from testbed.training.objective import Terms
-from testbed.training.settings import SHARED
 from testbed.training.weights import Weights
 
 
@@ -58,7 +58,7 @@ class Batch(Loop):
 
     def __init__(
         self,
-        trials: Sequence[Contestant],
+        trials: Sequence[TrainingJob],
         data: Data,
         device: torch.device,
         compiled: bool = False,
@@ -152,7 +152,7 @@ class Batch(Loop):
             noised(noise, seed, block, one.eps) for seed, one in zip(self.seeds, drawn, strict=True)
         ]
         # In x there is the target's noise, but where it is not taught.
-        in_x = [] if noise.taught else [[n for n, _ in pairs]]
+        in_x = [] if noise.in_target else [[n for n, _ in pairs]]
         index, eps, *ns = (
             torch.stack(parts).to(self.device)
             for parts in ([one.indices for one in drawn], [eps for _, eps in pairs], *in_x)
@@ -270,12 +270,12 @@ class Batch(Loop):
         self.weights.restore(tensors)
 
 
-def _module(one: Contestant) -> nn.Module:
+def _module(one: TrainingJob) -> nn.Module:
     assert isinstance(one.denoiser.network, nn.Module)
     return one.denoiser.network
 
 
-def _alike(trials: Sequence[Contestant]) -> list[list[int]]:
+def _alike(trials: Sequence[TrainingJob]) -> list[list[int]]:
     """The trials whose functions of sigma are the same, whatever their seed."""
     found: list[list[int]] = []
     for i, one in enumerate(trials):
@@ -289,7 +289,7 @@ def _alike(trials: Sequence[Contestant]) -> list[list[int]]:
     return found
 
 
-def unbatchable(trials: Sequence[Contestant]) -> str:
+def unbatchable(trials: Sequence[TrainingJob]) -> str:
     """Why these trials cannot be trained as one; "" where they can."""
     first = trials[0]
     for one in trials:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from testbed.data.base import Data
-from testbed.denoiser import SHARED
+from testbed.components.dataset import Data
+from testbed.diffusion.denoiser import SHARED
 from testbed.errors import InputError
 from testbed.networks.mlp import Features
-from testbed.noise import per_sample
 from testbed.random import stream
-from testbed.training.engine import BLOCK, draws
+from testbed.tensors import per_sample
 from testbed.training.settings import Training
+from testbed.training.trainer import BLOCK, draws
 from testbed.training.weights import Weights
 
 FEATURES, FREQUENCIES = 16, (1 / 64, 64.0)

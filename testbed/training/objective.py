@@ -10,15 +10,17 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from testbed.coloured import WHITE, Noise
-from testbed.components import Density, Loss, Weighting
-from testbed.data.base import Data
+from testbed.components.dataset import Data
+from testbed.components.density import Density
+from testbed.components.loss import Loss
+from testbed.components.weighting import Weighting
+from testbed.diffusion.correlated import WHITE, Noise
+from testbed.diffusion.noise_tables import NoiseTable
+from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.predictions import convert, from_pair, pair_weights, slope
 from testbed.errors import InputError
-from testbed.noise import per_sample
-from testbed.parameterization import Parameterization
-from testbed.predictions import convert, from_pair, pair_weights, slope
 from testbed.random import stream
-from testbed.tables import Table
+from testbed.tensors import per_sample
 from testbed.training.variational import Variational
 
 
@@ -56,7 +58,7 @@ class Objective:
     density: Density
     sigma_data: float
     states: nn.ModuleDict | None = None
-    table: Table | None = None
+    table: NoiseTable | None = None
     noise: Noise = WHITE
     vlb: float | None = None
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from testbed.ddpm import Chain, extremes, small
+from testbed.diffusion.ddpm import Chain, extremes, small
+from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError
-from testbed.noise import per_sample
-from testbed.parameterization import Parameterization
+from testbed.tensors import per_sample
 
 
 class Row(NamedTuple):

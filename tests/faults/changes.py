@@ -12,7 +12,7 @@ from conftest import ROOT
 from subject import SEQUENTIAL, SMALL, Moment, command, lay_out, start
 from verdict import Scenario, Verdict
 
-from testbed.study import journal
+from testbed.trial import storage
 
 OWN = """
 import torch, testbed
@@ -73,8 +73,8 @@ def changed(folder: Path, edit: Edit, key: str, cases: set[str]) -> Verdict:
     found.hold("stale: " in ended.out, f"not told: {ended.said}")
     found.hold(f"{key}: " in ended.out and "it is trained anew." in ended.out, ended.said)
     at = folder / "runs" / "small"
-    listed = {one["id"] for one in journal.read_json(at / "study.json")["trials"]}
-    described = {one["id"]: one for one in journal.trials(at)}
+    listed = {one["id"] for one in storage.read_json(at / "study.json")["trials"]}
+    described = {one["id"]: one for one in storage.trials(at)}
     for id_ in before:
         case = described[id_]["labels"][0]["case"]
         found.hold((id_ in listed) != (case in cases), f"a trial of {case}: {id_ in listed}")

@@ -22,8 +22,9 @@ from subject import BATCHED, SEQUENTIAL, Ended, Moment, lay_out, study
 from verdict import Scenario, Verdict
 
 from testbed.registry import Registry
-from testbed.study import engines, journal, plan, runner, spec, trial
+from testbed.study import engines, plan, runner, study_file
 from testbed.training import checkpoint
+from testbed.trial import storage, worker
 
 Harm = Callable[[Random, bytes], bytes]
 HEADER = checkpoint.HEADER
@@ -75,24 +76,24 @@ class Stopped:
     def file(self) -> Path:
         """Their checkpoint."""
         if len(self.group.trials) > 1:
-            return journal.group(self.made.folder, self.group.id) / "checkpoint"
-        return journal.folder(self.made.folder, self.group.trials[0].id) / "checkpoint"
+            return storage.group(self.made.folder, self.group.id) / "checkpoint"
+        return storage.folder(self.made.folder, self.group.trials[0].id) / "checkpoint"
 
 
 def train(made: plan.Plan, group: engines.Group, windows: int | None = None) -> list[str]:
     """What a worker does, in this process; a checkpoint at each row, and an end after some."""
     calls = iter(range(10**6))
-    places = [journal.folder(made.folder, one.id) for one in group.trials]
+    places = [storage.folder(made.folder, one.id) for one in group.trials]
     configs = [one.config for one in group.trials]
 
     def stop() -> bool:
         return windows is not None and next(calls) >= windows
 
-    with mock.patch.object(trial, "CHECKPOINT_SECONDS", 0.0):
+    with mock.patch.object(worker, "CHECKPOINT_SECONDS", 0.0):
         if len(places) == 1:
-            return [trial.run(configs[0], places[0], stop=stop)]
-        at = journal.group(made.folder, group.id)
-        return trial.run_together(configs, places, at, stop=stop)
+            return [worker.run(configs[0], places[0], stop=stop)]
+        at = storage.group(made.folder, group.id)
+        return worker.run_together(configs, places, at, stop=stop)
 
 
 @functools.cache
@@ -101,7 +102,7 @@ def stopped(name: str) -> Stopped:
     registry, base = Registry(), lay_out(Path(tempfile.mkdtemp(prefix="faults-")))
     found = []
     for part in ("whole", "stopped"):
-        read = spec.read(
+        read = study_file.read(
             base / "small.toml", ["training.steps=250", "training.points=5"], ["fixed"]
         )
         made = plan.make(read, registry, base / part, "cpu")
@@ -128,8 +129,8 @@ def resumed(name: str, number: int) -> Verdict:
             for file in files:
                 file.write_bytes(harm(chance, file.read_bytes()))
             told: list[str] = []
-            places = [journal.folder(begun.made.folder, one.id) for one in begun.group.trials]
-            trial.resumable(begun.file, places, told.append)
+            places = [storage.folder(begun.made.folder, one.id) for one in begun.group.trials]
+            worker.resumable(begun.file, places, told.append)
             statuses = train(begun.made, begun.group)
             where = f"{name}, {'both' if both else 'the newest'} with {label}"
             action = "begins anew" if both else "goes on from step 100"
@@ -222,7 +223,7 @@ def results(folder: Path) -> Verdict:
         at = here / "runs" / "small"
         together, alone = [], []
         for one in sorted((at / "trials").iterdir()):
-            several = "trained_together" in journal.read_json(one / "result.json")
+            several = "trained_together" in storage.read_json(one / "result.json")
             (together if several else alone).append(one)
         files = [alone[0] / "result.json", alone[1] / "rows.jsonl", at / "study.json"]
         files += [together[0] / "result.json", together[1] / "rows.jsonl"] if together else []

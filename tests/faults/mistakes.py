@@ -11,7 +11,7 @@ import kills
 from subject import SMALL, command, lay_out, start
 from verdict import Scenario, Verdict
 
-from testbed.study import journal
+from testbed.trial import storage
 
 FIXED = SMALL.partition('[[cases]]\nname = "learned"')[0].replace("seeds = 2", "seeds = 1")
 GUILTY = FIXED.replace('"edm"]', '"edm", "guilty"]')
@@ -71,7 +71,7 @@ def alone(folder: Path, source: str, engine: str) -> Verdict:
             metric = one.result["metrics"][key]
             found.hold(near(metric, value), f"trial {id_}: {key} = {metric} for {value}")
     (guilty,) = kept
-    result = journal.read_json(folders["with"] / "trials" / guilty / "result.json")
+    result = storage.read_json(folders["with"] / "trials" / guilty / "result.json")
     status = "failed" if source is RAISES else "diverged"
     found.hold(result["status"] == status, f"the guilty trial is {result['status']}")
     if status == "diverged":

@@ -18,7 +18,8 @@ import pytest
 from subject import Moment, command, lay_out, left, start
 from verdict import Verdict
 
-from testbed.study import journal, tracking
+from testbed.study import tracking
+from testbed.trial import storage
 
 KILLS = (
     Moment("group", "os.rename", "mlflow.json", 3),
@@ -150,9 +151,9 @@ def test_what_the_checker_must_catch_it_catches(
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(killed[0], folder)
-    key = journal.key(folder / "runs" / "small")
+    key = storage.key(folder / "runs" / "small")
     change(folder)
-    assert journal.key(folder / "runs" / "small") == key
+    assert storage.key(folder / "runs" / "small") == key
     found = Verdict()
     kills.checked(folder, "batched", found)
     assert any(problem in one for one in found.problems), found.problems

@@ -10,7 +10,7 @@ import study_files
 import typer
 from inputs import TRIAL, Input
 
-from testbed import cli
+from testbed.cli import app
 from testbed.registry import AXES
 
 TINY = """
@@ -101,7 +101,7 @@ SELDOM = 0.08
 @functools.cache
 def parameters(command: str) -> tuple[Any, ...]:
     """The parameters of a command, as Click knows them."""
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app.app)
     return tuple(group.commands[command].params)
 
 

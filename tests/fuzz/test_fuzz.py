@@ -20,7 +20,7 @@ import pytest
 import tally
 from inputs import Change, Input, chances
 
-from testbed import cli
+from testbed.cli import app
 from testbed.errors import InputError
 from testbed.study import plan
 
@@ -246,7 +246,7 @@ def test_an_unclear_message_is_caught(folder: Path, message: str, fault: str) ->
 
 def test_a_warning_beside_the_message_is_caught(folder: Path) -> None:
     def make(*_: Any) -> None:
-        cli.sys.stderr.write("x.py:3: UserWarning: complex\n")
+        app.sys.stderr.write("x.py:3: UserWarning: complex\n")
         raise InputError("a message that is clear enough")
 
     assert broken(folder, make) == ["not exactly one message"]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 import testbed
-from testbed import noise, parameterization, predictions
-from testbed.predictions import KINDS, Kind
+from testbed import tensors
+from testbed.diffusion import noise_levels, parameterization, predictions
+from testbed.diffusion.predictions import PREDICTION_TYPES, PredictionType
 from testbed.registry import Registry
 
 MODULES = (coordinates, of_kinds, of_parameterizations, of_tensors)
@@ -41,7 +42,7 @@ def alpha(s: Tensor) -> Tensor:
 
 
 def kind(name: str, a: Callable[..., Tensor], b: Callable[..., Tensor]) -> Patch:
-    return lambda: mock.patch.dict(KINDS, {name: Kind(name, a, b)})
+    return lambda: mock.patch.dict(PREDICTION_TYPES, {name: PredictionType(name, a, b)})
 
 
 zero, one = torch.zeros_like, torch.ones_like
@@ -123,7 +124,7 @@ def in_place(q: Tensor, source: Any, target: Any, *, x: Tensor, **given: Any) ->
 
 def infinite(q: Tensor, source: Any, target: Any, *, sigma: Tensor, **given: Any) -> Tensor:
     found = right_convert(q, source, target, sigma=sigma, **given)
-    far = noise.per_sample(sigma.double() ** 100, found)
+    far = tensors.per_sample(sigma.double() ** 100, found)
     return (found * (far / far)).to(found.dtype)
 
 
@@ -217,10 +218,10 @@ mutant(
 
 @contextlib.contextmanager
 def score_divided() -> Iterator[None]:
-    def wrong(self: noise.Schedule, score: Tensor, t: Any) -> Tensor:
-        return noise.scaled(score, 1 / self.alpha(noise.widen(t)))
+    def wrong(self: noise_levels.NoiseSchedule, score: Tensor, t: Any) -> Tensor:
+        return tensors.scaled(score, 1 / self.alpha(tensors.widen(t)))
 
-    with mock.patch.object(noise.Schedule, "score_to_ve", wrong):
+    with mock.patch.object(noise_levels.NoiseSchedule, "score_to_ve", wrong):
         yield
 
 
@@ -230,9 +231,9 @@ mutant("score divided by alpha", score_divided, "score_in_x_t_is_the_score_in_x_
 @contextlib.contextmanager
 def promoted() -> Iterator[None]:
     def wrong(x: Tensor, factor: Tensor) -> Tensor:
-        return x * noise.per_sample(factor, x)
+        return x * tensors.per_sample(factor, x)
 
-    with mock.patch.object(noise, "scaled", wrong):
+    with mock.patch.object(tensors, "scaled", wrong):
         yield
 
 

@@ -16,9 +16,9 @@ from states import PAIRS, State, assert_within, kind, kinds, law, long, nearest,
 from strategies import column
 
 import testbed
-from testbed.noise import COSINE, FLOW, VE, Schedule, vp
+from testbed.diffusion.noise_levels import COSINE, FLOW, VE, NoiseSchedule, vp
 
-SCHEDULES: dict[str, Schedule] = {"ve": VE, "vp": vp(), "cosine": COSINE, "flow": FLOW}
+SCHEDULES: dict[str, NoiseSchedule] = {"ve": VE, "vp": vp(), "cosine": COSINE, "flow": FLOW}
 names = st.sampled_from(list(SCHEDULES))
 
 BETA = np.longdouble(0.1)

@@ -26,8 +26,8 @@ from states import (
 from strategies import float64
 
 import testbed
-from testbed.noise import VP
-from testbed.predictions import from_pair, to_pair
+from testbed.diffusion.noise_levels import VP
+from testbed.diffusion.predictions import from_pair, to_pair
 
 # --- definitions -----------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from states import (
 )
 from strategies import column
 
-from testbed.predictions import KINDS, from_pair, slope
+from testbed.diffusion.predictions import PREDICTION_TYPES, from_pair, slope
 from testbed.registry import default_registry
 
 # A coefficient from its formula: at most 12 roundings, see `states.combination`.
@@ -225,7 +225,7 @@ def test_weight_of_each_kind_is_one_over_B_squared(c: State) -> None:
     """lambda_q = 1/B_q^2 = |dq/dD|^2, with B the |c_out| of each kind: x0 1, eps sigma, score
     sigma^2, v sigma/sqrt(1 + sigma^2), flow sigma/(1 + sigma); EDM's own is 1/c_out^2."""
     sigma, s = c.sigma.double(), long(c.sigma)
-    for name in KINDS:
+    for name in PREDICTION_TYPES:
         wanted = 1 / B[name](s, c.SD) ** 2
         found = long(slope(name, sigma)) ** 2
         assert_within(found, wanted, wanted, drift=2 * COEFFICIENT)

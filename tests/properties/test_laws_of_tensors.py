@@ -9,7 +9,7 @@ from states import State, kind, kinds, law, outputs, parameterization, states
 from torch import Tensor
 
 import testbed
-from testbed.noise import COSINE, FLOW, VE, VP
+from testbed.diffusion.noise_levels import COSINE, FLOW, VE, VP
 
 schedules = st.sampled_from([VE, VP, COSINE, FLOW])
 

@@ -1,6 +1,6 @@
 """The laws of parameterizations: D = c_skip x + c_out F(c_in x, c_noise), x = x0 + sigma eps."""
 
-from testbed.testing.parameterizations import algebra, conversions, declared, manners, tensors
-from testbed.testing.parameterizations.tried import LAWS
+from testbed.testing.parameterizations import algebra, conversions, declared, purity, tensors
+from testbed.testing.parameterizations.cases import LAWS
 
-__all__ = ["LAWS", "algebra", "conversions", "declared", "manners", "tensors"]
+__all__ = ["LAWS", "algebra", "conversions", "declared", "purity", "tensors"]

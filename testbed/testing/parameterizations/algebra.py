@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from testbed.audit.rows import gamma
-from testbed.noise import per_sample
-from testbed.parameterization import Parameterization
+from testbed.diffusion.parameterization import Parameterization
+from testbed.tensors import per_sample
 from testbed.testing.bounds import Rounding
 from testbed.testing.cases import draws
-from testbed.testing.checks import Context, Skipped, demand
-from testbed.testing.parameterizations.tried import (
+from testbed.testing.checks import Context, demand
+from testbed.testing.failures import Skipped
+from testbed.testing.parameterizations.cases import (
     DTYPES,
     LAWS,
     cases,

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from testbed.audit.rows import gamma
-from testbed.noise import per_sample
+from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.predictions import convert
 from testbed.oracles import Empirical
-from testbed.parameterization import Parameterization
-from testbed.predictions import convert
+from testbed.tensors import per_sample
 from testbed.testing.bounds import Rounding
 from testbed.testing.cases import SIGMA_DATAS, Case, case, draws, levels
-from testbed.testing.checks import Context, Skipped
-from testbed.testing.parameterizations.tried import LAWS, cases, target, x_rounding
+from testbed.testing.checks import Context
+from testbed.testing.failures import Skipped
+from testbed.testing.parameterizations.cases import LAWS, cases, target, x_rounding
 from testbed.testing.rounding import K, Worst, carried, roundoff
 
 

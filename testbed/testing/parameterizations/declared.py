@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from testbed.audit.rows import gamma
-from testbed.parameterization import Parameterization
+from testbed.diffusion.parameterization import Parameterization
 from testbed.testing import behaviour
 from testbed.testing.cases import levels
-from testbed.testing.checks import CheckFailed, Context, Skipped, demand
-from testbed.testing.parameterizations.tried import LAWS, sigma_datas
+from testbed.testing.checks import Context, demand
+from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.parameterizations.cases import LAWS, sigma_datas
 from testbed.testing.rounding import K, Worst
 
 NOISE_KINDS = ("sigma", "log_sigma", "time", "index")

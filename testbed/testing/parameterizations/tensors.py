@@ -6,11 +6,12 @@ import itertools
 
 import torch
 
-from testbed.parameterization import Parameterization
+from testbed.diffusion.parameterization import Parameterization
 from testbed.testing import behaviour
 from testbed.testing.cases import Case, levels
-from testbed.testing.checks import CheckFailed, Context, Skipped, demand
-from testbed.testing.parameterizations.tried import (
+from testbed.testing.checks import Context, demand
+from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.parameterizations.cases import (
     DTYPES,
     LAWS,
     cases,

@@ -1,0 +1,56 @@
+"""The public names, each with the module that it comes from."""
+
+from . import audit, oracles, testing
+from .components.dataset import Data, Dataset
+from .components.density import Density
+from .components.guidance import Guidance
+from .components.loss import Loss, squared
+from .components.metric import Metric, MetricValue
+from .components.network import Network
+from .components.sampler import Sampler
+from .components.schedule import Schedule
+from .components.weighting import Weighting
+from .diffusion import noise_levels
+from .diffusion.correlated import Noise
+from .diffusion.denoiser import Denoiser
+from .diffusion.noise_tables import NoiseTable
+from .diffusion.parameterization import Coefficients, Parameterization, Recipe
+from .diffusion.predictions import convert
+from .hookspecs import hookimpl
+from .registry import Registry
+from .sampling.likelihood import bits_per_dim, log_likelihood
+from .sampling.loop import sample
+from .trial.restore import load
+
+__version__: str
+__all__ = [
+    "Coefficients",
+    "Data",
+    "Dataset",
+    "Denoiser",
+    "Density",
+    "Guidance",
+    "Loss",
+    "Metric",
+    "MetricValue",
+    "Network",
+    "Noise",
+    "NoiseTable",
+    "Parameterization",
+    "Recipe",
+    "Registry",
+    "Sampler",
+    "Schedule",
+    "Weighting",
+    "audit",
+    "bits_per_dim",
+    "convert",
+    "hookimpl",
+    "load",
+    "log_likelihood",
+    "noise_levels",
+    "oracles",
+    "sample",
+    "squared",
+    "testing",
+]

@@ -1,0 +1,268 @@
+"""What `testbed explain` shows of a component."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.markup import escape
+
+from testbed.components.base import Component
+from testbed.components.density import Density
+from testbed.components.loss import Loss
+from testbed.components.weighting import Weighting
+from testbed.diffusion.parameterization import Parameterization
+from testbed.errors import InputError, UnknownName, said, unknown
+from testbed.registry import ELSEWHERE, Registry, is_file
+from testbed.study.plan import published
+from testbed.training.objective import Objective
+from testbed.trial.validity import levels_of
+
+SHOWN = torch.tensor([0.002, 0.01, 0.05, 0.2, 0.5, 1, 2, 10, 80], dtype=torch.float64)
+AXES = ("parameterization", "weighting", "loss", "density")
+SUFFIXES = (".svg", ".png")
+
+
+def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str:
+    """The description of every component of that name or plugin file, and a plot of it in `file`.
+
+    Raises:
+        UnknownName: no parameterization, weighting, loss or density of that name.
+        InputError: a file of another kind, or that cannot be written; a component that raises.
+    """
+    if not 0 < sigma_data < math.inf:
+        raise InputError(f"--sigma-data {sigma_data!r} must be a positive number.")
+    if file.suffix not in SUFFIXES:
+        raise InputError(f"--out {file}: expected {' or '.join(SUFFIXES)}.")
+    found = _found(name, registry)
+    figure = Figure(figsize=(9, 3.2 * len(found)), layout="constrained")
+    panels = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
+    parts = []
+    for component, panel in zip(found, panels, strict=True):
+        parts.append(_head(component, registry))
+        try:
+            parts.append(_body(component, registry, sigma_data, panel))
+        except InputError:
+            raise
+        except Exception as problem:  # a plugin's function, or what is made of its value
+            raise InputError(f"{component.label} cannot be shown: {said(problem)}") from problem
+    try:
+        with _quiet():
+            figure.savefig(file, dpi=150)
+    except OSError as problem:
+        raise InputError(f"--out {file}: cannot be written: {problem.strerror}.") from None
+    except Exception as problem:
+        raise InputError(f"{name} cannot be drawn: {said(problem)}") from problem
+    return "\n".join(parts)
+
+
+def _found(word: str, registry: Registry) -> list[Component]:
+    """What a word names: the components of a plugin file, or those of a name."""
+    if is_file(word):
+        of_file = [one for one in registry.of_file(word) if one.axis in AXES]
+        if not of_file:
+            raise InputError(f"{word} registers none of what is explained: {', '.join(AXES)}.")
+        return [getattr(registry, one.axis)(one.name) for one in of_file]
+    named: list[Component] = [
+        getattr(registry, axis)(word) for axis in AXES if word in registry.names(axis)
+    ]
+    if not named:
+        known = {known for axis in AXES for known in registry.names(axis)}
+        raise UnknownName(f"{unknown('component', word, known)} {ELSEWHERE}")
+    return named
+
+
+def _body(component: Component, registry: Registry, sigma_data: float, panel: Figure) -> str:
+    """What is shown of a component besides its head."""
+    with _quiet():
+        if isinstance(component, Parameterization):
+            return _parameterization(component, registry, sigma_data, panel)
+        if isinstance(component, Weighting):
+            return _weighting(component, registry, sigma_data, panel)
+        if isinstance(component, Density):
+            return _density(component, panel)
+        assert isinstance(component, Loss)
+        return _loss(component, panel)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings: what they are about, the table and the plot show."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _head(component: Component, registry: Registry) -> str:
+    source = registry.source(component)
+    lines = [f"[bold]{component.label}[/]  ({source.kind} {source.origin})"]
+    reference = component.__dict__["reference"]
+    if reference:
+        lines.append(f"  reference: {reference}")
+    if component.defaults:
+        shown = ", ".join(f"{key} = {value!r}" for key, value in component.defaults.items())
+        lines.append(f"  options: {shown}")
+    return "\n".join(lines)
+
+
+def _within(sigma: torch.Tensor, allowed: tuple[float, float]) -> torch.Tensor:
+    """The levels inside an open interval."""
+    return sigma[(allowed[0] < sigma) & (sigma < allowed[1])]
+
+
+def _range(component: Parameterization | Weighting) -> list[str]:
+    """A line for a sigma_range other than (0, inf)."""
+    low, high = component.sigma_range
+    if (low, high) == (0.0, math.inf):
+        return []
+    return [f"  defined for sigma between {low:g} and {high:g} (ends excluded)"]
+
+
+def _start(component: Weighting | Loss) -> torch.nn.Module | None:
+    """A new state, the same each time; the global generators are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return component.build()
+
+
+def _table(columns: dict[str, torch.Tensor]) -> str:
+    table = pd.DataFrame({key: value.tolist() for key, value in columns.items()})
+    return "\n" + table.to_string(index=False, float_format=lambda v: f"{v:.4g}") + "\n"
+
+
+def _source(role: str, function: object) -> list[str]:
+    """What a plugin's author wrote, indented."""
+    try:
+        text = inspect.getsource(function)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        text = repr(function)
+    return [f"  {role}:", *(f"    {escape(line)}" for line in text.splitlines())]
+
+
+def _parameterization(
+    p: Parameterization, registry: Registry, sigma_data: float, panel: Figure
+) -> str:
+    lines = [f"  sigma_data = {sigma_data:g}; D = c_skip x + c_out F(c_in x, c_noise)"]
+    if not p.affine:
+        lines = [
+            f"  sigma_data = {sigma_data:g}; not affine: D is a function of F, x and sigma, and "
+            "there are no coefficients to tabulate; c_in and c_noise are the shared ones"
+        ]
+    lines += _range(p)
+    if p.sigma_data is not None:
+        lines.append(f"  right for sigma_data = {p.sigma_data:g} alone")
+    if p.singular:
+        lines.append(f"  singular at sigma = {', '.join(f'{level:g}' for level in p.singular)}")
+    lines.append(f"  claims: {', '.join(p.claims) or 'none'}")
+    if p.stated_target is not None:
+        lines += _source("target, as stated", p.stated_target)
+    if p.stated_denoise is not None:
+        lines += _source("denoise, as stated", p.stated_denoise)
+    columns = {"sigma": _within(SHOWN, p.sigma_range)}
+    left, right = panel.subplots(1, 2)
+    if p.affine:
+        lines.append("  F* = a x0 + b eps; target_rms = sqrt(a^2 sigma_data^2 + b^2)")
+        columns |= _coefficients(p, columns["sigma"], sigma_data)
+        sigma = _within(torch.logspace(-3, 2, 200, dtype=torch.float64), p.sigma_range)
+        c = p.coefficients(sigma, sigma_data=sigma_data)
+        for label, values in (("c_skip", c.skip), ("|c_out|", c.out.abs()), ("c_in", c.in_)):
+            left.loglog(sigma.numpy(), values.clamp(min=1e-12).numpy(), label=label)
+        left.set(xlabel="σ", title=f"{p.name}: coefficients", ylim=(1e-4, 1e4))
+        left.legend(frameon=False)
+    else:
+        _curves(p, sigma_data, left)
+    right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
+    if p.recipe is not None:
+        objective = Objective(p, *published(p, registry), sigma_data).started(0)
+        shown = ", ".join(f"{axis} {getattr(p.recipe, axis)}" for axis in AXES[1:])
+        lines.append(f"  recipe: {shown}")
+        if p.affine or objective.loss.space != "F":
+            columns["weight"] = objective.effective_weight(columns["sigma"])
+            at = _within(levels_of(objective.density, 200), p.sigma_range)
+            weight = objective.effective_weight(at) * at**2
+            right.loglog(at.numpy(), weight.clamp(min=1e-12).numpy(), color="black")
+            right.set(ylabel="λ(σ) p(log σ) σ²  (eps form)")
+            lines.append("  weight = lambda(sigma) p(log sigma), of |D - x0|^2")
+    return "\n".join(lines) + "\n" + (_table(columns) if len(columns) > 1 else "")
+
+
+def _coefficients(
+    p: Parameterization, sigma: torch.Tensor, sigma_data: float
+) -> dict[str, torch.Tensor]:
+    c = p.coefficients(sigma, sigma_data=sigma_data)
+    a, b = p.pair_weights(sigma, sigma_data=sigma_data)
+    return {
+        "c_skip": c.skip,
+        "c_out": c.out,
+        "c_in": c.in_,
+        "c_noise": c.noise,
+        "a": a,
+        "b": b,
+        "target_rms": torch.sqrt(a**2 * sigma_data**2 + b**2),
+    }
+
+
+def _curves(p: Parameterization, sigma_data: float, axes: Axes) -> None:
+    """D of F at x = 0 and a few levels, where there are no coefficients to draw."""
+    F = torch.linspace(-3, 3, 301, dtype=torch.float64)
+    for sigma in _within(torch.tensor([0.05, 0.5, 5.0], dtype=torch.float64), p.sigma_range):
+        D = p.denoise(F, torch.zeros_like(F), sigma, sigma_data=sigma_data)
+        axes.plot(F.numpy(), D.numpy(), label=f"σ = {float(sigma):g}")
+    axes.set(xlabel="F", title=f"{p.name}: D at x = 0")
+    axes.legend(frameon=False)
+
+
+def _weighting(w: Weighting, registry: Registry, sigma_data: float, panel: Figure) -> str:
+    density = registry.density("loguniform") if "p" in w.formulas()[0].wanted else None
+    lines = ["  with the log-uniform density"] if density else []
+    lines += _range(w)
+    state = _start(w)
+    if state is not None:
+        n = sum(p.numel() for p in state.parameters())
+        lines.append(f"  learned with the network ({n} numbers): shown is its start")
+        if w.penalty is not None:
+            lines += _source("penalty, added to the loss per sample", w.penalty)
+    with torch.no_grad():
+        sigma = _within(torch.logspace(-2.6, 1.9, 200, dtype=torch.float64), w.sigma_range)
+        curve = w(sigma, sigma_data=sigma_data, density=density, state=state)
+        shown = _within(SHOWN, w.sigma_range)
+        values = w(shown, sigma_data=sigma_data, density=density, state=state)
+    axes = panel.subplots()
+    axes.loglog(sigma.numpy(), curve.numpy(), color="black")
+    start = " at the start" if state is not None else ""
+    axes.set(xlabel="σ", title=f"{w.name}: λ(σ){start}, multiplying |D − x0|²")
+    note = "".join(f"{line}\n" for line in lines)
+    return note + _table({"sigma": shown, "lambda": values, "eps form": values * shown**2})
+
+
+def _density(p: Density, panel: Figure) -> str:
+    sigma = levels_of(p, 400)
+    axes = panel.subplots()
+    axes.semilogx(sigma.numpy(), p.pdf_over_log_sigma(sigma).numpy(), color="black")
+    axes.set(xlabel="σ", title=f"{p.name}: p(log σ)")
+    u = torch.tensor([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99], dtype=torch.float64)
+    return _table({"quantile": u, "sigma": p.sigma(u)})
+
+
+def _loss(loss: Loss, panel: Figure) -> str:
+    d = torch.linspace(-3, 3, 301)
+    state = _start(loss)
+    with torch.no_grad():
+        curve = loss(d, torch.zeros_like(d), state)
+    axes = panel.subplots()
+    axes.plot(d.numpy(), curve.numpy(), color="black")
+    axes.set(xlabel="prediction − target", title=f"{loss.name}, space {loss.space}")
+    kind = "elicits the mean" if loss.elicits_mean else "does not elicit the mean"
+    lines = [f"  taken in the space {loss.space!r}; {kind}"]
+    if state is not None:
+        lines.append("  has a state, which training changes: the plot shows its start")
+        lines += _source("state", loss.state)
+    return "\n".join(lines) + "\n"

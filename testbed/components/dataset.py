@@ -1,0 +1,210 @@
+"""Data sets: by name, and what each hands to the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from testbed.components.base import Component
+from testbed.components.signature import Signature
+from testbed.errors import InputError, UnknownName, unknown
+from testbed.oracles import Conditional, Oracle
+
+
+@dataclass(frozen=True)
+class Dataset(Component):
+    """A data set by name: `build(**options) -> Data`. Same options, same data, bit for bit."""
+
+    axis: ClassVar[str] = "dataset"
+    build: Callable[..., Data]
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Signature]:
+        return [Signature(self.label, self.build, (), role="build")]
+
+    def __call__(self) -> Data:
+        """The train and test split, sigma_data and, where there is one, the oracle.
+
+        Raises:
+            InputError: `build` raises, or does not return Data.
+        """
+        formula = self.formulas()[0]
+        found = formula(options=self.options)
+        if not isinstance(found, Data):
+            raise formula.wrong("testbed.Data", found)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A training and a test split.
+
+    Args:
+        train, test: (N, *shape) float32, clean data x0.
+        train_labels, test_labels: (N,) int64 classes from 0, or None.
+        oracle: the exact distribution where it is known, else None.
+        basis: (D, 2) orthonormal columns of the plane that the data lie in, or None.
+        further: conditions besides the label: name -> (train, test) classes, each like the labels.
+        conditional: the exact distributions given conditions, where they are known.
+        quantum: the spacing of the values of quantised data, in units of x0, else None.
+        dequantised: whether uniform noise of that width has been added to both splits.
+
+    Raises:
+        InputError: an empty split, values that are not finite, splits of different shapes, labels
+            that do not fit, all-zero training data, or values off the grid of their quantum.
+    """
+
+    train: Tensor
+    test: Tensor
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    oracle: Oracle | None = None
+    basis: Tensor | None = None
+    further: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    conditional: Conditional | None = None
+    quantum: float | None = None
+    dequantised: bool = False
+    sigma_data: float = field(init=False)
+    """sqrt(E|x0|^2 / d) about zero, over the training split."""
+
+    def __post_init__(self) -> None:
+        for name, split, labels in (
+            ("train", self.train, self.train_labels),
+            ("test", self.test, self.test_labels),
+        ):
+            if split.ndim < 2 or split.numel() == 0:
+                raise InputError(f"{name} data have shape {tuple(split.shape)}, expected (N, ...).")
+            if not torch.isfinite(split).all():
+                raise InputError(f"{name} data hold values that are not finite.")
+            if labels is not None:
+                _check_classes(f"{name} labels", labels, len(split))
+        for name, both in self.further.items():
+            if name == "label" or not name.isidentifier():
+                raise InputError(f"condition {name!r} must be an identifier other than 'label'.")
+            for word, split, classes in zip(
+                ("train", "test"), (self.train, self.test), both, strict=True
+            ):
+                _check_classes(f"{word} classes of condition {name!r}", classes, len(split))
+        if self.train.shape[1:] != self.test.shape[1:]:
+            raise InputError(
+                f"train samples have shape {self.shape}, test samples {tuple(self.test.shape[1:])}."
+            )
+        sigma_data = float(self.train.double().square().mean().sqrt())
+        if sigma_data == 0:
+            raise InputError("the training data are all zero: sigma_data would be 0.")
+        object.__setattr__(self, "sigma_data", sigma_data)
+        self._check_quantum()
+
+    def _check_quantum(self) -> None:
+        """A wrong quantum shifts every bits per dimension, and nothing else would tell."""
+        q = self.quantum
+        if q is None:
+            if self.dequantised:
+                raise InputError("dequantised data need their quantum, the width of the noise.")
+            return
+        if not 0 < q < math.inf:
+            raise InputError(f"quantum = {q!r} must be positive and finite, or None.")
+        if self.dequantised:
+            return
+        values = torch.cat([self.train.flatten(), self.test.flatten()]).double()
+        steps = (values - values.min()) / q
+        off = float((steps - steps.round()).abs().max())
+        # scale (x + shift) in float32 is rounded three times, and so is the least.
+        if off > 8 * 2.0**-24 * float(values.abs().max()) / q:
+            raise InputError(
+                f"quantum = {q:g}, but the data are not multiples of it apart: they lie up to "
+                f"{off:.2g} of it off that grid."
+            )
+
+    @property
+    def sigma_data_error(self) -> float:
+        """The standard error of sigma_data over samples, s(m)/(2 sigma_data sqrt(N)), m = |x0|^2/d.
+
+        Infinite for a single sample.
+        """
+        m = self.train.double().square().flatten(1).mean(1)
+        if len(m) < 2:
+            return math.inf
+        return float(m.std()) / (2 * self.sigma_data * math.sqrt(len(m)))
+
+    def agrees(self, sigma_data: float) -> bool:
+        """Whether the data may have this sigma_data: within four standard errors of theirs."""
+        # The measured one is itself rounded: float32 data, float64 sums.
+        rounding = 2.0**-23 * self.sigma_data
+        return abs(sigma_data - self.sigma_data) <= 4 * self.sigma_data_error + rounding
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.train.shape[1:])
+
+    @property
+    def labels(self) -> int:
+        """The number of classes; 0 without labels."""
+        if self.train_labels is None:
+            return 0
+        highest = [t.max() for t in (self.train_labels, self.test_labels) if t is not None]
+        return int(torch.stack(highest).max()) + 1
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """The number of classes of each condition, "label" among them where there are labels."""
+        return {
+            name: int(torch.stack([classes.max() for classes in both]).max()) + 1
+            for name, both in self._conditions().items()
+        }
+
+    def condition(self, split: str, names: Iterable[str]) -> dict[str, Tensor]:
+        """Of each condition the classes of a split, "train" or "test": name -> (N,) int64.
+
+        Raises:
+            UnknownName: the data have no such condition.
+        """
+        known = self._conditions()
+        for name in names:
+            if name not in known:
+                raise UnknownName(unknown("condition", name, known))
+        return {name: known[name][split == "test"] for name in names}
+
+    def _conditions(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Name -> (train, test) classes."""
+        if self.train_labels is None or self.test_labels is None:
+            return dict(self.further)
+        return {"label": (self.train_labels, self.test_labels), **self.further}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the numbers: the identity of the data in a trial's identity."""
+        digest = hashlib.sha256()
+        further = (part for name in sorted(self.further) for part in self.further[name])
+        for part in (self.train, self.test, self.train_labels, self.test_labels, *further):
+            if part is not None:
+                digest.update(str((part.dtype, tuple(part.shape))).encode())
+                digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _check_classes(what: str, classes: Tensor, n: int) -> None:
+    """InputError unless they are n int64 classes from 0."""
+    if classes.shape != (n,):
+        raise InputError(f"{what} have shape {tuple(classes.shape)}, expected ({n},).")
+    if classes.dtype != torch.int64 or classes.min() < 0:
+        raise InputError(
+            f"{what} are {classes.dtype} from {classes.min()}, expected int64 classes from 0."
+        )
+
+
+def dequantised(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor:
+    """x + quantum (u - 1/2), u uniform on [0, 1), in the dtype of x (Theis et al. 2016, sec. 3.1).
+
+    Values of spacing `quantum` become a density whose cells keep their mass and their mean.
+    """
+    u = torch.rand(x.shape, generator=generator, dtype=x.dtype)
+    return x + quantum * (u - 0.5)

@@ -1,0 +1,62 @@
+"""Guidance: a way to bend a sampler's denoiser towards a condition, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from testbed.components.base import Component
+from testbed.components.dataset import Data
+from testbed.components.signature import Signature
+
+Condition = Mapping[str, Tensor]
+"""Name -> classes (B,) int64, -1 where it is switched off."""
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x, sigma) -> D, x (B, ...), sigma a scalar or (B,)."""
+
+Conditional = Callable[[Tensor, Tensor, Condition | None], Tensor]
+"""(x, sigma, condition) -> D."""
+
+LogClasses = Callable[[Tensor, Tensor], Tensor]
+"""(x, sigma) -> log p(y|x), (B, classes)."""
+
+
+class GuidanceMethod(Protocol):
+    """A way to guide, with its options."""
+
+    def classes(self, conditions: Mapping[str, float]) -> list[str]:
+        """The conditions whose classes a sample needs, of a model trained with `conditions`."""
+        ...
+
+    def misfits(self, conditions: Mapping[str, float], data: Data) -> Iterator[str]:
+        """Why it cannot guide such a model, a line each."""
+        ...
+
+    def denoiser(
+        self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
+    ) -> Denoise:
+        """The denoiser (x, sigma) -> D that samples of these classes follow."""
+        ...
+
+
+@dataclass(frozen=True)
+class Guidance(Component):
+    """A way to guide by name: `method` builds it from its options."""
+
+    axis: ClassVar[str] = "guidance"
+    method: Callable[..., GuidanceMethod]
+    reference: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Signature]:
+        return [Signature(self.label, self.method, ())]
+
+    def built(self) -> GuidanceMethod:
+        """The method, with its options."""
+        (formula,) = self.formulas()
+        found: GuidanceMethod = formula(options=self.options)
+        return found

@@ -1,0 +1,220 @@
+"""The preconditioned denoiser: one module around a raw network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from testbed.components.base import Sigma
+from testbed.diffusion import ddpm
+from testbed.diffusion.noise_tables import NoiseTable
+from testbed.diffusion.outputs import with_output
+from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.predictions import convert
+from testbed.errors import InputError
+from testbed.tensors import per_sample, widen
+
+InputScale = Callable[[Tensor, float], Tensor]
+
+
+def shared_c_in(sigma: Tensor, sigma_data: float) -> Tensor:
+    """c_in = 1/sqrt(sigma^2 + sigma_data^2): unit input variance for any parameterization."""
+    return 1 / torch.sqrt(sigma**2 + sigma_data**2)
+
+
+def shared_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
+    """c_noise = log(sigma)/4 (Karras et al. 2022, table 1)."""
+    return torch.log(sigma) / 4
+
+
+SHARED = {"c_in": shared_c_in, "c_noise": shared_c_noise}
+
+
+class Denoiser(nn.Module):
+    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), the estimate of E[x0|x].
+
+    Args:
+        network: called as `network(x, c_noise, condition)`, x (B, ...), c_noise (B,).
+        parameterization: what the network's output means.
+        sigma_data: sqrt(E|x0|^2 / d) of the training data, positive.
+        c_in, c_noise: None or "native" for the parameterization's own, "shared" for
+            1/sqrt(sigma^2 + sigma_data^2) and log(sigma)/4, or a function (sigma, sigma_data);
+            c_noise also "index", a whole number, that of the level in the table.
+        table: the levels of a discrete denoiser: any sigma is first replaced by the nearest.
+        learned_variance: the network returns (B, 2C, ...), [F, nu]: see `posterior`. Needs a table.
+        output: the kind that the network returns where that is not the parameterization's own F:
+            "x0", "eps", "score", "v" or "flow" (`scores.read_as`).
+
+    Raises:
+        InputError: sigma_data is not positive, c_in or c_noise is none of these, an index or a
+            learned variance without a table, or a kind with a non-affine parameterization.
+        UnknownName: an unknown kind.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        parameterization: Parameterization,
+        sigma_data: float,
+        c_in: str | InputScale | None = None,
+        c_noise: str | InputScale | None = None,
+        table: NoiseTable | None = None,
+        learned_variance: bool = False,
+        output: str = "F",
+    ) -> None:
+        super().__init__()
+        if not float(sigma_data) > 0:
+            raise InputError(f"sigma_data = {sigma_data!r} must be positive.")
+        if learned_variance and table is None:
+            raise InputError("a learned variance is that of a step of a table: give table=....")
+        parameterization = with_output(parameterization, output)
+        self.network = network
+        self.learned_variance = learned_variance
+        self.parameterization = parameterization
+        self.sigma_data = float(sigma_data)
+        # A non-affine parameterization has no coefficients of its own.
+        default = None if parameterization.affine else "shared"
+        self.table = table
+        self._c_in = _chosen("c_in", default if c_in is None else c_in)
+        if c_noise == "index":
+            if table is None:
+                raise InputError('c_noise = "index" is that of a level in a table: give table=....')
+            c_noise = table.c_noise
+        self._c_noise = _chosen("c_noise", default if c_noise is None else c_noise)
+
+    def level(self, sigma: Sigma) -> Tensor:
+        """Where this denoiser works: the table's nearest, or sigma itself; float32 or wider."""
+        sigma = widen(sigma)
+        return sigma if self.table is None else self.table.quantised(sigma)
+
+    def inputs(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(c_in, c_noise) at sigma, float64, shaped like sigma."""
+        sigma = self.level(sigma).double()
+        if self._c_in is None or self._c_noise is None:
+            native = self.parameterization.coefficients(sigma, sigma_data=self.sigma_data)
+        c_in = native.in_ if self._c_in is None else self._c_in(sigma, self.sigma_data)
+        c_noise = native.noise if self._c_noise is None else self._c_noise(sigma, self.sigma_data)
+        return c_in, c_noise
+
+    def scales_as(self, other: Denoiser) -> bool:
+        """Whether `inputs` of the two are the same functions."""
+        own, others = (
+            (one.parameterization, one.sigma_data, one._c_in, one._c_noise, one.table)
+            for one in (self, other)
+        )
+        return own == others
+
+    def output(
+        self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """F(c_in x, c_noise): the raw network output, (B, ...), dtype of x."""
+        return self._halves(x, sigma, condition)[0]
+
+    def _halves(
+        self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(F, nu), or (F, None) without a learned variance; (B, ...), dtype of x."""
+        sigma = widen(sigma).to(x.device)
+        c_in, c_noise = self.inputs(sigma)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight = next(self.parameters(), None)
+        inside = x.dtype if weight is None else weight.dtype
+        scaled = (per_sample(c_in, x).to(wide) * x).to(inside)
+        noise = c_noise.to(torch.promote_types(inside, torch.float32)).expand(x.shape[0])
+        found: Tensor = self.network(scaled, noise, condition).to(x.dtype)
+        if not self.learned_variance:
+            return found, None
+        if found.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise InputError(
+                f"the network returned {tuple(found.shape)} for x {tuple(x.shape)}: with a learned "
+                "variance it returns twice as many channels, F and nu."
+            )
+        F, nu = found.chunk(2, dim=1)
+        return F, nu
+
+    def forward(
+        self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """D(x, sigma), the estimate of x0.
+
+        Args:
+            x: (B, ...) = x0 + sigma eps.
+            sigma: scalar or (B,), positive.
+            condition: a mapping of tensors (B, ...) for the network, or None.
+
+        Returns:
+            (B, ...), dtype and device of x.
+        """
+        sigma = self.level(sigma)
+        F = self.output(x, sigma, condition)
+        return self.parameterization.denoise(F, x, sigma, sigma_data=self.sigma_data)
+
+    def score(
+        self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """grad_x log p_sigma(x) = -eps/sigma, from F through the pair (x0, eps), not from D.
+
+        Arguments and result as for `forward`.
+        """
+        sigma = self.level(sigma)
+        F = self.output(x, sigma, condition)
+        p = self.parameterization
+        return convert(F, p, "score", x=x, sigma=sigma, sigma_data=self.sigma_data)
+
+    def posterior(
+        self,
+        x: Tensor,
+        sigma: Sigma,
+        following: Sigma | None = None,
+        condition: Mapping[str, Tensor] | None = None,
+    ) -> ddpm.Normal:
+        """p(x'|x) with the learned variance, in x = x_t/alpha (Nichol and Dhariwal 2021, eq. 15).
+
+            mean = D + (sigma'/sigma)^2 (x - D),   variance = exp(v log beta + (1 - v) log beta~)
+
+        over alpha'^2, with v = (nu + 1)/2. D and nu are those of the nearest level; the step is
+        the one that is asked for. In the step to 0 beta~ takes the second step's value.
+
+        Args:
+            x, sigma, condition: as for `forward`.
+            following: the level of x', scalar or (B,), below sigma; by default the table's level
+                before the nearest to sigma, which is then taken for sigma, and 0 for its first.
+
+        Returns:
+            mean and variance, both (B, ...), dtype of x.
+
+        Raises:
+            NoPosterior: no learned variance.
+            InputError: `following` is not in [0, sigma).
+        """
+        if self.table is None or not self.learned_variance:
+            raise ddpm.NoPosterior
+        levels = ddpm.Chain(self.table.sigmas)
+        sigma = widen(sigma).double().to(x.device)
+        t = self.table.index(sigma)
+        if following is None:
+            sigma = self.level(sigma)
+            following = levels.before.to(x.device)[t]
+        following = widen(following).double().to(x.device)
+        if not bool(((following >= 0) & (following < sigma)).all()):
+            raise InputError(f"following = {following}: expected from 0 to below sigma = {sigma}.")
+        F, nu = self._halves(x, sigma, condition)
+        assert nu is not None
+        D = self.parameterization.denoise(F, x, self.level(sigma), sigma_data=self.sigma_data)
+        low, high = ddpm.extremes(sigma, following, levels.after.to(x.device)[t])
+        ratio = per_sample((following / sigma) ** 2, x).to(x.dtype)
+        return ddpm.Normal(D + ratio * (x - D), ddpm.interpolated(low, high, nu))
+
+
+def _chosen(name: str, choice: Any) -> InputScale | None:
+    if choice is None or choice == "native":
+        return None
+    if choice == "shared":
+        return SHARED[name]
+    if callable(choice):
+        chosen: InputScale = choice
+        return chosen
+    raise InputError(f"{name} = {choice!r} must be 'native', 'shared' or a function.")

@@ -1,0 +1,255 @@
+"""Noise levels: schedules, the borders to VP and flow coordinates, and discretisations.
+
+Inside the testbed x = x0 + sigma eps (variance exploding). Outside, x_t = alpha_t x0 + s_t eps;
+then sigma = s_t/alpha_t and x = x_t/alpha_t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from testbed.errors import InputError, unknown
+from testbed.tensors import scaled, widen
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A border form x_t = alpha(t) x0 + s(t) eps and its way to and from x = x0 + sigma eps.
+
+    `alpha`, `s` and `time` are functions of t, t and sigma; `sigma_rate(t)` is d sigma/dt.
+    """
+
+    name: str
+    alpha: Callable[[Tensor], Tensor]
+    s: Callable[[Tensor], Tensor]
+    time: Callable[[Tensor], Tensor]
+    sigma_rate: Callable[[Tensor], Tensor]
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        """sigma = s_t/alpha_t, shaped like t."""
+        t = widen(t)
+        return self.s(t) / self.alpha(t)
+
+    def to_ve(self, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(x, sigma) = (x_t/alpha_t, s_t/alpha_t); x (B, ...) in x_t's dtype, sigma like t."""
+        t = widen(t)
+        return scaled(x_t, 1 / self.alpha(t)), self.sigma(t)
+
+    def from_ve(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(x_t, t) with x_t = alpha_t x; the inverse of `to_ve`."""
+        t = self.time(widen(sigma))
+        return scaled(x, self.alpha(t)), t
+
+    def score_to_ve(self, score: Tensor, t: float | Tensor) -> Tensor:
+        """grad log p(x) = alpha_t grad log p(x_t): the chain rule through x_t = alpha_t x."""
+        return scaled(score, self.alpha(widen(t)))
+
+
+def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
+    """Variance preserving with linear beta(t), t in (0, 1] (Song et al. 2021, app. B).
+
+    1 + sigma^2 = exp(int beta) with int beta = beta_min t + (beta_max - beta_min) t^2/2, and
+    alpha = 1/sqrt(1 + sigma^2), s = sigma alpha.
+    """
+    slope = beta_max - beta_min
+
+    def integral(t: Tensor) -> Tensor:
+        return beta_min * t + slope * t**2 / 2
+
+    def time(sigma: Tensor) -> Tensor:
+        # The root of slope t^2/2 + beta_min t = y in the form that does not cancel at small y.
+        y = torch.log1p(sigma**2)
+        return 2 * y / (beta_min + torch.sqrt(beta_min**2 + 2 * slope * y))
+
+    def rate(t: Tensor) -> Tensor:
+        growth = torch.expm1(integral(t))
+        return (1 + growth) * (beta_min + slope * t) / (2 * torch.sqrt(growth))
+
+    return NoiseSchedule(
+        name="vp",
+        alpha=lambda t: torch.exp(-integral(t) / 2),
+        s=lambda t: torch.sqrt(-torch.expm1(-integral(t))),
+        time=time,
+        sigma_rate=rate,
+    )
+
+
+VE = NoiseSchedule(
+    name="ve",
+    alpha=torch.ones_like,
+    s=lambda t: t,
+    time=lambda sigma: sigma,
+    sigma_rate=torch.ones_like,
+)
+
+
+VP = vp()
+
+
+COSINE = NoiseSchedule(
+    name="cosine",
+    alpha=lambda t: torch.cos(math.pi / 2 * t),
+    s=lambda t: torch.sin(math.pi / 2 * t),
+    time=lambda sigma: 2 / math.pi * torch.atan(sigma),
+    sigma_rate=lambda t: math.pi / 2 / torch.cos(math.pi / 2 * t) ** 2,
+)
+
+
+FLOW = NoiseSchedule(
+    name="flow",
+    alpha=lambda t: 1 - t,
+    s=lambda t: t,
+    time=lambda sigma: sigma / (1 + sigma),
+    sigma_rate=lambda t: 1 / (1 - t) ** 2,
+)
+
+
+def karras_sigmas(
+    n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Tensor:
+    """n descending levels and a final 0, (n + 1,) float64 (Karras et al. 2022, eq. 5).
+
+    sigma_i = (sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
+    """
+    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    return torch.cat([(top + ramp * (bottom - top)) ** rho, torch.zeros(1, dtype=torch.float64)])
+
+
+MOST_LEVELS = 1_000_000
+"""Of a table."""
+
+
+def linear_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
+    """beta_i from start to end in equal steps, (n,) float64 (Ho et al. 2020, sec. 4).
+
+    Raises:
+        InputError: n is not positive or too large, or not 0 < start <= end < 1.
+    """
+    _check_betas(n, start, end)
+    return torch.linspace(start, end, n, dtype=torch.float64)
+
+
+def scaled_linear_betas(n: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """sqrt(beta_i) in equal steps, (n,) float64: latent diffusion's table.
+
+    Raises:
+        InputError: as `linear_betas`.
+    """
+    _check_betas(n, start, end)
+    return torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
+
+
+def cosine_betas(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> Tensor:
+    """beta_i = min(1 - f((i+1)/n)/f(i/n), most), f(t) = cos^2(pi/2 (t + offset)/(1 + offset)).
+
+    (n,) float64 (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17); the difference as
+    cos^2 a - cos^2 b = sin(b - a) sin(b + a), which keeps its digits.
+
+    Raises:
+        InputError: n is not positive or too large, the offset is negative, or not 0 < most < 1.
+    """
+    if not 1 <= n <= MOST_LEVELS or not offset >= 0 or not 0 < most < 1:
+        raise InputError(
+            f"n = {n}, offset = {offset:g}, most = {most:g}: expected n from 1 to {MOST_LEVELS}, "
+            "offset >= 0 and 0 < most < 1."
+        )
+    t = torch.arange(n, dtype=torch.float64) / n
+    a, step = math.pi / 2 * (t + offset) / (1 + offset), math.pi / 2 / n / (1 + offset)
+    return (math.sin(step) * torch.sin(2 * a + step) / torch.cos(a) ** 2).clamp(max=most)
+
+
+def _check_betas(n: int, start: float, end: float) -> None:
+    if not 1 <= n <= MOST_LEVELS or not 0 < start <= end < 1:
+        raise InputError(
+            f"n = {n}, start = {start:g}, end = {end:g}: expected n from 1 to {MOST_LEVELS} and "
+            "0 < start <= end < 1."
+        )
+
+
+def ddpm_sigmas(betas: Tensor) -> Tensor:
+    """sigma_i = sqrt((1 - abar_i)/abar_i), abar_i = prod_{j<=i} (1 - beta_j), ascending like betas.
+
+    Through log abar, so that 1 - abar keeps its digits at the first steps.
+    """
+    log_abar = torch.cumsum(torch.log1p(-betas.double()), dim=0)
+    return torch.sqrt(torch.expm1(-log_abar))
+
+
+TERMINAL = 2.0**40
+"""Sigma of zero SNR, which is infinite. Here alpha = 2^-40: in float32 c_in x is eps to the last
+bit, in float64 1/(1 + sigma^2) is 0 to the last bit of 1, and no number overflows."""
+
+
+def zero_terminal(sigmas: Tensor) -> Tensor:
+    """The levels with sqrt(abar) moved and stretched so that the last is 0; (n,) float64.
+
+    sqrt(abar)' = sqrt(abar_1) (sqrt(abar) - sqrt(abar_n))/(sqrt(abar_1) - sqrt(abar_n)), with
+    sqrt(abar) = 1/sqrt(1 + sigma^2) (Lin et al. 2024, arXiv:2305.08891, algorithm 1). The last
+    level is TERMINAL, which stands for infinity.
+    """
+    root = 1 / torch.sqrt(1 + sigmas.double() ** 2)
+    first, last = root[0], root[-1]
+    root = first * (root - last) / (first - last)
+    found = torch.sqrt((1 - root) * (1 + root)) / root
+    found[-1] = TERMINAL
+    return found
+
+
+def table_quantile(table: Tensor, u: Tensor) -> Tensor:
+    """The levels of a table (n,) with equal mass, at u in (0, 1); shaped like u."""
+    table = table.to(u.device)
+    return table[(u * len(table)).long().clamp(0, len(table) - 1)]
+
+
+def table_pdf(table: Tensor, sigma: Tensor) -> Tensor:
+    """Mass 1/n over the log-spacing around each level of a table (n,); 0 outside; like sigma."""
+    n, middle = len(table), torch.log(table.to(sigma.device))
+    inner = (middle[1:] + middle[:-1]) / 2
+    edges = torch.cat([2 * middle[:1] - inner[:1], inner, 2 * middle[-1:] - inner[-1:]])
+    cell = torch.searchsorted(edges, torch.log(sigma).double().contiguous()) - 1
+    inside = (cell >= 0) & (cell < n)
+    width = torch.diff(edges)[cell.clamp(0, n - 1)]
+    return (inside / (n * width)).to(sigma.dtype)
+
+
+def _latent(size: int, n: int) -> Tensor:
+    return torch.linspace(size - 1, 0, n if n == size else n + 1, dtype=torch.float64).floor()[:n]
+
+
+def _leading(size: int, n: int) -> Tensor:
+    return torch.arange(n - 1, -1, -1) * (size // n)
+
+
+def _linspace(size: int, n: int) -> Tensor:
+    return torch.linspace(size - 1, 0, n, dtype=torch.float64).round()
+
+
+def _trailing(size: int, n: int) -> Tensor:
+    return (size - torch.arange(n, dtype=torch.float64) * (size / n)).round() - 1
+
+
+SPACINGS = {"latent": _latent, "leading": _leading, "linspace": _linspace, "trailing": _trailing}
+"""Which n of `size` levels, descending (Lin et al. 2024, arXiv:2305.08891, table 2; `latent` is
+latent diffusion's published sampler, which leaves out the smallest level for n < size)."""
+
+
+def table_sigmas(table: Tensor, n: int, spacing: str = "latent") -> Tensor:
+    """n levels of an ascending table, descending, with a final 0; (n + 1,) float64.
+
+    Raises:
+        InputError: n is not between 1 and the table's length, or an unknown spacing.
+    """
+    if spacing not in SPACINGS:
+        raise InputError(unknown("spacing", spacing, SPACINGS))
+    if not 1 <= n <= len(table):
+        raise InputError(
+            f"n = {n} levels of a table with {len(table)}: expected 1 to {len(table)}."
+        )
+    index = SPACINGS[spacing](len(table), n).long()
+    return torch.cat([table.double()[index], torch.zeros(1, dtype=torch.float64)])

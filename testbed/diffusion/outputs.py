@@ -1,0 +1,130 @@
+"""Networks that output a score, or another kind: read as the F of any affine parameterization.
+
+With q = a x0 + b eps and x = x0 + sigma eps, x0 = (b x - sigma q)/(b - sigma a). A network that
+returns q is therefore a preconditioned denoiser with
+
+    c_skip = b/(b - sigma a),   c_out = -sigma/(b - sigma a)
+
+and any c_in and c_noise: for the score c_skip = 1, c_out = sigma^2, which is Tweedie's formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from testbed.diffusion.parameterization import Coefficients, Parameterization
+from testbed.diffusion.predictions import convert, prediction_type
+from testbed.errors import InputError
+
+SINGULAR = {"x0": (), "eps": (torch.inf,), "score": (0.0, torch.inf), "v": (), "flow": ()}
+"""Where a kind vanishes, or is unbounded, as `Parameterization.singular`."""
+
+
+@dataclass(frozen=True)
+class OutputScaling:
+    """c_skip and c_out of a kind, c_in and c_noise of a parameterization: a scaling."""
+
+    parameterization: Parameterization
+    output: str
+
+    def __hash__(self) -> int:
+        return hash((self.parameterization.name, self.output))
+
+    def __call__(self, sigma: Tensor, sigma_data: float) -> Coefficients:
+        """The four coefficients, float64, shaped like sigma."""
+        own = self.parameterization.coefficients(sigma.double(), sigma_data=sigma_data)
+        q, sigma = prediction_type(self.output), sigma.double()
+        a, b = q.a(sigma), q.b(sigma)
+        n = b - sigma * a
+        return Coefficients(b / n, -sigma / n, own.in_, own.noise)
+
+
+@dataclass(frozen=True)
+class OutputTarget:
+    """q = a x0 + b eps of a kind: a target."""
+
+    output: str
+
+    def __call__(self, x0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
+        """q, shaped like x0."""
+        q = prediction_type(self.output)
+        return q.a(sigma) * x0 + q.b(sigma) * eps
+
+
+def with_output(parameterization: Parameterization, output: str) -> Parameterization:
+    """The parameterization with another F: a network's raw output of the kind `output`.
+
+    c_in, c_noise, recipe and range are those of `parameterization`; "F" gives it back as it is.
+
+    Raises:
+        UnknownName: an unknown kind.
+        InputError: a non-affine parameterization, which has no c_in and c_noise.
+    """
+    if output == "F":
+        return parameterization
+    p, output = parameterization, prediction_type(output).name
+    if not p.affine:
+        raise InputError(f'{p.label} is not affine: output = "{output}" has no c_in and c_noise.')
+    return Parameterization(
+        name=f"{p.name}_{output}",
+        scaling=OutputScaling(p, output),
+        target=OutputTarget(output),
+        recipe=p.recipe,
+        noise_kind=p.noise_kind,
+        reference=p.reference,
+        sigma_range=p.sigma_range,
+        singular=SINGULAR[output],
+        sigma_data=p.sigma_data,
+    )
+
+
+class OutputAsF(nn.Module):
+    """A network q(x, sigma) of a kind as the network F of an affine parameterization.
+
+    For a `Denoiser` whose network is given x and sigma themselves: `c_in=scores.unscaled` and
+    `c_noise=scores.itself`. F = a x0 + b eps, with x0 and eps those of q at x.
+
+    Args:
+        network: called as `network(x, sigma, condition)`, x (B, ...), sigma (B,).
+        output: its kind, "x0", "eps", "score", "v" or "flow".
+        parameterization: whose F is wanted.
+        sigma_data: as for the Denoiser.
+
+    Raises:
+        UnknownName: an unknown kind.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        output: str,
+        parameterization: Parameterization,
+        sigma_data: float,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.kind = prediction_type(output).name
+        self.parameterization = parameterization
+        self.sigma_data = sigma_data
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, condition: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """F, (B, ...), dtype of x."""
+        q = self.network(x, sigma, condition).to(x.dtype)
+        F, sd = self.parameterization, self.sigma_data
+        return convert(q, self.kind, F, x=x, sigma=sigma, sigma_data=sd)
+
+
+def unscaled(sigma: Tensor, sigma_data: float) -> Tensor:
+    """c_in = 1: the network is given x itself."""
+    return torch.ones_like(sigma)
+
+
+def itself(sigma: Tensor, sigma_data: float) -> Tensor:
+    """c_noise = sigma."""
+    return sigma

@@ -1,0 +1,269 @@
+"""How the report draws: one panel per arm, one colour and dash per variant, SVG text.
+
+The same folder gives the same bytes: ids are salted with the figure's name, and no date is written.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from testbed.metrics.statistics import mean_interval
+from testbed.report.results import Results
+from testbed.report.words import FIGURES
+
+# Okabe and Ito, without black, which is for references, and with yellow last.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1.2)))
+REFERENCE = "#444444"
+STYLE: dict[str, Any] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "figure.constrained_layout.use": False,
+}
+DECADES = 8
+PAGE, ENLARGED = 1080, 150
+"""The widest that a figure is shown, in pixels, and pixels for an inch of a narrower one."""
+SIGMA = "noise level σ"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report: its file's stem, its title, the SVG text, and what to look for."""
+
+    name: str
+    title: str
+    svg: str
+    caption: str
+
+
+Band = pd.DataFrame
+"""Columns x, value and, for a measurement, low and high."""
+
+End = tuple[str, float, float, str]
+"""Name, x, y and colour of a line's end."""
+
+
+def picture(figure: Figure, kind: str, case: str, note: str = "") -> Picture:
+    """A finished figure with its text; `note` is what only this one needs."""
+    name = f"{kind}_{slug(case)}"
+    title, caption = FIGURES[kind]
+    return Picture(name, title, text_of(figure, name), f"{caption} {note}".strip())
+
+
+def ink(variant: str, order: Sequence[str]) -> dict[str, Any]:
+    """Colour and dash of a variant: the same in every figure of a study."""
+    i = order.index(variant)
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's defaults with the report's own, whatever the user's settings are."""
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def text_of(figure: Figure, name: str) -> str:
+    """The figure as an SVG element that scales, with ids of its own, to stand in a page."""
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    # In attributes, a hundredth of a point is enough.
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    # A page scales a figure to its width: a single panel no further than is easy on the eye.
+    widest = round(min(PAGE, figure.get_figwidth() * ENLARGED))
+    return svg.replace("<svg ", f'<svg role="img" style="max-width: {widest}px" ', 1)
+
+
+def decade(value: float, position: object = None) -> str:
+    """A tick of a log axis in plain text: 0.01, 100, 10⁵."""
+    power = math.log10(abs(value)) if value else 0.0
+    if abs(power) <= 3:
+        return f"{value:g}"
+    digits = f"{round(power)}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{'-' if value < 0 else ''}10{digits}"
+
+
+def scale(axes: Axes, x: str, y: str) -> None:
+    """Sets both scales, with a tick at whole decades only where they are logarithmic."""
+    axes.set(xscale=x, yscale=y)
+    for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
+        if name != "linear":
+            axis.set_major_formatter(FuncFormatter(decade))
+            axis.set_minor_locator(NullLocator())
+
+
+def panels(
+    n: int, rows: int = 1, width: float = 4.6, height: float = 3.3, shared: bool = True
+) -> tuple[Figure, Any]:
+    """A figure of rows x n panels (inches each); the panels of a row share their axes."""
+    figure = Figure(figsize=(width * n, height * rows), layout="constrained")
+    share: Literal["row", "none"] = "row" if shared else "none"
+    axes = figure.subplots(rows, n, squeeze=False, sharex=share, sharey=share)
+    return figure, axes
+
+
+def band(table: pd.DataFrame, x: str, y: str, level: float) -> Band:
+    """Geometric mean of y over seeds with its t interval at every x that has one."""
+    rows = []
+    for at, values in table.groupby(x)[y]:
+        if len(values) and np.isfinite(values).all() and (values > 0).all():
+            rows.append((at, *mean_interval(values.to_numpy(), level, log=True)))
+    return pd.DataFrame(rows, columns=["x", "value", "low", "high"])
+
+
+def draw(axes: Axes, lines: Mapping[str, Band], order: Sequence[str]) -> None:
+    """Every line with its band."""
+    for variant, line in lines.items():
+        look = ink(variant, order)
+        axes.plot(line["x"], line["value"], **look)
+        if {"low", "high"} <= set(line) and line["low"].notna().any():
+            axes.fill_between(
+                line["x"], line["low"], line["high"], color=look["color"], alpha=0.14, lw=0
+            )
+
+
+def name_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """Writes every name beside the end of its line, moved apart where they collide."""
+    bottom, top = sorted(axes.get_ylim())
+    wanted = []
+    for name, x, y, colour in ends:
+        inside = axes.transData.transform((x, min(max(y, bottom), top)))
+        wanted.append((float(axes.transAxes.inverted().transform(inside)[1]), name, x, y, colour))
+    wanted.sort()
+    heights = apart([height for height, *_ in wanted])
+    for height, (_, name, x, y, colour) in zip(heights, wanted, strict=True):
+        axes.annotate(
+            name,
+            xy=(x, min(max(y, bottom), top)),
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=8.5,
+            fontweight="bold",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 1, "shrinkB": 1},
+        )
+
+
+def apart(heights: Sequence[float], gap: float = 0.065) -> list[float]:
+    """Ascending heights in [0, 1], moved until neighbours are `gap` apart."""
+    moved = np.asarray(heights, dtype=float)
+    for _ in range(200):
+        for i in range(len(moved) - 1):
+            short = max(gap - (moved[i + 1] - moved[i]), 0)
+            moved[i] -= short / 2
+            moved[i + 1] += short / 2
+        moved = moved.clip(0.01, 0.99)
+    return [float(height) for height in moved]
+
+
+def ends_of(lines: Mapping[str, Band], order: Sequence[str]) -> list[End]:
+    """Where each line ends."""
+    return [
+        (name, float(line["x"].iloc[-1]), float(line["value"].iloc[-1]), ink(name, order)["color"])
+        for name, line in lines.items()
+        if len(line)
+    ]
+
+
+Lines = Callable[[str, str], Band]
+"""The line of (arm, variant)."""
+
+
+def by_arm(
+    results: Results,
+    case: str,
+    kind: str,
+    line: Lines,
+    ylabel: str,
+    note: str = "",
+    references: Callable[[Axes], list[End]] | None = None,
+    yscale: str = "log",
+    xscale: str = "log",
+    xlabel: str = SIGMA,
+    keep: Literal["high", "low"] = "high",
+) -> Picture | None:
+    """One panel per arm with shared axes; None where no variant has a line.
+
+    Where the lines span more decades than a panel shows, `keep` says which end stays.
+    """
+    arms, order = results.arms(case), results.variants(case)
+    found = {
+        arm: {v: b for v in results.variants(case, arm) if len(b := line(arm, v))} for arm in arms
+    }
+    if not any(found.values()):
+        return None
+    figure, grid = panels(len(arms))
+    for axes, arm in zip(grid[0], arms, strict=True):
+        scale(axes, xscale, yscale)
+        axes.set(title=arm, xlabel=xlabel)
+        draw(axes, found[arm], order)
+    grid[0][0].set_ylabel(ylabel)
+    limit(grid[0][0], [b for lines in found.values() for b in lines.values()], yscale, keep)
+    for axes, arm in zip(grid[0], arms, strict=True):
+        more = references(axes) if references else []
+        name_ends(axes, [*ends_of(found[arm], order), *more])
+    return picture(figure, kind, case, note)
+
+
+def limit(
+    axes: Axes, lines: Sequence[Band], yscale: str, keep: Literal["high", "low"] = "high"
+) -> None:
+    """Lets the means decide the range: a band of three seeds may leave it, a tail of 0s too.
+
+    Of more than DECADES on a log axis the `keep` end is shown: of errors the low one, lest one
+    failure flattens all that matters.
+    """
+    values = pd.concat([b["value"] for b in lines])
+    values = values[np.isfinite(values) & ((values > 0) | (yscale != "log"))]
+    if values.empty:
+        return
+    low, high = float(values.min()), float(values.max())
+    if yscale == "log":
+        if keep == "high":
+            low = max(low, high / 10**DECADES)
+        else:
+            high = min(high, low * 10**DECADES)
+        room = max((high / low) ** 0.08, 1.15)
+        axes.set_ylim(low / room, high * room)
+    else:
+        room = max((high - low) * 0.08, 1e-9 + 0.05 * abs(high))
+        axes.set_ylim(low - room, high + room)
+
+
+def slug(case: str) -> str:
+    """A case's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", case) or "data"

@@ -1,0 +1,113 @@
+"""Samples beside real data: grids for images, principal components for vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from testbed.report.drawing import REFERENCE, Picture, ink, panels, picture
+from testbed.report.results import Results
+
+Array = NDArray[np.float64]
+SIDE = 8
+DOTS = 400
+
+
+def gallery(results: Results, case: str, means: dict[tuple[str, str], str]) -> Picture | None:
+    """Real data beside the samples of every variant, a row per arm.
+
+    Args:
+        means: by (arm, variant) the mean of a sample metric, written below each panel.
+    """
+    real = results.real(case)
+    if real is None or len(real) < 2:
+        return None
+    image = _images(real) is not None
+    arms, order = results.arms(case), results.variants(case)
+    figure, grid = panels(len(order) + 1, rows=len(arms), width=1.9, height=2.25, shared=False)
+    frame = _Frame(real)
+    for row, arm in zip(grid, arms, strict=True):
+        for axes, variant in zip(row, [None, *order], strict=True):
+            samples = real if variant is None else results.samples(case, arm, variant)
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            for spine in axes.spines.values():
+                spine.set_visible(True)
+                spine.set_color("#bbbbbb")
+            colour = REFERENCE if variant is None else ink(variant, order)["color"]
+            axes.set_title("real" if variant is None else variant, color=colour)
+            if samples is None:
+                axes.text(
+                    0.5, 0.5, "no samples", ha="center", va="center", transform=axes.transAxes
+                )
+                continue
+            outside = (
+                _grid(axes, samples, frame) if image else _scatter(axes, samples, frame, colour)
+            )
+            if variant is not None:
+                label = [text for text in (means.get((arm, variant)), outside) if text]
+                axes.set_xlabel(" · ".join(label), fontsize=8)
+        if arm:
+            row[0].set_ylabel(arm, fontweight="bold")
+    note = (
+        "Values are cut to the real data’s range."
+        if image
+        else "The axes are the first two principal ones of the real data, which fix the frame too."
+    )
+    return picture(figure, "samples", case, note)
+
+
+class _Frame:
+    """What the real data fixes for every panel: the values' range, two directions, limits."""
+
+    def __init__(self, real: Array) -> None:
+        self.low, self.high = float(real.min()), float(real.max())
+        flat = real.reshape(len(real), -1)
+        self.mean = flat.mean(0)
+        axes = np.linalg.svd(flat - self.mean, full_matrices=False)[2][:2]
+        # A principal axis has no sign of its own: its largest entry is made positive.
+        peak = np.abs(axes).argmax(1)
+        self.axes = axes * np.sign(axes[np.arange(len(axes)), peak])[:, None]
+        plane = self.project(real)
+        middle, half = (plane.max(0) + plane.min(0)) / 2, (plane.max(0) - plane.min(0)) / 2
+        self.bottom, self.top = middle - 1.35 * half, middle + 1.35 * half
+
+    def project(self, samples: Array) -> Array:
+        """(n, 2) coordinates on the real data's first two principal axes."""
+        plane = (samples.reshape(len(samples), -1) - self.mean) @ self.axes.T
+        return plane if plane.shape[1] == 2 else np.hstack([plane, np.zeros_like(plane)])
+
+
+def _images(samples: Array) -> Array | None:
+    """(n, h, w) where the data are images of one channel."""
+    if samples.ndim == 4 and samples.shape[1] == 1:
+        return samples[:, 0]
+    return samples if samples.ndim == 3 and min(samples.shape[1:]) > 1 else None
+
+
+def _grid(axes: Axes, samples: Array, frame: _Frame) -> str:
+    """The first 64 images, with a pixel between them."""
+    images = _images(samples)
+    assert images is not None
+    h, w = images.shape[1:]
+    sheet = np.full((SIDE * (h + 1) - 1, SIDE * (w + 1) - 1), frame.high)
+    for i, image in enumerate(images[: SIDE**2]):
+        y, x = (i // SIDE) * (h + 1), (i % SIDE) * (w + 1)
+        sheet[y : y + h, x : x + w] = image
+    sheet = np.clip(np.nan_to_num(sheet, nan=frame.low), frame.low, frame.high)
+    axes.imshow(sheet, cmap="gray_r", vmin=frame.low, vmax=frame.high, interpolation="none")
+    return ""
+
+
+def _scatter(axes: Axes, samples: Array, frame: _Frame, colour: Any) -> str:
+    """The first 400 samples in the real data's plane; returns how many lie outside the frame."""
+    plane = frame.project(samples[:DOTS])
+    inside = ((plane >= frame.bottom) & (plane <= frame.top)).all(1)
+    axes.plot(*plane[inside].T, ".", ms=2.2, mew=0, color=colour, alpha=0.7, rasterized=True)
+    axes.set_xlim(frame.bottom[0], frame.top[0])
+    axes.set_ylim(frame.bottom[1], frame.top[1])
+    lost = int((~inside).sum())
+    return f"{lost} of {len(plane)} outside" if lost else ""

@@ -1,0 +1,325 @@
+"""What a study left on disk, as tables: a pure reader that needs neither plugins nor a network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from testbed.errors import InputError
+from testbed.trial import storage
+
+LABEL = ["case", "arm", "variant"]
+IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
+CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study's folder.
+
+    A trial that stands under several labels has a row for each of them in every table. Arms of a
+    case that hold exactly the same trials are one arm here, called `first = second`.
+
+    Args:
+        folder: where it lies.
+        study: study.json.
+        trials: id, case, arm, variant, seed, status, diverged_at (step), error, training_seconds,
+            parameters.
+        metrics: case, arm, variant, seed, metric, value of the trials that ended, inf where a trial
+            diverged or its metric is not finite, and error, that of its own samples, or nan.
+        levels: case, arm, variant, seed and the columns of levels.csv; losses per dimension.
+        curves: case, arm, variant, seed, step, loss (over its value at F = 0), gradient_norm,
+            gradient_norm_cv.
+        coefficients: coefficients.csv.
+        identities: every identity row with `passed`, each once.
+        configs: resolved configuration by trial id.
+        facts: data/<case>.json by case.
+        missing: what was looked for and not found, one sentence each.
+    """
+
+    folder: Path
+    study: dict[str, Any]
+    trials: pd.DataFrame
+    metrics: pd.DataFrame
+    levels: pd.DataFrame
+    curves: pd.DataFrame
+    coefficients: pd.DataFrame
+    identities: pd.DataFrame
+    configs: dict[str, dict[str, Any]]
+    facts: dict[str, dict[str, Any]]
+    missing: list[str]
+
+    @property
+    def level(self) -> float:
+        """Coverage of every interval."""
+        return float(self.study.get("report", {}).get("level", 0.95))
+
+    @property
+    def cases(self) -> list[str]:
+        """Cases in the order of the study file."""
+        return _unique(self.trials["case"])
+
+    def arms(self, case: str) -> list[str]:
+        """Arms of a case."""
+        return _unique(self.trials.loc[self.trials["case"] == case, "arm"])
+
+    def variants(self, case: str, arm: str | None = None) -> list[str]:
+        """Variants of a case, or those of one arm of it in the order of the case."""
+        here = self.trials[self.trials["case"] == case]
+        inside = set(here["variant"] if arm is None else here.loc[here["arm"] == arm, "variant"])
+        return [name for name in _unique(here["variant"]) if name in inside]
+
+    def of(self, case: str, arm: str, variant: str) -> pd.DataFrame:
+        """The trials under one label, by seed."""
+        return chosen(self.trials, case, arm, variant).sort_values("seed")
+
+    def oracle(self, case: str) -> bool:
+        """Whether the case's data has an exact denoiser."""
+        if case in self.facts:
+            return bool(self.facts[case].get("oracle"))
+        found = self.levels[self.levels["case"] == case]
+        return "excess" in found and bool(found["excess"].notna().any())
+
+    def primary(self, case: str) -> str:
+        """The metric that decides: the report's, else excess_nats or loss_vs_wiener."""
+        asked = str(self.study.get("report", {}).get("primary", ""))
+        return asked or ("excess_nats" if self.oracle(case) else "loss_vs_wiener")
+
+    def metric_names(self, case: str) -> list[str]:
+        """The primary metric, then every other that is finite somewhere."""
+        found = self.metrics[(self.metrics["case"] == case) & np.isfinite(self.metrics["value"])]
+        rest = [name for name in _unique(found["metric"]) if name != self.primary(case)]
+        return [self.primary(case), *sorted(rest)]
+
+    def values(self, case: str, arm: str, variant: str, metric: str) -> pd.Series[float]:
+        """One value per seed of the trials that ended, inf where one diverged."""
+        found = chosen(self.metrics, case, arm, variant)
+        series = found[found["metric"] == metric].set_index("seed")["value"].sort_index()
+        return series.astype(float)
+
+    def samples(self, case: str, arm: str, variant: str) -> NDArray[np.float64] | None:
+        """(n, *shape) samples of the first seed that finished."""
+        for trial in self.of(case, arm, variant).itertuples():
+            if trial.status == "finished":
+                return _tensor(storage.folder(self.folder, str(trial.id)) / "samples.safetensors")
+        return None
+
+    def real(self, case: str) -> NDArray[np.float64] | None:
+        """(n, *shape) real held-out samples."""
+        return _tensor(self.folder / "data" / f"{case or 'data'}.safetensors")
+
+
+def read(folder: Path) -> Results:
+    """Reads a study's folder; what is not there yet is named in `missing`.
+
+    Raises:
+        InputError: it holds no trial at all.
+    """
+    missing: list[str] = []
+    study = _json(folder / "study.json", missing) or {"name": folder.resolve().name}
+    listed = study.get("trials") or storage.trials(folder)
+    if not listed:
+        raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
+    files = {one["id"]: storage.folder(folder, one["id"]) / "trial.json" for one in listed}
+    described = {id_: storage.read_json(file) for id_, file in files.items() if file.is_file()}
+    arms = _arms(listed)
+    trials: list[dict[str, Any]] = []
+    metrics: list[dict[str, Any]] = []
+    levels: list[pd.DataFrame] = []
+    curves: list[pd.DataFrame] = []
+    identities = _identities(_json(folder / "tweedie.json", missing))
+    configs: dict[str, dict[str, Any]] = {}
+    for number, entry in enumerate(listed):
+        at = storage.folder(folder, entry["id"])
+        config = configs[entry["id"]] = described.get(entry["id"], {}).get("config", {})
+        status = storage.state(folder, entry["id"])
+        ended = _json(at / "result.json", []) or {}
+        level_table = _csv(at / "levels.csv", missing) if status == "finished" else None
+        curve = _curve(at, missing)
+        if status == "finished":
+            identities += _identities(_json(at / "tweedie.json", missing))
+        for label in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
+            key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
+            key["seed"] = int(config.get("seed", number))
+            trials.append(
+                {
+                    "id": entry["id"],
+                    **key,
+                    "status": status,
+                    "diverged_at": ended.get("diverged_at"),
+                    "error": ended.get("error", ""),
+                    "training_seconds": ended.get("training_seconds") or 0.0,
+                    "parameters": ended.get("parameters"),
+                }
+            )
+            if status == "finished":
+                errors = ended.get("errors") or {}
+                for name, value in (ended.get("metrics") or {}).items():
+                    error = errors.get(name, {}).get("error")
+                    error = math.nan if error is None else float(error)
+                    metrics.append({**key, "metric": name, "value": _number(value), "error": error})
+            if level_table is not None:
+                levels.append(level_table.assign(**key))
+            if curve is not None:
+                curves.append(curve.assign(**key))
+    rows = pd.DataFrame(trials)
+    coefficients = _csv(folder / "coefficients.csv", missing)
+    if coefficients is not None and set(LABEL) <= set(coefficients):
+        shown = [_shown(label, arms) for label in coefficients[LABEL].to_dict("records")]
+        coefficients[LABEL] = pd.DataFrame(shown, columns=LABEL, index=coefficients.index)
+        coefficients = coefficients.drop_duplicates(ignore_index=True)
+    if study.get("twins"):
+        once: list[dict[str, Any]] = []
+        for twin in study["twins"]:
+            one = {**twin, "arm": arms.get((twin["case"], twin["arm"]), twin["arm"])}
+            once += [] if one in once else [one]
+        study = {**study, "twins": once}
+    facts = {
+        case: found
+        for case in _unique(rows["case"])
+        if (found := _json(folder / "data" / f"{case or 'data'}.json", missing))
+    }
+    values = _table(metrics, [*LABEL, "seed", "metric", "value", "error"])
+    values = values.astype({"value": float, "error": float})
+    empty = [*LABEL, "seed", "sigma", "loss", "wiener"]
+    results = Results(
+        folder=folder,
+        study=study,
+        trials=rows,
+        metrics=values,
+        levels=pd.concat(levels) if levels else _table([], empty),
+        curves=pd.concat(curves) if curves else _table([], [*LABEL, "seed", *CURVE]),
+        coefficients=_table([], [*LABEL, "sigma"]) if coefficients is None else coefficients,
+        identities=_judged(identities),
+        configs=configs,
+        facts=facts,
+        missing=missing,
+    )
+    return replace(results, metrics=_with_diverged(results))
+
+
+def _arms(listed: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """What each arm of a case is called: those with the same trials all `first = second`."""
+    held: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for entry in listed:
+        for label in entry["labels"]:
+            case, arm, variant = (str(label[name]) for name in LABEL)
+            held.setdefault((case, arm), set()).add((entry["id"], variant))
+    return {
+        (case, arm): " = ".join(a for (c, a), other in held.items() if c == case and other == mine)
+        for (case, arm), mine in held.items()
+    }
+
+
+def _shown(label: Mapping[Any, Any], arms: Mapping[tuple[str, str], str]) -> tuple[str, str, str]:
+    """Case, arm and variant as the report calls them."""
+    case, arm, variant = (str(label[name]) for name in LABEL)
+    return case, arms.get((case, arm), arm), variant
+
+
+def chosen(table: pd.DataFrame, case: str, arm: str, variant: str) -> pd.DataFrame:
+    """The rows of one label."""
+    same = (table["case"] == case) & (table["arm"] == arm) & (table["variant"] == variant)
+    return table[same]
+
+
+def _with_diverged(results: Results) -> pd.DataFrame:
+    """The metrics with inf for those of a diverged trial: it is a result and stays in the count.
+
+    A metric that is finite for no trial of a case (one that its data does not have) is dropped.
+    """
+    table = results.metrics
+    for case in results.cases:
+        names = results.metric_names(case)
+        table = table[(table["case"] != case) | table["metric"].isin(names)]
+        lost = results.trials[
+            (results.trials["case"] == case) & (results.trials["status"] == "diverged")
+        ]
+        more = [
+            {**{k: row[k] for k in (*LABEL, "seed")}, "metric": name, "value": math.inf}
+            for row in lost.to_dict("records")
+            for name in names
+        ]
+        if more:
+            table = pd.concat([table, pd.DataFrame(more)], ignore_index=True)
+    return table
+
+
+def _number(value: Any) -> float:
+    return math.inf if value is None or not math.isfinite(value) else float(value)
+
+
+def _unique(column: pd.Series[Any]) -> list[str]:
+    return list(dict.fromkeys(map(str, column)))
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _json(file: Path, missing: list[str]) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        missing.append(f"{_short(file)} is not there.")
+    except (OSError, ValueError) as problem:
+        missing.append(f"{_short(file)} cannot be read: {problem}.")
+    else:
+        return found
+    return None
+
+
+def _csv(file: Path, missing: list[str]) -> pd.DataFrame | None:
+    try:
+        return pd.read_csv(file, converters=dict.fromkeys(LABEL, str))
+    except FileNotFoundError:
+        missing.append(f"{_short(file)} is not there.")
+    except (OSError, ValueError) as problem:
+        missing.append(f"{_short(file)} cannot be read: {problem}.")
+    return None
+
+
+def _curve(at: Path, missing: list[str]) -> pd.DataFrame | None:
+    file = at / "rows.jsonl"
+    rows, end = storage.rows(at)
+    if file.is_file() and b"\n" in file.read_bytes()[end:]:
+        missing.append(f"{_short(file)} cannot be read from byte {end} on.")
+    return pd.DataFrame(rows).reindex(columns=CURVE).astype(float) if rows else None
+
+
+def _short(file: Path) -> str:
+    """The part of a path that means something in the report."""
+    return f"{file.parent.name}/{file.name}"
+
+
+def _tensor(file: Path) -> NDArray[np.float64] | None:
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError):
+        return None
+    return np.asarray(next(iter(tensors.values())), dtype=np.float64)
+
+
+def _identities(record: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return list((record or {}).get("rows", []))
+
+
+def _judged(found: list[dict[str, Any]]) -> pd.DataFrame:
+    """Each row once: the study's table may already hold the rows of its trials."""
+    table = _table(found, IDENTITY).drop_duplicates(ignore_index=True)
+    for column in ("sigma", "error", "bound", "ratio"):
+        table[column] = pd.to_numeric(table[column])
+    # A ratio that is not a number comes from an error that is not: a failure, unless skipped.
+    table = table.fillna({"dtype": "", "reason": ""})
+    table["passed"] = (table["reason"] != "") | (table["ratio"] <= 1)
+    return table

@@ -1,0 +1,330 @@
+"""The descriptive tables of a report: what was run, what was checked, what went wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from testbed.metrics.information import entropy
+from testbed.report.comparisons import interval
+from testbed.report.results import LABEL, Results, chosen
+from testbed.report.words import number
+
+LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
+SHOWN = 4
+LEARNING = [*LABEL, "sigma", "n", "eps_rms", "low", "high", "fisher_nats"]
+
+
+def laws(results: Results) -> pd.DataFrame:
+    """tweedie.csv: the worst identity row of each law, subject and dtype, in units of D or F."""
+    rows = []
+    for key, found in results.identities.groupby(["law", "subject", "dtype"], sort=True):
+        # Failures first: one whose ratio is not a number would not be the largest.
+        worst = found.sort_values(["passed", "ratio"], ascending=[True, False]).iloc[0]
+        failed = int((~found["passed"]).sum())
+        numbers = [worst["error"], worst["bound"], worst["ratio"]]
+        rows.append([*key, len(found), failed, *numbers, failed == 0, worst["reason"]])
+    return pd.DataFrame(rows, columns=LAW)
+
+
+def learning(results: Results) -> pd.DataFrame:
+    """learning.csv: how far trained models are from the exact denoiser, never a pass or a failure.
+
+    eps_rms: sqrt(excess)/sigma, root mean square error of the predicted noise per dimension (1 is
+    the size of the noise itself), geometric mean over seeds with its t interval. fisher_nats:
+    d excess/sigma^4, the Fisher divergence E|s - s*|^2 of the level.
+    """
+    rows: list[list[Any]] = []
+    table = results.levels
+    if "excess" not in table:
+        return pd.DataFrame(rows, columns=LEARNING)
+    for case in results.cases:
+        d = (
+            math.prod(results.facts.get(case, {}).get("shape", []))
+            if case in results.facts
+            else None
+        )
+        for arm in results.arms(case):
+            for variant in results.variants(case, arm):
+                found = chosen(table, case, arm, variant)
+                for sigma, excess in found[found["excess"].notna()].groupby("sigma")["excess"]:
+                    s = float(str(sigma))
+                    rms = np.sqrt(excess.to_numpy()) / s
+                    mean = interval(rms, results.level, bool((rms > 0).all()))
+                    fisher = d * mean.value**2 / s**2 if d else math.nan
+                    rows.append([case, arm, variant, s, len(rms), *mean, fisher])
+    return pd.DataFrame(rows, columns=LEARNING)
+
+
+def decades(results: Results) -> pd.DataFrame:
+    """decades.csv: log10(max/min) over sigma of the target's and of the output's rms."""
+    rows = []
+    for case in results.cases:
+        for arm in results.arms(case):
+            for variant in results.variants(case, arm):
+                key = (case, arm, variant)
+                target, output = (
+                    _span(chosen(table, *key).groupby("sigma")[column].mean())
+                    if column in table
+                    else math.nan
+                    for table, column in (
+                        (results.coefficients, "target_rms"),
+                        (results.levels, "output_rms"),
+                    )
+                )
+                rows.append([*key, target, output])
+    return pd.DataFrame(rows, columns=[*LABEL, "target", "output"])
+
+
+def _span(rms: pd.Series[float]) -> float:
+    values = rms[np.isfinite(rms) & (rms > 0)]
+    return math.log10(values.max() / values.min()) if len(values) else math.nan
+
+
+def setup(results: Results) -> list[tuple[str, list[str]]]:
+    """(row title, one text per case): what was held equal and how large it was."""
+    rows: dict[str, list[str]] = {}
+    for case in results.cases:
+        trials = results.trials[results.trials["case"] == case]
+        configs = [c for i in dict.fromkeys(trials["id"]) if (c := results.configs.get(i))]
+        facts = results.facts.get(case, {})
+        shape = " × ".join(map(str, facts.get("shape", []))) or "?"
+        parameters = trials["parameters"].dropna()
+        seeds = trials.groupby(["arm", "variant"])["seed"].nunique()
+        training = [c.get("training", {}) for c in configs]
+        evaluation = [c.get("evaluation", {}) for c in configs]
+        values = {
+            "case": case or "all data",
+            "data": _distinct(_component(c.get("dataset")) for c in configs),
+            "shape": f"{shape} ({'exact oracle' if results.oracle(case) else 'no oracle'})",
+            "samples": f"{facts.get('train', '?')} training, {facts.get('test', '?')} held out",
+            "sigma_data": _distinct(_sigma_data(c) for c in configs),
+            "entropy": _entropy(results, case),
+            "noise levels": _distinct(_range(c) for c in configs),
+            "noise": _distinct(
+                _component(c["noise"]) if "noise" in c else "white" for c in configs
+            ),
+            "network": _distinct(_component(c.get("network")) for c in configs),
+            "conditions": _distinct(_conditions(c) for c in configs),
+            "parameters": _distinct(f"{int(n):,}" for n in parameters),
+            "training": _distinct(
+                f"{t.get('steps', '?')} steps, batch {t.get('batch', '?')}, "
+                f"EMA {_average(t)}, {t.get('precision', 'float32')}"
+                for t in training
+            ),
+            "learning rate": _distinct(map(_rate, training)),
+            "gradient clipping": _distinct(
+                f"{t['clip']}" if t.get("clip") else "none" for t in training
+            ),
+            "seeds": _distinct(str(n) for n in sorted(seeds)),
+            "evaluation": _distinct(map(_evaluation, evaluation)),
+        }
+        for title, text in values.items():
+            rows.setdefault(title, []).append(text)
+    return list(rows.items())
+
+
+def _entropy(results: Results, case: str) -> str:
+    """That of the data at the lowest level, from the irreducible loss of an unconditional trial."""
+    facts, trials = results.facts.get(case, {}), results.trials
+    ids = trials.loc[(trials["case"] == case) & (trials["status"] == "finished"), "id"]
+    free = [i for i in ids if not results.configs.get(i, {}).get("conditions")]
+    table = results.levels
+    if not free or "optimum" not in table or "variance" not in facts:
+        return "not known"
+    first = trials[trials["id"] == free[0]].iloc[0]
+    mine = (table[[*LABEL, "seed"]] == first[[*LABEL, "seed"]]).all(axis=1)
+    levels = table[mine].sort_values("sigma")
+    if len(levels) < 2 or not levels["optimum"].notna().all():
+        return "not known"
+    d = math.prod(facts["shape"])
+    found = entropy(levels["sigma"], levels["optimum"], d, facts["variance"])
+    sigma = levels["sigma"].iloc[0]
+    return f"{found.value:.3g} nats at σ = {sigma:.3g}, ± {found.step:.2g} by the number of levels"
+
+
+def recipes(results: Results) -> list[list[str]]:
+    """arm, variant, and what the axes resolved to; equal variants of an arm in one row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    trials = results.trials
+    for arm in dict.fromkeys(trials["arm"]):
+        for variant in dict.fromkeys(trials.loc[trials["arm"] == arm, "variant"]):
+            here = trials[(trials["arm"] == arm) & (trials["variant"] == variant)]
+            configs = [c for i in here["id"] if (c := results.configs.get(i))]
+            cells = [
+                _distinct(_component(c.get(axis), hide=("sigma_min", "sigma_max")) for c in configs)
+                for axis in ("weighting", "loss", "density")
+            ]
+            cells += [
+                _distinct(str(c.get(axis, "?")) for c in configs) for axis in ("c_in", "c_noise")
+            ]
+            rows.setdefault((arm, *cells), []).append(variant)
+    return [[key[0], ", ".join(variants), *key[1:]] for key, variants in rows.items()]
+
+
+def failures(results: Results) -> list[list[str]]:
+    """title, id, status and message of every trial that did not finish."""
+    rows = []
+    for trial in results.trials.drop_duplicates("id").itertuples():
+        if trial.status == "finished":
+            continue
+        what = {
+            "diverged": f"loss not finite at step {_integer(trial.diverged_at)}",
+            "failed": str(trial.error),
+            "interrupted": "stopped at a checkpoint; the same command resumes it",
+            "new": "has not run",
+        }.get(str(trial.status), "")
+        parts = (trial.variant, trial.case, trial.arm, f"seed {trial.seed}")
+        rows.append(
+            [" · ".join(str(p) for p in parts if p), str(trial.id), str(trial.status), what]
+        )
+    return rows
+
+
+def provenance(results: Results) -> list[list[str]]:
+    """name, kind, origin without its folders, version or short digest of every plugin."""
+    rows = []
+    for plugin in results.study.get("plugins") or []:
+        kind, version = plugin.get("kind", ""), str(plugin.get("version", ""))
+        origin = str(plugin.get("origin", ""))
+        if kind == "file":
+            origin, version = Path(origin).name, f"sha256 {version[:12]}"
+        rows.append([str(plugin.get("plugin", "")), kind, origin, version])
+    return rows
+
+
+def command(results: Results) -> str:
+    """The command that ran the study, quoted for a shell."""
+    words = _asked(results).get("command")
+    return shlex.join(map(str, words or ["testbed", "study", "FILE"]))
+
+
+def overrides(results: Results) -> list[str]:
+    """The flags under which the study is not what its file says, each quoted for a shell."""
+    asked = _asked(results)
+    flags = [["--set", str(word)] for word in asked.get("set") or []]
+    flags += [["--only", ",".join(map(str, asked["only"]))]] if asked.get("only") else []
+    flags += [["--seeds", str(asked["seeds"])]] if asked.get("seeds") is not None else []
+    return [shlex.join(words) for words in flags]
+
+
+def extent(results: Results) -> str:
+    """`part of it: mixture, 3 seeds; changed: training.steps`, or nothing for the whole file."""
+    asked = _asked(results)
+    part = [*map(str, asked.get("only") or [])]
+    if (seeds := asked.get("seeds")) is not None:
+        part.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'}")
+    keys = [key for key in changed(results) if not key.startswith("study.")]
+    if len(keys) > SHOWN:
+        keys = [*keys[: SHOWN - 1], f"and {len(keys) - SHOWN + 1} more"]
+    found = {"part of it": part, "changed": keys}
+    return "; ".join(f"{what}: {', '.join(words)}" for what, words in found.items() if words)
+
+
+def changed(results: Results) -> list[str]:
+    """The keys that `--set` gave, each once."""
+    words = _asked(results).get("set") or []
+    return list(dict.fromkeys(str(word).partition("=")[0].strip() for word in words))
+
+
+def _asked(results: Results) -> dict[str, Any]:
+    found = results.study.get("asked")
+    return found if isinstance(found, dict) else {}
+
+
+def machine(results: Results) -> list[tuple[str, str]]:
+    """Command, device, versions, seeds and times."""
+    study = results.study
+    versions = study.get("versions") or {}
+    once = results.trials.drop_duplicates("id")
+    training = float(once["training_seconds"].sum())
+    rows = [
+        ("command", command(results)),
+        ("device", str(study.get("device", "unknown"))),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or "unknown"),
+        ("seeds", ", ".join(map(str, sorted(set(once["seed"]))))),
+        ("trials", f"{len(once)}, under {len(results.trials)} labels"),
+        ("training", f"{number(training)} s in all trials together"),
+    ]
+    if study.get("seconds"):
+        rows.append(("wall clock", f"{number(study['seconds'])} s"))
+        if study.get("logging_seconds") is not None:
+            share = study["logging_seconds"] / study["seconds"]
+            taken = f"{number(study['logging_seconds'])} s, {share:.1%} of the wall clock"
+            rows.append(("logging", taken))
+    return rows
+
+
+def _evaluation(e: dict[str, Any]) -> str:
+    levels, draws, samples, steps = (
+        e.get(key, "?") for key in ("levels", "draws", "samples", "steps")
+    )
+    sampler = _component(e.get("sampler"))
+    along = f" of {_component(e['schedule'])}" if "schedule" in e else ""
+    named = e.get("guidance") or {"name": "none"}
+    guided = "" if named["name"] == "none" else f", guided by {_component(named)}"
+    return (
+        f"{levels} levels × {draws} draws, {samples} samples by {sampler}, {steps} steps{along}"
+        f"{guided}"
+    )
+
+
+def _conditions(config: dict[str, Any]) -> str:
+    rates = config.get("conditions") or {}
+    return ", ".join(f"{name} (dropout {rate:g})" for name, rate in rates.items()) or "none"
+
+
+def _average(training: Mapping[str, Any]) -> str:
+    if width := training.get("ema_width"):
+        return f"of width {width:g}"
+    return str(training.get("ema", "?"))
+
+
+def _rate(training: Mapping[str, Any]) -> str:
+    """`0.001, warm-up 100, cosine after 500`."""
+    parts = [str(training.get("learning_rate", "?"))]
+    if training.get("warmup"):
+        parts.append(f"warm-up {training['warmup']}")
+    if (schedule := training.get("schedule", "constant")) != "constant":
+        parts.append(f"{schedule} after {training['hold']}" if training["hold"] else schedule)
+    return ", ".join(parts)
+
+
+def _integer(value: Any) -> str:
+    return "?" if value is None or value != value else str(int(value))
+
+
+def _distinct(values: Iterable[str]) -> str:
+    """The different values in the order of their first appearance."""
+    return " / ".join(dict.fromkeys(values)) or "?"
+
+
+def _component(named: dict[str, Any] | None, hide: tuple[str, ...] = ()) -> str:
+    """`name (option value, ...)`; "none" where an axis is empty."""
+    if named is None:
+        return "none"
+    options = [
+        f"{key} {json.dumps(value) if isinstance(value, list | dict) else value}"
+        for key, value in (named.get("options") or {}).items()
+        if key not in hide
+    ]
+    return f"{named.get('name')} ({', '.join(options)})" if options else str(named.get("name"))
+
+
+def _sigma_data(config: dict[str, Any]) -> str:
+    used, measured = config.get("sigma_data"), config.get("sigma_data_measured")
+    if used is None:
+        return "?"
+    return number(used) if used == measured else f"{number(used)} set (measured {number(measured)})"
+
+
+def _range(config: dict[str, Any]) -> str:
+    options = (config.get("density") or {}).get("options", {})
+    return f"{options.get('sigma_min', '?')} to {options.get('sigma_max', '?')}"

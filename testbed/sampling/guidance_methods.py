@@ -1,0 +1,157 @@
+"""Conditions and guidance of a study: by name, whether they fit, and the denoiser they give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+
+from testbed.components.dataset import Data
+from testbed.components.guidance import Condition, Conditional, Denoise, Guidance, LogClasses
+from testbed.errors import InputError, unknown
+from testbed.hookspecs import hookimpl
+from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, Given
+from testbed.training import classifier
+from testbed.training.conditions import OFF
+
+KEY = "evaluation.guidance"
+
+
+@dataclass(frozen=True)
+class NoGuidance:
+    """D_y under the model's own conditions."""
+
+    def classes(self, conditions: Mapping[str, float]) -> list[str]:
+        return list(conditions)
+
+    def misfits(self, conditions: Mapping[str, float], data: Data) -> Iterator[str]:
+        return iter(())
+
+    def denoiser(
+        self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
+    ) -> Denoise:
+        return Given(denoiser, condition or None)
+
+
+@dataclass(frozen=True)
+class ClassifierFreeGuidance:
+    """D_n + w (D_y - D_n) with w = scale; D_n has the label `negative`, or nothing with -1."""
+
+    scale: float = 1.0
+    negative: int = OFF
+
+    def classes(self, conditions: Mapping[str, float]) -> list[str]:
+        return list(conditions)
+
+    def misfits(self, conditions: Mapping[str, float], data: Data) -> Iterator[str]:
+        if not conditions:
+            yield (
+                f"{KEY}: classifier_free needs a model that is trained with conditions: "
+                + _hint(data)
+            )
+            return
+        yield from _infinite(self.scale)
+        labels = data.classes.get("label", 0)
+        if self.negative >= 0 and "label" not in conditions:
+            yield f"{KEY}.negative = {self.negative} is a label, and conditions has no label."
+        elif not OFF <= self.negative < max(labels, 1):
+            yield (
+                f"{KEY}.negative = {self.negative}: expected a label from 0 to {labels - 1}, or "
+                f"{OFF} for none."
+            )
+        named = {"label"} if self.negative >= 0 else set()
+        yield from _undropped({k: v for k, v in conditions.items() if k not in named})
+
+    def denoiser(
+        self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
+    ) -> Denoise:
+        negative = None
+        if self.negative >= 0:
+            negative = {"label": torch.full_like(condition["label"], self.negative)}
+        return ClassifierFree(denoiser, [(condition, self.scale)], negative)
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance:
+    """D + lambda sigma^2 grad_x log p(y|x), D with all conditions off, lambda = scale.
+
+    y is the class of condition `of`; the other options are those of `training.classifier.Settings`.
+    """
+
+    scale: float = 1.0
+    of: str = "label"
+    steps: int = 2000
+    batch: int = 256
+    width: int = 64
+    depth: int = 2
+    learning_rate: float = 1e-3
+
+    def settings(self) -> classifier.Settings:
+        """Those of the classifier."""
+        given = asdict(self)
+        return classifier.Settings(**{k: v for k, v in given.items() if k not in ("scale", "of")})
+
+    def classes(self, conditions: Mapping[str, float]) -> list[str]:
+        return [self.of]
+
+    def misfits(self, conditions: Mapping[str, float], data: Data) -> Iterator[str]:
+        if self.of not in data.classes:
+            yield f"{KEY}: classifier needs data with classes: {_missing(self.of, data)}"
+        try:
+            self.settings()
+        except InputError as problem:
+            yield f"{KEY}: {problem}"
+        yield from _infinite(self.scale)
+        yield from _undropped(conditions)
+
+    def denoiser(
+        self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
+    ) -> Denoise:
+        assert log_classes is not None
+        return ClassifierGuided(
+            lambda x, sigma: denoiser(x, sigma, None), log_classes, condition[self.of], self.scale
+        )
+
+
+def _missing(name: str, data: Data) -> str:
+    return unknown("condition", name, data.classes)
+
+
+def _hint(data: Data) -> str:
+    if not data.classes:
+        return "these data have none."
+    return f"write conditions = {{ {next(iter(data.classes))} = 0.1 }}."
+
+
+def _infinite(scale: float) -> Iterator[str]:
+    if not math.isfinite(scale):
+        yield f"{KEY}.scale = {scale}: expected a finite number."
+
+
+def _undropped(conditions: Mapping[str, float]) -> Iterator[str]:
+    """Guidance asks for the model without its conditions, which dropout alone trains."""
+    for name, rate in conditions.items():
+        if rate == 0:
+            yield (
+                f"{KEY}: asks the model with condition {name!r} switched off, which conditions."
+                f"{name} = 0 never trains: give it a rate above 0."
+            )
+
+
+GUIDANCES = {
+    one.name: one
+    for one in (
+        Guidance("none", NoGuidance),
+        Guidance(
+            "classifier_free", ClassifierFreeGuidance, "Ho and Salimans 2022, arXiv:2207.12598"
+        ),
+        Guidance("classifier", ClassifierGuidance, "Dhariwal and Nichol 2021, arXiv:2105.05233"),
+    )
+}
+
+
+@hookimpl
+def testbed_guidances() -> Iterable[Guidance]:
+    yield from GUIDANCES.values()

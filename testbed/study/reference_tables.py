@@ -1,0 +1,117 @@
+"""What a study knows without training: coefficients, weights, twins, and the real data's floors."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from testbed.components.dataset import Data
+from testbed.random import stream
+from testbed.registry import Registry
+from testbed.study import equal_objectives
+from testbed.study.plan import Plan
+from testbed.training.checkpoint import save_weights
+from testbed.trial import storage
+from testbed.trial.build import assemble, component, dataset
+from testbed.trial.validity import levels_of
+
+REPEATS = 8
+
+
+def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
+    """Writes coefficients.csv and data/<case>.*; returns the twins of each case and arm."""
+    tables: list[pd.DataFrame] = []
+    known: set[tuple[str, str, str]] = set()
+    cases: dict[str, dict[str, Any]] = {}
+    for trial in plan.trials:
+        config = trial.config
+        data = _data(config, registry)
+        try:
+            denoiser, objective = assemble(config, registry, data)
+        except Exception:
+            if trial.state != "failed":
+                raise
+            continue  # it failed for the same reason, and has told it
+        for label in trial.labels:
+            cases.setdefault(label["case"], config)
+            key = (label["case"], label["arm"], label["variant"])
+            if key not in known and objective.parameterization.affine:
+                tables.append(_coefficients(label, denoiser, objective, data))
+            known.add(key)
+    if tables:
+        pd.concat(tables).to_csv(plan.folder / "coefficients.csv", index=False)
+    for case, config in cases.items():
+        _real(plan.folder / "data", case or "data", config, registry)
+    return equal_objectives.find(plan, registry)
+
+
+def _data(config: dict[str, Any], registry: Registry) -> Data:
+    named = config["dataset"]
+    return dataset(named["name"], json.dumps(named["options"]), registry)
+
+
+def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Data) -> pd.DataFrame:
+    """One row per level: the four coefficients, target size, effective weights, loss at F = 0."""
+    sigma = denoiser.level(levels_of(objective.density, 129))
+    p, sd = objective.parameterization, objective.sigma_data
+    c = p.coefficients(sigma, sigma_data=sd)
+    c_in, c_noise = denoiser.inputs(sigma)
+    a, b = p.pair_weights(sigma, sigma_data=sd)
+    target = torch.sqrt(a**2 * data.sigma_data**2 + b**2 * objective.noise.variance)
+    columns = {
+        "sigma": sigma,
+        "c_skip": c.skip,
+        "c_out": c.out,
+        "c_in": c_in,
+        "c_noise": c_noise,
+        "target_rms": target,
+        "weight": objective.effective_weight(sigma),
+        "weight_eps": objective.effective_weight(sigma) * sigma**2,
+    }
+    if objective.loss.quadratic:
+        columns["loss_start"] = objective.terms(sigma).k * target**2 / objective.scale(data)
+    table = pd.DataFrame(
+        {name: values.detach().double().numpy() for name, values in columns.items()}
+    )
+    for column, value in reversed(label.items()):
+        table.insert(0, column, value)
+    return table
+
+
+def _real(folder: Path, case: str, config: dict[str, Any], registry: Registry) -> None:
+    """The real samples and, for each metric's floor: the other split in place of a model."""
+    folder.mkdir(exist_ok=True)
+    data = _data(config, registry)
+    n = config["evaluation"]["samples"]
+    floors = {}
+    for named in config["evaluation"]["metrics"]:
+        metric = component(registry, "metric", named)
+        values = []
+        for repeat in range(REPEATS):
+            generator = stream(repeat, f"floor/{metric.name}")
+            stand_in = data.train if metric.against == "test" else data.test
+            index = torch.randperm(len(stand_in), generator=generator)[:n]
+            try:
+                values.append(metric(stand_in[index], data, generator))
+            except Exception:  # a plugin's: its trials have failed and told why
+                values.append(math.nan)
+        column = torch.tensor(values, dtype=torch.float64)
+        floors[metric.name] = {"mean": float(column.mean()), "sd": float(column.std())}
+    described = {
+        **config["dataset"],
+        "shape": list(data.shape),
+        "train": len(data.train),
+        "test": len(data.test),
+        "labels": data.labels,
+        "sigma_data": data.sigma_data,
+        "variance": float(data.train.double().flatten(1).var(0, correction=0).mean()),
+        "oracle": data.oracle is not None,
+        "floors": floors,
+    }
+    storage.write_json(folder / f"{case}.json", described)
+    save_weights(folder / f"{case}.safetensors", {"real": data.test[:n]}, {"case": case})

@@ -1,5 +1,0 @@
-"""The report of a study: a pure reader of the trial directories."""
-
-from testbed.study.report.page import write
-
-__all__ = ["write"]

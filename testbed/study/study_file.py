@@ -1,0 +1,577 @@
+"""Study files: TOML and overrides to validated settings, one for each trial.
+
+    [study]    name, title
+    [base]     settings of every trial
+    [arms]     named overrides, one line each; every case runs in every arm
+    [grid]     dotted.key = [values]: all combinations
+    [[cases]]  name and overrides: usually one data set each
+    [report]   baseline, primary metric
+
+Later ones win: base, case, arm, grid, and last what `--set` says. A baseline is the name of a
+variant, or of a parameterization: its first variant in the order of the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from testbed.errors import InputError, did_you_mean, unknown
+from testbed.training.settings import Training
+
+SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
+MOST_SEEDS = 10_000
+MOST_STEPS = 1_000_000
+LONGEST = 100
+"""Of names that become names of files."""
+
+
+class Model(BaseModel):
+    """Unknown keys are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_default(cls, table: Any) -> Any:
+        """Options without a name are those of the default component."""
+        if not isinstance(table, Mapping):
+            return table
+        filled = dict(table)
+        for key, info in cls.model_fields.items():
+            given = filled.get(key)
+            if isinstance(info.default, ComponentSpec) and isinstance(given, Mapping):
+                filled[key] = {"name": info.default.name, **given}
+        return filled
+
+
+class ComponentSpec(Model):
+    """A component by name, with options: `"min_snr"` or `{name = "min_snr", gamma = 5}`."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and isinstance(value.get("options"), Mapping):
+            return value
+        if isinstance(value, Mapping) and isinstance(value.get("name", "recipe"), str):
+            # Options alone change the recipe's own component.
+            options = {key: option for key, option in value.items() if key != "name"}
+            return {"name": value.get("name", "recipe"), "options": options}
+        raise ValueError('must be a name, or a table {name = "...", option = ...}')
+
+
+class Likelihood(Model):
+    """`evaluation.likelihood`: nll and bits per dimension by the probability-flow ODE."""
+
+    samples: int = Field(default=64, ge=2, description="held-out points")
+    steps: int = Field(default=128, ge=2, le=MOST_STEPS, description="Heun steps")
+    divergence: Literal["exact", "hutchinson"] = "exact"
+    probes: int = Field(default=1, ge=1, description="of Hutchinson's estimator, a sample")
+
+    @field_validator("probes")
+    @classmethod
+    def _used(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("divergence") == "exact":
+            raise ValueError('are those of divergence = "hutchinson"; the exact one has none')
+        return value
+
+
+class Evaluation(Model):
+    """How a trained model is measured; the noise is fixed and shared by every trial."""
+
+    levels: int = Field(default=16, ge=2, description="noise levels of the per-sigma tables")
+    draws: int = Field(default=1024, ge=2, description="held-out (x0, eps) pairs at each level")
+    samples: int = Field(default=512, ge=4, description="samples drawn for the sample metrics")
+    steps: int = Field(default=18, ge=1, le=MOST_STEPS, description="sampler steps")
+    sampler: ComponentSpec = ComponentSpec(name="heun")
+    schedule: ComponentSpec = ComponentSpec(name="karras")
+    elbo: Literal["off", "small", "large", "learned"] = Field(
+        default="off", description="the reverse variance of the evidence lower bound, if wanted"
+    )
+    guidance: ComponentSpec = ComponentSpec(name="none")
+    likelihood: Likelihood | None = None
+    metrics: tuple[ComponentSpec, ...] = (
+        ComponentSpec(name="energy"),
+        ComponentSpec(name="mmd"),
+        ComponentSpec(name="off_plane"),
+        ComponentSpec(name="nearest_train"),
+        ComponentSpec(name="nearest_test"),
+    )
+
+
+class Assumed(Model):
+    """A sigma_data that the data need not have: recorded, and shown beside the measured one."""
+
+    assumed: float = Field(gt=0)
+
+
+InputChoice = Literal["recipe", "native", "shared"]
+NoiseChoice = Literal["recipe", "native", "shared", "index"]
+OutputChoice = Literal["F", "x0", "eps", "score", "v", "flow"]
+
+
+class TrialSettings(Model):
+    """Everything that one trial is made of. "recipe" means the parameterization's own."""
+
+    parameterization: ComponentSpec
+    dataset: ComponentSpec
+    network: ComponentSpec = ComponentSpec(name="mlp")
+    weighting: ComponentSpec = ComponentSpec(name="recipe")
+    loss: ComponentSpec = ComponentSpec(name="recipe")
+    density: ComponentSpec = ComponentSpec(name="recipe")
+    c_in: InputChoice = "recipe"
+    c_noise: NoiseChoice = "recipe"
+    table: ComponentSpec | None = None
+    noise: ComponentSpec = ComponentSpec(name="white")
+    output: OutputChoice = "F"
+    variance: ComponentSpec = ComponentSpec(name="fixed")
+    sigma_min: float = Field(0.002, gt=0)
+    sigma_max: float = Field(80.0, gt=0, validate_default=True, allow_inf_nan=True)
+    sigma_data: float | Assumed | None = None
+    conditions: dict[str, float] = Field(default_factory=dict)
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if not 1 <= value <= MOST_SEEDS:
+                raise ValueError(f"must be at least 1 and at most {MOST_SEEDS}")
+            return tuple(range(value))
+        if not isinstance(value, list | tuple):
+            raise ValueError("must be a number, or a list of different seeds")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("must be a number, or a list of different seeds")
+        return value
+
+    @field_validator("conditions", mode="before")
+    @classmethod
+    def _dropout(cls, value: Any) -> Any:
+        if value == "none":
+            return {}
+        rates: Iterable[Any] = value.values() if isinstance(value, Mapping) else [None]
+        for rate in rates:
+            if isinstance(rate, bool) or not isinstance(rate, int | float):
+                raise ValueError('must be "none", or a table { label = 0.1 } of dropout rates')
+            if not 0 <= rate <= 1:
+                raise ValueError("must have dropout rates from 0 to 1")
+        return value
+
+    @field_validator("sigma_data", mode="before")
+    @classmethod
+    def _stated(cls, value: Any) -> Any:
+        number = value.get("assumed") if isinstance(value, Mapping) else value
+        known = value is None or (isinstance(value, Mapping) and set(value) == {"assumed"})
+        if isinstance(number, bool) or not (known or isinstance(value, int | float)):
+            raise ValueError("must be a number, or { assumed = number } for one the data lack")
+        if number is not None and not (isinstance(number, int | float) and 0 < number < math.inf):
+            raise ValueError("must be a positive finite number")
+        return value
+
+    @field_validator("sigma_max")
+    @classmethod
+    def _ordered(cls, value: float, info: ValidationInfo) -> float:
+        low = info.data.get("sigma_min")
+        if low is not None and not low < value:
+            raise ValueError(f"must be above sigma_min, which is {low!r}")
+        return value
+
+
+class Header(Model):
+    """`[study]`."""
+
+    # A folder below runs/: more than dots.
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=LONGEST)
+    title: str = ""
+    note: str = ""
+
+
+class ReportSettings(Model):
+    """`[report]`: what is compared with what."""
+
+    baseline: str = ""
+    primary: str = ""
+    level: float = Field(0.95, gt=0, lt=1)
+
+
+@dataclass(frozen=True)
+class TrialTemplate:
+    """One trial before resolution: its labels and its settings, still without a seed."""
+
+    case: str
+    arm: str
+    point: tuple[tuple[str, Any], ...]
+    settings: TrialSettings
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """The arguments of `read`: what of which file, with which changes."""
+
+    file: str
+    overrides: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    seeds: int | None = None
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A validated study file; `replaced` says which settings of it have no effect."""
+
+    file: str
+    header: Header
+    report: ReportSettings
+    arrangements: tuple[TrialTemplate, ...]
+    text: str
+    asked: Invocation
+    replaced: tuple[str, ...] = ()
+
+
+def read(
+    file: Path,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+) -> StudyFile:
+    """Reads and validates a study file.
+
+    Args:
+        file: a TOML file, or the name of a bundled study.
+        overrides: `dotted.path=value`, the value read as TOML (a bare word is a string). A path
+            that starts with a section changes the file; any other applies to every trial.
+        only: names of parameterizations, cases or arms to keep.
+        seeds: run this many seeds in every case.
+
+    Raises:
+        InputError: with every problem found: file, key, value, what was expected.
+    """
+    path = find(file)
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as problem:
+        raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
+    everywhere: dict[str, Any] = {}
+    if isinstance(raw.get("grid"), dict):
+        raw["grid"] = dict(_axes(raw["grid"]))
+    for word in overrides:
+        _override(raw, everywhere, word)
+    if seeds is not None:
+        if seeds < 1:
+            raise InputError(f"--seeds {seeds} must be at least 1.")
+        everywhere["seeds"] = seeds
+    problems = [
+        f"{path}: {unknown('section', name, SECTIONS)}" for name in raw if name not in SECTIONS
+    ]
+    _check_kinds(path, raw, problems)
+    header = _validated(Header, raw.get("study", {}), lambda key: f"study.{key}", path, problems)
+    report = _validated(
+        ReportSettings, raw.get("report", {}), lambda key: f"report.{key}", path, problems
+    )
+    found = _arrangements(path, raw, everywhere, problems)
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    kept = tuple(_kept(found, only))
+    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds)
+    replaced = tuple(_replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
+    return StudyFile(str(path), header, report, kept, text, asked, replaced)
+
+
+def find(file: Path) -> Path:
+    """The file itself, or the bundled study of that name.
+
+    Raises:
+        InputError: neither exists.
+    """
+    from testbed.registry import bundled
+
+    if file.is_file():
+        return file
+    studies = {path.stem: path for path in bundled("studies").glob("*.toml")}
+    if str(file) in studies:
+        return studies[str(file)]
+    near = [*studies, *map(str, file.parent.glob("*.toml"))]
+    hint = did_you_mean(str(file), near) or f" Bundled studies: {', '.join(sorted(studies))}."
+    raise InputError(f"study file {file} does not exist.{hint}")
+
+
+def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> None:
+    path, equals, text = word.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set {word}: expected dotted.path=value.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    except (ValueError, RecursionError) as problem:  # too long a number, too deep a nesting
+        raise InputError(f"--set {path}: cannot be read as TOML: {problem}") from None
+    if keys[0] not in SECTIONS:
+        _put(everywhere, keys, value, f"--set {word}")
+    elif keys[0] == "cases":
+        listed = raw.get("cases")
+        tables = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
+        names = {str(case.get("name")): case for case in tables}
+        if len(keys) < 3 or keys[1] not in names:
+            raise InputError(f"--set {word}: {unknown('case', '.'.join(keys[1:2]), names)}")
+        _put(names[keys[1]], keys[2:], value, f"--set {word}")
+    elif keys[0] == "grid" and len(keys) > 1 and isinstance(raw.setdefault("grid", {}), dict):
+        raw["grid"][".".join(keys[1:])] = value
+    else:
+        _put(raw, keys, value, f"--set {word}")
+
+
+def _put(table: dict[str, Any], keys: list[str], value: Any, where: str) -> None:
+    for i, key in enumerate(keys[:-1]):
+        inner = table.setdefault(key, {})
+        if isinstance(inner, str) and i == len(keys) - 2:
+            # An option of a component that was given by its bare name.
+            inner = table[key] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise InputError(f"{where}: {'.'.join(keys[: i + 1])} = {inner!r} is not a table.")
+        table = inner
+    table[keys[-1]] = value
+
+
+def _check_kinds(path: Path, raw: dict[str, Any], problems: list[str]) -> None:
+    """A section of the wrong kind is a problem, and left out of what follows."""
+    kinds = {"study": dict, "base": dict, "arms": dict, "grid": dict, "cases": list, "report": dict}
+    for name, kind in kinds.items():
+        if not isinstance(raw.get(name, kind()), kind):
+            wanted = "a list of tables, [[cases]]" if kind is list else f"a table, [{name}]"
+            problems.append(f"{path}: {name} = {raw.pop(name)!r} must be {wanted}.")
+
+
+def _arrangements(
+    path: Path, raw: Mapping[str, Any], everywhere: Mapping[str, Any], problems: list[str]
+) -> list[TrialTemplate]:
+    grid = _grid(path, raw.get("grid", {}), problems)
+    arms = {str(name): arm for name, arm in (raw.get("arms") or {"": {}}).items()}
+    for arm, settings in arms.items():
+        if not isinstance(settings, dict):
+            problems.append(f"{path}: arms.{arm} = {settings!r} must be a table, for example {{}}.")
+    found = []
+    # What is missing may be missing because of a problem that is already known.
+    known = bool(problems)
+    for index, case in enumerate(raw.get("cases") or [{"name": ""}]):
+        if not isinstance(case, dict) or not isinstance(case.get("name"), str):
+            problems.append(f"{path}: cases[{index}] = {case!r} needs a name, a string.")
+            continue
+        if "/" in case["name"] or not case["name"].isprintable() or len(case["name"]) > LONGEST:
+            problems.append(
+                f"{path}: cases[{index}].name = {case['name']!r} becomes the name of files: "
+                f"expected up to {LONGEST} letters and no /."
+            )
+            continue
+        own = {key: value for key, value in case.items() if key != "name"}
+        for (arm, settings), point in itertools.product(arms.items(), grid):
+            layers = {
+                "base": raw.get("base", {}),
+                f"cases.{case['name']}": own,
+                f"arms.{arm}": settings if isinstance(settings, dict) else {},
+                "grid": _nested(point, path),
+                "--set": everywhere,
+            }
+            merged: dict[str, Any] = {}
+            for layer in layers.values():
+                merged = _merge(merged, layer)
+            trial = _validated(
+                TrialSettings,
+                merged,
+                lambda key, layers=layers: _origin(layers, key),
+                path,
+                problems,
+                missing=not known,
+            )
+            if trial is not None:
+                found.append(TrialTemplate(case["name"], arm, tuple(point), trial))
+    return found
+
+
+def _grid(path: Path, table: Mapping[str, Any], problems: list[str]) -> list[list[tuple[str, Any]]]:
+    axes = []
+    for key, values in _axes(table):
+        if isinstance(values, list) and values:
+            axes.append((key, values))
+        else:
+            problems.append(f"{path}: grid.{key} = {values!r} must be a list of values.")
+    return [
+        [(key, value) for (key, _), value in zip(axes, combination, strict=True)]
+        for combination in itertools.product(*(values for _, values in axes))
+    ]
+
+
+def _axes(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """TOML reads an unquoted dotted key as nested tables; both forms mean the same here."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _axes(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _nested(point: Iterable[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in point:
+        _put(table, key.split("."), value, f"{path}: grid.{key}")
+    return table
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`; a table with a name replaces a component, one without adds options."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(value, Mapping) and "name" not in value:
+            if isinstance(under, str):
+                under = {"name": under}
+            if isinstance(under, Mapping):
+                value = _merge(under, value)
+        merged[key] = value
+    return merged
+
+
+def _replaced(
+    raw: Mapping[str, Any], everywhere: Mapping[str, Any], arms: Iterable[str]
+) -> Iterable[str]:
+    """A sentence for each setting of the arms or the grid that a later layer takes the place of."""
+    below = {
+        arm: set(_paths(table)) for arm, table in (raw.get("arms") or {}).items() if arm in arms
+    }
+    axes = {
+        key: {path for value in values for path in _paths({key: value})}
+        for key, values in _axes(raw.get("grid", {}))
+    }
+    layers = [("grid.", sorted(set().union(*axes.values())))]
+    layers.append(("--set ", sorted({*_paths(everywhere)} - {"seeds"})))
+    for layer, paths in layers:
+        for path in (p for p in paths if not _covered(p, [q for q in paths if q != p])):
+            names = [arm for arm, held in below.items() if any(_covered(p, [path]) for p in held)]
+            places = [f"the {path} of {'arm' if len(names) == 1 else 'the arms'} "
+                      f"{', '.join(names)}"] if names else []  # fmt: skip
+            if layer != "grid.":
+                places += [f"grid.{key}" for key, held in axes.items()
+                           if any(_covered(p, [path]) for p in held)]  # fmt: skip
+            if places:
+                yield f"{layer}{path} takes the place of {' and of '.join(places)}."
+
+
+def _paths(table: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    """The dotted keys that a table sets; a named component both itself and its options."""
+    for key, value in table.items():
+        if not isinstance(value, Mapping) or "name" in value:
+            yield prefix + key
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")
+
+
+def _covered(path: str, above: Iterable[str]) -> bool:
+    """Whether one of the paths `above` is this one or holds it."""
+    return any(path == one or path.startswith(f"{one}.") for one in above)
+
+
+def _origin(layers: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """The layer that a dotted key came from: the last that has its first word."""
+    first = key.split(".")[0]
+    for name, layer in reversed(list(layers.items())):
+        if first in layer:
+            return f"{name}.{key}" if name != "--set" else f"--set {key}"
+    return f"base.{key}"
+
+
+def _validated(
+    model: type[Any],
+    table: Any,
+    origin: Any,
+    path: Path,
+    problems: list[str],
+    missing: bool = True,
+) -> Any:
+    """The validated model; or None, with a line in `problems` for each mistake."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as found:
+        for problem in found.errors():
+            keys = [str(part) for part in problem["loc"]]
+            value = problem.get("input")
+            what = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+                what = f"unknown key.{did_you_mean(keys[-1], _siblings(model, keys[:-1]))}"
+                what += f" Known: {', '.join(sorted(_siblings(model, keys[:-1])))}."
+            elif problem["type"] == "missing":
+                if not missing:
+                    continue
+                what = "is required"
+            where = origin(".".join(keys))
+            # A key of the grid is unknown once, not once for each of its values.
+            keyed = what.startswith("unknown key.") and where.startswith("grid.")
+            given = "" if keyed or problem["type"] == "missing" else f" = {value!r}"
+            problems.append(f"{path}: {where}{given}: {what}")
+    return None
+
+
+def _siblings(model: type[Any], keys: Sequence[str]) -> list[str]:
+    for key in keys:
+        fields = getattr(model, "model_fields", {})
+        if key not in fields:
+            break
+        model = fields[key].annotation
+        # `Likelihood | None` has the keys of Likelihood.
+        model = next((one for one in get_args(model) if hasattr(one, "model_fields")), model)
+    fields = getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {})
+    return [name for name in fields if not name.startswith("_")]
+
+
+def _kept(found: list[TrialTemplate], only: Sequence[str]) -> list[TrialTemplate]:
+    """Those whose labels match: within parameterizations, cases and arms any, across them all."""
+    if not only:
+        return found
+    groups: list[dict[str, Any]] = [
+        {"of": {a.settings.parameterization.name for a in found}},
+        {"of": {a.case for a in found}},
+        {"of": {a.arm for a in found}},
+    ]
+    known = set().union(*(group["of"] for group in groups)) - {""}
+    for word in only:
+        if word not in known:
+            raise InputError(f"--only: {unknown('parameterization, case or arm', word, known)}")
+    chosen = [set(only) & group["of"] or group["of"] for group in groups]
+    kept = [
+        a
+        for a in found
+        if a.settings.parameterization.name in chosen[0]
+        and a.case in chosen[1]
+        and a.arm in chosen[2]
+    ]
+    if not kept:
+        raise InputError(f"--only {','.join(only)} leaves no trial.")
+    return kept

@@ -1,0 +1,39 @@
+"""Tensors shaped by sample: noise levels in float32 or wider, that multiply a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def widen(sigma: float | Tensor) -> Tensor:
+    """Sigma as a tensor, float32 or wider; a Python number becomes float64."""
+    if not isinstance(sigma, Tensor):
+        return torch.as_tensor(sigma, dtype=torch.float64)
+    return sigma.to(torch.promote_types(sigma.dtype, torch.float32))
+
+
+def per_sample(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Sigma, scalar or (B,), shaped (B, 1, ...) to multiply x (B, ...); on x's device.
+
+    Raises:
+        ValueError: sigma is neither a scalar nor has x's batch size.
+    """
+    sigma = widen(sigma).to(x.device)
+    if sigma.ndim == 0:
+        return sigma
+    if sigma.shape != x.shape[:1]:
+        raise ValueError(
+            f"sigma has shape {tuple(sigma.shape)}; expected a scalar or {tuple(x.shape[:1])}, "
+            f"one per sample of x {tuple(x.shape)}."
+        )
+    return sigma.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """factor x, per sample, in the wider of both dtypes and rounded once to x's.
+
+    A product of torch would first round a scalar factor to x's dtype.
+    """
+    wide = torch.promote_types(x.dtype, factor.dtype)
+    return (x.to(wide) * per_sample(factor, x).to(wide)).to(x.dtype)

@@ -1,0 +1,163 @@
+"""`testbed check`: what is checked, and how it is shown."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from testbed.components.base import Component
+from testbed.diffusion.parameterization import Parameterization
+from testbed.errors import ComponentError, UnknownName, unknown
+from testbed.registry import AXES, ELSEWHERE, Registry, is_file
+from testbed.testing.checks import Context
+from testbed.testing.probes import probe
+from testbed.testing.running import Outcome, iter_checks, run, suggest_claims
+
+COLOURS = {"passed": "green", "skipped": "dim", "failed": "red"}
+PATIENCE = 1.0
+
+
+def subjects(word: str, registry: Registry) -> list[Component]:
+    """The components of a plugin file, which `registry` has loaded, or all of a name.
+
+    Raises:
+        InputError: the file registers no component.
+        UnknownName: no component of that name on any axis.
+    """
+    if is_file(word):
+        found = registry.of_file(word)
+        return [getattr(registry, one.axis)(one.name) for one in found]
+    every = [getattr(registry, axis)(name) for axis in AXES for name in registry.names(axis)]
+    named = [one for one in every if one.name == word]
+    if not named:
+        names = {one.name for one in every}
+        raise UnknownName(f"{unknown('component', word, names)} {ELSEWHERE}")
+    return named
+
+
+def outcomes(
+    components: Sequence[Component], registry: Registry, console: Console
+) -> list[Outcome]:
+    """Every outcome of every component; a progress bar where it takes longer than a second.
+
+    Raises:
+        InputError: a component that gives no numbers at all: none of its laws could be checked.
+    """
+    for one in components:
+        runs(one)
+    checks = {id(one): iter_checks(one) for one in components}
+    total = sum(map(len, checks.values()))
+    context, start = Context.of(components, registry), time.monotonic()
+    found: list[Outcome] = []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("checking", total=total, visible=False)
+        for one in components:
+
+            def say(name: str, one: Component = one) -> None:
+                late = time.monotonic() - start > PATIENCE
+                progress.update(
+                    task, completed=len(found), visible=late, description=f"{one.name}-{name}"
+                )
+
+            for outcome in run(one, checks[id(one)], context, {}, say):
+                found.append(outcome)
+    return found
+
+
+def runs(component: Component) -> None:
+    """InputError if a parameterization, weighting, loss or density gives no numbers."""
+    if component.axis not in ("parameterization", "weighting", "loss", "density"):
+        return
+    try:
+        probe(component)
+    except ComponentError:
+        raise
+    except Exception:  # the checks say what is wrong, and where
+        return
+
+
+def notes(components: Sequence[Component]) -> list[str]:
+    """What the checks that passed do not say."""
+    without = [
+        f"{one.label}: no target is stated: the formulas are not held against a second source."
+        for one in components
+        if isinstance(one, Parameterization) and one.stated_target is None
+    ]
+    unedited = [
+        f"{one.label}: reference = {reference!r}: say where the formulas are from."
+        for one in components
+        if (reference := str(getattr(one, "reference", ""))).startswith("EDIT")
+    ]
+    return without + unedited
+
+
+def folded(found: Sequence[Outcome]) -> list[tuple[Outcome, str]]:
+    """Each outcome with its message; of failures that say the same, the first alone."""
+    rows: list[tuple[Outcome, str]] = []
+    alike = Counter(one.message for one in found if one.status == "failed")
+    for one in found:
+        if one.status != "failed":
+            rows.append((one, one.message))
+        elif more := alike.pop(one.message, 0):
+            word = "so did" if "raised " in one.message else "the same in"
+            tail = f"; {word} {more - 1} more." if more > 1 else ""
+            rows.append((one, one.message.rstrip("." if tail else "") + tail))
+    return rows
+
+
+def suggestions(components: Sequence[Component]) -> dict[str, list[str]]:
+    """By label, the claims that hold and are not made."""
+    return {one.label: names for one in components if (names := suggest_claims(one))}
+
+
+def document(found: Sequence[Outcome], claims: dict[str, list[str]] | None) -> dict[str, Any]:
+    """What `--json` prints; `suggested_claims` only where they were asked for."""
+    rows = [
+        {
+            "subject": one.subject,
+            "check": one.check.id,
+            "law": one.check.law,
+            "status": one.status,
+            "message": one.message,
+            "seconds": round(one.seconds, 4),
+        }
+        for one in found
+    ]
+    return {"outcomes": rows} | ({} if claims is None else {"suggested_claims": claims})
+
+
+def show(found: Sequence[Outcome], claims: dict[str, list[str]] | None, console: Console) -> None:
+    """A table for every component, the laws that are broken, and one line that sums up."""
+    broken: list[Outcome] = []
+    for subject in dict.fromkeys(one.subject for one in found):
+        table = Table(box=None, title=subject, title_justify="left", pad_edge=False)
+        for column in ("check", "status", "found"):
+            table.add_column(column, overflow="fold")
+        rows = folded([one for one in found if one.subject == subject])
+        for one, message in rows:
+            status = f"[{COLOURS.get(one.status, 'red')}]{one.status}[/]"
+            table.add_row(one.check.id, status, escape(message))
+        broken += [one for one, _ in rows if not one.ok]
+        console.print(table)
+        console.print()
+    failed = [one for one in found if not one.ok]
+    for one in broken:
+        console.print(f"[red]{one.check.id}[/] of {one.subject}: {escape(one.check.law)}")
+    for label, names in (claims or {}).items():
+        words = ", ".join(name.removeprefix("claim.") for name in names)
+        console.print(f"{label} could also claim: {words}.")
+    if claims == {}:
+        console.print("No further claim holds.")
+    skipped = sum(one.status == "skipped" for one in found)
+    seconds = sum(one.seconds for one in found)
+    console.print(
+        f"{len(found) - len(failed) - skipped} passed, {len(failed)} failed, {skipped} skipped "
+        f"in {seconds:.1f} s."
+    )

@@ -1,0 +1,170 @@
+"""What a trained trial is measured by: levels, identities, samples and what is made of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testbed import audit
+from testbed.components.dataset import Data
+from testbed.components.metric import MetricValue
+from testbed.diffusion.ddpm import Chain
+from testbed.diffusion.denoiser import Denoiser
+from testbed.metrics import denoising, likelihood
+from testbed.metrics.guidance import end_points
+from testbed.metrics.resampling import mean
+from testbed.random import stream
+from testbed.registry import Registry
+from testbed.sampling.guidance import Given
+from testbed.sampling.loop import Denoise, sample
+from testbed.training import checkpoint
+from testbed.training.objective import Objective
+from testbed.training.trainer import TrainingJob
+from testbed.trial import storage
+from testbed.trial.build import component, dataset
+from testbed.trial.guided import Guide
+
+KARRAS = {"name": "karras", "options": {}}
+"""The schedule of a trial that names none."""
+
+
+@functools.lru_cache(maxsize=4)
+def _held(
+    name: str,
+    options: str,
+    registry: Registry,
+    low: float,
+    high: float,
+    levels: int,
+    draws: int,
+    conditions: tuple[str, ...] = (),
+) -> denoising.Held:
+    data = dataset(name, options, registry)
+    return denoising.held(data, low, high, levels, draws, conditions)
+
+
+def measure(
+    config: dict[str, Any],
+    at: Path,
+    registry: Registry,
+    data: Data,
+    contestant: TrainingJob,
+    device: torch.device,
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Per-sigma table, identity rows of the trained model, samples and their metrics.
+
+    Returns:
+        metrics, and the sampling error and p of those that have one.
+    """
+    trained, objective = contestant.denoiser, contestant.objective
+    evaluation, density = config["evaluation"], config["density"]["options"]
+    low, high = density["sigma_min"], density["sigma_max"]
+    named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
+    conditions, d = config["conditions"], data.train[0].numel()
+    shown = evaluation["levels"], evaluation["draws"], tuple(conditions)
+    against = _held(*named, low, high, *shown)
+    noise = component(registry, "noise", config["noise"])
+    dropped = conditions.drops_all(conditions)
+    levels = denoising.per_level(trained, against, device, dropped, noise)
+    found = denoising.summary(levels, d)
+    guide = Guide(config, registry, data, trained, device)
+    of_guidance, table = guide.measured(against, levels)
+    found |= of_guidance
+    if table is not None:
+        table.to_csv(at / "classifier.csv", index=False)
+    levels.to_csv(at / "levels.csv", index=False)
+    if asked := evaluation.get("likelihood"):
+        of = trained, data, low, high, device
+        found |= likelihood.held_out(*of, **asked, conditions=tuple(conditions))
+    if evaluation.get("elbo", "off") != "off":
+        found |= elbo(trained, objective, against, evaluation["elbo"], device)
+
+    few = min(8, len(against.x0))
+    sigma = against.sigma.repeat_interleave(few).to(device)
+    x0, eps = (t[:few].repeat(len(against.sigma), *[1] * (t.ndim - 1)).to(device)
+               for t in (against.x0, against.eps))  # fmt: skip
+    checked = audit.check_model(trained, x0, eps, sigma)
+    storage.write_json(at / "tweedie.json", {"rows": [asdict(row) for row in checked]})
+
+    condition = guide.of_samples(evaluation["samples"])
+
+    def drawn(by: Denoise) -> torch.Tensor:
+        generator, n = stream(0, "samples"), evaluation["samples"]
+        return draw(trained, data, config, n, generator, device, registry, denoise=by)
+
+    samples = drawn(guide.trained(condition))
+    exactly = guide.exact(condition)
+    if exactly is not None:
+        found["guided_error"] = MetricValue(end_points(samples, drawn(exactly)))
+    # One entry: safetensors writes several in any order, and the file would differ each time.
+    words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
+    facts = {"sampler": "{}, {} steps, {}".format(*words)}
+    checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
+    for named_metric in evaluation["metrics"]:
+        metric = component(registry, "metric", named_metric)
+        generator = stream(0, f"metric/{metric.name}")
+        found[metric.name] = metric.estimate(samples.cpu(), data, generator)
+    errors = {
+        name: {"error": one.error, "p": one.p}
+        for name, one in found.items()
+        if not (math.isnan(one.error) and math.isnan(one.p))
+    }
+    return {name: one.value for name, one in found.items()}, errors
+
+
+def elbo(
+    denoiser: Denoiser,
+    objective: Objective,
+    against: denoising.Held,
+    variance: str,
+    device: torch.device,
+) -> dict[str, MetricValue]:
+    """The bound on -log p(x0) of the chain over the levels drawn, and its terms.
+
+    All in nats per dimension; the matching terms are added.
+    """
+    given = Given(denoiser, against.on(device))
+    x0 = against.x0.to(device)
+    with torch.no_grad():
+        terms = Chain(objective.levels).elbo(given, x0, stream(0, "elbo"), variance)
+    each = {
+        "elbo": terms.total,
+        "elbo_reconstruction": terms.reconstruction,
+        "elbo_matching": terms.matching.sum(0),
+        "elbo_prior": terms.prior,
+    }
+    return {name: mean(term.cpu() / x0[0].numel()) for name, term in each.items()}
+
+
+def draw(
+    denoiser: Denoiser,
+    data: Data,
+    config: dict[str, Any],
+    n: int,
+    generator: torch.Generator,
+    device: torch.device,
+    registry: Registry,
+    callback: Callable[[int, float, torch.Tensor], None] | None = None,
+    denoise: Denoise | None = None,
+) -> torch.Tensor:
+    """n samples by the configuration's own sampler and levels; (n, *shape).
+
+    They follow `denoise` in place of the denoiser where it is given.
+    """
+    evaluation, density = config["evaluation"], config["density"]["options"]
+    schedule = component(registry, "schedule", evaluation.get("schedule", KARRAS))
+    range_ = density["sigma_min"], density["sigma_max"]
+    sigmas = schedule(evaluation["steps"], *range_, denoiser.table)
+    sampler = component(registry, "sampler", evaluation["sampler"])
+    # The prior at sigma_max: noise and the data's second moment.
+    top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5
+    x = top * torch.randn(n, *data.shape, generator=generator)
+    with torch.no_grad():
+        return sample(denoise or denoiser, x.to(device), sigmas, sampler, generator, callback)

@@ -1,0 +1,122 @@
+"""The guided denoisers of a trial: its trained one, and the exact one that it ought to be."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from testbed.components.dataset import Data
+from testbed.components.guidance import Condition, Denoise, GuidanceMethod, LogClasses
+from testbed.components.metric import MetricValue
+from testbed.diffusion.denoiser import Denoiser
+from testbed.metrics import denoising, guidance
+from testbed.random import stream
+from testbed.registry import Registry
+from testbed.sampling.guidance_methods import ClassifierGuidance, NoGuidance
+from testbed.training import classifier
+from testbed.trial.class_conditions import NONE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@functools.lru_cache(maxsize=64)
+def _classifier(
+    data: Data, of: str, low: float, high: float, settings: classifier.Settings, seed: int
+) -> classifier.Classifier:
+    """One for all trials of a data set and a seed, trained once a process."""
+    return classifier.train(data, of, low, high, settings, seed)
+
+
+class Guide:
+    """How the samples of a trial are guided.
+
+    Args:
+        config: the trial's resolved configuration.
+        data: its data.
+        denoiser: its trained denoiser, on `device`.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        registry: Registry,
+        data: Data,
+        denoiser: Denoiser,
+        device: torch.device,
+    ) -> None:
+        named = config["evaluation"].get("guidance", NONE)
+        self.way: GuidanceMethod = registry.guidance(named["name"], **named["options"]).built()
+        self.conditions: Mapping[str, float] = config.get("conditions", {})
+        self.config, self.data, self.denoiser, self.device = config, data, denoiser, device
+        exact = data.conditional
+        compared = not isinstance(self.way, NoGuidance) and exact is not None
+        self._exact = exact.to(device) if compared and exact is not None else None
+
+    @property
+    def names(self) -> list[str]:
+        """The conditions whose classes a sample needs."""
+        return self.way.classes(self.conditions)
+
+    def held(self, index: Tensor) -> dict[str, Tensor]:
+        """The classes of rows of the test split, name -> (n,)."""
+        return {k: y[index] for k, y in self.data.condition("test", self.names).items()}
+
+    def of_samples(self, n: int) -> dict[str, Tensor]:
+        """The classes of n samples: those of held-out rows, the same ones for every trial."""
+        return self.held(denoising.rows(self.data, n, stream(0, "samples/condition")))
+
+    def trained(self, condition: Condition) -> Denoise:
+        """The trial's own guided denoiser for samples of these classes."""
+        return self.way.denoiser(self.denoiser, self._log_classes(), self._here(condition))
+
+    def exact(self, condition: Condition) -> Denoise | None:
+        """The exactly guided oracle for them; None without guidance or where it is not known."""
+        if self._exact is None:
+            return None
+        log_classes = None
+        if isinstance(self.way, ClassifierGuidance):
+            log_classes = functools.partial(self._exact.log_classes, self.way.of)
+        return self.way.denoiser(self._exact.denoise, log_classes, self._here(condition))
+
+    def _here(self, condition: Condition) -> dict[str, Tensor]:
+        return {name: y.to(self.device) for name, y in condition.items()}
+
+    def _log_classes(self) -> LogClasses | None:
+        if not isinstance(self.way, ClassifierGuidance):
+            return None
+        density, seed = self.config["density"]["options"], self.config["seed"]
+        levels = density["sigma_min"], density["sigma_max"]
+        found = _classifier(self.data, self.way.of, *levels, self.way.settings(), seed)
+        return found.to(self.device)
+
+    def measured(
+        self, against: denoising.Held, levels: pd.DataFrame
+    ) -> tuple[dict[str, MetricValue], pd.DataFrame | None]:
+        """Adds the guided columns to the table by level.
+
+        Returns:
+            excess_guided_nats and classifier_nats, the classifier's E KL(p* || p) averaged over
+            the levels; and the classifier's own table by level. Nothing and None where the exact
+            answer is not known.
+        """
+        condition = self.held(against.index)
+        exact = self.exact(condition)
+        if exact is None or self._exact is None:
+            return {}, None
+        found = guidance.per_level(self.trained(condition), exact, against, self.device)
+        for name, values in found.items():
+            levels[name] = values
+        dim = self._exact.oracle.dim
+        metrics = {"excess_guided_nats": denoising.integral(levels, "excess_guided", dim)}
+        log_classes = self._log_classes()
+        if log_classes is None or not isinstance(self.way, ClassifierGuidance):
+            return metrics, None
+        of = self.way.of
+        right = functools.partial(self._exact.log_classes, of)
+        table = guidance.classified(log_classes, right, condition[of], against, self.device)
+        return {**metrics, "classifier_nats": MetricValue(float(table["kl_nats"].mean()))}, table

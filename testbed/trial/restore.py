@@ -1,0 +1,73 @@
+"""A trained trial, read back from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from testbed.components.dataset import Data
+from testbed.diffusion.denoiser import Denoiser
+from testbed.errors import InputError, said
+from testbed.registry import Registry
+from testbed.training import checkpoint
+from testbed.trial import storage
+from testbed.trial.build import assemble, data_of, module_of, registry_of
+
+
+def find(trial: str | Path) -> Path:
+    """The directory of a trial given by path, or by the first letters of its id below ./runs.
+
+    Raises:
+        InputError: none, or several.
+    """
+    if (Path(trial) / "trial.json").is_file():
+        return Path(trial)
+    found = [
+        path.parent
+        for path in sorted(Path("runs").glob("*/trials/*/trial.json"))
+        if path.parent.name.startswith(str(trial))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(map(str, found[:4]))
+        raise InputError(f"trial {str(trial)!r} fits {len(found)} trials: {several} ...")
+    raise InputError(f"trial {str(trial)!r} is neither a trial's folder nor an id below ./runs.")
+
+
+def load(trial: str | Path, device: str = "cpu") -> Denoiser:
+    """The trained Denoiser of a trial, with its averaged weights, in evaluation mode.
+
+    Args:
+        trial: its folder, or the first letters of its id below ./runs.
+        device: where to put it.
+
+    Raises:
+        InputError: no such trial, or one without weights yet.
+        UnknownName: its plugins are not loaded.
+    """
+    denoiser, _, _, _ = restore(trial, device)
+    return denoiser
+
+
+def restore(
+    trial: str | Path, device: str = "cpu"
+) -> tuple[Denoiser, Data, dict[str, Any], Registry]:
+    """The trained Denoiser, its data, its configuration and its registry; see `load`."""
+    at = find(trial)
+    described = storage.read_json(at / "trial.json")
+    weights = at / "weights.safetensors"
+    if not weights.is_file():
+        state = storage.state(at.parents[1], at.name)
+        raise InputError(f"trial {at} has no weights yet: it is {state}.")
+    try:
+        config = described["config"]
+        registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
+        data = data_of(config, registry)
+        denoiser, _ = assemble(config, registry, data)
+        module_of(denoiser).load_state_dict(checkpoint.load_weights(weights)[0])
+    except InputError:
+        raise
+    except Exception as problem:  # a damaged file raises whatever its damage leads to
+        raise InputError(f"trial {at} cannot be restored: {said(problem)}") from problem
+    return denoiser.to(device).eval(), data, config, registry
