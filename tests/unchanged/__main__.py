@@ -145,7 +145,7 @@ def table(rows: list[Row]) -> str:
     text = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}  {row[3]}".rstrip()
             for row in [heads, *lines]]  # fmt: skip
     counts = Counter(row.verdict for row in rows)
-    trials = len({row.trial for row in rows if not row.trial.endswith("tables")})
+    trials = len({row.trial for row in rows if " · seed " in row.trial})
     words = [f"{counts[verdict]} {verdict}" for verdict in ("same", "DIFFERS", "MISSING", "EXTRA")]
     return "\n".join([*text, f"{trials} trials: {', '.join(words)}."])
 
