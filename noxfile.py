@@ -47,6 +47,14 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session
+def unchanged(session: nox.Session) -> None:
+    """Small studies against stored digests, bit for bit; `nox -s unchanged -- --only batched`."""
+    install(session)
+    env = {**HERE, "OMP_NUM_THREADS": "1"}
+    session.run("python", "tests/unchanged", *session.posargs, env=env)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """10,000 cases of bad input; `nox -s fuzz -- plugin 17` runs one again."""
     install(session, "test")
