@@ -80,7 +80,7 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
             f"{wired / data.sigma_data:.4g}), let the plugin ask for sigma_data, or write "
             f"sigma_data = {{ assumed = {wired:g} }} to train with a wrong one on purpose."
         )
-    if objective.noise.kept != 1 and not p.affine:
+    if objective.noise.kept(data.shape) != 1 and not p.affine:
         yield (
             f"{objective.noise.label} is in x and not in the target: {p.label} is not affine, and "
             "reads x in its target too. Take an affine one."
@@ -150,7 +150,7 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         yield 'evaluation.elbo = "learned" needs variance = "learned".'
     if not learned:
         return
-    if objective.noise.of:
+    if not objective.noise.white:
         yield (
             f'variance = "learned": L_vlb is of a chain whose noise is white, and '
             f'{objective.noise.label} is not: write noise = "white".'
