@@ -74,8 +74,9 @@ def _moment(a: Tensor, b: Tensor, wanted: Tensor, what: str, where: str) -> floa
 
 @LAWS.law("The shape of z is that of x0 with ones in it: an axis is drawn, or is shared.")
 def shape_of_z(c: Noise, context: Context) -> str:
-    for shape in (*SHAPES, (1,), (8, 8), (1, 5, 5), (3, 1, 2)):
-        c.drawn(shape)  # raises where it is another
+    for _, one in behaviour.variants(c):
+        for shape in (*SHAPES, (1,), (8, 8), (1, 5, 5), (3, 1, 2)):
+            one.drawn(shape)  # raises where it is another
     return ", ".join(f"{shape} -> {c.drawn(shape)}" for shape in SHAPES)
 
 

@@ -148,9 +148,9 @@ def pure(t: NoiseTable, context: Context) -> None:
 
 @LAWS.law("Every option has an effect, and binding its default has none.")
 def options(t: NoiseTable, context: Context) -> str:
-    return behaviour.options_matter(_bound(t))
+    return behaviour.options_matter(t)
 
 
 @LAWS.law("A worker process that loads the same plugins computes the same numbers.")
 def spawned(t: NoiseTable, context: Context) -> str:
-    return behaviour.equal_elsewhere(_bound(t), context)
+    return behaviour.equal_elsewhere(t, context)
