@@ -749,7 +749,7 @@ class Without:
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 from testbed import report
 report.write = lambda folder: folder / "report.html"
-from testbed.cli import main
+from testbed.cli.app import main
 main()
 """
 
