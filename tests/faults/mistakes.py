@@ -42,7 +42,7 @@ STEPS = 900
 
 
 def near(one: Any, other: Any) -> bool:
-    """Equal but for rounding: one unit in the last place a step, as in tests/training/test_batch.py."""
+    """Equal but for rounding: one unit in the last place a step (training/test_batch.py)."""
     return math.isclose(one, other, rel_tol=STEPS * ULP)
 
 

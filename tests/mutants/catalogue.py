@@ -77,9 +77,9 @@ def markdown() -> str:
         "",
         "Tests of the tests: each line of the table is a mistake made on purpose, the check that",
         "is there to see it, and the others that see it too. None but these does, and what is not",
-        "mutated passes them all (`tests/mutants/test_catalogue.py`). `algebra` to `sampling` are laws of",
-        "`testbed audit`, `tests` laws of the project's own tests, `self` laws about the audit;",
-        "the others are checks of `testbed check`.",
+        "mutated passes them all (`tests/mutants/test_catalogue.py`). `algebra` to `sampling` are",
+        "laws of `testbed audit`, `tests` laws of the project's own tests, `self` laws about the",
+        "audit; the others are checks of `testbed check`.",
         "",
     ]
     entries = sorted(MUTANTS, key=lambda one: ORDER.index(one.family))
