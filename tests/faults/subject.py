@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from conftest import environment
+from helpers.command_line import environment
 
 HOOK = Path(__file__).parent / "hook"
 LIMIT = 180.0
@@ -46,9 +46,9 @@ seeds = 1
 HASTY = """
 import multiprocessing
 import testbed
-from testbed.study import trial
+from testbed.trial import worker
 
-trial.CHECKPOINT_SECONDS = 0.0
+worker.CHECKPOINT_SECONDS = 0.0
 if multiprocessing.parent_process() is None:
     from testbed.study import runner
 
