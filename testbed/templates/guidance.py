@@ -51,4 +51,6 @@ def testbed_guidances():
         Method,
         # EDIT: the paper and the equation.
         reference="",
+        # EDIT: what holds of `scale`: `testbed check` says what could be claimed.
+        claims=("conditional_at_one",),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,9 +23,20 @@ def _bound(t: NoiseTable, **options: object) -> NoiseTable:
     return t.bound({**t.options, **options})
 
 
+def _around(levels: Tensor) -> tuple[float, float]:
+    """A range that all levels lie within, with room at both ends.
+
+    Raises:
+        CheckFailed: a level is not positive, or not finite.
+    """
+    low, high = float(levels.min()), float(levels.max())
+    demand(0 < low <= high < math.inf, f"the levels go from {low:.4g} to {high:.4g}.")
+    return low / 2, 2 * high
+
+
 def _between(levels: Tensor) -> Tensor:
     """Noise levels beyond both ends of a table and between, and the table's own."""
-    low, high = float(levels.min()) / 2, 2 * float(levels.max())
+    low, high = _around(levels)
     grid = torch.logspace(0, 1, 400, dtype=torch.float64).sub(1).div(9)
     return torch.cat([low * (high / low) ** grid, levels])
 
@@ -108,9 +121,9 @@ def like_sigma(t: NoiseTable, context: Context) -> None:
 @LAWS.law("Every level has the mass 1/n: u in the middle of the i-th n-th draws sigma_i.")
 def equal_mass(t: NoiseTable, context: Context) -> None:
     one = _bound(t)
-    n, edges = len(one.sigmas), (float(one.sigmas.min()) / 2, 2 * float(one.sigmas.max()))
+    n = len(one.sigmas)
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    found = one.density(*edges).sigma(u)
+    found = one.density(*_around(one.sigmas)).sigma(u)
     missed = (found != one.sigmas).nonzero().flatten().tolist()
     demand(not missed, f"{len(missed)} of {n} levels are not drawn, the first {missed[:1]}.")
 
@@ -118,8 +131,7 @@ def equal_mass(t: NoiseTable, context: Context) -> None:
 @LAWS.law("The pdf of the levels, 1/n over the log-spacing around each, integrates to one.")
 def normalised(t: NoiseTable, context: Context) -> str:
     one = _bound(t)
-    edges = float(one.sigmas[0]) / 2, 2 * float(one.sigmas[-1])
-    return densities.normalised(one.density(*edges), context) or ""
+    return densities.normalised(one.density(*_around(one.sigmas)), context) or ""
 
 
 @LAWS.law(

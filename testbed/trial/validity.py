@@ -87,6 +87,11 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
             f"{wired / data.sigma_data:.4g}), let the plugin ask for sigma_data, or write "
             f"sigma_data = {{ assumed = {wired:g} }} to train with a wrong one on purpose."
         )
+    try:
+        objective.noise.drawn(data.shape)
+    except InputError as problem:
+        yield said(problem)
+        return
     if objective.noise.kept(data.shape) != 1 and not p.affine:
         yield (
             f"{objective.noise.label} is in x and not in the target: {p.label} is not affine, and "

@@ -13,10 +13,12 @@ from torch import Tensor
 
 import testbed
 from testbed.components.schedule import Schedule
+from testbed.components.signature import Signature
 from testbed.diffusion import noise_levels
 from testbed.errors import InputError, UnknownName
 from testbed.random import stream
 from testbed.registry import default_registry
+from testbed.sampling import schedules
 from testbed.sampling.schedules import SCHEDULES
 from testbed.study import plan, study_file
 from testbed.trial import build, evaluate
@@ -143,6 +145,16 @@ def test_names_and_options_have_a_nearest() -> None:
         default_registry().schedule("karras", roh=7.0)
     with pytest.raises(InputError, match="must be a float"):
         default_registry().schedule("karras", rho="7")
+
+
+def test_every_name_of_an_option_is_listed_where_the_checks_look() -> None:
+    for function, name, names in (
+        (schedules.uniform, "time", schedules.BORDERS),
+        (schedules.ddpm, "spacing", noise_levels.SPACINGS),
+        (schedules.own, "spacing", noise_levels.SPACINGS),
+    ):
+        signature = Signature("a schedule", function, ("steps", "sigma_min", "sigma_max", "table"))
+        assert signature.choices == {name: tuple(names)}
 
 
 # --- in a study ----------------------------------------------------------------------------------
