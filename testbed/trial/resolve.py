@@ -197,7 +197,7 @@ def published(p: Parameterization, registry: Registry) -> tuple[Weighting | None
     weighting, loss, density = (
         spec and getattr(registry, axis)(spec.name, **spec.options) for axis, spec in specs.items()
     )
-    return weighting, loss, density  # type: ignore[return-value]  each of its own axis
+    return weighting, loss, density  # type: ignore[return-value]
 
 
 def _from_recipe(axis: str, spec: ComponentSpec, p: Parameterization) -> ComponentSpec | None:
