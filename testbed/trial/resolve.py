@@ -105,7 +105,7 @@ class Components:
     """
 
     def __init__(self, registry: Registry, stated: TrialSettings) -> None:
-        self.registry = registry
+        self.registry, self.stated = registry, stated
         self.problems: list[str] = []
         self.used: dict[str, Component] = {}
         p, table = stated.parameterization, stated.table
@@ -149,8 +149,10 @@ class Components:
         return model.model_copy(update=update)
 
     def _spec(self, axis: str, spec: ComponentSpec) -> ComponentSpec:
-        if spec.name == "recipe":  # of a parameterization that there is not
-            return spec
+        missing = self.parameterization is None and spec.name == "recipe"
+        tableless = axis == "density" and spec.name == "table" and self.table is None
+        if missing or (tableless and self.stated.table is not None):
+            return spec  # What it depends on is among the problems already.
         component: Component | None = self.attempt(
             (lambda: build.density(self.registry, spec, self.table))
             if axis == "density"
