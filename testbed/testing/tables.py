@@ -23,7 +23,7 @@ def _bound(t: NoiseTable, **options: object) -> NoiseTable:
     return t.bound({**t.options, **options})
 
 
-def _around(levels: Tensor) -> tuple[float, float]:
+def _around(levels: Tensor) -> dict[str, float]:
     """A range that all levels lie within, with room at both ends.
 
     Raises:
@@ -31,12 +31,12 @@ def _around(levels: Tensor) -> tuple[float, float]:
     """
     low, high = float(levels.min()), float(levels.max())
     demand(0 < low <= high < math.inf, f"the levels go from {low:.4g} to {high:.4g}.")
-    return low / 2, 2 * high
+    return {"sigma_min": low / 2, "sigma_max": 2 * high}
 
 
 def _between(levels: Tensor) -> Tensor:
     """Noise levels beyond both ends of a table and between, and the table's own."""
-    low, high = _around(levels)
+    low, high = _around(levels).values()
     grid = torch.logspace(0, 1, 400, dtype=torch.float64).sub(1).div(9)
     return torch.cat([low * (high / low) ** grid, levels])
 
@@ -123,7 +123,7 @@ def equal_mass(t: NoiseTable, context: Context) -> None:
     one = _bound(t)
     n = len(one.sigmas)
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    found = one.density(*_around(one.sigmas)).sigma(u)
+    found = one.density(**_around(one.sigmas)).sigma(u)
     missed = (found != one.sigmas).nonzero().flatten().tolist()
     demand(not missed, f"{len(missed)} of {n} levels are not drawn, the first {missed[:1]}.")
 
@@ -131,7 +131,7 @@ def equal_mass(t: NoiseTable, context: Context) -> None:
 @LAWS.law("The pdf of the levels, 1/n over the log-spacing around each, integrates to one.")
 def normalised(t: NoiseTable, context: Context) -> str:
     one = _bound(t)
-    return densities.normalised(one.density(*_around(one.sigmas)), context) or ""
+    return densities.normalised(one.density(**_around(one.sigmas)), context) or ""
 
 
 @LAWS.law(
