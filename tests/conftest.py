@@ -20,7 +20,7 @@ from testbed.cli import app
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
-OURS = ("MLFLOW_", "TESTBED_")
+OURS = ("MLFLOW_", "TESTBED_", "NOX_")
 
 TINY = """
 [study]
@@ -64,7 +64,7 @@ class Done:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The variables of a command: none of MLflow's or ours but `more`; wide output."""
+    """The variables of a command: none of MLflow's, nox's or ours but `more`; wide output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     # In a subprocess with another working directory, a relative PYTHONPATH leads nowhere.
     kept |= {"PYTHONPATH": str(ROOT), "COLUMNS": "250", "OMP_NUM_THREADS": "1"}

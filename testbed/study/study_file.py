@@ -31,6 +31,7 @@ from pydantic import (
     model_validator,
 )
 
+from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
 from testbed.training.settings import Training
 
@@ -312,8 +313,6 @@ def find(file: Path) -> Path:
     Raises:
         InputError: neither exists.
     """
-    from testbed.registry import bundled
-
     if file.is_file():
         return file
     studies = {path.stem: path for path in bundled("studies").glob("*.toml")}

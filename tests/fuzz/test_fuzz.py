@@ -79,7 +79,7 @@ TRIAL_FILE = f"{law.command_lines.FOLDER}/trial.json"
 TWO = ("--set", 'grid.parameterization=["v", "edm"]')
 
 CASES = [{"name": "../../up"}]
-LEVELS = ("audit", "f.py:f", "--level", "algebra", "--noise", "index", "--table", "t.npy")
+LEVELS = ("audit", "f.py:f", "--level", "algebra", "--time-argument", "index", "--table", "t.npy")
 F = {"f.py": b"def f(): return lambda x, i: x\n"}
 ICDF = "def f(u): return {}['a']\ndef g(sigma): return sigma\n"
 LOSS = "def f(a, b): return torch.ones(7)\n"
