@@ -34,8 +34,9 @@ def plugins(
     (plugin, kind, origin, version, error, trace).
     """
     registry = options.registry(plugin, plugin_dir, strict)
+    document = _plugins_document(registry)  # which looks into each component
     if as_json:
-        terminal.document(_plugins_document(registry))
+        terminal.document(document)
     else:
         console = terminal.console()
         for line in _plugins_lines(registry):

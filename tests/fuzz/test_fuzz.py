@@ -111,7 +111,7 @@ FOUND: dict[str, tuple[Input, str]] = {
     ),
     "a link to nowhere": (
         Input(("new", "mine", "--out", "a.py"), links={"a.py": "b.py"}),
-        "a.py exists already and is left as it is",
+        "--out a.py: exists already and is left as it is",
     ),
     "a density that raises": (
         Input(
