@@ -100,8 +100,10 @@ def study(
         _prepare_workers(made, jobs)
         if trial:
             _choose(made, trial)
-        _show_plan(made, registry, details=False)
         store = _store(tracking_uri, no_mlflow)
+        _show_plan(made, registry, store, details=False)
+        if not store and not no_mlflow:
+            terminal.console().print("mlflow is not installed: the study runs without it.")
         ending = _run(made, registry, engine, jobs, store)
         seconds = time.monotonic() - context.obj
         _show_ending(made, ending, registry, seconds, tracking_uri)
@@ -136,16 +138,19 @@ def plan(
     with terminal.text_on_stderr(as_json):
         registry = options.registry(plugin, plugin_dir, strict)
         made = _plan(file, set_, only, seeds, device, out, registry)
-        _show_plan(made, registry, details=True)
-        store = _store(tracking_uri, no_mlflow=False)
+        store = _store(tracking_uri)
+        if not as_json:
+            _show_plan(made, registry, store, details=True)
         chosen = _engine(made, registry)
-        terminal.console().print()
-        words = terminal.words_after("plan", str(file))
-        terminal.next_step(terminal.command("study", *words))
     if as_json:
         from testbed.cli import documents
 
         terminal.document(documents.plan(made, chosen, store))
+        return
+    _show_engine(chosen)
+    terminal.console().print()
+    words = terminal.words_after("plan", str(file))
+    terminal.next_step(terminal.command("study", *words))
 
 
 def report(folder: StudyFolder, out: ReportOut = None, as_json: options.AsJSON = False) -> None:
@@ -166,12 +171,13 @@ def report(folder: StudyFolder, out: ReportOut = None, as_json: options.AsJSON =
             raise
         except Exception as problem:  # a damaged file raises whatever its damage leads to
             raise InputError(f"{folder}: its files cannot be read: {said(problem)}") from problem
-        terminal.console().print(f"Report: [bold]{page}[/]")
-        terminal.next_step(f"open {page}", f"; its numbers are in {page.parent / 'tables'}.")
     if as_json:
         from testbed.cli import documents
 
         terminal.document(documents.report(folder, page))
+        return
+    terminal.console().print(f"Report: [bold]{page}[/]")
+    terminal.next_step(f"open {page}", f"; its numbers are in {page.parent / 'tables'}.")
 
 
 def sync(
@@ -249,13 +255,15 @@ def _plan(
     return plans.make(read, registry, folder, options.device(device))
 
 
-def _show_plan(made: Plan, registry: Registry, details: bool) -> None:
+def _show_plan(made: Plan, registry: Registry, store: str, details: bool) -> None:
+    """The trials of a plan, and where its study would write; an empty `store` is none."""
     from testbed.cli.render import plan_table
     from testbed.study.plan import notes
 
     console = terminal.console()
     for line in plan_table(made, registry, details):
         console.print(line)
+    console.print(f"MLflow store: {store or 'none'}", markup=False, highlight=False)
     for note in notes(made):
         console.print(note, markup=False, highlight=False)
 
@@ -269,19 +277,11 @@ def _require_mlflow() -> None:
         raise InputError("mlflow is not installed: pip install mlflow.")
 
 
-def _store(tracking_uri: str, no_mlflow: bool) -> str:
-    """The MLflow store of a study, which is named on the terminal; empty where there is none."""
+def _store(tracking_uri: str, no_mlflow: bool = False) -> str:
+    """The address of a study's MLflow store; empty where nothing is logged."""
     from testbed.study import tracking
 
-    store = "" if no_mlflow or not _has_mlflow() else tracking.uri(tracking_uri)
-    if store:
-        line = f"MLflow store: {store}"
-    elif no_mlflow:
-        line = "MLflow store: none, by --no-mlflow."
-    else:
-        line = "mlflow is not installed: the study runs without it."
-    terminal.console().print(line, markup=False, highlight=False)
-    return store
+    return "" if no_mlflow or not _has_mlflow() else tracking.uri(tracking_uri)
 
 
 def _prepare_workers(made: Plan, jobs: int | None) -> None:
@@ -309,15 +309,16 @@ def _choose(made: Plan, id_: str) -> None:
 def _engine(
     made: Plan, registry: Registry, name: str = "auto", jobs: int | None = None
 ) -> ExecutionPlan:
-    """The engine of a plan, which is named on the terminal."""
-    from testbed.cli.render import engine_line
     from testbed.study import engines
 
-    console = terminal.console()
-    with console.status("measuring the engines"):
-        chosen = engines.choose(made, registry, name, jobs)
-    console.print(engine_line(chosen))
-    return chosen
+    with terminal.console().status("measuring the engines"):
+        return engines.choose(made, registry, name, jobs)
+
+
+def _show_engine(chosen: ExecutionPlan) -> None:
+    from testbed.cli.render import engine_line
+
+    terminal.console().print(engine_line(chosen))
 
 
 def _run(made: Plan, registry: Registry, engine: str, jobs: int | None, store: str) -> Ending:
@@ -326,6 +327,7 @@ def _run(made: Plan, registry: Registry, engine: str, jobs: int | None, store: s
     from testbed.study.executors import Executor, InProcessExecutor, ProcessExecutor
 
     chosen = _engine(made, registry, engine, jobs)
+    _show_engine(chosen)
     executor: Executor = InProcessExecutor()
     if chosen.slots:
         executor = ProcessExecutor(max(1, chosen.workers), made.device, chosen.threads)
