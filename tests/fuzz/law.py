@@ -80,7 +80,7 @@ def faults(given: Input, done: Outcome) -> list[str]:
     lines = done.err.splitlines(keepends=True)
     rest = "".join(line for line in lines if not NOTICE.match(line))
     if command == "study" and "--json" in given.words:  # its progress is on stderr
-        rest = rest[rest.find("testbed: ") :] if done.code == 2 else ""
+        rest = rest[max(0, rest.find("testbed: ")) :] if done.code == 2 else ""
     if done.code == 2:
         found += _of_message(rest, done.out)
     elif done.code is not None and rest.strip():
