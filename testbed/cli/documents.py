@@ -61,4 +61,4 @@ def _study(made: Plan, tracking_uri: str) -> dict[str, Any]:
 
 
 def _trial(one: Trial) -> dict[str, Any]:
-    return {"id": one.id, "title": one.title, "labels": one.labels, "seed": one.config["seed"]}
+    return {"id": one.id, "title": one.title, "labels": one.labels, "seed": one.config.seed}

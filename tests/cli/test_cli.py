@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,6 @@ from testbed.cli import app, render
 from testbed.errors import InputError
 from testbed.registry import AXES
 from testbed.study.engines import ExecutionPlan
-from testbed.study.plan import Trial
 
 COMMANDS = [
     "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "sync",
@@ -347,9 +347,7 @@ def test_interrupted_trials_are_not_counted_as_done() -> None:
     shown = io.StringIO()
     bars = render.Bars(ExecutionPlan("sequential", 0, 1), Console(file=shown, width=100))
     bars._said = -100.0  # nothing was said within the last seconds
-    bars.progress().ended(
-        Trial("a", {"seed": 0}, [{"variant": "v", "case": "", "arm": ""}]), "interrupted"
-    )
+    bars.progress().ended(SimpleNamespace(title="v · seed 0", id="a"), "interrupted")
     assert shown.getvalue() == ""
 
 
