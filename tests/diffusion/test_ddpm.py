@@ -896,10 +896,8 @@ def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:
     (one,) = planned(tmp_path).trials
     at = tmp_path / "out" / "trials" / one.id
     at.mkdir(parents=True)
-    worker.storage.write_json(
-        at / "trial.json",
-        {"id": one.id, "config": one.config.record(), "labels": [], "plugins": [], "plugin_dirs": []},
-    )
+    described = {"id": one.id, "config": one.config.record(), "labels": []}
+    worker.storage.write_json(at / "trial.json", {**described, "plugins": [], "plugin_dirs": []})
     assert worker.run(one.config, at) == "finished", (at / "error.txt").read_text()
     result = worker.storage.read_json(at / "result.json")
     assert math.isfinite(result["metrics"]["elbo"])
