@@ -73,7 +73,14 @@ def _trial(
     oracle: bool,
     shape: Callable[[str, int], float],
 ) -> None:
-    config = {"seed": seed, "training": {"learning_rate": 0.001, "steps": 9}}
+    config = {
+        "parameterization": "v",
+        "dataset": "moons",
+        "sigma_data": 0.5,
+        "sigma_data_measured": 0.5,
+        "seed": seed,
+        "training": {"learning_rate": 0.001, "steps": 9},
+    }
     _json(at / "trial.json", {"id": at.name, "config": config, "labels": labels})
     status = value if isinstance(value, str) else "finished"
     if status == "interrupted":
