@@ -168,8 +168,8 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
     (flag, W, made), (scaling, V, _) = found
     assert torch.equal(W, V)
     assert made.objective.parameterization.name == "v_score"
-    assert flag["output"] == "score"
-    assert flag["parameterization"]["name"] == "v"
+    assert flag.output == "score"
+    assert flag.parameterization.name == "v"
     signatures = [equal_objectives.described(config, registry) for config in (flag, scaling)]
     assert equal_objectives.compared(*signatures) == 1.0  # type: ignore[arg-type]
 

@@ -118,5 +118,5 @@ def law_vp_score_is_brought_in(to_ve: Callable[..., Tensor]) -> None:
     for way in (by_scaling, by_wrapper, by_flag):
         assert_within(way(Brought(), "v", 0.5)(x, sigma), wanted, 4 * size, k)
     if to_ve is noise_levels.VP.score_to_ve:
-        adapted = Adapter(returns="score", coordinates="vp", noise="time")(foreign)
+        adapted = Adapter(prediction_type="score", schedule="vp", time_argument="time")(foreign)
         assert_within(adapted(x, sigma), wanted, 4 * size, k)

@@ -618,7 +618,7 @@ def entropy_row(folder: Path, curve: Callable[[np.ndarray[Any, Any]], Any], **co
         case="c", arm="", variant="b", seed=0
     )
     facts = {"c": {**found.facts["c"], "variance": 2.5}}
-    configs = {i: {**c, **config} for i, c in found.configs.items()}
+    configs = {i: c.model_copy(update=config) for i, c in found.configs.items()}
     made = replace(found, levels=levels, facts=facts, configs=configs)
     return dict(summaries.setup(made))["entropy"][0]
 
