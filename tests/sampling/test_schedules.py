@@ -19,7 +19,8 @@ from testbed.registry import default_registry
 from testbed.sampling.schedules import SCHEDULES
 from testbed.study import plan, study_file
 from testbed.trial import build, evaluate
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
+from testbed.trial.specs import ComponentSpec
 
 # --- the levels ----------------------------------------------------------------------------------
 
