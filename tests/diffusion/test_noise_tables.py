@@ -34,7 +34,8 @@ from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
 from testbed.study import plan, study_file
 from testbed.trial import worker
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
+from testbed.trial.specs import ComponentSpec
 
 # --- the tables ----------------------------------------------------------------------------------
 

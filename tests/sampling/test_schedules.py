@@ -21,7 +21,8 @@ from testbed.sampling import schedules
 from testbed.sampling.schedules import SCHEDULES
 from testbed.study import plan, study_file
 from testbed.trial import build, evaluate
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
+from testbed.trial.specs import ComponentSpec
 
 # --- the levels ----------------------------------------------------------------------------------
 

@@ -15,16 +15,8 @@ from pydantic import ValidationError
 from testbed import settings
 from testbed.settings import Setting
 from testbed.training.settings import Training
-from testbed.trial.config import (
-    SCHEMA,
-    ComponentSpec,
-    Evaluation,
-    Likelihood,
-    TrialConfig,
-    TrialFields,
-    TrialSettings,
-    Variance,
-)
+from testbed.trial.config import SCHEMA, TrialConfig, TrialFields, TrialSettings
+from testbed.trial.specs import ComponentSpec, Evaluation, Likelihood, Variance
 
 SMALL = {"parameterization": "v", "dataset": "moons", "sigma_data": 0.5, "sigma_data_measured": 0.5}
 """What a trial has to say."""

@@ -28,7 +28,7 @@ from testbed.registry import default_registry
 from testbed.sampling.likelihood import bits_per_dim, levels, log_likelihood
 from testbed.study import plan, study_file
 from testbed.trial import worker
-from testbed.trial.config import Likelihood
+from testbed.trial.specs import Likelihood
 
 # --- dequantisation ------------------------------------------------------------------------------
 
