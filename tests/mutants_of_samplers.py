@@ -57,10 +57,12 @@ def of_sampler(subject: Sampled) -> set[str]:
 
 
 def step(function: Callable[..., Tensor]) -> testbed.Sampler:
-    """A sampler from `function(D, x, sigma, following)`."""
+    """A sampler from `function(D, x, sigma, sigma_next)`."""
 
-    def full(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
-        return function(denoise, x, sigma, following)
+    def full(
+        denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, history: Any
+    ) -> Any:
+        return function(denoise, x, sigma, sigma_next)
 
     return testbed.Sampler("wrong", full)
 
@@ -74,7 +76,7 @@ def euler_step(D: Any, x: Tensor, s: float, t: float) -> Tensor:
 
 
 def midpoint(level: Callable[[float, float], float]) -> testbed.Sampler:
-    """Half an Euler step, then a whole one by the slope there, at `level(sigma, following)`."""
+    """Half an Euler step, then a whole one by the slope there, at `level(sigma, sigma_next)`."""
 
     def function(D: Any, x: Tensor, s: float, t: float) -> Tensor:
         if t == 0:

@@ -137,13 +137,13 @@ def test_a_conditional_model_is_sampled_with_its_own_variance() -> None:
     """nu = 1 is the large variance, nu = -1 would be the small one."""
     denoiser, x = learned(), torch.ones(2, 3)
     given = Given(denoiser, {"label": torch.tensor([1, 1])})
-    sigma, following = float(denoiser.table.sigmas[9]), float(denoiser.table.sigmas[8])  # type: ignore[union-attr]
-    _, variance = given.posterior(x, sigma, following)
-    assert float(variance[0, 0]) == pytest.approx(large(sigma, following), rel=8 * 2.0**-24)
-    _, other = denoiser.posterior(x, sigma, following)
+    sigma, sigma_next = float(denoiser.table.sigmas[9]), float(denoiser.table.sigmas[8])  # type: ignore[union-attr]
+    _, variance = given.posterior(x, sigma, sigma_next)
+    assert float(variance[0, 0]) == pytest.approx(large(sigma, sigma_next), rel=8 * 2.0**-24)
+    _, other = denoiser.posterior(x, sigma, sigma_next)
     assert float(other[0, 0]) != float(variance[0, 0])
     with pytest.raises(NoPosterior):
-        Given(exact(), None).posterior(x, sigma, following)
+        Given(exact(), None).posterior(x, sigma, sigma_next)
 
 
 def planned(folder: Path, *sets: str) -> plan.Plan:

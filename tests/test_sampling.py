@@ -40,25 +40,25 @@ def named(name: str) -> testbed.Sampler:
 # --- one step ------------------------------------------------------------------------------------
 
 
-def euler_step(denoise: Denoise, x: Any, sigma: Any, following: Any) -> Any:
+def euler_step(denoise: Denoise, x: Any, sigma: Any, sigma_next: Any) -> Any:
     """x + (sigma' - sigma) (x - D)/sigma, as printed."""
-    return x + (following - sigma) * (x - denoise(x, sigma)) / sigma
+    return x + (sigma_next - sigma) * (x - denoise(x, sigma)) / sigma
 
 
-def heun_step(denoise: Denoise, x: Any, sigma: Any, following: Any) -> Any:
+def heun_step(denoise: Denoise, x: Any, sigma: Any, sigma_next: Any) -> Any:
     """The mean of the slopes at both ends of Euler's step."""
     slope = (x - denoise(x, sigma)) / sigma
-    end = x + (following - sigma) * slope
-    slope_there = (end - denoise(end, following)) / following
-    return x + (following - sigma) * (slope + slope_there) / 2
+    end = x + (sigma_next - sigma) * slope
+    slope_there = (end - denoise(end, sigma_next)) / sigma_next
+    return x + (sigma_next - sigma) * (slope + slope_there) / 2
 
 
 STEPS = {"euler": euler_step, "heun": heun_step}
 
 
-def textbook(name: str, following: float) -> Callable[..., Any]:
+def textbook(name: str, sigma_next: float) -> Callable[..., Any]:
     """The step of that method; to 0 it is Euler's (Karras et al. 2022, algorithm 1)."""
-    return STEPS[name] if following else euler_step
+    return STEPS[name] if sigma_next else euler_step
 
 
 LEVELS = [(1.0, 0.5), (80.0, 57.6), (0.01, 0.002), (3.0, 2.9), (0.5, 0.0)]
@@ -400,10 +400,10 @@ def test_sigmas_as_a_tensor_or_a_list() -> None:
 
 
 def noisy(
-    denoise: Denoise, x: Tensor, sigma: float, following: float, generator: Any, history: Any
+    denoise: Denoise, x: Tensor, sigma: float, sigma_next: float, generator: Any, history: Any
 ) -> Tensor:
     history.append(sigma)
-    return x + following * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return x + sigma_next * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 
 def test_a_stochastic_sampler_asks_for_a_generator() -> None:

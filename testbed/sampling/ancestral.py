@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from testbed.sampling.loop import Asked
 
 
-def split(sigma: float, following: float, eta: float) -> tuple[float, float]:
+def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
     """(down, up): sigma' = sqrt(down^2 + up^2), up = eta sigma' sqrt(1 - (sigma'/sigma)^2).
 
     down = sigma' sqrt(1 - eta^2 (1 - (sigma'/sigma)^2)), without the difference of squares.
@@ -38,9 +38,9 @@ def split(sigma: float, following: float, eta: float) -> tuple[float, float]:
     """
     if not 0 <= eta <= 1:
         raise InputError(f"eta = {eta!r} must be between 0 and 1.")
-    q = following / sigma
+    q = sigma_next / sigma
     down = math.sqrt((1 - eta) * (1 + eta) + (eta * q) ** 2)
-    return following * down, eta * following * math.sqrt((1 - q) * (1 + q))
+    return sigma_next * down, eta * sigma_next * math.sqrt((1 - q) * (1 + q))
 
 
 def noisier(x: Tensor, deviation: float, generator: torch.Generator | None) -> Tensor:
@@ -52,13 +52,13 @@ def ddim(
     denoise: Denoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     eta: float = 0.0,
 ) -> Tensor:
     """x' = D + (down/sigma)(x - D) + up z (Song et al. 2021, eqs. 12 and 16, over alpha)."""
-    down, up = split(sigma, following, eta)
+    down, up = split(sigma, sigma_next, eta)
     return noisier(toward(denoise(x, sigma), x, down / sigma), up, generator)
 
 
@@ -66,20 +66,20 @@ def euler_ancestral(
     denoise: Denoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     eta: float = 1.0,
 ) -> Tensor:
     """Euler's step from sigma to `down`, and noise up to sigma': DDIM's, with eta = 1."""
-    return ddim(denoise, x, sigma, following, generator, history, eta)
+    return ddim(denoise, x, sigma, sigma_next, generator, history, eta)
 
 
 def ddpm(
     denoise: Asked,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     variance: str = "small",
@@ -94,19 +94,19 @@ def ddpm(
         InputError: an unknown variance, or a learned one of a denoiser that has none.
     """
     if variance == "learned":
-        mean, learned = denoise.posterior(x, sigma, following)
-        return mean + learned.sqrt() * fresh(x, generator) if following else mean
+        mean, learned = denoise.posterior(x, sigma, sigma_next)
+        return mean + learned.sqrt() * fresh(x, generator) if sigma_next else mean
     if variance not in VARIANCES:
         raise InputError(unknown("variance", variance, [*VARIANCES, "learned"]))
-    s = math.sqrt(VARIANCES[variance](sigma, following)) if following else 0.0
-    return noisier(toward(denoise(x, sigma), x, (following / sigma) ** 2), s, generator)
+    s = math.sqrt(VARIANCES[variance](sigma, sigma_next)) if sigma_next else 0.0
+    return noisier(toward(denoise(x, sigma), x, (sigma_next / sigma) ** 2), s, generator)
 
 
 def dpmpp_2s_ancestral(
     denoise: Denoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     eta: float = 1.0,
@@ -117,8 +117,8 @@ def dpmpp_2s_ancestral(
     algorithm 1 with r = 1/2; ancestral as in k-diffusion). The step to 0 is Euler's.
     """
     D = denoise(x, sigma)
-    down, up = split(sigma, following, eta)
-    if following == 0:
+    down, up = split(sigma, sigma_next, eta)
+    if sigma_next == 0:
         return toward(D, x, 0.0)
     middle = math.sqrt(sigma * down)
     D_m = denoise(toward(D, x, middle / sigma), middle)
@@ -129,7 +129,7 @@ def dpmpp_sde(
     denoise: Denoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     eta: float = 1.0,
@@ -142,13 +142,13 @@ def dpmpp_sde(
     step to 0 is Euler's.
     """
     D = denoise(x, sigma)
-    if following == 0:
+    if sigma_next == 0:
         return toward(D, x, 0.0)
-    m = math.sqrt(sigma * following)
-    (down_m, up_m), (down, up) = split(sigma, m, eta), split(sigma, following, eta)
+    m = math.sqrt(sigma * sigma_next)
+    (down_m, up_m), (down, up) = split(sigma, m, eta), split(sigma, sigma_next, eta)
     z_1, z_2 = (fresh(x, generator) if eta else torch.zeros_like(x) for _ in range(2))
     D_m = denoise(toward(D, x, down_m / sigma) + up_m * z_1, m)
-    share = (sigma - m) / (sigma - following)
+    share = (sigma - m) / (sigma - sigma_next)
     z = math.sqrt(share) * z_1 + math.sqrt(1 - share) * z_2
     return toward(D_m, x, down / sigma) + up * z
 

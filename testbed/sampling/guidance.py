@@ -46,13 +46,13 @@ class Given:
         """D_y at x (B, ...), sigma (B,); shaped like x."""
         return self.denoiser(x, sigma, self.condition)
 
-    def posterior(self, x: Tensor, sigma: Sigma, following: Sigma) -> Normal:
-        """Mean and variance of x at the level `following`, where the denoiser learns a variance.
+    def posterior(self, x: Tensor, sigma: Sigma, sigma_next: Sigma) -> Normal:
+        """Mean and variance of x at the level `sigma_next`, where the denoiser learns a variance.
 
         Raises:
             NoPosterior: it does not.
         """
-        return posterior_of(self.denoiser)(x, sigma, following, self.condition)
+        return posterior_of(self.denoiser)(x, sigma, sigma_next, self.condition)
 
 
 @dataclass(frozen=True)

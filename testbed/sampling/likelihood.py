@@ -96,10 +96,10 @@ def log_likelihood(
     y, d = x.detach().double(), x[0].numel()
     rate = d - traces(asked, y.to(x.dtype), levels[0], V)
     gained = torch.zeros_like(rate)
-    for sigma, following in pairwise(levels):
-        y = heun(denoise, y, sigma, following, None, [], len(levels) - 1)
-        before, rate = rate, d - traces(asked, y.to(x.dtype), following, V)
-        gained += math.log(following / sigma) * (before + rate) / 2
+    for sigma, sigma_next in pairwise(levels):
+        y = heun(denoise, y, sigma, sigma_next, None, [], len(levels) - 1)
+        before, rate = rate, d - traces(asked, y.to(x.dtype), sigma_next, V)
+        gained += math.log(sigma_next / sigma) * (before + rate) / 2
     log_p, k = prior(y, levels[-1]).double() + gained.mean(0), len(gained)
     if V is None:
         return Likelihood(log_p, torch.zeros_like(log_p))

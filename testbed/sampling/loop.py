@@ -35,13 +35,13 @@ class Asked:
         each = torch.full(x.shape[:1], sigma, dtype=self.dtype, device=x.device)
         return self.denoiser(x, each)
 
-    def posterior(self, x: Tensor, sigma: float, following: float) -> Normal:
-        """Mean and variance of x at the level `following`, both (B, ...).
+    def posterior(self, x: Tensor, sigma: float, sigma_next: float) -> Normal:
+        """Mean and variance of x at the level `sigma_next`, both (B, ...).
 
         Raises:
-            NoPosterior: the denoiser has no `posterior(x, sigma, following)`.
+            NoPosterior: the denoiser has no `posterior(x, sigma, sigma_next)`.
         """
-        return posterior_of(self.denoiser)(x, sigma, following)
+        return posterior_of(self.denoiser)(x, sigma, sigma_next)
 
 
 def sample(
@@ -85,10 +85,10 @@ def sample(
     (step,) = chosen.formulas()
     history: list[Any] = []
     pairs = list(pairwise(levels))
-    for i, (sigma, following) in enumerate(_shown(pairs, chosen.name) if progress else pairs):
+    for i, (sigma, sigma_next) in enumerate(_shown(pairs, chosen.name) if progress else pairs):
         if callback is not None:
             callback(i, sigma, x)
-        given = (denoise, x, sigma, following, generator, history)
+        given = (denoise, x, sigma, sigma_next, generator, history)
         x = step(*given, options=chosen.options, steps=len(pairs))
     return x
 

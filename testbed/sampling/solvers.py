@@ -62,7 +62,7 @@ def euler(
     denoise: Denoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: Slopes,
     steps: int,
@@ -73,14 +73,14 @@ def euler(
 ) -> Tensor:
     """x' = D + (sigma'/sigma_hat)(x_hat - D)."""
     x, sigma = churned(x, sigma, generator, steps, churn, s_min, s_max, s_noise)
-    return toward(denoise(x, sigma), x, following / sigma)
+    return toward(denoise(x, sigma), x, sigma_next / sigma)
 
 
 def heun(
     denoise: Denoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: Slopes,
     steps: int,
@@ -92,18 +92,18 @@ def heun(
     """Heun's second-order step; Euler's where sigma' = 0 (Karras et al. 2022, algorithm 2)."""
     x, sigma = churned(x, sigma, generator, steps, churn, s_min, s_max, s_noise)
     d = (x - denoise(x, sigma)) / sigma
-    predicted = x + (following - sigma) * d
-    if following == 0:
+    predicted = x + (sigma_next - sigma) * d
+    if sigma_next == 0:
         return predicted
-    d_next = (predicted - denoise(predicted, following)) / following
-    return x + (following - sigma) * (d + d_next) / 2
+    d_next = (predicted - denoise(predicted, sigma_next)) / sigma_next
+    return x + (sigma_next - sigma) * (d + d_next) / 2
 
 
 def lms(
     denoise: Denoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: Slopes,
     order: int = 4,
@@ -122,7 +122,7 @@ def lms(
     history.append((sigma, (x - denoise(x, sigma)) / sigma))
     del history[:-order]
     for weight, (_, d) in zip(
-        lagrange_integrals([level for level, _ in history], sigma, following), history, strict=True
+        lagrange_integrals([level for level, _ in history], sigma, sigma_next), history, strict=True
     ):
         x = x + weight * d
     return x
@@ -147,7 +147,7 @@ def dpmpp_2m(
     denoise: Denoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: Slopes,
 ) -> Tensor:
@@ -158,11 +158,11 @@ def dpmpp_2m(
     """
     D = denoise(x, sigma)
     history.append((sigma, D))
-    if len(history) == 1 or following == 0:
-        return toward(D, x, following / sigma)
+    if len(history) == 1 or sigma_next == 0:
+        return toward(D, x, sigma_next / sigma)
     before, D_before = history.pop(0)
-    r = math.log(before / sigma) / math.log(sigma / following)
-    return toward(D + (D - D_before) / (2 * r), x, following / sigma)
+    r = math.log(before / sigma) / math.log(sigma / sigma_next)
+    return toward(D + (D - D_before) / (2 * r), x, sigma_next / sigma)
 
 
 @hookimpl
