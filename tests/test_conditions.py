@@ -587,7 +587,7 @@ REFUSED = {
     ),
     "classifier-free without dropout": (
         [FREE, "conditions.label=0"],
-        "asks the model with condition 'label' switched off, which conditions.label = 0 never "
+        "it needs the model with condition 'label' switched off, which conditions.label = 0 never "
         "trains: give it a rate above 0.",
     ),
     "a negative label of no label": (
@@ -604,7 +604,7 @@ REFUSED = {
             "conditions.label=0",
             "conditions.group=0",
         ],
-        "asks the model with condition 'group' switched off",
+        "it needs the model with condition 'group' switched off",
     ),
     "an infinite scale": (
         ['evaluation.guidance={name="classifier_free", scale=inf}', "conditions.label=0.1"],
@@ -628,7 +628,7 @@ REFUSED = {
     ),
     "classifier on a model that always has its label": (
         [BY, "conditions.label=0"],
-        "asks the model with condition 'label' switched off",
+        "it needs the model with condition 'label' switched off",
     ),
 }
 

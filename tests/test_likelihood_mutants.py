@@ -62,7 +62,7 @@ TWO = integral(integrals.law_a_sign_is_one_bit)
 STEP = integral(integrals.law_the_step_is_the_rule_s_error)
 ERRORS = integral(integrals.law_errors_of_levels_add)
 
-RATE = "before, rate = rate, d - traces(asked, y.to(x.dtype), sigma_next, V)"
+RATE = "before, rate = rate, d - traces(D, y.to(x.dtype), sigma_next, V)"
 MUTANTS: list[tuple[str, str, str, str, Test]] = [
     ("the divergence of the other sign", LIKELIHOOD,
      "gained += math.log(sigma_next / sigma)", "gained -= math.log(sigma_next / sigma)", POINT),

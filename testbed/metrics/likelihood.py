@@ -13,7 +13,7 @@ from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics.denoising import rows
 from testbed.metrics.resampling import mean
 from testbed.random import stream
-from testbed.sampling.guidance import Given
+from testbed.sampling.guidance import ConditionedDenoiser
 from testbed.sampling.likelihood import bits_per_dim, levels, log_likelihood
 
 
@@ -60,7 +60,9 @@ def held_out(
     index = rows(data, samples, stream(0, "likelihood"))
     condition = {name: y[index] for name, y in data.condition("test", conditions).items()}
     log_p = log_likelihood(
-        Given(denoiser, {name: y.to(device) for name, y in condition.items()} or None),
+        ConditionedDenoiser(
+            denoiser, {name: y.to(device) for name, y in condition.items()} or None
+        ),
         x.to(device),
         sigmas,
         sigma_data=denoiser.sigma_data,

@@ -22,10 +22,10 @@ from testbed.components.sampler import Sampler
 from testbed.diffusion.ddpm import VARIANCES
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
-from testbed.sampling.solvers import Denoise, fresh, toward
+from testbed.sampling.solvers import ScalarDenoise, fresh, toward
 
 if TYPE_CHECKING:
-    from testbed.sampling.loop import Asked
+    from testbed.sampling.loop import StepDenoiser
 
 
 def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
@@ -44,12 +44,12 @@ def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
 
 
 def noisier(x: Tensor, deviation: float, generator: torch.Generator | None) -> Tensor:
-    """x + deviation z; nothing is drawn for a deviation of 0."""
+    """Returns x + deviation z; nothing is drawn for a deviation of 0."""
     return x + deviation * fresh(x, generator) if deviation else x
 
 
 def ddim(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
     sigma_next: float,
@@ -63,7 +63,7 @@ def ddim(
 
 
 def euler_ancestral(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
     sigma_next: float,
@@ -71,12 +71,12 @@ def euler_ancestral(
     history: list[Any],
     eta: float = 1.0,
 ) -> Tensor:
-    """Euler's step from sigma to `down`, and noise up to sigma': DDIM's, with eta = 1."""
+    """Takes Euler's step from sigma to `down`, and adds noise up to sigma': DDIM with eta = 1."""
     return ddim(denoise, x, sigma, sigma_next, generator, history, eta)
 
 
 def ddpm(
-    denoise: Asked,
+    denoise: StepDenoiser,
     x: Tensor,
     sigma: float,
     sigma_next: float,
@@ -91,7 +91,7 @@ def ddpm(
     eq. 15). The step to 0 draws nothing.
 
     Raises:
-        InputError: an unknown variance, or a learned one of a denoiser that has none.
+        InputError: The variance is unknown, or "learned" of a denoiser that learns none.
     """
     if variance == "learned":
         mean, learned = denoise.posterior(x, sigma, sigma_next)
@@ -103,7 +103,7 @@ def ddpm(
 
 
 def dpmpp_2s_ancestral(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
     sigma_next: float,
@@ -126,7 +126,7 @@ def dpmpp_2s_ancestral(
 
 
 def dpmpp_sde(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
     sigma_next: float,
@@ -155,7 +155,7 @@ def dpmpp_sde(
 
 @hookimpl
 def testbed_samplers() -> Iterable[Sampler]:
-    """DDIM, Euler ancestral, DDPM, DPM++ 2S ancestral and SDE."""
+    """Yields DDIM, Euler ancestral, DDPM, DPM++ 2S ancestral and DPM++ SDE."""
     song, lu = "Song et al. 2021, arXiv:2010.02502", "Lu et al. 2022, arXiv:2211.01095"
     yield Sampler("ddim", ddim, noise="eta", reference=f"{song}, eqs. 12 and 16")
     yield Sampler("euler_ancestral", euler_ancestral, noise="eta", reference=f"{song}, eq. 12")

@@ -14,6 +14,7 @@ import torch
 
 from testbed import audit
 from testbed.components.dataset import Data
+from testbed.components.guidance import Denoise
 from testbed.components.metric import MetricValue
 from testbed.diffusion.ddpm import Chain
 from testbed.diffusion.denoiser import Denoiser
@@ -22,8 +23,8 @@ from testbed.metrics.guidance import end_points
 from testbed.metrics.resampling import mean
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.sampling.guidance import Given
-from testbed.sampling.loop import Denoise, sample
+from testbed.sampling.guidance import ConditionedDenoiser
+from testbed.sampling.loop import sample
 from testbed.training import checkpoint
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
@@ -130,7 +131,7 @@ def elbo(
 
     All in nats per dimension; the matching terms are added.
     """
-    given = Given(denoiser, against.on(device))
+    given = ConditionedDenoiser(denoiser, against.on(device))
     x0 = against.x0.to(device)
     with torch.no_grad():
         terms = Chain(objective.levels).elbo(given, x0, stream(0, "elbo"), variance)
