@@ -25,7 +25,7 @@ from torch import Tensor
 
 import testbed
 from testbed.audit import reference, trajectories
-from testbed.audit.subject import Affine
+from testbed.audit.subject import ParameterizedDenoiser
 from testbed.diffusion import noise_levels
 
 
@@ -39,7 +39,7 @@ class Sampled:
 
 
 def of_sampler(subject: Sampled) -> set[str]:
-    v = Affine(REGISTRY.parameterization("v"), 0.5)
+    v = ParameterizedDenoiser(REGISTRY.parameterization("v"), 0.5)
     found = trajectories.check(v, reference.mixture(), [subject.sampler], STEPS)
     known = {
         "converges_with_order": lambda: sampling.law_converges_with_order(
@@ -229,7 +229,7 @@ class Named:
 
 def of_named(subject: Named) -> set[str]:
     sampler, name, levels = subject.sampler, subject.name, samplers.LADDERS["to zero"]
-    v = Affine(REGISTRY.parameterization("v"), 0.5)
+    v = ParameterizedDenoiser(REGISTRY.parameterization("v"), 0.5)
     found = trajectories.check(v, reference.mixture(), [sampler], STEPS)
     known = {
         "run_is_the_printed_formula": lambda: samplers.law_run_is_the_printed_formula(

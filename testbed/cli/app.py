@@ -273,24 +273,24 @@ def audit(
     registry = _registry(plugin, plugin_dir)
     import torch
 
-    from testbed.audit import Adapter, driver, render
+    from testbed.audit import PARTS, Adapter, driver, render
     from testbed.trial import audited
 
     torch.set_num_threads(1)
     console = _console()
     adapter = Adapter(returns, coordinates, noise, driver.read_table(table))
     with console.status("auditing") as status:
-        levels = level or driver.PARTS
+        parts = level or PARTS
 
         def say(text: str) -> None:
             status.update(f"auditing: {text}")
 
         if audited.is_trial(subject, registry):
-            found = audited.run(subject, levels, say)
+            found = audited.run(subject, parts, say)
         else:
             found = driver.run(
                 subject,
-                levels=levels,
+                parts=parts,
                 adapter=adapter,
                 oracle=driver.oracle_of(data, registry),
                 trained=trained,
