@@ -236,7 +236,7 @@ def result_table(results: Results) -> pd.DataFrame:
 
 
 def sampling_error(results: Results, case: str, arm: str, variant: str, metric: str) -> float:
-    """Returns a metric's standard error in a trial, root mean square over trials; nan if unknown."""
+    """Returns a metric's error in a trial, root mean square over trials; nan where it has none."""
     table = results.metrics
     mine = (table[LABEL] == [case, arm, variant]).all(axis=1) & (table["metric"] == metric)
     return float(np.sqrt(table.loc[mine, "error"].pow(2).mean()))

@@ -216,7 +216,7 @@ def _holm(c: Comparison) -> str:
 
 
 def _evidence(results: Results, case: str) -> str:
-    """The metric of a case with its direction, the number of seeds, and whether there is an oracle."""
+    """The metric of a case and its direction, the number of seeds, and whether an oracle exists."""
     trials = results.trials[results.trials["case"] == case]
     counts = sorted(set(trials.groupby(["arm", "variant"]).size()))
     seeds = f"{' or '.join(map(str, counts))} {'seed' if counts == [1] else 'seeds'}"

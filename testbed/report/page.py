@@ -26,7 +26,7 @@ FEW = 6
 
 @dataclass(frozen=True)
 class Cell:
-    """The text of a table's cell, and its class in the style sheet: "good", "bad", "best", "quiet"."""
+    """A cell's text and its class in the style sheet: "good", "bad", "best", "quiet" or none."""
 
     text: str
     style: str = ""
