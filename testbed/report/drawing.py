@@ -128,7 +128,7 @@ def scale(axes: Axes, x: str, y: str) -> None:
 def panels(
     n: int, rows: int = 1, width: float = 4.6, height: float = 3.3, shared: bool = True
 ) -> tuple[Figure, Any]:
-    """Returns a figure of rows x n panels, sizes in inches; the panels of a row share their axes."""
+    """Returns a figure of rows x n panels in inches; the panels of a row share their axes."""
     figure = Figure(figsize=(width * n, height * rows), layout="constrained")
     share: Literal["row", "none"] = "row" if shared else "none"
     axes = figure.subplots(rows, n, squeeze=False, sharex=share, sharey=share)
