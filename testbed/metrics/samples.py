@@ -20,7 +20,8 @@ from testbed.metrics import classifier, distances, kernels, neighbours, projecti
 from testbed.metrics.resampling import jackknife, mean
 
 
-def _some(split: Tensor, n: int, generator: Generator) -> Tensor:
+def _subset(split: Tensor, n: int, generator: Generator) -> Tensor:
+    """Draws n rows of a split without replacement; all of them where it has fewer."""
     return split[torch.randperm(len(split), generator=generator)[:n]]
 
 
@@ -29,13 +30,13 @@ def mmd(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> Met
 
     p is exact but for the median distance of the n held-out rows, from which the kernel comes.
     """
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=2)
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=2)
     return kernels.two_sample(x, y, distances.gaussians(y), generator)
 
 
 def energy(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> MetricValue:
     """Energy distance to n held-out samples; jackknife error, exact permutation p."""
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=2)
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=2)
     return kernels.two_sample(x, y, torch.neg, generator)
 
 
@@ -46,7 +47,7 @@ def sliced_wasserstein(
 
     error^2 = that of the grouped jackknife + s(W_2^2)^2 / (4 SW^2 L) of the L directions.
     """
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=2)
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=2)
     u = projections.directions(x.shape[1], directions, generator)
     W = projections.squared_wasserstein(x, y, u)
     value = math.sqrt(float(W.mean()))
@@ -58,7 +59,7 @@ def sliced_wasserstein(
 
 def c2st(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> MetricValue:
     """Held-out accuracy of a classifier of samples against held-out data; 1/2 at best."""
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=4)
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=4)
     return classifier.accuracy(x, y, generator)
 
 
@@ -71,7 +72,7 @@ def _gap(
     k: int,
 ) -> MetricValue:
     """1 - measure(x, y, k) against n held-out samples, with the grouped jackknife's error."""
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=1)
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=1)
     if not x.isfinite().all():
         return MetricValue(math.nan)
     error = jackknife(lambda a, b: measure(a, b, k), x, y, generator)
@@ -154,7 +155,7 @@ def nearest_test(samples: Tensor, data: Data, generator: Generator) -> MetricVal
 
 @hookimpl
 def testbed_metrics() -> Iterable[Metric]:
-    """Two-sample distances, fidelity and diversity, energy off the data, and memorisation."""
+    """Yields two-sample distances, fidelity, diversity, energy off the data, and memorisation."""
     yield Metric("mmd", mmd, reference="Gretton et al. 2012, eq. 3")
     yield Metric("energy", energy, reference="Szekely and Rizzo 2013")
     yield Metric("sliced_wasserstein", sliced_wasserstein, reference="Bonneel et al. 2015")

@@ -46,9 +46,9 @@ def _held(
     levels: int,
     draws: int,
     conditions: tuple[str, ...] = (),
-) -> denoising.Held:
+) -> denoising.HeldOutPairs:
     data = dataset(name, options, registry)
-    return denoising.held(data, low, high, levels, draws, conditions)
+    return denoising.held_out_pairs(data, low, high, levels, draws, conditions)
 
 
 def measure(
@@ -123,7 +123,7 @@ def measure(
 def elbo(
     denoiser: Denoiser,
     objective: Objective,
-    against: denoising.Held,
+    against: denoising.HeldOutPairs,
     variance: str,
     device: torch.device,
 ) -> dict[str, MetricValue]:

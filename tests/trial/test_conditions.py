@@ -412,7 +412,7 @@ def exact(denoise: Callable[..., Tensor] | None = None) -> Exact:
 
 def law_exact_denoiser_has_no_excess(per_level: Callable[..., pd.DataFrame]) -> None:
     """Given the classes and with all off: the oracle of each is the yardstick, to rounding."""
-    held = denoising.held(data(), 0.05, 20.0, 5, 64, ["label", "group"])
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 5, 64, ["label", "group"])
     found = per_level(exact(), held, CPU, True)
     # F = D in x0 form, rounded to the float32 of x at most.
     size = float(data().test.abs().max()) ** 2 * (4 * U) ** 2
@@ -443,7 +443,7 @@ def test_mistakes_in_measuring_are_caught(wrong: Callable[..., pd.DataFrame]) ->
 
 
 def test_an_unconditional_model_is_measured_as_before() -> None:
-    held = denoising.held(data(), 0.05, 20.0, 3, 16)
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 3, 16)
     assert (held.condition, held.optimum_dropped) == (None, None)
     assert data().oracle is not None
     x = held.x0 + float(held.sigma[1]) * held.eps
@@ -465,7 +465,7 @@ def config(name: str, rates: Mapping[str, float], **options: Any) -> dict[str, A
 @pytest.mark.parametrize("negative", [-1, 2])
 def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negative: int) -> None:
     """Guidance on both sides is one: no excess. A model without conditions is D_u on both."""
-    held = denoising.held(data(), 0.05, 20.0, 4, 32, ["label"])
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 32, ["label"])
     set_ = config("classifier_free", {"label": 0.1}, scale=scale, negative=negative)
     guide = Guide(set_, REGISTRY, data(), exact(), CPU)
     levels = pd.DataFrame({"sigma": held.sigma.numpy()})
@@ -480,7 +480,7 @@ def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negat
 
 
 def test_a_classifier_is_measured_beside_the_exact_one() -> None:
-    held = denoising.held(data(), 0.05, 20.0, 4, 60)
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 60)
     set_ = config("classifier", {}, steps=400, width=32, depth=1)
     guide = Guide(set_, REGISTRY, data(), exact(), CPU)
     levels = pd.DataFrame({"sigma": held.sigma.numpy()})
