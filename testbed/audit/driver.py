@@ -126,9 +126,10 @@ def run(
     registry = registry or default_registry()
     if isinstance(around, str):
         around = registry.parameterization(around)
-    name = name or _name(subject)
     if isinstance(subject, str):
-        subject = find(subject, registry)
+        name, subject = name or subject, find(subject, registry)
+    own = getattr(subject, "name", "") or getattr(subject, "__name__", "denoiser")
+    name = name or str(own)
     if isinstance(subject, Parameterization):
         return _exact(
             ParameterizedDenoiser(subject, sigma_data, oracle), parts, dtypes, registry, say
@@ -143,12 +144,6 @@ def run(
         denoise = external.denoiser(oracle or mixture())
         return _trained(name, denoise, oracle, None, parts, say, external)
     return _exact(external, parts, dtypes, registry, say)
-
-
-def _name(subject: Any) -> str:
-    if isinstance(subject, str):
-        return subject
-    return str(getattr(subject, "name", None) or getattr(subject, "__name__", "denoiser"))
 
 
 def find(word: str, registry: Registry) -> Any:

@@ -17,8 +17,7 @@ from testbed.audit.rows import LawCheck, gamma, rows, skipped, verdict
 from testbed.audit.sensitivity import Sensitivity
 from testbed.audit.subject import ParameterizedDenoiser, Subject
 from testbed.components.guidance import Denoise
-from testbed.diffusion.denoiser import SHARED
-from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.parameterization import Coefficients, Parameterization
 from testbed.diffusion.predictions import pair_weights, slope
 from testbed.errors import InputError
 from testbed.oracles import Oracle
@@ -36,14 +35,13 @@ Make = Callable[[Oracle], Callable[..., Tensor]]
 
 
 class ExternalDenoiser(Subject):
-    """A callable of another codebase as a subject, read preconditioning an Adapter.
+    """A callable of another codebase as a subject, read through an Adapter. It is audited at the levels that it reaches.
 
     Args:
         name: The name of the subject in the table.
         make: `make(oracle)` gives the callable that claims to be the exact denoiser of `oracle`.
         adapter: The conventions of the callable.
         oracles: The distributions it can be made for; none if it claims to be exact for nothing.
-        levels: (L,) float64 noise levels; those outside the adapter's range are left out.
         preconditioning: The parameterization and sigma_data of the network that it wraps, if any.
 
     Raises:
@@ -56,19 +54,18 @@ class ExternalDenoiser(Subject):
         make: Make,
         adapter: Adapter,
         oracles: Mapping[str, Oracle],
-        levels: Tensor = LEVELS,
         preconditioning: tuple[Parameterization, float] | None = None,
     ) -> None:
         self.name, self.make, self.adapter, self.oracles = name, make, adapter, oracles
         self.preconditioning = preconditioning
         low, high = adapter.reaches
-        self.levels = levels[(levels >= low) & (levels <= high)]
+        self.levels = LEVELS[(low <= LEVELS) & (high >= LEVELS)]
         if adapter.table is not None:
             index = torch.unique((adapter.table - self.levels[:, None]).abs().argmin(1))
             self.levels = adapter.table[index].double()
         if len(self.levels) == 0:
             raise InputError(
-                f"none of the noise levels {levels.tolist()} lies between {low:g} and {high:g}."
+                f"none of the noise levels {LEVELS.tolist()} lies between {low:g} and {high:g}."
             )
 
     def data(self) -> Mapping[str, Oracle]:
@@ -211,34 +208,17 @@ class ExactNetwork(nn.Module):
     Args:
         p, sigma_data: The preconditioning that the network belongs in.
         oracle: The distribution of the data.
-        inputs: c_in and c_noise by name, each "native" (the default) or "shared".
-        low, high: The range of sigma in which c_noise is inverted.
     """
 
-    def __init__(
-        self,
-        p: Parameterization,
-        sigma_data: float,
-        oracle: Oracle,
-        inputs: Mapping[str, str] | None = None,
-        low: float = 1e-6,
-        high: float = 1e6,
-    ) -> None:
+    def __init__(self, p: Parameterization, sigma_data: float, oracle: Oracle) -> None:
         super().__init__()
         self.p, self.sigma_data, self.oracle = p, sigma_data, oracle
-        self.inputs = dict(inputs or {})
-        self.grid = torch.linspace(math.log(low), math.log(high), 4001, dtype=torch.float64)
-        self.table = self.coefficients(self.grid.exp())[1]
+        self.grid = torch.linspace(math.log(1e-6), math.log(1e6), 4001, dtype=torch.float64)
+        self.table = self.coefficients(self.grid.exp()).noise
 
-    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (c_in, c_noise) at sigma, float64."""
-        c = self.p.coefficients(sigma, sigma_data=self.sigma_data)
-        native = {"c_in": c.in_, "c_noise": c.noise}
-        c_in, c_noise = (
-            SHARED[name](sigma, self.sigma_data) if self.inputs.get(name) == "shared" else own
-            for name, own in native.items()
-        )
-        return c_in, c_noise
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Returns p's coefficients at sigma, float64."""
+        return self.p.coefficients(sigma, sigma_data=self.sigma_data)
 
     def sigma(self, c_noise: Tensor) -> Tensor:
         """Returns the noise level of c_noise, (B,) float64, by Newton's method from a table.
@@ -252,7 +232,7 @@ class ExactNetwork(nn.Module):
         with torch.enable_grad():
             for _ in range(4):
                 y = y.detach().requires_grad_()
-                c = self.coefficients(y.exp())[1]
+                c = self.coefficients(y.exp()).noise
                 (rate,) = torch.autograd.grad(c.sum(), y)
                 step = ((c - target) / rate).nan_to_num(nan=0.0)
                 # Where the curve is flat to rounding, sigma is not in it: stay in the table.
@@ -262,8 +242,7 @@ class ExactNetwork(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, *condition: Any) -> Tensor:
         """Returns F of the oracle at (x/c_in, sigma(c_noise)): (B, ...), dtype of x."""
         sigma = self.sigma(c_noise.reshape(-1).expand(x.shape[0]))
-        c_in, _ = self.coefficients(sigma)
-        state = x.double() / per_sample(c_in, x)
+        state = x.double() / per_sample(self.coefficients(sigma).in_, x)
         D = self.oracle.denoise(state, sigma)
         return self.p.output(D, state, sigma, sigma_data=self.sigma_data).to(x.dtype)
 
@@ -271,7 +250,7 @@ class ExactNetwork(nn.Module):
         """Returns |d log sigma/d log c_noise|, (B,): how a rounding of c_noise moves sigma."""
         level = sigma.detach().clone().requires_grad_()
         with torch.enable_grad():
-            c_noise = self.coefficients(level)[1]
+            c_noise = self.coefficients(level).noise
             (rate,) = torch.autograd.grad(c_noise.sum(), level)
         return (c_noise / (rate * level)).abs().detach()
 
@@ -282,7 +261,6 @@ def around_network(
     p: Parameterization,
     sigma_data: float,
     adapter: Adapter,
-    levels: Tensor = LEVELS,
 ) -> ExternalDenoiser:
     """Returns a wrapper as a subject: `wrap(network)` is the denoiser around p's network.
 
@@ -296,6 +274,5 @@ def around_network(
         lambda oracle: wrap(ExactNetwork(p, sigma_data, oracle)),
         adapter,
         distributions(),
-        levels,
         (p, sigma_data),
     )

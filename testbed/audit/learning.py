@@ -103,12 +103,9 @@ def measure(
     d, effects = x0[0].numel(), []
 
     def add(size: str, sigma: float, values: Tensor, unit: str) -> None:
-        mean = float(values.double().mean())
-        half = (
-            float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
-            * float(values.double().std())
-            / math.sqrt(len(values))
-        )
+        mean, n = float(values.double().mean()), len(values)
+        quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+        half = quantile * float(values.double().std()) / math.sqrt(n)
         effects.append(Effect(size, name, sigma, mean, mean - half, mean + half, unit))
 
     for level in sigmas.tolist():
