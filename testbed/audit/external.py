@@ -35,7 +35,9 @@ Make = Callable[[Oracle], Callable[..., Tensor]]
 
 
 class ExternalDenoiser(Subject):
-    """A callable of another codebase as a subject, read through an Adapter. It is audited at the levels that it reaches.
+    """A callable of another codebase as a subject, read through an Adapter.
+
+    It is audited at those of the audit's noise levels that the adapter reaches.
 
     Args:
         name: The name of the subject in the table.

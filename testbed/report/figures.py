@@ -39,9 +39,10 @@ def of_seeds(results: Results, case: str) -> str:
     """Returns what the lines and bands of this case are, and how many trials they leave out."""
     trials = results.trials[results.trials["case"] == case]
     diverged = int((trials["status"] == "diverged").sum())
-    note = f" Trials that diverged ({diverged}) were not measured and are not in it."
-    note = note if diverged else ""
-    return f"Lines: geometric mean over seeds; bands: {results.level:.0%} t interval.{note}"
+    note = f"Lines: geometric mean over seeds; bands: {results.level:.0%} t interval."
+    if not diverged:
+        return note
+    return f"{note} Trials that diverged ({diverged}) were not measured and are not in it."
 
 
 def excess(results: Results, case: str) -> Picture | None:
