@@ -22,8 +22,8 @@ from testbed.components.weighting import Weighting
 from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, UnknownName, said, unknown
 from testbed.registry import ELSEWHERE, Registry, is_file
-from testbed.study.plan import published
 from testbed.training.objective import Objective
+from testbed.trial.resolve import published
 from testbed.trial.validity import levels_of
 
 SHOWN = torch.tensor([0.002, 0.01, 0.05, 0.2, 0.5, 1, 2, 10, 80], dtype=torch.float64)

@@ -47,7 +47,7 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         for trial in plan.trials:
             for label in trial.labels:
                 variants = groups.setdefault((label["case"], label["arm"]), {})
-                variants.setdefault(label["variant"], set()).add(trial.config["seed"])
+                variants.setdefault(label["variant"], set()).add(trial.config.seed)
         table = Table("case", "arm", "variants", "seeds", box=None, pad_edge=False)
         for (case, arm), variants in groups.items():
             most = max(len(seeds) for seeds in variants.values())
@@ -62,17 +62,17 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
                 yield f"stale: {escape(trial.title)}: {changed}; it is trained anew."
                 break
     set_on_purpose = {
-        (label["case"], trial.config["sigma_data"], trial.config["sigma_data_measured"])
+        (label["case"], trial.config.sigma_data, trial.config.sigma_data_measured)
         for trial in plan.trials
         for label in trial.labels
-        if trial.config["sigma_data"] != trial.config["sigma_data_measured"]
+        if trial.config.sigma_data != trial.config.sigma_data_measured
     }
     for case, given, measured in sorted(set_on_purpose):
         yield f"{case}: sigma_data is set to {given:g}; the data have {measured:.4g}."
     others = {
         loss.label: ""
         for trial in plan.trials
-        if not (loss := component(registry, "loss", trial.config["loss"])).elicits_mean
+        if not (loss := component(registry, "loss", trial.config.loss)).elicits_mean
     }
     for label in others:
         yield (

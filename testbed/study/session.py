@@ -181,6 +181,6 @@ def results(plan: Plan) -> pd.DataFrame:
         if trial.state in storage.ENDED:
             metrics = storage.read_json(at / "result.json")["metrics"]
         for label in trial.labels:
-            seed = trial.config["seed"]
+            seed = trial.config.seed
             table.append({"id": trial.id, **label, "seed": seed, "status": trial.state, **metrics})
     return pd.DataFrame(table)

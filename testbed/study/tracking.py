@@ -254,7 +254,7 @@ class Tracker:
                     "diverged": float(status == "diverged"),
                 }
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
-            run = self._send(trial, final, tags, trial.config["training"]["steps"])
+            run = self._send(trial, final, tags, trial.config.training.steps)
             if (at / "rows.jsonl").is_file():
                 import pandas as pd
 
@@ -303,7 +303,7 @@ class Tracker:
             entry = self._sent["trials"][trial.id] = {"run": run, "step": 0, "ended": ""}
             self._save()
         if entry["step"] == 0:
-            params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config)]
+            params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config.record())]
         # By step, not by place in the file: a resumed trial cuts its curve and writes it again.
         fresh = [row for row in storage.rows(at)[0] if row["step"] > entry["step"]]
         now = int(1000 * time.time())

@@ -38,6 +38,7 @@ from testbed.training.settings import Training
 from testbed.training.trainer import Trainer, TrainingJob
 from testbed.training.variational import Variational
 from testbed.trial import restore, worker
+from testbed.trial.config import Variance
 
 Made = Callable[[Tensor], Chain]
 sqrt = np.frompyfunc(mpmath.sqrt, 1, 1)
@@ -883,11 +884,11 @@ def test_a_network_with_one_output_is_refused(tmp_path: Path) -> None:
 
 def test_the_defaults_are_in_the_identity(tmp_path: Path) -> None:
     (one,) = planned(tmp_path).trials
-    assert one.config["variance"] == {"name": "learned", "options": {"vlb": 0.001}}
-    assert one.config["output"] == "F"
+    assert one.config.variance == Variance(name="learned", vlb=0.001)
+    assert one.config.output == "F"
     fixed = planned(tmp_path, "variance=fixed", "evaluation.elbo=off", "evaluation.sampler=ddim")
-    assert fixed.trials[0].config["variance"] == {"name": "fixed", "options": {}}
-    assert fixed.trials[0].config["evaluation"]["elbo"] == "off"
+    assert fixed.trials[0].config.variance == Variance()
+    assert fixed.trials[0].config.evaluation.elbo == "off"
 
 
 def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import TrainingJob
 from testbed.trial import worker
+from testbed.trial.config import ComponentSpec, TrialConfig
 
 sqrt = np.frompyfunc(mpmath.sqrt, 1, 1)
 
@@ -181,14 +182,14 @@ def test_quantised_keeps_the_shape_and_is_its_own_nearest(
 def test_its_density_has_every_level_once() -> None:
     """DDPM's uniform t: at n equal quantiles every index occurs once; mass over log-spacing."""
     t = default_registry().table("scaled_linear", n=20)
-    density = t.density(1e-3, 1e3)
+    density = t.density(sigma_min=1e-3, sigma_max=1e3)
     levels = density.sigma((torch.arange(20, dtype=torch.float64) + 0.5) / 20)
     assert torch.equal(levels, t.sigmas)
     p = density.pdf_over_log_sigma(t.sigmas[1:-1])
     log = torch.log(t.sigmas)
     assert_within(p, exact(1 / (20 * (log[2:] - log[:-2]) / 2)), exact(p), 40)
     # Levels on the edges of the range belong to it.
-    cut = t.density(float(t.sigmas[3]), float(t.sigmas[7]))
+    cut = t.density(sigma_min=float(t.sigmas[3]), sigma_max=float(t.sigmas[7]))
     some = cut.sigma((torch.arange(5, dtype=torch.float64) + 0.5) / 5)
     assert torch.equal(some, t.sigmas[3:8])
 
@@ -465,7 +466,7 @@ ZERO = [
 ]  # fmt: skip
 
 
-def planned(folder: Path, *changes: str) -> dict[str, Any]:
+def planned(folder: Path, *changes: str) -> TrialConfig:
     file = folder / "discrete.toml"
     file.write_text(STUDY)
     study = study_file.read(file, changes, seeds=1)
@@ -475,20 +476,16 @@ def planned(folder: Path, *changes: str) -> dict[str, Any]:
 
 def test_a_study_names_its_table(tmp_path: Path) -> None:
     config = planned(tmp_path)
-    assert config["table"] == {
-        "name": "ddpm",
-        "options": {
+    assert config.table == ComponentSpec(
+        name="ddpm",
+        options={
             "n": 100, "start": 1e-4, "end": 0.02, "nearest": "log_sigma",
             "zero_terminal_snr": False,
         },
-    }  # fmt: skip
-    assert (config["c_noise"], config["density"]["name"]) == ("index", "table")
-    assert (
-        planned(tmp_path, "table=none", "c_noise=shared", "density=lognormal", "network=mlp")[
-            "table"
-        ]
-        is None
-    )
+    )  # fmt: skip
+    assert (config.c_noise, config.density.name) == ("index", "table")
+    continuous = ("table=none", "c_noise=shared", "density=lognormal", "network=mlp")
+    assert planned(tmp_path, *continuous).table is None
 
 
 @pytest.mark.parametrize("changes", [[], ZERO, ["density=lognormal", "table=karras"]])
@@ -498,11 +495,13 @@ def test_a_discrete_trial_runs_and_is_restored(tmp_path: Path, changes: list[str
     assert worker.run(config, at) == "finished", (at / "error.txt").read_text()
     from testbed.trial import storage
 
-    storage.write_json(at / "trial.json", {"config": config, "plugins": [], "plugin_dirs": []})
+    storage.write_json(
+        at / "trial.json", {"config": config.record(), "plugins": [], "plugin_dirs": []}
+    )
     assert all(row["ratio"] <= 1 for row in storage.read_json(at / "tweedie.json")["rows"])
     D = testbed.load(at)
     assert D.table is not None
-    assert dataclasses.asdict(D.table)["options"] == config["table"]["options"]
+    assert dataclasses.asdict(D.table)["options"] == config.table.options
     x = draws((2, 2), 0, torch.float32)
     assert torch.equal(D(x, 1.0), D(x, float(D.table.quantised(float64(1.0)))))
 

@@ -254,7 +254,7 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
     found = []
     for sets in (["output=score"], ["parameterization=score"]):
         (one,) = planned(tmp_path, *sets).trials
-        data = build.data_of(one.config, registry)
+        data = build.dataset(registry, one.config.dataset)
         made = build.training_job(one.config, registry, data)
         trainer = worker.Trainer(
             made.denoiser, made.objective, data, made.training, 0, torch.device("cpu")
@@ -273,9 +273,10 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
 def test_the_recipe_is_the_parameterization_s_own(tmp_path: Path) -> None:
     """A score network with EDM's inputs."""
     (one,) = planned(tmp_path, "output=score", "parameterization=edm", "c_in=native").trials
-    d, objective = build.assemble(one.config, testbed.Registry(), build.data_of(
-        one.config, testbed.Registry()))  # fmt: skip
-    sd = one.config["sigma_data"]
+    registry = testbed.Registry()
+    data = build.dataset(registry, one.config.dataset)
+    d, objective = build.assemble(one.config, registry, data)
+    sd = one.config.sigma_data
     edm = default_registry().parameterization("edm").coefficients(2.0, sigma_data=sd)
     assert float(d.inputs(float64(2.0))[0]) == float(edm.in_)
     assert float(objective.parameterization.coefficients(2.0, sigma_data=sd).out) == 4.0

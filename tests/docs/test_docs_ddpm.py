@@ -55,9 +55,9 @@ def test_the_studies_shown_are_ones(tmp_path: Path, block: str) -> None:
     file.write_text(base.replace("[base]\n", block))
     for one in plan.make(study_file.read(file), testbed.Registry(), tmp_path / "out", "cpu").trials:
         if "table" in block:
-            assert one.config["variance"]["options"] == {"vlb": 0.001}
+            assert one.config.variance.vlb == 0.001
         else:
-            assert one.config["output"] == "score"
+            assert one.config.output == "score"
 
 
 def test_the_figures_of_the_bound() -> None:

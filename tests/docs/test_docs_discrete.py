@@ -25,10 +25,10 @@ def test_the_studies_shown_are_ones(tmp_path: Path, block: str) -> None:
     (one,) = plan.make(
         study_file.read(file, seeds=1), testbed.Registry(), tmp_path / "out", "cpu"
     ).trials
-    assert one.config["c_noise"] == "index"
-    zero = one.config["table"]["options"]["zero_terminal_snr"]
+    assert one.config.c_noise == "index"
+    zero = one.config.table.options["zero_terminal_snr"]
     assert zero == ("zero_terminal_snr" in block)
-    assert one.config["density"]["options"]["sigma_max"] == (TERMINAL if zero else 80.0)
+    assert one.config.density.options["sigma_max"] == (TERMINAL if zero else 80.0)
 
 
 @pytest.mark.parametrize("name", ["euler", "ddim", "euler_ancestral", "ddpm", "dpmpp_2m", "heun",

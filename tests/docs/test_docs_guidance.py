@@ -27,8 +27,8 @@ def test_the_studies_shown_are_ones(tmp_path: Path, block: str) -> None:
     (tmp_path / "c.toml").write_text(text.replace("[base]\n", f"[base]\n{block}"))
     study = study_file.read(tmp_path / "c.toml", seeds=1)
     (one,) = plan.make(study, testbed.Registry(), tmp_path / "out", "cpu").trials
-    assert one.config["conditions"]["label"] == 0.1
-    guided = one.config["evaluation"]["guidance"]["name"]
+    assert one.config.conditions["label"] == 0.1
+    guided = one.config.evaluation.guidance.name
     assert (guided == "classifier_free") == ("classifier_free" in block)
 
 

@@ -13,6 +13,7 @@ import testbed
 from testbed.metrics import information
 from testbed.report.words import METRICS
 from testbed.study import plan, study_file
+from testbed.trial.config import Likelihood
 from testbed.trial.validity import MOST_EXACT
 
 GUIDE = (DOCS / "likelihood.md").read_text()
@@ -33,12 +34,12 @@ def test_the_study_shown_is_one(tmp_path: Path) -> None:
     (one,) = plan.make(
         study_file.read(file, seeds=1), testbed.Registry(), tmp_path / "out", "cpu"
     ).trials
-    assert set(study_file.Likelihood.model_fields) == set(one.config["evaluation"]["likelihood"])
-    assert one.config["dataset"]["options"]["dequantised"] is True
+    assert isinstance(one.config.evaluation.likelihood, Likelihood)
+    assert one.config.dataset.options["dequantised"] is True
 
 
 def test_the_guide_names_settings_metrics_and_integrals() -> None:
-    for name in study_file.Likelihood.model_fields:
+    for name in Likelihood.model_fields:
         assert re.search(rf"\b{name}\b", GUIDE), name
     for name in ("nll", "bits_per_dim", "nll_gap"):
         assert f"| `{name}` |" in GUIDE

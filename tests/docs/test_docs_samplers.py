@@ -49,7 +49,7 @@ def test_the_study_shown_is_one(tmp_path: Path) -> None:
     file = tmp_path / "sampled.toml"
     file.write_text(STUDY.replace("[base]\n", BLOCKS["toml"]))
     made = plan.make(study_file.read(file), testbed.Registry(), tmp_path / "out", "cpu")
-    evaluation = made.trials[0].config["evaluation"]
-    assert evaluation["steps"] == own["steps"]
-    assert evaluation["sampler"]["options"]["variance"] == own["sampler"]["variance"]
-    assert evaluation["schedule"]["options"]["spacing"] == own["schedule"]["spacing"]
+    evaluation = made.trials[0].config.evaluation
+    assert evaluation.steps == own["steps"]
+    assert evaluation.sampler.options["variance"] == own["sampler"]["variance"]
+    assert evaluation.schedule.options["spacing"] == own["schedule"]["spacing"]

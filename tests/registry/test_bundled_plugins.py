@@ -27,11 +27,11 @@ import testbed
 from testbed.diffusion.equal_objectives import equal_objectives_of
 from testbed.registry import Registry
 from testbed.study import equal_objectives, plan, study_file
-from testbed.study.plan import published
 from testbed.testing import check_component, parametrize_with_checks
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import Trainer
+from testbed.trial.resolve import published
 
 REGISTRY = Registry([str(FIXTURES / "companded.py"), str(FIXTURES / "tracked_huber.py")])
 EDM2 = REGISTRY.weighting("edm2")

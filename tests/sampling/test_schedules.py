@@ -20,6 +20,7 @@ from testbed.registry import default_registry
 from testbed.sampling.schedules import SCHEDULES
 from testbed.study import plan, study_file
 from testbed.trial import build, evaluate
+from testbed.trial.config import ComponentSpec, TrialConfig
 
 LOW, HIGH = 0.002, 80.0
 
@@ -159,7 +160,7 @@ parameterization = ["v"]
 """
 
 
-def planned(folder: Path, *changes: str) -> dict[str, Any]:
+def planned(folder: Path, *changes: str) -> TrialConfig:
     file = folder / "sampled.toml"
     file.write_text(STUDY)
     study = study_file.read(file, changes, seeds=1)
@@ -168,16 +169,16 @@ def planned(folder: Path, *changes: str) -> dict[str, Any]:
 
 
 def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:
-    evaluation = planned(tmp_path)["evaluation"]
-    assert evaluation["schedule"] == {"name": "karras", "options": {"rho": 7.0}}
+    evaluation = planned(tmp_path).evaluation
+    assert evaluation.schedule == ComponentSpec(name="karras", options={"rho": 7.0})
     changes = (
         'evaluation.sampler={name="ddpm", variance="large"}',
         'evaluation.schedule={name="ddpm", spacing="leading"}',
         "evaluation.steps=40",
     )
-    evaluation = planned(tmp_path, *changes)["evaluation"]
-    assert evaluation["sampler"] == {"name": "ddpm", "options": {"variance": "large"}}
-    assert evaluation["schedule"]["options"] == {
+    evaluation = planned(tmp_path, *changes).evaluation
+    assert evaluation.sampler == ComponentSpec(name="ddpm", options={"variance": "large"})
+    assert evaluation.schedule.options == {
         "n": 1000, "start": 1e-4, "end": 0.02, "spacing": "leading",
     }  # fmt: skip
 
@@ -186,7 +187,7 @@ def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:
 def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> None:
     config = planned(tmp_path, 'evaluation.sampler={name="ddim", eta=1.0}', *filter(None, [change]))
     registry = testbed.Registry()
-    data = build.data_of(config, registry)
+    data = build.dataset(registry, config.dataset)
     denoiser, _ = build.assemble(config, registry, data)
     seen: list[float] = []
     device = torch.device("cpu")
@@ -208,12 +209,14 @@ def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> Non
 def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path) -> None:
     config = planned(tmp_path)
     registry = testbed.Registry()
-    data = build.data_of(config, registry)
+    data = build.dataset(registry, config.dataset)
     denoiser, _ = build.assemble(config, registry, data)
     common = stream, torch.device("cpu"), registry
     now = evaluate.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
-    del config["evaluation"]["schedule"]
-    then = evaluate.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
+    record = config.record()
+    del record["evaluation"]["schedule"]
+    earlier = TrialConfig.model_validate(record)
+    then = evaluate.draw(denoiser, data, earlier, 4, common[0](0, "a"), *common[1:])
     assert torch.equal(now, then)
 
 

@@ -36,6 +36,7 @@ from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, TrainingJob, losses
 from testbed.trial import class_conditions
+from testbed.trial.config import ComponentSpec, TrialConfig
 from testbed.trial.guided import Guide
 
 CPU = torch.device("cpu")
@@ -451,14 +452,18 @@ def test_an_unconditional_model_is_measured_as_before() -> None:
     assert torch.equal(held.optimum[1], data().oracle.denoise(x.double(), held.sigma[1]))
 
 
-def config(name: str, rates: Mapping[str, float], **options: Any) -> dict[str, Any]:
+def config(name: str, rates: Mapping[str, float], **options: Any) -> TrialConfig:
     way = REGISTRY.guidance(name, **options)
-    return {
-        "seed": 0,
-        "conditions": dict(rates),
-        "density": {"options": {"sigma_min": 0.01, "sigma_max": 20.0}},
-        "evaluation": {"guidance": {"name": name, "options": {**way.defaults, **way.options}}},
-    }
+    return TrialConfig(
+        parameterization="v",
+        dataset="moons",
+        conditions=dict(rates),
+        sigma_min=0.01,
+        sigma_max=20.0,
+        sigma_data=1.0,
+        sigma_data_measured=1.0,
+        evaluation={"guidance": {"name": name, "options": {**way.defaults, **way.options}}},
+    )
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
@@ -669,13 +674,13 @@ def test_guidance_and_conditions_are_in_the_identity_with_their_defaults(
     tmp_path: Path, registry: testbed.Registry
 ) -> None:
     (one,) = planned(tmp_path, registry).trials
-    assert one.config["conditions"] == {}
-    assert one.config["evaluation"]["guidance"] == {"name": "none", "options": {}}
+    assert one.config.conditions == {}
+    assert one.config.evaluation.guidance == ComponentSpec(name="none")
     text = STUDY.replace("metrics = [] }", 'metrics = [], guidance = "classifier_free" }')
     (tmp_path / "c.toml").write_text(text)
     words = ["grid.evaluation.guidance.scale=[1, 2.0]", "conditions.label=0.1"]
     found = plan.make(study_file.read(tmp_path / "c.toml", words), registry, tmp_path, "cpu").trials
-    assert [t.config["evaluation"]["guidance"]["options"] for t in found] == [
+    assert [t.config.evaluation.guidance.options for t in found] == [
         {"scale": 1.0, "negative": -1},
         {"scale": 2.0, "negative": -1},
     ]
