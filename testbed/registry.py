@@ -22,6 +22,7 @@ import pluggy
 
 import testbed.ext
 from testbed import hookspecs
+from testbed.bundled import bundled
 from testbed.components.base import Component
 from testbed.components.dataset import Dataset
 from testbed.components.density import Density
@@ -93,13 +94,6 @@ class Provenance:
 class _Entry:
     component: Component
     source: Provenance
-
-
-def bundled(folder: str) -> Path:
-    """The shipped `plugins` or `studies`: inside the wheel, or beside the package in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "_bundled" / folder
-    return inside if inside.is_dir() else package.parent / folder
 
 
 class Registry:

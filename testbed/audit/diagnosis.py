@@ -77,7 +77,7 @@ def explain(subject: ExternalDenoiser, oracle: Oracle) -> str:
     misreadings = list(_misreadings(subject, sigma))
     best = _fit(misreadings, x, sigma, output, oracle, levels)
     if best is None and subject.preconditioning is None:
-        best = _fit_noise_levels(x, sigma, output, oracle, levels, subject.adapter.schedule)
+        best = _fit_noise_levels(x, sigma, output, oracle, levels, subject.adapter.noise_schedule)
     mixed = (output - alone).abs().max() > RESIDUAL * output.abs().max()
     if mixed and (best is None or not any("batch" in text for text in best.mistakes)):
         single = _fit(misreadings, x, sigma, alone, oracle, levels)
@@ -121,7 +121,10 @@ def _misreadings(subject: ExternalDenoiser, sigma: Tensor) -> Iterator[Misreadin
             "c_in is inverted": lambda s: 1 / c_in(s) ** 2,
             "c_in is 1/(sigma + sigma_data)": lambda s: 1 / ((s + sd) * c_in(s)),
         }
-    schedule, noises = subject.adapter.schedule, {**NOISE_LEVELS, **misread(subject.adapter.table)}
+    schedule, noises = (
+        subject.adapter.noise_schedule,
+        {**NOISE_LEVELS, **misread(subject.adapter.table)},
+    )
     pairs = itertools.product(states.items(), noises.items())
     for (state, g), (noise, h) in sorted(pairs, key=lambda one: bool(one[0][0]) + bool(one[1][0])):
         level = h(sigma)
@@ -241,8 +244,8 @@ def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> lis
     kind = PREDICTION_TYPES[adapter.kind]
     # g x = D' + sigma' eps': the weights of the pair that it believes to have.
     a, b = fit.A / fit.g + fit.B, fit.A / fit.g * fit.sigma
-    sign, time = adapter.sign, adapter.schedule.time
-    scale = adapter.schedule.alpha if adapter.kind == "score" else torch.ones_like
+    sign, time = adapter.sign, adapter.noise_schedule.time
+    scale = adapter.noise_schedule.alpha if adapter.kind == "score" else torch.ones_like
     factor = sign / scale(time(levels))
     beliefs = [
         sign / scale(time(s)) * torch.stack((kind.a(s), kind.b(s))) for s in (fit.sigma, levels)
@@ -257,7 +260,7 @@ def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> lis
     if name == "the score" and adapter.kind == "score":
         return ["its score is of x = x_t/alpha, not of the state x_t: 1/alpha is missing"]
     if name is not None:
-        return [f"it returns {name}, read as {adapter.returns}"]
+        return [f"it returns {name}, read as {adapter.prediction_type}"]
     if adapter.kind in ("x0", "eps", "score"):
         # One of the weights a and b of these is 0, and the other has the factor.
         i = 0 if adapter.kind == "x0" else 1

@@ -83,7 +83,7 @@ def run(
     adapter: Adapter | None = None,
     oracle: Oracle | None = None,
     trained: bool = False,
-    around: str | Parameterization | None = None,
+    parameterization: str | Parameterization | None = None,
     sigma_data: float = 0.5,
     dtypes: Sequence[torch.dtype] = DTYPES,
     registry: Registry | None = None,
@@ -106,7 +106,7 @@ def run(
             one of its data.
         trained: Whether a callable is a trained model of `oracle`: its errors are effects then, and
             no failures.
-        around: The parameterization whose network a factory wraps.
+        parameterization: The parameterization whose network a factory wraps.
         sigma_data: The value that parameterizations get.
         dtypes: The dtypes that the algebra and the oracle part are computed in.
         registry: The registry for names; by default the one of the bundled plugins.
@@ -124,8 +124,8 @@ def run(
     if not 0 < sigma_data < float("inf"):
         raise InputError(f"sigma_data = {sigma_data!r} must be a positive number.")
     registry = registry or default_registry()
-    if isinstance(around, str):
-        around = registry.parameterization(around)
+    if isinstance(parameterization, str):
+        parameterization = registry.parameterization(parameterization)
     if isinstance(subject, str):
         name, subject = name or subject, find(subject, registry)
     own = getattr(subject, "name", "") or getattr(subject, "__name__", "denoiser")
@@ -139,7 +139,9 @@ def run(
     if not callable(subject):
         raise InputError(f"cannot audit {subject!r}: neither a name nor a callable.")
     adapter = adapter or Adapter()
-    external = external_denoiser(name, subject, adapter, oracle, around, sigma_data, trained)
+    external = external_denoiser(
+        name, subject, adapter, oracle, parameterization, sigma_data, trained
+    )
     if trained:
         denoise = external.denoiser(oracle or mixture())
         return _trained(name, denoise, oracle, None, parts, say, external)
@@ -193,7 +195,7 @@ def external_denoiser(
     function: Callable[..., Any],
     adapter: Adapter,
     oracle: Oracle | None,
-    around: Parameterization | None,
+    parameterization: Parameterization | None,
     sigma_data: float,
     trained: bool,
 ) -> ExternalDenoiser:
@@ -204,10 +206,10 @@ def external_denoiser(
     """
     arguments = _factory_arguments(name, function)
     if "network" in arguments:
-        if around is None:
+        if parameterization is None:
             raise InputError(
                 f"{name} takes a network: say which parameterization's it is, for example "
-                "around='edm' (--around edm)."
+                "parameterization='edm' (--parameterization edm)."
             )
         if trained:
             raise InputError(f"{name} takes a network: it is audited with the exact one.")
@@ -215,7 +217,7 @@ def external_denoiser(
         def wrap(network: torch.nn.Module) -> Any:
             return _call(name, function, arguments, network=network, sigma_data=sigma_data)
 
-        return around_network(name, wrap, around, sigma_data, adapter)
+        return around_network(name, wrap, parameterization, sigma_data, adapter)
     if "oracle" in arguments:
 
         def make(data: Oracle) -> Any:

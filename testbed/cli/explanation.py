@@ -31,8 +31,8 @@ AXES = ("parameterization", "weighting", "loss", "density")
 SUFFIXES = (".svg", ".png")
 
 
-def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str:
-    """The description of every component of that name or plugin file, and a plot of it in `file`.
+def explain(name: str, registry: Registry, sigma_data: float, file: Path | None) -> str:
+    """The description of every component of that name or plugin file; its plot goes to `file`.
 
     Raises:
         UnknownName: no parameterization, weighting, loss or density of that name.
@@ -40,7 +40,7 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str
     """
     if not 0 < sigma_data < math.inf:
         raise InputError(f"--sigma-data {sigma_data!r} must be a positive number.")
-    if file.suffix not in SUFFIXES:
+    if file is not None and file.suffix not in SUFFIXES:
         raise InputError(f"--out {file}: expected {' or '.join(SUFFIXES)}.")
     found = _found(name, registry)
     figure = Figure(figsize=(9, 3.2 * len(found)), layout="constrained")
@@ -54,6 +54,12 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str
             raise
         except Exception as problem:  # a plugin's function, or what is made of its value
             raise InputError(f"{component.label} cannot be shown: {said(problem)}") from problem
+    if file is not None:
+        _save(figure, file, name)
+    return "\n".join(parts)
+
+
+def _save(figure: Figure, file: Path, name: str) -> None:
     try:
         with _quiet():
             figure.savefig(file, dpi=150)
@@ -61,7 +67,6 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str
         raise InputError(f"--out {file}: cannot be written: {problem.strerror}.") from None
     except Exception as problem:
         raise InputError(f"{name} cannot be drawn: {said(problem)}") from problem
-    return "\n".join(parts)
 
 
 def _found(word: str, registry: Registry) -> list[Component]:

@@ -76,13 +76,10 @@ class NoiseTable(Component):
         """The nearest level; float64, shaped like sigma."""
         return self.sigmas.to(sigma.device)[self.index(sigma)]
 
-    def density(self, **options: float) -> Density:
-        """The levels with equal mass, cut to [sigma_min, sigma_max]: the index is uniform.
-
-        Raises:
-            InputError: another option than `sigma_min` and `sigma_max`.
-        """
-        return Density("table", self._quantile, self._pdf).bound(options)
+    def density(self, sigma_min: float, sigma_max: float) -> Density:
+        """The levels with equal mass, cut to [sigma_min, sigma_max]: the index is uniform."""
+        cut = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+        return Density("table", self._quantile, self._pdf).bound(cut)
 
     def _quantile(self, u: Tensor) -> Tensor:
         return noise_levels.table_quantile(self.sigmas, u)

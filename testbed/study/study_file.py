@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 
+from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
 from testbed.trial.config import Model, TrialSettings
 
@@ -136,8 +137,6 @@ def find(file: Path) -> Path:
     Raises:
         InputError: neither exists.
     """
-    from testbed.registry import bundled
-
     if file.is_file():
         return file
     studies = {path.stem: path for path in bundled("studies").glob("*.toml")}

@@ -10,6 +10,7 @@ import torch
 
 from testbed.components.dataset import Data
 from testbed.components.density import Density
+from testbed.components.signature import bind
 from testbed.components.weighting import Weighting
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.noise_tables import NoiseTable
@@ -22,6 +23,7 @@ from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
 from testbed.trial.config import ComponentSpec, TrialConfig
 
+TABLE_OPTIONS = {"sigma_min": 0.002, "sigma_max": 80.0}
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 
 
@@ -75,7 +77,7 @@ def density(registry: Registry, spec: ComponentSpec, table: NoiseTable | None) -
         return found
     if table is None:
         raise InputError(TABLELESS)
-    return table.density(**spec.options)
+    return table.density(**bind("density 'table'", TABLE_OPTIONS, spec.options))
 
 
 def objective(config: TrialConfig, registry: Registry) -> Objective:

@@ -851,8 +851,8 @@ training = { steps = 50, batch = 16, points = 1 }
         (["variance=fixed"], "the variance from a denoiser that learns one, and this one does not"),
         (["variance=fixed"], 'evaluation.elbo = "learned" needs variance = "learned".'),
         (["variance=learnt"], "Unknown variance 'learnt'. Did you mean 'learned'?"),
-        (["variance.vbl=0.1"], "variance 'learned': Unknown option 'vbl'. Did you mean 'vlb'?"),
-        (["variance.vlb=-1.0"], "vlb = -1.0 must be at least 0"),
+        (["variance.vbl=0.1"], "variance.vbl = 0.1: unknown key. Did you mean 'vlb'?"),
+        (["variance.vlb=-1.0"], "variance.vlb = -1.0: Input should be greater than or equal to 0"),
         (["table=none", *PLAIN], 'variance = "learned" is of steps between levels of a table'),
         (["density=lognormal"], "L_vlb is a sum over the levels of the table"),
         (["sigma_min=0.09", "sigma_max=0.11"], "has 1 level in the density's range"),
@@ -896,10 +896,8 @@ def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:
     (one,) = planned(tmp_path).trials
     at = tmp_path / "out" / "trials" / one.id
     at.mkdir(parents=True)
-    worker.storage.write_json(
-        at / "trial.json",
-        {"id": one.id, "config": one.config, "labels": [], "plugins": [], "plugin_dirs": []},
-    )
+    described = {"id": one.id, "config": one.config.record(), "labels": []}
+    worker.storage.write_json(at / "trial.json", {**described, "plugins": [], "plugin_dirs": []})
     assert worker.run(one.config, at) == "finished", (at / "error.txt").read_text()
     result = worker.storage.read_json(at / "result.json")
     assert math.isfinite(result["metrics"]["elbo"])

@@ -182,14 +182,14 @@ def test_quantised_keeps_the_shape_and_is_its_own_nearest(
 def test_its_density_has_every_level_once() -> None:
     """DDPM's uniform t: at n equal quantiles every index occurs once; mass over log-spacing."""
     t = default_registry().table("scaled_linear", n=20)
-    density = t.density(sigma_min=1e-3, sigma_max=1e3)
+    density = t.density(1e-3, 1e3)
     levels = density.sigma((torch.arange(20, dtype=torch.float64) + 0.5) / 20)
     assert torch.equal(levels, t.sigmas)
     p = density.pdf_over_log_sigma(t.sigmas[1:-1])
     log = torch.log(t.sigmas)
     assert_within(p, exact(1 / (20 * (log[2:] - log[:-2]) / 2)), exact(p), 40)
     # Levels on the edges of the range belong to it.
-    cut = t.density(sigma_min=float(t.sigmas[3]), sigma_max=float(t.sigmas[7]))
+    cut = t.density(float(t.sigmas[3]), float(t.sigmas[7]))
     some = cut.sigma((torch.arange(5, dtype=torch.float64) + 0.5) / 5)
     assert torch.equal(some, t.sigmas[3:8])
 

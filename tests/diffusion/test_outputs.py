@@ -184,7 +184,7 @@ def law_vp_score_is_brought_in(to_ve: Callable[..., Tensor]) -> None:
     for way in (by_scaling, by_wrapper, by_flag):
         assert_within(way(Brought(), "v", 0.5)(x, sigma), wanted, 4 * size, k)
     if to_ve is noise_levels.VP.score_to_ve:
-        adapted = Adapter(returns="score", coordinates="vp", noise="time")(foreign)
+        adapted = Adapter(prediction_type="score", schedule="vp", time_argument="time")(foreign)
         assert_within(adapted(x, sigma), wanted, 4 * size, k)
 
 
@@ -264,8 +264,8 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
     (flag, W, made), (scaling, V, _) = found
     assert torch.equal(W, V)
     assert made.objective.parameterization.name == "v_score"
-    assert flag["output"] == "score"
-    assert flag["parameterization"]["name"] == "v"
+    assert flag.output == "score"
+    assert flag.parameterization.name == "v"
     signatures = [equal_objectives.described(config, registry) for config in (flag, scaling)]
     assert equal_objectives.compared(*signatures) == 1.0  # type: ignore[arg-type]
 

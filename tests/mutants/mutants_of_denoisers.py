@@ -37,7 +37,7 @@ class Read:
 
     factory: Callable[..., Any]
     adapter: Adapter = field(default_factory=Adapter)
-    around: str | None = None
+    parameterization: str | None = None
 
 
 def of_denoiser(subject: Read) -> set[str]:
@@ -48,13 +48,13 @@ def of_denoiser(subject: Read) -> set[str]:
             parts=driver.PARTS[:3],
             adapter=subject.adapter,
             oracle=reference.mixture(),
-            around=subject.around,
+            parameterization=subject.parameterization,
             dtypes=(torch.float64, torch.float32),
         )
     except InputError:
         return {"audit.answers"}
     TOLD[id(subject)] = " ".join(found.findings)
-    if subject.around:
+    if subject.parameterization:
         return broken(found.rows)
     read = driver.external_denoiser(
         "wrong", subject.factory, subject.adapter, reference.mixture(), None, 0.5, False
@@ -146,7 +146,7 @@ FAMILIES["denoiser"] = Family(
         "eps in VP": Read(asked(vp_eps), VP_EPS),
         "velocity": Read(asked(velocity), FLOW_TIME),
         "index": Read(asked(lambda o, x, i: o.denoise(x, LEVELS[i])), INDEX),
-        "around EDM's network": Read(edm_wrapper(edm_skip), around="edm"),
+        "around EDM's network": Read(edm_wrapper(edm_skip), parameterization="edm"),
     },
 )
 
@@ -158,7 +158,7 @@ def denoiser(
 
 
 def wrapper(mistake: str, factory: Callable[..., Any], told: str, meant: str, *also: str) -> None:
-    wrong("denoiser", mistake, Read(factory, around="edm"), meant, *also, told=told)
+    wrong("denoiser", mistake, Read(factory, parameterization="edm"), meant, *also, told=told)
 
 
 def of_x0(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:

@@ -87,7 +87,10 @@ def _trial(
     oracle: bool,
     shape: Callable[[str, int], float],
 ) -> None:
-    config = {"seed": seed, "training": {"learning_rate": 0.001, "steps": 9}}
+    config = {
+        "parameterization": "v", "dataset": "moons", "sigma_data": 0.5, "sigma_data_measured": 0.5,
+        "seed": seed, "training": {"learning_rate": 0.001, "steps": 9},
+    }  # fmt: skip
     _json(at / "trial.json", {"id": at.name, "config": config, "labels": labels})
     status = value if isinstance(value, str) else "finished"
     if status == "interrupted":
@@ -738,7 +741,7 @@ def entropy_row(folder: Path, curve: Callable[[np.ndarray[Any, Any]], Any], **co
         case="c", arm="", variant="b", seed=0
     )
     facts = {"c": {**found.facts["c"], "variance": 2.5}}
-    configs = {i: {**c, **config} for i, c in found.configs.items()}
+    configs = {i: c.model_copy(update=config) for i, c in found.configs.items()}
     made = replace(found, levels=levels, facts=facts, configs=configs)
     return dict(summaries.setup(made))["entropy"][0]
 

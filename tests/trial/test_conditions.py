@@ -750,7 +750,7 @@ def test_samples_are_drawn_of_a_class(ran: Path) -> None:
     at = results(ran)["none"][0]
 
     def drawn(*words: object) -> np.ndarray:
-        done = run_here(ran, "sample", at, "-n", 5, "--device", "cpu", *words)
+        done = run_here(ran, "sample", at, "-n", 5, "--out", "samples.npy", *words)
         assert done.code == 0, done.err
         found: np.ndarray = np.load(ran / "samples.npy")
         return found
@@ -775,7 +775,7 @@ def test_samples_are_drawn_of_a_class(ran: Path) -> None:
 )
 def test_a_condition_that_is_none_is_told(ran: Path, words: list[str], message: str) -> None:
     given = [part for word in words for part in ("--condition", word)]
-    done = run_here(ran, "sample", results(ran)["none"][0], *given)
+    done = run_here(ran, "sample", results(ran)["none"][0], "--out", "samples.npy", *given)
     assert done.code == 2
     assert message in done.err
 
