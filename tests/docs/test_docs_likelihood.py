@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from helpers.paths import DOCS
-from mutants.test_likelihood_mutants import MUTANTS
-from sampling.test_schedules import STUDY
+from helpers.studies import SMALL
+from mutants.likelihood_laws import ROWS
 
 import testbed
 from testbed.metrics import information
@@ -18,7 +18,7 @@ from testbed.trial.validity import MOST_EXACT
 
 GUIDE = (DOCS / "likelihood.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE))
-WITHOUT = re.sub(r"^dataset = .*\n", "", STUDY, flags=re.MULTILINE)
+WITHOUT = re.sub(r"^dataset = .*\n", "", SMALL, flags=re.MULTILINE)
 
 
 def test_the_python_block_runs() -> None:
@@ -48,4 +48,4 @@ def test_the_guide_names_settings_metrics_and_integrals() -> None:
         assert f"`{name}(" in GUIDE
         assert hasattr(information, name)
     assert re.search(rf"more\s+than\s+{MOST_EXACT}\s", GUIDE)
-    assert f"has {len(MUTANTS)} mistakes" in GUIDE
+    assert f"has {len(ROWS)} mistakes" in GUIDE

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.bounds import assert_within, exact
 from helpers.strategies import float64
-from sampling.test_schedules import STUDY
+from helpers.studies import SMALL
 from scipy import stats
 from torch import Tensor
 
@@ -233,7 +233,7 @@ def test_a_table_is_measured_at_its_own_levels() -> None:
 
 def planned(folder: Path, *changes: str) -> Any:
     file = folder / "measured.toml"
-    file.write_text(STUDY)
+    file.write_text(SMALL)
     study = study_file.read(file, changes, seeds=1)
     (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
     return one.config

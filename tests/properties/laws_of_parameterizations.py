@@ -41,7 +41,7 @@ def coefficients(c: State, name: str) -> tuple[Any, Any]:
 
 
 @law(c=states(), name=st.sampled_from(["x0", "eps", "score", "v"]))
-def test_output_named_after_a_kind_is_that_kind(c: State, name: str) -> None:
+def output_named_after_a_kind_is_that_kind(c: State, name: str) -> None:
     """F* of x0, eps, score and v is the kind of that name: one combination."""
     a, b = c.pair(name)
     found = parameterization(name).target(c.x0, c.eps, c.sigma, sigma_data=c.sigma_data)
@@ -50,7 +50,7 @@ def test_output_named_after_a_kind_is_that_kind(c: State, name: str) -> None:
 
 
 @law(c=states())
-def test_edm_output_is_sigma_x0_minus_sigma_data_squared_eps_over_sigma_data_r(c: State) -> None:
+def edm_output_is_sigma_x0_minus_sigma_data_squared_eps_over_sigma_data_r(c: State) -> None:
     """F* = (sigma x0 - sd^2 eps)/(sd r), r = sqrt(sigma^2 + sd^2) (Karras et al. 2022, B.6)."""
     n = c.SD * np.sqrt(c.S**2 + c.SD**2)
     found = parameterization("edm").target(c.x0, c.eps, c.sigma, sigma_data=c.sigma_data)
@@ -60,7 +60,7 @@ def test_edm_output_is_sigma_x0_minus_sigma_data_squared_eps_over_sigma_data_r(c
 
 
 @law(c=states())
-def test_edm_output_at_unit_sigma_data_is_minus_v(c: State) -> None:
+def edm_output_at_unit_sigma_data_is_minus_v(c: State) -> None:
     """F* = (sigma x0 - eps)/sqrt(1 + sigma^2) = -v at sigma_data = 1: two ways, the same terms."""
     F = parameterization("edm").target(c.x0, c.eps, c.sigma, sigma_data=1.0)
     v = from_pair(c.x0, c.eps, "v", sigma=c.sigma)
@@ -72,7 +72,7 @@ def test_edm_output_at_unit_sigma_data_is_minus_v(c: State) -> None:
 
 
 @law(c=states(), output=outputs)
-def test_D_is_c_skip_x_plus_c_out_F(c: State, output: str) -> None:
+def D_is_c_skip_x_plus_c_out_F(c: State, output: str) -> None:
     """D = c_skip x + c_out F for any F: two terms, one combination."""
     skip, out = coefficients(c, output)
     F, x = c.EPS, long(c.x)
@@ -81,7 +81,7 @@ def test_D_is_c_skip_x_plus_c_out_F(c: State, output: str) -> None:
 
 
 @law(c=states(), output=outputs)
-def test_F_is_D_minus_c_skip_x_over_c_out(c: State, output: str) -> None:
+def F_is_D_minus_c_skip_x_over_c_out(c: State, output: str) -> None:
     """F = (D - c_skip x)/c_out for any D: two terms, one combination."""
     skip, out = coefficients(c, output)
     D, x = c.X0, long(c.x)
@@ -91,7 +91,7 @@ def test_F_is_D_minus_c_skip_x_over_c_out(c: State, output: str) -> None:
 
 
 @law(c=states(), output=outputs)
-def test_F_to_D_to_F_returns_F(c: State, output: str) -> None:
+def F_to_D_to_F_returns_F(c: State, output: str) -> None:
     """((c_skip x + c_out F) - c_skip x)/c_out = F: the first error over |c_out|, the second."""
     p = parameterization(output)
     skip, out = (np.abs(q) for q in coefficients(c, output))
@@ -103,7 +103,7 @@ def test_F_to_D_to_F_returns_F(c: State, output: str) -> None:
 
 
 @law(c=states(), output=outputs)
-def test_c_skip_plus_c_out_a_is_1_and_c_skip_sigma_plus_c_out_b_is_0(c: State, output: str) -> None:
+def c_skip_plus_c_out_a_is_1_and_c_skip_sigma_plus_c_out_b_is_0(c: State, output: str) -> None:
     """D(F*) = x0 for all x0 and eps: c_skip + c_out a = 1, c_skip sigma + c_out b = 0.
 
     Two coefficients to a product. A target derived from the scaling has a = (1 - c_skip)/c_out,
@@ -118,7 +118,7 @@ def test_c_skip_plus_c_out_a_is_1_and_c_skip_sigma_plus_c_out_b_is_0(c: State, o
 
 
 @law(c=states(), output=outputs)
-def test_optimal_output_denoises_to_x0(c: State, output: str) -> None:
+def optimal_output_denoises_to_x0(c: State, output: str) -> None:
     """D(F*(x0, eps), x) = x0: the terms c_skip x, c_out a x0 and c_out b eps, where |c_out a| is at
     most 1 + |c_skip| and |c_out b| = |c_skip| sigma; x and F* are rounded on the way."""
     p = parameterization(output)
@@ -133,7 +133,7 @@ def test_optimal_output_denoises_to_x0(c: State, output: str) -> None:
 
 
 @law(c=states())
-def test_edm_target_has_unit_variance(c: State) -> None:
+def edm_target_has_unit_variance(c: State) -> None:
     """Var F* = a^2 sd^2 + b^2 = 1 for E x0^2 = sd^2: two squares of coefficients."""
     weights = parameterization("edm").pair_weights(c.sigma, sigma_data=c.sigma_data)
     a, b = map(long, weights)
@@ -141,7 +141,7 @@ def test_edm_target_has_unit_variance(c: State) -> None:
 
 
 @law(c=states())
-def test_edm_input_has_unit_variance(c: State) -> None:
+def edm_input_has_unit_variance(c: State) -> None:
     """Var(c_in x) = c_in^2 (sd^2 + sigma^2) = 1: the square of one coefficient."""
     found = parameterization("edm").coefficients(c.sigma.double(), sigma_data=c.sigma_data)
     c_in, s = long(found.in_), long(c.sigma)
@@ -150,7 +150,7 @@ def test_edm_input_has_unit_variance(c: State) -> None:
 
 
 @law(c=states(torch.float16), power=st.integers(-4, 4))
-def test_edm_is_homogeneous(c: State, power: int) -> None:
+def edm_is_homogeneous(c: State, power: int) -> None:
     """x0, sigma and sigma_data times k: F* and c_in x are the same, D is k D.
 
     Bit for bit for a power of two, which rounds nothing (in float16 the smallest D would).
@@ -168,7 +168,7 @@ def test_edm_is_homogeneous(c: State, power: int) -> None:
 
 
 @law(c=states())
-def test_edm_output_tends_to_minus_eps_as_sigma_vanishes(c: State) -> None:
+def edm_output_tends_to_minus_eps_as_sigma_vanishes(c: State) -> None:
     """|F* + eps| <= r |x0|/sd + r^2/2 |eps|: F* = (r x0/sd - eps)/sqrt(1 + r^2), r = sigma/sd."""
     r = c.S / c.SD
     limit = r * np.abs(c.X0) / c.SD + r**2 / 2 * np.abs(c.EPS)
@@ -177,7 +177,7 @@ def test_edm_output_tends_to_minus_eps_as_sigma_vanishes(c: State) -> None:
 
 
 @law(c=states())
-def test_edm_output_tends_to_x0_over_sigma_data_as_sigma_grows(c: State) -> None:
+def edm_output_tends_to_x0_over_sigma_data_as_sigma_grows(c: State) -> None:
     """|F* - x0/sd| <= |eps|/r + |x0|/(2 sd r^2), as 1 - r/sqrt(1 + r^2) <= 1/(2 r^2)."""
     r = c.S / c.SD
     limit = np.abs(c.EPS) / r + np.abs(c.X0) / (2 * c.SD * r**2)
@@ -187,7 +187,7 @@ def test_edm_output_tends_to_x0_over_sigma_data_as_sigma_grows(c: State) -> None
 
 
 @law(c=states(), name=st.sampled_from(["eps", "v", "edm"]))
-def test_D_tends_to_x_as_sigma_vanishes(c: State, name: str) -> None:
+def D_tends_to_x_as_sigma_vanishes(c: State, name: str) -> None:
     """|D - x| <= r^2 |x| + sigma |F| for any F: 1 - c_skip <= r^2 and |c_out| <= sigma, with
     r = 0 for eps, sigma for v and sigma/sd for EDM."""
     r = {"eps": 0 * c.S, "v": c.S, "edm": c.S / c.SD}[name]
@@ -198,7 +198,7 @@ def test_D_tends_to_x_as_sigma_vanishes(c: State, name: str) -> None:
 
 
 @law(c=states())
-def test_edm_D_tends_to_sigma_data_F_as_sigma_grows(c: State) -> None:
+def edm_D_tends_to_sigma_data_F_as_sigma_grows(c: State) -> None:
     """|D - sd F| <= |x|/r^2 + sd |F|/(2 r^2): c_skip <= 1/r^2 and 1 - c_out/sd <= 1/(2 r^2)."""
     r = c.S / c.SD
     x, F = long(c.x), c.EPS
@@ -221,7 +221,7 @@ B = {
 
 
 @law(c=states())
-def test_weight_of_each_kind_is_one_over_B_squared(c: State) -> None:
+def weight_of_each_kind_is_one_over_B_squared(c: State) -> None:
     """lambda_q = 1/B_q^2 = |dq/dD|^2, with B the |c_out| of each kind: x0 1, eps sigma, score
     sigma^2, v sigma/sqrt(1 + sigma^2), flow sigma/(1 + sigma); EDM's own is 1/c_out^2."""
     sigma, s = c.sigma.double(), long(c.sigma)
@@ -236,7 +236,7 @@ def test_weight_of_each_kind_is_one_over_B_squared(c: State) -> None:
 
 
 @law(c=states(), output=outputs)
-def test_weight_of_an_output_is_one_over_c_out_squared(c: State, output: str) -> None:
+def weight_of_an_output_is_one_over_c_out_squared(c: State, output: str) -> None:
     """|D - x0|^2 = c_out^2 |F - F*|^2: the slope dF/dD is 1/c_out, sign and all."""
     p = parameterization(output)
     found = long(slope(p, c.sigma, c.sigma_data))
@@ -247,7 +247,7 @@ def test_weight_of_an_output_is_one_over_c_out_squared(c: State, output: str) ->
 
 
 @law(c=states(torch.float16), space=kinds)
-def test_squared_error_in_a_space_is_its_weight_times_that_of_D(c: State, space: str) -> None:
+def squared_error_in_a_space_is_its_weight_times_that_of_D(c: State, space: str) -> None:
     """|q(D) - q(x0)|^2 = lambda_q |D - x0|^2 at the same x, D = eps standing for any estimate.
 
     An error e of the difference d moves its square by at most e (2 |d| + e). (float16 overflows.)

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import torch
-from mutants import test_oracle_mutants as oracles
-from mutants.mutation import (
+from mutants import oracle_laws as oracles
+from mutants.registry import (
     FAMILIES,
     REGISTRY,
     Family,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusion import test_noise_tables as tables
-from mutants.mutation import FAMILIES, Family, tests, wrong
+from laws import noise_tables as tables
+from mutants.registry import FAMILIES, Family, tests, wrong
 from torch import Tensor
 
 import testbed

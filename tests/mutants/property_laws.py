@@ -1,17 +1,19 @@
-"""Tests of the laws: for every law a plausible mistake in the library that it rejects."""
+"""Mistakes in the library that the laws of everything that is drawn reject."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 from unittest import mock
 
-import pytest
 import torch
-from properties import test_laws_of_coordinates as coordinates
-from properties import test_laws_of_kinds as of_kinds
-from properties import test_laws_of_parameterizations as of_parameterizations
-from properties import test_laws_of_tensors as of_tensors
+from mutants.registry import FAMILIES, Stated, alpha, laws_of, wrong
+from properties import laws_of_coordinates as coordinates
+from properties import laws_of_kinds as of_kinds
+from properties import laws_of_parameterizations as of_parameterizations
+from properties import laws_of_tensors  # noqa: F401
+from properties.states import LAWS
 from torch import Tensor
 
 import testbed
@@ -20,25 +22,32 @@ from testbed.diffusion import noise_levels, parameterization, predictions
 from testbed.diffusion.predictions import PREDICTION_TYPES, PredictionType
 from testbed.registry import Registry
 
-MODULES = (coordinates, of_kinds, of_parameterizations, of_tensors)
-LAWS = {
-    name.removeprefix("test_"): law
-    for module in MODULES
-    for name, law in vars(module).items()
-    if name.startswith("test_") and hasattr(law, "few")
-}
 Patch = Callable[[], Any]
-CATALOGUE: dict[str, tuple[Patch, tuple[str, ...]]] = {}
+PROPERTIES = laws_of(
+    "properties",
+    "the library, by laws of everything that is drawn, each on few examples",
+    raised=(AssertionError, RuntimeError),
+)
+
+
+def stated(name: str) -> Stated:
+    """The law of nothing in particular, on the examples that reject mistakes."""
+
+    @wraps(LAWS[name])
+    def law(_: None) -> None:
+        LAWS[name].few()
+
+    return Stated(law)
+
+
+FAMILIES[PROPERTIES].right.update({name: stated(name) for name in LAWS})
 
 
 def mutant(mistake: str, patch: Patch, *laws: str) -> None:
     """Enters a mistake, how to make it, and the laws that must reject it."""
-    assert mistake not in CATALOGUE
-    CATALOGUE[mistake] = patch, laws
-
-
-def alpha(s: Tensor) -> Tensor:
-    return 1 / torch.sqrt(1 + s**2)
+    for name in laws:
+        one = stated(name)
+        wrong(PROPERTIES, mistake, one, one.id, patch=patch)
 
 
 def kind(name: str, a: Callable[..., Tensor], b: Callable[..., Tensor]) -> Patch:
@@ -233,7 +242,7 @@ def promoted() -> Iterator[None]:
     def wrong(x: Tensor, factor: Tensor) -> Tensor:
         return x * tensors.per_sample(factor, x)
 
-    with mock.patch.object(tensors, "scaled", wrong):
+    with mock.patch.object(noise_levels, "scaled", wrong):
         yield
 
 
@@ -381,22 +390,3 @@ mutant(
     method("denoise", shared),
     "batch_of_outputs_is_its_samples_one_by_one",
 )
-
-
-@pytest.mark.parametrize(
-    ("mistake", "name"),
-    [(mistake, name) for mistake, (_, laws) in CATALOGUE.items() for name in laws],
-)
-def test_a_law_rejects_the_mistake_meant_for_it(mistake: str, name: str) -> None:
-    patch, _ = CATALOGUE[mistake]
-    with patch(), pytest.raises((AssertionError, RuntimeError)):
-        LAWS[name].few()
-
-
-def test_every_law_has_a_mistake_that_it_rejects() -> None:
-    assert set(LAWS) == {name for _, laws in CATALOGUE.values() for name in laws}
-
-
-@pytest.mark.parametrize("name", LAWS)
-def test_a_law_holds_on_the_examples_that_reject_mistakes(name: str) -> None:
-    LAWS[name].few()

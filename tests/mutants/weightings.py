@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from components import test_losses as losses
-from components import test_weightings as weightings
 from helpers.strategies import fixed
-from mutants.mutation import (
+from laws import losses, weightings
+from mutants.registry import (
     FAMILIES,
     REGISTRY,
     Family,
@@ -18,7 +17,7 @@ from mutants.mutation import (
     tests,
     wrong,
 )
-from mutants.wrong_components import r_of
+from mutants.wrong_parameterizations import r_of
 from torch import Tensor
 
 import testbed

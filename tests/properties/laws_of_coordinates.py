@@ -77,7 +77,7 @@ def of_time(name: str, s: Any) -> Any:
 
 
 @law(c=states(), name=names)
-def test_x_t_is_alpha_x0_plus_s_eps(c: State, name: str) -> None:
+def x_t_is_alpha_x0_plus_s_eps(c: State, name: str) -> None:
     """x = x0 + sigma eps becomes alpha_t x0 + s_t eps, alpha and s of sigma alone.
 
     x is rounded, alpha and their product; t has TIME roundings, alpha(t) its own and those of t, at
@@ -91,7 +91,7 @@ def test_x_t_is_alpha_x0_plus_s_eps(c: State, name: str) -> None:
 
 
 @law(c=states(), name=names, source=kinds)
-def test_same_state_in_every_coordinate_gives_the_same_x0(c: State, name: str, source: str) -> None:
+def same_state_in_every_coordinate_gives_the_same_x0(c: State, name: str, source: str) -> None:
     """SNR equivariance: whatever the form x_t = alpha_t x0 + s_t eps, a prediction q gives x0.
 
     x_t is rounded, alpha, their quotient and x. Each coefficient of D in x and q varies at most as
@@ -112,7 +112,7 @@ def test_same_state_in_every_coordinate_gives_the_same_x0(c: State, name: str, s
 
 
 @law(c=states(), name=names)
-def test_sigma_to_t_to_sigma_returns_sigma(c: State, name: str) -> None:
+def sigma_to_t_to_sigma_returns_sigma(c: State, name: str) -> None:
     """sigma(t(sigma)) = sigma: t's roundings kappa-fold, and those of sigma(t)."""
     schedule, s = SCHEDULES[name], long(c.sigma)
     found = schedule.sigma(schedule.time(c.sigma))
@@ -121,7 +121,7 @@ def test_sigma_to_t_to_sigma_returns_sigma(c: State, name: str) -> None:
 
 
 @law(c=states(), name=names)
-def test_t_to_sigma_to_t_returns_t(c: State, name: str) -> None:
+def t_to_sigma_to_t_returns_t(c: State, name: str) -> None:
     """t(sigma(t)) = t: sigma's roundings divided by kappa, and those of t(sigma)."""
     schedule = SCHEDULES[name]
     t = schedule.time(c.sigma)
@@ -132,7 +132,7 @@ def test_t_to_sigma_to_t_returns_t(c: State, name: str) -> None:
 
 
 @law(c=states(), name=names)
-def test_score_in_x_t_is_the_score_in_x_over_alpha(c: State, name: str) -> None:
+def score_in_x_t_is_the_score_in_x_over_alpha(c: State, name: str) -> None:
     """grad log p(x_t) = grad log p(x)/alpha_t: that of N(alpha x0, s^2) is -eps/s, ours -eps/sigma.
 
     The score is rounded, alpha and their product.
@@ -155,19 +155,19 @@ def preserved(c: State, name: str, power: int) -> None:
 
 
 @law(c=states(), name=st.sampled_from(["vp", "cosine"]))
-def test_alpha_squared_plus_s_squared_is_1_where_variance_is_preserved(c: State, name: str) -> None:
+def alpha_squared_plus_s_squared_is_1_where_variance_is_preserved(c: State, name: str) -> None:
     """alpha^2 + s^2 = 1."""
     preserved(c, name, 2)
 
 
 @law(c=states())
-def test_alpha_plus_s_is_1_in_flow(c: State) -> None:
+def alpha_plus_s_is_1_in_flow(c: State) -> None:
     """(1 - t) + t = 1."""
     preserved(c, "flow", 1)
 
 
 @law(c=states(), name=names)
-def test_snr_falls_as_t_grows(c: State, name: str) -> None:
+def snr_falls_as_t_grows(c: State, name: str) -> None:
     """sigma(t/2) < sigma(t): t = 0 is the data."""
     t = SCHEDULES[name].time(c.sigma)
     near, far = (long(SCHEDULES[name].sigma(time)) for time in (t * 0.5, t))

@@ -1,23 +1,23 @@
-"""Tests of the tests: mistakes in the likelihood and in the integrals, each rejected by its law.
+"""Mistakes in the likelihood and in the integrals, each rejected by its law.
 
 A mutant is the module's own source with one place changed. The law holds for the original, run in
 the same way, and fails for the mutant.
 """
 
-import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
-import pytest
-from metrics import test_information as integrals
-from sampling import test_likelihood as law
+from laws import information as integrals
+from laws import likelihood as law
+from mutants.registry import laws_of, rejected_by
 
 LIKELIHOOD = "testbed.sampling.likelihood"
 INFORMATION = "testbed.metrics.information"
-Test = Callable[[ModuleType], None]
+Test = Callable[[Callable[[], ModuleType]], None]
 
 
 def changed(module: str, old: str = "", new: str = "") -> ModuleType:
@@ -30,22 +30,21 @@ def changed(module: str, old: str = "", new: str = "") -> ModuleType:
     return found
 
 
-def density(check: Callable[..., None], *rest: Any) -> Test:
-    return lambda module: check(module.log_likelihood, *rest)
+def of(name: str, check: Callable[..., None], *rest: Any) -> Test:
+    """The law of what a module has under that name, or of the module itself where it is empty."""
+
+    @wraps(check)
+    def stated(make: Callable[[], ModuleType]) -> None:
+        module = make()
+        check(getattr(module, name) if name else module, *rest)
+
+    return stated
 
 
-def trace(check: Callable[..., None]) -> Test:
-    return lambda module: check(module.traces)
-
-
-def bits(check: Callable[..., None]) -> Test:
-    return lambda module: check(module.bits_per_dim)
-
-
-def integral(check: Callable[..., None]) -> Test:
-    return check
-
-
+density = partial(of, "log_likelihood")
+trace = partial(of, "traces")
+bits = partial(of, "bits_per_dim")
+integral = partial(of, "")
 POINT = density(law.law_a_point_is_exact)
 PLANE = density(law.law_a_plane_adds_only_what_is_outside)
 ORDER = density(law.law_converges_with_order_two, "mixture")
@@ -63,7 +62,7 @@ STEP = integral(integrals.law_the_step_is_the_rule_s_error)
 ERRORS = integral(integrals.law_errors_of_levels_add)
 
 RATE = "before, rate = rate, d - traces(D, y.to(x.dtype), sigma_next, V)"
-MUTANTS: list[tuple[str, str, str, str, Test]] = [
+ROWS: list[tuple[str, str, str, str, Test]] = [
     ("the divergence of the other sign", LIKELIHOOD,
      "gained += math.log(sigma_next / sigma)", "gained -= math.log(sigma_next / sigma)", POINT),
     ("the sign of the trace", LIKELIHOOD,
@@ -134,17 +133,14 @@ MUTANTS: list[tuple[str, str, str, str, Test]] = [
 ]  # fmt: skip
 
 
-@functools.cache
-def holds(module: str, test: Test) -> None:
-    """The law of the original, once for all its mutants."""
-    test(changed(module))
-
-
-@pytest.mark.parametrize(
-    ("module", "old", "new", "test"), [row[1:] for row in MUTANTS], ids=[row[0] for row in MUTANTS]
+FAMILY = laws_of(
+    "laws: likelihood",
+    "the source of the likelihood and of the integrals, with one place changed",
 )
-def test_a_mistake_is_rejected(module: str, old: str, new: str, test: Test) -> None:
-    holds(module, test)
-    mutant = changed(module, old, new)
-    with pytest.raises(AssertionError):
-        test(mutant)
+for module, test in {(row[1], row[4]): None for row in ROWS}:
+    rejected_by(
+        FAMILY,
+        test,
+        partial(changed, module),
+        **{row[0]: partial(changed, *row[1:4]) for row in ROWS if row[1::3] == (module, test)},
+    )

@@ -1,38 +1,15 @@
-"""Tests of the checks: wrong components are rejected by the checks meant for them and no others,
-unusual right ones by none."""
+"""The checks themselves: in another process, with a claim that is skipped, and their levels."""
 
 from dataclasses import replace
-from itertools import chain
 
 import pytest
 import torch
-from mutants.right_components import RIGHT
-from mutants.wrong_components import CATALOGUE, OTHER_PROCESSES, Wrong
+from mutants.wrong_components import CATALOGUE, CONTEXT
+from mutants.wrong_processes import OTHER_PROCESSES
 
 import testbed
 from testbed.components.base import Component
 from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
-from testbed.testing.claims import OF_LOSSES, OF_PARAMETERIZATIONS
-from testbed.testing.running import GROUPS, run
-
-CONTEXT = Context.of(OTHER_PROCESSES)
-
-
-def failed(component: Component) -> set[str]:
-    """The checks that reject it; `spawned`, which costs a process, has tests of its own."""
-    checks = [check for check in iter_checks(component) if not check.id.endswith(".spawned")]
-    return {one.check.id for one in run(component, checks, CONTEXT, {}) if not one.ok}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("wrong", CATALOGUE, ids=lambda wrong: wrong.id)
-def test_wrong_component_is_rejected_by_these_checks(wrong: Wrong) -> None:
-    assert failed(wrong.component) == wrong.fails
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_component_is_rejected_by_none(name: str) -> None:
-    assert failed(RIGHT[name]) == set()
 
 
 @pytest.mark.parametrize("component", OTHER_PROCESSES, ids=lambda one: one.axis)
@@ -51,27 +28,13 @@ def test_what_no_other_process_can_load() -> None:
         replace(check, context=Context.of([loose], registry))(loose)
 
 
-def test_every_check_rejects_something() -> None:
-    every = {check.id for check in chain(OF_PARAMETERIZATIONS, OF_LOSSES, *GROUPS.values())}
-    rejecting = set(chain.from_iterable(wrong.fails for wrong in CATALOGUE))
-    rejecting |= {f"{component.axis}.spawned" for component in OTHER_PROCESSES}
-    assert every - rejecting == set()
-    assert rejecting - every == set()
-
-
-def test_the_catalogue_is_no_list_of_repetitions() -> None:
-    ids = [wrong.id for wrong in CATALOGUE]
-    assert len(set(ids)) == len(ids) >= 40
-    assert all(wrong.fails for wrong in CATALOGUE)
-
-
 def test_no_mistake_is_skipped() -> None:
     """A check that skips cannot reject: none of the wrong components gets by that way."""
-    for wrong in CATALOGUE:
-        for check in iter_checks(wrong.component):
-            if check.id in wrong.fails and "claim" in check.id:
+    for mutant in CATALOGUE:
+        for check in iter_checks(mutant.subject):
+            if check.id in mutant.caught_by and "claim" in check.id:
                 with pytest.raises(CheckFailed):
-                    replace(check, context=CONTEXT)(wrong.component)
+                    replace(check, context=CONTEXT)(mutant.subject)
 
 
 def test_the_claims_of_a_non_affine_one_are_skipped_with_a_reason() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from diffusion import test_ddpm as chains
-from diffusion import test_outputs as readings
 from helpers.strategies import fixed
-from mutants.mutation import FAMILIES, Family, tests, wrong
+from laws import ddpm as chains
+from laws import outputs as readings
+from mutants.registry import FAMILIES, Family, tests, wrong
 from torch import Tensor, nn
 
 import testbed

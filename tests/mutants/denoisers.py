@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from mutants.mutation import (
+from mutants.registry import (
     FAMILIES,
     REGISTRY,
     STEPS,
@@ -20,7 +20,7 @@ from mutants.mutation import (
     col,
     wrong,
 )
-from mutants.wrong_components import r_of
+from mutants.wrong_parameterizations import r_of
 from torch import Tensor
 
 import testbed

@@ -8,7 +8,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from mutants.mutation import (
+from laws.audit import everywhere
+from mutants.registry import (
     AFFINE,
     CONVERTED,
     FAMILIES,
@@ -20,8 +21,7 @@ from mutants.mutation import (
     kit,
     wrong,
 )
-from mutants.self_tests import everywhere
-from mutants.wrong_components import edm_with, plain, r_of, v_target, v_with
+from mutants.wrong_parameterizations import edm_with, plain, r_of, v_target, v_with
 from torch import Tensor
 
 import testbed

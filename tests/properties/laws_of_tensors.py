@@ -22,7 +22,7 @@ def ends(c: State) -> State:
 
 
 @law(c=states(), source=kinds, target=kinds)
-def test_batch_is_its_samples_one_by_one(c: State, source: str, target: str) -> None:
+def batch_is_its_samples_one_by_one(c: State, source: str, target: str) -> None:
     """convert(q)_i = convert(q_i) with sigma_i, bit for bit: every operation is elementwise and one
     of + - * / sqrt, which IEEE 754 rounds correctly."""
     q = c.q(source)
@@ -36,7 +36,7 @@ def test_batch_is_its_samples_one_by_one(c: State, source: str, target: str) -> 
 
 
 @law(c=states(), source=kinds, target=kinds)
-def test_one_sigma_is_the_same_sigma_for_every_sample(c: State, source: str, target: str) -> None:
+def one_sigma_is_the_same_sigma_for_every_sample(c: State, source: str, target: str) -> None:
     """A scalar sigma and the vector that repeats it give the same, bit for bit."""
     scalar = c.sigma.flatten()[0]
     one, each = (replace(c, sigma=sigma) for sigma in (scalar, scalar.repeat(len(c.x0))))
@@ -45,7 +45,7 @@ def test_one_sigma_is_the_same_sigma_for_every_sample(c: State, source: str, tar
 
 
 @law(c=states(), output=outputs)
-def test_batch_of_outputs_is_its_samples_one_by_one(c: State, output: str) -> None:
+def batch_of_outputs_is_its_samples_one_by_one(c: State, output: str) -> None:
     """The same of D(F, x) and of F*(x0, eps)."""
     p, sigma = parameterization(output), c.sigma.expand(len(c.x0))
 
@@ -64,16 +64,14 @@ def test_batch_of_outputs_is_its_samples_one_by_one(c: State, output: str) -> No
 
 
 @law(c=states(), source=kinds, target=kinds)
-def test_result_has_the_dtype_and_shape_of_the_prediction(
-    c: State, source: str, target: str
-) -> None:
+def result_has_the_dtype_and_shape_of_the_prediction(c: State, source: str, target: str) -> None:
     """Whatever the dtype of sigma, one for all or one each."""
     found = c.convert(c.q(source), source, target)
     assert (found.dtype, found.shape) == (c.dtype, c.x0.shape)
 
 
 @law(c=states(), output=outputs)
-def test_D_and_F_have_the_dtype_and_shape_of_x(c: State, output: str) -> None:
+def D_and_F_have_the_dtype_and_shape_of_x(c: State, output: str) -> None:
     """D, F of D, and F*; a coefficient has sigma's shape and dtype, float32 or wider."""
     p = parameterization(output)
     for found in (
@@ -87,7 +85,7 @@ def test_D_and_F_have_the_dtype_and_shape_of_x(c: State, output: str) -> None:
 
 
 @law(c=states(), schedule=schedules)
-def test_x_t_has_the_dtype_and_shape_of_x(
+def x_t_has_the_dtype_and_shape_of_x(
     c: State, schedule: testbed.noise_levels.NoiseSchedule
 ) -> None:
     """And t those of sigma; back again, x and the score those of x_t."""
@@ -104,13 +102,13 @@ def test_x_t_has_the_dtype_and_shape_of_x(
 
 
 @law(c=states().map(ends), source=kinds, target=kinds)
-def test_conversions_are_finite_at_both_ends(c: State, source: str, target: str) -> None:
+def conversions_are_finite_at_both_ends(c: State, source: str, target: str) -> None:
     """At sigma = 1e-4 and 1e4, in float16 1e-2 and 1e2."""
     assert bool(c.convert(c.q(source), source, target).isfinite().all())
 
 
 @law(c=states(), source=kinds, target=kinds)
-def test_conversion_leaves_its_arguments_alone(c: State, source: str, target: str) -> None:
+def conversion_leaves_its_arguments_alone(c: State, source: str, target: str) -> None:
     """q, x and sigma are after the call what they were before."""
     q = c.q(source)
     given = (q, c.x, c.sigma)

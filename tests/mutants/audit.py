@@ -9,14 +9,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-from mutants.mutation import (
+from laws.audit import SELF_TESTS, everywhere
+from mutants.registry import (
     EVERY_SIZE,
     FAMILIES,
     Family,
     col,
     wrong,
 )
-from mutants.self_tests import SELF_TESTS, everywhere
 from torch import Tensor
 
 from testbed.audit import (

@@ -1,10 +1,11 @@
-"""Plausible mistakes as data: what one is, and the checks that it is tried on."""
+"""The mutants: what a plausible mistake is, its family, and the checks that it is tried on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
@@ -67,11 +68,13 @@ def broken(found: Iterable[rows.LawCheck]) -> set[str]:
     return {LAWS.get(row.law) or LAWS[VARIANT.sub("", row.law)] for row in found if not row.passed}
 
 
-def kit(component: Component) -> set[str]:
+def kit(
+    component: Component, context: Context | None = None, without: tuple[str, ...] = SLOW
+) -> set[str]:
     """The checks of `testbed.testing` that reject a component."""
-    checks = [check for check in iter_checks(component) if not check.id.endswith(SLOW)]
-    context = Context.of([component])
-    return {one.check.id for one in run(component, checks, context, {}) if not one.ok}
+    checks = [check for check in iter_checks(component) if not check.id.endswith(without)]
+    found = run(component, checks, context or Context.of([component]), {})
+    return {one.check.id for one in found if not one.ok}
 
 
 def tests(**laws: Callable[[], None]) -> set[str]:
@@ -130,11 +133,19 @@ EVERY_SIZE = (
 
 @dataclass(frozen=True)
 class Family:
-    """What is mutated, what it is tried on, and what must pass."""
+    """What is mutated, what it is tried on, and what must pass.
+
+    Args:
+        about: what is mutated, in words.
+        failed: the ids of the checks that a subject fails.
+        right: by name, subjects that must pass them all.
+        sentences: what each check says, by id, where no other place knows it.
+    """
 
     about: str
-    tried: Callable[[Any], set[str]]
-    right: Mapping[str, Any]
+    failed: Callable[[Any], set[str]]
+    right: dict[str, Any]
+    sentences: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,10 +170,15 @@ class Mutant:
     patch: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
     told: str = ""
 
+    @property
+    def caught_by(self) -> frozenset[str]:
+        """Exactly the checks that see it."""
+        return self.also | {self.meant}
+
     def failed(self) -> set[str]:
-        """The checks that see it."""
+        """The checks that reject it."""
         with self.patch():
-            return FAMILIES[self.family].tried(self.subject)
+            return FAMILIES[self.family].failed(self.subject)
 
 
 TOLD: dict[int, str] = {}
@@ -183,6 +199,66 @@ def wrong(
     """Enters a mutant; `also` are names, or several with blanks between, maybe the meant again."""
     others = frozenset(" ".join(also).split()) - {meant}
     MUTANTS.append(Mutant(mistake, family, subject, meant, others, patch, told))
+
+
+# --- families of one law a mutant -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A law, and what it is stated of; the law raises AssertionError where it does not hold."""
+
+    law: Callable[[Any], None]
+    subject: Any = None
+
+    @property
+    def id(self) -> str:
+        return f"tests.{self.law.__name__.removeprefix('law_')}"
+
+
+def laws_of(
+    name: str,
+    about: str,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    raised: tuple[type[Exception], ...] = (AssertionError,),
+) -> str:
+    """Enters a family whose subjects are laws, each with what it is stated of; returns `name`.
+
+    Args:
+        around: for what is in place while a law is tried.
+        raised: what counts as a rejection.
+    """
+
+    def failed(stated: Stated) -> set[str]:
+        try:
+            with around():
+                stated.law(stated.subject)
+        except raised:
+            return {stated.id}
+        return set()
+
+    FAMILIES[name] = Family(about, failed, {})
+    return name
+
+
+def given(law: Callable[..., None], *rest: Any) -> Callable[[Any], None]:
+    """The law of a subject with the rest of its arguments."""
+
+    @wraps(law)
+    def stated(subject: Any) -> None:
+        law(subject, *rest)
+
+    return stated
+
+
+def rejected_by(family: str, law: Callable[[Any], None], right: Any, **wrong_ones: Any) -> None:
+    """Enters wrong versions of `right` under the mistakes they make; `law` rejects each."""
+    one = Stated(law, right)
+    mine = FAMILIES[family]
+    mine.right[f"{one.id} {len(mine.right)}"] = one
+    mine.sentences[one.id] = (law.__doc__ or "").strip().split("\n")[0]
+    for mistake, subject in wrong_ones.items():
+        wrong(family, mistake.replace("_", " "), Stated(law, subject), one.id)
 
 
 def alpha(sigma: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mutants.mutation import (
+from laws import samplers, schedules
+from laws import solvers as sampling
+from mutants.registry import (
     FAMILIES,
     REGISTRY,
     STEPS,
@@ -18,9 +20,6 @@ from mutants.mutation import (
     tests,
     wrong,
 )
-from sampling import test_samplers as samplers
-from sampling import test_schedules as schedules
-from sampling import test_solvers as sampling
 from torch import Tensor
 
 import testbed

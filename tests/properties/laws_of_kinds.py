@@ -5,15 +5,10 @@ Each law holds for every dtype, shape, sigma (one, or one per sample) and sigma_
 of the added terms, see `assert_within`.
 """
 
-import mpmath
 import numpy as np
-import pytest
 import torch
-from helpers.strategies import float64
 from hypothesis import strategies as st
 from properties.states import (
-    LONGER,
-    U_LONG,
     State,
     assert_within,
     combination,
@@ -25,34 +20,32 @@ from properties.states import (
     states,
 )
 
-import testbed
-from testbed.diffusion.noise_levels import VP
 from testbed.diffusion.predictions import from_pair, to_pair
 
 # --- definitions -----------------------------------------------------------------------------
 
 
 @law(c=states())
-def test_x0_is_the_clean_data(c: State) -> None:
+def x0_is_the_clean_data(c: State) -> None:
     """q = x0, bit for bit."""
     assert torch.equal(from_pair(c.x0, c.eps, "x0", sigma=c.sigma), c.x0)
 
 
 @law(c=states())
-def test_eps_is_the_unit_noise(c: State) -> None:
+def eps_is_the_unit_noise(c: State) -> None:
     """q = eps, bit for bit."""
     assert torch.equal(from_pair(c.x0, c.eps, "eps", sigma=c.sigma), c.eps)
 
 
 @law(c=states())
-def test_score_is_minus_eps_over_sigma(c: State) -> None:
+def score_is_minus_eps_over_sigma(c: State) -> None:
     """score = grad log N(x; x0, sigma^2) = -eps/sigma: one term."""
     found = from_pair(c.x0, c.eps, "score", sigma=c.sigma)
     assert_within(found, -c.EPS / c.S, c.EPS / c.S, combinations=1)
 
 
 @law(c=states())
-def test_v_is_alpha_eps_minus_s_x0(c: State) -> None:
+def v_is_alpha_eps_minus_s_x0(c: State) -> None:
     """v = alpha eps - s x0, alpha = 1/sqrt(1 + sigma^2), s = sigma alpha: two terms."""
     alpha = 1 / np.sqrt(1 + c.S**2)
     s = c.S * alpha
@@ -62,7 +55,7 @@ def test_v_is_alpha_eps_minus_s_x0(c: State) -> None:
 
 
 @law(c=states())
-def test_flow_is_eps_minus_x0(c: State) -> None:
+def flow_is_eps_minus_x0(c: State) -> None:
     """u = d/dt [(1 - t) x0 + t eps] = eps - x0: two terms."""
     found = from_pair(c.x0, c.eps, "flow", sigma=c.sigma)
     assert_within(found, c.EPS - c.X0, np.abs(c.EPS) + np.abs(c.X0), combinations=1)
@@ -73,13 +66,13 @@ def test_flow_is_eps_minus_x0(c: State) -> None:
 
 
 @law(c=states())
-def test_x0_is_D(c: State) -> None:
+def x0_is_D(c: State) -> None:
     """x0 = D, bit for bit."""
     assert torch.equal(c.convert(c.x0, "x0", "x0"), c.x0)
 
 
 @law(c=states())
-def test_eps_is_x_minus_D_over_sigma(c: State) -> None:
+def eps_is_x_minus_D_over_sigma(c: State) -> None:
     """eps = (x - D)/sigma: the terms x/sigma and D/sigma."""
     x, D = long(c.x), c.X0
     found = c.convert(c.x0, "x0", "eps")
@@ -87,7 +80,7 @@ def test_eps_is_x_minus_D_over_sigma(c: State) -> None:
 
 
 @law(c=states())
-def test_score_is_D_minus_x_over_sigma_squared(c: State) -> None:
+def score_is_D_minus_x_over_sigma_squared(c: State) -> None:
     """score = (D - x)/sigma^2: the terms D/sigma^2 and x/sigma^2."""
     x, D = long(c.x), c.X0
     found = c.convert(c.x0, "x0", "score")
@@ -95,7 +88,7 @@ def test_score_is_D_minus_x_over_sigma_squared(c: State) -> None:
 
 
 @law(c=states())
-def test_v_is_x_minus_one_plus_sigma_squared_D_over_sigma_root(c: State) -> None:
+def v_is_x_minus_one_plus_sigma_squared_D_over_sigma_root(c: State) -> None:
     """v = (x - (1 + sigma^2) D)/(sigma sqrt(1 + sigma^2)) = alpha (x - D)/sigma - s D, as it is
     added: the terms alpha x/sigma, alpha D/sigma and s D."""
     x, D, alpha = long(c.x), c.X0, 1 / np.sqrt(1 + c.S**2)
@@ -105,7 +98,7 @@ def test_v_is_x_minus_one_plus_sigma_squared_D_over_sigma_root(c: State) -> None
 
 
 @law(c=states())
-def test_flow_is_x_minus_D_over_sigma_minus_D(c: State) -> None:
+def flow_is_x_minus_D_over_sigma_minus_D(c: State) -> None:
     """u = (x - D)/sigma - D: the terms x/sigma, D/sigma and D."""
     x, D = long(c.x), c.X0
     terms = (np.abs(x) + np.abs(D)) / c.S + np.abs(D)
@@ -116,7 +109,7 @@ def test_flow_is_x_minus_D_over_sigma_minus_D(c: State) -> None:
 
 
 @law(c=states())
-def test_D_is_x_minus_sigma_eps(c: State) -> None:
+def D_is_x_minus_sigma_eps(c: State) -> None:
     """D = x - sigma eps: two terms."""
     x, q = long(c.x), c.EPS
     found = c.convert(c.eps, "eps", "x0")
@@ -124,7 +117,7 @@ def test_D_is_x_minus_sigma_eps(c: State) -> None:
 
 
 @law(c=states())
-def test_D_is_x_plus_sigma_squared_score(c: State) -> None:
+def D_is_x_plus_sigma_squared_score(c: State) -> None:
     """D = x + sigma^2 score (Tweedie; Efron 2011): two terms."""
     x, q = long(c.x), c.EPS
     found = c.convert(c.eps, "score", "x0")
@@ -132,7 +125,7 @@ def test_D_is_x_plus_sigma_squared_score(c: State) -> None:
 
 
 @law(c=states())
-def test_D_is_alpha_squared_x_minus_s_v(c: State) -> None:
+def D_is_alpha_squared_x_minus_s_v(c: State) -> None:
     """D = (x - sigma sqrt(1 + sigma^2) v)/(1 + sigma^2) = alpha^2 x - s v: two terms."""
     x, q = long(c.x), c.EPS
     wanted = (x - c.S * np.sqrt(1 + c.S**2) * q) / (1 + c.S**2)
@@ -141,7 +134,7 @@ def test_D_is_alpha_squared_x_minus_s_v(c: State) -> None:
 
 
 @law(c=states())
-def test_D_is_x_minus_sigma_flow_over_one_plus_sigma(c: State) -> None:
+def D_is_x_minus_sigma_flow_over_one_plus_sigma(c: State) -> None:
     """D = (x - sigma u)/(1 + sigma): two terms."""
     x, q = long(c.x), c.EPS
     terms = (np.abs(x) + c.S * np.abs(q)) / (1 + c.S)
@@ -153,7 +146,7 @@ def test_D_is_x_minus_sigma_flow_over_one_plus_sigma(c: State) -> None:
 
 
 @law(c=states(), source=kinds, target=kinds)
-def test_every_kind_gives_every_other(c: State, source: str, target: str) -> None:
+def every_kind_gives_every_other(c: State, source: str, target: str) -> None:
     """a x0 + b eps becomes a' x0 + b' eps, given x = x0 + sigma eps, both rounded once."""
     (a, b), (a_t, b_t) = c.pair(source), c.pair(target)
     found = c.convert(c.q(source), source, target)
@@ -162,7 +155,7 @@ def test_every_kind_gives_every_other(c: State, source: str, target: str) -> Non
 
 
 @law(c=states(), there=kinds, back=kinds)
-def test_round_trip_returns_the_prediction(c: State, there: str, back: str) -> None:
+def round_trip_returns_the_prediction(c: State, there: str, back: str) -> None:
     """q -> q' -> q: the first leg's error times the condition number |dq/dq'|, and the second's."""
     q = c.q(there)
     middle = c.convert(q, there, back)
@@ -173,7 +166,7 @@ def test_round_trip_returns_the_prediction(c: State, there: str, back: str) -> N
 
 
 @law(c=states(), one=kinds, two=kinds, three=kinds)
-def test_triangle_through_a_third_kind_is_the_direct_way(
+def triangle_through_a_third_kind_is_the_direct_way(
     c: State, one: str, two: str, three: str
 ) -> None:
     """q -> q' -> q'' is q -> q'': the first leg's error times |dq''/dq'|, the second's, the direct
@@ -187,7 +180,7 @@ def test_triangle_through_a_third_kind_is_the_direct_way(
 
 
 @law(c=states(), source=kinds)
-def test_pair_of_a_prediction_makes_x(c: State, source: str) -> None:
+def pair_of_a_prediction_makes_x(c: State, source: str) -> None:
     """x0(q, x) + sigma eps(q, x) = x for any q; summed exactly, each term is one combination."""
     wide = torch.promote_types(c.dtype, torch.float32)
     q, x = c.eps.to(wide), c.x.to(wide)
@@ -199,7 +192,7 @@ def test_pair_of_a_prediction_makes_x(c: State, source: str) -> None:
 
 
 @law(c=states(torch.float16), source=kinds, w=st.floats(0, 8))
-def test_guidance_is_the_same_in_every_kind(c: State, source: str, w: float) -> None:
+def guidance_is_the_same_in_every_kind(c: State, source: str, w: float) -> None:
     """D(q + w (q' - q)) = D(q) + w (D(q') - D(q)) (Ho and Salimans 2022): every kind is affine in
     D with coefficients of sigma alone. float16 overflows at D = sigma^2 score."""
     q, other, x = c.q(source), c.eps, long(c.x)
@@ -214,7 +207,7 @@ def test_guidance_is_the_same_in_every_kind(c: State, source: str, w: float) -> 
 
 
 @law(c=states())
-def test_v_tends_to_eps_as_sigma_vanishes(c: State) -> None:
+def v_tends_to_eps_as_sigma_vanishes(c: State) -> None:
     """|v - eps| <= sigma |x0| + sigma^2/2 |eps|, as 1 - alpha <= sigma^2/2."""
     limit = c.S * np.abs(c.X0) + c.S**2 / 2 * np.abs(c.EPS)
     terms = np.abs(c.EPS) + limit
@@ -223,49 +216,9 @@ def test_v_tends_to_eps_as_sigma_vanishes(c: State) -> None:
 
 
 @law(c=states())
-def test_v_tends_to_minus_x0_as_sigma_grows(c: State) -> None:
+def v_tends_to_minus_x0_as_sigma_grows(c: State) -> None:
     """|v + x0| <= |eps|/sigma + |x0|/(2 sigma^2), as 1 - s <= 1/(2 sigma^2)."""
     limit = np.abs(c.EPS) / c.S + np.abs(c.X0) / (2 * c.S**2)
     terms = np.abs(c.X0) + limit
     found = from_pair(c.x0, c.eps, "v", sigma=c.sigma)
     assert_within(found, -c.X0, terms, combinations=1, plus=limit)
-
-
-# --- numbers ---------------------------------------------------------------------------------
-
-# By hand, to three decimals: sigma = sqrt(0.2/0.8) = 1/2, alpha = 0.89443, s = 0.44721.
-NUMBERS = {
-    "x0": [1, 2],
-    "eps": [0.5, -0.3],
-    "score": [-1, 0.6],
-    "v": [0, -1.163],
-    "flow": [-0.5, -2.3],
-}
-
-
-def test_worked_example_has_x_t_1118_1655() -> None:
-    """x0 = [1, 2], eps = [0.5, -0.3], abar = 0.8: x_t = [1.118, 1.655], and every kind of it."""
-    x0, eps, sigma = float64(NUMBERS["x0"]), float64(NUMBERS["eps"]), 0.5
-    x = x0 + sigma * eps
-    x_t, _ = VP.from_ve(x, sigma)
-    found = {"x_t": (x_t, [1.118, 1.655])}
-    for source in NUMBERS:
-        q = from_pair(x0, eps, source, sigma=sigma)
-        for target, wanted in NUMBERS.items():
-            converted = testbed.convert(q, source, target, x=x, sigma=sigma)
-            found[f"{source} -> {target}"] = (converted, wanted)
-    for name, (q, wanted) in found.items():
-        assert float((q - float64(wanted)).abs().max()) <= 5e-4, name
-
-
-@pytest.mark.skipif(not LONGER, reason="numpy.longdouble is float64 here: float64 is left out")
-@pytest.mark.parametrize("function", ["sqrt", "exp", "expm1", "log1p", "sin", "cos", "arctan"])
-def test_truth_has_more_digits_than_float64(function: str) -> None:
-    """numpy's functions of a longdouble are right to two units in its last place."""
-    for value in np.logspace(-4, 0.3, 50).astype(np.longdouble):
-        found = getattr(np, function)(value)
-        high = float(found)
-        with mpmath.workdps(50):
-            wanted = getattr(mpmath, function.replace("arc", "a"))(mpmath.mpf(float(value)))
-            error = mpmath.mpf(high) + float(found - np.longdouble(high)) - wanted
-            assert abs(error) <= 2 * 2 * U_LONG * abs(wanted)
