@@ -29,7 +29,7 @@ from testbed.errors import unknown
 from testbed.settings import Setting
 from testbed.training.settings import Training
 
-SCHEMA = 2
+SCHEMA = 3
 MOST_STEPS = 1_000_000
 MOST_SEEDS = 10_000
 
@@ -481,7 +481,9 @@ class TrialConfig(TrialFields):
             objective=True,
         ),
     ] = Field(default_factory=dict)
-    schema_: Annotated[int, Setting("The schema of this record.")] = Field(SCHEMA, alias="schema")
+    schema_: Annotated[int, Setting("The schema of this record.", identity=False)] = Field(
+        SCHEMA, alias="schema"
+    )
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -533,7 +535,7 @@ def _identified(model: Any, **wanted: bool) -> dict[str, Any]:
     for field in settings.fields(type(model)):
         value, setting = getattr(model, field.name), field.setting
         excluded = any(getattr(setting, key) is not state for key, state in wanted.items())
-        if excluded or not setting.identity or (setting.since > 1 and value == field.default):
+        if excluded or not setting.identity or (setting.since and value == field.default):
             continue
         found[field.name] = _identified(value) if settings.fields(type(value)) else _plain(value)
     return found
