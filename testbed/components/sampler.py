@@ -15,9 +15,9 @@ from testbed.errors import InputError, unknown
 
 @dataclass(frozen=True)
 class Sampler(Component):
-    """A sampler by name: `step(denoise, x, sigma, following, generator, history[, options])`.
+    """A sampler by name: `step(denoise, x, sigma, sigma_next, generator, history[, options])`.
 
-    One step from `sigma` to `following` < sigma, floats; `denoise(x, sigma) -> x0` is never called
+    One step from `sigma` to `sigma_next` < sigma, floats; `denoise(x, sigma) -> x0` is never called
     at 0; `history` is a list that belongs to the run, for multistep methods. A step may ask for
     `steps`, the number of steps of the whole run. `noise` names the option that all fresh noise is
     multiplied by: the sampler is deterministic where it is 0, and `deterministic` says so.

@@ -35,33 +35,33 @@ class NoPosterior(InputError):
         )
 
 
-def small(sigma: Level, following: Level) -> Level:
+def small(sigma: Level, sigma_next: Level) -> Level:
     """beta~/abar' = sigma'^2 (1 - sigma'^2/sigma^2), beta~ = beta (1 - abar')/(1 - abar).
 
     The variance of x' = x_{t-1}/sqrt(abar') given x and x0; sigma' is the level of x'.
     """
-    q = following / sigma
-    return following**2 * (1 - q) * (1 + q)
+    q = sigma_next / sigma
+    return sigma_next**2 * (1 - q) * (1 + q)
 
 
-def large(sigma: Level, following: Level) -> Level:
+def large(sigma: Level, sigma_next: Level) -> Level:
     """beta/abar' = (sigma^2 - sigma'^2)(1 + sigma'^2)/(1 + sigma^2)."""
-    return (sigma - following) * (sigma + following) * (1 + following**2) / (1 + sigma**2)
+    return (sigma - sigma_next) * (sigma + sigma_next) * (1 + sigma_next**2) / (1 + sigma**2)
 
 
 VARIANCES: dict[str, Callable[[Any, Any], Any]] = {"small": small, "large": large}
 """The fixed variances of a reverse step in x = x_t/sqrt(abar_t), by name."""
 
 
-def extremes(sigma: Tensor, following: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """(beta~, beta)/abar' of the step from sigma to `following`, float64, shaped like sigma.
+def extremes(sigma: Tensor, sigma_next: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """(beta~, beta)/abar' of the step from sigma to `sigma_next`, float64, shaped like sigma.
 
     In the step to 0 beta~ vanishes and takes the second step's value, that from `second` to sigma
     (Nichol and Dhariwal 2021, arXiv:2102.09672, sec. 3.1): beta (1 - sigma^2/second^2).
     """
-    sigma, following, second = sigma.double(), following.double(), second.double()
-    high, q = large(sigma, following), sigma / second
-    return torch.where(following > 0, small(sigma, following), high * (1 - q) * (1 + q)), high
+    sigma, sigma_next, second = sigma.double(), sigma_next.double(), second.double()
+    high, q = large(sigma, sigma_next), sigma / second
+    return torch.where(sigma_next > 0, small(sigma, sigma_next), high * (1 - q) * (1 + q)), high
 
 
 def interpolated(low: Tensor, high: Tensor, nu: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Normal(NamedTuple):
 
 
 def posterior_of(denoiser: Any) -> Callable[..., Normal]:
-    """`denoiser.posterior(x, sigma, following)`.
+    """`denoiser.posterior(x, sigma, sigma_next)`.
 
     Raises:
         NoPosterior: it has none.
@@ -217,7 +217,7 @@ class Chain:
         with beta~ that of the second step.
 
         Args:
-            denoiser: (x, sigma) -> x0; for "learned" one with `posterior(x, sigma, following)`.
+            denoiser: (x, sigma) -> x0; for "learned" one with `posterior(x, sigma, sigma_next)`.
             x: (B, ...).
             t: an index.
             variance: "small", "large" or "learned".
@@ -226,9 +226,9 @@ class Chain:
             InputError: an unknown variance, or a learned one of a denoiser that has none.
         """
         sigma = self.sigmas[t].expand(len(x)).to(x.device)
-        following = self.before[t].expand(len(x)).to(x.device)
+        sigma_next = self.before[t].expand(len(x)).to(x.device)
         if variance == "learned":
-            found = posterior_of(denoiser)(x, sigma, following)
+            found = posterior_of(denoiser)(x, sigma, sigma_next)
             return Normal(found.mean.double(), found.variance.double())
         if variance not in VARIANCES:
             raise InputError(unknown("variance", variance, [*VARIANCES, "learned"]))
@@ -260,7 +260,7 @@ class Chain:
         """
         reconstruction, matching = torch.zeros(len(x0)), []
         wide = x0.double()
-        for t, (sigma, following) in enumerate(zip(self.sigmas, self.before, strict=True)):
+        for t, (sigma, sigma_next) in enumerate(zip(self.sigmas, self.before, strict=True)):
             eps = torch.randn(
                 x0.shape, generator=generator, dtype=x0.dtype, device=generator.device
             ).to(x0.device)
@@ -269,8 +269,8 @@ class Chain:
             if t == 0:
                 reconstruction = -p.log_density(wide)
                 continue
-            q = (following / sigma).to(x0.device) ** 2
-            beta_tilde = small(sigma, following).to(x0.device)
+            q = (sigma_next / sigma).to(x0.device) ** 2
+            beta_tilde = small(sigma, sigma_next).to(x0.device)
             matching.append(Normal(wide + q * (x.double() - wide), beta_tilde).kl(p))
         return Elbo(reconstruction, torch.stack(matching), self._prior(wide))
 

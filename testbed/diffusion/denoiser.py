@@ -168,7 +168,7 @@ class Denoiser(nn.Module):
         self,
         x: Tensor,
         sigma: Sigma,
-        following: Sigma | None = None,
+        sigma_next: Sigma | None = None,
         condition: Mapping[str, Tensor] | None = None,
     ) -> ddpm.Normal:
         """p(x'|x) with the learned variance, in x = x_t/alpha (Nichol and Dhariwal 2021, eq. 15).
@@ -180,7 +180,7 @@ class Denoiser(nn.Module):
 
         Args:
             x, sigma, condition: as for `forward`.
-            following: the level of x', scalar or (B,), below sigma; by default the table's level
+            sigma_next: the level of x', scalar or (B,), below sigma; by default the table's level
                 before the nearest to sigma, which is then taken for sigma, and 0 for its first.
 
         Returns:
@@ -188,24 +188,26 @@ class Denoiser(nn.Module):
 
         Raises:
             NoPosterior: no learned variance.
-            InputError: `following` is not in [0, sigma).
+            InputError: `sigma_next` is not in [0, sigma).
         """
         if self.table is None or not self.learned_variance:
             raise ddpm.NoPosterior
         levels = ddpm.Chain(self.table.sigmas)
         sigma = widen(sigma).double().to(x.device)
         t = self.table.index(sigma)
-        if following is None:
+        if sigma_next is None:
             sigma = self.level(sigma)
-            following = levels.before.to(x.device)[t]
-        following = widen(following).double().to(x.device)
-        if not bool(((following >= 0) & (following < sigma)).all()):
-            raise InputError(f"following = {following}: expected from 0 to below sigma = {sigma}.")
+            sigma_next = levels.before.to(x.device)[t]
+        sigma_next = widen(sigma_next).double().to(x.device)
+        if not bool(((sigma_next >= 0) & (sigma_next < sigma)).all()):
+            raise InputError(
+                f"sigma_next = {sigma_next}: expected from 0 to below sigma = {sigma}."
+            )
         F, nu = self._halves(x, sigma, condition)
         assert nu is not None
         D = self.parameterization.denoise(F, x, self.level(sigma), sigma_data=self.sigma_data)
-        low, high = ddpm.extremes(sigma, following, levels.after.to(x.device)[t])
-        ratio = per_sample((following / sigma) ** 2, x).to(x.dtype)
+        low, high = ddpm.extremes(sigma, sigma_next, levels.after.to(x.device)[t])
+        ratio = per_sample((sigma_next / sigma) ** 2, x).to(x.dtype)
         return ddpm.Normal(D + ratio * (x - D), ddpm.interpolated(low, high, nu))
 
 

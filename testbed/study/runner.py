@@ -263,11 +263,11 @@ def _interrupts(executor: Executor, outcome: Outcome) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
+def identities(plan: Plan, registry: Registry) -> list[audit.LawCheck]:
     """The Tweedie identities of every parameterization, sampler and oracle in the plan."""
     from testbed import audit
 
-    found: list[audit.Row] = []
+    found: list[audit.LawCheck] = []
     seen: set[Any] = set()
     for trial in plan.trials:
         config = trial.config

@@ -95,7 +95,7 @@ class Guide:
         return found.to(self.device)
 
     def measured(
-        self, against: denoising.Held, levels: pd.DataFrame
+        self, against: denoising.HeldOutPairs, levels: pd.DataFrame
     ) -> tuple[dict[str, MetricValue], pd.DataFrame | None]:
         """Adds the guided columns to the table by level.
 

@@ -112,9 +112,9 @@ class Zero:
 class ZeroLearned(Zero):
     """D = 0, and the small variance for a learned one."""
 
-    def posterior(self, x: Tensor, sigma: float, following: float) -> Normal:
-        variance = torch.full_like(x, small(sigma, following))
-        return Normal((following / sigma) ** 2 * x, variance)
+    def posterior(self, x: Tensor, sigma: float, sigma_next: float) -> Normal:
+        variance = torch.full_like(x, small(sigma, sigma_next))
+        return Normal((sigma_next / sigma) ** 2 * x, variance)
 
 
 def unsampled(
@@ -144,11 +144,11 @@ def unsampled(
         common = few, sampler, stream(0, "validity")
         zero = Zero() if objective.vlb is None or guided else ZeroLearned()
         end = sample(zero, start, *common, lambda i, s, x: passed.append(x))
-        after, following = [*passed, end][1].square().mean().sqrt(), few[1]
-        if few[0] >= TERMINAL and not following / 2 <= after <= FAR * following:
+        after, target = [*passed, end][1].square().mean().sqrt(), few[1]
+        if few[0] >= TERMINAL and not target / 2 <= after <= FAR * target:
             yield (
                 f"evaluation: {sampler.label} cannot step from sigma = infinity: noise of size "
-                f"{float(following):.4g} should be left, and it leaves {float(after):.2g}. Take "
+                f"{float(target):.4g} should be left, and it leaves {float(after):.2g}. Take "
                 "one that goes towards D, such as ddim."
             )
     except (InputError, ArithmeticError) as problem:

@@ -215,33 +215,33 @@ RIGHT["two bumps"] = testbed.Density(
 )
 
 
-def churn(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
+def churn(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, history: Any) -> Any:
     """An ancestral step: as much noise as a posterior draw has."""
     D = denoise(x, sigma)
-    up = following * math.sqrt(max(0.0, 1 - (following / sigma) ** 2))
-    down = following**2 / sigma
+    up = sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2))
+    down = sigma_next**2 / sigma
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     return D + down / sigma * (x - D) + up * z
 
 
-def adams(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
+def adams(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, history: Any) -> Any:
     """Second order in log sigma with one evaluation a step (DPM-Solver++(2M), Lu et al. 2022)."""
     D = denoise(x, sigma)
     last, history[:] = list(history), [(D, sigma)]
-    if not last or following == 0:
-        return D + following / sigma * (x - D)
+    if not last or sigma_next == 0:
+        return D + sigma_next / sigma * (x - D)
     before, previous = last[0]
-    ratio = math.log(previous / sigma) / math.log(sigma / following)
+    ratio = math.log(previous / sigma) / math.log(sigma / sigma_next)
     D = D + (D - before) / (2 * ratio)
-    return D + following / sigma * (x - D)
+    return D + sigma_next / sigma * (x - D)
 
 
 RIGHT["an ancestral sampler"] = testbed.Sampler("right", churn, deterministic=False)
 RIGHT["a multistep sampler"] = testbed.Sampler("right", adams)
 RIGHT["the exact solution of no ODE step"] = testbed.Sampler(
     "right",
-    lambda denoise, x, sigma, following, generator, history: (
-        (D := denoise(x, sigma)) + following / sigma * (x - D)
+    lambda denoise, x, sigma, sigma_next, generator, history: (
+        (D := denoise(x, sigma)) + sigma_next / sigma * (x - D)
     ),
 )
 

@@ -60,8 +60,8 @@ def network_here(shape: tuple[int, ...], labels: int) -> nn.Module:
     return NetworkHere(shape, labels)
 
 
-def step_here(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, history: Any) -> Tensor:
-    return here() * euler(denoise, x, sigma, following, g, history)
+def step_here(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, history: Any) -> Tensor:
+    return here() * euler(denoise, x, sigma, sigma_next, g, history)
 
 
 def measure_here(x: Tensor, data: Data, g: Any) -> float:

@@ -207,7 +207,7 @@ def test_twins_are_never_compared(tmp_path: Path) -> None:
     assert one is not None
     assert one.comparison is None
     text = said(folder)
-    assert "Overall a (and its twin b) wins" in text  # over d, the only other setting
+    assert "Overall a (and b, of equal objective) wins" in text  # over d, the only other setting
     assert comparisons.per_level(results.read(folder), "c", "", "a", "b") == {}
 
 
@@ -401,7 +401,7 @@ def test_rebuilds_byte_for_byte_anywhere(whole: Path, tmp_path: Path) -> None:
 
 def test_page_is_complete_and_self_contained(whole: Path) -> None:
     page = (whole / "report.html").read_text()
-    for heading in ("Results", "Figures", "Twins", "Failures", "Provenance"):
+    for heading in ("Results", "Figures", "Equal objectives", "Failures", "Provenance"):
         assert f"<h2>{heading}</h2>" in page
     assert "<script" not in page
     assert 'src="http' not in page

@@ -387,7 +387,7 @@ def test_trials_with_other_conditions_are_not_batched() -> None:
 
 def law_exact_denoiser_has_no_excess(per_level: Callable[..., pd.DataFrame]) -> None:
     """Given the classes and with all off: the oracle of each is the yardstick, to rounding."""
-    held = denoising.held(data(), 0.05, 20.0, 5, 64, ["label", "group"])
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 5, 64, ["label", "group"])
     found = per_level(exact(), held, CPU, True)
     # F = D in x0 form, rounded to the float32 of x at most.
     size = float(data().test.abs().max()) ** 2 * (4 * U) ** 2
@@ -418,7 +418,7 @@ def test_mistakes_in_measuring_are_caught(wrong: Callable[..., pd.DataFrame]) ->
 
 
 def test_an_unconditional_model_is_measured_as_before() -> None:
-    held = denoising.held(data(), 0.05, 20.0, 3, 16)
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 3, 16)
     assert (held.condition, held.optimum_dropped) == (None, None)
     assert data().oracle is not None
     x = held.x0 + float(held.sigma[1]) * held.eps
@@ -444,7 +444,7 @@ def config(name: str, rates: Mapping[str, float], **options: Any) -> TrialConfig
 @pytest.mark.parametrize("negative", [-1, 2])
 def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negative: int) -> None:
     """Guidance on both sides is one: no excess. A model without conditions is D_u on both."""
-    held = denoising.held(data(), 0.05, 20.0, 4, 32, ["label"])
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 32, ["label"])
     set_ = config("classifier_free", {"label": 0.1}, scale=scale, negative=negative)
     guide = Guide(set_, REGISTRY, data(), exact(), CPU)
     levels = pd.DataFrame({"sigma": held.sigma.numpy()})
@@ -459,7 +459,7 @@ def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negat
 
 
 def test_a_classifier_is_measured_beside_the_exact_one() -> None:
-    held = denoising.held(data(), 0.05, 20.0, 4, 60)
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 60)
     set_ = config("classifier", {}, steps=400, width=32, depth=1)
     guide = Guide(set_, REGISTRY, data(), exact(), CPU)
     levels = pd.DataFrame({"sigma": held.sigma.numpy()})
@@ -551,7 +551,7 @@ REFUSED = {
     ),
     "classifier-free without dropout": (
         [FREE, "conditions.label=0"],
-        "asks the model with condition 'label' switched off, which conditions.label = 0 never "
+        "it needs the model with condition 'label' switched off, which conditions.label = 0 never "
         "trains: give it a rate above 0.",
     ),
     "a negative label of no label": (
@@ -568,7 +568,7 @@ REFUSED = {
             "conditions.label=0",
             "conditions.group=0",
         ],
-        "asks the model with condition 'group' switched off",
+        "it needs the model with condition 'group' switched off",
     ),
     "an infinite scale": (
         ['evaluation.guidance={name="classifier_free", scale=inf}', "conditions.label=0.1"],
@@ -592,7 +592,7 @@ REFUSED = {
     ),
     "classifier on a model that always has its label": (
         [BY, "conditions.label=0"],
-        "asks the model with condition 'label' switched off",
+        "it needs the model with condition 'label' switched off",
     ),
 }
 
