@@ -206,7 +206,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "metric, None": (
         lambda: testbed.Metric("a", nothing)(X, None, None),  # type: ignore[arg-type]
-        "metric 'a': measure must return a number or an Estimate, got None.",
+        "metric 'a': measure must return a number or a MetricValue, got None.",
     ),
 }
 

@@ -31,10 +31,11 @@ from testbed.components.signature import Signature
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.equal_objectives import equal_objectives_of
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError, UnknownName, said, unknown
+from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.oracles import Oracle
+from testbed.plugin_files import import_file
 from testbed.random import stream
-from testbed.registry import Registry, default_registry, import_file
+from testbed.registry import Registry, default_registry
 
 PARTS = ("algebra", "oracle", "second order", "learning", "sampling")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
@@ -120,7 +121,7 @@ def read_table(file: Path | None) -> Tensor | None:
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             table = torch.from_numpy(found.astype(np.float64))
     except Exception as problem:  # a damaged header raises whatever its damage leads to
-        raise InputError(f"--table {file}: cannot be read as .npy: {said(problem)}") from None
+        raise InputError(f"--table {file}: cannot be read as .npy: {one_line(problem)}") from None
     ascending = table.ndim == 1 and len(table) >= 2 and bool((table.diff() > 0).all())
     if not (ascending and float(table[0]) > 0 and math.isfinite(float(table[-1]))):
         raise InputError(f"--table {file}: expected (n,) ascending positive noise levels.")
@@ -246,7 +247,7 @@ def imported(module: str, attribute: str) -> Any:
     except InputError:
         raise
     except Exception as problem:
-        raise InputError(f"{module} cannot be imported: {said(problem)}") from problem
+        raise InputError(f"{module} cannot be imported: {one_line(problem)}") from problem
     if not hasattr(home, attribute):
         names = [n for n in vars(home) if callable(getattr(home, n)) and not n.startswith("_")]
         raise InputError(f"{module}: {unknown('factory', attribute, names)}")
@@ -295,7 +296,7 @@ def made(
 def _wants(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
     """Which of oracle, network and sigma_data a factory names; none for a denoiser itself."""
     try:
-        return Signature(name, function, ("oracle", "network", "sigma_data")).wanted
+        return Signature(name, function, ("oracle", "network", "sigma_data")).inputs
     except InputError:
         return ()
 
@@ -312,7 +313,7 @@ def _called(name: str, function: Callable[..., Any], wants: Sequence[str], **giv
     try:
         found = function(**{key: given[key] for key in wants})
     except Exception as problem:
-        raise InputError(f"{name} raised {said(problem)}") from problem
+        raise InputError(f"{name} raised {one_line(problem)}") from problem
     if not callable(found):
         raise InputError(f"{name} returned {found!r}, expected a callable (x, sigma) -> x0.")
     return found
@@ -346,7 +347,7 @@ def _exact(
     except InputError:
         raise
     except Exception as problem:  # the code of others may raise anything
-        raise InputError(f"{subject.name} raised {said(problem)}") from problem
+        raise InputError(f"{subject.name} raised {one_line(problem)}") from problem
 
 
 def _explained(subject: Subject, found: list[Row], registry: Registry) -> Audit:

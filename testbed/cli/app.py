@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from testbed.errors import InputError, no_room, said
+from testbed.errors import InputError, disk_is_full, one_line
 
 if TYPE_CHECKING:
     from testbed.registry import Registry
@@ -478,7 +478,7 @@ def report(
     except InputError:
         raise
     except Exception as problem:  # a damaged file raises whatever its damage leads to
-        raise InputError(f"{folder}: its files cannot be read: {said(problem)}") from problem
+        raise InputError(f"{folder}: its files cannot be read: {one_line(problem)}") from problem
     _console().print(f"Report: [bold]{page}[/]")
 
 
@@ -513,7 +513,7 @@ def main() -> None:
         if debug:
             raise
         advice = "\nWhat was written before is whole: make room, and the same command goes on."
-        sys.stderr.write(f"testbed: {problem}{advice if no_room(problem) else ''}\n")
+        sys.stderr.write(f"testbed: {problem}{advice if disk_is_full(problem) else ''}\n")
         raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("testbed: interrupted\n")
@@ -532,7 +532,7 @@ def _named(word: str) -> list[str]:
     Raises:
         InputError: a file that does not exist.
     """
-    from testbed.registry import is_file, missing
+    from testbed.plugin_files import is_file, missing
 
     if not is_file(word):
         return []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from testbed.components.base import Component
+from testbed.components.base import Component, Takes
 from testbed.components.dataset import Data
-from testbed.components.signature import Signature
 
 Condition = Mapping[str, Tensor]
 """Name -> classes (B,) int64, -1 where it is switched off."""
@@ -26,14 +25,14 @@ LogClasses = Callable[[Tensor, Tensor], Tensor]
 
 
 class GuidanceMethod(Protocol):
-    """A way to guide, with its options."""
+    """A way to bend a denoiser towards a condition, with its options."""
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
         """The conditions whose classes a sample needs, of a model trained with `conditions`."""
         ...
 
     def misfits(self, conditions: Mapping[str, float], data: Data) -> Iterator[str]:
-        """Why it cannot guide such a model, a line each."""
+        """The reasons why it cannot guide such a model, a line for each."""
         ...
 
     def denoiser(
@@ -45,18 +44,13 @@ class GuidanceMethod(Protocol):
 
 @dataclass(frozen=True)
 class Guidance(Component):
-    """A way to guide by name: `method` builds it from its options."""
+    """A guidance method by name: `method([options])` builds it."""
 
-    axis: ClassVar[str] = "guidance"
+    axis = "guidance"
+    functions: ClassVar = {"method": Takes()}
     method: Callable[..., GuidanceMethod]
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
 
-    def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.method, ())]
-
-    def built(self) -> GuidanceMethod:
-        """The method, with its options."""
-        (formula,) = self.formulas()
-        found: GuidanceMethod = formula(options=self.options)
-        return found
+    def build(self) -> GuidanceMethod:
+        """The method, with this component's options."""
+        method: GuidanceMethod = self.signature("method")(options=self.options)
+        return method

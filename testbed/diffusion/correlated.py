@@ -1,17 +1,18 @@
-"""Noise with more in it than eps: what is added, its covariance, and the exact answers then.
+"""Correlated noise: its draws, its covariance, and the exact denoiser under it.
 
     x = x0 + sigma n,   n = eps + strength z,   Cov n = Sigma
 
-z is unit noise, one number a channel (offset noise) or one a coordinate (input perturbation). The
-target holds n or eps alone. Tweedie's formula becomes D = x + sigma^2 Sigma grad log p(x).
+z is unit noise with one number for each channel (offset noise) or each coordinate (input
+perturbation). The target is made of n or of eps alone. Tweedie's formula becomes
+D = x + sigma^2 Sigma grad log p(x).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,72 +27,75 @@ from testbed.tensors import per_sample, widen
 
 @dataclass(frozen=True)
 class Noise(Component):
-    """n = eps + strength z.
+    """The noise n = eps + strength z in x = x0 + sigma n.
 
     Args:
-        of: whose own number z is, "channel" or "coordinate"; "" for white noise, without z. The
-            channels of (C, H, W) are C, those of (H, W) and of (d,) are one.
-        in_target: whether the target has strength z in it too: it is made of n, or of eps alone.
+        of: what has a number of its own in z, "channel" or "coordinate"; "" for white noise, which
+            has no z. Samples (C, H, W) have C channels, those of (H, W) and of (d,) have one.
+        in_target: whether the target is made of n; else it is made of eps alone.
+
+    Its option is `strength`, at least 0.
     """
 
-    axis: ClassVar[str] = "noise"
+    axis = "noise"
     of: str = ""
     in_target: bool = True
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def defaults(self) -> dict[str, Any]:
         return {"strength": 0.1} if self.of else {}
 
     def bound(self, options: Mapping[str, Any]) -> Self:
-        twin = super().bound(options)
-        if not 0 <= twin.strength < math.inf:
-            raise InputError(f"{self.label}: strength = {twin.strength:g} must be at least 0.")
-        return twin
+        noise = super().bound(options)
+        if not 0 <= noise.strength < math.inf:
+            raise InputError(f"{self.label}: strength = {noise.strength:g} must be at least 0.")
+        return noise
 
     @property
     def strength(self) -> float:
-        """That of z; 0 for white noise."""
+        """The factor on z; 0 for white noise."""
         return float({**self.defaults, **self.options}.get("strength", 0.0))
 
-    def drawn(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a sample's z."""
+    def z_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of z for a sample of this shape."""
         if self.of == "coordinate":
             return shape
         return (*shape[:-2], 1, 1) if len(shape) > 1 else (1,)
 
-    def applied(
+    def pair(
         self, eps: Tensor, shape: tuple[int, ...], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """(n, what the target is made of), both (*any, *shape) like eps; z from `generator`."""
+        """(n, the target's noise), both (*any, *shape) like eps, with z from `generator`."""
         if not self.of:
             return eps, eps
         lead = eps.shape[: eps.ndim - len(shape)]
-        z = torch.randn(*lead, *self.drawn(shape), generator=generator, dtype=eps.dtype)
+        z = torch.randn(*lead, *self.z_shape(shape), generator=generator, dtype=eps.dtype)
         n = eps + self.strength * z
         return n, n if self.in_target else eps
 
     def eigenvalue(self, shape: tuple[int, ...]) -> float:
-        """Sigma's eigenvalue on what z moves, 1 + strength^2 coordinates/z; on the rest it is 1."""
-        return 1 + self.strength**2 * math.prod(shape) / math.prod(self.drawn(shape))
+        """Sigma's eigenvalue along z, 1 + strength^2 (coordinates per number of z); else 1."""
+        return 1 + self.strength**2 * math.prod(shape) / math.prod(self.z_shape(shape))
 
     @property
-    def kept(self) -> float:
-        """E[target's noise | n] = kept n: Cov(eps, n) Sigma^-1 = 1/(1 + strength^2), or 1."""
+    def regression(self) -> float:
+        """rho in E[target's noise | n] = rho n: 1 with n in the target, else 1/(1 + strength^2).
+
+        The latter is Cov(eps, n) Sigma^-1.
+        """
         return 1.0 if self.in_target else 1 / (1 + self.strength**2)
 
     @property
     def variance(self) -> float:
-        """Of each coordinate of the target's noise: 1, or 1 + strength^2."""
+        """The variance of each coordinate of the target's noise: 1 + strength^2, or 1 for eps."""
         return 1 + self.strength**2 if self.in_target else 1.0
 
 
 WHITE = Noise("white")
 
 NOISES = {
-    one.name: one
-    for one in (
+    noise.name: noise
+    for noise in (
         WHITE,
         Noise("offset", of="channel", reference="Guttenberg 2023, Diffusion with offset noise"),
         Noise(
@@ -116,23 +120,26 @@ class CorrelatedOracle(Oracle):
     A score_y(y), the covariance A^-1 Cov_y A^-1, and log p(x) = log p_y(y) + log det A.
 
     Raises:
-        NotImplementedError: an oracle of which no linear map is known.
+        NotImplementedError: an oracle without `mapped`.
     """
 
-    def __init__(self, oracle: Oracle, colour: Noise) -> None:
+    def __init__(self, oracle: Oracle, noise: Noise) -> None:
         super().__init__(oracle.shape)
         shape = tuple(oracle.shape)
-        self.groups, self.eigenvalue = math.prod(colour.drawn(shape)), colour.eigenvalue(shape)
+        self.groups, self.eigenvalue = math.prod(noise.z_shape(shape)), noise.eigenvalue(shape)
         eye = torch.eye(self.dim, dtype=torch.float64, device=oracle.device)
         self.inverse = self._power(eye, 0.5)
         self.white = oracle.mapped(self._power(eye, -0.5))
         self.log_det = -self.groups * math.log(self.eigenvalue) / 2
 
     def _power(self, y: Tensor, p: float) -> Tensor:
-        """Sigma^p y = y + (eigenvalue^p - 1) mean y for rows y (B, d), mean over what shares z."""
+        """Sigma^p y = y + (eigenvalue^p - 1) mean y for rows y (B, d).
+
+        The mean is over the coordinates that share a number of z.
+        """
         blocks = y.reshape(len(y), self.groups, -1)
-        found: Tensor = blocks + (self.eigenvalue**p - 1) * blocks.mean(2, keepdim=True)
-        return found.reshape(y.shape)
+        product: Tensor = blocks + (self.eigenvalue**p - 1) * blocks.mean(2, keepdim=True)
+        return product.reshape(y.shape)
 
     def _rows(self, x: Tensor, p: float) -> Tensor:
         return self._power(x.reshape(len(x), self.dim).double(), p).reshape(x.shape)
@@ -151,7 +158,7 @@ class CorrelatedOracle(Oracle):
         return (self.inverse @ inner @ self.inverse).to(x.dtype)
 
     def covariance_trace(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Its trace, (B,); by the matrix."""
+        """The trace of `covariance`, (B,), taken of the matrix."""
         return self.covariance(x, sigma).diagonal(dim1=1, dim2=2).sum(1)
 
     def log_density(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -164,37 +171,37 @@ class CorrelatedOracle(Oracle):
         return self._rows(self.white.sample(n, generator), 0.5)
 
 
-def learned(
-    colour: Noise,
+def training_optimum(
+    noise: Noise,
     oracle: Oracle,
     parameterization: Parameterization,
     x: Tensor,
     sigma: Sigma,
     sigma_data: float,
 ) -> Tensor:
-    """The D that training with this noise tends to, (B, ...) like x.
+    """The D of the network that minimises the loss with this noise, (B, ...) like x.
 
-    With n = (x - x0)/sigma the target F* = a x0 + b (its noise) has the mean a D_n + b kept
-    (x - D_n)/sigma, D_n = E[x0|x] under n; so
+    With n = (x - x0)/sigma the target F* = a x0 + b (its noise) has the mean a D_n + b rho
+    (x - D_n)/sigma, D_n = E[x0|x] under n and rho = `noise.regression`; so
 
-        D = c_skip x + c_out E[F*|x] = D_n + c_skip (1 - kept)(x - D_n).
+        D = c_skip x + c_out E[F*|x] = D_n + c_skip (1 - rho)(x - D_n).
 
-    For a target of n it is D_n, the same for every parameterization; for one of eps alone it is
-    not: only c_skip = 0 gives D_n.
+    With n in the target it is D_n, the same for every parameterization; with eps alone only
+    c_skip = 0 gives D_n.
 
     Args:
-        oracle: of the data, for white noise.
+        oracle: the oracle of the data for white noise.
+        x: (B, ...) noisy data.
         sigma: scalar or (B,).
+        sigma_data: sqrt(E|x0|^2 / d).
 
     Raises:
         InputError: noise that is not in the target, and a parameterization that is not affine.
     """
-    D_n = CorrelatedOracle(oracle, colour).denoise(x, sigma)
-    if colour.kept == 1:
+    D_n = CorrelatedOracle(oracle, noise).denoise(x, sigma)
+    if noise.regression == 1:
         return D_n
     if not parameterization.affine:
-        raise InputError(
-            f"{parameterization.label} has no c_skip, on which {colour.label} depends."
-        )
+        raise InputError(f"{parameterization.label} has no c_skip, on which {noise.label} depends.")
     skip = parameterization.coefficients(widen(sigma).double(), sigma_data=sigma_data).skip
-    return (D_n + (1 - colour.kept) * per_sample(skip, x) * (x - D_n)).to(x.dtype)
+    return (D_n + (1 - noise.regression) * per_sample(skip, x) * (x - D_n)).to(x.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from testbed.components.dataset import Data
 from testbed.components.metric import MetricValue
-from testbed.diffusion.correlated import WHITE, Noise, learned
+from testbed.diffusion.correlated import WHITE, Noise, training_optimum
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics.information import kl_bound
 from testbed.oracles import Gaussian, Oracle
@@ -153,7 +153,7 @@ def per_level(
             row["optimum"] = float((D_star - x0).square().mean())
             row["excess"], row["excess_se"] = excess(D, D_star)
             if noise.of and against.oracle is not None:
-                D_n = learned(noise, against.oracle, p, x.cpu().double(), s, sd)
+                D_n = training_optimum(noise, against.oracle, p, x.cpu().double(), s, sd)
                 row["limit"] = float((D_n - against.optimum[i]).square().mean())
         if dropped:
             with torch.no_grad():

@@ -77,7 +77,8 @@ class ClassifierFreeGuidance:
 class ClassifierGuidance:
     """D + lambda sigma^2 grad_x log p(y|x), D with all conditions off, lambda = scale.
 
-    y is the class of condition `of`; the other options are those of `training.classifier.Settings`.
+    y is the class of condition `of`; the other options are those of
+    `training.classifier.ClassifierSettings`.
     """
 
     scale: float = 1.0
@@ -88,10 +89,12 @@ class ClassifierGuidance:
     depth: int = 2
     learning_rate: float = 1e-3
 
-    def settings(self) -> classifier.Settings:
+    def settings(self) -> classifier.ClassifierSettings:
         """Those of the classifier."""
         given = asdict(self)
-        return classifier.Settings(**{k: v for k, v in given.items() if k not in ("scale", "of")})
+        return classifier.ClassifierSettings(
+            **{k: v for k, v in given.items() if k not in ("scale", "of")}
+        )
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
         return [self.of]
@@ -145,9 +148,15 @@ GUIDANCES = {
     for one in (
         Guidance("none", NoGuidance),
         Guidance(
-            "classifier_free", ClassifierFreeGuidance, "Ho and Salimans 2022, arXiv:2207.12598"
+            "classifier_free",
+            ClassifierFreeGuidance,
+            reference="Ho and Salimans 2022, arXiv:2207.12598",
         ),
-        Guidance("classifier", ClassifierGuidance, "Dhariwal and Nichol 2021, arXiv:2105.05233"),
+        Guidance(
+            "classifier",
+            ClassifierGuidance,
+            reference="Dhariwal and Nichol 2021, arXiv:2105.05233",
+        ),
     )
 }
 

@@ -82,7 +82,7 @@ def sample(
     wide = torch.promote_types(x.dtype, torch.float32)
 
     denoise = Asked(denoiser, wide)
-    (step,) = chosen.formulas()
+    step = chosen.signature("step")
     history: list[Any] = []
     pairs = list(pairwise(levels))
     for i, (sigma, following) in enumerate(_shown(pairs, chosen.name) if progress else pairs):

@@ -25,7 +25,7 @@ from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.diffusion.parameterization import Parameterization, Recipe
-from testbed.errors import InputError, UnknownName, said, unknown
+from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.registry import Registry
 from testbed.study import baseline
 from testbed.study.study_file import Assumed, ComponentSpec, StudyFile, TrialSettings, TrialTemplate
@@ -110,7 +110,7 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             shared = resolve(arrangement.settings, registry, device)
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised
-                found = InputError(said(found))
+                found = InputError(one_line(found))
             where = " ".join(filter(None, (arrangement.case, arrangement.arm)))
             name = arrangement.settings.parameterization.name
             for line in str(found).splitlines():
@@ -297,7 +297,7 @@ def resolve(settings: TrialSettings, registry: Registry, device: str) -> dict[st
     )
     problems += validity.problems(objective, inputs["c_noise"], network, data)
     problems += validity.unlearnt(objective, network, evaluation.elbo)
-    problems += class_conditions.problems(settings.conditions, guidance.built(), network, data)
+    problems += class_conditions.problems(settings.conditions, guidance.build(), network, data)
     bent = evaluation.guidance.name != "none"
     problems += validity.unsampled(sampler, schedule, evaluation.steps, objective, bent)
     likelihood = evaluation.likelihood and evaluation.likelihood.model_dump()
@@ -477,7 +477,7 @@ def _look_up(plan: Plan) -> None:
         except InputError as problem:
             plan.damaged.append(f"{problem} {DESCRIBED}")
         except (KeyError, TypeError) as problem:
-            plan.damaged.append(f"{file}: is damaged: {said(problem)}. {DESCRIBED}")
+            plan.damaged.append(f"{file}: is damaged: {one_line(problem)}. {DESCRIBED}")
     for one in plan.trials:
         one.state = storage.state(plan.folder, one.id)
         if lost := storage.damage(storage.folder(plan.folder, one.id)):

@@ -312,7 +312,7 @@ def find(file: Path) -> Path:
     Raises:
         InputError: neither exists.
     """
-    from testbed.registry import bundled
+    from testbed.plugin_files import bundled
 
     if file.is_file():
         return file

@@ -171,7 +171,7 @@ def options_matter(component: Any) -> str:
     if not all(map(same, here, probe(component.bound(options)))):
         raise CheckFailed("bound to its own options it gives other numbers.")
     tried = []
-    mine = {name for formula in component.formulas() for name in formula.defaults}
+    mine = {name for one in component.signatures() for name in one.defaults}
     for name in sorted(mine):
         value, alike = options[name], []
         for other in _others(value):

@@ -52,9 +52,9 @@ LOGNORMAL = Density(
 def weighting(w: Weighting) -> list[Tensor]:
     sigma, state = levels(w.sigma_range, 65), w.build()
     awaken(state)
-    density = LOGNORMAL if "p" in w.formulas()[0].wanted else None
+    density = LOGNORMAL if "p" in w.signature("function").inputs else None
     found = [w(sigma.clone(), sigma_data=0.5, density=density, state=state)]
-    return [*found, torch.as_tensor(w.added(sigma.clone(), state), dtype=torch.float64)]
+    return [*found, torch.as_tensor(w.penalty_at(sigma.clone(), state), dtype=torch.float64)]
 
 
 def loss(m: Loss) -> list[Tensor]:

@@ -75,7 +75,7 @@ def table_of(config: Mapping[str, Any], registry: Registry) -> NoiseTable | None
 def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[Denoiser, Objective]:
     """The untrained denoiser and the objective of a resolved configuration."""
     states = stream(config["seed"], "states").initial_seed()
-    objective = objective_of(config, registry).started(states)
+    objective = objective_of(config, registry).with_states(states)
     p = objective.parameterization
     weights = stream(config["seed"], "weights").initial_seed()
     labels, further = class_conditions.built(config.get("conditions", {}), data)

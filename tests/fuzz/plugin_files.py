@@ -10,7 +10,8 @@ import hostile
 from inputs import Input
 
 from testbed import templates
-from testbed.registry import AXES, Registry, bundled
+from testbed.plugin_files import bundled
+from testbed.registry import AXES, Registry
 
 KEYS = {"sampler": "evaluation.sampler", "metric": "evaluation.metrics"}
 RETURNED = (

@@ -9,7 +9,8 @@ from typing import Any
 import hostile
 from inputs import Input
 
-from testbed.registry import AXES, bundled, default_registry
+from testbed.plugin_files import bundled
+from testbed.registry import AXES, default_registry
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
 SMALL = {"mixture": {"n": 300, "test": 60}}
