@@ -82,7 +82,7 @@ def law_covariance(applied: Applied) -> None:
 
 
 def test_the_noise_has_its_covariance() -> None:
-    law_covariance(Noise.applied)
+    law_covariance(Noise.pair)
 
 
 def everywhere(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:

@@ -342,7 +342,7 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
         pytest.param(
             law_always_dropped_is_unconditional,
             trainers,
-            "of_block",
+            "block_classes",
             dropping(lambda y, u, rate: torch.where(u < rate, 0, y)),
             id="class 0 for none",
         ),
@@ -354,7 +354,7 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
             id="classes of other rows",
         ),
         pytest.param(
-            law_batched_is_one_by_one, batches, "of_block", swapped, id="draws of one seed"
+            law_batched_is_one_by_one, batches, "block_classes", swapped, id="draws of one seed"
         ),
         pytest.param(
             law_batched_is_one_by_one,

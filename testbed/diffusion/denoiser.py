@@ -131,8 +131,8 @@ class Denoiser(nn.Module):
             return output, None
         if output.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
             raise InputError(
-                f"the network returned {tuple(output.shape)} for x {tuple(x.shape)}: with a learned "
-                "variance it returns twice as many channels, F and nu."
+                f"the network returned {tuple(output.shape)} for x {tuple(x.shape)}: with a "
+                "learned variance it returns twice as many channels, F and nu."
             )
         F, nu = output.chunk(2, dim=1)
         return F, nu
