@@ -6,8 +6,8 @@ import tomllib
 from random import Random
 from typing import Any
 
-import hostile
-from inputs import Input
+from fuzz import hostile
+from fuzz.inputs import Input
 
 from testbed.plugin_files import bundled
 from testbed.registry import AXES, default_registry
