@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
 import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partialmethod
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pluggy
 
@@ -34,7 +34,6 @@ from testbed.errors import InputError, PluginError, UnknownName, one_line, unkno
 from testbed.plugin_files import Provenance
 
 C = TypeVar("C", bound=Component)
-C_co = TypeVar("C_co", bound=Component, covariant=True)
 
 HOOKS: dict[type[Component], str] = {
     Parameterization: "testbed_parameterizations",
@@ -77,22 +76,6 @@ UNAVAILABLE = {
 class _Entry:
     component: Component
     source: Provenance
-
-
-class Find(Protocol[C_co]):
-    """`(name, **options)` -> the component of that name."""
-
-    def __call__(self, name: str, /, **options: Any) -> C_co: ...
-
-
-class LookUp(Generic[C]):
-    """A method of `Registry` that looks up the components of one axis."""
-
-    def __init__(self, component: type[C]) -> None:
-        self.component = component
-
-    def __get__(self, registry: Registry, owner: type[Registry]) -> Find[C]:
-        return functools.partial(registry._find, self.component)
 
 
 class Registry:
@@ -297,19 +280,19 @@ class Registry:
         except Exception as problem:
             raise PluginError(f"{entry.component.label} raised {one_line(problem)}") from problem
 
-    parameterization = LookUp(Parameterization)
-    weighting = LookUp(Weighting)
-    density = LookUp(Density)
-    dataset = LookUp(Dataset)
+    parameterization: partialmethod[Parameterization] = partialmethod(_find, Parameterization)
+    weighting: partialmethod[Weighting] = partialmethod(_find, Weighting)
+    density: partialmethod[Density] = partialmethod(_find, Density)
+    dataset: partialmethod[Dataset] = partialmethod(_find, Dataset)
     """The data set is not built yet: call it for its `Data`."""
-    network = LookUp(Network)
+    network: partialmethod[Network] = partialmethod(_find, Network)
     """The network is not built yet: call it with (shape, labels, seed) for a module."""
-    sampler = LookUp(Sampler)
-    schedule = LookUp(Schedule)
-    table = LookUp(NoiseTable)
-    noise = LookUp(Noise)
-    guidance = LookUp(Guidance)
-    metric = LookUp(Metric)
+    sampler: partialmethod[Sampler] = partialmethod(_find, Sampler)
+    schedule: partialmethod[Schedule] = partialmethod(_find, Schedule)
+    table: partialmethod[NoiseTable] = partialmethod(_find, NoiseTable)
+    noise: partialmethod[Noise] = partialmethod(_find, Noise)
+    guidance: partialmethod[Guidance] = partialmethod(_find, Guidance)
+    metric: partialmethod[Metric] = partialmethod(_find, Metric)
 
     def loss(self, name: str, **options: Any) -> Loss:
         """The loss of that name; `space`, an option of every loss, must be a prediction type."""
@@ -323,7 +306,7 @@ class Registry:
         self._manager.hook.testbed_study_finished(study=study, results=results)
 
 
-@functools.cache
+@cache
 def default_registry() -> Registry:
     """The registry of the bundled plugins, the plugin path and the entry points."""
     return Registry()
