@@ -41,13 +41,6 @@ class Provenance:
     trace: str = ""
 
 
-def bundled(folder: str) -> Path:
-    """The shipped `plugins` or `studies`: inside the wheel, or beside the package in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "_bundled" / folder
-    return inside if inside.is_dir() else package.parent / folder
-
-
 def path_folders() -> list[Path]:
     """The plugin folders that the environment variable TESTBED_PLUGIN_PATH lists."""
     words = os.environ.get(PATH_VARIABLE, "").split(os.pathsep)

@@ -16,6 +16,7 @@ import pluggy
 
 import testbed.ext
 from testbed import hookspecs, plugin_files
+from testbed.bundled import bundled
 from testbed.components.base import Component
 from testbed.components.dataset import Dataset
 from testbed.components.density import Density
@@ -121,7 +122,7 @@ class Registry:
                 module.rpartition(".")[2], "built in", module, importlib.import_module, fatal=True
             )
         folders = [
-            plugin_files.bundled("plugins").resolve(),
+            bundled("plugins").resolve(),
             *plugin_files.path_folders(),
             *map(Path, self.plugin_dirs),
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.register_assert_rewrite("helpers", "faults", "fuzz", "mutants", "properties")
+pytest.register_assert_rewrite("helpers", "faults", "fuzz", "laws", "mutants", "properties")
 
 from helpers import strategies  # noqa: E402, F401  registers and loads the Hypothesis profiles
 from helpers.studies import TINY  # noqa: E402

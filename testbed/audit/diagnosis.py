@@ -76,7 +76,7 @@ def explain(subject: ExternalDenoiser, oracle: Oracle) -> str:
     questions = list(_questions(subject, sigma))
     best = _fit(questions, x, sigma, got, oracle, levels)
     if best is None and subject.through is None:
-        best = _elsewhere(x, sigma, got, oracle, levels, subject.adapter.schedule)
+        best = _elsewhere(x, sigma, got, oracle, levels, subject.adapter.noise_schedule)
     mixed = (got - alone).abs().max() > LEFT * got.abs().max()
     if mixed and (best is None or not any("batch" in text for text in best.told)):
         single = _fit(questions, x, sigma, alone, oracle, levels)
@@ -120,7 +120,7 @@ def _questions(subject: ExternalDenoiser, sigma: Tensor) -> Iterator[Question]:
             "c_in is inverted": lambda s: 1 / c_in(s) ** 2,
             "c_in is 1/(sigma + sigma_data)": lambda s: 1 / ((s + sd) * c_in(s)),
         }
-    schedule, noises = subject.adapter.schedule, {**NOISES, **misread(subject.adapter.table)}
+    schedule, noises = subject.adapter.noise_schedule, {**NOISES, **misread(subject.adapter.table)}
     pairs = itertools.product(states.items(), noises.items())
     for (state, g), (noise, h) in sorted(pairs, key=lambda one: bool(one[0][0]) + bool(one[1][0])):
         level = h(sigma)
@@ -231,8 +231,8 @@ def _words(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> str:
     kind = PREDICTION_TYPES[adapter.kind]
     # g x = D' + sigma' eps': the weights of the pair that it believes to have.
     a, b = fit.A / fit.g + fit.B, fit.A / fit.g * fit.sigma
-    sign, time = adapter.sign, adapter.schedule.time
-    scale = adapter.schedule.alpha if adapter.kind == "score" else torch.ones_like
+    sign, time = adapter.sign, adapter.noise_schedule.time
+    scale = adapter.noise_schedule.alpha if adapter.kind == "score" else torch.ones_like
     factor = sign / scale(time(levels))
     beliefs = [
         sign / scale(time(s)) * torch.stack((kind.a(s), kind.b(s))) for s in (fit.sigma, levels)
@@ -247,7 +247,7 @@ def _words(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> str:
         told.append("its score is of x = x_t/alpha, not of the state x_t: 1/alpha is missing")
         return " and ".join(told)
     if name is not None:
-        return " and ".join([*told, f"it returns {name}, read as {adapter.returns}"])
+        return " and ".join([*told, f"it returns {name}, read as {adapter.prediction_type}"])
     ratio = outer[0] / (factor * kind.a(levels)) if adapter.kind == "x0" else None
     if adapter.kind in ("eps", "score"):
         ratio = outer[1] / (factor * kind.b(levels))

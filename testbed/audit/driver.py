@@ -151,7 +151,7 @@ def run(
     adapter: Adapter | None = None,
     oracle: Oracle | None = None,
     trained: bool = False,
-    around: str | Parameterization | None = None,
+    parameterization: str | Parameterization | None = None,
     sigma_data: float = 0.5,
     dtypes: Sequence[torch.dtype] = DTYPES,
     registry: Registry | None = None,
@@ -171,7 +171,7 @@ def run(
         adapter: how to read a callable's arguments and output; by default (x, sigma) -> x0.
         oracle: what a callable claims to be exact for; for a trained model, its data's.
         trained: a callable is a trained model of `oracle`: its errors are effects, not failures.
-        around: the parameterization whose network a factory wraps.
+        parameterization: the one whose network a factory wraps.
         sigma_data: handed to parameterizations.
         dtypes: what the algebra and the oracle level are computed in.
         registry: where names are looked up; by default the one of the bundled plugins.
@@ -189,8 +189,8 @@ def run(
     if not 0 < sigma_data < float("inf"):
         raise InputError(f"sigma_data = {sigma_data!r} must be a positive number.")
     registry = registry or default_registry()
-    if isinstance(around, str):
-        around = registry.parameterization(around)
+    if isinstance(parameterization, str):
+        parameterization = registry.parameterization(parameterization)
     name = name or _name(subject)
     if isinstance(subject, str):
         subject = find(subject, registry)
@@ -200,7 +200,8 @@ def run(
         return _trained(name, subject, oracle, held_out, levels, say)
     if not callable(subject):
         raise InputError(f"cannot audit {subject!r}: neither a name nor a callable.")
-    foreign = made(name, subject, adapter or Adapter(), oracle, around, sigma_data, trained)
+    adapter = adapter or Adapter()
+    foreign = made(name, subject, adapter, oracle, parameterization, sigma_data, trained)
     if trained:
         denoise = foreign.denoiser(oracle or mixture())
         return _trained(name, denoise, oracle, None, levels, say, foreign)
@@ -259,17 +260,17 @@ def made(
     function: Callable[..., Any],
     adapter: Adapter,
     oracle: Oracle | None,
-    around: Parameterization | None,
+    parameterization: Parameterization | None,
     sigma_data: float,
     trained: bool,
 ) -> ExternalDenoiser:
     """The subject that a callable or a factory stands for."""
     wants = _wants(name, function)
     if "network" in wants:
-        if around is None:
+        if parameterization is None:
             raise InputError(
                 f"{name} takes a network: say which parameterization's it is, for example "
-                "around='edm' (--around edm)."
+                "parameterization='edm' (--parameterization edm)."
             )
         if trained:
             raise InputError(f"{name} takes a network: it is audited with the exact one.")
@@ -277,7 +278,7 @@ def made(
         def wrap(network: torch.nn.Module) -> Any:
             return _called(name, function, wants, network=network, sigma_data=sigma_data)
 
-        return around_network(name, wrap, around, sigma_data, adapter)
+        return around_network(name, wrap, parameterization, sigma_data, adapter)
     if "oracle" in wants:
         oracles = distributions() if oracle is None else {"data": oracle}
         return ExternalDenoiser(

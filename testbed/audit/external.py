@@ -105,13 +105,13 @@ class ExternalDenoiser(Subject):
                 )
                 by_x[:, j] = (first * x).abs().flatten(1).sum(1) if first is not None else 0
                 by_sigma[:, j] = second * sigma if second is not None else 0
-        kappa_sigma, kappa_alpha = conditioning(self.adapter.schedule, sigma)
+        kappa_sigma, kappa_alpha = conditioning(self.adapter.noise_schedule, sigma)
         if self.through is not None:
             kappa_sigma = kappa_sigma + ExactNetwork(*self.through, oracle).conditioning(sigma)
-        if self.adapter.noise == "log_sigma":
+        if self.adapter.time_argument == "log_sigma":
             kappa_sigma = kappa_sigma + sigma.log().abs()
-        if self.adapter.noise == "1-time":
-            t = self.adapter.schedule.time(sigma)
+        if self.adapter.time_argument == "1-time":
+            t = self.adapter.noise_schedule.time(sigma)
             kappa_sigma = kappa_sigma * (1 + 1 / t)
         # Sigma itself is float32 in narrow dtypes, and exact here: the subject reads the same one.
         unit = gamma(OPERATIONS, dtype)

@@ -23,8 +23,8 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.plugin_files import is_file
 from testbed.registry import FILE_HINT, Registry
-from testbed.study.plan import published
 from testbed.training.objective import Objective
+from testbed.trial.resolve import published
 from testbed.trial.validity import levels_of
 
 SHOWN = torch.tensor([0.002, 0.01, 0.05, 0.2, 0.5, 1, 2, 10, 80], dtype=torch.float64)
@@ -32,8 +32,8 @@ AXES = ("parameterization", "weighting", "loss", "density")
 SUFFIXES = (".svg", ".png")
 
 
-def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str:
-    """The description of every component of that name or plugin file, and a plot of it in `file`.
+def explain(name: str, registry: Registry, sigma_data: float, file: Path | None) -> str:
+    """The description of every component of that name or plugin file; its plot goes to `file`.
 
     Raises:
         UnknownName: no parameterization, weighting, loss or density of that name.
@@ -41,7 +41,7 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str
     """
     if not 0 < sigma_data < math.inf:
         raise InputError(f"--sigma-data {sigma_data!r} must be a positive number.")
-    if file.suffix not in SUFFIXES:
+    if file is not None and file.suffix not in SUFFIXES:
         raise InputError(f"--out {file}: expected {' or '.join(SUFFIXES)}.")
     found = _found(name, registry)
     figure = Figure(figsize=(9, 3.2 * len(found)), layout="constrained")
@@ -55,6 +55,12 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str
             raise
         except Exception as problem:  # a plugin's function, or what is made of its value
             raise InputError(f"{component.label} cannot be shown: {one_line(problem)}") from problem
+    if file is not None:
+        _save(figure, file, name)
+    return "\n".join(parts)
+
+
+def _save(figure: Figure, file: Path, name: str) -> None:
     try:
         with _quiet():
             figure.savefig(file, dpi=150)
@@ -62,7 +68,6 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path) -> str
         raise InputError(f"--out {file}: cannot be written: {problem.strerror}.") from None
     except Exception as problem:
         raise InputError(f"{name} cannot be drawn: {one_line(problem)}") from problem
-    return "\n".join(parts)
 
 
 def _found(word: str, registry: Registry) -> list[Component]:

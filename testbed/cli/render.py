@@ -47,7 +47,7 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         for trial in plan.trials:
             for label in trial.labels:
                 variants = groups.setdefault((label["case"], label["arm"]), {})
-                variants.setdefault(label["variant"], set()).add(trial.config["seed"])
+                variants.setdefault(label["variant"], set()).add(trial.config.seed)
         table = Table("case", "arm", "variants", "seeds", box=None, pad_edge=False)
         for (case, arm), variants in groups.items():
             most = max(len(seeds) for seeds in variants.values())
@@ -62,17 +62,17 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
                 yield f"stale: {escape(trial.title)}: {changed}; it is trained anew."
                 break
     set_on_purpose = {
-        (label["case"], trial.config["sigma_data"], trial.config["sigma_data_measured"])
+        (label["case"], trial.config.sigma_data, trial.config.sigma_data_measured)
         for trial in plan.trials
         for label in trial.labels
-        if trial.config["sigma_data"] != trial.config["sigma_data_measured"]
+        if trial.config.sigma_data != trial.config.sigma_data_measured
     }
     for case, given, measured in sorted(set_on_purpose):
         yield f"{case}: sigma_data is set to {given:g}; the data have {measured:.4g}."
     others = {
         loss.label: ""
         for trial in plan.trials
-        if not (loss := component(registry, "loss", trial.config["loss"])).elicits_mean
+        if not (loss := component(registry, "loss", trial.config.loss)).elicits_mean
     }
     for label in others:
         yield (
@@ -165,23 +165,35 @@ class Bars:
             self._bars.update(task, visible=False)
 
     def _end(self, trial: Trial, status: str) -> None:
+        if status == "interrupted":
+            return
         self._ended += 1
-        if status not in ("finished", "interrupted"):
+        if status != "finished":
             self._console.print(f"{status}: {escape(trial.title)} ({trial.id})")
         elif self._plain and time.monotonic() - self._said > 10:
             self._said = time.monotonic()
-            self._console.print(f"{self._ended} of {self._count} trials, last {trial.title}")
+            self._console.print(
+                f"{self._ended} of {self._count} trials, last {escape(trial.title)}"
+            )
 
 
-def ending_lines(plan: Plan, ending: Ending, command: str) -> Iterator[RenderableType]:
-    """How it ended and what to do next."""
+def ending_lines(
+    plan: Plan, ending: Ending, seconds: float, pages: str
+) -> Iterator[RenderableType]:
+    """How a study ended.
+
+    Args:
+        plan: with the states that its trials have now.
+        ending: from `session.run`.
+        seconds: what the whole command took.
+        pages: the command or the address that shows MLflow's pages.
+    """
     states = Counter(trial.state for trial in plan.trials)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
     if ending.outcome.interrupted:
         yield f"Interrupted: {counts}. What is finished is kept."
-        yield f"Next: [bold]{escape(command)}[/] resumes."
         return
-    yield f"{counts} in {clock(ending.outcome.seconds)}."
+    yield f"{counts} in {clock(seconds)}."
     for trial in plan.trials:
         if trial.state == "failed":
             at = storage.folder(plan.folder, trial.id)
@@ -204,9 +216,6 @@ def ending_lines(plan: Plan, ending: Ending, command: str) -> Iterator[Renderabl
         share = record["logging_seconds"] / max(record["seconds"], 1e-9)
         yield (
             f"MLflow: {record['logging_seconds']:.1f} s of CPU, {share:.1%} of the study's "
-            f"{clock(record['seconds'])}. See it: nox -s ui"
+            f"{clock(record['seconds'])}. See it: {escape(pages)}"
         )
     yield f"Report: [bold]{ending.report}[/]"
-    first = next((trial for trial in plan.trials if trial.state == "finished"), None)
-    if first is not None:
-        yield f"Next: open the report, or [bold]testbed sample {first.id} --out samples.png[/]"

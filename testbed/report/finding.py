@@ -287,11 +287,7 @@ def _power(members: Iterable[Versus]) -> list[str]:
 
 
 def _rates(results: Results) -> list[str]:
-    rates = {
-        config["training"]["learning_rate"]
-        for config in results.configs.values()
-        if "training" in config
-    }
+    rates = {config.training.learning_rate for config in results.configs.values()}
     words = ", ".join(f"{rate:g}" for rate in sorted(rates))
     if len(rates) == 1:
         return [

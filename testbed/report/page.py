@@ -56,8 +56,10 @@ class CaseView:
     decades: Table | None = None
 
 
-def write(folder: Path, say: Callable[[str], None] = lambda line: None) -> Path:
-    """Builds report.html, tables/ and figures/ in a study's folder, from what lies there.
+def write(
+    folder: Path, say: Callable[[str], None] = lambda line: None, out: Path | None = None
+) -> Path:
+    """Builds report.html, tables/ and figures/ from what lies in a study's folder.
 
     Trials that failed, diverged or have not run are shown as such. The same folder gives the same
     bytes.
@@ -65,6 +67,7 @@ def write(folder: Path, say: Callable[[str], None] = lambda line: None) -> Path:
     Args:
         folder: the study's.
         say: given one line for each phase.
+        out: the folder to write to; the study's own by default.
 
     Returns:
         The page.
@@ -84,17 +87,18 @@ def write(folder: Path, say: Callable[[str], None] = lambda line: None) -> Path:
         "learning": summaries.learning(read),
         "decades": summaries.decades(read),
     }
-    (folder / "tables").mkdir(exist_ok=True)
+    out = out or folder
+    (out / "tables").mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
-        table.to_parquet(folder / "tables" / f"{name}.parquet", index=False)
+        table.to_csv(out / "tables" / f"{name}.csv", index=False)
+        table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
     say("drawing")
     views = [_case(read, compared, tables, case) for case in read.cases]
-    (folder / "figures").mkdir(exist_ok=True)
+    (out / "figures").mkdir(exist_ok=True)
     for view in views:
         for picture in view.pictures:
-            (folder / "figures" / f"{picture.name}.svg").write_text(picture.svg)
-    page = folder / "report.html"
+            (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
+    page = out / "report.html"
     page.write_text(_page(read, compared, tables, views), encoding="utf-8")
     return page
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from testbed.errors import InputError
 from testbed.trial import storage
+from testbed.trial.config import TrialConfig
 
 LABEL = ["case", "arm", "variant"]
 IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
@@ -42,7 +44,7 @@ class Results:
             gradient_norm_cv.
         coefficients: coefficients.csv.
         identities: every identity row with `passed`, each once.
-        configs: resolved configuration by trial id.
+        configs: the configuration of each trial whose record can be read, by id.
         facts: data/<case>.json by case.
         missing: what was looked for and not found, one sentence each.
     """
@@ -55,7 +57,7 @@ class Results:
     curves: pd.DataFrame
     coefficients: pd.DataFrame
     identities: pd.DataFrame
-    configs: dict[str, dict[str, Any]]
+    configs: dict[str, TrialConfig]
     facts: dict[str, dict[str, Any]]
     missing: list[str]
 
@@ -138,10 +140,12 @@ def read(folder: Path) -> Results:
     levels: list[pd.DataFrame] = []
     curves: list[pd.DataFrame] = []
     identities = _identities(_json(folder / "tweedie.json", missing))
-    configs: dict[str, dict[str, Any]] = {}
+    configs: dict[str, TrialConfig] = {}
     for number, entry in enumerate(listed):
         at = storage.folder(folder, entry["id"])
-        config = configs[entry["id"]] = described.get(entry["id"], {}).get("config", {})
+        config = _config(described.get(entry["id"]), entry["id"], missing)
+        if config is not None:
+            configs[entry["id"]] = config
         status = storage.state(folder, entry["id"])
         ended = _json(at / "result.json", []) or {}
         level_table = _csv(at / "levels.csv", missing) if status == "finished" else None
@@ -150,7 +154,7 @@ def read(folder: Path) -> Results:
             identities += _identities(_json(at / "tweedie.json", missing))
         for label in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
             key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
-            key["seed"] = int(config.get("seed", number))
+            key["seed"] = number if config is None else config.seed
             trials.append(
                 {
                     "id": entry["id"],
@@ -277,6 +281,18 @@ def _json(file: Path, missing: list[str]) -> dict[str, Any] | None:
     else:
         return found
     return None
+
+
+def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) -> TrialConfig | None:
+    if described is None:
+        return None
+    try:
+        return TrialConfig.model_validate(described.get("config"))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        missing.append(f"The settings of trial {trial} cannot be read: {where}: {first['msg']}.")
+        return None
 
 
 def _csv(file: Path, missing: list[str]) -> pd.DataFrame | None:

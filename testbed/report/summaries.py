@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
+from testbed import settings
 from testbed.metrics.information import entropy
 from testbed.report.comparisons import interval
 from testbed.report.results import LABEL, Results, chosen
 from testbed.report.words import number
+from testbed.trial.config import ComponentSpec, TrialConfig
 
 LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
+RECIPE = "recipe"
+"""The row of the settings in which variants of an arm differ."""
 SHOWN = 4
 LEARNING = [*LABEL, "sigma", "n", "eps_rms", "low", "high", "fisher_nats"]
 
@@ -98,44 +102,47 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
         shape = " × ".join(map(str, facts.get("shape", []))) or "?"
         parameters = trials["parameters"].dropna()
         seeds = trials.groupby(["arm", "variant"])["seed"].nunique()
-        training = [c.get("training", {}) for c in configs]
-        evaluation = [c.get("evaluation", {}) for c in configs]
         values = {
             "case": case or "all data",
-            "data": _distinct(_component(c.get("dataset")) for c in configs),
             "shape": f"{shape} ({'exact oracle' if results.oracle(case) else 'no oracle'})",
             "samples": f"{facts.get('train', '?')} training, {facts.get('test', '?')} held out",
-            "sigma_data": _distinct(_sigma_data(c) for c in configs),
+            "sigma_data": _distinct(map(_sigma_data, configs)),
             "entropy": _entropy(results, case),
-            "noise levels": _distinct(_range(c) for c in configs),
-            "noise": _distinct(
-                _component(c["noise"]) if "noise" in c else "white" for c in configs
-            ),
-            "network": _distinct(_component(c.get("network")) for c in configs),
-            "conditions": _distinct(_conditions(c) for c in configs),
+            "noise levels": _distinct(f"{c.sigma_min:g} to {c.sigma_max:g}" for c in configs),
+            "conditions": _distinct(map(_conditions, configs)),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
-            "training": _distinct(
-                f"{t.get('steps', '?')} steps, batch {t.get('batch', '?')}, "
-                f"EMA {_average(t)}, {t.get('precision', 'float32')}"
-                for t in training
-            ),
-            "learning rate": _distinct(map(_rate, training)),
-            "gradient clipping": _distinct(
-                f"{t['clip']}" if t.get("clip") else "none" for t in training
-            ),
             "seeds": _distinct(str(n) for n in sorted(seeds)),
-            "evaluation": _distinct(map(_evaluation, evaluation)),
+            **_settings(configs),
         }
         for title, text in values.items():
             rows.setdefault(title, []).append(text)
     return list(rows.items())
 
 
+def _settings(configs: Sequence[TrialConfig]) -> dict[str, str]:
+    """The rows that the settings' own fields ask for: each value that is not 0, by its name."""
+    rows: dict[str, list[str]] = {}
+    for config in configs:
+        here: dict[str, list[str]] = {}
+        for model in (config, config.training):
+            for field in settings.fields(type(model)):
+                title, value = field.setting.report, getattr(model, field.name)
+                if not title or title == RECIPE:
+                    continue
+                name = field.name.replace("_", " ")
+                bare = title in (name, "data") or isinstance(value, BaseModel)
+                row = here.setdefault(title, [])
+                row += [f"{value}" if bare else f"{name} {value}"] if value else []
+        for title, parts in here.items():
+            rows.setdefault(title, []).append(", ".join(parts) or "none")
+    return {title: _distinct(texts) for title, texts in rows.items()}
+
+
 def _entropy(results: Results, case: str) -> str:
     """That of the data at the lowest level, from the irreducible loss of an unconditional trial."""
     facts, trials = results.facts.get(case, {}), results.trials
     ids = trials.loc[(trials["case"] == case) & (trials["status"] == "finished"), "id"]
-    free = [i for i in ids if not results.configs.get(i, {}).get("conditions")]
+    free = [i for i in ids if (c := results.configs.get(i)) is None or not c.conditions]
     table = results.levels
     if not free or "optimum" not in table or "variance" not in facts:
         return "not known"
@@ -153,18 +160,13 @@ def _entropy(results: Results, case: str) -> str:
 def recipes(results: Results) -> list[list[str]]:
     """arm, variant, and what the axes resolved to; equal variants of an arm in one row."""
     rows: dict[tuple[str, ...], list[str]] = {}
+    recipe = settings.names(TrialConfig, report=RECIPE)
     trials = results.trials
     for arm in dict.fromkeys(trials["arm"]):
         for variant in dict.fromkeys(trials.loc[trials["arm"] == arm, "variant"]):
             here = trials[(trials["arm"] == arm) & (trials["variant"] == variant)]
             configs = [c for i in here["id"] if (c := results.configs.get(i))]
-            cells = [
-                _distinct(_component(c.get(axis), hide=("sigma_min", "sigma_max")) for c in configs)
-                for axis in ("weighting", "loss", "density")
-            ]
-            cells += [
-                _distinct(str(c.get(axis, "?")) for c in configs) for axis in ("c_in", "c_noise")
-            ]
+            cells = [_distinct(_shown(getattr(c, axis)) for c in configs) for axis in recipe]
             rows.setdefault((arm, *cells), []).append(variant)
     return [[key[0], ", ".join(variants), *key[1:]] for key, variants in rows.items()]
 
@@ -262,39 +264,9 @@ def machine(results: Results) -> list[tuple[str, str]]:
     return rows
 
 
-def _evaluation(e: dict[str, Any]) -> str:
-    levels, draws, samples, steps = (
-        e.get(key, "?") for key in ("levels", "draws", "samples", "steps")
-    )
-    sampler = _component(e.get("sampler"))
-    along = f" of {_component(e['schedule'])}" if "schedule" in e else ""
-    named = e.get("guidance") or {"name": "none"}
-    guided = "" if named["name"] == "none" else f", guided by {_component(named)}"
-    return (
-        f"{levels} levels × {draws} draws, {samples} samples by {sampler}, {steps} steps{along}"
-        f"{guided}"
-    )
-
-
-def _conditions(config: dict[str, Any]) -> str:
-    rates = config.get("conditions") or {}
-    return ", ".join(f"{name} (dropout {rate:g})" for name, rate in rates.items()) or "none"
-
-
-def _average(training: Mapping[str, Any]) -> str:
-    if width := training.get("ema_width"):
-        return f"of width {width:g}"
-    return str(training.get("ema", "?"))
-
-
-def _rate(training: Mapping[str, Any]) -> str:
-    """`0.001, warm-up 100, cosine after 500`."""
-    parts = [str(training.get("learning_rate", "?"))]
-    if training.get("warmup"):
-        parts.append(f"warm-up {training['warmup']}")
-    if (schedule := training.get("schedule", "constant")) != "constant":
-        parts.append(f"{schedule} after {training['hold']}" if training["hold"] else schedule)
-    return ", ".join(parts)
+def _conditions(config: TrialConfig) -> str:
+    rates = config.conditions.items()
+    return ", ".join(f"{name} (dropout {rate:g})" for name, rate in rates) or "none"
 
 
 def _integer(value: Any) -> str:
@@ -306,25 +278,14 @@ def _distinct(values: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(values)) or "?"
 
 
-def _component(named: dict[str, Any] | None, hide: tuple[str, ...] = ()) -> str:
-    """`name (option value, ...)`; "none" where an axis is empty."""
-    if named is None:
-        return "none"
-    options = [
-        f"{key} {json.dumps(value) if isinstance(value, list | dict) else value}"
-        for key, value in (named.get("options") or {}).items()
-        if key not in hide
-    ]
-    return f"{named.get('name')} ({', '.join(options)})" if options else str(named.get("name"))
+def _shown(value: ComponentSpec | str | None) -> str:
+    """A part of a recipe, without the range of levels, which has a row of its own."""
+    if not isinstance(value, ComponentSpec):
+        return value or "none"
+    options = {k: v for k, v in value.options.items() if k not in ("sigma_min", "sigma_max")}
+    return str(ComponentSpec(name=value.name, options=options))
 
 
-def _sigma_data(config: dict[str, Any]) -> str:
-    used, measured = config.get("sigma_data"), config.get("sigma_data_measured")
-    if used is None:
-        return "?"
+def _sigma_data(config: TrialConfig) -> str:
+    used, measured = config.sigma_data, config.sigma_data_measured
     return number(used) if used == measured else f"{number(used)} set (measured {number(measured)})"
-
-
-def _range(config: dict[str, Any]) -> str:
-    options = (config.get("density") or {}).get("options", {})
-    return f"{options.get('sigma_min', '?')} to {options.get('sigma_max', '?')}"

@@ -12,19 +12,21 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from testbed import settings
 from testbed.errors import ComponentError, InputError, UnknownName, unknown
 from testbed.registry import Registry
-from testbed.study.plan import Plan, Trial, canonical
-from testbed.training.batch import Batch
-from testbed.training.settings import OWN
-from testbed.training.trainer import BLOCK, Loop, Trainer
+from testbed.study.plan import Plan, Trial
+from testbed.training.batch import Batch, alone, in_common
+from testbed.training.settings import Training
+from testbed.training.trainer import BLOCK, Loop, Trainer, TrainingJob
 from testbed.trial import build, storage
+from testbed.trial.config import canonical
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
@@ -56,14 +58,13 @@ class Group:
         first = self.trials[0]
         if len(self.trials) == 1:
             return first.title
-        case = first.labels[0]["case"] or first.config["dataset"]["name"]
+        case = first.labels[0]["case"] or first.config.dataset.name
         return f"{len(self.trials)} trials as one · {case}"
 
     @property
     def steps(self) -> int:
         """The steps that each takes."""
-        found: int = self.trials[0].config["training"]["steps"]
-        return found
+        return self.trials[0].config.training.steps
 
 
 class EngineChoice(NamedTuple):
@@ -214,19 +215,19 @@ def _workers(device: str, slots: int | None) -> int:
 
 def _seconds(trials: Sequence[Trial], rate: float, workers: int) -> float:
     """How long trials take at `rate` milliseconds for a step of one."""
-    steps: int = sum(one.config["training"]["steps"] for one in trials)
+    steps = sum(one.config.training.steps for one in trials)
     return rate / 1000 * steps / max(1, workers)
 
 
 def _build(pending: Sequence[Trial], registry: Registry) -> None:
     """One network of each kind, since only building it tells whether its options can be."""
     kinds = {
-        canonical([one.config[key] for key in ("dataset", "network", "conditions")]): one.config
-        for one in pending
+        canonical([config.dataset.text, config.network.text, config.conditions]): config
+        for config in (one.config for one in pending)
     }
     for config in kinds.values():
         try:
-            build.assemble(config, registry, build.data_of(config, registry))
+            build.assemble(config, registry, build.dataset(registry, config.dataset))
         except Exception as problem:
             if _refused(problem):
                 raise
@@ -273,7 +274,7 @@ def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Those that are one training together, in the order of the first of each."""
     found: dict[str, list[Trial]] = {}
     for one in trials:
-        found.setdefault(build.training_of(one.config), []).append(one)
+        found.setdefault(one.config.training_text, []).append(one)
     return list(found.values())
 
 
@@ -282,36 +283,38 @@ def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int)
     trainings = _shared(pending)
     if name == "sequential":
         return [Group(same) for same in trainings]
-    classes: dict[str, list[list[Trial]]] = {}
+    classes: list[tuple[Any, list[list[Trial]]]] = []
     for same in trainings:
-        classes.setdefault(_class(same[0], registry), []).append(same)
+        key = _batch_key(same[0], registry)
+        members = next((members for known, members in classes if known == key), None)
+        if members is None:
+            classes.append((key, members := []))
+        members.append(same)
     found = []
-    for several in classes.values():
+    for _, several in classes:
         parts = min(max(slots, -(-len(several) // LARGEST)), max(1, len(several) // 2))
         # Neighbours share their settings: Adam then updates them by one call.
-        several.sort(key=lambda same: canonical([same[0].config["training"][key] for key in OWN]))
+        several.sort(key=lambda same: _own(same[0].config.training))
         edges = [round(i * len(several) / parts) for i in range(parts + 1)]
         found += [Group([*itertools.chain(*several[a:b])]) for a, b in itertools.pairwise(edges)]
     return sorted(found, key=lambda group: -len(group.trials) * group.steps)
 
 
-def _class(one: Trial, registry: Registry) -> str:
+def _batch_key(one: Trial, registry: Registry) -> Any:
     """Equal for trials that can be batched; a trial's own id where it cannot."""
     config = one.config
     try:
-        objective = build.objective_of(config, registry)
-        batched = objective.fixed and objective.loss.state is None and objective.vlb is None
-        quadratic = objective.loss.quadratic
+        objective = build.objective(config, registry)
+        if alone(objective):
+            return one.id
+        return config.text(batch=True), in_common(objective, config.training, config.conditions)
     except Exception:  # a plugin's: the trial itself will fail and say why
-        batched = quadratic = False
-    if not batched:
         return one.id
-    training = {key: value for key, value in config["training"].items() if key not in OWN}
-    loss = "quadratic" if quadratic else config["loss"]
-    same = ("dataset", "data_digest", "network", "device", "noise")
-    return canonical(
-        [{key: config[key] for key in same}, sorted(config["conditions"]), training, loss]
-    )
+
+
+def _own(training: Training) -> str:
+    """The settings that each trial of a batch has for itself, as text."""
+    return canonical([getattr(training, key) for key in settings.names(Training, batch=False)])
 
 
 def _measure(
@@ -326,12 +329,12 @@ def _measure(
     torch.set_num_threads(way.threads)
     # All where that is compiled: the workers then find it in torch's cache.
     some = group.trainings if way.name == "compiled" else group.trainings[:MEASURED]
-    data = build.data_of(some[0].config, registry)
+    data = build.dataset(registry, some[0].config.dataset)
     try:
         if way.name == "sequential":
-            alone = build.training_job(some[0].config, registry, data, BLOCK)
-            return _milliseconds(Trainer.of(alone, data, where))
-        many = [build.training_job(one.config, registry, data, BLOCK) for one in some]
+            job = _one_block(build.training_job(some[0].config, registry, data))
+            return _milliseconds(Trainer.of(job, data, where))
+        many = [_one_block(build.training_job(one.config, registry, data)) for one in some]
         return _milliseconds(Batch(many, data, where, way.name == "compiled"))
     except Exception as problem:
         if way.name == "sequential" and _refused(problem):
@@ -342,6 +345,12 @@ def _measure(
         return math.inf
     finally:
         torch.set_num_threads(threads)
+
+
+def _one_block(job: TrainingJob) -> TrainingJob:
+    """The job for the steps of one block, without a decay that would begin after them."""
+    short = replace(job.training, steps=BLOCK, points=1, schedule="constant", hold=0)
+    return job._replace(training=short)
 
 
 def _milliseconds(loop: Loop) -> float:

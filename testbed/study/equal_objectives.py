@@ -17,17 +17,13 @@ from testbed.components.loss import Loss
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.equal_objectives import RESOLUTION, factor
 from testbed.registry import Registry
-from testbed.study.plan import Plan, canonical
+from testbed.study.plan import Plan
 from testbed.training.objective import Objective
-from testbed.trial.build import objective_of
+from testbed.trial import build
+from testbed.trial.config import TrialConfig
 from testbed.trial.validity import levels_of
 
 LEVELS = 129
-JUDGED = (
-    "parameterization", "output", "weighting", "loss", "density", "c_in", "c_noise", "sigma_data",
-    "sigma_data_measured", "plugins",
-)  # fmt: skip
-"""The keys of a configuration that are judged by what they do; all but the seed must be equal."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +86,13 @@ def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     known: dict[str, ObjectiveSignature | None] = {}
     groups: dict[tuple[str, str, str], dict[str, ObjectiveSignature]] = {}
     for trial in plan.trials:
-        judged = canonical({key: trial.config[key] for key in JUDGED})
+        judged = trial.config.text(objective=True)
         if judged not in known:
             known[judged] = described(trial.config, registry)
         found = known[judged]
         if found is None:
             continue
-        apart = (*JUDGED, "seed")
-        others = canonical({k: v for k, v in trial.config.items() if k not in apart})
+        others = trial.config.of_seed(0).text(objective=False)
         for label in trial.labels:
             members = groups.setdefault((label["case"], label["arm"], others), {})
             members.setdefault(label["variant"], found)
@@ -109,13 +104,13 @@ def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     ]
 
 
-def described(config: Mapping[str, Any], registry: Registry) -> ObjectiveSignature | None:
+def described(config: TrialConfig, registry: Registry) -> ObjectiveSignature | None:
     """The signature of a resolved configuration; None where it has none or its plugins raise."""
     try:
-        objective = objective_of(config, registry)
+        objective = build.objective(config, registry)
         p, sd = objective.parameterization, objective.sigma_data
         denoiser = Denoiser(
-            torch.nn.Identity(), p, sd, config["c_in"], config["c_noise"], objective.table
+            torch.nn.Identity(), p, sd, config.c_in, config.c_noise, objective.table
         )
         return signature(objective, denoiser)
     except Exception:  # a plugin's: its trials will fail and say why

@@ -13,13 +13,16 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from testbed.trial import worker
+from testbed.trial.config import TrialConfig
+
 _stop: Any = None
 
 
 class Job(NamedTuple):
     """Trials that train as one: each one's configuration and directory, and the group's own."""
 
-    configs: list[dict[str, Any]]
+    configs: list[TrialConfig]
     places: list[Path]
     group: Path
     plugins: Sequence[str]
@@ -34,8 +37,6 @@ class Job(NamedTuple):
 
     def run(self, stop: Callable[[], bool]) -> list[str]:
         """The statuses of the trials."""
-        from testbed.trial import worker
-
         sources = self.plugins, self.folders, self.device, stop
         if len(self.configs) == 1:
             return [worker.run(self.configs[0], self.places[0], *sources)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from testbed.study.plan import Plan
 from testbed.training.checkpoint import save_weights
 from testbed.trial import storage
 from testbed.trial.build import assemble, component, dataset
+from testbed.trial.config import TrialConfig
 from testbed.trial.validity import levels_of
 
 REPEATS = 8
@@ -27,10 +27,10 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     """Writes coefficients.csv and data/<case>.*; returns the twins of each case and arm."""
     tables: list[pd.DataFrame] = []
     known: set[tuple[str, str, str]] = set()
-    cases: dict[str, dict[str, Any]] = {}
+    cases: dict[str, TrialConfig] = {}
     for trial in plan.trials:
         config = trial.config
-        data = _data(config, registry)
+        data = dataset(registry, config.dataset)
         try:
             denoiser, objective = assemble(config, registry, data)
         except Exception:
@@ -48,11 +48,6 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     for case, config in cases.items():
         _real(plan.folder / "data", case or "data", config, registry)
     return equal_objectives.find(plan, registry)
-
-
-def _data(config: dict[str, Any], registry: Registry) -> Data:
-    named = config["dataset"]
-    return dataset(named["name"], json.dumps(named["options"]), registry)
 
 
 def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Data) -> pd.DataFrame:
@@ -83,14 +78,14 @@ def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Da
     return table
 
 
-def _real(folder: Path, case: str, config: dict[str, Any], registry: Registry) -> None:
+def _real(folder: Path, case: str, config: TrialConfig, registry: Registry) -> None:
     """The real samples and, for each metric's floor: the other split in place of a model."""
     folder.mkdir(exist_ok=True)
-    data = _data(config, registry)
-    n = config["evaluation"]["samples"]
+    data = dataset(registry, config.dataset)
+    n = config.evaluation.samples
     floors = {}
-    for named in config["evaluation"]["metrics"]:
-        metric = component(registry, "metric", named)
+    for spec in config.evaluation.metrics:
+        metric = component(registry, "metric", spec)
         values = []
         for repeat in range(REPEATS):
             generator = stream(repeat, f"floor/{metric.name}")
@@ -103,7 +98,7 @@ def _real(folder: Path, case: str, config: dict[str, Any], registry: Registry) -
         column = torch.tensor(values, dtype=torch.float64)
         floors[metric.name] = {"mean": float(column.mean()), "sd": float(column.std())}
     described = {
-        **config["dataset"],
+        **config.dataset.model_dump(),
         "shape": list(data.shape),
         "train": len(data.train),
         "test": len(data.test),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import signal
@@ -99,7 +98,7 @@ def describe(plan: Plan, registry: Registry) -> None:
             at / "trial.json",
             {
                 "id": trial.id,
-                "config": trial.config,
+                "config": trial.config.record(),
                 "labels": trial.labels,
                 "plugins": list(registry.plugins),
                 "plugin_dirs": list(registry.plugin_dirs),
@@ -269,20 +268,19 @@ def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
     from testbed import audit
 
     found: list[audit.Row] = []
-    seen: set[str] = set()
+    seen: set[Any] = set()
     for trial in plan.trials:
         config = trial.config
-        named = config["parameterization"], config["dataset"], config["evaluation"]["sampler"]
-        output = config.get("output", "F")
-        key = repr((named, output, config["sigma_data"]))
+        sd, sampled = config.sigma_data, config.evaluation.sampler
+        key = (config.parameterization.text, config.dataset.text, sampled.text, config.output, sd)
         if key in seen:
             continue
         seen.add(key)
-        p = with_output(component(registry, "parameterization", named[0]), output)
-        sampler = component(registry, "sampler", named[2])
-        data = dataset(named[1]["name"], json.dumps(named[1]["options"]), registry)
-        found += audit.check_parameterization(p, config["sigma_data"])
-        found += audit.check_sampler(p, config["sigma_data"], [sampler])
-        if data.oracle is not None:
-            found += audit.check_parameterization(p, config["sigma_data"], data.oracle)
+        p = component(registry, "parameterization", config.parameterization)
+        p = with_output(p, config.output)
+        oracle = dataset(registry, config.dataset).oracle
+        found += audit.check_parameterization(p, sd)
+        found += audit.check_sampler(p, sd, [component(registry, "sampler", sampled)])
+        if oracle is not None:
+            found += audit.check_parameterization(p, sd, oracle)
     return found

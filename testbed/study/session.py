@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # they take a second to import, which training need not wait 
 
 
 AWAY = "the study goes on without it, and testbed sync sends what is missing"
+ONCE_BACK = "nothing is lost: once it does, testbed sync sends all"
 
 
 @dataclass
@@ -51,7 +52,7 @@ def run(
     executor: Executor,
     progress: runner.Progress,
     say: Callable[[str], None],
-    track: bool = True,
+    tracking_uri: str = "",
 ) -> Ending:
     """Runs what is pending, checks the identities, writes the report and tells MLflow.
 
@@ -62,7 +63,7 @@ def run(
         executor: where trials run; closed at the end.
         progress: told of every step.
         say: given one line for each phase and warning.
-        track: whether to write to MLflow.
+        tracking_uri: the MLflow store that is written to; none where it is empty.
 
     Raises:
         Busy: another process runs this study.
@@ -72,7 +73,7 @@ def run(
         runner.describe(plan, registry)
         engine.write(plan.folder)
         storage.tidy(plan.folder, {group.id for group in engine.groups})
-        tracker = Tracker(plan, say, AWAY) if track else None
+        tracker = Tracker(plan, tracking_uri, say, AWAY) if tracking_uri else None
         try:
             try:
                 outcome = runner.execute(plan, registry, engine, executor, tracker, progress)
@@ -101,14 +102,14 @@ def run(
     )
 
 
-def sync(plan: Plan, registry: Registry, say: Callable[[str], None]) -> bool:
-    """Brings MLflow up to date from the trial directories alone; whether it answered.
+def sync(plan: Plan, registry: Registry, tracking_uri: str, say: Callable[[str], None]) -> bool:
+    """Brings an MLflow store up to date from the trial directories alone; whether it answered.
 
     Raises:
         Busy: the study is running, and tells MLflow itself.
     """
     with storage.locked(plan.folder):
-        tracker = Tracker(plan, say, "nothing is lost: once it does, testbed sync sends all")
+        tracker = Tracker(plan, tracking_uri, say, ONCE_BACK)
         states = {trial.state for trial in plan.trials}
         whole = "FINISHED" if states <= set(storage.ENDED) else "KILLED"
         tracker.close("FAILED" if "failed" in states else whole, _files(registry))
@@ -181,6 +182,6 @@ def results(plan: Plan) -> pd.DataFrame:
         if trial.state in storage.ENDED:
             metrics = storage.read_json(at / "result.json")["metrics"]
         for label in trial.labels:
-            seed = trial.config["seed"]
+            seed = trial.config.seed
             table.append({"id": trial.id, **label, "seed": seed, "status": trial.state, **metrics})
     return pd.DataFrame(table)

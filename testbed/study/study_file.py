@@ -14,196 +14,21 @@ variant, or of a parameterization: its first variant in the order of the grid.
 from __future__ import annotations
 
 import itertools
-import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError
 
+from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
-from testbed.training.settings import Training
+from testbed.trial.config import Model, TrialSettings
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
-MOST_SEEDS = 10_000
-MOST_STEPS = 1_000_000
 LONGEST = 100
 """Of names that become names of files."""
-
-
-class Model(BaseModel):
-    """Unknown keys are errors, and nothing changes after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_default(cls, table: Any) -> Any:
-        """Options without a name are those of the default component."""
-        if not isinstance(table, Mapping):
-            return table
-        filled = dict(table)
-        for key, info in cls.model_fields.items():
-            given = filled.get(key)
-            if isinstance(info.default, ComponentSpec) and isinstance(given, Mapping):
-                filled[key] = {"name": info.default.name, **given}
-        return filled
-
-
-class ComponentSpec(Model):
-    """A component by name, with options: `"min_snr"` or `{name = "min_snr", gamma = 5}`."""
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, Mapping) and isinstance(value.get("options"), Mapping):
-            return value
-        if isinstance(value, Mapping) and isinstance(value.get("name", "recipe"), str):
-            # Options alone change the recipe's own component.
-            options = {key: option for key, option in value.items() if key != "name"}
-            return {"name": value.get("name", "recipe"), "options": options}
-        raise ValueError('must be a name, or a table {name = "...", option = ...}')
-
-
-class Likelihood(Model):
-    """`evaluation.likelihood`: nll and bits per dimension by the probability-flow ODE."""
-
-    samples: int = Field(default=64, ge=2, description="held-out points")
-    steps: int = Field(default=128, ge=2, le=MOST_STEPS, description="Heun steps")
-    divergence: Literal["exact", "hutchinson"] = "exact"
-    probes: int = Field(default=1, ge=1, description="of Hutchinson's estimator, a sample")
-
-    @field_validator("probes")
-    @classmethod
-    def _used(cls, value: int, info: ValidationInfo) -> int:
-        if value > 1 and info.data.get("divergence") == "exact":
-            raise ValueError('are those of divergence = "hutchinson"; the exact one has none')
-        return value
-
-
-class Evaluation(Model):
-    """How a trained model is measured; the noise is fixed and shared by every trial."""
-
-    levels: int = Field(default=16, ge=2, description="noise levels of the per-sigma tables")
-    draws: int = Field(default=1024, ge=2, description="held-out (x0, eps) pairs at each level")
-    samples: int = Field(default=512, ge=4, description="samples drawn for the sample metrics")
-    steps: int = Field(default=18, ge=1, le=MOST_STEPS, description="sampler steps")
-    sampler: ComponentSpec = ComponentSpec(name="heun")
-    schedule: ComponentSpec = ComponentSpec(name="karras")
-    elbo: Literal["off", "small", "large", "learned"] = Field(
-        default="off", description="the reverse variance of the evidence lower bound, if wanted"
-    )
-    guidance: ComponentSpec = ComponentSpec(name="none")
-    likelihood: Likelihood | None = None
-    metrics: tuple[ComponentSpec, ...] = (
-        ComponentSpec(name="energy"),
-        ComponentSpec(name="mmd"),
-        ComponentSpec(name="off_plane"),
-        ComponentSpec(name="nearest_train"),
-        ComponentSpec(name="nearest_test"),
-    )
-
-
-class Assumed(Model):
-    """A sigma_data that the data need not have: recorded, and shown beside the measured one."""
-
-    assumed: float = Field(gt=0)
-
-
-InputChoice = Literal["recipe", "native", "shared"]
-NoiseChoice = Literal["recipe", "native", "shared", "index"]
-OutputChoice = Literal["F", "x0", "eps", "score", "v", "flow"]
-
-
-class TrialSettings(Model):
-    """Everything that one trial is made of. "recipe" means the parameterization's own."""
-
-    parameterization: ComponentSpec
-    dataset: ComponentSpec
-    network: ComponentSpec = ComponentSpec(name="mlp")
-    weighting: ComponentSpec = ComponentSpec(name="recipe")
-    loss: ComponentSpec = ComponentSpec(name="recipe")
-    density: ComponentSpec = ComponentSpec(name="recipe")
-    c_in: InputChoice = "recipe"
-    c_noise: NoiseChoice = "recipe"
-    table: ComponentSpec | None = None
-    noise: ComponentSpec = ComponentSpec(name="white")
-    output: OutputChoice = "F"
-    variance: ComponentSpec = ComponentSpec(name="fixed")
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0, validate_default=True, allow_inf_nan=True)
-    sigma_data: float | Assumed | None = None
-    conditions: dict[str, float] = Field(default_factory=dict)
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _count(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            if not 1 <= value <= MOST_SEEDS:
-                raise ValueError(f"must be at least 1 and at most {MOST_SEEDS}")
-            return tuple(range(value))
-        if not isinstance(value, list | tuple):
-            raise ValueError("must be a number, or a list of different seeds")
-        return value
-
-    @field_validator("seeds")
-    @classmethod
-    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or len(set(value)) < len(value):
-            raise ValueError("must be a number, or a list of different seeds")
-        return value
-
-    @field_validator("conditions", mode="before")
-    @classmethod
-    def _dropout(cls, value: Any) -> Any:
-        if value == "none":
-            return {}
-        rates: Iterable[Any] = value.values() if isinstance(value, Mapping) else [None]
-        for rate in rates:
-            if isinstance(rate, bool) or not isinstance(rate, int | float):
-                raise ValueError('must be "none", or a table { label = 0.1 } of dropout rates')
-            if not 0 <= rate <= 1:
-                raise ValueError("must have dropout rates from 0 to 1")
-        return value
-
-    @field_validator("sigma_data", mode="before")
-    @classmethod
-    def _stated(cls, value: Any) -> Any:
-        number = value.get("assumed") if isinstance(value, Mapping) else value
-        known = value is None or (isinstance(value, Mapping) and set(value) == {"assumed"})
-        if isinstance(number, bool) or not (known or isinstance(value, int | float)):
-            raise ValueError("must be a number, or { assumed = number } for one the data lack")
-        if number is not None and not (isinstance(number, int | float) and 0 < number < math.inf):
-            raise ValueError("must be a positive finite number")
-        return value
-
-    @field_validator("sigma_max")
-    @classmethod
-    def _ordered(cls, value: float, info: ValidationInfo) -> float:
-        low = info.data.get("sigma_min")
-        if low is not None and not low < value:
-            raise ValueError(f"must be above sigma_min, which is {low!r}")
-        return value
 
 
 class Header(Model):
@@ -312,8 +137,6 @@ def find(file: Path) -> Path:
     Raises:
         InputError: neither exists.
     """
-    from testbed.plugin_files import bundled
-
     if file.is_file():
         return file
     studies = {path.stem: path for path in bundled("studies").glob("*.toml")}

@@ -23,6 +23,7 @@ from testbed.errors import InputError
 from testbed.study.plan import Plan, Trial
 from testbed.trial import storage
 
+SQLITE = "sqlite:///"
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -59,9 +60,26 @@ def silence() -> None:
         os.environ.setdefault(name, value)
 
 
-def uri() -> str:
-    """MLFLOW_TRACKING_URI, or the SQLite file mlflow.db in the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+def uri(given: str = "") -> str:
+    """The store: as given, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+    default = f"{SQLITE}{Path('mlflow.db').absolute()}"
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def require(address: str) -> None:
+    """Makes sure that a store is there to be looked at.
+
+    Raises:
+        InputError: the SQLite file or the folder does not exist, or the address is a server's.
+    """
+    if address.startswith(("http://", "https://")):
+        raise InputError(f"MLflow's pages are served at {address} already: open it in a browser.")
+    path = address.removeprefix(SQLITE).removeprefix("file://")
+    if "://" not in path and not Path(path).exists():
+        raise InputError(
+            f"there is no MLflow store at {path}: run a study in this folder first, or name a "
+            "store with --tracking-uri."
+        )
 
 
 def prepare(address: str) -> None:
@@ -73,9 +91,9 @@ def prepare(address: str) -> None:
     Raises:
         InputError: the store could not be created.
     """
-    if not address.startswith("sqlite:///"):
+    if not address.startswith(SQLITE):
         return
-    file = Path(address.removeprefix("sqlite:///")).absolute()
+    file = Path(address.removeprefix(SQLITE)).absolute()
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -111,8 +129,8 @@ def _artifacts(database: Path) -> Path:
 class Tracker:
     """Sends a study to MLflow: a parent run for the study, a nested run for each trial.
 
-    `seconds` is the CPU time it took, a new store's creation included: what it takes from training,
-    which goes on meanwhile in other processes.
+    `uri` is the address of the store. `seconds` is the CPU time it took, a new store's creation
+    included: what it takes from training, which goes on meanwhile in other processes.
 
     The first failure to reach MLflow is told once through `warn`, with what follows from it. It is
     tried again every AGAIN seconds and at the end; then, or by the next run of the study, what is
@@ -121,7 +139,8 @@ class Tracker:
     Every run bears the study's key: what a killed driver has begun is found by it, not begun again.
     """
 
-    def __init__(self, plan: Plan, warn: Callable[[str], None], otherwise: str) -> None:
+    def __init__(self, plan: Plan, uri: str, warn: Callable[[str], None], otherwise: str) -> None:
+        self.uri = uri
         self.seconds = 0.0
         self.away = False
         self._warn = warn
@@ -147,7 +166,7 @@ class Tracker:
             self._again = time.monotonic() + AGAIN
             if not self._warned:
                 what = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-                self._warn(f"MLflow at {uri()} does not answer ({what}); {self._otherwise}.")
+                self._warn(f"MLflow at {self.uri} does not answer ({what}); {self._otherwise}.")
                 self._warned = True
         finally:
             self.seconds += time.thread_time() - start
@@ -159,16 +178,16 @@ class Tracker:
         with self._guarded():
             silence()
             before = os.times()
-            prepare(uri())
+            prepare(self.uri)
             after = os.times()
             self.seconds += after.children_user - before.children_user
             self.seconds += after.children_system - before.children_system
             from mlflow.tracking import MlflowClient
 
-            self._client = MlflowClient(tracking_uri=uri())
+            self._client = MlflowClient(tracking_uri=self.uri)
             experiment = self._experiment()
             known = storage.found(self._file).get("trials", {})
-            self._sent = {"uri": uri(), "key": self._key, "experiment": experiment, "trials": {}}
+            self._sent = {"uri": self.uri, "key": self._key, "experiment": experiment, "trials": {}}
             self._parent = ""
             for run in self._runs(experiment):
                 tags, id_ = run.data.tags, run.info.run_id
@@ -184,7 +203,7 @@ class Tracker:
             self._client.update_run(self._parent, status="RUNNING")
             self._save()
             if self.away:
-                self._warn(f"MLflow at {uri()} answers again.")
+                self._warn(f"MLflow at {self.uri} answers again.")
             self.away = False
 
     def _experiment(self) -> str:
@@ -194,8 +213,8 @@ class Tracker:
         name, location = f"testbed/{self._plan.study.header.name}", None
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            if uri().startswith("sqlite:///"):
-                location = _artifacts(Path(uri().removeprefix("sqlite:///")).absolute()).as_uri()
+            if self.uri.startswith(SQLITE):
+                location = _artifacts(Path(self.uri.removeprefix(SQLITE)).absolute()).as_uri()
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
             except MlflowException:
@@ -254,7 +273,7 @@ class Tracker:
                     "diverged": float(status == "diverged"),
                 }
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
-            run = self._send(trial, final, tags, trial.config["training"]["steps"])
+            run = self._send(trial, final, tags, trial.config.training.steps)
             if (at / "rows.jsonl").is_file():
                 import pandas as pd
 
@@ -303,7 +322,7 @@ class Tracker:
             entry = self._sent["trials"][trial.id] = {"run": run, "step": 0, "ended": ""}
             self._save()
         if entry["step"] == 0:
-            params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config)]
+            params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config.record())]
         # By step, not by place in the file: a resumed trial cuts its curve and writes it again.
         fresh = [row for row in storage.rows(at)[0] if row["step"] > entry["step"]]
         now = int(1000 * time.time())

@@ -32,17 +32,14 @@ The variant that stands first is the baseline, where edm itself is not one.
 """
 
 
-def write(name: str, axis: str, out: Path | None, registry: Registry) -> Path:
+def write(name: str, axis: str, file: Path, registry: Registry) -> None:
     """Writes the template of an axis as a plugin called `name`.
 
     Args:
         name: of the component, an identifier that the axis does not have yet.
         axis: "parameterization", "weighting", ... in the singular.
-        out: the file; NAME.py in the current folder by default.
+        file: the file to write, which ends in .py.
         registry: what is there already.
-
-    Returns:
-        the file.
 
     Raises:
         InputError: no such axis, a name that is no identifier or is taken, a file that exists,
@@ -60,20 +57,18 @@ def write(name: str, axis: str, out: Path | None, registry: Registry) -> Path:
         raise InputError(
             f"{axis} {name!r} is there already, from {source.origin}: take another name."
         )
-    file = out or Path(f"{name}.py")
     if file.suffix != ".py":
         raise InputError(f"--out {file}: expected a file that ends in .py.")
     if file.exists() or file.is_symlink():
-        raise InputError(f"{file} exists already and is left as it is: give another --out.")
+        raise InputError(f"--out {file}: exists already and is left as it is: name another.")
     if not file.parent.is_dir():
         raise InputError(f"--out {file}: the folder {file.parent} does not exist.")
     if file.parent.resolve() == Path.cwd() and _importable(file.stem):
         raise InputError(
-            f"{file.name} in this folder would be imported in place of the module {file.stem!r}: "
-            "take another name, or another --out."
+            f"--out {file}: {file.name} in this folder would be imported in place of the module "
+            f"{file.stem!r}: name another."
         )
     file.write_text(source_of(axis, name), encoding="utf-8")
-    return file
 
 
 def _importable(name: str) -> bool:

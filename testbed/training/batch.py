@@ -9,7 +9,7 @@ no trial can move another.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from testbed import settings
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError
 from testbed.training.conditions import block_classes
-from testbed.training.objective import Terms
-from testbed.training.settings import SHARED
+from testbed.training.objective import Objective, Terms
+from testbed.training.settings import Training
 from testbed.training.trainer import (
     BLOCK,
     Loop,
@@ -286,25 +287,42 @@ def _equal_sigma_functions(trials: Sequence[TrainingJob]) -> list[list[int]]:
     return groups
 
 
+def alone(objective: Objective) -> str:
+    """Why a trial with this objective cannot train in a batch; "" where it can."""
+    if not objective.fixed or objective.loss.state is not None:
+        return "an objective depends on more than sigma"
+    return "a variance is learned" if objective.vlb is not None else ""
+
+
+def in_common(
+    objective: Objective, training: Training, conditions: Mapping[str, float]
+) -> dict[str, Any]:
+    """What trials of a batch have in common besides data and architecture.
+
+    Each value stands under the sentence that says that it differs.
+    """
+    return {
+        "their losses are different functions": objective.loss.quadratic or objective.loss,
+        "their noises differ": objective.noise,
+        "their steps, batches, points or precision differ": [
+            getattr(training, name) for name in settings.names(Training, batch=True)
+        ],
+        "their conditions differ": set(conditions),
+    }
+
+
 def unbatchable(trials: Sequence[TrainingJob]) -> str:
     """Why these trials cannot be trained as one; "" where they can."""
-    first = trials[0]
+    first, *_ = trials
+    shared = in_common(first.objective, first.training, first.conditions)
     for one in trials:
-        if not one.objective.fixed or one.objective.states is not None:
-            return "an objective depends on more than sigma"
-        if one.objective.vlb is not None:
-            return "a variance is learned"
-        loss, other = one.objective.loss, first.objective.loss
-        if loss.quadratic != other.quadratic or (not loss.quadratic and loss != other):
-            return "their losses are different functions"
-        if one.objective.noise != first.objective.noise:
-            return "their noises differ"
-        if any(getattr(one.training, key) != getattr(first.training, key) for key in SHARED):
-            return "their steps, batches, points or precision differ"
+        if reason := alone(one.objective):
+            return reason
+        for reason, value in in_common(one.objective, one.training, one.conditions).items():
+            if value != shared[reason]:
+                return reason
         if not isinstance(one.denoiser.network, nn.Module):
             return "a network is no module"
-        if set(one.conditions) != set(first.conditions):
-            return "their conditions differ"
         mine, theirs = (
             {name: (p.shape, p.dtype) for name, p in module.state_dict().items()}
             for module in (one.denoiser.network, _module(first))

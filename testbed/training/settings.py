@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from testbed.errors import InputError, unknown
+from testbed.settings import Setting
 
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt")
@@ -20,22 +21,7 @@ WIDEST = 1 / math.sqrt(12)
 class Training:
     """How a trial is trained; the same for every trial of a comparison unless a study sweeps it.
 
-    Args:
-        steps: optimiser steps.
-        batch: samples a step.
-        learning_rate: Adam's; of every step, or where warm-up ends and decay begins.
-        warmup: steps over which it rises in proportion to 1, 2, ...
-        schedule: its decay: "constant" for none, "cosine" or "linear" to 0 at the end, or
-            "inverse_sqrt", with 1/sqrt((t + 1)/hold) from t + 1 = hold on (see `training.rates`).
-        hold: steps before the decay; `inverse_sqrt` needs one or more.
-        betas: Adam's.
-        ema: decay of the averaged weights; at step t it is min(ema, (1 + t)/(10 + t)).
-        ema_width: in place of `ema` the power-function profile of EDM2, by the standard deviation
-            of its weights over the steps, in units of all steps so far; 0 for `ema`.
-        clip: largest gradient norm, or 0 for none.
-        points: how many points a training curve has.
-        precision: "float32", or "bfloat16": the network alone by torch.autocast; weights, what it
-            is given, loss and optimiser stay in float32.
+    Each field says what it is in its `Setting`.
 
     Raises:
         InputError: a value out of range.
@@ -43,18 +29,77 @@ class Training:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": False}
 
-    steps: int = 2000
-    batch: int = 128
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    ema: float = 0.999
-    clip: float = 0.0
-    points: int = 200
-    precision: str = "float32"
-    warmup: int = 0
-    schedule: str = "constant"
-    hold: int = 0
-    ema_width: float = 0.0
+    steps: Annotated[int, Setting("Number of optimiser steps.", batch=True, report="training")] = (
+        2000
+    )
+    batch: Annotated[
+        int, Setting("Number of samples in a step.", batch=True, report="training")
+    ] = 128
+    learning_rate: Annotated[
+        float,
+        Setting(
+            "The optimiser's learning rate: that of every step, or the one at which warm-up ends "
+            "and decay begins.",
+            report="learning rate",
+        ),
+    ] = 1e-3
+    betas: Annotated[
+        tuple[float, float], Setting("Adam's decays of its first and second moments.")
+    ] = (0.9, 0.99)
+    ema: Annotated[
+        float,
+        Setting(
+            "Decay of the averaged weights; at step t it is min(ema, (1 + t)/(10 + t)).",
+            report="training",
+        ),
+    ] = 0.999
+    clip: Annotated[
+        float,
+        Setting(
+            "Largest gradient norm of the loss divided by its value at F = 0; 0 does not clip.",
+            report="gradient clipping",
+        ),
+    ] = 0.0
+    points: Annotated[int, Setting("Number of points that a training curve has.", batch=True)] = 200
+    precision: Annotated[
+        str,
+        Setting(
+            '"float32", or "bfloat16": the network alone runs under torch.autocast; weights, the '
+            "network's inputs, the loss and the optimiser stay in float32.",
+            batch=True,
+            report="training",
+        ),
+    ] = "float32"
+    warmup: Annotated[
+        int,
+        Setting(
+            "Number of steps over which the learning rate rises in proportion to 1, 2, ...",
+            report="learning rate",
+        ),
+    ] = 0
+    schedule: Annotated[
+        str,
+        Setting(
+            'Decay of the learning rate: "constant" for none, "cosine" or "linear" to 0 at the '
+            'end, or "inverse_sqrt", with 1/sqrt((t + 1)/hold) from t + 1 = hold on.',
+            report="learning rate",
+        ),
+    ] = "constant"
+    hold: Annotated[
+        int,
+        Setting(
+            "Number of steps before the decay begins; inverse_sqrt needs one or more.",
+            report="learning rate",
+        ),
+    ] = 0
+    ema_width: Annotated[
+        float,
+        Setting(
+            "In place of ema the power-function profile of EDM2, by the standard deviation of its "
+            "weights over the steps, in units of all steps so far; 0 uses ema.",
+            report="training",
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -88,9 +133,3 @@ class Training:
                 f'hold = {self.hold} delays a decay, and schedule = "constant" has none: name one '
                 f"of {', '.join(SCHEDULES[1:])}."
             )
-
-
-SHARED = ("steps", "batch", "points", "precision")
-"""The settings that trials must have alike to train as one."""
-OWN = tuple(field.name for field in fields(Training) if field.name not in SHARED)
-"""Those that each trial of a batch has for itself."""

@@ -43,7 +43,7 @@ def run(
         InputError: no such trial, or one without weights yet.
     """
     denoiser, data, config, _ = restore.restore(trial)
-    name = f"{restore.find(trial).name} ({config['parameterization']['name']})"
+    name = f"{restore.find(trial).name} ({config.parameterization.name})"
     return audit.run(
         denoiser, name=name, held_out=data.test, oracle=data.oracle, levels=levels, say=say
     )

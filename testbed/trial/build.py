@@ -1,45 +1,46 @@
-"""From the resolved configuration of a trial to its parts: data, denoiser, objective."""
+"""From the configuration of a trial to its parts: data, denoiser, objective, training job."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from testbed.components.dataset import Data
+from testbed.components.density import Density
+from testbed.components.signature import bind
+from testbed.components.weighting import Weighting
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
+from testbed.errors import InputError
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.training.objective import Objective
-from testbed.training.settings import Training
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
+from testbed.trial.config import ComponentSpec, TrialConfig
 
-WHITE: dict[str, Any] = {"name": "white", "options": {}}
-FIXED: dict[str, Any] = {"name": "fixed", "options": {}}
-"""The noise and the variance of a trial that names none."""
+TABLE_OPTIONS = {"sigma_min": 0.002, "sigma_max": 80.0}
+TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 
 
 @functools.lru_cache(maxsize=1)
-def registry_of(plugins: tuple[str, ...], folders: tuple[str, ...]) -> Registry:
+def registry_of(plugins: tuple[str, ...], plugin_dirs: tuple[str, ...]) -> Registry:
     """The worker's registry, made once."""
-    return Registry(plugins, folders)
+    return Registry(plugins, plugin_dirs)
 
 
-@functools.lru_cache(maxsize=4)
-def dataset(name: str, options: str, registry: Registry) -> Data:
-    """The data of a data set, built once a process; `options` in JSON."""
-    return registry.dataset(name, **json.loads(options))()
+def component(registry: Registry, axis: str, spec: ComponentSpec) -> Any:
+    """The component that a spec names, its options bound.
 
-
-def component(registry: Registry, axis: str, named: dict[str, Any]) -> Any:
-    """The component that a resolved `{"name": ..., "options": ...}` stands for."""
-    return _component(registry, axis, named["name"], json.dumps(named["options"]))
+    Raises:
+        UnknownName: no such component.
+        InputError: an unknown option, or one of the wrong type.
+    """
+    return _component(registry, axis, spec.name, json.dumps(spec.options))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -48,50 +49,74 @@ def _component(registry: Registry, axis: str, name: str, options: str) -> Any:
     return getattr(registry, axis)(name, **json.loads(options))
 
 
-def objective_of(config: Mapping[str, Any], registry: Registry) -> Objective:
-    """The objective of a resolved configuration, its states not started."""
-    axes = ("parameterization", "weighting", "loss", "density")
-    table = table_of(config, registry)
-    parts: dict[str, Any] = {
-        axis: table.density(**config[axis]["options"])
-        if table is not None and config[axis] and config[axis]["name"] == "table"
-        else config[axis] and component(registry, axis, config[axis])
-        for axis in axes
-    }
-    parts["parameterization"] = with_output(parts["parameterization"], config.get("output", "F"))
-    learned = config.get("variance", FIXED)["options"]
-    noise = component(registry, "noise", config.get("noise", WHITE))
-    sd, vlb = config["sigma_data"], learned.get("vlb")
-    return Objective(**parts, sigma_data=sd, table=table, noise=noise, vlb=vlb)
+def dataset(registry: Registry, spec: ComponentSpec) -> Data:
+    """The data of a data set, built once a process."""
+    return _data(registry, spec.name, json.dumps(spec.options))
 
 
-def table_of(config: Mapping[str, Any], registry: Registry) -> NoiseTable | None:
-    """The table of a resolved configuration, or None."""
-    named = config.get("table")
-    found: NoiseTable | None = component(registry, "table", named) if named else None
+@functools.lru_cache(maxsize=4)
+def _data(registry: Registry, name: str, options: str) -> Data:
+    return registry.dataset(name, **json.loads(options))()
+
+
+def noise_table(registry: Registry, spec: ComponentSpec | None) -> NoiseTable | None:
+    """The levels of a discrete denoiser; None for a continuous one."""
+    found: NoiseTable | None = component(registry, "table", spec) if spec else None
     return found
 
 
-def assemble(config: dict[str, Any], registry: Registry, data: Data) -> tuple[Denoiser, Objective]:
-    """The untrained denoiser and the objective of a resolved configuration."""
-    states = stream(config["seed"], "states").initial_seed()
-    objective = objective_of(config, registry).with_states(states)
-    p = objective.parameterization
-    weights = stream(config["seed"], "weights").initial_seed()
-    labels, further = class_conditions.built(config.get("conditions", {}), data)
-    build = component(registry, "network", config["network"])
-    learned = objective.vlb is not None
-    network = build(data.shape, labels, weights, further, outputs=2 if learned else 1)
+def density(registry: Registry, spec: ComponentSpec, table: NoiseTable | None) -> Density:
+    """The density of noise levels; "table" is that of the table's levels with equal mass.
+
+    Raises:
+        UnknownName: no such density.
+        InputError: an unknown option, or "table" without a table.
+    """
+    if spec.name != "table":
+        found: Density = component(registry, "density", spec)
+        return found
+    if table is None:
+        raise InputError(TABLELESS)
+    return table.density(**bind("density 'table'", TABLE_OPTIONS, spec.options))
+
+
+def objective(config: TrialConfig, registry: Registry) -> Objective:
+    """The objective of a trial, its states not started."""
+    table = noise_table(registry, config.table)
+    p = component(registry, "parameterization", config.parameterization)
+    weighting: Weighting | None = None
+    if config.weighting is not None:
+        weighting = component(registry, "weighting", config.weighting)
+    return Objective(
+        with_output(p, config.output),
+        weighting,
+        component(registry, "loss", config.loss),
+        density(registry, config.density, table),
+        config.sigma_data,
+        table=table,
+        noise=component(registry, "noise", config.noise),
+        vlb=config.variance.vlb,
+    )
+
+
+def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoiser, Objective]:
+    """The untrained denoiser and the objective of a trial."""
+    states = stream(config.seed, "states").initial_seed()
+    started = objective(config, registry).with_states(states)
+    weights = stream(config.seed, "weights").initial_seed()
+    labels, further = class_conditions.built(config.conditions, data)
+    learned = started.vlb is not None
+    network = component(registry, "network", config.network)
     denoiser = Denoiser(
-        network,
-        p,
-        config["sigma_data"],
-        c_in=config["c_in"],
-        c_noise=config["c_noise"],
-        table=objective.table,
+        network(data.shape, labels, weights, further, outputs=2 if learned else 1),
+        started.parameterization,
+        config.sigma_data,
+        c_in=config.c_in,
+        c_noise=config.c_noise,
+        table=started.table,
         learned_variance=learned,
     )
-    return denoiser, objective
+    return denoiser, started
 
 
 def module_of(denoiser: Denoiser) -> torch.nn.Module:
@@ -100,24 +125,8 @@ def module_of(denoiser: Denoiser) -> torch.nn.Module:
     return denoiser.network
 
 
-def training_of(config: Mapping[str, Any]) -> str:
-    """What of a resolved configuration its training depends on: all but how it is measured."""
-    return json.dumps({k: v for k, v in config.items() if k != "evaluation"}, sort_keys=True)
-
-
-def data_of(config: Mapping[str, Any], registry: Registry) -> Data:
-    """The data of a resolved configuration."""
-    named = config["dataset"]
-    return dataset(named["name"], json.dumps(named["options"]), registry)
-
-
-def training_job(
-    config: dict[str, Any], registry: Registry, data: Data, steps: int | None = None
-) -> TrainingJob:
-    """What a resolved configuration trains, for its own number of steps or for `steps`."""
-    denoiser, objective = assemble(config, registry, data)
-    settings = {**config["training"], "betas": tuple(config["training"]["betas"])}
-    if steps is not None:
-        settings |= {"steps": steps, "points": 1}
-    conditions = config["conditions"]
-    return TrainingJob(denoiser, objective, Training(**settings), config["seed"], conditions)
+def training_job(config: TrialConfig, registry: Registry, data: Data) -> TrainingJob:
+    """What a trial trains."""
+    return TrainingJob(
+        *assemble(config, registry, data), config.training, config.seed, config.conditions
+    )

@@ -13,8 +13,6 @@ from testbed.components.network import Network
 from testbed.errors import InputError, unknown
 from testbed.training.conditions import OFF
 
-NONE = {"name": "none", "options": {}}
-
 
 def problems(
     conditions: Mapping[str, float], way: GuidanceMethod, network: Network, data: Data

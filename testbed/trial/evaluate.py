@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from testbed import audit
+from testbed.audit.trained import check_model
 from testbed.components.dataset import Data
 from testbed.components.metric import MetricValue
 from testbed.diffusion.ddpm import Chain
@@ -28,30 +26,20 @@ from testbed.training import checkpoint
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions, storage
-from testbed.trial.build import component, dataset
+from testbed.trial.build import component
+from testbed.trial.config import TrialConfig
 from testbed.trial.guided import Guide
-
-KARRAS = {"name": "karras", "options": {}}
-"""The schedule of a trial that names none."""
 
 
 @functools.lru_cache(maxsize=4)
-def _held(
-    name: str,
-    options: str,
-    registry: Registry,
-    low: float,
-    high: float,
-    levels: int,
-    draws: int,
-    conditions: tuple[str, ...] = (),
+def _held_out(
+    data: Data, low: float, high: float, levels: int, draws: int, conditions: tuple[str, ...]
 ) -> denoising.Held:
-    data = dataset(name, options, registry)
     return denoising.held(data, low, high, levels, draws, conditions)
 
 
 def measure(
-    config: dict[str, Any],
+    config: TrialConfig,
     at: Path,
     registry: Registry,
     data: Data,
@@ -64,13 +52,11 @@ def measure(
         metrics, and the sampling error and p of those that have one.
     """
     trained, objective = contestant.denoiser, contestant.objective
-    evaluation, density = config["evaluation"], config["density"]["options"]
-    low, high = density["sigma_min"], density["sigma_max"]
-    named = config["dataset"]["name"], json.dumps(config["dataset"]["options"]), registry
-    conditions, d = config["conditions"], data.train[0].numel()
-    shown = evaluation["levels"], evaluation["draws"], tuple(conditions)
-    against = _held(*named, low, high, *shown)
-    noise = component(registry, "noise", config["noise"])
+    evaluation, low, high = config.evaluation, config.sigma_min, config.sigma_max
+    conditions, d = config.conditions, data.train[0].numel()
+    size = evaluation.levels, evaluation.draws, tuple(conditions)
+    against = _held_out(data, low, high, *size)
+    noise = component(registry, "noise", config.noise)
     dropped = class_conditions.drops_all(conditions)
     levels = denoising.per_level(trained, against, device, dropped, noise)
     found = denoising.summary(levels, d)
@@ -80,23 +66,23 @@ def measure(
     if table is not None:
         table.to_csv(at / "classifier.csv", index=False)
     levels.to_csv(at / "levels.csv", index=False)
-    if asked := evaluation.get("likelihood"):
-        of = trained, data, low, high, device
-        found |= likelihood.held_out(*of, **asked, conditions=tuple(conditions))
-    if evaluation.get("elbo", "off") != "off":
-        found |= elbo(trained, objective, against, evaluation["elbo"], device)
+    if evaluation.likelihood:
+        of, settings = (trained, data, low, high, device), evaluation.likelihood.model_dump()
+        found |= likelihood.held_out(*of, **settings, conditions=tuple(conditions))
+    if evaluation.elbo != "off":
+        found |= elbo(trained, objective, against, evaluation.elbo, device)
 
     few = min(8, len(against.x0))
     sigma = against.sigma.repeat_interleave(few).to(device)
     x0, eps = (t[:few].repeat(len(against.sigma), *[1] * (t.ndim - 1)).to(device)
                for t in (against.x0, against.eps))  # fmt: skip
-    checked = audit.check_model(trained, x0, eps, sigma)
+    checked = check_model(trained, x0, eps, sigma)
     storage.write_json(at / "tweedie.json", {"rows": [asdict(row) for row in checked]})
 
-    condition = guide.of_samples(evaluation["samples"])
+    condition = guide.of_samples(evaluation.samples)
 
     def drawn(by: Denoise) -> torch.Tensor:
-        generator, n = stream(0, "samples"), evaluation["samples"]
+        generator, n = stream(0, "samples"), evaluation.samples
         return draw(trained, data, config, n, generator, device, registry, denoise=by)
 
     samples = drawn(guide.trained(condition))
@@ -104,11 +90,11 @@ def measure(
     if exactly is not None:
         found["guided_error"] = MetricValue(end_points(samples, drawn(exactly)))
     # One entry: safetensors writes several in any order, and the file would differ each time.
-    words = evaluation["sampler"]["name"], evaluation["steps"], evaluation["schedule"]["name"]
+    words = evaluation.sampler.name, evaluation.steps, evaluation.schedule.name
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
     checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
-    for named_metric in evaluation["metrics"]:
-        metric = component(registry, "metric", named_metric)
+    for spec in evaluation.metrics:
+        metric = component(registry, "metric", spec)
         generator = stream(0, f"metric/{metric.name}")
         found[metric.name] = metric.estimate(samples.cpu(), data, generator)
     errors = {
@@ -146,7 +132,7 @@ def elbo(
 def draw(
     denoiser: Denoiser,
     data: Data,
-    config: dict[str, Any],
+    config: TrialConfig,
     n: int,
     generator: torch.Generator,
     device: torch.device,
@@ -158,11 +144,10 @@ def draw(
 
     They follow `denoise` in place of the denoiser where it is given.
     """
-    evaluation, density = config["evaluation"], config["density"]["options"]
-    schedule = component(registry, "schedule", evaluation.get("schedule", KARRAS))
-    range_ = density["sigma_min"], density["sigma_max"]
-    sigmas = schedule(evaluation["steps"], *range_, denoiser.table)
-    sampler = component(registry, "sampler", evaluation["sampler"])
+    evaluation = config.evaluation
+    schedule = component(registry, "schedule", evaluation.schedule)
+    sigmas = schedule(evaluation.steps, config.sigma_min, config.sigma_max, denoiser.table)
+    sampler = component(registry, "sampler", evaluation.sampler)
     # The prior at sigma_max: noise and the data's second moment.
     top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5
     x = top * torch.randn(n, *data.shape, generator=generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from testbed.random import stream
 from testbed.registry import Registry
 from testbed.sampling.guidance_methods import ClassifierGuidance, NoGuidance
 from testbed.training import classifier
-from testbed.trial.class_conditions import NONE
+from testbed.trial.build import component
+from testbed.trial.config import TrialConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,15 +44,15 @@ class Guide:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: TrialConfig,
         registry: Registry,
         data: Data,
         denoiser: Denoiser,
         device: torch.device,
     ) -> None:
-        named = config["evaluation"].get("guidance", NONE)
-        self.way: GuidanceMethod = registry.guidance(named["name"], **named["options"]).build()
-        self.conditions: Mapping[str, float] = config.get("conditions", {})
+        guidance = component(registry, "guidance", config.evaluation.guidance)
+        self.way: GuidanceMethod = guidance.build()
+        self.conditions: Mapping[str, float] = config.conditions
         self.config, self.data, self.denoiser, self.device = config, data, denoiser, device
         exact = data.conditional
         compared = not isinstance(self.way, NoGuidance) and exact is not None
@@ -89,8 +90,7 @@ class Guide:
     def _log_classes(self) -> LogClasses | None:
         if not isinstance(self.way, ClassifierGuidance):
             return None
-        density, seed = self.config["density"]["options"], self.config["seed"]
-        levels = density["sigma_min"], density["sigma_max"]
+        levels, seed = (self.config.sigma_min, self.config.sigma_max), self.config.seed
         found = _classifier(self.data, self.way.of, *levels, self.way.settings(), seed)
         return found.to(self.device)
 

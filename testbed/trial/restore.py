@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
@@ -11,7 +10,8 @@ from testbed.errors import InputError, one_line
 from testbed.registry import Registry
 from testbed.training import checkpoint
 from testbed.trial import storage
-from testbed.trial.build import assemble, data_of, module_of, registry_of
+from testbed.trial.build import assemble, dataset, module_of, registry_of
+from testbed.trial.config import TrialConfig
 
 
 def find(trial: str | Path) -> Path:
@@ -50,9 +50,7 @@ def load(trial: str | Path, device: str = "cpu") -> Denoiser:
     return denoiser
 
 
-def restore(
-    trial: str | Path, device: str = "cpu"
-) -> tuple[Denoiser, Data, dict[str, Any], Registry]:
+def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, TrialConfig, Registry]:
     """The trained Denoiser, its data, its configuration and its registry; see `load`."""
     at = find(trial)
     described = storage.read_json(at / "trial.json")
@@ -61,9 +59,9 @@ def restore(
         state = storage.state(at.parents[1], at.name)
         raise InputError(f"trial {at} has no weights yet: it is {state}.")
     try:
-        config = described["config"]
+        config = TrialConfig.model_validate(described["config"])
         registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
-        data = data_of(config, registry)
+        data = dataset(registry, config.dataset)
         denoiser, _ = assemble(config, registry, data)
         module_of(denoiser).load_state_dict(checkpoint.load_weights(weights)[0])
     except InputError:

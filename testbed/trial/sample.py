@@ -44,7 +44,7 @@ def draw(
     classes = guide.of_samples(n)
     if condition:
         classes = class_conditions.chosen(_classes(condition), guide.conditions, guide.way, data, n)
-    steps = config["evaluation"]["steps"]
+    steps = config.evaluation.steps
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("sampling", total=steps)
         samples = evaluate.draw(
@@ -64,7 +64,7 @@ def draw(
     elif out.suffix == ".safetensors":
         save_weights(out, {"samples": samples}, {"trial": str(which), "seed": str(seed)})
     else:
-        picture(samples, data.test, str(config["parameterization"]["name"])).savefig(out, dpi=150)
+        picture(samples, data.test, config.parameterization.name).savefig(out, dpi=150)
 
 
 def _classes(words: Sequence[str]) -> dict[str, int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from testbed.random import stream
 from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import sample
 from testbed.training.objective import Objective
+from testbed.trial.config import Likelihood
 
 FAR = 10.0
 """What a first step may leave of noise, over what it should: a large variance leaves more."""
@@ -169,7 +169,7 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         )
 
 
-def unlikely(asked: Mapping[str, Any], objective: Objective, data: Data) -> Iterator[str]:
+def unlikely(likelihood: Likelihood, objective: Objective, data: Data) -> Iterator[str]:
     """Why `evaluation.likelihood` cannot be measured, a line each; nothing where it can."""
     (low, high), d = span(objective.density), data.train[0].numel()
     if math.isinf(high) or high >= TERMINAL:
@@ -178,19 +178,19 @@ def unlikely(asked: Mapping[str, Any], objective: Objective, data: Data) -> Iter
             "x = x0 + sigma eps has no limit there. Give a finite sigma_max."
         )
         return
-    if asked["samples"] > len(data.test):
+    if likelihood.samples > len(data.test):
         yield (
-            f"evaluation.likelihood.samples = {asked['samples']}: there are {len(data.test)} "
+            f"evaluation.likelihood.samples = {likelihood.samples}: there are {len(data.test)} "
             "held-out samples."
         )
-    if asked["divergence"] == "exact" and d > MOST_EXACT:
+    if likelihood.divergence == "exact" and d > MOST_EXACT:
         yield (
             f"evaluation.likelihood: the exact divergence takes {d} reverse passes a level, one "
             f"for each dimension; at most {MOST_EXACT} are made: write "
             'divergence = "hutchinson".'
         )
     try:
-        levels(asked["steps"], low, high, objective.table)
+        levels(likelihood.steps, low, high, objective.table)
     except InputError as problem:
         yield f"evaluation.likelihood: {problem}"
 

@@ -22,7 +22,8 @@ from testbed.training import checkpoint
 from testbed.training.batch import Batch
 from testbed.training.trainer import Loop, Trainer, TrainingJob
 from testbed.trial import evaluate, storage
-from testbed.trial.build import data_of, module_of, registry_of, training_job, training_of
+from testbed.trial.build import dataset, module_of, registry_of, training_job
+from testbed.trial.config import TrialConfig
 
 CHECKPOINT_SECONDS = 15.0
 
@@ -32,7 +33,7 @@ ORPHANED = 60.0
 
 
 def run(
-    config: dict[str, Any],
+    config: TrialConfig,
     at: Path,
     plugins: Sequence[str] = (),
     folders: Sequence[str] = (),
@@ -66,7 +67,7 @@ def _failed(at: Path, problem: Exception) -> str:
 
 
 def run_together(
-    configs: Sequence[dict[str, Any]],
+    configs: Sequence[TrialConfig],
     places: Sequence[Path],
     group: Path,
     plugins: Sequence[str] = (),
@@ -109,7 +110,7 @@ def run_together(
 
 
 def _run(
-    config: dict[str, Any],
+    config: TrialConfig,
     at: Path,
     registry: Registry,
     device: torch.device,
@@ -117,7 +118,7 @@ def _run(
 ) -> str:
     for name in ("error.txt", "result.json", "group.json"):
         (at / name).unlink(missing_ok=True)
-    data = data_of(config, registry)
+    data = dataset(registry, config.dataset)
     one = training_job(config, registry, data)
     trainer = Trainer.of(one, data, device)
     if not _train(trainer, [at], at / "checkpoint", stop):
@@ -130,7 +131,7 @@ def _run(
 
 
 def _run_together(
-    configs: Sequence[dict[str, Any]],
+    configs: Sequence[TrialConfig],
     places: Sequence[Path],
     group: Path,
     registry: Registry,
@@ -146,9 +147,9 @@ def _run_together(
             (at / "error.txt").unlink(missing_ok=True)
             (at / "result.json").unlink(missing_ok=True)
             storage.write_json(at / "group.json", {"group": group.name, "trials": len(places)})
-    data = data_of(configs[0], registry)
-    known = {training_of(config): config for config in configs}
-    of = [list(known).index(training_of(config)) for config in configs]
+    data = dataset(registry, configs[0].dataset)
+    known = {config.training_text: config for config in configs}
+    of = [list(known).index(config.training_text) for config in configs]
     contestants = [training_job(config, registry, data) for config in known.values()]
     loop: Trainer | Batch
     if len(contestants) == 1:
@@ -258,7 +259,7 @@ def _store(loop: Loop, places: Sequence[Path | None], file: Path) -> None:
 
 
 def _conclude(
-    config: dict[str, Any],
+    config: TrialConfig,
     at: Path,
     registry: Registry,
     data: Data,

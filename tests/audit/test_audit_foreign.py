@@ -22,7 +22,7 @@ from torch import Tensor
 import testbed
 from testbed import audit
 from testbed.audit import Adapter, curvature, driver, exact, external, reference, rows
-from testbed.audit.adapters import COORDINATES, NOISES
+from testbed.audit.adapters import SCHEDULES, TIME_ARGUMENTS
 from testbed.audit.external import ExactNetwork, ExternalDenoiser
 from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.errors import InputError, UnknownName
@@ -51,24 +51,24 @@ ALPHA: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def level_of(noise: str, coordinates: str, given: Tensor) -> Tensor:
+def level_of(time: str, schedule: str, given: Tensor) -> Tensor:
     """sigma of a model's own second argument."""
-    if noise == "index":
+    if time == "index":
         return TABLE[given]
-    if noise == "log_sigma":
+    if time == "log_sigma":
         return given.exp()
-    if noise == "sigma":
+    if time == "sigma":
         return given
-    return SIGMA_OF_TIME[coordinates](given if noise == "time" else 1 - given)
+    return SIGMA_OF_TIME[schedule](given if time == "time" else 1 - given)
 
 
 def model(adapter: Adapter, oracle: Oracle) -> Callable[[Tensor, Tensor], Tensor]:
     """The exact denoiser of an oracle as the other codebase has it, in formulas of its own."""
-    coordinates = str(adapter.coordinates)
+    schedule = str(adapter.schedule)
 
     def answer(state: Tensor, given: Tensor) -> Tensor:
-        sigma = level_of(adapter.noise, coordinates, given).to(state.dtype)
-        s, alpha = sigma[:, None], ALPHA[coordinates](sigma)[:, None]
+        sigma = level_of(adapter.time_argument, schedule, given).to(state.dtype)
+        s, alpha = sigma[:, None], ALPHA[schedule](sigma)[:, None]
         x = state / alpha
         D, score = oracle.denoise(x, sigma), oracle.score(x, sigma)
         eps = -s * score
@@ -95,14 +95,14 @@ def found_by(adapter: Adapter, level: str = "mixture") -> list[rows.Row]:
     ]
 
 
-@pytest.mark.parametrize("noise", [noise for noise in NOISES if noise != "index"])
-@pytest.mark.parametrize("coordinates", COORDINATES)
+@pytest.mark.parametrize("time", [word for word in TIME_ARGUMENTS if word != "index"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_a_right_denoiser_passes_in_any_words(kind: str, coordinates: str, noise: str) -> None:
-    if coordinates == "ve" and noise == "1-time":
+def test_a_right_denoiser_passes_in_any_words(kind: str, schedule: str, time: str) -> None:
+    if schedule == "ve" and time == "1-time":
         pytest.skip("1 - sigma is nobody's time")
     for sign in ("", "-"):
-        found = found_by(Adapter(sign + kind, coordinates, noise))
+        found = found_by(Adapter(sign + kind, schedule, time))
         assert {row.law for row in found if not row.passed} == set()
         assert len({row.sigma for row in found if row.law == exact.TARGET}) >= 5
 
@@ -130,7 +130,7 @@ def test_read_in_other_words_it_fails(wrong: tuple[str, str]) -> None:
 
 
 def test_a_schedule_of_ones_own() -> None:
-    """VP with another beta, given as a Schedule."""
+    """VP with another beta, given as a NoiseSchedule."""
     schedule = testbed.noise_levels.vp(0.5, 10.0)
 
     def answer(oracle: Oracle) -> Callable[[Tensor, Tensor], Tensor]:
@@ -153,10 +153,10 @@ def test_a_schedule_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"returns": "epsilon"}, "eps"),
-        ({"returns": "-scor"}, "score"),
-        ({"coordinates": "vpp"}, "vp"),
-        ({"noise": "sigmas"}, "sigma"),
+        ({"prediction_type": "epsilon"}, "eps"),
+        ({"prediction_type": "-scor"}, "score"),
+        ({"schedule": "vpp"}, "vp"),
+        ({"time_argument": "sigmas"}, "sigma"),
     ],
 )
 def test_an_unknown_word_names_the_nearest(words: dict[str, str], said: str) -> None:
@@ -164,7 +164,7 @@ def test_an_unknown_word_names_the_nearest(words: dict[str, str], said: str) -> 
         Adapter(**words)
 
 
-@pytest.mark.parametrize("words", [{"noise": "index"}, {"table": TABLE}])
+@pytest.mark.parametrize("words", [{"time_argument": "index"}, {"table": TABLE}])
 def test_an_index_and_a_table_come_together(words: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="table="):
         Adapter(**words)
@@ -213,7 +213,7 @@ def test_a_factory_may_be_a_class_or_a_partial(factory: Any) -> None:
 
 @pytest.mark.parametrize("sigma_data", [0.1, 0.5, 2.0])
 def test_a_wrapper_of_a_network_is_audited_with_the_exact_one(sigma_data: float) -> None:
-    found = audit.run(by_network, around="edm", sigma_data=sigma_data, levels=COARSE)
+    found = audit.run(by_network, parameterization="edm", sigma_data=sigma_data, levels=COARSE)
     assert found.passed
     assert {row.data for row in found.rows} == {"", "mixture", "gaussian", "empirical"}
 
@@ -272,7 +272,7 @@ def test_a_trained_callable_has_sizes_and_cannot_fail_by_them() -> None:
 NOT_CALLED = [
     (lambda oracle: 3, "expected a callable"),
     (lambda oracle: oracle.missing, "AttributeError"),
-    (lambda network, sigma_data: network, "around='edm'"),
+    (lambda network, sigma_data: network, "parameterization='edm'"),
     (lambda oracle: lambda x, sigma: x[:, :1], r"expected x's \(\d+, 3\)"),
     (lambda oracle: lambda x, sigma: None, "NoneType"),
     (lambda oracle: lambda x: x, "raised TypeError"),
@@ -354,10 +354,11 @@ RIGHT = {
     "file.py:factory": ("mine.py:right",),
     "module:factory": ("other_module:right",),
     "a velocity": (
-        "mine.py:velocity", "--returns", "flow", "--coordinates", "flow", "--noise", "time",
+        "mine.py:velocity", "--prediction-type", "flow", "--schedule", "flow",
+        "--time-argument", "time",
     ),
-    "a wrapper": ("mine.py:wrapper", "--around", "edm"),
-    "an index": ("mine.py:index", "--noise", "index", "--table", "table.npy"),
+    "a wrapper": ("mine.py:wrapper", "--parameterization", "edm"),
+    "an index": ("mine.py:index", "--time-argument", "index", "--table", "table.npy"),
     "a data set's oracle": ("mine.py:right", "--data", "mixture"),
     "sigma_data": ("edm", "--sigma-data", "2"),
 }  # fmt: skip
@@ -408,12 +409,18 @@ def test_json_is_one_document_with_everything(mine: Path, word: str, code: int) 
 MISTAKES = {
     "an unknown name": (("edn",), "Did you mean 'edm'?"),
     "an unknown level": (("v", "--level", "oracel"), "Did you mean 'oracle'?"),
-    "an unknown kind": (("mine.py:right", "--returns", "scor"), "Did you mean 'score'?"),
-    "unknown coordinates": (("mine.py:right", "--coordinates", "flo"), "Did you mean 'flow'?"),
-    "an unknown noise": (("mine.py:right", "--noise", "tim"), "Did you mean 'time'?"),
+    "an unknown prediction type": (
+        ("mine.py:right", "--prediction-type", "scor"), "Did you mean 'score'?",
+    ),
+    "an unknown schedule": (("mine.py:right", "--schedule", "flo"), "Did you mean 'flow'?"),
+    "an unknown time argument": (
+        ("mine.py:right", "--time-argument", "tim"), "Did you mean 'time'?",
+    ),
     "an unknown factory": (("mine.py:rihgt",), "Did you mean 'right'?"),
     "an unknown data set": (("mine.py:right", "--data", "mixtur"), "Did you mean 'mixture'?"),
-    "an unknown parameterization": (("mine.py:wrapper", "--around", "edn"), "Did you mean 'edm'?"),
+    "an unknown parameterization": (
+        ("mine.py:wrapper", "--parameterization", "edn"), "Did you mean 'edm'?",
+    ),
     "no file": (("nobodys.py:right",), "nobodys.py"),
     "no module": (("nobodys:right",), "nobodys cannot be imported"),
     "a file that raises": (("failing.py:right",), "on purpose"),
@@ -421,23 +428,26 @@ MISTAKES = {
     "a factory that raises": (("mine.py:raises",), "no such checkpoint"),
     "no factory": (("mine.py:number",), "neither a name nor a callable"),
     "a wrong shape": (("mine.py:narrow",), "expected x's"),
-    "around is missing": (("mine.py:wrapper",), "--around edm"),
-    "an index without a table": (("mine.py:index", "--noise", "index"), "needs table="),
+    "a wrapper of an unknown network": (("mine.py:wrapper",), "--parameterization edm"),
+    "an index without a table": (("mine.py:index", "--time-argument", "index"), "needs table="),
     "a table without an index": (("mine.py:right", "--table", "table.npy"), "needs table="),
     "a table that is not there": (
-        ("mine.py:index", "--noise", "index", "--table", "none.npy"), "none.npy",
+        ("mine.py:index", "--time-argument", "index", "--table", "none.npy"), "none.npy",
     ),
     "a table that is no array": (
-        ("mine.py:index", "--noise", "index", "--table", "text.npy"), "cannot be read as .npy",
+        ("mine.py:index", "--time-argument", "index", "--table", "text.npy"),
+        "cannot be read as .npy",
     ),
     "a descending table": (
-        ("mine.py:index", "--noise", "index", "--table", "descending.npy"), "ascending",
+        ("mine.py:index", "--time-argument", "index", "--table", "descending.npy"), "ascending",
     ),
     "a picture of another kind": (("v", "--out", "found.pdf"), "expected .csv, .svg or .png"),
     "a folder that is not there": (("v", "--out", "none/found.csv"), "there is no folder none"),
     "sigma_data is not positive": (("v", "--sigma-data", "0"), "must be a positive number"),
     "data without an oracle": (("mine.py:right", "--data", "digits"), "not known"),
-    "a trained wrapper": (("mine.py:wrapper", "--around", "edm", "--trained"), "exact one"),
+    "a trained wrapper": (
+        ("mine.py:wrapper", "--parameterization", "edm", "--trained"), "exact one",
+    ),
 }  # fmt: skip
 
 
@@ -471,4 +481,4 @@ def test_a_trained_trial_is_a_subject(tiny: Path) -> None:
 
 
 def test_every_adapter_word_was_tried() -> None:
-    assert set(itertools.chain(SIGMA_OF_TIME, ALPHA)) == set(COORDINATES)
+    assert set(itertools.chain(SIGMA_OF_TIME, ALPHA)) == set(SCHEDULES)

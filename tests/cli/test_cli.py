@@ -1,21 +1,28 @@
 """The command line: what it imports, shows and writes, and one message for every mistake."""
 
+import io
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.command_line import environment, run_here, run_process
 from helpers.paths import ROOT
+from rich.console import Console
 
 import testbed
-from testbed.cli import app
+from testbed.cli import app, render
 from testbed.errors import InputError
 from testbed.registry import AXES
+from testbed.study.engines import ExecutionPlan
 
 COMMANDS = [
     "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "sync",
@@ -47,20 +54,72 @@ def components() -> list[tuple[str, str]]:
 # --- help ---------------------------------------------------------------------------------------
 
 
+WATCHED = f"""
+import sys, atexit
+from testbed.cli.app import main
+atexit.register(lambda: print([name for name in {HEAVY} if name in sys.modules]))
+main()
+"""
+"""The command line, which says at its end what it has imported of what takes long."""
+
+
 @pytest.mark.parametrize("words", [["--help"], ["study", "--help"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    code = (
-        "import sys, atexit\n"
-        "from testbed.cli.app import main\n"
-        f"atexit.register(lambda: print([n for n in {HEAVY} if n in sys.modules]))\n"
-        "main()"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], env=environment(), capture_output=True, text=True
+        [sys.executable, "-c", WATCHED, *words], env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+COMPLETED = {
+    "testbed stu": ["study"],
+    "testbed study def": ["default"],
+    "testbed plan ti": ["tiny.toml"],
+    "testbed plan o": ["other/"],
+    "testbed explain min": ["min_snr", "minus_eps"],
+    "testbed explain local_": ["local_weighting"],
+    "testbed audit v --parameterization ed": ["edm"],
+    "testbed new mine --axis we": ["weighting"],
+    "testbed report runs/": ["runs/tiny"],
+    "testbed sample 12": ["12ab"],
+}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(("line", "words"), COMPLETED.items(), ids=COMPLETED)
+def test_a_shell_completes_without_anything_heavy(
+    tiny: Path, line: str, words: list[str], shell: str
+) -> None:
+    (tiny / "other").mkdir()
+    (tiny / "plugins").mkdir()
+    (tiny / "plugins" / "local.py").write_text('testbed.Weighting("local_weighting", len)\n')
+    (tiny / "runs" / "tiny" / "trials" / "12ab").mkdir(parents=True)
+    (tiny / "runs" / "tiny" / "trials" / "12ab" / "trial.json").write_text("{}")
+    (tiny / "runs" / "tiny" / "study.json").write_text("{}")
+    asked = {
+        "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_TYPER_COMPLETE_ARGS": line,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED],
+        env={**environment(), **asked, "_TESTBED_COMPLETE": f"complete_{shell}"},
+        cwd=tiny,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.splitlines()
+    assert shown[-1] == "[]"
+    # zsh has words with their help as "word":"help", fish in two columns.
+    found = re.findall(r'"([\w/.]+)"', done.stdout) if shell == "zsh" else shown[:-1]
+    assert [word.partition("\t")[0] for word in found] == words
+
+
+def test_version_is_that_of_the_package(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "--version")
+    assert (done.code, done.out, done.err) == (0, f"testbed {testbed.__version__}\n", "")
 
 
 def test_help_lists_every_command_and_no_word_at_all_is_help(tmp_path: Path) -> None:
@@ -138,6 +197,11 @@ def test_every_component_is_explained(tmp_path: Path, name: str) -> None:
     for axis in (axis for axis, found in components() if found == name):
         assert f"{axis} '{name}'" in done.out
     assert "nan" not in done.out
+    command = f"explain {name} --out {name}.svg"
+    assert f"Next: testbed {command} draws it." in done.out
+    assert not list(tmp_path.iterdir())
+    done = run_here(tmp_path, *command.split())
+    assert (done.code, done.err) == (0, "")
     assert f"Plot: {name}.svg" in done.out
     assert "<svg" in (tmp_path / f"{name}.svg").read_text()[:1000]
 
@@ -199,11 +263,149 @@ def test_plan_says_what_would_run_and_runs_nothing(tiny: Path) -> None:
     assert [file.name for file in tiny.iterdir()] == ["tiny.toml"]
 
 
+def test_a_plan_as_a_document(tiny: Path) -> None:
+    done = run_here(tiny, "plan", "tiny.toml", "--only", "mixture", "--seeds", 1, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert set(found) == {
+        "study", "folder", "tracking_uri", "device", "trials", "engine", "notes",
+    }  # fmt: skip
+    assert (found["study"], found["folder"], found["device"]) == ("tiny", "runs/tiny", "cpu")
+    assert found["tracking_uri"] == f"sqlite:///{tiny / 'mlflow.db'}"
+    assert [one["state"] for one in found["trials"]] == ["new"] * 3
+    assert found["trials"][1]["title"] == "edm · mixture · published+equal · seed 0"
+    assert [label["arm"] for label in found["trials"][1]["labels"]] == ["published", "equal"]
+    assert (found["trials"][1]["seed"], found["trials"][1]["changed"]) == (0, [])
+    ids = {one["id"] for one in found["trials"]}
+    assert {id_ for group in found["engine"]["groups"] for id_ in group} == ids
+    assert done.err == ""
+    assert [file.name for file in tiny.iterdir()] == ["tiny.toml"]
+
+
+LOUD = "import os\nprint('loud')\nos.write(1, b'louder')\n"
+
+
+def test_a_study_as_a_document_is_alone_on_the_standard_output(tiny: Path) -> None:
+    """A plugin may print what it likes, in the driver and in workers."""
+    (tiny / "loud.py").write_text(LOUD + INDEXED)
+    words = ("tiny.toml", "--only", "v,mixture,equal", "--seeds", 1, "-p", "loud.py")
+    start = time.monotonic()
+    done = run_process(tiny, "study", *words, "--jobs", 1, "--no-mlflow", "--json")
+    wall = time.monotonic() - start
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert set(found) == {
+        "study", "folder", "tracking_uri", "device", "exit_code", "interrupted", "seconds",
+        "trials", "identities", "report",
+    }  # fmt: skip
+    assert (found["exit_code"], found["interrupted"], found["tracking_uri"]) == (0, False, None)
+    (trial,) = found["trials"]
+    assert (trial["status"], trial["error"], trial["seed"]) == ("finished", None, 0)
+    assert (tiny / "runs" / "tiny" / "trials" / trial["id"]).is_dir()
+    assert found["identities"]["held"] > 100
+    assert found["identities"]["failed"] == 0
+    assert found["report"] == "runs/tiny/report.html"
+    assert (tiny / found["report"]).is_file()
+    assert done.err.count("loud") >= 4
+    # All that the command took, and not its training alone.
+    assert json.loads((tiny / "runs/tiny/study.json").read_text())["seconds"] < found["seconds"]
+    assert found["seconds"] < wall < found["seconds"] + max(3, wall / 4)
+
+
+def test_where_a_study_writes_is_said_before_it_does(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[str] = []
+
+    def stopped(*words: object) -> None:
+        there.extend(file.name for file in tiny.iterdir())
+        raise InputError("here it would begin")
+
+    monkeypatch.setattr("testbed.study.session.run", stopped)
+    for words, folder, store in (
+        ((), "runs/tiny", f"sqlite:///{tiny / 'mlflow.db'}"),
+        (("--out", "a b", "--tracking-uri", "sqlite:///c.db"), "a b", "sqlite:///c.db"),
+        (("--no-mlflow",), "runs/tiny", "none"),
+    ):
+        done = run_here(tiny, "study", "tiny.toml", "--jobs", 0, *words)
+        assert done.err == "testbed: here it would begin\n"
+        assert f"; folder {folder}\n" in done.out
+        assert f"\nMLflow store: {store}\n" in done.out
+    assert set(there) == {"tiny.toml"}
+
+
+def test_under_nox_the_next_command_is_one_that_works_there(tiny: Path) -> None:
+    done = run_here(tiny, "plan", "tiny.toml", "--only", "v", NOX_CURRENT_SESSION="study")
+    assert "Next: nox -s study -- tiny.toml --only v\n" in done.out
+    done = run_here(tiny, "explain", "v", NOX_CURRENT_SESSION="study")
+    (line,) = re.findall("^Next: (.*) draws it.$", done.out, flags=re.MULTILINE)
+    assert subprocess.run(shlex.split(line), cwd=tiny, env=environment()).returncode == 0
+    assert (tiny / "v.svg").is_file()
+
+
+def test_interrupted_trials_are_not_counted_as_done() -> None:
+    shown = io.StringIO()
+    bars = render.Bars(ExecutionPlan("sequential", 0, 1), Console(file=shown, width=100))
+    bars._said = -100.0  # nothing was said within the last seconds
+    bars.progress().ended(SimpleNamespace(title="v · seed 0", id="a"), "interrupted")
+    assert shown.getvalue() == ""
+
+
 def test_plan_takes_a_folder_and_a_bundled_name(tmp_path: Path) -> None:
     done = run_here(tmp_path, "plan", "default", "--only", "mixture,edm", "--out", "there")
     assert done.code == 0
     assert "Study default: 6 trials (6 new) on cpu" in done.out
     assert "folder there" in done.out
+
+
+# --- the pages of MLflow --------------------------------------------------------------------------
+
+SERVER = """
+import pathlib, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path("child").write_text(str(child.pid))
+pathlib.Path("words").write_text(" ".join(sys.argv[1:]))
+child.wait()
+"""
+"""In place of MLflow: a server that has a process of its own."""
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Ended, and not yet asked for its exit code by whoever has adopted it.
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.is_file() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ui_ends_with_its_server_and_the_processes_of_that(tmp_path: Path, number: int) -> None:
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow" / "__init__.py").touch()
+    (tmp_path / "mlflow" / "__main__.py").write_text(SERVER)
+    (tmp_path / "mlflow.db").touch()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "testbed", "ui", "--port", "5077"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    words = tmp_path / "words"
+    deadline = time.monotonic() + 60
+    while not (words.is_file() and words.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child = int((tmp_path / "child").read_text())
+    assert alive(child)
+    running.send_signal(number)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    assert not alive(child)
+    assert "Next: open http://127.0.0.1:5077 in a browser" in out
+    store = f"--backend-store-uri sqlite:///{tmp_path / 'mlflow.db'}"
+    assert words.read_text() == f"server {store} --host 127.0.0.1 --port 5077 --workers 1"
 
 
 # --- mistakes -----------------------------------------------------------------------------------
@@ -245,13 +447,22 @@ MISTAKES = {
         ("sample", "x", "--out", "a.gif"),
         "--out a.gif: expected one of .npy, .safetensors",
     ),
-    "unknown trial": (("sample", "zz"), "trial 'zz' is neither a trial's folder nor an id below"),
+    "sample without a file": (
+        ("sample", "zz"), "--out is missing: name the file to write, one of .npy, .safetensors,",
+    ),
+    "unknown trial": (
+        ("sample", "zz", "--out", "a.npy"), "trial 'zz' is neither a trial's folder nor an id belo",
+    ),
     "folder without a study": (("report", "."), ". is not a study's folder: it has no study.json."),
     "component to explain": (("explain", "emd"), "Unknown component 'emd'. Did you mean 'edm'?"),
+    "no store": (("ui",), "there is no MLflow store at "),
+    "a server's store": (
+        ("ui", "--tracking-uri", "http://127.0.0.1:9"), "are served at http://127.0.0.1:9 already",
+    ),
     "unknown command": (("stduy",), "No such command 'stduy'"),
     "unknown option": (("study", "--sed", "3"), "No such option: --sed"),
     "word for a number": (("study", "--seeds", "x"), "Invalid value for '--seeds': "),
-}
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_words_of_the_options_are_all_there() -> None:
-    from testbed.audit.adapters import COORDINATES, NOISES
+    from testbed.audit.adapters import SCHEDULES, TIME_ARGUMENTS
     from testbed.audit.driver import PARTS
     from testbed.diffusion.predictions import PREDICTION_TYPES
 
-    for word in (*COORDINATES, *NOISES, *PREDICTION_TYPES, *PARTS):
+    for word in (*SCHEDULES, *TIME_ARGUMENTS, *PREDICTION_TYPES, *PARTS):
         assert re.search(rf"\b{re.escape(word)}\b", GUIDE), word

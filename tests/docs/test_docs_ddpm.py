@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion.test_ddpm import STUDY_OF, ExactReverse, expected, signs
-from docs.test_docs_discrete import FEWER
 from helpers.paths import DOCS
 from helpers.strategies import float64
+from helpers.studies import ONE_TRIAL, WITHOUT_NETWORK
+from laws.ddpm import ExactReverse, expected, signs
 
 import testbed
 from testbed.diffusion.ddpm import Chain
@@ -49,15 +49,17 @@ def test_the_three_ways_of_the_guide_run(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("block", [*blocks(DDPM, "toml"), *blocks(SCORES, "toml")])
 def test_the_studies_shown_are_ones(tmp_path: Path, block: str) -> None:
-    base = FEWER if "table" in block else STUDY_OF.replace('parameterization = "v"\n', "")
+    base = (
+        WITHOUT_NETWORK if "table" in block else ONE_TRIAL.replace('parameterization = "v"\n', "")
+    )
     base = base.replace('weighting = "eps"\nloss = "l2"\n', "")
     file = tmp_path / "shown.toml"
     file.write_text(base.replace("[base]\n", block))
     for one in plan.make(study_file.read(file), testbed.Registry(), tmp_path / "out", "cpu").trials:
         if "table" in block:
-            assert one.config["variance"]["options"] == {"vlb": 0.001}
+            assert one.config.variance.vlb == 0.001
         else:
-            assert one.config["output"] == "score"
+            assert one.config.output == "score"
 
 
 def test_the_figures_of_the_bound() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.paths import DOCS
-from trial.test_conditions import STUDY
+from helpers.studies import CONDITIONAL
 
 import testbed
 from testbed.diffusion.predictions import PREDICTION_TYPES
@@ -21,14 +21,14 @@ ROWS = {row[1]: row[2] for row in re.finditer(r"^\| `(\w+)` \| (.*?) \|", GUIDE,
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_studies_shown_are_ones(tmp_path: Path, block: str) -> None:
-    text = STUDY
+    text = CONDITIONAL
     if "evaluation" in block:
-        text = re.sub(r"evaluation = .*\n", "", STUDY)
+        text = re.sub(r"evaluation = .*\n", "", CONDITIONAL)
     (tmp_path / "c.toml").write_text(text.replace("[base]\n", f"[base]\n{block}"))
     study = study_file.read(tmp_path / "c.toml", seeds=1)
     (one,) = plan.make(study, testbed.Registry(), tmp_path / "out", "cpu").trials
-    assert one.config["conditions"]["label"] == 0.1
-    guided = one.config["evaluation"]["guidance"]["name"]
+    assert one.config.conditions["label"] == 0.1
+    guided = one.config.evaluation.guidance.name
     assert (guided == "classifier_free") == ("classifier_free" in block)
 
 

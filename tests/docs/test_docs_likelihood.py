@@ -6,18 +6,19 @@ from typing import Any
 
 import torch
 from helpers.paths import DOCS
-from mutants.test_likelihood_mutants import MUTANTS
-from sampling.test_schedules import STUDY
+from helpers.studies import SMALL
+from mutants.likelihood_laws import ROWS
 
 import testbed
 from testbed.metrics import information
 from testbed.report.words import METRICS
 from testbed.study import plan, study_file
+from testbed.trial.config import Likelihood
 from testbed.trial.validity import MOST_EXACT
 
 GUIDE = (DOCS / "likelihood.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE))
-WITHOUT = re.sub(r"^dataset = .*\n", "", STUDY, flags=re.MULTILINE)
+WITHOUT = re.sub(r"^dataset = .*\n", "", SMALL, flags=re.MULTILINE)
 
 
 def test_the_python_block_runs() -> None:
@@ -33,12 +34,12 @@ def test_the_study_shown_is_one(tmp_path: Path) -> None:
     (one,) = plan.make(
         study_file.read(file, seeds=1), testbed.Registry(), tmp_path / "out", "cpu"
     ).trials
-    assert set(study_file.Likelihood.model_fields) == set(one.config["evaluation"]["likelihood"])
-    assert one.config["dataset"]["options"]["dequantised"] is True
+    assert isinstance(one.config.evaluation.likelihood, Likelihood)
+    assert one.config.dataset.options["dequantised"] is True
 
 
 def test_the_guide_names_settings_metrics_and_integrals() -> None:
-    for name in study_file.Likelihood.model_fields:
+    for name in Likelihood.model_fields:
         assert re.search(rf"\b{name}\b", GUIDE), name
     for name in ("nll", "bits_per_dim", "nll_gap"):
         assert f"| `{name}` |" in GUIDE
@@ -47,4 +48,4 @@ def test_the_guide_names_settings_metrics_and_integrals() -> None:
         assert f"`{name}(" in GUIDE
         assert hasattr(information, name)
     assert re.search(rf"more\s+than\s+{MOST_EXACT}\s", GUIDE)
-    assert f"has {len(MUTANTS)} mistakes" in GUIDE
+    assert f"has {len(ROWS)} mistakes" in GUIDE

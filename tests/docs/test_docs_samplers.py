@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from helpers.paths import DOCS
-from sampling.test_schedules import STUDY
+from helpers.studies import SMALL
 
 import testbed
 from testbed.components.base import Component
@@ -47,9 +47,9 @@ def test_the_tables_have_every_sampler_schedule_and_option() -> None:
 def test_the_study_shown_is_one(tmp_path: Path) -> None:
     own = tomllib.loads(BLOCKS["toml"])["base"]["evaluation"]
     file = tmp_path / "sampled.toml"
-    file.write_text(STUDY.replace("[base]\n", BLOCKS["toml"]))
+    file.write_text(SMALL.replace("[base]\n", BLOCKS["toml"]))
     made = plan.make(study_file.read(file), testbed.Registry(), tmp_path / "out", "cpu")
-    evaluation = made.trials[0].config["evaluation"]
-    assert evaluation["steps"] == own["steps"]
-    assert evaluation["sampler"]["options"]["variance"] == own["sampler"]["variance"]
-    assert evaluation["schedule"]["options"]["spacing"] == own["schedule"]["spacing"]
+    evaluation = made.trials[0].config.evaluation
+    assert evaluation.steps == own["steps"]
+    assert evaluation.sampler.options["variance"] == own["sampler"]["variance"]
+    assert evaluation.schedule.options["spacing"] == own["schedule"]["spacing"]

@@ -93,6 +93,8 @@ COMMANDS = (
 )
 FOLDER = f"runs/tiny/trials/{TRIAL}"
 SMALL = ("--jobs", "0", "--no-mlflow", "--set", "training.steps=2")
+WRITTEN = {"new": ".py", "sample": ".npy"}
+"""The commands that have to be told which file to write, and its suffix."""
 SELDOM = 0.08
 """How often a command runs that takes seconds."""
 
@@ -165,6 +167,7 @@ def option(chance: Random, command: str, parameter: Any) -> list[str]:
         "device": ("auto", "cpu", "cuda", "cuda:9", "meta", "cpu:0", "cuda:-1", "gpu", *NAMES),
         "level": ("algebra", "algebra", "oracle ", "second", *hostile.STRINGS),
         "table": ("bytes.npy", *PATHS),
+        "tracking_uri": ("sqlite:///out/a.db", "http://127.0.0.1:9", "file:///nowhere", *PATHS),
     }
     pool = pools.get(parameter.name or "", (*NAMES, *hostile.NUMBERS, *hostile.STRINGS))
     if parameter.name == "set_" and chance.random() < 0.4:
@@ -180,8 +183,15 @@ def _audit(chance: Random, command: str) -> list[str]:
 
 
 def _sample(chance: Random, command: str) -> list[str]:
-    words = any_words(chance, command)
+    words = _written(chance, command)
     return words if "-n" in words else [*words, "-n", "2"]
+
+
+def _written(chance: Random, command: str) -> list[str]:
+    """Mostly with the file that the command has to be given."""
+    words = any_words(chance, command)
+    given = "--out" in words or chance.random() < SELDOM
+    return words if given else [*words, "--out", f"out/a{WRITTEN[command]}"]
 
 
 def _study(chance: Random, command: str) -> list[str]:
@@ -206,6 +216,7 @@ def _ui(chance: Random, command: str) -> list[str]:
 
 LINES: dict[str, Callable[[Random, str], list[str]]] = {
     "audit": _audit,
+    "new": _written,
     "sample": _sample,
     "study": _study,
     "check": _check,

@@ -90,7 +90,7 @@ def _array(chance: Random) -> Input:
 
 
 def _table(chance: Random) -> Input:
-    words = ["audit", "factory.py:factory", "--level", "algebra", "--noise", "index"]
+    words = ["audit", "factory.py:factory", "--level", "algebra", "--time-argument", "index"]
     words += ["--table", "t.npy"]
     content = npy(chance)[1] if chance.random() < 0.6 else npy_of(_levels(chance))
     if chance.random() < 0.15:

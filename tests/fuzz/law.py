@@ -79,6 +79,8 @@ def faults(given: Input, done: Outcome) -> list[str]:
     found += [f"wrote {name}" for name in done.written]
     lines = done.err.splitlines(keepends=True)
     rest = "".join(line for line in lines if not NOTICE.match(line))
+    if command == "study" and "--json" in given.words:  # its progress is on stderr
+        rest = rest[max(0, rest.find("testbed: ")) :] if done.code == 2 else ""
     if done.code == 2:
         found += _of_message(rest, done.out)
     elif done.code is not None and rest.strip():
@@ -152,21 +154,17 @@ def run(given: Input, folder: Path) -> Outcome:
 
 
 def outputs(words: Sequence[str]) -> list[str]:
-    """Where a command may write: what --out says, or what it does without."""
+    """Where a command may write: what --out says; a study and its report, to the study's folder."""
     command = words[0] if words else ""
     named = [value for flag, value in itertools.pairwise(words) if flag == "--out"]
     named += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
     if command == "study":
         return named or ["runs"]
-    if command == "sample":
-        return [part for name in named or ["samples.npy"] for part in (name, *Path(name).parts[:1])]
-    if command in ("explain", "new"):
-        suffix = {"explain": ".svg", "new": ".py"}[command]
-        stems = [Path(word).name.removesuffix(".py") for word in words[1:]]
-        return named or [stem + suffix for stem in [*words[1:], *stems]]
+    if command in ("sample", "report"):  # they make the folders that are not there
+        named += [Path(name).parts[0] for name in named if Path(name).parts]
     if command == "report":
-        return [word for word in words[1:] if word.startswith("runs")]
-    return named if command == "audit" else []
+        return named or [word for word in words[1:] if word.startswith("runs")]
+    return named if command in ("audit", "explain", "new", "sample") else []
 
 
 def _may(path: Path, allowed: Sequence[Path]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from fuzz import hostile
 from fuzz.inputs import Input
 
-from testbed.plugin_files import bundled
+from testbed.bundled import bundled
 from testbed.registry import AXES, default_registry
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")

@@ -76,7 +76,7 @@ TRIAL_FILE = f"{law.command_lines.FOLDER}/trial.json"
 TWO = ("--set", 'grid.parameterization=["v", "edm"]')
 
 CASES = [{"name": "../../up"}]
-LEVELS = ("audit", "f.py:f", "--level", "algebra", "--noise", "index", "--table", "t.npy")
+LEVELS = ("audit", "f.py:f", "--level", "algebra", "--time-argument", "index", "--table", "t.npy")
 F = {"f.py": b"def f(): return lambda x, i: x\n"}
 ICDF = "def f(u): return {}['a']\ndef g(sigma): return sigma\n"
 LOSS = "def f(a, b): return torch.ones(7)\n"
@@ -111,7 +111,7 @@ FOUND: dict[str, tuple[Input, str]] = {
     ),
     "a link to nowhere": (
         Input(("new", "mine", "--out", "a.py"), links={"a.py": "b.py"}),
-        "a.py exists already and is left as it is",
+        "--out a.py: exists already and is left as it is",
     ),
     "a density that raises": (
         Input(

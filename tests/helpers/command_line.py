@@ -14,7 +14,7 @@ from helpers.paths import ROOT
 import testbed.ext
 from testbed.cli import app
 
-OURS = ("MLFLOW_", "TESTBED_")
+OURS = ("MLFLOW_", "TESTBED_", "NOX_")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Done:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The variables of a command: none of MLflow's or ours but `more`; wide output."""
+    """The variables of a command: none of MLflow's, nox's or ours but `more`; wide output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     # In a subprocess with another working directory, a relative PYTHONPATH leads nowhere.
     kept |= {"PYTHONPATH": str(ROOT), "COLUMNS": "250", "OMP_NUM_THREADS": "1"}

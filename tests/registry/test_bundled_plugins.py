@@ -13,25 +13,25 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from diffusion.test_parameterizations import K_AFFINE, K_COEFFICIENT
 from helpers.bounds import assert_within, exact, exp, log
 from helpers.command_line import run_here
 from helpers.paths import FIXTURES
 from helpers.strategies import DTYPES, WIDE, Case, cases, fixed, float64, levels, sigma_datas
+from helpers.training import CPU, data, network, ran, resumed, same
 from hypothesis import given
 from hypothesis import strategies as st
+from laws.parameterizations import K_AFFINE, K_COEFFICIENT
 from torch import Tensor
-from training.test_trainer import BLOCK, CPU, data, network, ran, resumed, same
 
 import testbed
 from testbed.diffusion.equal_objectives import equal_objectives_of
 from testbed.registry import Registry
 from testbed.study import equal_objectives, plan, study_file
-from testbed.study.plan import published
 from testbed.testing import check_component, parametrize_with_checks
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
-from testbed.training.trainer import Trainer
+from testbed.training.trainer import BLOCK, Trainer
+from testbed.trial.resolve import published
 
 REGISTRY = Registry([str(FIXTURES / "companded.py"), str(FIXTURES / "tracked_huber.py")])
 EDM2 = REGISTRY.weighting("edm2")

@@ -306,7 +306,7 @@ def test_a_name_that_is_not_there_may_be_in_a_file(tmp_path: Path, command: str)
 
 def test_explain_takes_a_file(tmp_path: Path) -> None:
     (tmp_path / "both.py").write_text(scaled(RIGHT) + WEIGHTING.replace("None", "1 / sigma"))
-    done = run_here(tmp_path, "explain", "both.py")
+    done = run_here(tmp_path, "explain", "both.py", "--out", "both.svg")
     assert (done.code, done.err) == (0, "")
     assert re.findall(r"^(\w+ 'mine')  \(file", done.out, flags=re.MULTILINE) == [
         "parameterization 'mine'",

@@ -28,6 +28,7 @@ from testbed.study import plan, runner, study_file
 from testbed.training import trainer
 from testbed.training.checkpoint import load_weights
 from testbed.trial import build, storage, worker
+from testbed.trial.config import TrialConfig
 
 Array = NDArray[np.float64]
 Compare = Callable[[Array, Array], Comparison]
@@ -177,7 +178,8 @@ def mutated(ran: Ran, folder: Path, name: str, change: Mapping[str, str]) -> Pat
     }
     at = folder / "trial"
     at.mkdir()
-    assert worker.run(config, at, [str(file)]) == "finished", (at / "error.txt").read_text()
+    trial = TrialConfig.model_validate(config)
+    assert worker.run(trial, at, [str(file)]) == "finished", (at / "error.txt").read_text()
     return at
 
 

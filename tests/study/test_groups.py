@@ -26,7 +26,8 @@ from testbed.study import engines, plan, runner, study_file
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
-from testbed.trial import build, evaluate, storage, worker
+from testbed.trial import evaluate, storage, worker
+from testbed.trial.config import TrialConfig
 
 REGISTRY = Registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
@@ -81,7 +82,7 @@ def test_trials_of_a_case_train_together_and_each_once(tmp_path: Path) -> None:
     assert sizes(found) == [6, 3]
     assert sorted(itertools.chain(*ids(found))) == sorted(one.id for one in tiny.trials)
     for group in found.groups:
-        assert len({one.config["dataset"]["name"] for one in group.trials}) == 1
+        assert len({one.config.dataset.name for one in group.trials}) == 1
     assert found.groups[0].title == "6 trials as one · mixture"
 
 
@@ -128,7 +129,7 @@ def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: 
     assert sizes(one_by_one) == [2] * 9
     for group in one_by_one.groups:
         assert len(group.trainings) == 1
-        assert [one.config["evaluation"]["steps"] for one in group.trials] == [3, 5]
+        assert [one.config.evaluation.steps for one in group.trials] == [3, 5]
     batched = engines.choose(tiny, REGISTRY, "batched", 1)
     assert (sizes(batched), [len(g.trainings) for g in batched.groups]) == ([12, 6], [6, 3])
     assert "18 trials of 9 trainings" in render.engine_line(batched)
@@ -150,8 +151,9 @@ def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
     of: dict[str, list[Path]] = {}
     for one in storage.trials(folders["sequential"]):
         at = storage.folder(folders["sequential"], one["id"])
-        of.setdefault(build.training_of(one["config"]), []).append(at)
-        worker.run(one["config"], alone / one["id"])
+        config = TrialConfig.model_validate(one["config"])
+        of.setdefault(config.training_text, []).append(at)
+        worker.run(config, alone / one["id"])
         for name in ("weights.safetensors", "samples.safetensors", "levels.csv"):
             assert (at / name).read_bytes() == (alone / one["id"] / name).read_bytes(), name
     assert [len(same) for same in of.values()] == [2] * 9
@@ -170,7 +172,7 @@ def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
 def test_trials_with_equal_settings_are_neighbours(tmp_path: Path) -> None:
     tiny = made(tmp_path, grid='"training.learning_rate" = [1e-3, 1e-2]')
     for group in engines.choose(tiny, REGISTRY, "batched", 1).groups:
-        rates = [one.config["training"]["learning_rate"] for one in group.trials]
+        rates = [one.config.training.learning_rate for one in group.trials]
         assert rates == sorted(rates)
 
 
@@ -461,8 +463,8 @@ def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
 ) -> None:
     genuine = evaluate.measure
 
-    def measure(config: dict[str, Any], *rest: Any) -> dict[str, float]:
-        if config["seed"] == 1:
+    def measure(config: TrialConfig, *rest: Any) -> dict[str, float]:
+        if config.seed == 1:
             raise ValueError("cannot be measured")
         return genuine(config, *rest)
 
@@ -496,7 +498,8 @@ def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> No
     for one in storage.trials(tmp_path / "runs" / "tiny")[:2]:
         at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
         denoiser = testbed.load(at)
-        x = torch.ones(2, *build.data_of(one["config"], REGISTRY).shape)
+        spec = one["config"]["dataset"]
+        x = torch.ones(2, *REGISTRY.dataset(spec["name"], **spec["options"])().shape)
         assert bool(denoiser(x, 1.0).isfinite().all())
         assert json.loads((at / "result.json").read_text())["parameters"] > 0
 

@@ -1,6 +1,5 @@
 """Plans: what a trial's identity depends on, what cannot work together, and what is on disk."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import testbed
 from testbed.errors import InputError
 from testbed.study import equal_objectives, invocation, plan, reference_tables, runner, study_file
 from testbed.study.plan import Plan
-from testbed.trial import build, storage
+from testbed.trial import build, sources, storage
 
 SMALL = """
 [study]
@@ -74,7 +73,7 @@ def ids(found: Plan) -> list[str]:
 def by_label(found: Plan) -> dict[tuple[str, str, str, int], str]:
     """The id of every (case, arm, variant, seed)."""
     return {
-        (label["case"], label["arm"], label["variant"], one.config["seed"]): one.id
+        (label["case"], label["arm"], label["variant"], one.config.seed): one.id
         for one in found.trials
         for label in one.labels
     }
@@ -128,6 +127,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "density.name": "density=lognormal",
     "density.options.sigma_min": "sigma_min=0.01",
     "density.options.sigma_max": "sigma_max=40",
+    "sigma_min": "sigma_min=0.02",
+    "sigma_max": "density.sigma_max=50.0",
     "c_in": "c_in=shared",
     "c_noise": "c_noise=shared",
     "dataset.name": "dataset=ring",
@@ -167,7 +168,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "output": "output=v",
     "evaluation.elbo": ("table=ddpm", "evaluation.elbo=small"),
     "variance.name": ("table=ddpm", "density=table", "variance=learned"),
-    "variance.options.vlb": ("table=ddpm", "density=table", 'variance={name="learned", vlb=0.1}'),
+    "variance.vlb": ("table=ddpm", "density=table", 'variance={name="learned", vlb=0.1}'),
     "conditions.label": "conditions.label=0.1",
     "evaluation.guidance.name": 'evaluation.guidance={name="classifier", steps=9}',
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
@@ -193,14 +194,15 @@ def test_an_identity_depends_on_every_setting(folder: Path, registry: testbed.Re
     for key, change in CHANGES.items():
         changes = (change,) if isinstance(change, str) else change
         (other,) = made(folder, registry, SMALL, *changes).trials
-        touched = [line.partition(":")[0] for line in plan.differences(first.config, other.config)]
+        records = first.config.record(), other.config.record()
+        touched = [line.partition(":")[0] for line in plan.differences(*records)]
         assert any(f"{name}.".startswith(f"{key}.") for name in touched), (key, touched)
         found[key] = other.id
     assert len(set(found.values())) == len(found)
     known = {*CHANGES, *OTHERWISE}
     missing = [
         leaf
-        for leaf in leaves(first.config)
+        for leaf in leaves(first.config.record())
         if leaf not in known and not leaf.startswith(("plugins.", "evaluation.sampler.options"))
     ]
     assert not missing, f"add a change for {missing}"
@@ -220,23 +222,11 @@ def test_an_identity_depends_on_the_sources_and_on_the_data(
 ) -> None:
     before = made(folder, registry).trials[0]
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "sources", lambda: "other")
+        patch.setattr(sources, "digest", lambda modules: "other")
         assert made(folder, registry).trials[0].id != before.id
-    data = build.dataset("moons", json.dumps(before.config["dataset"]["options"]), registry)
-    assert before.config["data_digest"] == data.digest
-    assert len(plan.sources()) == 16
-
-
-def test_the_sources_of_a_trial_are_all_that_its_numbers_come_from() -> None:
-    package = Path(plan.__file__).parents[1]
-    apart = {
-        "__init__", "__main__", "audit", "cli", "errors", "ext", "hookspecs", "plugin_files",
-        "registry", "report", "study", "templates", "testing", "trial",
-    }  # fmt: skip
-    rooms = {path.stem for path in package.iterdir() if not path.name.startswith((".", "__py"))}
-    assert {name for name in plan.SOURCES if "/" not in name} | apart >= rooms - {"py", "_bundled"}
-    for name in plan.SOURCES:
-        assert (package / name).is_dir() or (package / name).with_suffix(".py").is_file(), name
+    data = build.dataset(registry, before.config.dataset)
+    assert before.config.data_digest == data.digest
+    assert len(before.config.sources) == 16
 
 
 def test_an_identity_depends_on_the_source_of_the_plugins_it_uses_and_no_other(
@@ -444,10 +434,10 @@ def test_a_change_of_the_sources_makes_a_trial_stale(
     runner.describe(first, registry)
     at = storage.folder(folder, first.trials[0].id)
     storage.write_json(at / "result.json", {"status": "finished"})
-    monkeypatch.setattr(plan, "sources", lambda: "new")
+    monkeypatch.setattr(sources, "digest", lambda modules: "new")
     (stale,) = made(folder, registry).trials
     assert stale.state == "stale"
-    assert stale.changed == [f"sources: {first.trials[0].config['sources']!r} -> 'new'"]
+    assert stale.changed == [f"sources: {first.trials[0].config.sources!r} -> 'new'"]
 
 
 def test_a_study_that_asks_for_fid_is_refused_before_any_training(
@@ -459,7 +449,7 @@ def test_a_study_that_asks_for_fid_is_refused_before_any_training(
 
 
 def test_differences_are_dotted_keys_with_both_values() -> None:
-    before = {"a": 1, "b": {"c": [1, 2], "d": (3,)}, "e": None}
+    before = {"a": 1, "b": {"c": [1, 2], "d": [3]}, "e": None}
     after = {"a": 1, "b": {"c": [1, 3], "d": [3]}, "f": "x"}
     assert plan.differences(before, after) == ["b.c: [1, 2] -> [1, 3]", "f: None -> 'x'"]
 
@@ -711,7 +701,7 @@ def test_what_is_not_affine_has_no_twin(folder: Path, others: testbed.Registry) 
     study = made(folder, others, SHARED, 'grid.parameterization=["given", "eps"]')
     assert equal_objectives.find(study, others) == []
     config = study.trials[0].config
-    data = build.dataset("moons", json.dumps(config["dataset"]["options"]), others)
+    data = build.dataset(others, config.dataset)
     denoiser, objective = build.assemble(config, others, data)
     assert equal_objectives.signature(objective, denoiser) is None
 

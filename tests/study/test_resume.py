@@ -142,7 +142,7 @@ def test_the_run_of_a_trial_that_another_has_replaced_does_not_stay_running(
     runner.describe(before, REGISTRY)
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", address)
-        tracker = tracking.Tracker(before, print, "")
+        tracker = tracking.Tracker(before, address, print, "")
         for one in before.trials:
             tracker.update(one)  # and then the driver is killed
     assert {status for _, status, _ in points(address).values()} == {"RUNNING"}

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 import testbed
 from testbed.errors import InputError
 from testbed.study import plan, study_file
-from testbed.study.study_file import StudyFile, TrialSettings
+from testbed.study.study_file import StudyFile
+from testbed.trial import resolve
+from testbed.trial.config import ComponentSpec, TrialConfig, TrialSettings
 
 SMALL = """
 [study]
@@ -619,9 +621,9 @@ def registry() -> testbed.Registry:
     return testbed.Registry()
 
 
-def configs(study: StudyFile, registry: testbed.Registry) -> Iterator[dict[str, Any]]:
+def configs(study: StudyFile, registry: testbed.Registry) -> Iterator[TrialConfig]:
     for arrangement in study.arrangements:
-        yield plan.resolve(arrangement.settings, registry, "cpu")
+        yield resolve.resolve(arrangement.settings, registry, "cpu")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -630,15 +632,15 @@ def test_the_arm_published_gives_each_parameterization_its_own_recipe(
 ) -> None:
     (found,) = configs(read(tmp_path, SMALL.replace('"v"', f'"{name}"')), registry)
     density, weighting, space, c_in, c_noise = PUBLISHED[name]
-    assert found["density"]["name"] == density
-    assert (found["weighting"] and found["weighting"]["name"]) == weighting
-    loss = registry.loss(found["loss"]["name"], **found["loss"]["options"])
+    assert found.density.name == density
+    assert (found.weighting and found.weighting.name) == weighting
+    loss = registry.loss(found.loss.name, **found.loss.options)
     assert loss.quadratic
     assert loss.space == space
     # A native input that equals the shared one is called shared: one trial for both arms.
-    assert (found["c_in"], found["c_noise"]) == (c_in, c_noise)
+    assert (found.c_in, found.c_noise) == (c_in, c_noise)
     if name == "edm":
-        assert found["density"]["options"] == {
+        assert found.density.options == {
             "mean": -1.2, "std": 1.2, "sigma_min": 0.002, "sigma_max": 80.0,
         }  # fmt: skip
 
@@ -647,17 +649,15 @@ def test_the_arm_equal_of_the_default_study_leaves_only_the_parameterization(
     registry: testbed.Registry,
 ) -> None:
     study = study_file.read(Path("default"), ["cases.digits.dataset=moons"], ["digits", "equal"])
-    found = [
-        {k: v for k, v in config.items() if k not in ("parameterization", "plugins")}
-        for config in configs(study, registry)
-    ]
-    assert len(found) == 5
-    assert all(config == found[0] for config in found)
+    found = list(configs(study, registry))
+    apart = {"parameterization": found[0].parameterization, "plugins": {}}
+    assert len({one.parameterization.name for one in found}) == 5
+    assert len({one.model_copy(update=apart).identity for one in found}) == 1
     density = {"mean": -1.2, "std": 1.2, "sigma_min": 0.002, "sigma_max": 80.0}
-    assert found[0]["density"] == {"name": "lognormal", "options": density}
-    assert found[0]["weighting"]["name"] == "edm"
-    assert (found[0]["c_in"], found[0]["c_noise"]) == ("shared", "shared")
-    assert found[0]["sigma_data"] == found[0]["sigma_data_measured"]
+    assert found[0].density == ComponentSpec(name="lognormal", options=density)
+    assert found[0].weighting.name == "edm"
+    assert (found[0].c_in, found[0].c_noise) == ("shared", "shared")
+    assert found[0].sigma_data == found[0].sigma_data_measured
 
 
 def test_options_without_a_name_change_the_recipe_and_keep_the_rest_of_it(
@@ -665,9 +665,9 @@ def test_options_without_a_name_change_the_recipe_and_keep_the_rest_of_it(
 ) -> None:
     text = in_base("density = { mean = 0.5 }\nsigma_min = 0.1").replace('"v"', '"edm"')
     (found,) = configs(read(tmp_path, text), registry)
-    assert found["density"]["name"] == "lognormal"
+    assert found.density.name == "lognormal"
     options = {"mean": 0.5, "std": 1.2, "sigma_min": 0.1, "sigma_max": 80.0}
-    assert found["density"]["options"] == options
+    assert found.density.options == options
 
 
 def test_weighting_none_is_no_weighting_whatever_the_recipe(
@@ -675,7 +675,7 @@ def test_weighting_none_is_no_weighting_whatever_the_recipe(
 ) -> None:
     text = in_base('weighting = "none"').replace('"v"', '"edm"')
     (found,) = configs(read(tmp_path, text), registry)
-    assert found["weighting"] is None
+    assert found.weighting is None
 
 
 def test_a_recipe_without_a_weighting_takes_no_options_for_it(
@@ -692,8 +692,8 @@ def test_sigma_data_set_on_purpose_is_recorded_beside_the_measured_one(
     (measured,) = configs(read(tmp_path, SMALL), registry)
     (given,) = configs(read(tmp_path, in_base("sigma_data = { assumed = 1 }")), registry)
     data = registry.dataset("moons")()
-    assert measured["sigma_data"] == measured["sigma_data_measured"] == data.sigma_data
-    assert (given["sigma_data"], given["sigma_data_measured"]) == (1.0, data.sigma_data)
+    assert measured.sigma_data == measured.sigma_data_measured == data.sigma_data
+    assert (given.sigma_data, given.sigma_data_measured) == (1.0, data.sigma_data)
 
 
 # --- no study file makes it fail otherwise ------------------------------------------------------

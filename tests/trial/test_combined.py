@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion.test_ddpm import LEARNED, STUDY_OF
+from helpers.conditional import data, exact
+from helpers.studies import LEARNED_VARIANCE, ONE_TRIAL
 from torch import Tensor, nn
-from trial.test_conditions import data, exact
 
 import testbed
 from testbed.diffusion.ddpm import Chain, NoPosterior, large
@@ -148,7 +148,9 @@ def test_a_conditional_model_is_sampled_with_its_own_variance() -> None:
 
 def planned(folder: Path, *sets: str) -> plan.Plan:
     file = folder / "learned.toml"
-    text = STUDY_OF.replace("gaussian", "mixture").replace("[base]\n", f"[base]\n{LEARNED}")
+    text = ONE_TRIAL.replace("gaussian", "mixture").replace(
+        "[base]\n", f"[base]\n{LEARNED_VARIANCE}"
+    )
     file.write_text(text)
     return plan.make(
         study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"

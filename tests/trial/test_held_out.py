@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.bounds import assert_within, exact
 from helpers.strategies import float64
-from sampling.test_schedules import STUDY
+from helpers.studies import SMALL
 from scipy import stats
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from testbed.registry import default_registry
 from testbed.sampling.likelihood import bits_per_dim, levels, log_likelihood
 from testbed.study import plan, study_file
 from testbed.trial import worker
+from testbed.trial.config import Likelihood
 
 # --- dequantisation ------------------------------------------------------------------------------
 
@@ -232,18 +233,18 @@ def test_a_table_is_measured_at_its_own_levels() -> None:
 
 def planned(folder: Path, *changes: str) -> Any:
     file = folder / "measured.toml"
-    file.write_text(STUDY)
+    file.write_text(SMALL)
     study = study_file.read(file, changes, seeds=1)
     (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
     return one.config
 
 
 def test_nothing_is_measured_that_is_not_asked_for(tmp_path: Path) -> None:
-    assert planned(tmp_path)["evaluation"]["likelihood"] is None
-    full = {"samples": 64, "steps": 128, "divergence": "exact", "probes": 1}
-    assert planned(tmp_path, "evaluation.likelihood={}")["evaluation"]["likelihood"] == full
-    some = planned(tmp_path, "evaluation.likelihood.samples=8")["evaluation"]["likelihood"]
-    assert some == full | {"samples": 8}
+    assert planned(tmp_path).evaluation.likelihood is None
+    full = Likelihood(samples=64, steps=128, divergence="exact", probes=1)
+    assert planned(tmp_path, "evaluation.likelihood={}").evaluation.likelihood == full
+    some = planned(tmp_path, "evaluation.likelihood.samples=8").evaluation.likelihood
+    assert some == full.model_copy(update={"samples": 8})
 
 
 @pytest.mark.parametrize(
@@ -312,4 +313,6 @@ def test_what_cannot_be_measured_is_refused_before_training(
 
 def test_many_dimensions_go_by_hutchinson(tmp_path: Path) -> None:
     changes = "dataset.dim=257", 'evaluation.likelihood={divergence="hutchinson", probes=4}'
-    assert planned(tmp_path, *changes)["evaluation"]["likelihood"]["probes"] == 4
+    likelihood = planned(tmp_path, *changes).evaluation.likelihood
+    assert likelihood is not None
+    assert likelihood.probes == 4

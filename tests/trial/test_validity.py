@@ -184,7 +184,7 @@ def test_a_stated_sigma_data_is_accepted_within_four_standard_errors_and_no_furt
     data = registry.dataset("mixture", dim=2, n=256, test=64)()
     near, far = (data.sigma_data + k * data.sigma_data_error for k in (3.9, 4.1))
     (one,) = planned(tmp_path, registry, f"sigma_data={near!r}").trials
-    assert one.config["sigma_data"] == near
+    assert one.config.sigma_data == near
     with pytest.raises(InputError, match="assumed"):
         planned(tmp_path, registry, f"sigma_data={far!r}")
 

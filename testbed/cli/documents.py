@@ -1,0 +1,64 @@
+"""The documents that `--json` prints: their keys stay, and further ones may come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from testbed.study.engines import ExecutionPlan
+from testbed.study.plan import Plan, Trial, notes
+from testbed.study.session import Ending
+from testbed.trial import storage
+
+
+def plan(made: Plan, engine: ExecutionPlan, tracking_uri: str) -> dict[str, Any]:
+    """What `testbed plan --json` prints."""
+    trials = [
+        {**_trial(one), "state": one.state, "changed": list(one.changed)} for one in made.trials
+    ]
+    chosen = {
+        "name": engine.name,
+        "workers": engine.workers,
+        "threads": engine.threads,
+        "groups": [[one.id for one in group.trials] for group in engine.groups],
+        "seconds": engine.seconds() or None,
+    }
+    return {**_study(made, tracking_uri), "trials": trials, "engine": chosen, "notes": notes(made)}
+
+
+def study(made: Plan, ending: Ending, tracking_uri: str, seconds: float) -> dict[str, Any]:
+    """What `testbed study --json` prints; `tracking_uri` is empty where nothing is logged."""
+    trials = []
+    for one in made.trials:
+        error = storage.result(storage.folder(made.folder, one.id)).get("error")
+        trials.append({**_trial(one), "status": one.state, "error": error})
+    checked = [row for row in ending.identities if not row.reason]
+    failed = sum(not row.passed for row in checked)
+    return {
+        **_study(made, tracking_uri),
+        "exit_code": ending.exit_code,
+        "interrupted": ending.outcome.interrupted,
+        "seconds": round(seconds, 3),
+        "trials": trials,
+        "identities": {"held": len(checked) - failed, "failed": failed},
+        "report": None if ending.report is None else str(ending.report),
+    }
+
+
+def report(folder: Path, page: Path) -> dict[str, Any]:
+    """What `testbed report --json` prints."""
+    tables = sorted(str(file) for file in (page.parent / "tables").iterdir())
+    return {"folder": str(folder), "page": str(page), "tables": tables}
+
+
+def _study(made: Plan, tracking_uri: str) -> dict[str, Any]:
+    return {
+        "study": made.study.header.name,
+        "folder": str(made.folder),
+        "tracking_uri": tracking_uri or None,
+        "device": made.device,
+    }
+
+
+def _trial(one: Trial) -> dict[str, Any]:
+    return {"id": one.id, "title": one.title, "labels": one.labels, "seed": one.config.seed}

@@ -1,0 +1,210 @@
+"""The commands of denoisers, trained ones and those of other codebases: audit and sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from testbed.cli import completion, options, terminal
+from testbed.errors import InputError
+
+if TYPE_CHECKING:
+    from testbed.audit import Audit
+
+Subject = Annotated[
+    str,
+    typer.Argument(
+        help="A parameterization, a trial (its folder or id), or module:factory or "
+        "file.py:factory of a denoiser (x, sigma) -> x0.",
+        autocompletion=completion.parameterizations,
+    ),
+]
+Levels = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Check only this level: algebra, oracle, 'second order', learning or sampling. "
+        "The option may be given several times."
+    ),
+]
+PredictionType = Annotated[
+    str,
+    typer.Option(
+        help="What the denoiser returns: x0, eps, score, v or flow; -flow and the like are "
+        "the same with the other sign."
+    ),
+]
+ScheduleName = Annotated[
+    str,
+    typer.Option(
+        help="The noise schedule of the state that the denoiser takes: ve, vp, cosine or flow."
+    ),
+]
+TimeArgument = Annotated[
+    str,
+    typer.Option(help="What its second argument is: sigma, log_sigma, time, 1-time or index."),
+]
+LevelTable = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The .npy file of ascending noise levels that --time-argument index counts in.",
+    ),
+]
+NetworkOf = Annotated[
+    str,
+    typer.Option(
+        help="For a factory that takes a network: the parameterization of that network.",
+        autocompletion=completion.parameterizations,
+    ),
+]
+DataName = Annotated[
+    str,
+    typer.Option(
+        help="The data set, one with an oracle, that takes the place of the audit's own three."
+    ),
+]
+Trained = Annotated[
+    bool,
+    typer.Option(
+        "--trained", help="The denoiser is a trained model: its errors are sizes, not failures."
+    ),
+]
+AuditOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Also write every check to this file: a .csv table, or a .svg or .png picture.",
+    ),
+]
+
+
+def audit(
+    subject: Subject,
+    level: Levels = None,
+    prediction_type: PredictionType = "x0",
+    schedule: ScheduleName = "ve",
+    time_argument: TimeArgument = "sigma",
+    table: LevelTable = None,
+    parameterization: NetworkOf = "",
+    data: DataName = "",
+    trained: Trained = False,
+    sigma_data: options.SigmaData = 0.5,
+    out: AuditOut = None,
+    as_json: options.AsJSON = False,
+    plugin: options.Plugins = None,
+    plugin_dir: options.PluginDirs = None,
+) -> None:
+    """Check that a denoiser is what it claims to be: the law it breaks, by how much, and where.
+
+    Every law has a bound from floating-point analysis; the table gives error over bound. A factory
+    names what it wants: `oracle` (it returns the exact denoiser of that distribution, in its own
+    code and conventions), `network` (it returns a denoiser around that network; give
+    --parameterization), or nothing.
+
+    Exit codes: 0 every law holds, 3 one is broken, 2 bad input.
+
+    The document of --json has the keys subject, passed, rows, effects, findings and notes.
+    """
+    if out is not None and out.suffix not in (".csv", ".svg", ".png"):
+        raise InputError(f"--out {out}: expected .csv, .svg or .png.")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}.")
+    with terminal.text_on_stderr(as_json):
+        import torch
+
+        from testbed.audit import Adapter, driver
+        from testbed.trial import audited
+
+        torch.set_num_threads(1)
+        registry = options.registry(plugin, plugin_dir)
+        levels = level or driver.PARTS
+        adapter = Adapter(prediction_type, schedule, time_argument, driver.read_table(table))
+        with terminal.console().status("auditing") as status:
+
+            def say(text: str) -> None:
+                status.update(f"auditing: {text}")
+
+            if audited.is_trial(subject, registry):
+                found = audited.run(subject, levels, say)
+            else:
+                found = driver.run(
+                    subject,
+                    levels=levels,
+                    adapter=adapter,
+                    oracle=driver.oracle_of(data, registry),
+                    trained=trained,
+                    parameterization=parameterization or None,
+                    sigma_data=sigma_data,
+                    registry=registry,
+                    say=say,
+                )
+    _conclude(found, out, as_json, terminal.words_after("audit", subject))
+    if not found.passed:
+        raise typer.Exit(3)
+
+
+def _conclude(found: Audit, out: Path | None, as_json: bool, words: list[str]) -> None:
+    """Writes every check where it is asked for, and prints the document or the table."""
+    from testbed.audit import render
+
+    if out is not None and out.suffix == ".csv":
+        found.table().to_csv(out, index=False)
+    elif out is not None:
+        render.draw(found, out)
+    if as_json:
+        typer.echo(found.json())
+        return
+    console = terminal.console()
+    for line in render.lines(found):
+        console.print(line, highlight=False)
+    if out is not None:
+        terminal.next_step(f"open {out}", ", which has every check.")
+    else:
+        drawn = terminal.command("audit", *words, "--out", "audit.svg")
+        terminal.next_step(drawn, " draws every check.")
+
+
+def sample(
+    trial: Annotated[
+        str,
+        typer.Argument(
+            help="The folder of a trial, or the first letters of its id below ./runs.",
+            autocompletion=completion.trials,
+        ),
+    ],
+    n: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Number of samples.")] = 64,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The file to write (required): numbers as .npy or .safetensors, or a picture as "
+            ".png or .svg.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the starting noise.")] = 0,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLASS",
+            help="For a conditional or guided trial: the class that all samples have, for example "
+            "label=3; -1 switches it off. By default the classes are those of held-out data.",
+        ),
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Draw samples from a trained trial, as numbers or as a picture.
+
+    Exit codes: 0 the file is written, 2 bad input.
+    """
+    from testbed.trial import sample
+
+    kinds = ", ".join(sample.SUFFIXES)
+    file = options.output(out, "samples.npy", f"one of {kinds}")
+    if file.suffix not in sample.SUFFIXES:
+        raise InputError(f"--out {file}: expected one of {kinds}.")
+    console = terminal.console()
+    sample.draw(trial, n, file, seed, options.device(device), console, condition or ())
+    console.print(f"{n} samples in [bold]{file}[/]")
+    terminal.next_step(terminal.command("audit", trial), " measures what the model missed.")

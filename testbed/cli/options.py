@@ -1,0 +1,148 @@
+"""The options that several commands have, and what those of plugins and devices mean."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from testbed.cli import completion
+from testbed.errors import InputError
+
+if TYPE_CHECKING:
+    from testbed.registry import Registry
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        "-p",
+        metavar="PLUGIN",
+        help="Load this module or plugin file as well; no:NAME leaves the plugin NAME out. "
+        "The option may be given several times.",
+    ),
+]
+PluginDirs = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin-dir", metavar="DIR", help="Load every plugin file in this folder."),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="End with an error where a plugin is broken.")
+]
+StudyName = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="The study file, or the name of a bundled study.",
+        autocompletion=completion.study_files,
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Override the study file, for example training.steps=500 (in every trial) or "
+        "base.network.width=64. The option may be given several times.",
+    ),
+]
+Only = Annotated[
+    str,
+    typer.Option(
+        "--only",
+        metavar="NAMES",
+        help="Keep only these parameterizations, cases and arms, for example eps,v,digits.",
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option("--seeds", help="Number of seeds per case; overrides the study file."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Where the networks run: cpu, cuda or cuda:N; auto takes cuda where there is one.",
+    ),
+]
+StudyOut = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The study's folder; runs/NAME by default."),
+]
+TrackingURI = Annotated[
+    str,
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        help="The MLflow store; by default that of the environment variable MLFLOW_TRACKING_URI, "
+        "or else mlflow.db in the current folder.",
+    ),
+]
+AsJSON = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON document, and nothing else on the standard output."
+    ),
+]
+SigmaData = Annotated[
+    float,
+    typer.Option(
+        "--sigma-data", help="The standard deviation of the data that formulas are given."
+    ),
+]
+
+
+def registry(
+    plugins: list[str] | None, folders: list[Path] | None, strict: bool = False
+) -> Registry:
+    """The registry that `--plugin`, `--plugin-dir` and `--strict` ask for.
+
+    Plugins that are broken and left out are named on the standard error.
+
+    Raises:
+        PluginError: a plugin that was asked for is missing or broken, or any under `strict`.
+    """
+    from testbed.registry import Registry
+
+    made = Registry(plugins or (), folders or (), strict)
+    for failure in made.failures:
+        sys.stderr.write(
+            f"testbed: plugin {failure.plugin} ({failure.origin}) is broken and left out: "
+            f"{failure.error}\n"
+        )
+    return made
+
+
+def device(word: str) -> str:
+    """The torch device that `--device` names.
+
+    Raises:
+        InputError: it is none, or this torch or machine has none of that kind.
+    """
+    import torch
+
+    if word == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(word)
+    except RuntimeError:
+        raise InputError(f"--device {word}: expected auto, cpu, cuda or cuda:N.") from None
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {word}: expected auto, cpu, cuda or cuda:N.")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {word}: this torch ({torch.__version__}) sees no CUDA device.")
+    return word
+
+
+def output(file: Path | None, example: str, kinds: str) -> Path:
+    """The file that `--out` names, for a command that writes one and has no default.
+
+    Raises:
+        InputError: `--out` is not given; the message shows an `example` and says which `kinds`
+            of file there are.
+    """
+    if file is None:
+        raise InputError(f"--out is missing: name the file to write, {kinds}: --out {example}")
+    return file

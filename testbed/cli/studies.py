@@ -1,0 +1,372 @@
+"""The commands of studies: run, plan, report, bring MLflow up to date, and look at its pages."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from testbed.cli import completion, options, terminal
+from testbed.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from testbed.registry import Registry
+    from testbed.study.engines import ExecutionPlan
+    from testbed.study.plan import Plan
+    from testbed.study.session import Ending
+
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of worker processes at most; 0 runs all trials in this process, as a "
+        "debugger needs it. By default it follows from the machine's cores."
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="How trials of one architecture train: sequential (one by one), batched (as one), "
+        "compiled (as one, fused, which takes half a minute before the first step), or auto, the "
+        "one of these that a measurement finds fastest."
+    ),
+]
+OneTrial = Annotated[
+    str,
+    typer.Option(
+        metavar="ID",
+        help="Run only the trial with this id, anew.",
+        autocompletion=completion.trials,
+    ),
+]
+NoMLflow = Annotated[bool, typer.Option("--no-mlflow", help="Do not log the study to MLflow.")]
+StudyFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="The folder of a study, for example runs/default.",
+        autocompletion=completion.study_folders,
+    ),
+]
+ReportOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The folder that the page, tables/ and figures/ are written to; the study's own by "
+        "default.",
+    ),
+]
+Port = Annotated[int, typer.Option(help="The port on 127.0.0.1 that the pages are served at.")]
+
+
+def study(
+    context: typer.Context,
+    file: options.StudyName = Path("default"),
+    set_: options.Sets = None,
+    only: options.Only = "",
+    seeds: options.Seeds = None,
+    device: options.Device = "auto",
+    jobs: Jobs = None,
+    engine: Engine = "auto",
+    out: options.StudyOut = None,
+    tracking_uri: options.TrackingURI = "",
+    no_mlflow: NoMLflow = False,
+    trial: OneTrial = "",
+    as_json: options.AsJSON = False,
+    plugin: options.Plugins = None,
+    plugin_dir: options.PluginDirs = None,
+    strict: options.Strict = False,
+) -> None:
+    """Run a study: train every trial, check, report. The same command again resumes.
+
+    It writes to its folder and to one MLflow store, and names both before it begins. Ctrl-C stops
+    at a checkpoint; a second one stops at once.
+
+    Exit codes: 0 done (diverged trials are results), 1 a trial failed, 2 bad input, 3 a Tweedie
+    identity failed, 130 interrupted.
+
+    The document of --json has the keys study, folder, tracking_uri (null where nothing is logged),
+    device, exit_code, interrupted, seconds, trials (id, title, labels, seed, status, error),
+    identities (held, failed) and report (the path of its page, null where it was interrupted).
+    """
+    if jobs is not None and jobs < 0:
+        raise InputError(f"--jobs {jobs} must be 0 or more.")
+    with terminal.text_on_stderr(as_json):
+        registry = options.registry(plugin, plugin_dir, strict)
+        made = _plan(file, set_, only, seeds, device, out, registry)
+        _prepare_workers(made, jobs)
+        if trial:
+            _choose(made, trial)
+        store = _store(tracking_uri, no_mlflow)
+        _show_plan(made, registry, store, details=False)
+        if not store and not no_mlflow:
+            terminal.console().print("mlflow is not installed: the study runs without it.")
+        ending = _run(made, registry, engine, jobs, store)
+        seconds = time.monotonic() - context.obj
+        _show_ending(made, ending, registry, seconds, tracking_uri)
+    if as_json:
+        from testbed.cli import documents
+
+        terminal.document(documents.study(made, ending, store, seconds))
+    raise typer.Exit(ending.exit_code)
+
+
+def plan(
+    file: options.StudyName,
+    set_: options.Sets = None,
+    only: options.Only = "",
+    seeds: options.Seeds = None,
+    device: options.Device = "auto",
+    out: options.StudyOut = None,
+    tracking_uri: options.TrackingURI = "",
+    as_json: options.AsJSON = False,
+    plugin: options.Plugins = None,
+    plugin_dir: options.PluginDirs = None,
+    strict: options.Strict = False,
+) -> None:
+    """Say what a study would run: finished, stale, new and failed trials, and the time it takes.
+
+    Nothing is trained or written. Exit codes: 0 the study can run, 2 bad input.
+
+    The document of --json has the keys study, folder, tracking_uri, device, trials (id, title,
+    labels, seed, state, changed), engine (name, workers, threads, groups: the ids that train as
+    one, seconds: about how long, or null) and notes.
+    """
+    with terminal.text_on_stderr(as_json):
+        registry = options.registry(plugin, plugin_dir, strict)
+        made = _plan(file, set_, only, seeds, device, out, registry)
+        store = _store(tracking_uri)
+        if not as_json:
+            _show_plan(made, registry, store, details=True)
+        chosen = _engine(made, registry)
+    if as_json:
+        from testbed.cli import documents
+
+        terminal.document(documents.plan(made, chosen, store))
+        return
+    _show_engine(chosen)
+    terminal.console().print()
+    words = terminal.words_after("plan", str(file))
+    terminal.next_step(terminal.command("study", *words))
+
+
+def report(folder: StudyFolder, out: ReportOut = None, as_json: options.AsJSON = False) -> None:
+    """Rebuild a study's report from its trial directories, without training.
+
+    Exit codes: 0 the report is written, 2 bad input.
+
+    The document of --json has the keys folder (the study's), page and tables (their paths).
+    """
+    from testbed import report as reports
+
+    if not (folder / "study.json").is_file():
+        raise InputError(f"{folder} is not a study's folder: it has no study.json.")
+    with terminal.text_on_stderr(as_json):
+        try:
+            page = reports.write(folder, out=out)
+        except (InputError, OSError):
+            raise
+        except Exception as problem:  # a damaged file raises whatever its damage leads to
+            raise InputError(
+                f"{folder}: its files cannot be read: {one_line(problem)}"
+            ) from problem
+    if as_json:
+        from testbed.cli import documents
+
+        terminal.document(documents.report(folder, page))
+        return
+    terminal.console().print(f"Report: [bold]{page}[/]")
+    terminal.next_step(f"open {page}", f"; its numbers are in {page.parent / 'tables'}.")
+
+
+def sync(
+    file: options.StudyName = Path("default"),
+    set_: options.Sets = None,
+    only: options.Only = "",
+    seeds: options.Seeds = None,
+    device: options.Device = "auto",
+    out: options.StudyOut = None,
+    tracking_uri: options.TrackingURI = "",
+    plugin: options.Plugins = None,
+    plugin_dir: options.PluginDirs = None,
+) -> None:
+    """Bring MLflow up to date from a study's trial directories: after it was away, or is new.
+
+    Nothing is trained. What MLflow has already is not sent again.
+
+    Exit codes: 0 MLflow has everything, 1 it does not answer, 2 bad input.
+    """
+    _require_mlflow()
+    registry = options.registry(plugin, plugin_dir)
+    made = _plan(file, set_, only, seeds, device, out, registry)
+    from testbed.study import session, tracking
+
+    known = [one for one in made.trials if one.state not in ("new", "stale")]
+    if not known:
+        raise InputError(f"{made.folder} has no trial of this study: run testbed study first.")
+    console, store = terminal.console(), tracking.uri(tracking_uri)
+    console.print(f"MLflow store: {store}", markup=False, highlight=False)
+    if not session.sync(made, registry, store, console.print):
+        raise typer.Exit(1)
+    console.print(f"{len(known)} of {len(made.trials)} trials are in MLflow at {store}.")
+    terminal.next_step(_pages(tracking_uri))
+
+
+def ui(port: Port = 5000, tracking_uri: options.TrackingURI = "") -> None:
+    """Serve MLflow's pages for the studies of this folder, on 127.0.0.1 only, until Ctrl-C.
+
+    Exit codes: that of MLflow's server, 2 bad input, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    _require_mlflow()
+    from testbed.cli.server import serve
+    from testbed.study import tracking
+
+    store = tracking.uri(tracking_uri)
+    tracking.require(store)
+    tracking.silence()
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    console = terminal.console()
+    console.print(f"MLflow store: {store}", markup=False, highlight=False)
+    terminal.next_step(f"open http://127.0.0.1:{port}", " in a browser; Ctrl-C ends it.")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    raise typer.Exit(serve(command))
+
+
+def _plan(
+    file: Path,
+    sets: list[str] | None,
+    only: str,
+    seeds: int | None,
+    device: str,
+    out: Path | None,
+    registry: Registry,
+) -> Plan:
+    import torch
+
+    from testbed.study import plan as plans
+    from testbed.study import study_file
+
+    torch.set_num_threads(1)
+    words = [word.strip() for word in only.split(",") if word.strip()]
+    read = study_file.read(file, sets or (), words, seeds)
+    folder = out or Path("runs") / read.header.name
+    return plans.make(read, registry, folder, options.device(device))
+
+
+def _show_plan(made: Plan, registry: Registry, store: str, details: bool) -> None:
+    """The trials of a plan, and where its study would write; an empty `store` is none."""
+    from testbed.cli.render import plan_table
+    from testbed.study.plan import notes
+
+    console = terminal.console()
+    for line in plan_table(made, registry, details):
+        console.print(line)
+    console.print(f"MLflow store: {store or 'none'}", markup=False, highlight=False)
+    for note in notes(made):
+        console.print(note, markup=False, highlight=False)
+
+
+def _has_mlflow() -> bool:
+    return importlib.util.find_spec("mlflow") is not None
+
+
+def _require_mlflow() -> None:
+    if not _has_mlflow():
+        raise InputError("mlflow is not installed: pip install mlflow.")
+
+
+def _store(tracking_uri: str, no_mlflow: bool = False) -> str:
+    """The address of a study's MLflow store; empty where nothing is logged."""
+    from testbed.study import tracking
+
+    return "" if no_mlflow or not _has_mlflow() else tracking.uri(tracking_uri)
+
+
+def _prepare_workers(made: Plan, jobs: int | None) -> None:
+    """Lets the server that workers are forked from import while all else goes on."""
+    from testbed.study import executors
+
+    if jobs != 0 and made.pending():
+        executors.prepare(made.device)
+
+
+def _choose(made: Plan, id_: str) -> None:
+    """Makes the trials whose id begins so the only ones that run, and as new.
+
+    Raises:
+        InputError: there is none.
+    """
+    again = [one for one in made.trials if one.id.startswith(id_)]
+    if not again:
+        raise InputError(f"--trial {id_}: no trial of this study has that id.")
+    for one in again:
+        one.state = "new"
+    made.chosen = frozenset(one.id for one in again)
+
+
+def _engine(
+    made: Plan, registry: Registry, name: str = "auto", jobs: int | None = None
+) -> ExecutionPlan:
+    from testbed.study import engines
+
+    with terminal.console().status("measuring the engines"):
+        return engines.choose(made, registry, name, jobs)
+
+
+def _show_engine(chosen: ExecutionPlan) -> None:
+    from testbed.cli.render import engine_line
+
+    terminal.console().print(engine_line(chosen))
+
+
+def _run(made: Plan, registry: Registry, engine: str, jobs: int | None, store: str) -> Ending:
+    from testbed.cli.render import Bars
+    from testbed.study import session
+    from testbed.study.executors import Executor, InProcessExecutor, ProcessExecutor
+
+    chosen = _engine(made, registry, engine, jobs)
+    _show_engine(chosen)
+    executor: Executor = InProcessExecutor()
+    if chosen.slots:
+        executor = ProcessExecutor(max(1, chosen.workers), made.device, chosen.threads)
+    with Bars(chosen, terminal.console()) as bars:
+        return session.run(made, registry, chosen, executor, bars.progress(), bars.say, store)
+
+
+def _show_ending(
+    made: Plan, ending: Ending, registry: Registry, seconds: float, tracking_uri: str
+) -> None:
+    """How the study ended, and what to do next."""
+    from testbed.cli.render import ending_lines
+    from testbed.study.invocation import record
+
+    console = terminal.console()
+    for line in ending_lines(made, ending, seconds, _pages(tracking_uri)):
+        console.print(line)
+    states = {one.state: one.id for one in reversed(made.trials)}
+    words = record(made, registry)["command"][2:]
+    words += ["--tracking-uri", tracking_uri] if tracking_uri else []
+    again = terminal.command("study", *words)
+    if ending.outcome.interrupted:
+        terminal.next_step(again, " resumes.")
+    elif "failed" in states:
+        terminal.next_step(again, " trains those that failed again.")
+    elif "finished" in states:
+        sampled = terminal.command("sample", states["finished"], "--out", "samples.png")
+        terminal.next_step("open the report", f", or {sampled}")
+    else:
+        terminal.next_step("open the report", ", which says what each trial did.")
+
+
+def _pages(tracking_uri: str) -> str:
+    """What shows the MLflow pages of a store: a command, or the address of a server."""
+    from testbed.study import tracking
+
+    store = tracking.uri(tracking_uri)
+    if store.startswith("http"):
+        return store
+    return terminal.command("ui", *(["--tracking-uri", store] if tracking_uri else []))

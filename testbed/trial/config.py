@@ -1,0 +1,550 @@
+"""`TrialConfig`: everything that one trial is made of, from the study file to the worker and back.
+
+`TrialSettings` is what a study file says of a trial; names may be "recipe" there and options may be
+left out. `TrialConfig` is the same model resolved (`trial.resolve`), with every option written out
+and what was measured of its data. Each field carries a `Setting`, from which the identity, the
+batches, the comparison of objectives, the report's settings and the reference page are derived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from testbed import settings
+from testbed.errors import unknown
+from testbed.settings import Setting
+from testbed.training.settings import Training
+
+SCHEMA = 2
+MOST_STEPS = 1_000_000
+MOST_SEEDS = 10_000
+
+
+class Model(BaseModel):
+    """Unknown keys are errors, and nothing changes after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_the_default(cls, table: Any) -> Any:
+        """Options without a name are those of the default component."""
+        if not isinstance(table, Mapping):
+            return table
+        filled = dict(table)
+        for key, field in cls.model_fields.items():
+            value = filled.get(key)
+            if isinstance(field.default, ComponentSpec) and isinstance(value, Mapping):
+                filled[key] = {"name": field.default.name, **value}
+        return filled
+
+
+class ComponentSpec(Model):
+    """A component by name, with options: `"min_snr"` or `{name = "min_snr", gamma = 5}`."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and isinstance(value.get("options"), Mapping):
+            return value
+        if isinstance(value, Mapping) and isinstance(value.get("name", "recipe"), str):
+            # Options alone change the recipe's own component.
+            options = {key: option for key, option in value.items() if key != "name"}
+            return {"name": value.get("name", "recipe"), "options": options}
+        raise ValueError('must be a name, or a table {name = "...", option = ...}')
+
+    @property
+    def text(self) -> str:
+        """Name and options as JSON: equal components, equal text."""
+        return canonical(self.model_dump())
+
+    def __str__(self) -> str:
+        """`min_snr (gamma 5)`."""
+        options = ", ".join(
+            f"{key} {json.dumps(value) if isinstance(value, list | dict) else value}"
+            for key, value in self.options.items()
+        )
+        return f"{self.name} ({options})" if options else self.name
+
+
+class Variance(Model):
+    """What a reverse step's variance is: fixed, or learned with the factor `vlb` on L_vlb."""
+
+    name: Literal["fixed", "learned"] = "fixed"
+    vlb: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        table: Any = {"name": value} if isinstance(value, str) else value
+        if not isinstance(table, Mapping):
+            raise ValueError('must be "fixed", "learned", or a table {name = "learned", vlb = ...}')
+        options: Mapping[str, Any] = table.get("options") or {}
+        table = {**{key: one for key, one in table.items() if key != "options"}, **options}
+        name, names = table.get("name", "fixed"), ("fixed", "learned")
+        if name not in names:
+            raise ValueError(unknown("variance", str(name), names))
+        if name == "fixed" and table.get("vlb") is not None:
+            raise ValueError(f"variance 'fixed': {unknown('option', 'vlb', ())}")
+        return {**({"vlb": 0.001} if name == "learned" else {}), **table}
+
+
+class Likelihood(Model):
+    """`evaluation.likelihood`: nll and bits per dimension by the probability-flow ODE."""
+
+    samples: Annotated[int, Setting("Number of held-out points.", evaluation=True)] = Field(
+        default=64, ge=2
+    )
+    steps: Annotated[int, Setting("Number of Heun steps.", evaluation=True)] = Field(
+        default=128, ge=2, le=MOST_STEPS
+    )
+    divergence: Annotated[
+        Literal["exact", "hutchinson"],
+        Setting(
+            "How the divergence is computed.",
+            evaluation=True,
+        ),
+    ] = "exact"
+    probes: Annotated[
+        int,
+        Setting(
+            "Number of probes of Hutchinson's estimator for a sample.",
+            evaluation=True,
+        ),
+    ] = Field(default=1, ge=1)
+
+    @field_validator("probes")
+    @classmethod
+    def _used(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("divergence") == "exact":
+            raise ValueError('are those of divergence = "hutchinson"; the exact one has none')
+        return value
+
+
+class Evaluation(Model):
+    """How a trained model is measured; the noise is fixed and shared by every trial."""
+
+    levels: Annotated[
+        int,
+        Setting(
+            "Number of noise levels of the tables by level.",
+            evaluation=True,
+        ),
+    ] = Field(default=16, ge=2)
+    draws: Annotated[
+        int,
+        Setting(
+            "Number of held-out pairs (x0, eps) at each level.",
+            evaluation=True,
+        ),
+    ] = Field(default=1024, ge=2)
+    samples: Annotated[
+        int,
+        Setting(
+            "Number of samples drawn for the sample metrics.",
+            evaluation=True,
+        ),
+    ] = Field(default=512, ge=4)
+    steps: Annotated[int, Setting("Number of sampler steps.", evaluation=True)] = Field(
+        default=18, ge=1, le=MOST_STEPS
+    )
+    sampler: Annotated[
+        ComponentSpec,
+        Setting(
+            "The sampler that draws the samples.",
+            evaluation=True,
+            axis="sampler",
+        ),
+    ] = ComponentSpec(name="heun")
+    schedule: Annotated[
+        ComponentSpec,
+        Setting(
+            "The noise levels at which the sampler stops.",
+            evaluation=True,
+            axis="schedule",
+        ),
+    ] = ComponentSpec(name="karras")
+    elbo: Annotated[
+        Literal["off", "small", "large", "learned"],
+        Setting(
+            "The reverse variance with which the evidence lower bound is computed; off computes "
+            "none.",
+            evaluation=True,
+        ),
+    ] = "off"
+    guidance: Annotated[
+        ComponentSpec,
+        Setting(
+            "How the sampler's denoiser is bent towards a condition.",
+            evaluation=True,
+            axis="guidance",
+        ),
+    ] = ComponentSpec(name="none")
+    likelihood: Annotated[
+        Likelihood | None,
+        Setting("How the log-likelihood is computed; it is not where this is left out.",
+                evaluation=True),
+    ] = None  # fmt: skip
+    metrics: Annotated[
+        tuple[ComponentSpec, ...],
+        Setting(
+            "The metrics of the samples.",
+            evaluation=True,
+            axis="metric",
+        ),
+    ] = (
+        ComponentSpec(name="energy"),
+        ComponentSpec(name="mmd"),
+        ComponentSpec(name="off_plane"),
+        ComponentSpec(name="nearest_train"),
+        ComponentSpec(name="nearest_test"),
+    )
+
+    def __str__(self) -> str:
+        """`16 levels × 1024 draws, 512 samples by heun, 18 steps of karras (rho 7.0)`."""
+        guided = "" if self.guidance.name == "none" else f", guided by {self.guidance}"
+        return (
+            f"{self.levels} levels × {self.draws} draws, {self.samples} samples by {self.sampler}, "
+            f"{self.steps} steps of {self.schedule}{guided}"
+        )
+
+
+class Assumed(Model):
+    """A sigma_data that the data need not have: recorded, and shown beside the measured one."""
+
+    assumed: float = Field(gt=0)
+
+
+class TrialFields(Model):
+    """The settings of a trial that a study file names and a resolved trial has."""
+
+    parameterization: Annotated[
+        ComponentSpec,
+        Setting(
+            "What the network is asked for.",
+            objective=True,
+            axis="parameterization",
+        ),
+    ]
+    dataset: Annotated[
+        ComponentSpec,
+        Setting(
+            "The data that are trained on.",
+            batch=True,
+            report="data",
+            axis="dataset",
+        ),
+    ]
+    network: Annotated[
+        ComponentSpec,
+        Setting(
+            "The network F.",
+            batch=True,
+            report="network",
+            axis="network",
+        ),
+    ] = ComponentSpec(name="mlp")
+    weighting: Annotated[
+        ComponentSpec | None,
+        Setting(
+            'lambda(sigma), multiplying |D - x0|^2; "none" leaves the loss unweighted in its own '
+            "space.",
+            objective=True,
+            report="recipe",
+            axis="weighting",
+        ),
+    ] = ComponentSpec(name="recipe")
+    loss: Annotated[
+        ComponentSpec,
+        Setting(
+            "The discrepancy, and the space in which it is taken.",
+            objective=True,
+            report="recipe",
+            axis="loss",
+        ),
+    ] = ComponentSpec(name="recipe")
+    density: Annotated[
+        ComponentSpec,
+        Setting(
+            "The distribution of the noise levels that training draws.",
+            objective=True,
+            report="recipe",
+            axis="density",
+        ),
+    ] = ComponentSpec(name="recipe")
+    c_in: Annotated[
+        Literal["recipe", "native", "shared"],
+        Setting(
+            "The scale of the network's input: the parameterization's own, or "
+            "1/sqrt(sigma^2 + sigma_data^2) for all.",
+            objective=True,
+            report="recipe",
+        ),
+    ] = "recipe"
+    c_noise: Annotated[
+        Literal["recipe", "native", "shared", "index"],
+        Setting(
+            "The noise level as the network gets it: the parameterization's own, log(sigma)/4 for "
+            "all, or the index in the table.",
+            objective=True,
+            report="recipe",
+        ),
+    ] = "recipe"
+    table: Annotated[
+        ComponentSpec | None,
+        Setting(
+            "The finitely many levels of a discrete denoiser.",
+            axis="table",
+        ),
+    ] = None
+    noise: Annotated[
+        ComponentSpec,
+        Setting(
+            "What is added to eps in training.",
+            batch=True,
+            report="noise",
+            axis="noise",
+        ),
+    ] = ComponentSpec(name="white")
+    output: Annotated[
+        Literal["F", "x0", "eps", "score", "v", "flow"],
+        Setting(
+            "The prediction type that the network returns, where that is not the "
+            "parameterization's own F.",
+            objective=True,
+        ),
+    ] = "F"
+    variance: Annotated[
+        Variance,
+        Setting(
+            "Whether the variance of a reverse step is fixed or learned.",
+        ),
+    ] = Variance()
+    sigma_min: Annotated[float, Setting("The lowest noise level.", objective=True)] = Field(
+        0.002, gt=0
+    )
+    sigma_max: Annotated[float, Setting("The highest noise level.", objective=True)] = Field(
+        80.0, gt=0, validate_default=True, allow_inf_nan=True
+    )
+    conditions: Annotated[
+        dict[str, float],
+        Setting(
+            "The conditions of the model by name, each with its rate of dropout.",
+        ),
+    ] = Field(default_factory=dict)
+    training: Annotated[Training, Setting("How the trial is trained.")] = Training()
+    evaluation: Annotated[
+        Evaluation,
+        Setting(
+            "How the trained model is measured.",
+            evaluation=True,
+            report="evaluation",
+        ),
+    ] = Evaluation()
+
+    @field_validator("weighting", "table", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return (
+            None if value in ("none", {"name": "none"}, {"name": "none", "options": {}}) else value
+        )
+
+    @field_validator("conditions", mode="before")
+    @classmethod
+    def _dropout(cls, value: Any) -> Any:
+        if value == "none":
+            return {}
+        rates: Iterable[Any] = value.values() if isinstance(value, Mapping) else [None]
+        for rate in rates:
+            if isinstance(rate, bool) or not isinstance(rate, int | float):
+                raise ValueError('must be "none", or a table { label = 0.1 } of dropout rates')
+            if not 0 <= rate <= 1:
+                raise ValueError("must have dropout rates from 0 to 1")
+        return value
+
+    @field_validator("sigma_max")
+    @classmethod
+    def _ordered(cls, value: float, info: ValidationInfo) -> float:
+        low = info.data.get("sigma_min")
+        if low is not None and not low < value:
+            raise ValueError(f"must be above sigma_min, which is {low!r}")
+        return value
+
+
+class TrialSettings(TrialFields):
+    """What a study file says of a trial. "recipe" means the parameterization's own."""
+
+    sigma_data: Annotated[
+        float | Assumed | None,
+        Setting(
+            "sqrt(E|x0|^2/d) of the data; it is measured where this is left out. A number that "
+            "the data lack is written { assumed = number }."
+        ),
+    ] = None
+    seeds: Annotated[
+        tuple[int, ...],
+        Setting(
+            "The seeds of each variant: a number of them, or a list.",
+        ),
+    ] = (0, 1, 2)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if not 1 <= value <= MOST_SEEDS:
+                raise ValueError(f"must be at least 1 and at most {MOST_SEEDS}")
+            return tuple(range(value))
+        if not isinstance(value, list | tuple):
+            raise ValueError("must be a number, or a list of different seeds")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("must be a number, or a list of different seeds")
+        return value
+
+    @field_validator("sigma_data", mode="before")
+    @classmethod
+    def _stated(cls, value: Any) -> Any:
+        number = value.get("assumed") if isinstance(value, Mapping) else value
+        known = value is None or (isinstance(value, Mapping) and set(value) == {"assumed"})
+        if isinstance(number, bool) or not (known or isinstance(value, int | float)):
+            raise ValueError("must be a number, or { assumed = number } for one the data lack")
+        if number is not None and not (isinstance(number, int | float) and 0 < number < math.inf):
+            raise ValueError("must be a positive finite number")
+        return value
+
+
+class TrialConfig(TrialFields):
+    """A resolved trial: every name and option written out, and what was measured of its data.
+
+    `sigma_min` and `sigma_max` are those of the density, whose options may have changed them.
+    """
+
+    seed: Annotated[int, Setting("The seed of all its draws.", objective=False)] = 0
+    device: Annotated[
+        str,
+        Setting(
+            'The class of device that it trains on, "cpu" or "cuda".',
+            batch=True,
+        ),
+    ] = "cpu"
+    sigma_data: Annotated[
+        float,
+        Setting(
+            "The sigma_data that training uses.",
+            objective=True,
+        ),
+    ]
+    sigma_data_measured: Annotated[
+        float,
+        Setting(
+            "The sigma_data of the training split.",
+            objective=True,
+        ),
+    ]
+    data_digest: Annotated[str, Setting("Digest of the data.", batch=True)] = ""
+    sources: Annotated[
+        str,
+        Setting(
+            "Digest of the core's sources that the trial's numbers come from.",
+        ),
+    ] = ""
+    plugins: Annotated[
+        dict[str, str],
+        Setting(
+            "The version or digest of each plugin that it uses.",
+            objective=True,
+        ),
+    ] = Field(default_factory=dict)
+    schema_: Annotated[int, Setting("The schema of this record.")] = Field(SCHEMA, alias="schema")
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, table: Any) -> Any:
+        """A record of schema 1 had its range of levels in the density's options alone."""
+        if not isinstance(table, Mapping) or not isinstance(table.get("density"), Mapping):
+            return table
+        options = table["density"].get("options", {})
+        levels = {key: options[key] for key in ("sigma_min", "sigma_max") if key in options}
+        return {**levels, **table}
+
+    def record(self) -> dict[str, Any]:
+        """The configuration as JSON has it, for a trial's folder; read by `model_validate`."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def identity(self) -> str:
+        """The trial's id: of all settings that are part of it, whatever order they stand in."""
+        return hashlib.sha256(canonical(_identified(self)).encode()).hexdigest()[:12]
+
+    @property
+    def training_text(self) -> str:
+        """Equal for trials that are one training, and differ in how it is measured."""
+        return canonical(_identified(self, evaluation=False))
+
+    def text(self, **wanted: bool) -> str:
+        """The settings whose `Setting` has these values, as JSON; see `settings.names`."""
+        return canonical({name: _plain(getattr(self, name)) for name in self._names(**wanted)})
+
+    @classmethod
+    def _names(cls, **wanted: bool) -> Iterable[str]:
+        return settings.names(cls, **wanted)
+
+    def of_seed(self, seed: int) -> Self:
+        """The same trial with another seed."""
+        return self.model_copy(update={"seed": seed})
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values, equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _identified(model: Any, **wanted: bool) -> dict[str, Any]:
+    """The settings that are part of the identity, without later ones that are at their default."""
+    found: dict[str, Any] = {}
+    for field in settings.fields(type(model)):
+        value, setting = getattr(model, field.name), field.setting
+        excluded = any(getattr(setting, key) is not state for key, state in wanted.items())
+        if excluded or not setting.identity or (setting.since > 1 and value == field.default):
+            continue
+        found[field.name] = _identified(value) if settings.fields(type(value)) else _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value of a setting as JSON has it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Training):
+        return asdict(value)
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    return value

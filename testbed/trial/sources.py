@@ -1,0 +1,77 @@
+"""The digest of the sources that a trial's numbers come from, by the import graph of the core.
+
+It covers what trains and measures every trial, the modules that the trial's own components are
+written in, and what all of these import. A network, sampler or data set that the trial does not use
+is not in it: adding one leaves the ids of other trials alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from testbed import errors
+
+WORKER = "testbed.trial.worker"
+"""Trains and measures every trial."""
+APART = (
+    "testbed",
+    "testbed.errors",
+    "testbed.hookspecs",
+    "testbed.registry",
+    "testbed.trial.storage",
+)
+"""What finds components, words messages and keeps files: no number comes from it."""
+
+
+def digest(modules: Iterable[str] = ()) -> str:
+    """sha256 over the worker, `modules`, and all of the package that they import.
+
+    Args:
+        modules: those of the trial's components; what is not of this package is left out.
+    """
+    roots = [WORKER, *(name for name in modules if name in _files())]
+    found: set[str] = set()
+    while roots:
+        name = roots.pop()
+        if name not in found:
+            found.add(name)
+            roots += imports(name)
+    sha = hashlib.sha256()
+    for name in sorted(found):
+        sha.update(name.encode() + _files()[name].read_bytes())
+    return sha.hexdigest()[:16]
+
+
+@functools.cache
+def _files() -> dict[str, Path]:
+    """Every module of the package, by its dotted name."""
+    folder = Path(errors.__file__).parent
+    names = {}
+    for file in folder.rglob("*.py"):
+        parts = ("testbed", *file.relative_to(folder).with_suffix("").parts)
+        names[".".join(parts).removesuffix(".__init__")] = file
+    return names
+
+
+@functools.cache
+def imports(name: str) -> tuple[str, ...]:
+    """The modules of the package that a module imports when it runs, anywhere in its source."""
+    return tuple(dict.fromkeys(_imports(ast.parse(_files()[name].read_bytes()))))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            within = (f"{node.module}.{alias.name}" for alias in node.names)
+            for imported in (node.module, *within):
+                if imported in _files() and imported not in APART:
+                    yield imported
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name in _files() and a.name not in APART)
+        yield from _imports(node)
