@@ -29,10 +29,11 @@ from testbed.components.signature import Signature
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.equal_objectives import equal_objectives_of
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError, UnknownName, said, unknown
+from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.oracles import Oracle
+from testbed.plugin_files import import_file
 from testbed.random import stream
-from testbed.registry import Registry, default_registry, import_file
+from testbed.registry import Registry, default_registry
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 Say = Callable[[str], None]
@@ -53,7 +54,7 @@ def read_table(file: Path | None) -> Tensor | None:
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             table = torch.from_numpy(array.astype(np.float64))
     except Exception as problem:  # a damaged header raises whatever its damage leads to
-        raise InputError(f"--table {file}: cannot be read as .npy: {said(problem)}") from None
+        raise InputError(f"--table {file}: cannot be read as .npy: {one_line(problem)}") from None
     ascending = table.ndim == 1 and len(table) >= 2 and bool((table.diff() > 0).all())
     if not (ascending and float(table[0]) > 0 and math.isfinite(float(table[-1]))):
         raise InputError(f"--table {file}: expected (n,) ascending positive noise levels.")
@@ -182,7 +183,7 @@ def _import(module: str, attribute: str) -> Any:
     except InputError:
         raise
     except Exception as problem:
-        raise InputError(f"{module} cannot be imported: {said(problem)}") from problem
+        raise InputError(f"{module} cannot be imported: {one_line(problem)}") from problem
     if not hasattr(namespace, attribute):
         members = vars(namespace).items()
         names = [name for name, member in members if callable(member) and name[:1] != "_"]
@@ -235,7 +236,7 @@ def external_denoiser(
 def _factory_arguments(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
     """Returns which of oracle, network and sigma_data a factory takes; none for a denoiser."""
     try:
-        return Signature(name, function, ("oracle", "network", "sigma_data")).wanted
+        return Signature(name, function, ("oracle", "network", "sigma_data")).inputs
     except InputError:
         return ()
 
@@ -257,7 +258,7 @@ def _call(name: str, factory: Callable[..., Any], arguments: Sequence[str], **va
     try:
         denoiser = factory(**{key: values[key] for key in arguments})
     except Exception as problem:
-        raise InputError(f"{name} raised {said(problem)}") from problem
+        raise InputError(f"{name} raised {one_line(problem)}") from problem
     if not callable(denoiser):
         raise InputError(f"{name} returned {denoiser!r}, expected a callable (x, sigma) -> x0.")
     return denoiser
@@ -293,7 +294,7 @@ def _exact(
     except InputError:
         raise
     except Exception as problem:  # the code of others may raise anything
-        raise InputError(f"{subject.name} raised {said(problem)}") from problem
+        raise InputError(f"{subject.name} raised {one_line(problem)}") from problem
 
 
 def _explained(subject: Subject, checks: list[LawCheck], registry: Registry) -> Audit:

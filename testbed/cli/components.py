@@ -226,7 +226,7 @@ def _file_named(word: str) -> list[str]:
     Raises:
         InputError: a file that does not exist.
     """
-    from testbed.registry import is_file, missing
+    from testbed.plugin_files import is_file, missing
 
     if not is_file(word):
         return []

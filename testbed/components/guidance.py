@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from testbed.components.base import Component
+from testbed.components.base import Component, Takes
 from testbed.components.dataset import Data
-from testbed.components.signature import Signature
 from testbed.errors import InputError, unknown
 
 Condition = Mapping[str, Tensor]
@@ -28,14 +27,14 @@ LogClasses = Callable[[Tensor, Tensor], Tensor]
 
 @runtime_checkable
 class GuidanceMethod(Protocol):
-    """A way to guide, with its options."""
+    """A way to bend a denoiser towards a condition, with its options."""
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
         """The conditions whose classes a sample needs, of a model trained with `conditions`."""
         ...
 
     def misfits(self, conditions: Mapping[str, float], data: Data) -> Iterator[str]:
-        """Why it cannot guide such a model, a line each."""
+        """The reasons why it cannot guide such a model, a line for each."""
         ...
 
     def denoiser(
@@ -60,10 +59,9 @@ class Guidance(Component):
         InputError: an unknown claim.
     """
 
-    axis: ClassVar[str] = "guidance"
+    axis = "guidance"
+    functions: ClassVar = {"method": Takes(role="method")}
     method: Callable[..., GuidanceMethod]
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -72,17 +70,14 @@ class Guidance(Component):
             if claim not in CLAIMS:
                 raise InputError(f"{self.label}: {unknown('claim', claim, CLAIMS)}")
 
-    def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.method, (), role="method")]
-
-    def built(self) -> GuidanceMethod:
-        """The method, with its options.
+    def build(self) -> GuidanceMethod:
+        """The method, with this component's options.
 
         Raises:
             ComponentError: `method` raises, or returns what lacks classes, misfits or denoiser.
         """
-        (formula,) = self.formulas()
-        found = formula(options=self.options)
-        if not isinstance(found, GuidanceMethod):
-            raise formula.wrong("an object with classes, misfits and denoiser", found)
-        return found
+        signature = self.signature("method")
+        method = signature(options=self.options)
+        if not isinstance(method, GuidanceMethod):
+            raise signature.wrong("an object with classes, misfits and denoiser", method)
+        return method

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from testbed.components.dataset import Data
 from testbed.components.metric import MetricValue
-from testbed.diffusion.correlated import WHITE, Noise, learned
+from testbed.diffusion.correlated import WHITE, Noise, training_optimum
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics.information import kl_bound
 from testbed.oracles import Gaussian, Oracle
@@ -147,7 +147,7 @@ def per_level(
             row["optimum"] = float((D_star - x0).square().mean())
             row["excess"], row["excess_se"] = excess(D, D_star)
             if not noise.white and pairs.oracle is not None:
-                D_n = learned(noise, pairs.oracle, p, x.cpu().double(), pairs.sigma[i], sd)
+                D_n = training_optimum(noise, pairs.oracle, p, x.cpu().double(), pairs.sigma[i], sd)
                 row["limit"] = float((D_n - pairs.optimum[i]).square().mean())
         if dropped:
             with torch.no_grad():

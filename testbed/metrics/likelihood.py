@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from testbed.components.dataset import Data, dequantised
+from testbed.components.dataset import Data, dequantise
 from testbed.components.metric import MetricValue
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics.denoising import rows
@@ -27,7 +27,7 @@ def points(data: Data, n: int, sigma: float) -> Tensor:
     x0 = data.test[rows(data, n, generator)].double()
     if data.quantum is None:
         return x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-    return x0 if data.dequantised else dequantised(x0, data.quantum, generator)
+    return x0 if data.dequantised else dequantise(x0, data.quantum, generator)
 
 
 def held_out(

@@ -85,7 +85,7 @@ class ClassifierGuidance:
     """D + lambda sigma^2 grad_x log p(y|x), D with all conditions off, lambda = scale.
 
     y is the class of the condition that `of` names; the options besides `of` and `scale` are those
-    of `training.classifier.Settings`.
+    of `training.classifier.ClassifierSettings`.
     """
 
     scale: float = 1.0
@@ -96,7 +96,7 @@ class ClassifierGuidance:
     depth: int = 2
     learning_rate: float = 1e-3
 
-    def settings(self) -> classifier.Settings:
+    def settings(self) -> classifier.ClassifierSettings:
         """The settings that the classifier is trained with.
 
         Raises:
@@ -104,7 +104,7 @@ class ClassifierGuidance:
         """
         options = asdict(self)
         del options["scale"], options["of"]
-        return classifier.Settings(**options)
+        return classifier.ClassifierSettings(**options)
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
         return [self.of]

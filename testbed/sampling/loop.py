@@ -80,7 +80,7 @@ def sample(
     if not sampler.deterministic and generator is None:
         raise InputError(f"sampler {sampler.name!r} draws noise: give generator=torch.Generator().")
     denoise = StepDenoiser(denoiser, torch.promote_types(x.dtype, torch.float32))
-    (step,) = sampler.formulas()
+    step = sampler.signature("step")
     history: list[Any] = []
     steps = list(pairwise(levels))
     for i, (sigma, sigma_next) in enumerate(_tracked(steps, sampler.name) if progress else steps):

@@ -177,7 +177,7 @@ def variants(component: Any) -> Iterator[tuple[str, Any]]:
     """
     options = {**component.defaults, **component.options}
     yield "by default", component.bound(options)
-    for formula in component.formulas():
+    for formula in component.signatures():
         for name in formula.defaults:
             for other in _others(options[name], formula.choices.get(name, ())):
                 try:
@@ -201,9 +201,7 @@ def options_matter(component: Any) -> str:
         raise CheckFailed("bound to its own options it gives other numbers.")
     tried = []
     mine = {
-        name: formula.choices.get(name, ())
-        for formula in component.formulas()
-        for name in formula.defaults
+        name: one.choices.get(name, ()) for one in component.signatures() for name in one.defaults
     }
     for name in sorted(mine):
         value, alike = options[name], []

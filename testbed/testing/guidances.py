@@ -138,7 +138,7 @@ def methods(g: Guidance) -> Iterator[tuple[str, GuidanceMethod]]:
     """The method at several values of every option, those that no trained model fits left out."""
     for how, one in behaviour.variants(g):
         try:
-            method = one.built()
+            method = one.build()
         except ValueError as problem:
             if how == "by default" or not behaviour.refuses(problem):
                 raise
@@ -159,7 +159,7 @@ def classes(g: Guidance, context: Context) -> str:
                 and all(name in known for name in found),
                 f"classes of a model with {names} are {found!r}, the data have {known} {how}.",
             )
-    return ", ".join(g.built().classes(_trained(_data()))) or "none"
+    return ", ".join(g.build().classes(_trained(_data()))) or "none"
 
 
 @LAWS.law("Every misfit is a line of text, for any model and data; asked twice it is the same.")
@@ -179,7 +179,7 @@ def misfits(g: Guidance, context: Context) -> str:
 
 @LAWS.law("It guides a model that was trained with every condition of the data, and without them.")
 def fits(g: Guidance, context: Context) -> None:
-    found = list(g.built().misfits(_trained(_data()), _data()))
+    found = list(g.build().misfits(_trained(_data()), _data()))
     demand(not found, f"{len(found)} misfits: {found[:1]}.")
 
 
@@ -235,7 +235,7 @@ def per_sample_(g: Guidance, context: Context) -> None:
 
 @LAWS.law("The classes of the samples have an effect on D_w.")
 def sees_condition(g: Guidance, context: Context) -> str:
-    case, method = Case.of((3,), 5), g.built()
+    case, method = Case.of((3,), 5), g.build()
     if not method.classes(_trained(_data())):
         raise Skipped("it asks for no classes")
     other = Case(case.x, case.sigma, (case.component + 2) % 4, case.exact)
@@ -274,7 +274,7 @@ def compare_at(g: Guidance, scale: float, conditioned: bool) -> str:
     """
     if "scale" not in g.defaults:
         raise CheckFailed("it has no option `scale`.")
-    method = g.bound({**g.options, "scale": scale}).built()
+    method = g.bound({**g.options, "scale": scale}).build()
     worst = 0.0
     for dims in ((3,), (2, 3)):
         case = Case.of(dims, 8)

@@ -26,7 +26,7 @@ DRAWS = 8192
 
 def sharing(c: Noise, shape: tuple[int, ...]) -> Tensor:
     """P (d, d), which takes the mean over the coordinates that share a number of z."""
-    drawn = c.drawn(shape)
+    drawn = c.shape_of_z(shape)
     numbers = torch.arange(math.prod(drawn)).reshape(drawn).expand(shape).flatten()
     alike = (numbers[:, None] == numbers).double()
     return alike / alike.sum(1)
@@ -54,7 +54,7 @@ def drawn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """eps, n and the target's noise, (*lead, *shape) float64."""
     eps = torch.randn(*lead, *shape, generator=stream(seed, "testing/eps"), dtype=torch.float64)
-    n, target = c.applied(eps.clone(), shape, stream(seed, "testing/z"))
+    n, target = c.pair(eps.clone(), shape, stream(seed, "testing/z"))
     return eps, n, target
 
 
@@ -76,8 +76,8 @@ def _moment(a: Tensor, b: Tensor, wanted: Tensor, what: str, where: str) -> floa
 def shape_of_z(c: Noise, context: Context) -> str:
     for _, one in behaviour.variants(c):
         for shape in (*SHAPES, (1,), (8, 8), (1, 5, 5), (3, 1, 2)):
-            one.drawn(shape)  # raises where it is another
-    return ", ".join(f"{shape} -> {c.drawn(shape)}" for shape in SHAPES)
+            one.shape_of_z(shape)  # raises where it is another
+    return ", ".join(f"{shape} -> {c.shape_of_z(shape)}" for shape in SHAPES)
 
 
 @LAWS.law("n and the target's noise have the shape and dtype of eps, for any batch.")
@@ -86,7 +86,7 @@ def shape(c: Noise, context: Context) -> None:
         for lead in ((5,), shape[:1], shape[-1:], (2, 3), (0,)):
             for dtype in (torch.float64, torch.float32):
                 eps = torch.ones(*lead, *shape, dtype=dtype)
-                for found in one.applied(eps, shape, stream(0, "testing/z")):
+                for found in one.pair(eps, shape, stream(0, "testing/z")):
                     demand(
                         found.shape == eps.shape and found.dtype == dtype,
                         f"{tuple(found.shape)} {found.dtype} for {tuple(eps.shape)} {dtype}, "
@@ -160,13 +160,13 @@ def variance(c: Noise, context: Context) -> str:
 
 @LAWS.law(
     "E[target's noise | n] = K n with K = Cov(target's noise, n) Sigma^-1: 1 where z moves "
-    "nothing, and `kept` where it does."
+    "nothing, and `regression` where it does."
 )
-def kept(c: Noise, context: Context) -> str:
+def regression(c: Noise, context: Context) -> str:
     worst = 0.0
     for one, shape, where in _cases(c):
         P = sharing(one, shape)
-        K = torch.eye(len(P), dtype=torch.float64) + (one.kept(shape) - 1) * P
+        K = torch.eye(len(P), dtype=torch.float64) + (one.regression(shape) - 1) * P
         _, n, found = drawn(one, (DRAWS,), shape)
         wanted = K @ covariance(one, shape)
         flat = found.flatten(1), n.flatten(1)
@@ -211,9 +211,9 @@ def generator(c: Noise, context: Context) -> str:
         before = given.get_state()
         eps = draws((5, *shape), 81)
         one = c if c.white else c.bound({**c.options, "strength": 1.0})
-        first, _ = one.applied(eps, shape, given)
+        first, _ = one.pair(eps, shape, given)
         drew = not torch.equal(given.get_state(), before)
-        differs = not torch.equal(first, one.applied(eps, shape, stream(1, "testing/z"))[0])
+        differs = not torch.equal(first, one.pair(eps, shape, stream(1, "testing/z"))[0])
         demand(
             drew == differs == (not c.white),
             f"it {'drew' if drew else 'drew nothing'} and another generator "
@@ -246,7 +246,7 @@ def oracle(c: Noise, context: Context) -> str:
 def pure(c: Noise, context: Context) -> None:
     for shape in SHAPES:
         eps = draws((5, *shape), 85)
-        behaviour.pure(lambda e, s=shape: c.applied(e, s, stream(0, "testing/z"))[0], (eps,))
+        behaviour.pure(lambda e, s=shape: c.pair(e, s, stream(0, "testing/z"))[0], (eps,))
 
 
 @LAWS.law("Every option has an effect, and binding its default has none.")

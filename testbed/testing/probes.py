@@ -59,9 +59,9 @@ LOGNORMAL = Density(
 def weighting(w: Weighting) -> list[Tensor]:
     sigma, state = levels(w.sigma_range, 65), w.build()
     awaken(state)
-    density = LOGNORMAL if "p" in w.formulas()[0].wanted else None
+    density = LOGNORMAL if "p" in w.signature("function").inputs else None
     found = [w(sigma.clone(), sigma_data=0.5, density=density, state=state)]
-    return [*found, torch.as_tensor(w.added(sigma.clone(), state), dtype=torch.float64)]
+    return [*found, torch.as_tensor(w.penalty_at(sigma.clone(), state), dtype=torch.float64)]
 
 
 def loss(m: Loss) -> list[Tensor]:
@@ -128,7 +128,7 @@ def noise(c: Noise) -> list[Tensor]:
     found: list[Tensor] = []
     for shape in ((3,), (2, 3), (2, 3, 4)):
         eps = draws((5, *shape), 51)
-        found += c.applied(eps, shape, stream(0, "testing/probe"))
+        found += c.pair(eps, shape, stream(0, "testing/probe"))
     return found
 
 
@@ -136,7 +136,7 @@ def guidance(g: Guidance) -> list[Tensor]:
     """The guided denoiser, and of a classifier the settings by which it is trained."""
     from testbed.testing.guidances import Case
 
-    method = g.built()
+    method = g.build()
     found = [Case.of(shape, 5).found(method) for shape in ((3,), (2, 3))]
     if isinstance(method, ClassifierGuidance):
         found.append(torch.tensor(astuple(method.settings()), dtype=torch.float64))

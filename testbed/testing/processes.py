@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from testbed.components.base import Component
-from testbed.errors import InputError, said
+from testbed.errors import InputError, one_line
 from testbed.registry import Registry
 from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.probes import probe
@@ -133,7 +133,7 @@ def _answers(load: Any) -> list[Any]:
                 component = pickle.loads(what)
             found.append(probe(component))
         except Exception as problem:
-            found.append(f"the other process raised {said(problem)}")
+            found.append(f"the other process raised {one_line(problem)}")
     return found
 
 

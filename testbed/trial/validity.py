@@ -18,7 +18,7 @@ from testbed.diffusion.denoiser import SHARED
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError, said
+from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import sample
@@ -88,11 +88,11 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
             f"sigma_data = {{ assumed = {wired:g} }} to train with a wrong one on purpose."
         )
     try:
-        objective.noise.drawn(data.shape)
+        objective.noise.shape_of_z(data.shape)
     except InputError as problem:
-        yield said(problem)
+        yield one_line(problem)
         return
-    if objective.noise.kept(data.shape) != 1 and not p.affine:
+    if objective.noise.regression(data.shape) != 1 and not p.affine:
         yield (
             f"{objective.noise.label} is in x and not in the target: {p.label} is not affine, and "
             "reads x in its target too. Take an affine one."
@@ -152,7 +152,7 @@ def unsampled(
                 "one that goes towards D, such as ddim."
             )
     except (InputError, ArithmeticError) as problem:
-        yield f"evaluation: {said(problem)}"
+        yield f"evaluation: {one_line(problem)}"
     except Exception:  # a plugin's: the trial itself will fail and say why
         return
 
@@ -183,7 +183,7 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         )
     if not objective.parameterization.affine:
         yield f"{objective.parameterization.label} is not affine: its variance cannot be learned."
-    if not network.multiplies:
+    if not network.takes_outputs:
         yield (
             f'variance = "learned" needs a network with twice the channels, F and nu: the build of '
             f"{network.label} does not take `outputs`."
@@ -291,7 +291,7 @@ def _noise(
 def _numbers(objective: Objective) -> Iterator[str]:
     """Coefficients and weights must be numbers that training can use, in its float32."""
     p, sigma = objective.parameterization, _trained(objective)
-    objective = objective.started(0)
+    objective = objective.with_states(0)
     with torch.no_grad():
         if p.affine:
             c = p.coefficients(sigma, sigma_data=objective.sigma_data)

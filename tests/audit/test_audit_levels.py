@@ -33,8 +33,8 @@ from testbed.audit.render import VARIANT
 from testbed.audit.subject import ParameterizedDenoiser
 from testbed.diffusion.noise_levels import karras_sigmas
 from testbed.errors import InputError, UnknownName
+from testbed.plugin_files import import_file
 from testbed.random import stream
-from testbed.registry import import_file
 
 REGISTRY = testbed.Registry()
 NAMES = REGISTRY.names("parameterization")

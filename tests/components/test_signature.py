@@ -22,7 +22,7 @@ def formula(function: Callable[..., Any], leading: int = 0) -> Signature:
 
 def test_only_the_quantities_named_are_passed() -> None:
     found = formula(lambda p, sigma: (p, sigma))
-    assert found.wanted == ("p", "sigma")
+    assert found.inputs == ("p", "sigma")
     assert found(options={}, sigma=1, sigma_data=2, p=3) == (3, 1)
 
 
@@ -45,7 +45,7 @@ def test_a_quantity_with_a_default_is_still_a_quantity() -> None:
 
 def test_leading_arguments_go_by_position_whatever_their_name() -> None:
     found = formula(lambda q_hat, sigma, p, gamma=1: (q_hat, sigma, p, gamma), leading=2)
-    assert found.wanted == ("p",)
+    assert found.inputs == ("p",)
     assert found("a", "b", options={}, sigma=1, p=2) == ("a", "b", 2, 1)
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 import testbed
-from testbed.diffusion.correlated import NOISES, WHITE, CorrelatedOracle, Noise, learned
+from testbed.diffusion.correlated import NOISES, WHITE, CorrelatedOracle, Noise, training_optimum
 from testbed.errors import ComponentError, InputError, UnknownName
 from testbed.oracles import Empirical, Gaussian, Mixture, Oracle
 from testbed.random import stream
@@ -24,7 +24,7 @@ from testbed.tensors import per_sample
 from testbed.training import trainer as trainers
 from testbed.training.batch import Batch
 from testbed.training.objective import Objective
-from testbed.training.trainer import BLOCK, Levels, Trainer, TrainingJob
+from testbed.training.trainer import BLOCK, SigmaFunctions, Trainer, TrainingJob
 
 U = 2.0**-53
 Z = 5.0
@@ -114,7 +114,7 @@ def law_covariance(applied: Applied) -> None:
 
 
 def test_the_noise_has_its_covariance() -> None:
-    law_covariance(Noise.applied)
+    law_covariance(Noise.pair)
 
 
 def everywhere(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
@@ -123,16 +123,16 @@ def everywhere(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple
 
 
 def weak(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
-    return noise(one.name, one.strength**2).applied(eps, shape, g)
+    return noise(one.name, one.strength**2).pair(eps, shape, g)
 
 
 def all_taught(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
-    n, _ = one.applied(eps, shape, g)
+    n, _ = one.pair(eps, shape, g)
     return n, n
 
 
 def none_taught(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
-    n, _ = one.applied(eps, shape, g)
+    n, _ = one.pair(eps, shape, g)
     return n, eps
 
 
@@ -152,7 +152,7 @@ def test_white_noise_is_eps_and_draws_nothing() -> None:
     g = stream(0, "white")
     before = g.get_state()
     eps = torch.ones(2, 3)
-    n, target = WHITE.applied(eps, (3,), g)
+    n, target = WHITE.pair(eps, (3,), g)
     assert n is eps
     assert target is eps
     assert torch.equal(g.get_state(), before)
@@ -296,7 +296,7 @@ def law_limit(limit: Limit) -> None:
     for name in (*KINDS, "hidden"):
         one, g = noise(name, 0.9), stream(3, "limit")
         x0 = oracle.sample(N, g)
-        n, target = one.applied(torch.randn(N, 3, generator=g, dtype=torch.float64), (3,), g)
+        n, target = one.pair(torch.randn(N, 3, generator=g, dtype=torch.float64), (3,), g)
         x = x0 + sigma * n
         design = torch.cat([x, torch.ones(N, 1, dtype=torch.float64)], 1)
         probe = x[:4]
@@ -317,7 +317,7 @@ def law_limit(limit: Limit) -> None:
 
 
 def test_training_tends_to_the_stated_denoiser() -> None:
-    law_limit(learned)
+    law_limit(training_optimum)
 
 
 def white_limit(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
@@ -331,14 +331,14 @@ def no_skip(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: flo
 def kept_for_lost(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
     D_n = CorrelatedOracle(oracle, one).denoise(x, sigma)
     skip = p.coefficients(torch.tensor(sigma), sigma_data=sd).skip
-    return D_n + one.kept((3,)) * skip * (x - D_n)
+    return D_n + one.regression((3,)) * skip * (x - D_n)
 
 
 def all_lost(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
     """As if what z does not move were lost too: right where z is of a coordinate."""
     D_n = CorrelatedOracle(oracle, one).denoise(x, sigma)
     skip = p.coefficients(torch.tensor(sigma), sigma_data=sd).skip
-    return D_n + (1 - one.kept((3,))) * skip * (x - D_n)
+    return D_n + (1 - one.regression((3,))) * skip * (x - D_n)
 
 
 @pytest.mark.parametrize("mutant", [white_limit, no_skip, kept_for_lost, all_lost])
@@ -355,8 +355,8 @@ def test_only_c_skip_of_zero_keeps_the_denoiser_under_perturbation(
     x = oracle.sample(4, stream(0, "x")) + sigma
     x0, eps = (default_registry().parameterization(name) for name in ("x0", "eps"))
     exact = CorrelatedOracle(oracle, one).denoise(x, sigma)
-    assert torch.equal(learned(one, oracle, x0, x, sigma, 1.0), exact)
-    off = learned(one, oracle, eps, x, sigma, 1.0) - exact
+    assert torch.equal(training_optimum(one, oracle, x0, x, sigma, 1.0), exact)
+    off = training_optimum(one, oracle, eps, x, sigma, 1.0) - exact
     expected = strength**2 / (1 + strength**2) * (x - exact)
     size = float((x.abs() + exact.abs()).max())
     torch.testing.assert_close(off, expected, rtol=0, atol=16 * U * size)
@@ -381,8 +381,8 @@ def test_a_step_sees_n_in_x_and_its_target_is_as_taught(monkeypatch: pytest.Monk
     for name in ("white", *KINDS):
         one, seen = NOISES[name].bound({}), []
 
-        def spy(network: Any, objective: Any, x0: Tensor, eps: Tensor, at: Levels, *rest: Any,
-                seen: Any = seen) -> Tensor:  # fmt: skip
+        def spy(network: Any, objective: Any, x0: Tensor, eps: Tensor, at: SigmaFunctions,
+                *rest: Any, seen: Any = seen) -> Tensor:  # fmt: skip
             def watched(scaled: Tensor, c_noise: Tensor, condition: Any) -> Tensor:
                 x = scaled / per_sample(at.c_in, x0)
                 seen.append(((x - x0) / per_sample(at.sigma, x0), eps, at.sigma, x0))
@@ -394,7 +394,7 @@ def test_a_step_sees_n_in_x_and_its_target_is_as_taught(monkeypatch: pytest.Monk
         run = with_noise(one, steps=3)
         list(run)
         block = trainers.draws(run.seed, 0, run.training.batch, len(run.samples), (2,))
-        n, target = trainers.noised(one, run.seed, 0, block.eps)
+        n, target = trainers.noise_pair(one, run.seed, 0, block.eps)
         for step, (found, eps, sigma, x0) in enumerate(seen):
             assert torch.equal(eps, target[step])
             # x = x0 + sigma n was rounded thrice at its own size, and is divided by sigma.
@@ -475,4 +475,4 @@ def test_a_shape_that_z_cannot_have_is_refused(
     z_shape: Callable[[tuple[int, ...]], Any], said: str
 ) -> None:
     with pytest.raises(ComponentError, match=f"noise 'mine': .*{said}"):
-        Noise("mine", z_shape).bound({}).drawn((3, 4))
+        Noise("mine", z_shape).bound({}).shape_of_z((3, 4))

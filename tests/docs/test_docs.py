@@ -347,11 +347,7 @@ def hooks() -> dict[str, list[str]]:
 
 def fields(kind: type) -> list[str]:
     """What a component is made of, as its author writes it."""
-    if kind is testbed.Parameterization:
-        return list(inspect.signature(kind).parameters)
-    return [
-        field.name for field in dataclasses.fields(kind) if field.init and field.name != "options"
-    ]
+    return [name for name in inspect.signature(kind).parameters if name != "options"]
 
 
 def test_the_guide_names_every_hook_and_no_other() -> None:

@@ -318,7 +318,7 @@ class OneTerm(Variational):
     """E_t without the n."""
 
     def __call__(self, *given: Any) -> Tensor:
-        return super().__call__(*given) / len(self.rows)
+        return super().__call__(*given) / len(self.terms)
 
 
 class AsDrawn(Variational):
@@ -330,7 +330,7 @@ class AsDrawn(Variational):
         super().__init__(*given)
         s = given[1]
         q = torch.cat([torch.zeros(1).double(), s[:-1]]) / s
-        self.rows[:, 1] *= ((1 - q**2) ** self.power).float()
+        self.terms[:, 1] *= ((1 - q**2) ** self.power).float()
 
 
 class Half(AsDrawn):
@@ -341,7 +341,7 @@ class OutForItsSquare(Variational):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         out = given[0].coefficients(given[1], sigma_data=given[2]).out
-        self.rows[:, 1] /= out.abs().float()
+        self.terms[:, 1] /= out.abs().float()
 
 
 class ReverseSign(Variational):
@@ -356,7 +356,7 @@ class NoKlInTheFirst(Variational):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.rows[0, 2] = 1.0
+        self.terms[0, 2] = 1.0
 
 
 class LevelBelow(Variational):
@@ -364,7 +364,7 @@ class LevelBelow(Variational):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.rows = torch.cat([self.rows[:1], self.rows[:-1]])
+        self.terms = torch.cat([self.terms[:1], self.terms[:-1]])
 
 
 for mistake, variational, also in (

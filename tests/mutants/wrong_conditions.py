@@ -28,7 +28,7 @@ class OneForAll(testbed.Noise):
     """One z for the whole batch."""
 
     def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
-        z = torch.randn(self.drawn(shape), generator=generator, dtype=eps.dtype)
+        z = torch.randn(self.shape_of_z(shape), generator=generator, dtype=eps.dtype)
         n = eps + self.strength * z
         return n, n
 
@@ -37,7 +37,7 @@ class Wide(testbed.Noise):
     """z in float64, whatever eps is."""
 
     def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
-        n, target = super().applied(eps.double(), shape, generator)
+        n, target = super().pair(eps.double(), shape, generator)
         return n, target
 
 
@@ -46,7 +46,7 @@ class Global(testbed.Noise):
 
     def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         lead = eps.shape[: eps.ndim - len(shape)]
-        n = eps + self.strength * torch.randn(*lead, *self.drawn(shape), dtype=eps.dtype)
+        n = eps + self.strength * torch.randn(*lead, *self.shape_of_z(shape), dtype=eps.dtype)
         return n, n
 
 
@@ -54,7 +54,7 @@ class Variance(testbed.Noise):
     """z of variance `strength`, as if that were a variance."""
 
     def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
-        n, _ = super().applied(eps, shape, generator)
+        n, _ = super().pair(eps, shape, generator)
         found = eps + (n - eps) / self.strength**0.5 if self.strength else eps
         return found, found
 
@@ -64,7 +64,7 @@ class Uniform(testbed.Noise):
 
     def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         lead = eps.shape[: eps.ndim - len(shape)]
-        z = torch.rand(*lead, *self.drawn(shape), generator=generator, dtype=eps.dtype)
+        z = torch.rand(*lead, *self.shape_of_z(shape), generator=generator, dtype=eps.dtype)
         n = eps + self.strength * z
         return n, n
 
@@ -73,7 +73,7 @@ class Untold(testbed.Noise):
     """The target is eps, and it says n."""
 
     def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
-        return super().applied(eps, shape, generator)[0], eps
+        return super().pair(eps, shape, generator)[0], eps
 
 
 class Denser(testbed.Noise):
@@ -93,7 +93,7 @@ class UnitVariance(testbed.Noise):
 class KeptByCoordinate(testbed.Noise):
     """1/(1 + strength^2), which is that of a z of every coordinate."""
 
-    def kept(self, shape: Shape) -> float:
+    def regression(self, shape: Shape) -> float:
         return 1 / (1 + self.strength**2)
 
 
@@ -113,7 +113,7 @@ class MovesAll(testbed.Noise):
 
 class InPlace(testbed.Noise):
     def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
-        n, _ = super().applied(eps, shape, generator)
+        n, _ = super().pair(eps, shape, generator)
         eps.copy_(n)
         return n, n
 
@@ -131,7 +131,7 @@ EVERY = tuple(
         "covariance",
         "target",
         "variance",
-        "kept",
+        "regression",
         "strength",
         "independent",
         "generator",
@@ -141,7 +141,7 @@ EVERY = tuple(
     ]
 )
 
-MOMENTS = ("covariance", "variance", "kept")
+MOMENTS = ("covariance", "variance", "regression")
 
 wrong("z of the last axis alone", noise(lambda shape: shape[-1:]), *EVERY)
 wrong("z of another size", noise(lambda shape: (2, *shape[1:])), *EVERY)
@@ -150,10 +150,14 @@ wrong("z in float64", Wide("wrong", channel), "shape")
 wrong("torch's global generator", Global("wrong", channel), "generator", "pure", "strength")
 wrong("strength is a variance", Variance("wrong", channel), "strength", *MOMENTS)
 wrong("z is not centred", Uniform("wrong", coordinate), "mean", "independent", *MOMENTS)
-wrong("the target is eps and not n", Untold("wrong", channel), "target", "variance", "kept")
-wrong("z of every coordinate", Denser("wrong", channel), "covariance", "kept")
+wrong("the target is eps and not n", Untold("wrong", channel), "target", "variance", "regression")
+wrong("z of every coordinate", Denser("wrong", channel), "covariance", "regression")
 wrong("the variance of eps alone", UnitVariance("wrong", channel), "variance")
-wrong("what is kept of a coordinate", KeptByCoordinate("wrong", channel, in_target=False), "kept")
+wrong(
+    "what is kept of a coordinate",
+    KeptByCoordinate("wrong", channel, in_target=False),
+    "regression",
+)
 wrong("the eigenvalue of a coordinate", ByCoordinate("wrong", channel), "covariance", "oracle")
 wrong("z moves every coordinate", MovesAll("wrong", channel), "oracle")
 wrong("eps changed in place", InPlace("wrong", channel), "pure")

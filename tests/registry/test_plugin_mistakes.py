@@ -228,20 +228,20 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         "(test_plugin_mistakes.py, line ",
     ),
     "noise, a number": (
-        lambda: testbed.Noise("a", lambda shape: shape[0]).drawn((4, 3)),  # type: ignore[arg-type,return-value]
+        lambda: testbed.Noise("a", lambda shape: shape[0]).shape_of_z((4, 3)),  # type: ignore[arg-type,return-value]
         "noise 'a': z_shape must return 2 numbers, (4, 3) with ones in it, got 4.",
     ),
     "guidance, a number": (
-        lambda: testbed.Guidance("a", lambda scale=2.0: scale).built(),
+        lambda: testbed.Guidance("a", lambda scale=2.0: scale).build(),
         "guidance 'a': method must return an object with classes, misfits and denoiser, got 2.0.",
     ),
     "guidance, an option": (
-        lambda: testbed.Guidance("a", lambda scale=2.0: {}[scale]).built(),
+        lambda: testbed.Guidance("a", lambda scale=2.0: {}[scale]).build(),
         "guidance 'a': method raised KeyError: 2.0 (test_plugin_mistakes.py, line ",
     ),
     "metric, None": (
         lambda: testbed.Metric("a", nothing)(X, None, None),  # type: ignore[arg-type]
-        "metric 'a': measure must return a number or an Estimate, got None.",
+        "metric 'a': measure must return a number or a MetricValue, got None.",
     ),
 }
 

@@ -146,11 +146,11 @@ DROPOUT = [
 
 @pytest.mark.parametrize("law", DROPOUT)
 def test_dropout_obeys(law: Callable[[OfBlock], None]) -> None:
-    law(conditions.of_block)
+    law(conditions.block_classes)
 
 
 def dropping(
-    kept: Callable[[Tensor, Tensor, float], Tensor] = conditions.kept,
+    kept: Callable[[Tensor, Tensor, float], Tensor] = conditions.drop,
     stream: Callable[[int, str, int], tuple[int, str, int]] = lambda *given: given,
     rows: Callable[[Tensor], Tensor] = lambda index: index,
 ) -> OfBlock:
@@ -160,7 +160,7 @@ def dropping(
         return {
             name: kept(
                 classes[name][rows(index)],
-                conditions.draws(*stream(seed, name, block), tuple(index.shape)),
+                conditions.uniforms(*stream(seed, name, block), tuple(index.shape)),
                 rate,
             )
             for name, rate in rates.items()
@@ -172,7 +172,7 @@ def dropping(
 def one_stream(classes: Any, rates: Any, seed: int, block: int, index: Tensor) -> Any:
     generator = torch.Generator().manual_seed(seed + 1000 * block)
     return {
-        name: conditions.kept(
+        name: conditions.drop(
             classes[name][index],
             torch.rand(index.shape, generator=generator, dtype=torch.float64),
             rate,
@@ -259,7 +259,7 @@ def law_network_sees_the_classes() -> None:
     for step, found in enumerate(seen):
         block, offset = divmod(step, BLOCK)
         index = trainers.draws(one.seed, block, 16, len(data().train), data().shape).indices
-        wanted = conditions.of_block(
+        wanted = conditions.block_classes(
             data().condition("train", one.conditions), one.conditions, one.seed, block, index
         )
         assert {n: y.tolist() for n, y in found.items()} == {
@@ -321,7 +321,7 @@ def test_conditional_trials_train_as_one_batch() -> None:
 def swapped(*arguments: Any) -> dict[str, Tensor]:
     """The conditions of the seed 0 for everyone."""
     classes, rates, _, block, index = arguments
-    return conditions.of_block(classes, rates, 0, block, index)
+    return conditions.block_classes(classes, rates, 0, block, index)
 
 
 def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tensor:
@@ -334,7 +334,7 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
         pytest.param(
             law_always_dropped_is_unconditional,
             trainers,
-            "of_block",
+            "block_classes",
             dropping(lambda y, u, rate: torch.where(u < rate, 0, y)),
             id="class 0 for none",
         ),
@@ -346,7 +346,7 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
             id="classes of other rows",
         ),
         pytest.param(
-            law_batched_is_one_by_one, batches, "of_block", swapped, id="draws of one seed"
+            law_batched_is_one_by_one, batches, "block_classes", swapped, id="draws of one seed"
         ),
         pytest.param(
             law_batched_is_one_by_one,
@@ -763,6 +763,6 @@ def test_conditions_of_samples_are_the_same_for_every_trial() -> None:
 def test_draws_are_not_used_up() -> None:
     """A conditional trial sees the batches, noises and levels of an unconditional one."""
     before = trainers.draws(3, 1, 8, 100, (2,))
-    conditions.draws(3, "label", 1, (BLOCK, 8))
+    conditions.uniforms(3, "label", 1, (BLOCK, 8))
     after = trainers.draws(3, 1, 8, 100, (2,))
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
