@@ -1,4 +1,4 @@
-"""Every mutant, and docs/mutants.md made of them: python tests/catalogue.py writes it.
+"""Every mutant, and docs/maintainers/mutants.md made of them: python tests/catalogue.py writes it.
 
 A mutant is tried on every check of its family. It must fail the one meant for it and those named
 with it, and no other; what is not mutated must pass them all.
@@ -69,7 +69,7 @@ def laws() -> dict[str, str]:
 
 
 def markdown() -> str:
-    """docs/mutants.md."""
+    """docs/maintainers/mutants.md."""
     lines = [
         "# Mutants",
         "",
@@ -105,4 +105,4 @@ def markdown() -> str:
 if __name__ == "__main__":
     from pathlib import Path
 
-    Path(__file__).parents[1].joinpath("docs", "mutants.md").write_text(markdown())
+    Path(__file__).parents[1].joinpath("docs", "maintainers", "mutants.md").write_text(markdown())

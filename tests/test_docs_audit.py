@@ -1,4 +1,4 @@
-"""docs/audit.md runs as written."""
+"""docs/how-to/audit.md runs as written."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import run_here
 
-GUIDE = (Path(__file__).parents[1] / "docs" / "audit.md").read_text()
+GUIDE = (Path(__file__).parents[1] / "docs" / "how-to" / "audit.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 SHELL = [text for language, text in BLOCKS if language == "sh"]

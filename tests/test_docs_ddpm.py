@@ -1,4 +1,4 @@
-"""docs/ddpm.md and docs/scores.md run as written, and their figures are right."""
+"""docs/explanation/ddpm.md and docs/how-to/scores.md run as written, and their figures are right."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,8 @@ from testbed.registry import default_registry
 from testbed.study import plan, study_file
 
 DDPM, SCORES = (
-    (Path(__file__).parents[1] / "docs" / f"{name}.md").read_text() for name in ("ddpm", "scores")
+    (Path(__file__).parents[1] / "docs" / f"{name}.md").read_text()
+    for name in ("explanation/ddpm", "how-to/scores")
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

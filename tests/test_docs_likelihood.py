@@ -1,4 +1,4 @@
-"""docs/likelihood.md runs as written, its study can be planned, and it names all there is."""
+"""docs/explanation/likelihood.md runs as written, its study can be planned, and it names all there is."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from testbed.report.words import METRICS
 from testbed.study import plan, study_file
 from testbed.trial.validity import MOST_EXACT
 
-GUIDE = (Path(__file__).parents[1] / "docs" / "likelihood.md").read_text()
+GUIDE = (Path(__file__).parents[1] / "docs" / "explanation" / "likelihood.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE))
 WITHOUT = re.sub(r"^dataset = .*\n", "", STUDY, flags=re.MULTILINE)
 

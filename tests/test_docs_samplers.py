@@ -1,4 +1,4 @@
-"""docs/samplers.md runs as written, and names all there is."""
+"""docs/reference/samplers.md runs as written, and names all there is."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ from testbed.registry import default_registry
 from testbed.sampling.schedules import BORDERS, SCHEDULES
 from testbed.study import plan, study_file
 
-GUIDE = (Path(__file__).parents[1] / "docs" / "samplers.md").read_text()
+GUIDE = (Path(__file__).parents[1] / "docs" / "reference" / "samplers.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE))
 ROWS = {row[1]: row[2] for row in re.finditer(r"^\| `(\w+)` \| (.*?) \|", GUIDE, re.MULTILINE)}
 
