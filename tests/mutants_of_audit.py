@@ -275,7 +275,9 @@ audit(
 )
 audit(
     "eps alone of all kinds",
-    lambda: mock.patch.object(algebra, "KINDS", {"eps": predictions.PREDICTION_TYPES["eps"]}),
+    lambda: mock.patch.object(
+        algebra, "PREDICTION_TYPES", {"eps": predictions.PREDICTION_TYPES["eps"]}
+    ),
     "every_kind_is_tried",
 )
 audit(

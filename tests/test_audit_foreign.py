@@ -131,7 +131,7 @@ def test_read_in_other_words_it_fails(wrong: tuple[str, str]) -> None:
 
 def test_a_schedule_of_ones_own() -> None:
     """VP with another beta, given as a Schedule."""
-    schedule = testbed.noise.vp(0.5, 10.0)
+    schedule = testbed.noise_levels.vp(0.5, 10.0)
 
     def answer(oracle: Oracle) -> Callable[[Tensor, Tensor], Tensor]:
         def eps(state: Tensor, t: Tensor) -> Tensor:

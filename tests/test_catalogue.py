@@ -9,7 +9,7 @@ from catalogue import FAMILIES, MUTANTS
 from mutation import TOLD, Mutant
 from self_tests import SELF_TESTS
 
-GUIDE = Path(__file__).parents[1] / "docs" / "mutants.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "maintainers" / "mutants.md"
 RIGHT = [(family, name) for family in FAMILIES for name in FAMILIES[family].right]
 
 

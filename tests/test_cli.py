@@ -50,7 +50,7 @@ def components() -> list[tuple[str, str]]:
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys, atexit\n"
-        "from testbed.cli import main\n"
+        "from testbed.cli.app import main\n"
         f"atexit.register(lambda: print([n for n in {HEAVY} if n in sys.modules]))\n"
         "main()"
     )

@@ -161,7 +161,7 @@ def test_a_learned_variance_with_conditions_trains_and_is_measured(tmp_path: Pat
     ).trials
     at = tmp_path / "trial"
     assert worker.run(one.config, at) == "finished", (at / "error.txt").read_text()
-    metrics = worker.journal.result(at)["metrics"]
+    metrics = worker.storage.result(at)["metrics"]
     assert {"elbo", "nll", "nll_gap", "excess_nats", "excess_dropped_nats"} <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values())
 

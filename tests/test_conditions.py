@@ -341,14 +341,14 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
     [
         pytest.param(
             law_always_dropped_is_unconditional,
-            trainer,
+            trainers,
             "of_block",
             dropping(lambda y, u, rate: torch.where(u < rate, 0, y)),
             id="class 0 for none",
         ),
         pytest.param(
             law_network_sees_the_classes,
-            trainer,
+            trainers,
             "losses",
             lambda *a: losses(*a[:6], {n: y.flip(0) for n, y in a[6].items()}),
             id="classes of other rows",

@@ -894,12 +894,12 @@ def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:
     (one,) = planned(tmp_path).trials
     at = tmp_path / "out" / "trials" / one.id
     at.mkdir(parents=True)
-    worker.journal.write_json(
+    worker.storage.write_json(
         at / "trial.json",
         {"id": one.id, "config": one.config, "labels": [], "plugins": [], "plugin_dirs": []},
     )
     assert worker.run(one.config, at) == "finished", (at / "error.txt").read_text()
-    result = worker.journal.read_json(at / "result.json")
+    result = worker.storage.read_json(at / "result.json")
     assert math.isfinite(result["metrics"]["elbo"])
     terms = [result["metrics"][f"elbo_{t}"] for t in ("reconstruction", "matching", "prior")]
     assert sum(terms) == pytest.approx(result["metrics"]["elbo"], rel=1e-12)

@@ -18,6 +18,7 @@ import torch
 from conftest import ROOT, environment, run_here
 
 import testbed
+import testbed.components.base
 from testbed import hookspecs
 from testbed.diffusion.parameterization import CLAIMS
 from testbed.registry import AXES, HOOKS
@@ -159,7 +160,7 @@ def test_the_test_file_of_the_guide_passes(
 class Loaded:
     registry: testbed.Registry
     context: Context
-    components: dict[str, list[testbed.components.Component]]
+    components: dict[str, list[testbed.components.base.Component]]
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     for name, file in files.items():
         file.write_text(EXAMPLES[name])
     with plugin(*files.values()) as registry:
-        found: dict[str, list[testbed.components.Component]] = {name: [] for name in files}
+        found: dict[str, list[testbed.components.base.Component]] = {name: [] for name in files}
         for axis in AXES:
             for name in registry.names(axis):
                 component = getattr(registry, axis)(name)

@@ -230,8 +230,8 @@ def test_an_identity_depends_on_the_sources_and_on_the_data(
 def test_the_sources_of_a_trial_are_all_that_its_numbers_come_from() -> None:
     package = Path(plan.__file__).parents[1]
     apart = {
-        "__init__", "__main__", "audit", "cli", "errors", "ext", "hookspecs", "registry", "study",
-        "templates", "testing", "twins",
+        "__init__", "__main__", "audit", "cli", "errors", "ext", "hookspecs", "registry", "report",
+        "study", "templates", "testing", "trial",
     }  # fmt: skip
     rooms = {path.stem for path in package.iterdir() if not path.name.startswith((".", "__py"))}
     assert {name for name in plan.SOURCES if "/" not in name} | apart >= rooms - {"py", "_bundled"}

@@ -27,7 +27,7 @@ from testbed.sampling.loop import Denoise, sample
 from testbed.training import checkpoint
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
-from testbed.trial import storage
+from testbed.trial import class_conditions, storage
 from testbed.trial.build import component, dataset
 from testbed.trial.guided import Guide
 
@@ -71,7 +71,7 @@ def measure(
     shown = evaluation["levels"], evaluation["draws"], tuple(conditions)
     against = _held(*named, low, high, *shown)
     noise = component(registry, "noise", config["noise"])
-    dropped = conditions.drops_all(conditions)
+    dropped = class_conditions.drops_all(conditions)
     levels = denoising.per_level(trained, against, device, dropped, noise)
     found = denoising.summary(levels, d)
     guide = Guide(config, registry, data, trained, device)

@@ -30,7 +30,7 @@ def told(ended: Ended, found: Verdict, reason: str) -> None:
 def whole(at: Path, found: Verdict) -> None:
     """No trial is called failed, and no file is half written."""
     for file in at.glob("trials/*/*.json"):
-        found.hold(bool(checker.journal.found(file)), f"{file.name} is half written")
+        found.hold(bool(checker.storage.found(file)), f"{file.name} is half written")
     failed = [file for file in at.glob("trials/*/error.txt") if file.stat().st_size]
     found.hold(not failed, "a trial is called failed")
     found.hold(not list(at.rglob("*.tmp")), "temporary files are left")
