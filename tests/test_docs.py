@@ -1,4 +1,4 @@
-"""docs/plugins.md: its tutorial runs as written, its examples work, and it names all there is."""
+"""The pages on plugins: the tutorial runs, the examples work, and all there is is named."""
 
 import dataclasses
 import inspect
@@ -27,10 +27,20 @@ from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
 from testbed.testing.claims import OF_LOSSES, OF_PARAMETERIZATIONS
 from testbed.testing.running import GROUPS
 
-GUIDE = (ROOT / "docs" / "plugins.md").read_text()
+DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-TUTORIAL = GUIDE[GUIDE.index("## A tutorial") : GUIDE.index("## The hooks")]
-REFERENCE = GUIDE[GUIDE.index("## The hooks") :]
+PAGES = {
+    page: (DOCS / page).read_text()
+    for page in (
+        "tutorials/first-plugin.md",
+        "reference/hooks.md",
+        "how-to/own-plugin.md",
+        "reference/checks.md",
+    )
+}
+GUIDE = "\n".join(PAGES.values())
+TUTORIAL = PAGES["tutorials/first-plugin.md"]
+REFERENCE = GUIDE.removeprefix(TUTORIAL)
 FINISHED = ", finished"
 """Behind the name of a file that the tutorial has arrived at, and shows whole."""
 RENAMED = {"learned.py": ('"log_variance"', '"edm2"')}
@@ -393,8 +403,8 @@ def test_what_the_guide_says_of_testing_exists() -> None:
     from testbed import testing
     from testbed.testing import strategies
 
-    start = GUIDE.index("## Checks in your own tests")
-    text = GUIDE[start : GUIDE.index("## A plugin as a package")]
+    page = PAGES["how-to/own-plugin.md"]
+    text = page[page.index("## Checks in your own tests") : page.index("## A plugin as a package")]
     for name in re.findall(r"^- `(\w+)\(", text, flags=re.MULTILINE):
         assert hasattr(testing, name), name
     listed = text[text.index("has Hypothesis strategies:") :]
@@ -402,11 +412,21 @@ def test_what_the_guide_says_of_testing_exists() -> None:
         assert hasattr(strategies, name), name
 
 
-def test_every_link_in_the_guide_leads_somewhere() -> None:
-    titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", GUIDE), flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-    for target in re.findall(r"\]\(#([^)]+)\)", GUIDE):
-        assert target in anchors, target
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), flags=re.MULTILINE)
+    own = re.findall(r"^\(([\w-]+)\)=$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in titles} | set(own)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_every_link_in_a_page_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text())):
+        if re.match(r"https?://", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("mistake", ["a wrong field", "a wrong example"])
