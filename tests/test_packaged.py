@@ -88,7 +88,7 @@ def test_the_wheel_holds_all_that_is_shipped(wheels: dict[str, Path]) -> None:
         for folder, kind in (("plugins", "*.py"), ("studies", "*.toml"))
         for file in (ROOT / folder).glob(kind)
     }
-    expected |= {"testbed/py.typed", "testbed/study/report/report.html.j2"}
+    expected |= {"testbed/py.typed", "testbed/__init__.pyi", "testbed/report/report.html.j2"}
     assert expected <= names, expected - names
     for some in ("testing/__init__", "templates/parameterization", "_bundled/plugins/flow"):
         assert f"testbed/{some}.py" in names

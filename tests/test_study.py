@@ -95,7 +95,7 @@ import signal
 import time
 from pathlib import Path
 import testbed
-from testbed.study import trial
+from testbed.trial import worker
 
 HERE = Path(__file__).parent
 calls = 0
@@ -115,9 +115,9 @@ def disturb():
         time.sleep(0.01)
     if (HERE / "deaths").exists():
         words = (HERE / "deaths").read_text().split()
-        deaths, at, trial.CHECKPOINT_SECONDS = map(float, words)
+        deaths, at, worker.CHECKPOINT_SECONDS = map(float, words)
         if deaths and calls > at:
-            (HERE / "deaths").write_text(f"{deaths - 1:.0f} {at} {trial.CHECKPOINT_SECONDS}")
+            (HERE / "deaths").write_text(f"{deaths - 1:.0f} {at} {worker.CHECKPOINT_SECONDS}")
             os.kill(os.getpid(), signal.SIGKILL)
 
 @testbed.hookimpl
@@ -746,9 +746,9 @@ class Without:
         return getattr(self.finder, name)
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-from testbed.study import report
+from testbed import report
 report.write = lambda folder: folder / "report.html"
-from testbed.cli import main
+from testbed.cli.app import main
 main()
 """
 
@@ -1071,8 +1071,8 @@ def test_a_worker_that_dies_every_time_fails_its_trial_after_three(
 def test_a_trial_in_the_hands_of_another_process_is_left_alone(tmp_path: Path) -> None:
     with storage.locked(tmp_path / "t"):
         script = (
-            "from pathlib import Path; from testbed.study import journal\n"
-            f"with journal.locked(Path({str(tmp_path / 't')!r})): pass"
+            "from pathlib import Path; from testbed.trial import storage\n"
+            f"with storage.locked(Path({str(tmp_path / 't')!r})): pass"
         )
         done = subprocess.run(
             [sys.executable, "-c", script], env=environment(), capture_output=True, text=True

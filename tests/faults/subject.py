@@ -46,9 +46,9 @@ seeds = 1
 HASTY = """
 import multiprocessing
 import testbed
-from testbed.study import trial
+from testbed.trial import worker
 
-trial.CHECKPOINT_SECONDS = 0.0
+worker.CHECKPOINT_SECONDS = 0.0
 if multiprocessing.parent_process() is None:
     from testbed.study import runner
 

@@ -88,7 +88,7 @@ def test_D_and_F_have_the_dtype_and_shape_of_x(c: State, output: str) -> None:
 
 @law(c=states(), schedule=schedules)
 def test_x_t_has_the_dtype_and_shape_of_x(
-    c: State, schedule: testbed.noise_levels.Schedule
+    c: State, schedule: testbed.noise_levels.NoiseSchedule
 ) -> None:
     """And t those of sigma; back again, x and the score those of x_t."""
     x_t, t = schedule.from_ve(c.x, c.sigma)
