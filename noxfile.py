@@ -99,7 +99,7 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The documentation, to docs/_build/html; every warning is an error."""
     install(session, "docs")
-    words = ["-W", "--keep-going", "-n", "-q", "-E"]
+    words = ["-W", "--keep-going", "-n", "-q", "-E", "-d", "docs/_build/doctrees"]
     session.run("python", "-m", "sphinx", *words, *session.posargs, *PAGES, env=HERE)
     session.run("python", "docs/check_pages.py", PAGES[1])
 
@@ -116,7 +116,7 @@ def links(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """The wheel and the sdist, each built, installed in a fresh environment and used."""
     install(session, "package")
-    session.run("python", "tests/package.py", *session.posargs)
+    session.run("python", ".ci/package.py", *session.posargs)
 
 
 @nox.session

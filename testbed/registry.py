@@ -71,8 +71,8 @@ PATH_VARIABLE = "TESTBED_PLUGIN_PATH"
 ELSEWHERE = "Is it in a file? Add -p FILE."
 REFUSED = {
     ("metric", "fid"): "It needs the weights of an Inception network, which testbed neither ships "
-    "nor downloads: a plugin that has them on disk can register it (docs/reference/metrics.md, FID), or "
-    "compare by energy, mmd or coverage_gap, which need none."
+    "nor downloads: a plugin that has them on disk can register it (docs/reference/metrics.md, "
+    "FID), or compare by energy, mmd or coverage_gap, which need none."
 }
 """What to do instead, for names that are often asked for and are not here."""
 

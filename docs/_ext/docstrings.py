@@ -5,12 +5,15 @@ would take for emphasis (`F*`), substitutions (`|D - x0|`) or references (`x_`).
 with indented lines that is no section such as `Args:` is a formula or a table: it stays as it is.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Note|Example):$")
 MARKUP = re.compile(r"[\\*|]|(?<=\w)_(?!\w)")
@@ -50,8 +53,18 @@ def rewritten(lines: list[str]) -> Iterator[str]:
 
 def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     lines[:] = list(rewritten(lines))
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")  # napoleon takes the words before a colon in the first line for a type
+
+
+def signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, arguments: str, returns: str
+) -> tuple[str, str] | None:
+    """The default of a dataclass's field as a name that can be parsed."""
+    return arguments and (arguments.replace("<factory>", "..."), returns)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,6 +2,8 @@
 of a page is replaced by what the function NAME returns, as Markdown.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib
 import inspect
@@ -11,15 +13,17 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from sphinx.application import Sphinx
 
 import testbed
 from testbed.study import study_file
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 LINE = re.compile(r"^% generated: (\w+) ?(\S*)$", re.MULTILINE)
 SECTIONS = {
@@ -41,7 +45,7 @@ def study_keys(section: str) -> str:
 
 def _tables(model: type, prefix: str) -> Iterator[str]:
     nested: list[tuple[str, type]] = []
-    lines = ["| key | type | default | |", "|---|---|---|---|"]
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, info in _fields(model).items():
         lines.append(_row(f"{prefix}{name}", info, _says(model, name, info)))
         nested += [(f"{prefix}{name}.", one) for one in _models(info.annotation)]
@@ -161,17 +165,18 @@ def _argument(parameter: Any) -> str:
 
 
 def _options(parameters: list[Any]) -> str:
-    lines = ["| option | default | |", "|---|---|---|"]
+    lines = ["| option | default | meaning |", "|---|---|---|"]
     for one in parameters:
         if one.name == "help" or getattr(one, "hidden", False):
             continue
-        name = "`" + "`, `".join([*one.opts, *one.secondary_opts]) + "`"
+        names = [*one.opts, *one.secondary_opts]
         if one.param_type_name == "argument":
-            name = f"`{one.metavar or one.name.upper()}`"
+            names = [one.metavar or one.name.upper()]
+        name = ", ".join(f"`{word}`" for word in names).replace("|", r"\|")
         default = one.default
         blank = default is None or default is False or default == "" or callable(default)
         said = "" if blank or one.required else f"`{default}`"
-        lines.append(f"| {name} | {said} | {(one.help or '').replace('|', chr(92) + '|')} |")
+        lines.append(f"| {name} | {said} | {_plain(one.help or '')} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -203,7 +208,7 @@ def _module(name: str) -> str:
 
 def public_names(_: str) -> str:
     """The names of `testbed` itself, with the first sentence of each and where it is explained."""
-    lines = ["| name | |", "|---|---|"]
+    lines = ["| name | meaning |", "|---|---|"]
     for name in testbed.__all__:
         thing = getattr(testbed, name)
         first = " ".join(inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0].split())
