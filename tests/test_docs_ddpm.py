@@ -1,4 +1,4 @@
-"""docs/explanation/ddpm.md and docs/how-to/scores.md run as written, and their figures are right."""
+"""The pages on DDPM and on scores run as written, and their figures are right."""
 
 import re
 from pathlib import Path

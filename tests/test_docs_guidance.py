@@ -1,4 +1,4 @@
-"""docs/explanation/guidance.md: its studies can be planned, its code runs, and it names all there is."""
+"""The page on guidance: its studies can be planned, its code runs, and it names all there is."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/explanation/likelihood.md runs as written, its study can be planned, and it names all there is."""
+"""The page on likelihood runs as written, its study can be planned, and it names all there is."""
 
 import re
 from pathlib import Path
