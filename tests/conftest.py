@@ -1,116 +1,19 @@
-"""What the tests share: one thread, the environment put back, the command line in a folder."""
+"""What all tests have: one thread, the environment put back, a study and a store to begin with."""
 
-import io
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import strategies  # noqa: F401  registers and loads the Hypothesis profiles
 import torch
 
-import testbed.ext
-from testbed.cli import app
+pytest.register_assert_rewrite("helpers", "faults", "fuzz", "mutants", "properties")
+
+from helpers import strategies  # noqa: E402, F401  registers and loads the Hypothesis profiles
+from helpers.studies import TINY  # noqa: E402
 
 torch.set_num_threads(1)
-
-ROOT = Path(__file__).parents[1]
-OURS = ("MLFLOW_", "TESTBED_")
-
-TINY = """
-[study]
-name = "tiny"
-title = "A tiny study"
-
-[base]
-network = { name = "mlp", width = 16, depth = 1 }
-training = { steps = 100, batch = 16, points = 2 }
-evaluation = { levels = 4, draws = 32, samples = 16, steps = 4, metrics = ["energy"] }
-
-[arms]
-published = {}
-equal = { weighting = "edm", density = "lognormal", c_in = "shared", c_noise = "shared" }
-
-[grid]
-parameterization = ["v", "edm"]
-
-[[cases]]
-name = "mixture"
-dataset = { name = "mixture", dim = 2 }
-seeds = 2
-
-[[cases]]
-name = "digits"
-dataset = "digits"
-seeds = 1
-
-[report]
-baseline = "edm"
-"""
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The variables of a command: none of MLflow's or ours but `more`; wide output."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    # In a subprocess with another working directory, a relative PYTHONPATH leads nowhere.
-    kept |= {"PYTHONPATH": str(ROOT), "COLUMNS": "250", "OMP_NUM_THREADS": "1"}
-    return {**kept, "MLFLOW_DISABLE_TELEMETRY": "true", **more}
-
-
-def run_here(folder: Path, *words: object, **more: str) -> Done:
-    """`testbed WORDS` with `folder` as working directory, in this process, which is faster."""
-    out, err = io.StringIO(), io.StringIO()
-    from testbed.trial import build
-
-    # Its key is only the words, which mean something else here.
-    build.registry_of.cache_clear()
-    path, modules = list(testbed.ext.__path__), set(sys.modules)
-    before, code = dict(os.environ), 0
-    try:
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.chdir(folder)
-            patch.setattr(sys, "argv", ["testbed", *map(str, words)])
-            os.environ.clear()
-            os.environ.update(environment(**more))
-            try:
-                app.main()
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        testbed.ext.__path__[:] = path
-        for name in set(sys.modules) - modules:
-            if name.startswith("testbed.ext."):
-                del sys.modules[name]
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def run_process(folder: Path, *words: object, **more: str) -> Done:
-    """`python -m testbed WORDS` with `folder` as working directory, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "testbed", *map(str, words)],
-        cwd=folder,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(autouse=True)

@@ -17,16 +17,10 @@ from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import changes
-import damage
-import full_disk
-import kills
-import mistakes
-import server
-import stores
+from faults import changes, damage, full_disk, kills, mistakes, server, stores
+from faults.verdict import Scenario, Verdict
 from rich.console import Console
 from rich.table import Table
-from verdict import Scenario, Verdict
 
 SCENARIOS: dict[str, Scenario] = {
     **kills.SCENARIOS,

@@ -6,11 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import checker
-import kills
-from conftest import ROOT
-from subject import SEQUENTIAL, SMALL, Moment, command, lay_out, start
-from verdict import Scenario, Verdict
+from faults import checker, kills
+from faults.subject import SEQUENTIAL, SMALL, Moment, command, lay_out, start
+from faults.verdict import Scenario, Verdict
+from helpers.paths import ROOT
 
 from testbed.trial import storage
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-import checker
-import kills
-from subject import BATCHED, SEQUENTIAL, Ended, Moment, lay_out, study
-from verdict import Scenario, Verdict
+from faults import checker, kills
+from faults.subject import BATCHED, SEQUENTIAL, Ended, Moment, lay_out, study
+from faults.verdict import Scenario, Verdict
 
 from testbed.registry import Registry
 from testbed.study import engines, plan, runner, study_file

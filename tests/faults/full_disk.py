@@ -7,10 +7,9 @@ import resource
 import subprocess
 from pathlib import Path
 
-import checker
-import kills
-from subject import SEQUENTIAL, Ended, command, lay_out, start
-from verdict import Scenario, Verdict
+from faults import checker, kills
+from faults.subject import SEQUENTIAL, Ended, command, lay_out, start
+from faults.verdict import Scenario, Verdict
 
 SMALLEST = (20_000, 40_000)
 """Bytes of the largest file that may be written: less than a checkpoint has."""

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-import checker
-from subject import BATCHED, SEQUENTIAL, Ended, Moment, command, lay_out, left, start, study
-from verdict import Scenario, Verdict
+from faults import checker
+from faults.subject import BATCHED, SEQUENTIAL, Ended, Moment, command, lay_out, left, start, study
+from faults.verdict import Scenario, Verdict
 
 ENGINES = {"batched": BATCHED, "sequential": SEQUENTIAL}
 STORE = (

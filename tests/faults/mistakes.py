@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import checker
-import kills
-from subject import SMALL, command, lay_out, start
-from verdict import Scenario, Verdict
+from faults import checker, kills
+from faults.subject import SMALL, command, lay_out, start
+from faults.verdict import Scenario, Verdict
 
 from testbed.trial import storage
 
@@ -43,7 +42,7 @@ STEPS = 900
 
 
 def near(one: Any, other: Any) -> bool:
-    """Equal but for rounding: one unit in the last place a step, as in tests/test_batch.py."""
+    """Equal but for rounding: one unit in the last place a step (training/test_batch.py)."""
     return math.isclose(one, other, rel_tol=STEPS * ULP)
 
 

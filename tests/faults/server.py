@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import checker
-import kills
-from conftest import environment
-from stores import training, until
-from subject import SEQUENTIAL, command, lay_out, start
-from verdict import Scenario, Verdict
+from faults import checker, kills
+from faults.stores import training, until
+from faults.subject import SEQUENTIAL, command, lay_out, start
+from faults.verdict import Scenario, Verdict
+from helpers.command_line import environment
 
 
 def free_port() -> int:

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import checker
-import kills
-from subject import BATCHED, SEQUENTIAL, SMALL, Running, command, lay_out, left, start
-from verdict import Scenario, Verdict
+from faults import checker, kills
+from faults.subject import BATCHED, SEQUENTIAL, SMALL, Running, command, lay_out, left, start
+from faults.verdict import Scenario, Verdict
 
 from testbed.study import tracking
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from conftest import environment
+from helpers.command_line import environment
 
 HOOK = Path(__file__).parent / "hook"
 LIMIT = 180.0

@@ -11,12 +11,10 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-import damage
-import kills
-import mistakes
 import pytest
-from subject import Moment, command, lay_out, left, start
-from verdict import Verdict
+from faults import damage, kills, mistakes
+from faults.subject import Moment, command, lay_out, left, start
+from faults.verdict import Verdict
 
 from testbed.study import tracking
 from testbed.trial import storage

@@ -16,8 +16,8 @@ from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import law
-from tally import Tally, tried
+from fuzz import law
+from fuzz.tally import Tally, tried
 
 CHUNK = 50
 

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import hostile
-import study_files
 import typer
-from inputs import TRIAL, Input
+from fuzz import hostile, study_files
+from fuzz.inputs import TRIAL, Input
 
 from testbed.cli import app
 from testbed.registry import AXES

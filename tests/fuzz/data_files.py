@@ -7,10 +7,9 @@ import struct
 from random import Random
 from typing import Any
 
-import command_lines
-import hostile
 import numpy as np
-from inputs import Change, Input
+from fuzz import command_lines, hostile
+from fuzz.inputs import Change, Input
 
 STUDY = """
 [study]

@@ -22,12 +22,9 @@ from time import perf_counter
 from typing import Any
 from unittest import mock
 
-import command_lines
-import data_files
-import plugin_files
-import study_files
-from conftest import run_here
-from inputs import TRIAL, Input, Maker, chances
+from fuzz import command_lines, data_files, plugin_files, study_files
+from fuzz.inputs import TRIAL, Input, Maker, chances
+from helpers.command_line import run_here
 
 from testbed.registry import default_registry
 from testbed.study import engines

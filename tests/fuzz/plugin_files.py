@@ -5,9 +5,8 @@ import re
 from collections.abc import Callable
 from random import Random
 
-import command_lines
-import hostile
-from inputs import Input
+from fuzz import command_lines, hostile
+from fuzz.inputs import Input
 
 from testbed import templates
 from testbed.registry import AXES, Registry, bundled

@@ -6,8 +6,8 @@ import tomllib
 from random import Random
 from typing import Any
 
-import hostile
-from inputs import Input
+from fuzz import hostile
+from fuzz.inputs import Input
 
 from testbed.registry import AXES, bundled, default_registry
 

@@ -4,7 +4,7 @@ import faulthandler
 from collections import Counter
 from dataclasses import dataclass, field
 
-import law
+from fuzz import law
 
 
 @dataclass

@@ -12,13 +12,10 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-import data_files
-import hostile
-import law
 import numpy as np
 import pytest
-import tally
-from inputs import Change, Input, chances
+from fuzz import data_files, hostile, law, tally
+from fuzz.inputs import Change, Input, chances
 
 from testbed.cli import app
 from testbed.errors import InputError

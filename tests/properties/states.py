@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from helpers.strategies import DTYPES, Case, column, draws, seeds
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from strategies import DTYPES, Case, column, draws, seeds
 from torch import Tensor
 
 import testbed

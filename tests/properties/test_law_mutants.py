@@ -7,11 +7,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import test_laws_of_coordinates as coordinates
-import test_laws_of_kinds as of_kinds
-import test_laws_of_parameterizations as of_parameterizations
-import test_laws_of_tensors as of_tensors
 import torch
+from properties import test_laws_of_coordinates as coordinates
+from properties import test_laws_of_kinds as of_kinds
+from properties import test_laws_of_parameterizations as of_parameterizations
+from properties import test_laws_of_tensors as of_tensors
 from torch import Tensor
 
 import testbed

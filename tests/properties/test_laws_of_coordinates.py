@@ -11,9 +11,20 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from helpers.strategies import column
 from hypothesis import strategies as st
-from states import PAIRS, State, assert_within, kind, kinds, law, long, nearest, states, u
-from strategies import column
+from properties.states import (
+    PAIRS,
+    State,
+    assert_within,
+    kind,
+    kinds,
+    law,
+    long,
+    nearest,
+    states,
+    u,
+)
 
 import testbed
 from testbed.diffusion.noise_levels import COSINE, FLOW, VE, NoiseSchedule, vp

@@ -9,8 +9,9 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from helpers.strategies import float64
 from hypothesis import strategies as st
-from states import (
+from properties.states import (
     LONGER,
     U_LONG,
     State,
@@ -23,7 +24,6 @@ from states import (
     nearest,
     states,
 )
-from strategies import float64
 
 import testbed
 from testbed.diffusion.noise_levels import VP

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from helpers.strategies import column
 from hypothesis import strategies as st
-from states import (
+from properties.states import (
     State,
     assert_within,
     bound,
@@ -22,7 +23,6 @@ from states import (
     states,
     u,
 )
-from strategies import column
 
 from testbed.diffusion.predictions import PREDICTION_TYPES, from_pair, slope
 from testbed.registry import default_registry

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from states import State, kind, kinds, law, outputs, parameterization, states
+from properties.states import State, kind, kinds, law, outputs, parameterization, states
 from torch import Tensor
 
 import testbed

@@ -1,0 +1,315 @@
+"""The command line: what it imports, shows and writes, and one message for every mistake."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.command_line import environment, run_here, run_process
+from helpers.paths import ROOT
+
+import testbed
+from testbed.cli import app
+from testbed.errors import InputError
+from testbed.registry import AXES
+
+COMMANDS = [
+    "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "sync",
+    "ui",
+]  # fmt: skip
+BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
+EXPLAINED = ("parameterization", "weighting", "loss", "density")
+HEAVY = ("torch", "pandas", "numpy", "scipy", "mlflow", "matplotlib")
+
+INDEXED = """
+import testbed
+def target(x0, eps, sigma):
+    pick = {"i": [1]}
+    return pick["i"][0] * eps  # [/x] is no markup
+def scaling(sigma):
+    return testbed.Coefficients(1 + 0 * sigma, -sigma, 1 + 0 * sigma, sigma)
+@testbed.hookimpl
+def testbed_parameterizations():
+    yield testbed.Parameterization("indexed", scaling, target=target, noise_kind="sigma")
+"""
+
+
+def components() -> list[tuple[str, str]]:
+    """(axis, name) of all that `explain` explains."""
+    registry = testbed.Registry()
+    return [(axis, name) for axis in EXPLAINED for name in registry.names(axis)]
+
+
+# --- help ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["study", "--help"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys, atexit\n"
+        "from testbed.cli.app import main\n"
+        f"atexit.register(lambda: print([n for n in {HEAVY} if n in sys.modules]))\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_lists_every_command_and_no_word_at_all_is_help(tmp_path: Path) -> None:
+    shown = run_here(tmp_path, "--help")
+    assert shown.code == 0
+    for command in COMMANDS:
+        assert re.search(rf"^\W*{command}\s", shown.out, flags=re.MULTILINE), command
+    assert "testbed study default" in shown.out
+    assert "Usage" in run_here(tmp_path).out + run_here(tmp_path).err
+    assert len(app.app.registered_commands) == len(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
+    for flag in ("--help", "-h"):
+        done = run_here(tmp_path, command, flag)
+        assert (done.code, done.err) == (0, "")
+        callback = next(
+            c.callback for c in app.app.registered_commands if c.callback.__name__ == command
+        )
+        assert callback.__doc__.splitlines()[0].rstrip(".") in done.out
+    assert not list(tmp_path.iterdir())
+
+
+# --- plugins ------------------------------------------------------------------------------------
+
+
+def test_plugins_lists_components_and_where_they_come_from(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "plugins")
+    assert (done.code, done.err) == (0, "")
+    assert re.search(rf"parameterization +{BUNDLED} ", done.out)
+    for axis in AXES:
+        assert re.search(rf"^{axis} ", done.out, flags=re.MULTILINE), axis
+    digest = testbed.Registry().source(testbed.Registry().parameterization("v")).version
+    assert re.search(rf"v +file +{digest[:12]} +{ROOT / 'plugins' / 'v.py'}", done.out)
+    assert "testbed explain NAME" in done.out
+
+
+def test_plugins_in_json_are_those_of_the_registry(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "plugins", "--json")
+    found, registry = json.loads(done.out), testbed.Registry()
+    pairs = {(one["axis"], one["name"]) for one in found["components"]}
+    assert pairs == {(axis, name) for axis in AXES for name in registry.names(axis)}
+    assert {"axis": "parameterization", "name": "v", "plugin": "v"} in found["components"]
+    assert found["failures"] == []
+    assert [one["plugin"] for one in found["plugins"]] == [s.plugin for s in registry.provenance]
+    assert {"plugin", "kind", "origin", "version"} <= set(found["plugins"][0])
+
+
+def test_plugins_shows_what_is_added_left_out_and_broken(tmp_path: Path) -> None:
+    (tmp_path / "indexed.py").write_text(INDEXED)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "broken_two.py").write_text("raise RuntimeError('a [/b] c')\n")
+    done = run_here(tmp_path, "plugins", "-p", "indexed.py", "-p", "no:score")
+    assert done.code == 0, done.err
+    shown = BUNDLED.replace("score, ", "").replace("flow, minus", "flow, indexed, minus")
+    assert re.search(rf"parameterization +{shown} ", done.out)
+    broken = run_here(tmp_path, "plugins", "--plugin-dir", "broken")
+    assert broken.code == 1
+    where = tmp_path / "broken" / "broken_two.py"
+    assert f"not loaded broken_two ({where}): RuntimeError: a [/b] c" in broken.out
+    strict = run_here(tmp_path, "plugins", "--plugin-dir", "broken", "--strict")
+    assert strict.code == 2
+    assert "plugin 'broken_two'" in strict.err
+    assert "RuntimeError: a [/b] c" in strict.err
+
+
+# --- explain ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted({name for _, name in components()}))
+def test_every_component_is_explained(tmp_path: Path, name: str) -> None:
+    done = run_here(tmp_path, "explain", name)
+    assert (done.code, done.err) == (0, "")
+    for axis in (axis for axis, found in components() if found == name):
+        assert f"{axis} '{name}'" in done.out
+    assert "nan" not in done.out
+    assert f"Plot: {name}.svg" in done.out
+    assert "<svg" in (tmp_path / f"{name}.svg").read_text()[:1000]
+
+
+def test_plan_says_which_losses_do_not_elicit_the_mean(tiny: Path) -> None:
+    done = run_here(tiny, "plan", "tiny.toml", "--set", "loss=l1", "--only", "v")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("loss 'l1' does not elicit the mean") == 1
+    assert "elicit" not in run_here(tiny, "plan", "tiny.toml", "--only", "v").out
+
+
+def test_the_next_command_has_the_words_of_the_plan(tiny: Path) -> None:
+    words = ["tiny.toml", "--only", "v", "--set", "loss={name = 'l1'}"]
+    done = run_here(tiny, "plan", *words)
+    assert f"Next: testbed study {shlex.join(words)}" in done.out
+
+
+def test_explain_shows_the_coefficients_at_the_sigma_data_that_is_given(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "explain", "edm", "--sigma-data", "2", "--out", "deep.png")
+    lines = done.out.splitlines()
+    head = next(i for i, line in enumerate(lines) if "c_skip" in line and "sigma " in line)
+    columns = lines[head].split()
+    (row,) = (line.split() for line in lines[head + 1 : head + 10] if line.split()[0] == "2")
+    found = dict(zip(columns, map(float, row), strict=True))
+    # sigma = sigma_data = 2, by Karras et al., table 1
+    assert found["c_skip"] == 0.5
+    assert found["c_out"] == pytest.approx(2**0.5, rel=1e-3)
+    assert found["c_in"] == pytest.approx(8**-0.5, rel=1e-3)
+    assert found["c_noise"] == pytest.approx(torch.tensor(2.0).log().item() / 4, rel=1e-3)
+    assert found["target_rms"] == pytest.approx(1, rel=1e-3)
+    assert (tmp_path / "deep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_explain_shows_a_stated_target_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "indexed.py").write_text(INDEXED)
+    done = run_here(tmp_path, "explain", "indexed", "-p", "indexed.py")
+    assert done.code == 0, done.err
+    assert 'pick = {"i": [1]}' in done.out
+    assert 'return pick["i"][0] * eps  # [/x] is no markup' in done.out
+
+
+# --- plan ---------------------------------------------------------------------------------------
+
+
+def test_plan_says_what_would_run_and_runs_nothing(tiny: Path) -> None:
+    words = ("plan", "tiny.toml", "--only", "mixture", "--seeds", 1)
+    done = run_here(tiny, *words, "--set", "cases.mixture.sigma_data.assumed=1")
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"Study tiny: 3 trials \(3 new\) on cpu \(.*\); folder runs/tiny", done.out)
+    trials = re.findall(r"^([0-9a-f]{12}) +new +(.*?) *$", done.out, flags=re.MULTILINE)
+    assert [what for _, what in trials] == [
+        "v · mixture · published · seed 0",
+        "edm · mixture · published+equal · seed 0",
+        "v · mixture · equal · seed 0",
+    ]
+    assert "mixture: sigma_data is set to 1; the data have 0.9375." in done.out
+    assert re.search(r"Engine: \w+, 3 trials .*; training takes about \d+ s", done.out)
+    assert "Next: testbed study tiny.toml" in done.out
+    assert [file.name for file in tiny.iterdir()] == ["tiny.toml"]
+
+
+def test_plan_takes_a_folder_and_a_bundled_name(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "plan", "default", "--only", "mixture,edm", "--out", "there")
+    assert done.code == 0
+    assert "Study default: 6 trials (6 new) on cpu" in done.out
+    assert "folder there" in done.out
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+STUDY = ("study", "tiny.toml", "--no-mlflow", "--jobs", "0")
+MISTAKES = {
+    "missing file": (("study", "nowhere/a.toml"), "study file nowhere/a.toml does not exist."),
+    "misspelt file": (("plan", "tniy.toml"), "Did you mean 'tiny.toml'?"),
+    "misspelt study": (("study", "defualt"), "defualt does not exist. Did you mean 'default'?"),
+    "not TOML": (("study", "broken.toml"), "broken.toml: cannot be read as TOML: "),
+    "misspelt plugin name": ((*STUDY, "-p", "no:scroe"), "Did you mean 'score'?"),
+    "missing plugin file": (
+        (*STUDY, "-p", "indexd.py"),
+        "no such file. Did you mean 'indexed.py'?",
+    ),
+    "missing plugin module": ((*STUDY, "-p", "no_such_module"), "plugin 'no_such_module'"),
+    "broken plugin": ((*STUDY, "-p", "broken.py"), "is broken: RuntimeError: on purpose"),
+    "missing plugin folder": ((*STUDY, "--plugin-dir", "nowhere"), "does not exist or is not a fo"),
+    "device": ((*STUDY, "--device", "gpu"), "--device gpu: expected auto, cpu, cuda or cuda:N."),
+    "device without support": ((*STUDY, "--device", "mps"), "--device mps: expected auto, cpu, cu"),
+    "set without a value": ((*STUDY, "--set", "training"), "--set training: expected dotted.path="),
+    "set of an unknown key": (
+        (*STUDY, "--set", "trainig.steps=3"),
+        "--set trainig = {'steps': 3}: unknown key. Did you mean 'training'?",
+    ),
+    "unknown component": (
+        (*STUDY, "--set", "weighting=mni_snr"),
+        "Unknown weighting 'mni_snr'. Did you mean 'min_snr'?",
+    ),
+    "option of a network": (
+        (*STUDY, "--set", "network.width=0"),
+        "network 'mlp': width = 0, depth = 1, features = 16 must be positive",
+    ),
+    "only": ((*STUDY, "--only", "digts"), "Unknown parameterization, case or arm 'digts'. Did you"),
+    "seeds": ((*STUDY, "--seeds", "0"), "--seeds 0 must be at least 1."),
+    "jobs": (("study", "tiny.toml", "--jobs", "-1"), "--jobs -1 must be 0 or more."),
+    "unknown trial of a study": ((*STUDY, "--trial", "zz"), "--trial zz: no trial of this study"),
+    "suffix": (
+        ("sample", "x", "--out", "a.gif"),
+        "--out a.gif: expected one of .npy, .safetensors",
+    ),
+    "unknown trial": (("sample", "zz"), "trial 'zz' is neither a trial's folder nor an id below"),
+    "folder without a study": (("report", "."), ". is not a study's folder: it has no study.json."),
+    "component to explain": (("explain", "emd"), "Unknown component 'emd'. Did you mean 'edm'?"),
+    "unknown command": (("stduy",), "No such command 'stduy'"),
+    "unknown option": (("study", "--sed", "3"), "No such option: --sed"),
+    "word for a number": (("study", "--seeds", "x"), "Invalid value for '--seeds': "),
+}
+
+
+@pytest.fixture
+def mistaken(tiny: Path) -> Path:
+    """A folder with files to make mistakes with."""
+    (tiny / "broken.toml").write_text("[study\n")
+    (tiny / "broken.py").write_text("raise RuntimeError('on purpose')\n")
+    (tiny / "indexed.py").write_text(INDEXED)
+    return tiny
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    mistaken: Path, words: tuple[str, ...], expected: str
+) -> None:
+    done = run_here(mistaken, *words)
+    assert done.code == 2
+    flat = re.sub(r"[\s│]+", " ", done.err)
+    assert flat.count(expected) == 1, done.err
+    assert "Traceback" not in done.err + done.out
+    assert not (mistaken / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_told_with_the_torch_that_sees_none(tiny: Path) -> None:
+    done = run_here(tiny, *STUDY, "--device", "cuda")
+    assert done.code == 2
+    assert f"this torch ({torch.__version__}) sees no CUDA device." in done.err
+
+
+def test_a_mistake_has_no_traceback_in_a_process_either(mistaken: Path) -> None:
+    done = run_process(mistaken, "study", "tiny.toml", "--set", "training.steps=x")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "testbed: tiny.toml: --set training.steps = 'x': Input should be a valid integer, unable "
+        "to parse string as an integer\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [("--debug", "study", "tiny.toml"), ("study", "tiny.toml", "--debug")]
+)
+def test_debug_shows_the_traceback(tiny: Path, words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="steps = 'x'"):
+        run_here(tiny, *words, "--set", "training.steps=x")
+
+
+def test_debug_shows_the_traceback_in_a_process(tiny: Path) -> None:
+    done = run_process(tiny, "study", "tiny.toml", "--set", "x", "--debug")
+    assert done.code == 1
+    assert done.err.startswith("Traceback")
+    assert "InputError: --set x: expected dotted.path=value." in done.err
+
+
+def test_a_file_in_the_way_of_a_study_is_one_message(tiny: Path) -> None:
+    (tiny / "there").write_text("in the way")
+    done = run_here(tiny, *STUDY, "--out", "there")
+    assert done.code == 2
+    assert done.err.startswith("testbed: ")
+    assert "there" in done.err
+    assert "Traceback" not in done.err

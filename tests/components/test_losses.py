@@ -1,0 +1,755 @@
+"""Laws of the loss: per sample, mean over dimensions of k(sigma) m(q_hat, q)."""
+
+import json
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from components.test_weightings import SPACES, WEIGHTS
+from diffusion.test_conversions import FROM_D, TRUTH, column
+from diffusion.test_parameterizations import BENT, FLOW, TABLE
+from helpers.bounds import assert_within, exact, gamma, rounded
+from helpers.paths import REFERENCE
+from helpers.strategies import Case, case, draws, fixed, float64
+from scipy import integrate, stats
+from torch import Tensor
+
+import testbed
+from testbed.errors import InputError
+from testbed.registry import default_registry
+from testbed.training.objective import Objective
+
+SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
+
+SIGMA_DATA = 0.5
+PARAMETERIZATIONS = [*TABLE, "flow"]
+ALL_SPACES = ["x0", "eps", "score", "v", "flow", "F"]
+# A learned one is in test_plugins.py.
+WEIGHTINGS = [
+    None,
+    *(
+        name
+        for name in default_registry().names("weighting")
+        if default_registry().weighting(name).state is None
+    ),
+]
+
+Loss = Callable[[Tensor, Case], Tensor]
+
+
+def parameterization(name: str) -> testbed.Parameterization:
+    return FLOW if name == "flow" else default_registry().parameterization(name)
+
+
+def objective(name: str, space: str, weighting: str | None, loss: str = "l2") -> Objective:
+    registry = default_registry()
+    return Objective(
+        parameterization(name),
+        None if weighting is None else registry.weighting(weighting),
+        registry.loss(loss, space=space),
+        registry.density("lognormal"),
+        SIGMA_DATA,
+    )
+
+
+def levels() -> Case:
+    """Nine noise levels over the support of the density, five dimensions."""
+    return case((9, 5), torch.logspace(-2.6, 1.8, 9, dtype=torch.float64), SIGMA_DATA, seed=3)
+
+
+# --- the right side of every law: nothing of the library below but what a plugin registered ------
+
+
+def row(name: str, c: Case) -> tuple[Any, Any]:
+    """(c_skip, c_out) of the table, shaped to multiply x."""
+    if name == "flow":
+        return 1 / (1 + c.S), -c.S / (1 + c.S)
+    return TABLE[name](c.S, c.SD)[:2]
+
+
+def squared_slope(name: str, space: str, c: Case) -> Any:
+    """|dq/dD|^2 = 1/B_q^2; of the output, 1/c_out^2."""
+    return 1 / row(name, c)[1] ** 2 if space == "F" else SPACES[space](c.S)
+
+
+def lambda_(name: str, space: str, weighting: str | None, c: Case) -> Any:
+    """The weight on |D - x0|^2: the named one, or 1/B_q^2 without."""
+    if weighting is None:
+        return squared_slope(name, space, c)
+    low, high = (stats.norm.cdf((np.log(edge) + 1.2) / 1.2) for edge in (0.002, 80.0))
+    p = stats.norm.pdf(np.log(c.sigma.numpy()), -1.2, 1.2) / (high - low)
+    if weighting in WEIGHTS:
+        return WEIGHTS[weighting](c.S, c.SD, exact(column(p, c.x0)))
+    found = default_registry().weighting(weighting)  # another plugin's: taken as it is
+    registered = found(
+        c.sigma, sigma_data=c.sigma_data, density=default_registry().density("lognormal")
+    )
+    return column(exact(registered), c.x0)
+
+
+def target_terms(name: str, c: Case) -> tuple[Any, Any]:
+    """F* = a x0 + b eps: its two terms."""
+    skip, out = row(name, c)
+    return (1 - skip) / out * c.X0, -skip * c.S / out * c.EPS
+
+
+def denoised(name: str, F: Any, c: Case) -> Any:
+    skip, out = row(name, c)
+    return skip * c.X + out * F
+
+
+def in_space(name: str, space: str, F: Any, c: Case) -> tuple[Any, Any]:
+    """(q_hat, q) from the columns "from D" and the definitions of the kinds."""
+    if space == "F":
+        return F + 0 * c.X0, sum(target_terms(name, c))
+    q = TRUTH[space](c.X0, c.EPS, c.S, c.SD) + 0 * c.X0
+    return FROM_D[space](denoised(name, F, c), c.X, c.S), q
+
+
+METRICS: dict[str, Callable[[Any, Any], Any]] = {
+    "l2": lambda d, one: d**2,
+    "l1": lambda d, one: np.abs(d),
+    "huber": lambda d, one: np.where(np.abs(d) <= 1, d**2 / 2, np.abs(d) - one / 2),
+}
+
+
+# --- the gradient table --------------------------------------------------------------------------
+
+
+def law_gradient_is_that_of_the_weighted_error(
+    o: Objective, name: str, space: str, weighting: str | None
+) -> None:
+    """d loss/dF = autograd of lambda |D - x0|^2/d in float64, D from the table.
+
+    The objective's coefficients are rounded to float32 (a and b, then k: 2), F - F* adds float64
+    roundings only: gamma_3(float32) 2 K (|F| + |a x0| + |b eps|)/d with K = lambda c_out^2. The
+    other side forms D - x0, whose terms (|c_skip x| + |c_out F| + |x0|) carry 20 float64 roundings.
+    """
+    c = levels()
+    F = draws(tuple(c.x0.shape), 99).requires_grad_()
+    d = F[0].numel()
+    (found,) = torch.autograd.grad(o(F, c.x0, c.eps, c.sigma).sum(), F)
+
+    weight = lambda_(name, space, weighting, c)
+    skip, out = row(name, c)
+    D = rounded(skip) * rounded(c.X) + rounded(out) * F
+    loss = (rounded(weight) * (D - c.x0) ** 2).sum() / d
+    (wanted,) = torch.autograd.grad(loss, F)
+
+    G = exact(F)
+    K = 2 * weight * out**2 / d
+    terms = K * (np.abs(G) + sum(np.abs(term) for term in target_terms(name, c)))
+    wide = 2 * weight * np.abs(out) / d * (np.abs(skip * c.X) + np.abs(out * G) + np.abs(c.X0))
+    plus = exact(gamma(20)) * wide
+    assert_within(found, exact(wanted), terms, 3, torch.float32, plus=plus)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("space", ALL_SPACES)
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_gradient_table(name: str, space: str, weighting: str | None) -> None:
+    o = objective(name, space, weighting)
+    law_gradient_is_that_of_the_weighted_error(o, name, space, weighting)
+
+
+# --- values, all losses --------------------------------------------------------------------------
+
+
+def law_loss_is_k_times_the_discrepancy(
+    o: Objective, name: str, space: str, weighting: str | None, loss: str
+) -> None:
+    """Per sample: mean of lambda B_q^2 m(q_hat - q), q_hat and q from explicit formulas.
+
+    Float32 coefficients as above: e = gamma_4(float32) |gain| (|F| + |a x0| + |b eps|) bounds the
+    error of q_hat - q up to float64 rounding of q, which is added. |m'| is at most 1 for l1 and
+    huber, 2 |q_hat - q| + e for l2; k is rounded once more.
+    """
+    c = levels()
+    F = draws(tuple(c.x0.shape), 99)
+    found = o(F, c.x0, c.eps, c.sigma)
+    assert found.shape == c.sigma.shape
+
+    q_hat, q = in_space(name, space, exact(F), c)
+    slope2 = squared_slope(name, space, c)
+    k = lambda_(name, space, weighting, c) / slope2
+    m = METRICS[loss](q_hat - q, exact(1))
+    gain = np.abs(row(name, c)[1]) * slope2**0.5
+    e = (
+        exact(gamma(4, torch.float32))
+        * gain
+        * (np.abs(exact(F)) + sum(np.abs(term) for term in target_terms(name, c)))
+    )
+    e = e + exact(gamma(20)) * np.abs(q)
+    slack = e * (2 * np.abs(q_hat - q) + e) if loss == "l2" else e
+    plus = (k * slack).mean(1)
+    assert_within(found, (k * m).mean(1), (k * m).mean(1), 4, torch.float32, plus=plus)
+
+
+@pytest.mark.parametrize("weighting", [None, "edm", "min_snr", "sigmoid"])
+@pytest.mark.parametrize("loss", METRICS)
+@pytest.mark.parametrize("space", ALL_SPACES)
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_loss_is_k_times_the_discrepancy(
+    name: str, space: str, loss: str, weighting: str | None
+) -> None:
+    o = objective(name, space, weighting, loss)
+    law_loss_is_k_times_the_discrepancy(o, name, space, weighting, loss)
+
+
+def recorder(space: str) -> tuple[testbed.Loss, list[Tensor]]:
+    """A loss that keeps what it was given."""
+    seen: list[Tensor] = []
+
+    def keep(prediction: Tensor, target: Tensor) -> Tensor:
+        seen.extend((prediction, target))
+        return torch.zeros_like(target)
+
+    return testbed.Loss("keep", keep, space=space), seen
+
+
+@pytest.mark.parametrize("space", ALL_SPACES)
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_a_loss_is_given_the_prediction_and_the_target(name: str, space: str) -> None:
+    """(q_hat, q) themselves: l1, l2 and huber know only |q_hat - q|, another loss may not.
+
+    Float32 coefficients and float64 sums: q has gamma_4(float32) (|a_q x0| + |b_q eps|), q_hat that
+    and the e of the law above.
+    """
+    c = levels()
+    F = draws(tuple(c.x0.shape), 99)
+    loss, seen = recorder(space)
+    replace(objective(name, space, None), loss=loss)(F, c.x0, c.eps, c.sigma)
+    q_hat, q = in_space(name, space, exact(F), c)
+    ends = (
+        target_terms(name, c)
+        if space == "F"
+        else tuple(
+            TRUTH[space](x0, eps, c.S, c.SD) for x0, eps in ((c.X0, 0 * c.EPS), (0 * c.X0, c.EPS))
+        )
+    )
+    terms = sum(np.abs(term) for term in ends) + 0 * c.X0
+    assert_within(seen[1], q, terms, 4, torch.float32)
+    gain = np.abs(row(name, c)[1]) * squared_slope(name, space, c) ** 0.5
+    residual = np.abs(exact(F)) + sum(np.abs(term) for term in target_terms(name, c))
+    assert_within(seen[0], q_hat, terms + gain * residual, 4, torch.float32)
+
+
+def test_huber_has_both_branches_here() -> None:
+    c = levels()
+    q_hat, q = in_space("eps", "eps", exact(draws(tuple(c.x0.shape), 99)), c)
+    far = np.abs(q_hat - q) > 1
+    assert far.any()
+    assert not far.all()
+
+
+def test_only_the_squared_error_elicits_the_mean_unasked() -> None:
+    """Of the registered losses l2 and the parameterizations' own; another has to claim it."""
+    registry = default_registry()
+    for name in METRICS:
+        assert registry.loss(name).elicits_mean == (name == "l2")
+    assert all(registry.loss(name).elicits_mean for name in TABLE)
+    assert testbed.Loss("relative", lambda q_hat, q: q_hat / q, elicits_mean=True).elicits_mean
+
+
+def test_squared_is_the_square_of_the_difference() -> None:
+    """Exact numbers: 3 - 5 and -1/2 - 1."""
+    found = testbed.squared(float64([3.0, -0.5]), float64([5.0, 1.0]))
+    assert torch.equal(found, float64([4.0, 2.25]))
+
+
+def law_space_does_not_matter_for_weighted_l2(make: Callable[[str], Objective]) -> None:
+    """With a weighting the l2 loss is lambda |D - x0|^2 whatever the space: same bits, up to the
+    rounding of k (B_q^2 divided out again): gamma_1(float32)."""
+    c = levels()
+    F = draws(tuple(c.x0.shape), 99)
+    one = make("x0")(F, c.x0, c.eps, c.sigma)
+    for space in ALL_SPACES:
+        found = make(space)(F, c.x0, c.eps, c.sigma)
+        assert_within(found, exact(one), exact(one), 2, torch.float32)
+
+
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_space_does_not_matter_for_weighted_l2(name: str) -> None:
+    law_space_does_not_matter_for_weighted_l2(lambda space: objective(name, space, "edm"))
+
+
+def test_each_sample_has_its_own_loss() -> None:
+    """A batch is its samples one by one, bit for bit: elementwise operations, and means of rows."""
+    c = fixed()
+    F = draws((9, 9), 99)
+    for loss in METRICS:
+        o = objective("edm", "v", "edm", loss)
+        whole = o(F, c.x0, c.eps, c.sigma)
+        for i in range(9):
+            r = slice(i, i + 1)
+            assert torch.equal(o(F[r], c.x0[r], c.eps[r], c.sigma[r]), whole[r])
+
+
+def test_image_shapes_are_means_over_all_dimensions() -> None:
+    """The same numbers as a vector and as an image; the sums may differ in order: 12 additions."""
+    c = case((3, 12), float64([0.1, 1.0, 10.0]))
+    F = draws((3, 12), 99)
+    o = objective("v", "eps", "min_snr")
+    flat = o(F, c.x0, c.eps, c.sigma)
+    image = o(*(t.reshape(3, 3, 2, 2) for t in (F, c.x0, c.eps)), c.sigma)
+    assert_within(image, exact(flat), exact(flat), 12)
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+def law_small_residual_keeps_its_digits(loss: Loss) -> None:
+    """float32 at sigma = 0.002, F within 1e-3 of F*: the loss is right to the digits that F* has.
+
+    r = F - F* has error gamma_5 (|F| + |a x0| + |b eps|): coefficients and F* 4, difference 1. The
+    loss, mean k r^2, gets 2 |r| e + e^2 of it, and 12 roundings of its own (10 summands).
+    """
+    c = case((64, 10), torch.full((64,), 0.002), SIGMA_DATA, torch.float32, seed=5)
+    terms = target_terms("edm", c)
+    F = rounded(sum(terms), torch.float32) + 1e-3 * draws((64, 10), 99, torch.float32)
+    found = loss(F, c)
+    assert found.dtype == torch.float32
+    k = column(WEIGHTS["edm"](c.S, c.SD, None), c.x0) * row("edm", c)[1] ** 2
+    r = exact(F) - sum(terms)
+    e = exact(gamma(5, torch.float32)) * (np.abs(exact(F)) + sum(np.abs(t) for t in terms))
+    wanted = (k * r**2).mean(1)
+    plus = (k * e * (2 * np.abs(r) + e)).mean(1)
+    assert_within(found, wanted, wanted, 12, torch.float32, plus=plus)
+
+
+def naive(F: Tensor, c: Case) -> Tensor:
+    """lambda |D - x0|^2, formed as it is written."""
+    p, registry = parameterization("edm"), default_registry()
+    D = p.denoise(F, c.x, c.sigma, sigma_data=c.sigma_data)
+    weight = registry.weighting("edm")(c.sigma, sigma_data=c.sigma_data)
+    return weight * (D - c.x0).square().mean(1)
+
+
+def test_small_residual_keeps_its_digits() -> None:
+    o = objective("edm", "x0", "edm")
+    law_small_residual_keeps_its_digits(lambda F, c: o(F, c.x0, c.eps, c.sigma))
+
+
+def test_naive_loss_loses_its_digits() -> None:
+    """Why the rule is taken on the F side: D - x0 does not obey the law."""
+    with pytest.raises(AssertionError, match="times its bound"):
+        law_small_residual_keeps_its_digits(naive)
+
+
+def test_float32_loss_at_the_lowest_level_is_finite() -> None:
+    """k and gain^2 may each overflow float32 where their product does not: one factor."""
+    c = case((2, 3), torch.full((2,), 1e-10, dtype=torch.float64))
+    for name in TABLE:
+        F = parameterization(name).target(c.x0, c.eps, c.sigma, sigma_data=SIGMA_DATA).float()
+        loss = objective(name, "F", None)(F, c.x0.float(), c.eps.float(), c.sigma)
+        assert bool(torch.isfinite(loss).all()), name
+
+
+# --- what a loss is divided by -------------------------------------------------------------------
+
+SCALES = [
+    ("edm", "x0", "edm"),
+    ("edm", "F", None),
+    ("v", "v", None),
+    ("eps", "x0", "eps"),
+    ("x0", "x0", "unit"),
+    ("eps", "x0", "min_snr"),
+    ("score", "eps", None),
+]
+
+
+def cloud() -> testbed.Data:
+    """Anisotropic data off centre."""
+    z = draws((512, 4), 7) * float64([0.2, 0.5, 0.9, 0.4]) + float64([0.1, -0.3, 0.2, 0.0])
+    return testbed.Data(z.float(), z[:8].float())
+
+
+def law_scale_is_the_expected_loss_at_zero(
+    o: Objective, name: str, space: str, weighting: str | None
+) -> None:
+    """scale = E[lambda c_out^2 Var F*], an integral over the closed-form density.
+
+    lambda c_out^2 Var F* = lambda ((1 - c_skip)^2 sd^2 + c_skip^2 sigma^2). The estimate has 8192
+    draws, stratified in u; its standard error is at most that of 8192 draws that are not, whose
+    spread is taken from 1024 others. 4.9 standard errors leave a chance of 1e-6.
+    """
+    data = cloud()
+    sd2 = float(data.train.double().square().mean())
+    o = replace(o, sigma_data=sd2**0.5)
+    low, high = np.log(0.002), np.log(80.0)
+    law = stats.norm(-1.2, 1.2)
+    total = law.cdf(high) - law.cdf(low)
+
+    def at(y: Any) -> tuple[Any, Any, Any]:
+        c = Case(float64([[0.0]]), float64([[0.0]]), float64([np.exp(y)]), sd2**0.5)
+        skip, _ = row(name, c)
+        weight = lambda_(name, space, weighting, c)
+        return (float(np.ravel(t)[0]) for t in (weight, (1 - skip) ** 2, (skip * c.S) ** 2))
+
+    def integrand(y: float) -> float:
+        weight, clean, noise = at(y)
+        return weight * (clean * sd2 + noise) * law.pdf(y) / total
+
+    wanted, quadrature = integrate.quad(integrand, low, high, epsrel=1e-6, limit=100)
+    rng = np.random.default_rng(0)
+    y = law.ppf(law.cdf(low) + rng.random(1024) * total)
+    x0 = data.train.double().numpy()[rng.integers(len(data.train), size=1024)]
+    eps = rng.standard_normal(x0.shape)
+    weight, clean, noise = np.array([list(at(value)) for value in y]).T[..., None]
+    loss = (weight * (clean**0.5 * x0 - noise**0.5 * eps) ** 2).mean(1)
+    error = loss.std(ddof=1) / 8192**0.5
+    assert 4.9 * error < 0.1 * wanted, "too noisy to tell"
+    assert abs(o.scale(data) - wanted) <= 4.9 * error + quadrature
+
+
+@pytest.mark.parametrize(("name", "space", "weighting"), SCALES)
+def test_scale_is_the_expected_loss_at_zero(name: str, space: str, weighting: str | None) -> None:
+    o = objective(name, space, weighting)
+    law_scale_is_the_expected_loss_at_zero(o, name, space, weighting)
+
+
+def test_scale_is_one_number_for_everyone() -> None:
+    o = objective("edm", "x0", "edm")
+    assert o.scale(cloud()) == o.scale(cloud())
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_scale_that_nothing_can_be_divided_by_is_refused(value: float) -> None:
+    constant = testbed.Loss("constant", lambda q_hat, q: torch.full_like(q, value))
+    o = replace(objective("edm", "x0", "edm"), weighting=None, loss=constant)
+    with pytest.raises(InputError, match=f"the loss at F = 0 is {value}"):
+        o.scale(cloud())
+
+
+def test_an_objective_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        objective("edm", "x0", "edm").sigma_data = 1.0
+
+
+def test_a_loss_names_both_its_arguments() -> None:
+    with pytest.raises(InputError, match=r"must take 2 arguments .*, takes \(q_hat, \*rest\)"):
+        testbed.Loss("rest", lambda q_hat, *rest: q_hat)
+
+
+# --- a parameterization that is not affine -------------------------------------------------------
+
+
+def warped_target(x0: Tensor, eps: Tensor, sigma: Tensor, bend: float = 1.0) -> Tensor:
+    return torch.asinh(bend * x0) / bend
+
+
+def warped_denoise(F: Tensor, x: Tensor, sigma: Tensor, bend: float = 1.0) -> Tensor:
+    return torch.sinh(bend * F) / bend
+
+
+WARPED = testbed.Parameterization("warped", target=warped_target, denoise=warped_denoise)
+
+
+def warped(weighting: str | None, loss: str = "l2", space: str = "x0") -> Objective:
+    o = objective("x0", "x0", weighting, loss)
+    bound = default_registry().loss(loss, space=space)
+    return Objective(WARPED.bound({"bend": 2.0}), o.weighting, bound, o.density, SIGMA_DATA)
+
+
+@pytest.mark.parametrize("loss", METRICS)
+@pytest.mark.parametrize("weighting", [None, "unit", "edm"])
+def test_non_affine_loss_is_the_weighted_error(weighting: str | None, loss: str) -> None:
+    """In x0 space: lambda m(sinh(2 F)/2 - x0), and its gradient; 8 float64 roundings of terms |D|
+    and |x0| (sinh 2, its argument's |2 F|)."""
+    c = levels()
+    F = (draws(tuple(c.x0.shape), 99) / 2).requires_grad_()
+    found = warped(weighting, loss)(F, c.x0, c.eps, c.sigma)
+    (gradient,) = torch.autograd.grad(found.sum(), F)
+    D = torch.sinh(2 * F) / 2
+    weight = rounded(lambda_("x0", "x0", weighting, c))
+    m: Any = {"l2": torch.square, "l1": torch.abs}.get(
+        loss, lambda d: torch.where(d.abs() <= 1, d**2 / 2, d.abs() - 0.5)
+    )
+    wanted = (weight * m(D - c.x0)).mean(1)
+    (expected,) = torch.autograd.grad(wanted.sum(), F)
+    size = (D.abs() + c.x0.abs()) * (1 + 2 * F.abs())
+    slope = 2 * ((D - c.x0).abs() + 1) * weight
+    terms = exact((slope * size).mean(1))
+    assert_within(found, exact(wanted), terms + exact(wanted), 16)
+    grow = 2 * weight * (1 + size) * torch.cosh(2 * F) * (1 + 2 * F.abs()) / F[0].numel()
+    assert_within(gradient, exact(expected), exact(grow), 32)
+
+
+def test_non_affine_loss_on_the_output_side() -> None:
+    """Space F without a weighting: |F - F*|^2. The output goes through D = sinh(2 F)/2 and back,
+    which costs asinh's condition, at most 1, of D's roundings."""
+    c = levels()
+    F = draws(tuple(c.x0.shape), 99) / 2
+    found = warped(None, space="F")(F, c.x0, c.eps, c.sigma)
+    r = F - torch.asinh(2 * c.x0) / 2
+    size = F.abs() + c.x0.abs()
+    terms = exact((2 * (r.abs() + 1) * size * (1 + 2 * F.abs())).mean(1))
+    assert_within(found, exact(r.square().mean(1)), terms, 20)
+
+
+def test_non_affine_denoiser() -> None:
+    """Denoiser and score of a non-affine parameterization, with the shared input scales."""
+    c = levels()
+    seen: list[Tensor] = []
+
+    def network(y: Tensor, c_noise: Tensor, condition: Any) -> Tensor:
+        seen.extend((y, c_noise))
+        return 0.3 * torch.tanh(y)
+
+    denoiser = testbed.Denoiser(network, WARPED, SIGMA_DATA)
+    D = denoiser(c.x, c.sigma)
+    y = c.x / torch.sqrt(c.sigma**2 + SIGMA_DATA**2)[:, None]
+    wanted = torch.sinh(0.3 * torch.tanh(y))
+    assert_within(D, exact(wanted), exact(1 + wanted.abs()), 16)
+    assert_within(seen[0], exact(y), exact(y.abs()), 8)
+    assert_within(seen[1], exact(torch.log(c.sigma) / 4), exact(torch.log(c.sigma).abs()), 4)
+    score = (exact(D) - exact(c.x)) / c.S**2
+    terms = (np.abs(exact(D)) + np.abs(exact(c.x))) / c.S**2
+    assert_within(denoiser.score(c.x, c.sigma), score, terms, 8)
+
+
+def test_a_loss_is_given_the_prediction_and_the_target_of_a_non_affine_one() -> None:
+    """In eps space: D of sinh(F) and x, eps_hat = (x - D)/sigma with the terms |x| and D's own."""
+    c = levels()
+    F = draws(tuple(c.x0.shape), 99)
+    loss, seen = recorder("eps")
+    o = objective("x0", "eps", None)
+    replace(o, parameterization=BENT, loss=loss)(F, c.x0, c.eps, c.sigma)
+    r = (1 + c.S**2) ** 0.5
+    v = np.frompyfunc(mpmath.sinh, 1, 1)(exact(F))
+    D = (c.X - c.S * r * v) / r**2
+    terms = (c.X_SIZE + (c.X_SIZE + c.S * r * np.abs(v)) / r**2) / c.S
+    assert_within(seen[0], (c.X - D) / c.S, terms, 16)
+    assert torch.equal(seen[1], c.eps)
+
+
+def test_non_affine_has_no_coefficients() -> None:
+    with pytest.raises(InputError, match="not affine"):
+        WARPED.coefficients(1.0)
+    with pytest.raises(InputError, match="not affine"):
+        warped("unit", space="F")(*(torch.ones(2, 2).double(),) * 3, torch.ones(2).double())
+
+
+# --- outside truth -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", SGM["loss"]["values"])
+def test_stability_loss(entry: str) -> None:
+    """Its loss is mean w(sigma) |D - x0|^p: the l2 loss with that weighting, and for p = 1 the l1
+    loss in x0 space, where k = lambda. Bound as for the values above; its side forms D - x0 in
+    float64, at sigma > 0.06."""
+    scaling, weight_name, metric = entry.split("|")
+    name, _, rest = scaling.partition("(sigma_data=")
+    shared = name == "v_edm_c_noise"
+    name, sigma_data = ("v" if shared else name), float(rest.rstrip(")") or 1.0)
+    numbers = SGM["loss"]
+    c = Case(
+        float64(numbers["x0"]), float64(numbers["noise"]), float64(numbers["sigma"]), sigma_data
+    )
+    A, b = float64(SGM["network"]["A"]), float64(SGM["network"]["b"])
+
+    def network(y: Tensor, c_noise: Tensor, condition: Any) -> Tensor:
+        return y @ A.T + torch.tanh(c_noise)[:, None] * b
+
+    weight, _, rest = weight_name.partition("(sigma_data=")
+    registered = default_registry().weighting(weight)
+    own = float(rest.rstrip(")") or 1.0)
+    fixed_weight = testbed.Weighting("fixed", lambda sigma: registered(sigma, sigma_data=own))
+
+    p = parameterization(name)
+    c_noise = "shared" if shared else "native"
+    denoiser = testbed.Denoiser(network, p, sigma_data, c_noise=c_noise)
+    F = denoiser.output(c.x, c.sigma)
+    registry = default_registry()
+    o = Objective(
+        p, fixed_weight, registry.loss(metric, space="x0"), registry.density("cosine"), sigma_data
+    )
+    found = o(F, c.x0, c.eps, c.sigma)
+    k = WEIGHTS[weight](c.S, exact(own), None)
+    skip, out = row(name, c)
+    r = np.abs(skip * exact(c.x) + out * exact(F) - c.X0)
+    e = (
+        exact(gamma(4, torch.float32))
+        * np.abs(out)
+        * (np.abs(exact(F)) + sum(np.abs(t) for t in target_terms(name, c)))
+    )
+    wide = np.abs(skip * c.X) + np.abs(out * exact(F)) + np.abs(c.X0)
+    e = e + exact(gamma(40)) * wide
+    plus = (k * (e * (2 * r + e) if metric == "l2" else e)).mean(1)
+    wanted = np.array(numbers["values"][entry])
+    assert_within(found, wanted, wanted, 4, torch.float32, plus=plus)
+
+
+# --- what has a state -----------------------------------------------------------------------------
+
+
+class Drawn(torch.nn.Module):
+    """A few drawn numbers, and how often it was asked."""
+
+    calls: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.u = torch.nn.Parameter(torch.randn(size))
+        self.register_buffer("calls", torch.zeros(()))
+
+
+def build(size: int = 2) -> Drawn:
+    return Drawn(size)
+
+
+def learned_weight(sigma: Tensor, state: Drawn) -> Tensor:
+    return state.u[0].exp() / sigma**2
+
+
+def learned_penalty(sigma: Tensor, state: Drawn, times: float = 1.0) -> Tensor:
+    return times * state.u[1] * sigma
+
+
+def scaled_distance(q_hat: Tensor, q: Tensor, state: Drawn) -> Tensor:
+    state.calls += 1
+    return state.u[0].exp() * (q_hat - q).abs()
+
+
+LEARNED = testbed.Weighting("learned", learned_weight, state=build, penalty=learned_penalty)
+STATEFUL = testbed.Loss("stateful", scaled_distance, state=build)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: testbed.Weighting("w", learned_weight), "'w': asks for a state"),
+        (lambda: testbed.Weighting("w", lambda sigma: sigma, state=build), "no function asks"),
+        (
+            lambda: testbed.Weighting("w", lambda sigma: sigma, penalty=lambda sigma: sigma),
+            "a penalty without a state changes no gradient",
+        ),
+        (
+            lambda: testbed.Weighting(
+                "w", learned_weight, state=build, penalty=lambda sigma, other: sigma
+            ),
+            r"'w' \(penalty\): argument 'other'",
+        ),
+        (
+            lambda: testbed.Weighting("w", learned_weight, state=lambda other: None),
+            r"'w' \(state\): argument 'other'",
+        ),
+        (lambda: testbed.Loss("m", scaled_distance), "'m': asks for a state"),
+        (lambda: testbed.Loss("m", lambda q_hat, q: q, state=build), "no function asks"),
+        (
+            lambda: testbed.Loss("m", scaled_distance, state=lambda other: None),
+            r"'m' \(state\): argument 'other'",
+        ),
+        (
+            lambda: testbed.Weighting("w", learned_weight, state=lambda: 3).build(),
+            r"must build a torch.nn.Module, got 3",
+        ),
+    ],
+)
+def test_a_state_is_built_where_it_is_asked_for_and_nowhere_else(
+    make: Callable[[], Any], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        make()
+
+
+def test_the_range_of_a_weighting_is_an_interval() -> None:
+    for wrong in ((1.0, 1.0), (2.0, 1.0), (-1.0, 2.0), (float("nan"), 1.0)):
+        with pytest.raises(InputError, match="needs 0 <= low < high"):
+            testbed.Weighting("w", lambda sigma: sigma, sigma_range=wrong)
+    for right in ((0.0, 1.0), (0.002, 80.0), (2.0, float("inf"))):
+        w = testbed.Weighting("w", lambda sigma: sigma, sigma_range=right)
+        assert w.sigma_range == right
+    assert testbed.Weighting("w", lambda sigma: sigma).sigma_range == (0.0, float("inf"))
+
+
+def test_a_penalty_alone_may_ask_for_the_state() -> None:
+    w = testbed.Weighting("w", lambda sigma: 1 / sigma, state=build, penalty=learned_penalty)
+    state, sigma = w.build(), float64([1.0, 2.0])
+    assert isinstance(state, Drawn)
+    assert torch.equal(w.added(sigma, state), state.u[1] * sigma)
+    assert torch.equal(w.bound({"times": 3.0}).added(sigma, state), 3.0 * state.u[1] * sigma)
+    assert default_registry().weighting("edm").added(sigma, None) == 0
+
+
+@pytest.mark.parametrize("component", [LEARNED, STATEFUL], ids=["weighting", "loss"])
+def test_a_state_is_built_from_the_options(component: Any) -> None:
+    assert component.build().u.shape == (2,)
+    assert component.bound({"size": 3}).build().u.shape == (3,)
+    with pytest.raises(TypeError, match="needs state"):
+        component(*[float64([1.0])] * (2 if component is STATEFUL else 1))
+
+
+@pytest.mark.parametrize("component", ["edm", "l2"])
+def test_most_have_no_state(component: str) -> None:
+    kind = default_registry().weighting if component == "edm" else default_registry().loss
+    assert kind(component).build() is None
+
+
+def stateful(
+    weighting: testbed.Weighting | None = LEARNED, loss: testbed.Loss | None = None
+) -> Objective:
+    o = objective("v", "x0", None)
+    return replace(o, weighting=weighting, loss=loss or o.loss)
+
+
+def test_an_objective_starts_the_states_of_its_parts_from_the_seed() -> None:
+    both = stateful(LEARNED, STATEFUL)
+    before = torch.get_rng_state()
+    one, same, other = both.started(3), both.started(3), both.started(4)
+    assert torch.equal(before, torch.get_rng_state())
+    assert both.states is None
+    assert set(one.states) == {"weighting", "loss"}
+    for axis in ("weighting", "loss"):
+        assert torch.equal(one.states[axis].u, same.states[axis].u)
+        assert not torch.equal(one.states[axis].u, other.states[axis].u)
+    assert set(stateful(None, STATEFUL).started(0).states) == {"loss"}
+    assert set(stateful().started(0).states) == {"weighting"}
+    plain = objective("v", "x0", "edm")
+    assert plain.started(3) is plain
+
+
+def test_terms_are_fixed_where_nothing_learns_the_weight() -> None:
+    assert objective("v", "x0", "edm").fixed
+    assert stateful(None, STATEFUL).started(0).fixed
+    assert not stateful().started(0).fixed
+    assert not replace(objective("v", "x0", None), parameterization=BENT).fixed
+
+
+def test_a_learned_weighting_is_the_weight_of_its_state_plus_the_penalty() -> None:
+    """The same bits as a fixed weighting of that number, and u_1 sigma on top."""
+    c, o = levels(), stateful().started(3)
+    F = draws(tuple(c.x0.shape), 99)
+    u = o.states["weighting"].u
+    number = testbed.Weighting("number", lambda sigma: u[0].exp() / sigma**2)
+    known = replace(o, weighting=number, states=None)
+    found = o(F, c.x0, c.eps, c.sigma)
+    assert torch.equal(found, known(F, c.x0, c.eps, c.sigma) + u[1] * c.sigma)
+    (slopes,) = torch.autograd.grad(found.sum(), u)
+    # u_0 scales what is not the penalty, whose slope is sigma: float32 sums of nine terms.
+    wanted = torch.stack([(found - u[1] * c.sigma).sum(), c.sigma.sum()]).detach()
+    assert_within(slopes, wanted, wanted.abs() + c.sigma.sum(), 32, torch.float32)
+    weight = o.effective_weight(c.sigma)
+    assert torch.equal(weight, known.effective_weight(c.sigma).detach())
+    assert not weight.requires_grad
+
+
+def test_a_loss_with_a_state_is_given_it() -> None:
+    c, o = levels(), stateful(None, STATEFUL).started(3)
+    F = draws(tuple(c.x0.shape), 99)
+    u = o.states["loss"].u[0].exp().detach()
+    known = replace(o, loss=testbed.Loss("known", lambda a, b: u * (a - b).abs()), states=None)
+    assert torch.equal(o(F, c.x0, c.eps, c.sigma), known(F, c.x0, c.eps, c.sigma))
+    assert o.states["loss"].calls == 1
+
+
+def test_the_scale_changes_no_state() -> None:
+    o = stateful(LEARNED, STATEFUL).started(3)
+    o = replace(o, weighting=None)
+    first = o.scale(cloud())
+    assert o.states["loss"].calls == 0
+    assert o.scale(cloud()) == first

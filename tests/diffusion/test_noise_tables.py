@@ -1,0 +1,583 @@
+"""Laws of discrete denoisers: tables, the nearest level, and what is computed at it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from diffusion.test_parameterizations import TABLE as FORMULAS
+from helpers.bounds import assert_within, exact, gamma, u
+from helpers.strategies import draws, float64
+from sampling.test_solvers import SGM
+from torch import Tensor, nn
+
+import testbed
+from testbed import audit
+from testbed.diffusion import noise_levels
+from testbed.diffusion.noise_tables import TABLES, NoiseTable
+from testbed.errors import InputError, UnknownName
+from testbed.registry import default_registry
+from testbed.study import plan, study_file
+from testbed.training import batch, trainer
+from testbed.training.objective import Objective
+from testbed.training.settings import Training
+from testbed.training.trainer import TrainingJob
+from testbed.trial import worker
+
+sqrt = np.frompyfunc(mpmath.sqrt, 1, 1)
+
+# --- the tables ----------------------------------------------------------------------------------
+
+
+def product(betas: Any) -> Any:
+    """sigma of abar = prod (1 - beta), with 50 digits."""
+    abar = np.cumprod(1 - betas)
+    return sqrt((1 - abar) / abar)
+
+
+def steps(first: Any, last: Any, n: int) -> Any:
+    return exact(first) + exact(np.arange(n)) / (n - 1) * (exact(last) - exact(first))
+
+
+def printed_cosine(n: int) -> Any:
+    """beta = min(1 - abar_t/abar_{t-1}, 0.999) (Nichol and Dhariwal 2021, eq. 17)."""
+    cos = np.frompyfunc(
+        lambda t: mpmath.cos((t + exact(0.008)) / exact(1.008) * mpmath.pi / 2), 1, 1
+    )
+    f = cos(exact(np.arange(n + 1)) / n) ** 2
+    return product(np.minimum(1 - f[1:] / f[:-1], exact(0.999)))
+
+
+PRINTED: dict[str, Callable[[int], Any]] = {
+    "ddpm": lambda n: product(steps(1e-4, 0.02, n)),
+    "scaled_linear": lambda n: product(steps(sqrt(exact(0.00085)), sqrt(exact(0.012)), n) ** 2),
+    "cosine": printed_cosine,
+    "karras": lambda n: (
+        steps(exact(0.002) ** (exact(1) / 7), exact(80.0) ** (exact(1) / 7), n) ** 7
+    ),
+}
+
+
+@pytest.mark.parametrize("n", [2, 50, 1000])
+@pytest.mark.parametrize("name", PRINTED)
+def test_table_is_the_printed_formula(name: str, n: int) -> None:
+    """beta has 8 roundings, with those of its ends; a sum of n logarithms as many more. The cosine
+    of an angle that ends at pi/2 - pi/(2 n) loses n."""
+    found, wanted = default_registry().table(name, n=n).sigmas, PRINTED[name](n)
+    assert (found.shape, found.dtype) == ((n,), torch.float64)
+    assert bool((found.diff() > 0).all())
+    k = n + 60
+    if name == "cosine":
+        k = 8 * n + 60
+    # sigma = sqrt(expm1(-log abar)): a relative error e of log abar is one of e |log abar| at most
+    # (1 + sigma^2)/sigma^2 |log abar|/2 in sigma.
+    s2 = np.array(wanted**2, dtype=float)
+    grown = (1 + s2) / s2 * np.log1p(s2) / 2
+    assert_within(found, wanted, wanted * exact(grown + 1), k)
+
+
+def law_rescaled_is_algorithm_1(rescaled: Callable[[Tensor], Tensor]) -> None:
+    """Zero terminal SNR: Lin et al. 2024, algorithm 1, line by line with 50 digits.
+
+    root' is off by 4 roundings of terms below first (root + last)/(first - last), sigma' by that
+    over 1 - root'^2 and over root'.
+    """
+    for name in TABLES:
+        sigmas = default_registry().table(name, n=100).sigmas
+        found = rescaled(sigmas)
+        bar_sqrt = 1 / sqrt(1 + exact(sigmas) ** 2)
+        first, last = bar_sqrt[0], bar_sqrt[-1]
+        bar_sqrt = (bar_sqrt - last) * (first / (first - last))
+        abar = bar_sqrt**2
+        wanted = sqrt((1 - abar[:-1]) / abar[:-1])
+        inner = bar_sqrt[:-1]
+        terms = wanted * (first * (inner + 2 * last) / (first - last) / inner) / (1 - abar[:-1])
+        assert_within(found[:-1], wanted, terms, 16)
+        assert float(found[-1]) == noise_levels.TERMINAL, "the last SNR is not 0"
+
+
+def test_rescaled_is_algorithm_1() -> None:
+    law_rescaled_is_algorithm_1(noise_levels.zero_terminal)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_table_is_diffusers(schedule: str, rescale: bool) -> None:
+    """abar of its float32: beta has u of beta and 1 - beta one u more, t + 1 times; through the
+    rescaling each of the roots, and first/(first - last) is below 1.1."""
+    pytest.importorskip("diffusers")
+    from diffusers import DDIMScheduler
+
+    ends = {"scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}}.get(schedule, {})
+    other = DDIMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=rescale, **ends)
+    name = {"linear": "ddpm", "squaredcos_cap_v2": "cosine"}.get(schedule, schedule)
+    sigmas = default_registry().table(name, zero_terminal_snr=rescale).sigmas
+    abar = 1 / (1 + sigmas**2)
+    wanted = other.alphas_cumprod.double()
+    unit = gamma(1, torch.float32)
+    # Its last cosine betas are near 1: 1 - beta then has u/(1 - beta), 1e-3 at the least.
+    lost = 1e3 if name == "cosine" else 1.0
+    bound = 4 * unit * (torch.arange(1000) + 2 + lost) * abar + 4 * unit * rescale
+    assert_within(abar, exact(wanted), 0, 1, plus=exact(bound))
+    assert (float(wanted[-1]) == 0) == rescale
+
+
+# --- the nearest level ---------------------------------------------------------------------------
+
+FEW = float64([0.1, 0.5, 1.0, 4.0])
+
+
+def few(nearest: str = "sigma", levels: Tensor = FEW) -> NoiseTable:
+    """A table of these levels."""
+    return NoiseTable("few", lambda: levels).bound({"nearest": nearest})
+
+
+def law_index_is_nearest(index: Callable[[Tensor, Tensor, str], Tensor]) -> None:
+    """The argmin of |sigma - sigma_i|, or of |log sigma - log sigma_i|, by trying all."""
+    for name in ("ddpm", "karras"):
+        levels = default_registry().table(name, n=40).sigmas
+        sigma = torch.cat([levels, torch.logspace(-4, 3, 400, dtype=torch.float64)])
+        for nearest in ("sigma", "log_sigma"):
+            a, b = (torch.log(v) if nearest == "log_sigma" else v for v in (sigma, levels))
+            wanted = (a[:, None] - b).abs().argmin(1)
+            found = index(levels, sigma, nearest)
+            assert found.dtype == torch.int64
+            assert torch.equal(found, wanted), (name, nearest)
+
+
+def of_table(levels: Tensor, sigma: Tensor, nearest: str) -> Tensor:
+    return few(nearest, levels).index(sigma)
+
+
+def test_index_is_nearest() -> None:
+    law_index_is_nearest(of_table)
+
+
+def test_the_two_kinds_of_nearest_differ_between_the_two_middles() -> None:
+    """Between 1 and 4 the middle is 2.5, or 2."""
+    sigma = float64([1.9, 2.1, 2.4, 2.6])
+    assert few("sigma").quantised(sigma).tolist() == [1.0, 1.0, 1.0, 4.0]
+    assert few("log_sigma").quantised(sigma).tolist() == [1.0, 4.0, 4.0, 4.0]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_quantised_keeps_the_shape_and_is_its_own_nearest(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    sigma = draws(shape, 0).abs().to(dtype)
+    found = few().quantised(sigma)
+    assert (found.shape, found.dtype) == (shape, torch.float64)
+    assert torch.equal(few().quantised(found), found)
+    assert set(found.flatten().tolist()) <= set(FEW.tolist())
+
+
+def test_its_density_has_every_level_once() -> None:
+    """DDPM's uniform t: at n equal quantiles every index occurs once; mass over log-spacing."""
+    t = default_registry().table("scaled_linear", n=20)
+    density = t.density(1e-3, 1e3)
+    levels = density.sigma((torch.arange(20, dtype=torch.float64) + 0.5) / 20)
+    assert torch.equal(levels, t.sigmas)
+    p = density.pdf_over_log_sigma(t.sigmas[1:-1])
+    log = torch.log(t.sigmas)
+    assert_within(p, exact(1 / (20 * (log[2:] - log[:-2]) / 2)), exact(p), 40)
+    # Levels on the edges of the range belong to it.
+    cut = t.density(float(t.sigmas[3]), float(t.sigmas[7]))
+    some = cut.sigma((torch.arange(5, dtype=torch.float64) + 0.5) / 5)
+    assert torch.equal(some, t.sigmas[3:8])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("ddmp", {}, "Unknown table 'ddmp'. Did you mean 'ddpm'?"),
+        ("ddpm", {"m": 3}, "table 'ddpm': Unknown option 'm'."),
+        ("ddpm", {"n": 1}, "table 'ddpm': n = 1 levels: expected 2 or more."),
+        ("ddpm", {"n": 0}, "table 'ddpm': n = 0, start = 0.0001, end = 0.02: expected n from 1"),
+        ("cosine", {"most": 1.0}, "table 'cosine': n = 1000, offset = 0.008, most = 1: expected"),
+        ("karras", {"low": 90.0}, "table 'karras': n = 1000, low = 90, high = 80, rho = 7:"),
+        ("ddpm", {"nearest": "log"}, "table 'ddpm': Unknown nearest 'log'."),
+    ],
+)
+def test_what_is_no_table_is_refused(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises((InputError, UnknownName)) as refused:
+        default_registry().table(name, **options)
+    assert said in str(refused.value)
+
+
+# --- the denoiser --------------------------------------------------------------------------------
+
+
+class Tanh(nn.Module):
+    """F(y, c_noise) = y A^T + tanh(c_noise/100) b, as in the reference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A, self.b = float64(SGM["network"]["A"]), float64(SGM["network"]["b"])
+        self.seen: list[Tensor] = []
+
+    def forward(self, y: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
+        self.seen.append(c_noise)
+        return y @ self.A.T + torch.tanh(c_noise / 100)[:, None] * self.b
+
+
+Build = Callable[..., testbed.Denoiser]
+
+
+def discrete(name: str, t: NoiseTable, c_noise: str = "index") -> testbed.Denoiser:
+    p = default_registry().parameterization(name)
+    return testbed.Denoiser(Tanh(), p, 0.5, c_noise=c_noise, table=t)
+
+
+def law_discrete_is_stability(build: Build) -> None:
+    """The published indices and denoised values, to the 1e-6 of their float32 table (README)."""
+    given, sigma = SGM["discrete_denoiser"], float64(SGM["loss"]["sigma"])
+    D = build("eps", default_registry().table("scaled_linear"))
+    x = float64(SGM["loss"]["x0"]) + sigma[:, None] * float64(SGM["loss"]["noise"])
+    found = D(x, sigma)
+    assert isinstance(D.network, Tanh)
+    assert D.network.seen[-1].tolist() == given["idx"]
+    wanted = np.array(given["denoised"])
+    size = np.abs(x.numpy()) + np.abs(wanted)
+    assert_within(found, wanted, 0, 1, plus=1e-6 * size)
+
+
+def law_everything_is_at_the_level(build: Build) -> None:
+    """D = c_skip x + c_out F(c_in x, c_noise) with all four at the nearest level, for any sigma."""
+    sigma, x = float64([0.13, 0.7, 2.4, 9.0]), 3 * draws((4, 2), 3)
+    level, index = float64([0.1, 0.5, 1.0, 4.0]), float64([0, 1, 2, 3])
+    for name in ("eps", "v", "edm", "x0"):
+        D = build(name, few())
+        skip, out, c_in, c_noise = FORMULAS[name](exact(level), exact(0.5))
+        for d, seen in ((D, exact(index)), (build(name, few(), "native"), c_noise)):
+            F = d.network(
+                float64(np.array(c_in, dtype=float))[:, None] * x,
+                float64(np.array(seen, dtype=float)),
+            )
+            X, G = exact(x), exact(F)
+            skip_, out_ = (np.reshape(np.broadcast_to(c, 4), (4, 1)) for c in (skip, out))
+            wanted = skip_ * X + out_ * G
+            terms = np.abs(skip_ * X) + np.abs(out_) * (np.abs(G) + np.abs(X) + 1)
+            assert_within(d(x, sigma), wanted, terms, 40)
+            score = (wanted - X) / exact(level)[:, None] ** 2
+            assert_within(
+                d.score(x, sigma), score, (terms + np.abs(X)) / exact(level)[:, None] ** 2, 60
+            )
+            assert torch.equal(d(x, sigma), d(x, level))
+
+
+def test_discrete_is_stability() -> None:
+    law_discrete_is_stability(discrete)
+
+
+def test_everything_is_at_the_level() -> None:
+    law_everything_is_at_the_level(discrete)
+
+
+def test_without_a_table_nothing_is_quantised() -> None:
+    p = default_registry().parameterization("v")
+    plain, coarse = testbed.Denoiser(Tanh(), p, 0.5), discrete("v", few(), "native")
+    x = draws((2, 2), 0)
+    assert not torch.equal(plain(x, 0.7), coarse(x, 0.7))
+    assert torch.equal(plain(x, 0.5), coarse(x, 0.5))
+    assert plain.table is None
+    assert not plain.scales_as(coarse)
+
+
+def test_an_index_needs_a_table() -> None:
+    p = default_registry().parameterization("v")
+    with pytest.raises(InputError, match='c_noise = "index" is that of a level in a table'):
+        testbed.Denoiser(Tanh(), p, 0.5, c_noise="index")
+
+
+@pytest.mark.parametrize("name", ["eps", "v", "edm", "x0", "score"])
+def test_the_audit_of_a_discrete_model_passes(name: str) -> None:
+    x0, eps = draws((12, 2), 1), draws((12, 2), 2)
+    sigma = torch.logspace(-1, 1, 12, dtype=torch.float64)
+    rows = audit.check_model(discrete(name, few("log_sigma")), x0, eps, sigma)
+    assert all(row.passed for row in rows), audit.table(rows)
+    assert {row.sigma for row in rows} <= set(FEW.tolist())
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def objective(t: NoiseTable | None, name: str = "v") -> Objective:
+    r = default_registry()
+    density = r.density("lognormal", sigma_min=0.05, sigma_max=8.0)
+    weighting = r.weighting("min_snr")
+    return Objective(r.parameterization(name), weighting, r.loss("l2"), density, 0.5, table=t)
+
+
+class Spied:
+    """What reaches the losses, as (sigma, c_noise, k)."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Tensor, ...]] = []
+
+    def __call__(self, denoiser: Any, one: Objective, sigma: Tensor) -> Any:
+        found = engine_levels_of(denoiser, one, sigma)
+        assert found.terms is not None
+        self.calls.append((found.sigma, found.c_noise, found.terms.k))
+        return found
+
+
+engine_levels_of = trainer.levels_of
+
+
+def law_training_quantises_before_noising(one: Objective) -> None:
+    """In both engines x, c_noise, the weight and the coefficients share one level of the table."""
+    t = few()
+    data = default_registry().dataset("mixture", dim=2)()
+    network = default_registry().network("mlp_index", width=4, depth=1)(data.shape, 0, 0)
+    denoiser = testbed.Denoiser(network, one.parameterization, 0.5, c_noise="index", table=t)
+    settings = Training(steps=50, batch=16, points=1)
+    cpu = torch.device("cpu")
+    for home, make in (
+        (trainer, lambda: trainer.Trainer(denoiser, one, data, settings, 0, cpu)),
+        (batch, lambda: batch.Batch([TrainingJob(denoiser, one, settings, 0)], data, cpu)),
+    ):
+        spied = Spied()
+        with mock.patch.object(home, "levels_of", spied):
+            list(make().windows())
+        sigma, c_noise, k = (
+            torch.cat([call[i].flatten() for call in spied.calls]) for i in range(3)
+        )
+        assert set(sigma.tolist()) == set(FEW.float().tolist())
+        assert torch.equal(FEW.float()[c_noise.long()], sigma)
+        # min-SNR in x0 space, times c_out^2 = sigma^2/(1 + sigma^2) on the side of F.
+        s = FEW[c_noise.long()]
+        wanted = torch.clamp(1 / s**2, max=5.0) * s**2 / (1 + s**2)
+        assert_within(k, exact(wanted), exact(wanted), 8, torch.float32)
+
+
+def test_training_quantises_before_noising() -> None:
+    law_training_quantises_before_noising(objective(few()))
+
+
+def test_the_scale_of_a_loss_is_that_of_the_levels() -> None:
+    """E[k |F*|^2] over draws whose levels are the table's; the mean of the same draws."""
+    data = default_registry().dataset("mixture", dim=2)()
+    coarse = few(levels=float64([0.1, 4.0]))
+    assert objective(coarse).scale(data) != objective(None).scale(data)
+    u_ = (torch.arange(8192, dtype=torch.float64) + 0.5) / 8192
+    drawn = objective(None).density.sigma(u_)
+    assert torch.equal(objective(coarse).sigma(u_), coarse.quantised(drawn))
+
+
+# --- zero terminal SNR ---------------------------------------------------------------------------
+
+
+def test_at_zero_snr_the_network_sees_eps_to_the_last_bit() -> None:
+    """float32: c_in (x0 + sigma eps) = eps and F* are the limits, for all that have one."""
+    x0, eps = 4 * draws((64, 3), 1, torch.float32), draws((64, 3), 2, torch.float32)
+    sigma = torch.full((64,), noise_levels.TERMINAL, dtype=torch.float32)
+    x = x0 + sigma[:, None] * eps
+    limits = {"v": -x0, "x0": x0, "edm": x0 / 0.5, "flow": eps - x0}
+    for name, wanted in limits.items():
+        p = default_registry().parameterization(name)
+        c = p.coefficients(sigma.double(), sigma_data=0.5)
+        assert torch.equal(c.in_.float()[:, None] * x, eps), name
+        target = p.target(x0, eps, sigma, sigma_data=0.5)
+        assert_within(target, exact(wanted), exact(x0.abs() + eps.abs()), 4, torch.float32)
+        # D of the exact output is x0: nothing is lost.
+        D = p.denoise(wanted, x, sigma, sigma_data=0.5)
+        terms = exact(x0.abs() + 2 * eps.abs())
+        assert_within(D, exact(x0), terms, 8, torch.float32)
+
+
+def test_ddim_from_zero_snr_is_diffusers() -> None:
+    """A v network on the rescaled table, trailing spacing, from alpha = 0 to a sample: DDIM of
+    diffusers with rescale_betas_zero_snr.
+
+    Its sqrt(abar) are off by delta = 2 (t + 3) u of float32, its sqrt(1 - abar) by that over
+    sqrt(1 - abar); both multiply |x| + |v|. What that does to the end is read off the published
+    algorithm, by autograd.
+    """
+    pytest.importorskip("diffusers")
+    from diffusers import DDIMScheduler
+
+    other = DDIMScheduler(
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False,
+        prediction_type="v_prediction",
+    )  # fmt: skip
+    other.set_timesteps(20)
+    D = discrete("v", default_registry().table("ddpm", zero_terminal_snr=True))
+    start = draws((4, 2), 7)
+    x_t = start
+    for t in other.timesteps:
+        x_t = other.step(D.network(x_t, t.double().expand(4)), t, x_t).prev_sample
+
+    assert D.table is not None
+    root = 1 / torch.sqrt(1 + D.table.sigmas**2)
+    kicks, sizes = [], []
+    x = start
+    for t in other.timesteps:
+        a = root[t]
+        b = root[t - 50] if t >= 50 else torch.ones_like(a)
+        v = D.network(x, t.double().expand(4))
+        eps, x0 = a * v + torch.sqrt(1 - a**2) * x, a * x - torch.sqrt(1 - a**2) * v
+        kicks.append(torch.zeros_like(x, requires_grad=True))
+        delta = gamma(2 * (float(t) + 3), torch.float32)
+        grown = sum(1 / math.sqrt(1 - float(c) ** 2) for c in (a, b) if c < 1)
+        sizes.append(delta * 2 * (1 + grown) * (x.abs() + v.abs()).sum(1, keepdim=True).detach())
+        x = b * x0 + torch.sqrt(1 - b**2) * eps + kicks[-1]
+    bound = torch.zeros_like(start)
+    for k in range(2):
+        slopes = torch.autograd.grad(x[:, k].sum(), kicks, retain_graph=True)
+        bound[:, k] = sum((g.abs() * size).sum(1) for g, size in zip(slopes, sizes, strict=True))
+
+    sigmas = testbed.Registry().schedule("table")(20, 1e-3, noise_levels.TERMINAL, D.table)
+    assert float(sigmas[0]) == noise_levels.TERMINAL
+    found = testbed.sample(D, noise_levels.TERMINAL * start, sigmas, "ddim")
+    size = float(found.abs().max())
+    assert float(bound.max()) < 0.05 * size, "the bound says nothing"
+    assert_within(found, exact(x_t), 0, 1, plus=exact(bound))
+    # The same algorithm in float64 leaves no more than its own rounding.
+    assert float((found - x.detach()).abs().max()) < 1e-6 * float(bound.max())
+
+
+# --- in a study ----------------------------------------------------------------------------------
+
+STUDY = """
+[study]
+name = "discrete"
+[base]
+network = { name = "mlp_index", width = 8, depth = 1 }
+training = { steps = 50, batch = 8 }
+evaluation = { levels = 3, draws = 16, samples = 8, steps = 4, metrics = ["energy"] }
+dataset = { name = "mixture", dim = 2 }
+table = { name = "ddpm", n = 100, nearest = "log_sigma" }
+c_noise = "index"
+density = "table"
+[grid]
+parameterization = ["v"]
+"""
+ZERO = [
+    "table.zero_terminal_snr=true", "sigma_max=inf", "evaluation.sampler=ddim",
+    "evaluation.schedule=table",
+]  # fmt: skip
+
+
+def planned(folder: Path, *changes: str) -> dict[str, Any]:
+    file = folder / "discrete.toml"
+    file.write_text(STUDY)
+    study = study_file.read(file, changes, seeds=1)
+    (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
+    return one.config
+
+
+def test_a_study_names_its_table(tmp_path: Path) -> None:
+    config = planned(tmp_path)
+    assert config["table"] == {
+        "name": "ddpm",
+        "options": {
+            "n": 100, "start": 1e-4, "end": 0.02, "nearest": "log_sigma",
+            "zero_terminal_snr": False,
+        },
+    }  # fmt: skip
+    assert (config["c_noise"], config["density"]["name"]) == ("index", "table")
+    assert (
+        planned(tmp_path, "table=none", "c_noise=shared", "density=lognormal", "network=mlp")[
+            "table"
+        ]
+        is None
+    )
+
+
+@pytest.mark.parametrize("changes", [[], ZERO, ["density=lognormal", "table=karras"]])
+def test_a_discrete_trial_runs_and_is_restored(tmp_path: Path, changes: list[str]) -> None:
+    config, at = planned(tmp_path, *changes), tmp_path / "trial"
+    at.mkdir()
+    assert worker.run(config, at) == "finished", (at / "error.txt").read_text()
+    from testbed.trial import storage
+
+    storage.write_json(at / "trial.json", {"config": config, "plugins": [], "plugin_dirs": []})
+    assert all(row["ratio"] <= 1 for row in storage.read_json(at / "tweedie.json")["rows"])
+    D = testbed.load(at)
+    assert D.table is not None
+    assert dataclasses.asdict(D.table)["options"] == config["table"]["options"]
+    x = draws((2, 2), 0, torch.float32)
+    assert torch.equal(D(x, 1.0), D(x, float(D.table.quantised(float64(1.0)))))
+
+
+REFUSED = {
+    "an index without a table": (
+        ["table=none", "density=lognormal"],
+        'c_noise = "index" is the index in a table: name one, such as table = "ddpm".',
+    ),
+    "a network that takes no index": (
+        ["network=mlp"],
+        "table 'ddpm' gives an index, network 'mlp' takes log_sigma, sigma, time.",
+    ),
+    "a value for an index": (
+        ["c_noise=native"],
+        "parameterization 'v' gives c_noise as 'sigma', network 'mlp_index' takes index. Its table "
+        'has no entry at a sigma: c_noise = "index" gives one, with a table.',
+    ),
+    "more levels than the network takes": (
+        ["table={name = \"karras\", n = 30000}", "density=lognormal"],
+        "table 'karras' gives an index from 0 to 3e+04, network 'mlp_index' takes index from 0 to "
+        "20000.",
+    ),
+    "the density of no table": (
+        ["table=none", "c_noise=native", "network=mlp"],
+        'density = "table" is that of a table: name one, such as table = "ddpm".',
+    ),
+    "a schedule of no table": (
+        ["table=none", "c_noise=native", "network=mlp", "density=lognormal",
+         "evaluation.schedule=table"],
+        "evaluation: schedule 'table': takes its levels from the trial's table: name one.",
+    ),
+    "more steps than levels": (
+        ["evaluation.schedule=table", "evaluation.steps=101"],
+        "evaluation: schedule 'table': steps = 101, but its table has 100 levels from 0.002 to 80",
+    ),
+    "eps at zero SNR": (
+        [*ZERO, 'grid.parameterization=["eps"]'],
+        "'eps' at sigma_max = infinity (zero terminal SNR): x is pure noise there and F says",
+    ),
+    "score at zero SNR, by the table alone": (
+        ["table.zero_terminal_snr=true", 'grid.parameterization=["score"]'],
+        "'score' at sigma_max = infinity (zero terminal SNR)",
+    ),
+    "zero SNR that is never drawn": (
+        [*ZERO, "density=lognormal"],
+        "table 'ddpm' ends at sigma = infinity (zero terminal SNR), and density 'lognormal' draws "
+        "up to",
+    ),
+    "zero SNR below sigma_max": (
+        ["table.zero_terminal_snr=true"],
+        'write sigma_max = inf and density = "table".',
+    ),
+    "Heun from zero SNR": (
+        [*ZERO, "evaluation.sampler=heun"],
+        "evaluation: sampler 'heun' cannot step from sigma = infinity",
+    ),
+    "infinity without a table that ends there": (
+        ["sigma_max=inf"],
+        "training draws x = x0 + sigma eps, which has no limit there",
+    ),
+    "an unknown option": (["table.nearst=sigma"], "table 'ddpm': Unknown option 'nearst'."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_discrete_is_refused(tmp_path: Path, changes: list[str], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        planned(tmp_path, *changes)
+    assert said in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_stands_for_infinity_is_far_enough() -> None:
+    """x0's share of c_in x is below half a unit of float32, 1/(1 + sigma^2) one of float64."""
+    assert u(torch.float32) > 1 / noise_levels.TERMINAL
+    assert u(torch.float64) > 1 / (1 + noise_levels.TERMINAL**2)
+    assert math.isfinite(float(torch.tensor(noise_levels.TERMINAL**2, dtype=torch.float32)))

@@ -1,0 +1,76 @@
+"""The command line in a folder, in this process or in one of its own."""
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+
+import testbed.ext
+from testbed.cli import app
+
+OURS = ("MLFLOW_", "TESTBED_")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The variables of a command: none of MLflow's or ours but `more`; wide output."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    # In a subprocess with another working directory, a relative PYTHONPATH leads nowhere.
+    kept |= {"PYTHONPATH": str(ROOT), "COLUMNS": "250", "OMP_NUM_THREADS": "1"}
+    return {**kept, "MLFLOW_DISABLE_TELEMETRY": "true", **more}
+
+
+def run_here(folder: Path, *words: object, **more: str) -> Done:
+    """`testbed WORDS` with `folder` as working directory, in this process, which is faster."""
+    out, err = io.StringIO(), io.StringIO()
+    from testbed.trial import build
+
+    # Its key is only the words, which mean something else here.
+    build.registry_of.cache_clear()
+    path, modules = list(testbed.ext.__path__), set(sys.modules)
+    before, code = dict(os.environ), 0
+    try:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["testbed", *map(str, words)])
+            os.environ.clear()
+            os.environ.update(environment(**more))
+            try:
+                app.main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        testbed.ext.__path__[:] = path
+        for name in set(sys.modules) - modules:
+            if name.startswith("testbed.ext."):
+                del sys.modules[name]
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def run_process(folder: Path, *words: object, **more: str) -> Done:
+    """`python -m testbed WORDS` with `folder` as working directory, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed", *map(str, words)],
+        cwd=folder,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)

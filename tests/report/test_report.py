@@ -1,0 +1,764 @@
+"""The report says what the numbers say: planted studies, and mutants that must be caught."""
+
+import html
+import json
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.command_line import run_here
+from helpers.studies import TINY
+from safetensors.numpy import save_file
+from scipy import stats
+
+from testbed import report
+from testbed.errors import InputError
+from testbed.report import comparisons, drawing, finding, results, summaries, words
+from testbed.report.comparisons import Comparisons
+from testbed.report.results import Results
+
+SIGMA = (0.01, 0.1, 1.0, 10.0)
+CASE = "c & <e>"
+WIENER = (1e-4, 8e-3, 0.2, 0.4)
+Value = float | str
+Label = tuple[str, str, str]
+Planted = Mapping[Label, Sequence[Value]]
+
+
+def plant(
+    folder: Path,
+    planted: Planted,
+    baseline: str = "b",
+    oracle: bool = False,
+    shape: Callable[[str, int], float] = lambda variant, level: 1.0,
+    order: Callable[[list[Any]], list[Any]] = lambda trials: trials,
+    **study: Any,
+) -> Path:
+    """A study's folder in which (case, arm, variant) has these primary metrics, one per seed.
+
+    A word instead of a number is the trial's status. `shape` multiplies a variant's loss by level.
+    """
+    trials = []
+    for number, (label, values) in enumerate(planted.items()):
+        for seed, value in enumerate(values):
+            labels = [dict(zip(results.LABEL, label, strict=True))]
+            trials.append({"id": f"t{number:02}{seed:02}", "labels": labels})
+            _trial(folder / "trials" / trials[-1]["id"], labels, seed, value, oracle, shape)
+    record = {
+        "name": "planted",
+        "title": "Planted",
+        "report": {"baseline": baseline, "primary": "", "level": 0.95},
+        "trials": order(trials),
+        "twins": [],
+        **study,
+    }
+    _json(folder / "study.json", record)
+    for case in dict.fromkeys(label[0] for label in planted):
+        facts = {"oracle": oracle, "shape": [2], "train": 9, "test": 9}
+        _json(folder / "data" / f"{case}.json", {**facts, "floors": {"energy": {"mean": 0.1}}})
+        real = np.random.default_rng(0).normal(size=(32, 2)).astype("float32")
+        save_file({"real": real}, folder / "data" / f"{case}.safetensors")
+    _json(folder / "tweedie.json", {"rows": [_row(0.5), _row(math.nan, "no bound")]})
+    columns = dict.fromkeys(["c_skip", "c_out", "c_in", "c_noise", "target_rms", "weight_eps"], 1.0)
+    known = [
+        {**dict(zip(results.LABEL, label, strict=True)), "sigma": s, **columns, "loss_start": s}
+        for label in planted
+        for s in SIGMA
+    ]
+    pd.DataFrame(known).to_csv(folder / "coefficients.csv", index=False)
+    return folder
+
+
+def _trial(
+    at: Path,
+    labels: list[dict[str, str]],
+    seed: int,
+    value: Value,
+    oracle: bool,
+    shape: Callable[[str, int], float],
+) -> None:
+    config = {"seed": seed, "training": {"learning_rate": 0.001, "steps": 9}}
+    _json(at / "trial.json", {"id": at.name, "config": config, "labels": labels})
+    status = value if isinstance(value, str) else "finished"
+    if status == "interrupted":
+        (at / "checkpoint").write_text("")
+    if status in ("interrupted", "new"):
+        return
+    ended: dict[str, Any] = {"status": status, "metrics": {}}
+    if status == "failed":
+        ended["error"] = "ValueError: <i>broken</i>"
+    if status == "diverged":
+        ended["diverged_at"] = 7
+    if isinstance(value, float):
+        factor = [value * shape(labels[0]["variant"], i) for i in range(len(SIGMA))]
+        ended["metrics"] = {"loss_vs_wiener": value, "energy": value / 10, "mmd": value - 1}
+        table = {"sigma": SIGMA, "loss": np.multiply(WIENER, factor), "wiener": WIENER}
+        table |= {"output_rms": [value] * 4, "target_rms": [1.0] * 4}
+        if oracle:
+            ended["metrics"]["excess_nats"] = value
+            table |= {"excess": np.multiply(WIENER, factor) / 2, "optimum": WIENER}
+        pd.DataFrame(table).to_csv(at / "levels.csv", index=False)
+        draws = np.random.default_rng(seed).normal(size=(32, 2)).astype("float32")
+        save_file({"samples": draws}, at / "samples.safetensors")
+        _json(at / "tweedie.json", {"rows": []})
+        rows = [
+            {"step": step, "loss": value / step, "gradient_norm": 1.0, "gradient_norm_cv": 0.1}
+            for step in (1, 2, 3)
+        ]
+        (at / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _json(at / "result.json", ended)
+
+
+def _row(ratio: float, reason: str = "", law: str = "a law") -> dict[str, Any]:
+    number = None if math.isnan(ratio) else ratio
+    names = {"law": law, "subject": "b", "dtype": "float64", "reason": reason}
+    return {**names, "sigma": 1.0, "error": number, "bound": 1.0, "ratio": number}
+
+
+def _json(file: Path, value: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value))
+
+
+def noisy(mean: float, seeds: int = 5, sd: float = 0.01, stream: int = 0) -> list[float]:
+    """`mean` times a strong factor of the seed, equal in every variant, times a weak own one."""
+    common = np.random.default_rng(99).normal(0, 0.5, seeds)
+    own = np.random.default_rng(stream).normal(0, sd, seeds)
+    return [float(v) for v in mean * np.exp(common + own)]
+
+
+def said(folder: Path) -> str:
+    """Everything that the finding says about a folder."""
+    return says(results.read(folder))
+
+
+def says(read: Results, compared: Comparisons | None = None) -> str:
+    compared = compared or comparisons.make(read)
+    first = [" ".join(pair) for pair in finding.headline(read, compared)]
+    rest = [text for _, texts in finding.sentences(read, compared) for text in texts]
+    return " ".join([*first, *rest])
+
+
+WINNER: Planted = {
+    ("c", "", "a"): noisy(0.8, stream=1),
+    ("c", "", "b"): noisy(1.0, stream=2),
+    ("c", "", "d"): noisy(1.5, stream=3),
+}
+DRAW: Planted = {
+    ("c", "", "a"): noisy(0.99, sd=0.1, stream=1),
+    ("c", "", "b"): noisy(1.0, sd=0.1, stream=2),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built report of two arms with everything that can happen in it."""
+    planted = {
+        (CASE, "first", "a"): noisy(0.8, stream=1),
+        (CASE, "first", "b"): noisy(1.0, stream=2),
+        (CASE, "first", "d"): [*noisy(4.0, stream=3)[:4], "diverged"],
+        (CASE, "second", "a"): [*noisy(0.9, stream=4)[:4], "failed"],
+        (CASE, "second", "b"): noisy(1.0, stream=5),
+    }
+    folder = plant(
+        tmp_path_factory.mktemp("whole"),
+        planted,
+        oracle=True,
+        title="<script>alert(1)</script>",
+        note="a < b & c",
+        file="[study] # <u>",
+        plugins=[
+            {"plugin": "mine", "kind": "file", "origin": "/secret/mine.py", "version": "f" * 64}
+        ],
+        seconds=10.0,
+        logging_seconds=1.0,
+    )
+    report.write(folder)
+    return folder
+
+
+# --- the finding ------------------------------------------------------------------------------
+
+
+def law_pairs_by_seed(folder: Path) -> None:
+    """A ratio hidden under a factor of the seed is found, whatever the order of the trials."""
+    assert "a wins" in said(plant(folder, WINNER, order=lambda trials: trials[::-1]))
+
+
+def test_winner_is_found_however_the_trials_are_ordered(tmp_path: Path) -> None:
+    law_pairs_by_seed(tmp_path)
+
+
+def test_pairing_law_catches_unpaired_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = Results.values
+
+    def shuffled(self: Results, case: str, arm: str, variant: str, metric: str) -> Any:
+        found = straight(self, case, arm, variant, metric)
+        turned = np.roll(found.to_numpy(), sum(map(ord, variant)))
+        return pd.Series(turned, index=found.index)
+
+    monkeypatch.setattr(Results, "values", shuffled)
+    with pytest.raises(AssertionError):
+        law_pairs_by_seed(tmp_path)
+
+
+def test_finding_states_the_numbers_of_scipy(tmp_path: Path) -> None:
+    text = said(plant(tmp_path, WINNER))
+    r = np.log(WINNER["c", "", "a"]) - np.log(WINNER["c", "", "b"])  # type: ignore[arg-type]
+    test = stats.ttest_1samp(r, 0)
+    low, high = np.exp(test.confidence_interval())
+    ratio = words.between(float(np.exp(r.mean())), float(low), float(high))
+    assert f"{ratio} times the baseline b" in text
+    assert "Worse than the baseline, as multiples of it: d 1.5" in text
+    assert "5 seeds" in text
+    assert "One learning rate, 0.001, was used for all" in text
+    assert "cannot fall below p = 0.0625" in text
+
+
+def test_no_difference_is_not_a_winner(tmp_path: Path) -> None:
+    text = said(plant(tmp_path, DRAW))
+    assert "no winner is shown" in text
+    assert "is not shown to be better than" in text
+    assert "wins" not in text
+    assert "Against" not in text, "no statement per level without one overall"
+
+
+def test_best_of_two_that_beat_the_baseline_is_no_winner(tmp_path: Path) -> None:
+    planted = {**WINNER, ("c", "", "a2"): noisy(0.8, sd=0.02, stream=7)}
+    text = said(plant(tmp_path, planted))
+    assert "no winner is shown" in text
+    assert "(better, p" in text
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_few_seeds_show_nothing(tmp_path: Path, seeds: int) -> None:
+    planted = {label: values[:seeds] for label, values in WINNER.items()}
+    text = said(plant(tmp_path, planted))
+    assert "fewer than 3 seeds are too few to test" in text
+    assert "wins" not in text
+    assert "nan" not in text
+
+
+def law_corrects(folder: Path) -> None:
+    """Of ten variants one has p < 0.05 uncorrected, and is not called better."""
+    rng = np.random.default_rng(5)
+    planted = {("c", "", "b"): [1.0] * 6}
+    for i in range(9):
+        r = rng.normal(size=6)
+        r = (r - r.mean()) / r.std(ddof=1)
+        t = 3.0 if i == 0 else 0.1  # p = 0.03 with five degrees of freedom
+        planted["c", "", f"v{i}"] = [float(v) for v in np.exp(0.1 * (r - t / math.sqrt(6)))]
+    read = results.read(plant(folder, planted))
+    one = comparisons.make(read).to_baseline("c", "", "v0")
+    assert one is not None
+    assert one.comparison is not None
+    assert one.comparison.p == pytest.approx(2 * stats.t.sf(3.0, 5), rel=1e-9)
+    assert one.comparison.high < 1
+    assert one.verdict == "no difference shown"
+
+
+def test_verdicts_are_corrected(tmp_path: Path) -> None:
+    law_corrects(tmp_path)
+
+
+def test_correction_law_catches_raw_p_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        comparisons, "correct", lambda family: [replace(c, p_holm=c.p) for c in family]
+    )
+    with pytest.raises(AssertionError, match="better"):
+        law_corrects(tmp_path)
+
+
+def test_divergence_stays_in_the_count(tmp_path: Path) -> None:
+    planted = {**WINNER, ("c", "", "a"): [*WINNER["c", "", "a"][:4], "diverged"]}
+    folder = plant(tmp_path, planted)
+    text = said(folder)
+    assert "Diverged: a in 1 of 5 seeds" in text
+    assert "a wins" not in text
+    table = comparisons.result_table(results.read(folder))
+    (row,) = table[(table["variant"] == "a") & (table["metric"] == "energy")].to_dict("records")
+    assert (row["n"], row["diverged"], row["missing"]) == (5, 1, 0)
+    assert math.isnan(row["value"])
+
+
+def test_failed_and_waiting_trials_are_missing_not_ignored(tmp_path: Path) -> None:
+    lost = ["failed", "interrupted", "new"]
+    folder = plant(tmp_path, {**WINNER, ("c", "", "a"): [*WINNER["c", "", "a"][:2], *lost]})
+    text = said(folder)
+    assert "Of 15 trials: 1 failed, 1 interrupted and 1 new" in text
+    assert "too few to test" in text
+    assert [row[2] for row in summaries.failures(results.read(folder))] == lost
+
+
+def test_ranks_over_the_seeds_that_all_have(tmp_path: Path) -> None:
+    """The best variant lost its easiest seed: over its own seeds alone it would look worse."""
+    a, b = noisy(0.9, stream=1), noisy(1.0, stream=2)
+    easy = int(np.argmin(a))
+    lost = [*a[:easy], "failed", *a[easy + 1 :]]
+    assert stats.gmean([v for v in lost if v != "failed"]) > stats.gmean(b)
+    text = said(plant(tmp_path, {("c", "", "a"): lost, ("c", "", "b"): b}))
+    assert "a wins" in text
+
+
+def test_nothing_finished(tmp_path: Path) -> None:
+    folder = plant(tmp_path, {("c", "", "a"): ["new"] * 3, ("c", "", "b"): ["diverged"] * 3})
+    assert "nothing can be compared" in said(folder)
+    assert "diverged in 3 of 3" in report.write(folder).read_text()
+
+
+def test_twins_are_never_compared(tmp_path: Path) -> None:
+    twins = [{"case": "c", "arm": "", "members": ["b", "a"], "why": "mirrors"}]
+    folder = plant(tmp_path, WINNER, twins=twins)
+    one = comparisons.make(results.read(folder)).of("c", "", "a", "b")
+    assert one is not None
+    assert one.comparison is None
+    text = said(folder)
+    assert "Overall a (and its twin b) wins" in text  # over d, the only other setting
+    assert comparisons.per_level(results.read(folder), "c", "", "a", "b") == {}
+
+
+def in_both_arms(folder: Path, *variants: str) -> Path:
+    """The folder with every trial of these variants (of all, without any) in the arms x and y."""
+    record = json.loads((folder / "study.json").read_text())
+    known = pd.read_csv(folder / "coefficients.csv", converters=dict.fromkeys(results.LABEL, str))
+    for trial in record["trials"]:
+        (label,) = trial["labels"]
+        if not variants or label["variant"] in variants:
+            trial["labels"] = [{**label, "arm": arm} for arm in ("x", "y")]
+    _json(folder / "study.json", record)
+    arms = [known.assign(arm=arm) for arm in ("x", "y")]
+    pd.concat(arms).to_csv(folder / "coefficients.csv", index=False)
+    return folder
+
+
+def test_equal_trials_of_two_arms_are_not_compared(tmp_path: Path) -> None:
+    planted = {(c, "x" if a == "d" else arm, a): v for (c, arm, a), v in WINNER.items()}
+    folder = in_both_arms(plant(tmp_path, planted), "a", "b")
+    read = results.read(folder)
+    assert read.arms("c") == ["x", "y"]
+    assert {one.verdict for one in comparisons.make(read).arms} == {"the same trials"}
+
+
+def test_arms_of_the_same_trials_are_one_arm(tmp_path: Path) -> None:
+    """Nothing is said, drawn or tabled twice, nor an arm compared with itself."""
+    twins = [{"case": "c", "arm": arm, "members": ["d", "b"], "why": "w"} for arm in ("x", "y")]
+    folder = in_both_arms(plant(tmp_path, WINNER, twins=twins, oracle=True))
+    read = results.read(folder)
+    assert read.arms("c") == ["x = y"]
+    assert len(read.coefficients) == len(WINNER) * len(SIGMA)
+    assert len(read.trials) == len(read.metrics["seed"]) / 4 == 15
+    compared = comparisons.make(read)
+    assert (compared.arms, compared.spreads) == ([], [])
+    assert [twin["arm"] for twin in read.study["twins"]] == ["x = y"]
+    assert len(re.findall(r"\ba wins\b", says(read))) == 2, "in the headline and in numbers"
+    page = report.write(folder).read_text()
+    assert "The same variant between arms" not in page
+    assert "0 comparisons of a variant between arms, 0 of the" in page
+    assert [row[0] for row in summaries.recipes(read)] == ["x = y"]
+
+
+def spreads(second: float, sd: float) -> Planted:
+    sizes = {"first": (1.0, 10.0), "second": (1.0, second)}
+    return {
+        ("c", arm, name): noisy(size, sd=sd, stream=10 * i + j)
+        for i, (arm, pair) in enumerate(sizes.items())
+        for j, (name, size) in enumerate(zip(("b", "d"), pair, strict=True))
+    }
+
+
+@pytest.mark.parametrize(
+    ("second", "sd", "expected"),
+    [(2.0, 0.01, "shrinks from"), (60.0, 0.01, "grows from"), (9.0, 0.5, "No change of the")],
+)
+def test_spread_between_arms(tmp_path: Path, second: float, sd: float, expected: str) -> None:
+    assert expected in said(plant(tmp_path, spreads(second, sd)))
+
+
+def test_levels_name_where_the_winner_wins(tmp_path: Path) -> None:
+    def shape(variant: str, level: int) -> float:
+        return [0.5, 0.5, 1.6, 1.25][level] if variant == "a" else 1.0
+
+    text = said(plant(tmp_path, WINNER, shape=shape))
+    assert "the loss of a is lower at σ = 0.01–0.1 and higher at σ = 1 (Holm over 4" in text
+
+
+WEIGHTINGS: Planted = {
+    ("c", "", "b weighting=b"): noisy(1.0, stream=1),
+    ("c", "", "b weighting=min_snr gamma=5"): noisy(1.5, stream=2),
+    ("c", "", "b weighting=min_snr gamma=1"): noisy(1.6, stream=3),
+}
+
+
+def test_a_parameterization_that_fits_several_variants_is_one_baseline_the_first(
+    tmp_path: Path,
+) -> None:
+    folder = plant(tmp_path, WEIGHTINGS)
+    read = results.read(folder)
+    compared = comparisons.make(read)
+    first, *others = (variant for _, _, variant in WEIGHTINGS)
+    assert comparisons.baseline_of(read, "c", "") == first
+    assert [(one.variant, one.against) for one in compared.baseline] == [(o, first) for o in others]
+    assert [one.verdict for one in compared.baseline] == ["worse", "worse"]
+    assert len(compared.pairs) == 1
+    text = said(folder)
+    assert f"The baseline b fits 3 variants ({', '.join([first, *others])}): the first" in text
+    assert """--set 'report.baseline="b weighting=min_snr gamma=5"' takes another.""" in text
+    assert "1.5" in text.split("Worse than the baseline, as multiples of it: ")[1]
+    assert "without a ratio" not in text
+    page = report.write(folder).read_text()
+    assert page.count('<td class="quiet">baseline</td>') == 1
+    assert page.count('<td class="bad">worse</td>') == 2
+
+
+def test_a_baseline_named_in_full_is_that_variant(tmp_path: Path) -> None:
+    last = "b weighting=min_snr gamma=1"
+    folder = plant(tmp_path, WEIGHTINGS, baseline=last)
+    assert comparisons.baseline_of(results.read(folder), "c", "") == last
+    assert "The baseline b" not in said(folder)
+
+
+def test_a_grid_of_two_axes_has_one_baseline(tmp_path: Path) -> None:
+    planted = {("c", "", f"{name} width={w}"): noisy(1.0) for name in "ab" for w in (1, 2)}
+    read = results.read(plant(tmp_path, planted))
+    assert comparisons.baseline_of(read, "c", "") == "b width=1"
+    made = comparisons.make(read)
+    assert {one.against for one in made.baseline} == {"b width=1"}
+    assert (len(made.baseline), len(made.pairs)) == (3, 3)
+
+
+def test_a_baseline_that_was_left_out_is_replaced_and_said(tmp_path: Path) -> None:
+    text = said(plant(tmp_path, WINNER, baseline="edm"))
+    assert "The baseline edm is not among them: a, the first, takes its place." in text
+    assert "takes its place" not in said(plant(tmp_path / "other", WINNER))
+
+
+def test_baseline_defaults_to_the_first_variant(tmp_path: Path) -> None:
+    read = results.read(plant(tmp_path, WINNER, baseline=""))
+    assert comparisons.baseline_of(read, "c", "") == "a"
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def test_tables_equal_scipy(whole: Path) -> None:
+    table = pd.read_csv(whole / "tables" / "results.csv")
+    value = {"first": noisy(1.0, stream=2), "second": noisy(1.0, stream=5)}
+    for arm, values in value.items():
+        for metric, scale in (("excess_nats", 1.0), ("energy", 0.1)):
+            chosen = results.chosen(table, CASE, arm, "b").set_index("metric").loc[metric]
+            y = np.log(values) + math.log(scale)
+            half = stats.sem(y) * stats.t.ppf(0.975, len(y) - 1)
+            expected = np.exp([y.mean(), y.mean() - half, y.mean() + half])
+            np.testing.assert_allclose(chosen[["value", "low", "high"]].astype(float), expected)
+    mmd = results.chosen(table, CASE, "first", "b").set_index("metric").loc["mmd"]
+    assert mmd["mean"] == "arithmetic", "a metric that can be negative has no geometric mean"
+    assert mmd["value"] == pytest.approx(np.mean(value["first"]) - 1)
+
+
+def test_comparisons_equal_scipy(whole: Path) -> None:
+    table = pd.read_csv(whole / "tables" / "comparisons.csv")
+    a, b = noisy(0.8, stream=1), noisy(1.0, stream=2)
+    (row,) = table[
+        (table["kind"] == "baseline") & (table["arm"] == "first") & (table["variant"] == "a")
+    ].to_dict("records")
+    assert row["p"] == pytest.approx(stats.ttest_rel(np.log(a), np.log(b)).pvalue)
+    family = table[table["kind"] == "baseline"]
+    declared = family["p"].fillna(1.0).to_numpy()  # one lost its test to a divergence
+    assert row["p_holm"] == pytest.approx(min(1, row["p"] * len(declared)))
+    assert list(family["seeds"]) == [5, 5, 4]
+
+
+def test_levels_and_learning(whole: Path) -> None:
+    levels = pd.read_csv(whole / "tables" / "levels.csv")
+    here = results.chosen(levels, CASE, "first", "a").set_index("sigma")
+    values = np.array(noisy(0.8, stream=1))
+    assert here.loc[1.0, "loss"] == pytest.approx(0.2 * stats.gmean(values))
+    learning = pd.read_csv(whole / "tables" / "learning.csv")
+    row = results.chosen(learning, CASE, "first", "a").set_index("sigma").loc[10.0]
+    rms = np.sqrt(0.4 * values / 2) / 10
+    assert row["eps_rms"] == pytest.approx(stats.gmean(rms))
+    assert row["fisher_nats"] == pytest.approx(2 * stats.gmean(rms) ** 2 / 100)
+    diverged = results.chosen(levels, CASE, "first", "d")
+    assert set(diverged["n"]) == {4}
+    assert set(diverged["diverged"]) == {1}
+
+
+def test_parquet_holds_the_same_tables(whole: Path) -> None:
+    files = sorted((whole / "tables").glob("*.csv"))
+    assert len(files) == 6
+    for file in files:
+        assert len(pd.read_csv(file)) == len(pd.read_parquet(file.with_suffix(".parquet")))
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def test_rebuilds_byte_for_byte_anywhere(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(whole, copy, ignore=shutil.ignore_patterns("report.html", "figures", "tables"))
+    report.write(copy)
+    written = [
+        p.relative_to(whole) for p in whole.rglob("*") if p.suffix in (".html", ".svg", ".csv")
+    ]
+    assert len(written) > 12
+    for file in written:
+        assert (copy / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def test_page_is_complete_and_self_contained(whole: Path) -> None:
+    page = (whole / "report.html").read_text()
+    for heading in ("Results", "Figures", "Twins", "Failures", "Provenance"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert "@import" not in page
+    assert "diverged in 1 of 5" in page
+    assert "loss not finite at step 7" in page
+    assert "10.0% of the wall clock" in page
+    assert str(whole) not in page
+    assert "/secret" not in page
+    assert page.count("<svg") == len(list((whole / "figures").glob("*.svg"))) == 8
+    ids = [part.split('"')[0] for part in page.split(' id="')[1:]]
+    # An image stands under the digest of its pixels: equal ones may share an id.
+    ids = [name for name in ids if "-image" not in name]
+    assert len(ids) == len(set(ids))
+
+
+def test_text_is_escaped(whole: Path) -> None:
+    page = (whole / "report.html").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "a &lt; b &amp; c" in page
+    assert "[study] # &lt;u&gt;" in page
+    for raw in ("<i>broken", "<u>", "<e>"):
+        assert raw not in page
+
+
+ASKED = {
+    "command": [
+        "testbed",
+        "study",
+        "my file.toml",
+        "--set",
+        'grid.loss=["l1", "l2"]',
+        "--only",
+        "a",
+    ],
+    "set": ['grid.loss=["l1", "l2"]', "training.steps=1", "report.level=0.9", "a=1", "b=2"],
+    "only": ["a", "c"],
+    "seeds": 5,
+    "plugins": [],
+}
+COMMAND = """testbed study 'my file.toml' --set 'grid.loss=["l1", "l2"]' --only a"""
+
+
+def shown(page: str) -> str:
+    """What a reader sees of a page's markup."""
+    return html.unescape(re.sub(r"<[^>]+>", "", page))
+
+
+def test_a_report_of_a_part_says_so_and_how_to_run_it_again(tmp_path: Path) -> None:
+    page = report.write(plant(tmp_path, WINNER, asked=ASKED, note="n", file="[study]")).read_text()
+    part = "part of it: a, c, 5 seeds; changed: grid.loss, training.steps, report.level, and 2 more"
+    assert f"<title>Planted ({part})</title>" in page
+    assert f"<h1>Planted ({part})</h1>" in page
+    assert f"(This is said of the whole study file; here: {part}.)" in page
+    assert shown(page).count(COMMAND) == 2, "in the provenance and at the foot"
+    assert f"{COMMAND} resumes what is missing" in shown(page)
+    (flags, file) = re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)
+    assert shown(flags).splitlines() == [
+        """--set 'grid.loss=["l1", "l2"]'""", "--set training.steps=1", "--set report.level=0.9",
+        "--set a=1", "--set b=2", "--only a,c", "--seeds 5",
+    ]  # fmt: skip
+    assert file == "[study]"
+    assert "The study file, as it is without that:" in page
+
+
+def test_a_report_of_a_whole_file_says_nothing_of_parts(tmp_path: Path) -> None:
+    asked = {"command": ["testbed", "study", "f.toml"], "set": [], "only": [], "seeds": None}
+    page = report.write(plant(tmp_path, WINNER, asked=asked, note="n", file="[study]")).read_text()
+    assert "<h1>Planted</h1>" in page
+    assert "whole study file" not in page
+    assert "<p>The study file:</p>" in page
+    assert page.count("testbed study f.toml") == 2
+
+
+def test_a_title_or_note_that_was_given_for_the_part_stands(tmp_path: Path) -> None:
+    asked = {**ASKED, "set": ["study.title=Planted", "study.note=n"]}
+    page = report.write(plant(tmp_path, WINNER, asked=asked, note="n")).read_text()
+    assert "<h1>Planted</h1>" in page
+    assert "<p>n</p>" in page
+
+
+def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_finished(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a study.toml").write_text(TINY)
+    sets = ['grid.parameterization=["edm"]', 'grid.weighting=["edm","min_snr"]']
+    flags = [word for text in sets for word in ("--set", text)]
+    flags += ["--only", "mixture", "--seeds", "3"]
+    done = run_here(tmp_path, "study", "a study.toml", *flags, "--no-mlflow", "--jobs", "0")
+    assert done.code == 0, done.err
+    assert "grid.weighting takes the place of the weighting of arm equal.\n" in done.out
+    folder = tmp_path / "runs" / "tiny"
+    table = pd.read_csv(folder / "tables" / "comparisons.csv")
+    (row,) = table.to_dict("records")
+    assert (row["kind"], row["variant"]) == ("baseline", "edm weighting=min_snr")
+    assert (row["arm"], row["against"]) == ("published = equal", "edm weighting=edm")
+    assert 0 < row["low"] < row["ratio"] < row["high"]
+    assert row["verdict"] in ("better", "worse", "no difference shown")
+    page = shown((folder / "report.html").read_text())
+    assert "A tiny study (part of it: mixture, 3 seeds; changed: grid.p" in page
+    (line,) = re.findall(r"^testbed (study .*) resumes", page, flags=re.MULTILINE)
+    words = shlex.split(line)[1:]
+    assert words == ["a study.toml", *flags]
+    assert "6 trials (6 finished)" in run_here(tmp_path, "plan", *words).out
+
+
+def test_failed_identity_is_red(tmp_path: Path) -> None:
+    folder = plant(tmp_path, {("c", "", "b"): [1.0]})
+    rows = [_row(0.5), _row(2.0, law="broken"), _row(math.nan, law="not a number")]
+    _json(folder / "tweedie.json", {"rows": rows})
+    assert "2 of 3 Tweedie identity checks FAILED: broken (b); not a number (b)" in said(folder)
+    page = report.write(folder).read_text()
+    assert '<td class="bad">broken</td>' in page
+    assert '<td class="bad">not a number</td>' in page
+    assert "<td>a law</td>" in page
+
+
+def test_skipped_identity_is_not_a_failure(whole: Path) -> None:
+    assert "All 1 Tweedie identity checks hold" in said(whole)
+
+
+def test_trial_rows_of_the_study_table_count_once(tmp_path: Path) -> None:
+    folder = plant(tmp_path, {("c", "", "b"): [1.0]})
+    _json(folder / "trials" / "t0000" / "tweedie.json", {"rows": [_row(0.5), _row(0.25)]})
+    assert "All 2 Tweedie identity checks hold" in said(folder)
+
+
+PIECES = (
+    ("study.json",),
+    ("coefficients.csv", "trials/*/levels.csv"),
+    ("data", "trials/*/samples.safetensors"),
+    ("tweedie.json", "trials/*/rows.jsonl", "trials/*/result.json"),
+)
+
+
+@pytest.mark.parametrize("pieces", [*PIECES, sum(PIECES, ())], ids=str)
+def test_missing_pieces_are_named_and_do_not_raise(tmp_path: Path, pieces: tuple[str, ...]) -> None:
+    folder = plant(tmp_path, {label: values[:1] for label, values in DRAW.items()})
+    for piece in pieces:
+        for path in folder.glob(piece):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = report.write(folder).read_text()
+    for piece in pieces:
+        if piece.endswith((".json", ".csv")) and "*" not in piece:
+            assert f"{piece} is not there" in page
+    assert "nan" not in page.split("<h2>Figures")[0]
+
+
+def test_damaged_pieces_do_not_raise(tmp_path: Path) -> None:
+    folder = plant(tmp_path, {label: values[:1] for label, values in DRAW.items()})
+    (folder / "coefficients.csv").write_bytes(b"\xff\xfe\x00")
+    (folder / "tweedie.json").write_text("{")
+    (folder / "trials" / "t0000" / "rows.jsonl").write_text("{broken}\n")
+    (folder / "trials" / "t0000" / "samples.safetensors").write_bytes(b"xx")
+    assert report.write(folder).read_text().count("cannot be read") == 3
+
+
+def test_empty_folder_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no study"):
+        report.write(tmp_path)
+
+
+def test_reads_without_plugins_training_or_mlflow() -> None:
+    code = (
+        "import sys, testbed.report\n"
+        "bad = {'mlflow', 'ray', 'matplotlib.pyplot', 'testbed.registry'}\n"
+        "bad |= {'testbed.training.trainer', 'testbed.trial.worker', 'testbed.ext'}\n"
+        "assert not bad & set(sys.modules), bad & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# --- small parts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1.0, "1.00"), (0.02, "0.0200"), (123.4, "123"), (1234.5, "1234"), (math.nan, "–"),
+     (1.25e-5, "1.25e-5"), (-9.64e-4, "-9.64e-4"), (2.5e7, "2.50e7"), (math.inf, "∞")],
+)  # fmt: skip
+def test_numbers(value: float, text: str) -> None:
+    assert words.number(value) == text
+
+
+def test_a_single_panel_does_not_fill_the_page(tmp_path: Path, whole: Path) -> None:
+    """The first figure of a study with one arm, and of one with two."""
+    one = report.write(plant(tmp_path, WINNER)).read_text()
+    two = (whole / "report.html").read_text()
+    widths = [
+        re.findall(r'<svg role="img" style="max-width: (\d+)px"', page) for page in (one, two)
+    ]
+    assert widths[0][0] == "690"
+    assert widths[1][0] == "1080"
+
+
+def test_labels_do_not_collide() -> None:
+    moved = drawing.apart([0.5, 0.5, 0.51, 0.99, 0.99])
+    assert moved == sorted(moved)
+    assert min(np.diff(moved)) > 0.06
+    assert 0 <= moved[0] <= moved[-1] <= 1
+
+
+def test_a_variant_keeps_its_colour() -> None:
+    names = [f"v{i}" for i in range(12)]
+    looks = [str(drawing.ink(name, names)) for name in names]
+    assert len(set(looks)) == len(names)
+
+
+def entropy_row(folder: Path, curve: Callable[[np.ndarray[Any, Any]], Any], **config: Any) -> str:
+    """The row of a planted study whose irreducible loss by level is `curve`."""
+    found = results.read(plant(folder, {("c", "", "b"): [1.0]}, oracle=True))
+    sigma = np.logspace(-2, 2, 64)
+    levels = pd.DataFrame({"sigma": sigma, "optimum": curve(sigma)}).assign(
+        case="c", arm="", variant="b", seed=0
+    )
+    facts = {"c": {**found.facts["c"], "variance": 2.5}}
+    configs = {i: {**c, **config} for i, c in found.configs.items()}
+    made = replace(found, levels=levels, facts=facts, configs=configs)
+    return dict(summaries.setup(made))["entropy"][0]
+
+
+def test_the_entropy_is_that_of_the_irreducible_loss(tmp_path: Path) -> None:
+    """Gaussian data of variances 1 and 4: h = log(2 pi e) + (log(1 + s^2) + log(4 + s^2))/2.
+
+    By the trapezoid rule, whose error the row states, with three digits of the number.
+    """
+
+    def curve(sigma: np.ndarray[Any, Any]) -> Any:
+        return (sigma**2 / (1 + sigma**2) + 4 * sigma**2 / (4 + sigma**2)) / 2
+
+    row = entropy_row(tmp_path / "a", curve)
+    value, sigma, step = re.fullmatch(r"(\S+) nats at σ = (\S+), ± (\S+) by .*", row).groups()  # type: ignore[union-attr]
+    h = math.log(2 * math.pi * math.e) + (math.log(1 + 1e-4) + math.log(4 + 1e-4)) / 2
+    assert float(sigma) == 0.01
+    assert abs(float(value) - h) <= float(step) + 0.005
+    assert float(step) < 0.01
+    # A loss that is another's is another entropy; a conditional one is not shown for it.
+    other = entropy_row(tmp_path / "b", lambda s: 0.5 * curve(s)).partition(" ")[0]
+    assert abs(float(other) - h) > 1
+    assert entropy_row(tmp_path / "c", curve, conditions={"label": 0.1}) == "not known"

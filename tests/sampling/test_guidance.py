@@ -1,0 +1,678 @@
+"""Guidance: its identities in every form, the exact conditional oracles, and the classifier.
+
+A law is a function of an implementation. It passes for ours and fails for its mutants.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.bounds import assert_within, gamma
+from helpers.paths import REFERENCE
+from helpers.strategies import WIDE, draws, float64
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, stats
+from torch import Tensor
+
+import testbed
+from testbed.components.guidance import Condition
+from testbed.diffusion.noise_levels import karras_sigmas
+from testbed.diffusion.predictions import PREDICTION_TYPES, slope
+from testbed.errors import InputError, UnknownName
+from testbed.oracles import Conditional, Gaussian, Mixture
+from testbed.random import stream
+from testbed.registry import default_registry
+from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, class_gradient
+from testbed.tensors import per_sample
+from testbed.training import classifier
+
+REGISTRY = default_registry()
+AFFINE = [
+    p
+    for name in REGISTRY.names("parameterization")
+    if (p := REGISTRY.parameterization(name)).affine
+]
+FORMS = [*PREDICTION_TYPES, *(f"F of {p.name}" for p in AFFINE)]
+SD = 0.5
+U = 2.0**-53
+
+Free = Callable[..., Callable[[Tensor, Tensor], Tensor]]
+
+# --- classifier-free ----------------------------------------------------------------------------
+
+BASE, FIRST, SECOND = (torch.tensor([k]) for k in (-1, 0, 1))
+
+
+def fields(dtype: torch.dtype, seed: int = 0) -> dict[int, Tensor]:
+    """D of nothing (-1) and of two classes, (5, 3)."""
+    return {k: draws((5, 3), 100 * seed + k + 1, dtype) for k in (-1, 0, 1)}
+
+
+def table(found: Mapping[int, Tensor], asked: list[int] | None = None) -> Any:
+    """The denoiser that gives those."""
+
+    def denoiser(x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
+        k = -1 if condition is None else int(condition["label"][0])
+        if asked is not None:
+            asked.append(k)
+        return found[k]
+
+    return denoiser
+
+
+def law_interpolates(free: Free) -> None:
+    """D_n + sum_i w_i (D_i - D_n); a weight of 1 or 0 gives one of them, bit for bit."""
+    D, x, sigma = fields(torch.float64), torch.zeros(5, 3).double(), torch.ones(5)
+    for w in (-1.0, 0.0, 0.5, 1.0, 2.0, 7.5):
+        for negative, n in ((None, -1), ({"label": SECOND}, 1)):
+            found = free(table(D), [({"label": FIRST}, w)], negative)(x, sigma)
+            wanted = D[n] + w * (D[0] - D[n])
+            terms = (1 + 2 * abs(w)) * (D[n].abs() + D[0].abs())
+            assert_within(found, wanted, terms, 6)
+            if w in (0, 1):
+                assert torch.equal(found, D[0] if w else D[n])
+        both = free(table(D), [({"label": FIRST}, w), ({"label": SECOND}, -w / 2)], None)(x, sigma)
+        wanted = D[-1] + w * (D[0] - D[-1]) - w / 2 * (D[1] - D[-1])
+        terms = (1 + 4 * abs(w)) * (D[-1].abs() + D[0].abs() + D[1].abs())
+        assert_within(both, wanted, terms, 10)
+
+
+def test_classifier_free_guidance_interpolates() -> None:
+    law_interpolates(ClassifierFree)
+
+
+def test_a_denoiser_of_weight_zero_is_not_asked() -> None:
+    for w, wanted in ((0.0, [-1]), (1.0, [0]), (2.0, [-1, 0])):
+        asked: list[int] = []
+        guided = ClassifierFree(table(fields(torch.float64), asked), [({"label": FIRST}, w)])
+        guided(torch.zeros(5, 3).double(), torch.ones(5))
+        assert asked == wanted
+
+
+def combined(weights: Callable[[list[float]], list[float]]) -> Free:
+    """Guidance with other weights of (D_n, D_1, ...)."""
+
+    def free(denoiser: Any, terms: Any, negative: Any = None) -> Any:
+        def guided(x: Tensor, sigma: Tensor) -> Tensor:
+            D = [denoiser(x, sigma, c) for c in (negative, *(c for c, _ in terms))]
+            w = weights([w for _, w in terms])
+            return sum(a * b for a, b in zip(w, D, strict=True))  # type: ignore[return-value]
+
+        return guided
+
+    return free
+
+
+WRONG_FREE = {
+    "scale counted from the condition": combined(lambda w: [-sum(w), *(v + 1 for v in w)]),
+    "not renormalised": combined(lambda w: [1.0, *w]),
+    "sign of the difference": combined(lambda w: [1 + sum(w), *(-v for v in w)]),
+    "one weight for the base": combined(lambda w: [1 - w[0], *w]),
+    "the two exchanged": combined(lambda w: [sum(w), *(1 - v for v in w)]),
+    "negative condition ignored": lambda f, terms, negative=None: ClassifierFree(f, terms),
+    "negative condition taken off": lambda f, terms, negative=None: ClassifierFree(
+        f, [*terms, *([(negative, -1.0)] if negative else [])]
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_FREE)
+def test_mistakes_in_classifier_free_guidance_are_caught(mistake: str) -> None:
+    with pytest.raises(AssertionError):
+        law_interpolates(WRONG_FREE[mistake])
+
+
+# --- the forms ----------------------------------------------------------------------------------
+
+
+def to_form(form: str, D: Tensor, x: Tensor, s: Tensor) -> Tensor:
+    """The table of kinds: what D is in that form. s (B, 1) float64, like D and x."""
+    if form not in PREDICTION_TYPES:
+        c = coefficients(form, s)
+        return (D - c["skip"] * x) / c["out"]
+    a = torch.sqrt(1 + s**2)
+    return {
+        "x0": lambda: D,
+        "eps": lambda: (x - D) / s,
+        "score": lambda: (D - x) / s**2,
+        "v": lambda: (x - (1 + s**2) * D) / (s * a),
+        "flow": lambda: (x - D) / s - D,
+    }[form]()
+
+
+def from_form(form: str, q: Tensor, x: Tensor, s: Tensor) -> Tensor:
+    """D of a prediction in that form."""
+    if form not in PREDICTION_TYPES:
+        c = coefficients(form, s)
+        return c["skip"] * x + c["out"] * q
+    a = torch.sqrt(1 + s**2)
+    return {
+        "x0": lambda: q,
+        "eps": lambda: x - s * q,
+        "score": lambda: x + s**2 * q,
+        "v": lambda: (x - s * a * q) / (1 + s**2),
+        "flow": lambda: (x - s * q) / (1 + s),
+    }[form]()
+
+
+def named(form: str) -> str | testbed.Parameterization:
+    """The kind, or the parameterization of an F."""
+    return (
+        form if form in PREDICTION_TYPES else REGISTRY.parameterization(form.removeprefix("F of "))
+    )
+
+
+def coefficients(form: str, s: Tensor) -> dict[str, Tensor]:
+    c = REGISTRY.parameterization(form.removeprefix("F of ")).coefficients(s, sigma_data=SD)
+    return {"skip": c.skip, "out": c.out}
+
+
+def pull(form: str, s: Tensor) -> Tensor:
+    """What grad log p(y|x) is multiplied by in that form, beside lambda."""
+    return {
+        "x0": s**2,
+        "eps": -s,
+        "score": torch.ones_like(s),
+        "v": -s * torch.sqrt(1 + s**2),
+        "flow": -s * (1 + s),
+    }[form] if form in PREDICTION_TYPES else s**2 / coefficients(form, s)["out"]  # fmt: skip
+
+
+cases = given(
+    form=st.sampled_from(FORMS),
+    dtype=st.sampled_from(WIDE),
+    log_sigma=st.floats(-4, 4),
+    w=st.floats(-2, 8),
+    seed=st.integers(0, 2**16),
+)
+
+
+@cases
+def test_the_same_scale_holds_in_every_form(
+    form: str, dtype: torch.dtype, log_sigma: float, w: float, seed: int
+) -> None:
+    """q_n + w (q_c - q_n) is D_n + w (D_c - D_n) in eps, score, x0, v, flow and every F."""
+    D, sigma = fields(dtype, seed), torch.full((5,), 10.0**log_sigma, dtype=torch.float64)
+    s = sigma[:, None]
+    x = D[0].double() + s * draws((5, 3), seed + 7)
+    x = x.to(dtype)
+    found = ClassifierFree(table(D), [({"label": FIRST}, w)])(x, sigma)
+    q_n, q_c = (to_form(form, D[k].double(), x.double(), s) for k in (-1, 0))
+    wanted = from_form(form, q_n + w * (q_c - q_n), x.double(), s)
+    terms = (1 + 2 * abs(w)) * (D[-1].abs() + D[0].abs()).double()
+    # The other side rounds in float64: each q carries x to its own size and back.
+    there = gamma(24) * (1 + 2 * abs(w)) * (x.abs().double() + terms)
+    assert_within(found, wanted, terms, 4, dtype, plus=there)
+
+
+def linear(g: Tensor) -> Any:
+    """A classifier with gradient g for class 0 and -g for class 1."""
+
+    def log_classes(x: Tensor, sigma: Tensor) -> Tensor:
+        along = (x * g).flatten(1).sum(1)
+        return torch.stack([along, -along], 1)
+
+    return log_classes
+
+
+@cases
+def test_a_classifier_enters_every_form_by_its_slope(
+    form: str, dtype: torch.dtype, log_sigma: float, w: float, seed: int
+) -> None:
+    """eps - l sigma g, score + l g, v - l sigma sqrt(1 + sigma^2) g, ...: one denoiser."""
+    D, g = draws((5, 3), seed, dtype), draws((5, 3), seed + 1, dtype)
+    sigma = torch.full((5,), 10.0**log_sigma, dtype=torch.float64)
+    s = sigma[:, None]
+    x = (D.double() + s * draws((5, 3), seed + 2)).to(dtype)
+    y = torch.tensor([0, 1, 0, -1, 1])
+    sign = float64([1, -1, 1, 0, -1])[:, None]
+    found = ClassifierGuided(lambda x, sigma: D, linear(g), y, w)(x, sigma)
+    q = to_form(form, D.double(), x.double(), s) + w * pull(form, s) * sign * g.double()
+    wanted = from_form(form, q, x.double(), s)
+    terms = D.abs().double() + abs(w) * s**2 * g.abs().double()
+    assert_within(found, wanted, terms, 6, dtype, plus=gamma(24) * (x.abs().double() + terms))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_factor_of_a_classifier_is_sigma_squared_times_the_slope(form: str) -> None:
+    s = torch.logspace(-4, 4, 33, dtype=torch.float64)
+    assert_within(pull(form, s), s**2 * slope(named(form), s, SD), pull(form, s), 24)
+
+
+def test_forms_are_what_they_are_for_the_library() -> None:
+    """The tables above are those of `convert`, at points where neither loses digits."""
+    sigma, D = torch.tensor([0.5, 2.0]).double(), draws((2, 3), 1)
+    x = D + sigma[:, None] * draws((2, 3), 2)
+    for form in FORMS:
+        found = testbed.convert(D, "x0", named(form), x=x, sigma=sigma, sigma_data=SD)
+        assert torch.allclose(found, to_form(form, D, x, sigma[:, None]), rtol=1e-13, atol=1e-13)
+
+
+# --- the exact conditional oracles --------------------------------------------------------------
+
+MEANS = float64([[-1.4, 0.3, 0.0], [0.2, 1.2, 0.5], [1.3, -0.2, -1.0], [0.1, -1.1, 0.4]])
+SPREADS = float64([[0.3, 0.5, 0.2], [0.6, 0.2, 0.4], [0.1, 0.7, 0.3], [0.4, 0.4, 0.9]])
+PI = float64([0.4, 0.3, 0.2, 0.1])
+COMPONENTS = {"label": torch.arange(4), "group": torch.tensor([0, 1, 1, 0])}
+LEVELS = [1e-2, 0.3, 1.0, 5.0, 80.0]
+
+
+def mixture() -> Mixture:
+    return Mixture(MEANS, weights=PI, covariances=torch.diag_embed(SPREADS**2))
+
+
+def conditional() -> Conditional:
+    return Conditional(mixture(), COMPONENTS)
+
+
+def points(sigma: float, n: int = 40) -> tuple[Tensor, Tensor]:
+    """x at a level, and the component it is of."""
+    x0, k = mixture().sample_labelled(n, stream(0, "points"))
+    return x0 + sigma * draws(tuple(x0.shape), 3), k
+
+
+def of_component(k: int) -> Gaussian:
+    return Gaussian(MEANS[k], torch.diag(SPREADS[k] ** 2))
+
+
+def log_joint(x: Tensor, sigma: float) -> Tensor:
+    """log pi_k + log N(x; m_k, S_k + sigma^2) by scipy, (B, K)."""
+    columns = [
+        math.log(float(PI[k]))
+        + stats.norm.logpdf(x.numpy(), MEANS[k].numpy(), np.hypot(SPREADS[k].numpy(), sigma)).sum(1)
+        for k in range(4)
+    ]
+    return torch.from_numpy(np.stack(columns, 1))
+
+
+def condition_of(log: Tensor) -> Tensor:
+    """The relative error of what passed a softmax: u max|logit| and its own sums, (B, 1)."""
+    return gamma(40) * (1 + log.abs().amax(1, keepdim=True))
+
+
+def law_classes_are_bayes(found: Conditional) -> None:
+    """p(y|x) = p(y, x)/p(x) for labels and groups, and they add up to 1."""
+    for sigma in LEVELS:
+        x, _ = points(sigma)
+        log = log_joint(x, sigma)
+        for name, classes in COMPONENTS.items():
+            p = found.log_classes(name, x, sigma).exp()
+            wanted = torch.stack(
+                [log[:, classes == y].logsumexp(1) for y in range(int(classes.max()) + 1)], 1
+            )
+            wanted = (wanted - log.logsumexp(1, keepdim=True)).exp()
+            assert p.shape == wanted.shape
+            assert bool(((p - wanted).abs() <= condition_of(log)).all())
+            assert bool(((p.sum(1) - 1).abs() <= condition_of(log)[:, 0]).all())
+
+
+def law_denoises_given(found: Conditional) -> None:
+    """E[x0|x, y] from the Gaussians of each component; all off, it is the mixture's."""
+    for sigma in LEVELS:
+        x, k = points(sigma)
+        log = log_joint(x, sigma)
+        mu = torch.stack([of_component(k).denoise(x, sigma) for k in range(4)], 1)
+        off = torch.full_like(k, -1)
+        some = torch.where(torch.arange(len(k)) % 3 == 0, off, COMPONENTS["group"][k])
+        for condition in (
+            {"label": k},
+            {"group": COMPONENTS["group"][k]},
+            {"label": off, "group": some},
+            {"label": torch.where(some < 0, off, k), "group": some},
+            {"label": off},
+        ):
+            within = torch.ones(len(x), 4, dtype=torch.bool)
+            for name, y in condition.items():
+                within &= (COMPONENTS[name] == y[:, None]) | (y < 0)[:, None]
+            r = torch.softmax(log.masked_fill(~within, -torch.inf), 1)[..., None]
+            wanted, size = (r * mu).sum(1), (r * mu.abs()).sum(1) + mu.abs().amax(1)
+            D = found.denoise(x, sigma, condition)
+            bound = condition_of(log) * size
+            assert bool(((D - wanted).abs() <= bound).all())
+
+
+def law_total_expectation(found: Conditional) -> None:
+    """D = sum_y p(y|x) D_y: what ties the classifier to the denoisers."""
+    for sigma in LEVELS:
+        x, _ = points(sigma)
+        for name, count in (("label", 4), ("group", 2)):
+            p = found.log_classes(name, x, sigma).exp()
+            D_y = torch.stack(
+                [found.denoise(x, sigma, {name: torch.full((len(x),), y)}) for y in range(count)], 1
+            )
+            D = (p[..., None] * D_y).sum(1)
+            bound = condition_of(log_joint(x, sigma)) * (D_y.abs().sum(1) + 1)
+            assert bool(((D - found.denoise(x, sigma)).abs() <= bound).all())
+
+
+CONDITIONAL_LAWS = [law_classes_are_bayes, law_denoises_given, law_total_expectation]
+
+
+@pytest.mark.parametrize("law", CONDITIONAL_LAWS)
+def test_the_exact_conditional_oracle_obeys(law: Callable[[Conditional], None]) -> None:
+    law(conditional())
+
+
+class Weightless(Mixture):
+    """Restricted to components as likely as each other."""
+
+    def restricted(self, components: Any) -> Mixture:
+        part = super().restricted(components)
+        part.pi = torch.ones_like(part.pi) / len(part.pi)
+        return part
+
+
+class PriorLeftOut(Mixture):
+    def log_classes(self, x: Tensor, sigma: Any) -> Tensor:
+        return torch.log_softmax(super().log_classes(x, sigma) - self.pi.log(), 1)
+
+
+class CleanClasses(Mixture):
+    """The classifier of clean data."""
+
+    def log_classes(self, x: Tensor, sigma: Any) -> Tensor:
+        return super().log_classes(x, 0.05)
+
+
+def spoilt(kind: type[Mixture]) -> Conditional:
+    made = kind(MEANS, weights=PI, covariances=torch.diag_embed(SPREADS**2))
+    return Conditional(made, COMPONENTS)
+
+
+class FirstForAll(Conditional):
+    """Every sample is given the first one's classes."""
+
+    def denoise(self, x: Tensor, sigma: Any, condition: Any = None) -> Tensor:
+        first = condition and {name: y[:1].expand(len(y)) for name, y in condition.items()}
+        return super().denoise(x, sigma, first)
+
+
+class OneCondition(Conditional):
+    """Of several conditions the first counts."""
+
+    def given(self, condition: Mapping[str, int]) -> Mixture:
+        return super().given(dict([*condition.items()][:1]))
+
+
+WRONG_CONDITIONAL = {
+    "restricted, weights equal": (spoilt(Weightless), law_denoises_given),
+    "classes without their prior": (spoilt(PriorLeftOut), law_classes_are_bayes),
+    "prior left out, by total expectation": (spoilt(PriorLeftOut), law_total_expectation),
+    "a classifier of clean data": (spoilt(CleanClasses), law_classes_are_bayes),
+    "the first sample's classes for all": (
+        FirstForAll(mixture(), COMPONENTS),
+        law_denoises_given,
+    ),
+    "the first condition alone": (OneCondition(mixture(), COMPONENTS), law_denoises_given),
+    "classes exchanged": (
+        Conditional(mixture(), {**COMPONENTS, "group": 1 - COMPONENTS["group"]}),
+        law_classes_are_bayes,
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_CONDITIONAL)
+def test_mistakes_in_conditional_oracles_are_caught(mistake: str) -> None:
+    found, law = WRONG_CONDITIONAL[mistake]
+    with pytest.raises(AssertionError):
+        law(found)
+
+
+def test_sampling_with_components_gives_the_samples_and_their_components() -> None:
+    """The samples of `sample`, bit for bit; whitened by their component, they are N(0, I)."""
+    x0, k = mixture().sample_labelled(4000, stream(0, "s"))
+    assert torch.equal(x0, mixture().sample(4000, stream(0, "s")))
+    z = (x0 - MEANS[k]) / SPREADS[k]
+    assert stats.kstest(z.numpy().ravel(), "norm").pvalue > 1e-6
+    counts = torch.bincount(k, minlength=4).double()
+    assert stats.chisquare(counts.numpy(), (4000 * PI).numpy()).pvalue > 1e-6
+
+
+def test_impossible_conditions_and_unknown_names_are_told() -> None:
+    found, x = conditional(), torch.zeros(2, 3).double()
+    with pytest.raises(InputError, match=r"label = 0, group = 1: no part of the data has it"):
+        found.given({"label": 0, "group": 1})
+    with pytest.raises(UnknownName, match=r"condition 'lable'. Did you mean 'label'\?"):
+        found.denoise(x, 1.0, {"lable": torch.zeros(2).long()})
+    with pytest.raises(UnknownName, match="condition 'shape'"):
+        found.log_classes("shape", x, 1.0)
+    for wrong in ([], [1, 1], [4], [-1]):
+        with pytest.raises(ValueError, match="expected different ones of 0 to 3"):
+            mixture().restricted(wrong)
+    for classes in (torch.arange(3), torch.arange(4.0), torch.tensor([0, 1, 2, -1])):
+        with pytest.raises(ValueError, match=r"components\['label'\]"):
+            Conditional(mixture(), {"label": classes})
+
+
+# --- classifier guidance of exact parts ---------------------------------------------------------
+
+
+def law_bayes_and_tweedie(guide: Any) -> None:
+    """D + l sigma^2 grad log p(y|x) = D + l (D_y - D): both guidances are one where all is exact.
+
+    D_y is of the Gaussian of the component alone. The classifier's gradient is computed from
+    r_k and z_k/C_k, whose sizes over sigma^2 bound its rounding.
+    """
+    exact = conditional()
+
+    def classes(x: Tensor, sigma: Tensor) -> Tensor:
+        return exact.log_classes("label", x, sigma)
+
+    for sigma in LEVELS:
+        x, y = points(sigma)
+        level = torch.full((len(x),), sigma, dtype=torch.float64)
+        D = mixture().denoise(x, sigma)
+        D_y = torch.stack(
+            [of_component(int(k)).denoise(x[i : i + 1], sigma)[0] for i, k in enumerate(y)]
+        )
+        z = (x[:, None] - MEANS).abs() / (SPREADS**2 + sigma**2)
+        size = D.abs() + sigma**2 * z.sum(1) + D_y.abs()
+        for scale in (0.5, 1.0, 3.0):
+            found = guide(mixture().denoise, classes, y, scale)
+            bound = (1 + scale) * condition_of(log_joint(x, sigma)) * size
+            assert bool(((found(x, level) - (D + scale * (D_y - D))).abs() <= bound).all())
+        untouched = guide(mixture().denoise, classes, torch.full_like(y, -1), 2.0)
+        assert torch.equal(untouched(x, level), D)
+
+
+def test_classifier_guidance_is_classifier_free_guidance_where_all_is_exact() -> None:
+    law_bayes_and_tweedie(ClassifierGuided)
+
+
+def by(power: float = 2.0, sign: float = 1.0, form: str = "log", of: int = 0) -> Any:
+    """Classifier guidance with another power of sigma, sign, or function of p(y|x)."""
+
+    def guide(denoiser: Any, log_classes: Any, y: Tensor, scale: float) -> Any:
+        def given(x: Tensor, sigma: Tensor) -> Tensor:
+            log_p = log_classes(x, sigma)
+            return log_p.exp() if form == "p" else log_p
+
+        def guided(x: Tensor, sigma: Tensor) -> Tensor:
+            g = class_gradient(given, x, sigma, (y + of) % 4 if of else y)
+            return denoiser(x, sigma) + sign * scale * per_sample(sigma, x) ** power * g
+
+        return guided
+
+    return guide
+
+
+def without_off(denoiser: Any, log_classes: Any, y: Tensor, scale: float) -> Any:
+    return ClassifierGuided(denoiser, log_classes, y.clamp(min=0), scale)
+
+
+WRONG_CLASSIFIER = {
+    "sigma for its square": by(power=1.0),
+    "the square left out": by(power=0.0),
+    "down the gradient": by(sign=-1.0),
+    "the probability for its logarithm": by(form="p"),
+    "another class": by(of=1),
+    "class 0 where there is none": without_off,
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_CLASSIFIER)
+def test_mistakes_in_classifier_guidance_are_caught(mistake: str) -> None:
+    with pytest.raises(AssertionError):
+        law_bayes_and_tweedie(WRONG_CLASSIFIER[mistake])
+
+
+# --- guided sampling ----------------------------------------------------------------------------
+
+WIDTH, NARROW, MEAN = 1.0, 0.4, 0.7
+
+
+def end_of_path(x: np.ndarray, top: float, w: float) -> np.ndarray:
+    """The end at 0 of dx/dsigma = (x - D_w)/sigma for N(0, WIDTH^2) guided to N(MEAN, NARROW^2).
+
+    x' = a(sigma) x - b(sigma) with a = sigma ((1 - w)/(WIDTH^2 + sigma^2) + w/(NARROW^2 + sigma^2))
+    and b = w sigma MEAN/(NARROW^2 + sigma^2); so x(0) = h(0) (x(top)/h(top) + int_0^top b/h), where
+    h = (WIDTH^2 + sigma^2)^((1 - w)/2) (NARROW^2 + sigma^2)^(w/2).
+    """
+
+    def h(s: float) -> float:
+        return (WIDTH**2 + s**2) ** ((1 - w) / 2) * (NARROW**2 + s**2) ** (w / 2)
+
+    pulled, _ = integrate.quad(
+        lambda s: w * s * MEAN / (NARROW**2 + s**2) / h(s), 0, top, epsabs=1e-13, epsrel=1e-13,
+        limit=500,
+    )  # fmt: skip
+    return h(0) * (x / h(top) + pulled)
+
+
+def guided_gaussian(w: float) -> ClassifierFree:
+    wide = Gaussian(torch.zeros(1), torch.eye(1) * WIDTH**2)
+    narrow = Gaussian(torch.full((1,), MEAN), torch.eye(1).double() * NARROW**2)
+
+    def denoiser(x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
+        return (wide if condition is None else narrow).denoise(x, sigma)
+
+    return ClassifierFree(denoiser, [({"label": FIRST}, w)])
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "lms", "dpmpp_2m", "ddim"])
+@pytest.mark.parametrize("w", [0.5, 1.0, 2.0, 4.0])
+def test_guided_sampling_converges_to_the_guided_path(sampler: str, w: float) -> None:
+    """Against the linear ODE of two Gaussians in closed form: halved steps, the error falls."""
+    x, top = 20.0 * draws((50, 1), 5), 20.0
+    exact = torch.from_numpy(end_of_path(x.numpy(), top, w))
+    errors = [
+        float((testbed.sample(guided_gaussian(w), x, karras_sigmas(n, 1e-4, top), sampler) - exact)
+              .abs().max())
+        for n in (100, 200, 400)
+    ]  # fmt: skip
+    order = 1 if sampler in ("euler", "ddim") else 2
+    for coarse, fine in pairwise(errors):
+        assert math.log2(coarse / fine) > order - 0.3
+    assert errors[-1] < (0.05 if order == 1 else 2e-3)
+
+
+# --- the classifier -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data() -> testbed.Data:
+    return REGISTRY.dataset("mixture", dim=3, n=4000, test=1000)()
+
+
+def test_a_classifier_learns_the_exact_one(data: testbed.Data) -> None:
+    """Its KL from p(y|x) is a small part of that of equal odds, and its guess as often right."""
+    settings = classifier.Settings(steps=800, width=32)
+    model = classifier.train(data, "label", 0.01, 20.0, settings, 0)
+    assert data.conditional is not None
+    for sigma in (0.02, 0.3, 1.0, 4.0):
+        x = data.test + sigma * draws(tuple(data.test.shape), 8, torch.float32)
+        log_p = data.conditional.log_classes("label", x.double(), sigma)
+        with torch.no_grad():
+            log_q = model(x, torch.full((len(x),), sigma)).double()
+        p = log_p.exp()
+        kl = float((p * (log_p - log_q)).sum(1).mean())
+        equal = float((p * (log_p + math.log(4))).sum(1).mean())
+        assert 0 < kl < 0.15 * equal
+        right, best = ((log.argmax(1) == data.test_labels).double() for log in (log_q, log_p))
+        # Paired: the difference of the two is that of the samples they disagree on.
+        apart = best - right
+        assert float(apart.mean()) <= 0.02 + 4 * float(apart.std()) / len(x) ** 0.5
+
+
+def test_a_classifier_is_that_of_its_seed_alone(data: testbed.Data) -> None:
+    settings = classifier.Settings(steps=60, width=8, depth=1, batch=16)
+    before = torch.get_rng_state()
+    one, two, other = (
+        classifier.train(data, "group", 0.01, 20.0, settings, seed).state_dict()
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not torch.equal(one["first.weight"], other["first.weight"])
+    assert one["last.weight"].shape == (2, 8)
+
+
+def test_a_classifier_starts_from_equal_odds_and_depends_on_the_noise(data: testbed.Data) -> None:
+    model = classifier.Classifier((3,), 4, 0.5, classifier.Settings(width=8, depth=1))
+    x, sigma = data.test[:5], torch.logspace(-2, 1, 5)
+    assert_within(
+        model(x, sigma).exp(), torch.full((5, 4), 0.25), torch.ones(5, 4), 8, torch.float32
+    )
+    torch.nn.init.normal_(model.last.weight, generator=stream(0, "w"))
+    with torch.no_grad():
+        found = torch.stack([model(x[:1], s[None])[0] for s in sigma])
+    assert len(found.unique(dim=0)) == 5
+
+
+def test_bad_settings_of_a_classifier_are_told(data: testbed.Data) -> None:
+    for wrong, message in (
+        ({"steps": 0}, "steps = 0 is out of range"),
+        ({"learning_rate": -1.0}, "learning_rate = -1.0"),
+        ({"width": 0}, "width = 0, depth = 2: expected"),
+    ):
+        with pytest.raises(InputError, match=message):
+            classifier.Settings(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UnknownName, match="condition 'shape'"):
+        classifier.train(data, "shape", 0.01, 20.0, classifier.Settings(steps=1), 0)
+
+
+def test_the_synthetic_mixture_tells_its_components(data: testbed.Data) -> None:
+    """Labels and groups are those of the points: exact odds of the clean data say so."""
+    assert data.classes == {"label": 4, "group": 2}
+    assert data.conditional is not None
+    assert data.train_labels is not None
+    log_p = data.conditional.log_classes("label", data.train.double(), 0.01)
+    wrong = (log_p.argmax(1) != data.train_labels).double().mean()
+    expected = 1 - log_p.amax(1).exp().mean()
+    assert float(wrong) <= float(expected) + 4 * math.sqrt(float(expected) / len(log_p)) + 1e-9
+    group = data.condition("train", ["group"])["group"]
+    assert torch.equal(group, (data.train_labels >= 2).long())
+
+
+# --- reference outputs --------------------------------------------------------------------------
+
+CFG = json.loads((REFERENCE / "sgm_reference.json").read_text())["cfg"]
+
+
+def law_reference(scale: float, swapped: bool = False) -> None:
+    """generative-models' guider on denoised samples, (1 - w) D_u + w D_c in float64."""
+    D_u, D_c = float64(CFG["uncond"]), float64(CFG["cond"])
+    if swapped:
+        D_u, D_c = D_c, D_u
+    given = {"label": torch.zeros(len(D_u), dtype=torch.int64)}
+    guided = ClassifierFree(lambda x, s, c: D_u if c is None else D_c, [(given, scale)])
+    found = guided(torch.zeros_like(D_u), torch.ones(len(D_u)))
+    # Both round 1 - w, two products and a sum: four times, at most at this size.
+    size = (1 + CFG["scale"]) * (D_u.abs() + D_c.abs())
+    assert bool(((found - float64(CFG["out"])).abs() <= 2 * gamma(4) * size).all())
+
+
+def test_classifier_free_guidance_is_the_reference_s() -> None:
+    law_reference(CFG["scale"])
+
+
+@pytest.mark.parametrize(("scale", "swapped"), [(6.5, False), (8.5, False), (7.5, True)])
+def test_another_scale_or_order_is_caught(scale: float, swapped: bool) -> None:
+    with pytest.raises(AssertionError):
+        law_reference(scale, swapped)

@@ -1,0 +1,242 @@
+"""Laws of the schedules: at which levels a sampler stops, and what a study refuses of them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.bounds import assert_within, exact
+from torch import Tensor
+
+import testbed
+from testbed.components.schedule import Schedule
+from testbed.diffusion import noise_levels
+from testbed.errors import InputError, UnknownName
+from testbed.random import stream
+from testbed.registry import default_registry
+from testbed.sampling.schedules import SCHEDULES
+from testbed.study import plan, study_file
+from testbed.trial import build, evaluate
+
+LOW, HIGH = 0.002, 80.0
+
+# --- the levels ----------------------------------------------------------------------------------
+
+TABLE_2 = {
+    "leading": [901, 801, 701, 601, 501, 401, 301, 201, 101, 1],
+    "linspace": [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1],
+    "trailing": [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100],
+    # Latent diffusion's published sampler, as Stability's reference levels have it (test_noise).
+    "latent": [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100],
+}
+"""Lin et al. 2024, table 2: T = 1000 and 10 steps, counted from 1."""
+
+
+def law_spacing_is_table_2(levels: Callable[..., Tensor]) -> None:
+    """10 of 1000 levels are those that the paper prints, from the top, and then 0."""
+    table = torch.arange(1.0, 1001.0, dtype=torch.float64)
+    for spacing, wanted in TABLE_2.items():
+        assert levels(table, 10, spacing).tolist() == [*wanted, 0.0], spacing
+
+
+def test_spacing_is_table_2() -> None:
+    law_spacing_is_table_2(noise_levels.table_sigmas)
+
+
+@pytest.mark.parametrize("spacing", noise_levels.SPACINGS)
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 49, 50])
+def test_every_spacing_descends_strictly(spacing: str, n: int) -> None:
+    table = noise_levels.ddpm_sigmas(noise_levels.linear_betas(50))
+    found = noise_levels.table_sigmas(table, n, spacing)
+    assert len(found) == n + 1
+    assert bool((found.diff() < 0).all())
+    assert set(found[:-1].tolist()) <= set(table.tolist())
+
+
+def law_ends_are_its_own(one: Schedule, steps: int) -> None:
+    """steps levels within [sigma_min, sigma_max], descending, and then 0."""
+    found = one(steps, LOW, HIGH, default_registry().table("ddpm"))
+    assert (found.shape, found.dtype) == ((steps + 1,), torch.float64)
+    assert bool((found.diff() < 0).all())
+    assert float(found[-1]) == 0
+    inside = found[:-1] * torch.tensor(1.0, dtype=torch.float64)
+    assert bool((inside <= HIGH * (1 + 2**-40)).all())
+    assert bool((inside >= LOW * (1 - 2**-40)).all())
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 18, 500])
+def test_ends_are_its_own(name: str, steps: int) -> None:
+    law_ends_are_its_own(default_registry().schedule(name), steps)
+
+
+def test_karras_is_equation_5() -> None:
+    assert torch.equal(
+        default_registry().schedule("karras")(18, LOW, HIGH),
+        noise_levels.karras_sigmas(18, LOW, HIGH),
+    )
+    found = default_registry().schedule("karras", rho=1.0)(3, 0.1, 10.0)
+    assert_within(found, np.array([10.0, 5.05, 0.1, 0.0]), np.full(4, 20.0), 4)
+
+
+def linear(first: float, last: float, n: int) -> Any:
+    i = np.arange(n)
+    return exact(first) + exact(i) / (n - 1) * (exact(last) - exact(first))
+
+
+@pytest.mark.parametrize("n", [2, 18])
+def test_uniform_is_uniform_in_its_time(n: int) -> None:
+    """In sigma; in t = sigma/(1 + sigma) for the flow, sigma = t/(1 - t); in VP's time, where
+    log(1 + sigma^2) = 19.9 t^2/2 + 0.1 t (Song et al. 2021; EDM's table 1). Two roundings of t, and
+    what sigma makes of them: 1/(1 - t) for the flow, and sigma^2 >= e - 1 for VP."""
+    found = default_registry().schedule("uniform")(n, LOW, HIGH)[:-1]
+    assert_within(found, linear(HIGH, LOW, n), HIGH + found, 3)
+    found = default_registry().schedule("uniform", time="flow")(n, LOW, HIGH)[:-1]
+    t = linear(HIGH / (1 + HIGH), LOW / (1 + LOW), n)
+    # The ends are quotients of float64 themselves: one more rounding, times dsigma/dt/sigma.
+    assert_within(found, t / (1 - t), t / (1 - t) ** 2, 8)
+    found = default_registry().schedule("uniform", time="vp")(n, LOW, HIGH)[:-1]
+    y = np.log1p(found.numpy() ** 2)
+    t = (np.sqrt(0.1**2 + 2 * 19.9 * y) - 0.1) / 19.9
+    steps = np.diff(t)
+    assert np.allclose(steps, steps[0], rtol=1e-9)
+    found = default_registry().schedule("uniform", time="cosine")(n, LOW, HIGH)[:-1]
+    angles = np.arctan(found.numpy())
+    assert np.allclose(np.diff(angles), (math.atan(LOW) - math.atan(HIGH)) / (n - 1), rtol=1e-12)
+
+
+def test_a_ddpm_schedule_stays_within_what_was_trained() -> None:
+    table = noise_levels.ddpm_sigmas(noise_levels.linear_betas())
+    whole = default_registry().schedule("ddpm")(1000, 1e-3, 1e3)
+    assert torch.equal(whole[:-1], table.flip(0))
+    some = default_registry().schedule("ddpm", n=500, spacing="leading")(10, 0.5, 20.0)
+    assert float(some[-2]) == float(
+        min(s for s in noise_levels.ddpm_sigmas(noise_levels.linear_betas(500)) if s >= 0.5)
+    )
+    assert bool((some <= 20.0).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("karras", {"rho": 0.0}, "schedule 'karras': rho = 0.0 must be positive."),
+        ("uniform", {"time": "flw"}, "Unknown time 'flw'. Did you mean 'flow'?"),
+        ("ddpm", {"spacing": "trail"}, "Unknown spacing 'trail'. Did you mean 'trailing'?"),
+        ("ddpm", {"n": 10}, "steps = 18, but its table has 10 levels from 0.002 to 80: take fewer"),
+        ("ddpm", {"n": 0}, "expected n from 1 to 1000000 and 0 < start <= end < 1."),
+        ("ddpm", {"end": 1.0}, "expected n from 1 to 1000000 and 0 < start <= end < 1."),
+    ],
+)
+def test_what_has_no_levels_is_refused(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        default_registry().schedule(name, **options)(18, LOW, HIGH)
+    assert said in str(refused.value)
+
+
+def test_names_and_options_have_a_nearest() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'karras'"):
+        default_registry().schedule("karas")
+    with pytest.raises(InputError, match="Did you mean 'rho'"):
+        default_registry().schedule("karras", roh=7.0)
+    with pytest.raises(InputError, match="must be a float"):
+        default_registry().schedule("karras", rho="7")
+
+
+# --- in a study ----------------------------------------------------------------------------------
+
+STUDY = """
+[study]
+name = "sampled"
+[base]
+network = { name = "mlp", width = 8, depth = 1 }
+training = { steps = 50, batch = 8 }
+dataset = { name = "mixture", dim = 2 }
+[grid]
+parameterization = ["v"]
+"""
+
+
+def planned(folder: Path, *changes: str) -> dict[str, Any]:
+    file = folder / "sampled.toml"
+    file.write_text(STUDY)
+    study = study_file.read(file, changes, seeds=1)
+    (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
+    return one.config
+
+
+def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:
+    evaluation = planned(tmp_path)["evaluation"]
+    assert evaluation["schedule"] == {"name": "karras", "options": {"rho": 7.0}}
+    changes = (
+        'evaluation.sampler={name="ddpm", variance="large"}',
+        'evaluation.schedule={name="ddpm", spacing="leading"}',
+        "evaluation.steps=40",
+    )
+    evaluation = planned(tmp_path, *changes)["evaluation"]
+    assert evaluation["sampler"] == {"name": "ddpm", "options": {"variance": "large"}}
+    assert evaluation["schedule"]["options"] == {
+        "n": 1000, "start": 1e-4, "end": 0.02, "spacing": "leading",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["", 'evaluation.schedule="ddpm"'])
+def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> None:
+    config = planned(tmp_path, 'evaluation.sampler={name="ddim", eta=1.0}', *filter(None, [change]))
+    registry = testbed.Registry()
+    data = build.data_of(config, registry)
+    denoiser, _ = build.assemble(config, registry, data)
+    seen: list[float] = []
+    device = torch.device("cpu")
+    common = denoiser, data, config, 4
+    found = evaluate.draw(
+        *common, stream(0, "a"), device, registry, lambda i, sigma, x: seen.append(sigma)
+    )
+    chosen = "ddpm" if change else "karras"
+    levels = default_registry().schedule(chosen)(18, LOW, HIGH)
+    assert seen == levels[:-1].tolist()
+    generator = stream(0, "a")
+    top = math.sqrt(float(levels[0]) ** 2 + denoiser.sigma_data**2)
+    x = top * torch.randn(4, *data.shape, generator=generator)
+    sampler = registry.sampler("ddim", eta=1.0)
+    with torch.no_grad():
+        assert torch.equal(found, testbed.sample(denoiser, x, levels, sampler, generator))
+
+
+def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path) -> None:
+    config = planned(tmp_path)
+    registry = testbed.Registry()
+    data = build.data_of(config, registry)
+    denoiser, _ = build.assemble(config, registry, data)
+    common = stream, torch.device("cpu"), registry
+    now = evaluate.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
+    del config["evaluation"]["schedule"]
+    then = evaluate.draw(denoiser, data, config, 4, common[0](0, "a"), *common[1:])
+    assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            ['evaluation.schedule="ddpm"', "evaluation.steps=2000"],
+            "mixture: schedule 'ddpm': steps = 2000, but its table has",
+        ),
+        (['evaluation.sampler={name="ddpm", variance="lage"}'], "Did you mean 'large'"),
+        (['evaluation.sampler={name="ddim", eta=2.0}'], "eta = 2.0 must be between 0 and 1"),
+        (["evaluation.schedule.rho=-1.0"], "rho = -1.0 must be positive"),
+        (["evaluation.schedule.rho=1e-300"], "evaluation: OverflowError"),
+        (['evaluation.schedule="kara"'], "Did you mean 'karras'"),
+        (['evaluation.sampler="dpmpp2m"'], "Did you mean 'dpmpp_2m'"),
+        (["evaluation.steps=10000000"], "less than or equal to 1000000"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_before_training(
+    tmp_path: Path, changes: list[str], said: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        planned(tmp_path, *changes)
+    assert said.removeprefix("mixture: ") in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1

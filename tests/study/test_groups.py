@@ -1,0 +1,539 @@
+"""Trials that train as one in a study: who with whom, what is kept, and what a crash leaves."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from helpers.command_line import Done, run_here
+from helpers.studies import TINY
+from rich.console import Console
+
+import testbed
+from testbed import report
+from testbed.cli import render
+from testbed.errors import InputError, UnknownName
+from testbed.registry import Registry
+from testbed.study import engines, plan, runner, study_file
+from testbed.study.plan import Plan
+from testbed.training.batch import Batch
+from testbed.training.trainer import BLOCK, Loop
+from testbed.trial import build, evaluate, storage, worker
+
+REGISTRY = Registry()
+QUIET = ("--jobs", 0, "--no-mlflow")
+
+RAISES = """
+import testbed, torch
+calls = 0
+
+def scaling(sigma):
+    global calls
+    if sigma.numel() % 800 == 0:  # a block of training: 50 steps of 16
+        calls += 1
+        if calls > {calls}:
+            raise ValueError("enough")
+    one = torch.ones_like(sigma)
+    return testbed.Coefficients(skip=one, out=-sigma, in_=one / (1 + sigma), noise=torch.log(sigma))
+
+@testbed.hookimpl
+def testbed_parameterizations():
+    recipe = testbed.Recipe(density="lognormal", weighting="edm")
+    yield testbed.Parameterization("raises", scaling, recipe=recipe, noise_kind="log_sigma")
+"""
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report, which is not what the test is about, is not drawn."""
+    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+
+
+def made(folder: Path, *sets: str, grid: str = "", only: Sequence[str] = ()) -> Plan:
+    """The tiny study with `sets`, or with another line in its grid."""
+    (folder / "tiny.toml").write_text(TINY.replace("[grid]", f"[grid]\n{grid}"))
+    study = study_file.read(folder / "tiny.toml", sets, only)
+    return plan.make(study, REGISTRY, folder / "runs" / "tiny", "cpu")
+
+
+def sizes(engine: engines.ExecutionPlan) -> list[int]:
+    return [len(group.trials) for group in engine.groups]
+
+
+def ids(engine: engines.ExecutionPlan) -> list[list[str]]:
+    return [[one.id for one in group.trials] for group in engine.groups]
+
+
+# --- who trains with whom -------------------------------------------------------------------------
+
+
+def test_trials_of_a_case_train_together_and_each_once(tmp_path: Path) -> None:
+    tiny = made(tmp_path)
+    found = engines.choose(tiny, REGISTRY, "batched", 1)
+    assert sizes(found) == [6, 3]
+    assert sorted(itertools.chain(*ids(found))) == sorted(one.id for one in tiny.trials)
+    for group in found.groups:
+        assert len({one.config["dataset"]["name"] for one in group.trials}) == 1
+    assert found.groups[0].title == "6 trials as one · mixture"
+
+
+def test_every_worker_has_its_part(tmp_path: Path) -> None:
+    assert sizes(engines.choose(made(tmp_path), REGISTRY, "batched", 2)) == [3, 3, 3]
+    # Three trials of digits are one and two; one alone would be no batch.
+    assert sizes(engines.choose(made(tmp_path), REGISTRY, "batched", 3)) == [3, 2, 2, 2]
+
+
+def test_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None:
+    found = engines.choose(made(tmp_path), REGISTRY, "sequential", 2)
+    assert (found.name, found.slots, sizes(found)) == ("sequential", 2, [1] * 9)
+
+
+@pytest.mark.parametrize(
+    ("grid", "parts"),
+    [
+        ('"training.batch" = [8, 16]', [6, 6, 3, 3]),
+        ('"network.width" = [8, 16]', [6, 6, 3, 3]),
+        ('"training.precision" = ["float32", "bfloat16"]', [6, 6, 3, 3]),
+        ('"training.learning_rate" = [1e-3, 1e-2]', [12, 6]),
+        ('"training.ema" = [0.9, 0.99]', [12, 6]),
+    ],
+)
+def test_what_differs_in_more_than_its_own_settings_trains_apart(
+    tmp_path: Path, grid: str, parts: list[int]
+) -> None:
+    found = engines.choose(made(tmp_path, grid=grid), REGISTRY, "batched", 1)
+    assert sizes(found) == parts
+
+
+def test_what_depends_on_more_than_sigma_trains_alone(tmp_path: Path) -> None:
+    """The arm `equal` has a weighting of its own, the other the learned one."""
+    found = engines.choose(made(tmp_path, "base.weighting=edm2"), REGISTRY, "batched", 1)
+    assert sizes(found) == [4, 2, *[1] * 6]
+
+
+STEPS = '"evaluation.steps" = [3, 5]'
+
+
+def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: Path) -> None:
+    tiny = made(tmp_path, grid=STEPS)
+    one_by_one = engines.choose(tiny, REGISTRY, "sequential")
+    assert sizes(one_by_one) == [2] * 9
+    for group in one_by_one.groups:
+        assert len(group.trainings) == 1
+        assert [one.config["evaluation"]["steps"] for one in group.trials] == [3, 5]
+    batched = engines.choose(tiny, REGISTRY, "batched", 1)
+    assert (sizes(batched), [len(g.trainings) for g in batched.groups]) == ([12, 6], [6, 3])
+    assert "18 trials of 9 trainings" in render.engine_line(batched)
+    split = engines.choose(tiny, REGISTRY, "batched", 2)
+    assert (sizes(split), [len(g.trainings) for g in split.groups]) == ([6, 6, 6], [3, 3, 3])
+
+
+def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
+    tmp_path: Path, no_report: None
+) -> None:
+    """Whatever the engine: the same curve and weights, and each way's own samples."""
+    folders, alone = {}, tmp_path / "alone"
+    for name in ("batched", "sequential"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny.toml").write_text(TINY.replace("[grid]", f"[grid]\n{STEPS}"))
+        done = run_here(tmp_path / name, "study", "tiny.toml", *QUIET, "--engine", name)
+        assert done.code == 0, done.out + done.err
+        folders[name] = tmp_path / name / "runs" / "tiny"
+    of: dict[str, list[Path]] = {}
+    for one in storage.trials(folders["sequential"]):
+        at = storage.folder(folders["sequential"], one["id"])
+        of.setdefault(build.training_of(one["config"]), []).append(at)
+        worker.run(one["config"], alone / one["id"])
+        for name in ("weights.safetensors", "samples.safetensors", "levels.csv"):
+            assert (at / name).read_bytes() == (alone / one["id"] / name).read_bytes(), name
+    assert [len(same) for same in of.values()] == [2] * 9
+    for first, second in of.values():
+        assert weights(first) == weights(second)
+        assert (first / "samples.safetensors").read_bytes() != (
+            second / "samples.safetensors"
+        ).read_bytes()
+    # No two trainings are taken for one another.
+    assert len({weights(first) for first, _ in of.values()}) == 9
+    for same in of.values():
+        mine, its = (weights(folders["batched"] / "trials" / at.name) for at in same)
+        assert mine == its
+
+
+def test_trials_with_equal_settings_are_neighbours(tmp_path: Path) -> None:
+    tiny = made(tmp_path, grid='"training.learning_rate" = [1e-3, 1e-2]')
+    for group in engines.choose(tiny, REGISTRY, "batched", 1).groups:
+        rates = [one.config["training"]["learning_rate"] for one in group.trials]
+        assert rates == sorted(rates)
+
+
+def test_auto_measures_and_takes_the_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for slow, name in (("Trainer", "batched"), ("Batch", "sequential")):
+        monkeypatch.setattr(
+            engines, "_milliseconds", lambda loop, slow=slow: 1.0 + (type(loop).__name__ == slow)
+        )
+        found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+        assert found.name == name
+        assert sorted(found.measured.values()) == [1.0, 2.0]
+        assert found.seconds() == pytest.approx(9 * 100 * 1.0 / 1000)
+
+
+def paced(monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]) -> None:
+    """Every way takes these milliseconds."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(engines, "_measure", lambda way, *rest: rates[way.title])
+
+
+@pytest.mark.parametrize(
+    ("together", "slots", "threads", "parts"), [(0.6, 2, 1, [3, 3, 3]), (0.4, 1, 2, [6, 3])]
+)
+def test_one_process_with_all_threads_is_measured_against_one_each(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    together: float,
+    slots: int,
+    threads: int,
+    parts: list[int],
+) -> None:
+    rates = {"sequential": 5.0, "batched": 1.0, "batched on 2 threads": together}
+    paced(monkeypatch, rates)
+    found = engines.choose(made(tmp_path), REGISTRY)
+    assert (found.slots, found.threads, sizes(found)) == (slots, threads, parts)
+    assert found.seconds() == pytest.approx(9 * 100 * min(0.5, together) / 1000)
+    described(made(tmp_path))
+    found.write(tmp_path / "runs" / "tiny")
+    begun(made(tmp_path), ids(found))
+    again = engines.choose(made(tmp_path), REGISTRY)
+    assert (again.slots, again.threads, ids(again)) == (slots, threads, ids(found))
+
+
+@pytest.mark.parametrize(
+    ("batched", "compiled", "name"),
+    [(1.0, 0.5, "batched"), (1e4, 5e3, "compiled"), (1e4, 2e4, "batched")],
+)
+def test_auto_compiles_what_takes_long_enough_and_gains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: float, compiled: float, name: str
+) -> None:
+    rates = {"sequential": 2 * batched, "batched": batched, "compiled": compiled}
+    paced(monkeypatch, {**rates, "batched on 2 threads": 3 * batched})
+    found = engines.choose(made(tmp_path), REGISTRY)
+    assert (found.name, sizes(found)) == (name, [3, 3, 3])
+    assert ("compiled" in found.measured) == (batched > 1)
+
+
+def test_auto_does_without_torch_compile_where_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no compiler\nin sight")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(engines, "COMPILE_PAYS_SECONDS", 0.0)
+    monkeypatch.setattr(engines, "_milliseconds", speed)
+    found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+    assert (found.name, found.measured["compiled"]) == ("batched", math.inf)
+    with pytest.raises(InputError, match=r"torch\.compile failed: no compiler$"):
+        engines.choose(made(tmp_path), REGISTRY, "compiled", 1)
+
+
+def speed(loop: Loop) -> float:
+    """A batch faster than one by one, whatever this machine is at."""
+    list(loop.windows())
+    return 1.0 if isinstance(loop, Batch) else 2.0
+
+
+def test_a_network_that_torch_func_cannot_do_trains_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("vmap: it looks like you're calling .item() on a Tensor")
+
+    monkeypatch.setattr(Batch, "_step", refuse)
+    found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+    assert (found.name, sizes(found)) == ("sequential", [1] * 9)
+
+
+def test_an_unknown_engine_and_one_that_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"Did you mean 'batched'"):
+        engines.choose(made(tmp_path), REGISTRY, "batchd")
+    lonely = made(tmp_path, "base.weighting=edm2", only=["published"])
+    with pytest.raises(InputError, match="no two of the pending trials can be batched"):
+        engines.choose(lonely, REGISTRY, "batched")
+    done = run_here(tmp_path, "study", "tiny.toml", "--engine", "turbo")
+    assert done.code == 2
+    assert "Unknown engine 'turbo'" in done.err
+    assert "Traceback" not in done.err
+
+
+# --- plan.json ------------------------------------------------------------------------------------
+
+
+def begun(tiny: Plan, groups: list[list[str]]) -> None:
+    """As if these groups had written a checkpoint and been killed."""
+    for members in groups:
+        group = engines.Group([one for id_ in members for one in tiny.trials if one.id == id_])
+        at = storage.group(tiny.folder, group.id)
+        at.mkdir(parents=True)
+        (at / "checkpoint").write_bytes(b"")
+        for id_ in members:
+            storage.write_json(storage.folder(tiny.folder, id_) / "group.json", {"group": at.name})
+
+
+def described(tiny: Plan) -> None:
+    runner.describe(tiny, REGISTRY)
+
+
+def test_a_resumed_study_takes_up_its_groups(tmp_path: Path) -> None:
+    first = made(tmp_path)
+    described(first)
+    chosen = engines.choose(first, REGISTRY, "batched", 2)
+    chosen.write(first.folder)
+    begun(first, ids(chosen))
+    again = made(tmp_path)
+    assert {one.state for one in again.trials} == {"interrupted"}
+    found = engines.choose(again, REGISTRY)
+    assert (found.name, found.slots, ids(found)) == ("batched", 2, ids(chosen))
+
+
+def test_more_workers_than_trials_are_kept_as_asked_for(tmp_path: Path) -> None:
+    """Else the same command would not find its own plan again."""
+    first = made(tmp_path)
+    described(first)
+    chosen = engines.choose(first, REGISTRY, "batched", 40)
+    chosen.write(first.folder)
+    assert chosen.workers == len(chosen.groups) < 40
+    begun(first, ids(chosen))
+    assert ids(engines.choose(made(tmp_path), REGISTRY, "auto", 40)) == ids(chosen)
+
+
+def test_what_is_new_gets_groups_of_its_own(tmp_path: Path) -> None:
+    first = made(tmp_path)
+    described(first)
+    chosen = engines.choose(first, REGISTRY, "batched", 1)
+    chosen.write(first.folder)
+    begun(first, ids(chosen))
+    more = made(tmp_path, "cases.mixture.seeds=4")
+    found = engines.choose(more, REGISTRY)
+    assert ids(found)[:2] == ids(chosen)
+    assert sizes(found) == [6, 3, 6]
+
+
+def test_a_group_that_has_lost_a_member_is_made_anew(tmp_path: Path) -> None:
+    first = made(tmp_path)
+    described(first)
+    chosen = engines.choose(first, REGISTRY, "batched", 1)
+    chosen.write(first.folder)
+    begun(first, ids(chosen))
+    fewer = made(tmp_path, "cases.mixture.seeds=1")
+    found = engines.choose(fewer, REGISTRY)
+    assert ids(found)[0] == ids(chosen)[1]
+    assert sizes(found) == [3, 3]
+
+
+def test_another_engine_or_number_of_workers_begins_anew(tmp_path: Path) -> None:
+    first = made(tmp_path)
+    described(first)
+    engines.choose(first, REGISTRY, "batched", 1).write(first.folder)
+    assert sizes(engines.choose(first, REGISTRY, "sequential")) == [1] * 9
+    assert sizes(engines.choose(first, REGISTRY, "batched", 2)) == [3, 3, 3]
+
+
+# --- a batched study ------------------------------------------------------------------------------
+
+
+def study(folder: Path, *words: object) -> Done:
+    (folder / "tiny.toml").write_text(TINY)
+    return run_here(folder, "study", "tiny.toml", *QUIET, *words)
+
+
+def weights(at: Path) -> bytes:
+    return (at / "weights.safetensors").read_bytes()
+
+
+def test_a_batched_study_leaves_what_one_by_one_leaves(tmp_path: Path, no_report: None) -> None:
+    folders = {}
+    for name in ("batched", "sequential"):
+        (tmp_path / name).mkdir()
+        done = study(tmp_path / name, "--engine", name)
+        assert done.code == 0, done.out + done.err
+        folders[name] = tmp_path / name / "runs" / "tiny"
+    assert not list((folders["batched"] / "groups").iterdir())
+    for one in storage.trials(folders["batched"]):
+        mine, its = (storage.folder(folders[name], one["id"]) for name in folders)
+        assert {f.name for f in mine.iterdir()} == {f.name for f in its.iterdir()}
+        result, other = (storage.read_json(at / "result.json") for at in (mine, its))
+        assert result["trained_together"] == (6 if "mixture" in str(one["labels"]) else 3)
+        assert result["steps"] == other["steps"] == 100
+        for name, value in other["metrics"].items():
+            # As the weights: one unit in the last place a step (tests/training/test_batch.py).
+            assert result["metrics"][name] == pytest.approx(value, rel=100 * 2.0**-23)
+
+
+Stop = Callable[[], bool]
+
+
+def after(count: int) -> Stop:
+    """True from the call after `count` on."""
+    calls = iter(range(10**9))
+    return lambda: next(calls) >= count
+
+
+def together(tiny: Plan, stop: Stop) -> list[str]:
+    """The group of the mixture's trials, run in this process."""
+    group = engines.choose(tiny, REGISTRY, "batched", 1).groups[0]
+    return worker.run_together(
+        [one.config for one in group.trials],
+        [storage.folder(tiny.folder, one.id) for one in group.trials],
+        storage.group(tiny.folder, group.id),
+        stop=stop,
+    )
+
+
+def test_a_stopped_group_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """Stopped in training, then while its trials are measured, then to the end."""
+    plans = {}
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        plans[name] = made(tmp_path / name)
+        described(plans[name])
+    assert together(plans["whole"], lambda: False) == ["finished"] * 6
+    assert together(plans["stopped"], after(0)) == ["interrupted"] * 6
+    assert {one.state for one in made(tmp_path / "stopped").trials[:6]} == {"interrupted"}
+    partly = together(plans["stopped"], after(3))
+    assert sorted(partly) == ["finished"] * 2 + ["interrupted"] * 4
+    assert together(plans["stopped"], lambda: False) == ["finished"] * 6
+    for one in engines.choose(plans["whole"], REGISTRY, "batched", 1).groups[0].trials:
+        mine, its = (storage.folder(p.folder, one.id) for p in plans.values())
+        for name in ("weights.safetensors", "levels.csv", "samples.safetensors"):
+            assert (mine / name).read_bytes() == (its / name).read_bytes(), name
+        rows = [
+            [{**row, "seconds": 0, "time": 0} for row in storage.rows(at)[0]] for at in (mine, its)
+        ]
+        assert rows[0] == rows[1]
+
+
+def test_a_damaged_checkpoint_of_a_group_is_not_used(tmp_path: Path) -> None:
+    tiny = made(tmp_path)
+    described(tiny)
+    assert together(tiny, after(0)) == ["interrupted"] * 6
+    (file,) = tiny.folder.glob("groups/*/checkpoint")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert together(tiny, lambda: False) == ["finished"] * 6
+    for one in engines.choose(tiny, REGISTRY, "batched", 1).groups[0].trials:
+        rows = storage.rows(storage.folder(tiny.folder, one.id))[0]
+        assert [row["step"] for row in rows] == [50, 100]
+
+
+@pytest.mark.parametrize("calls", [0, 4])
+def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) -> None:
+    """At once, or in the midst of training: the group is dissolved, and only the guilty fails."""
+    (tmp_path / "raises.py").write_text(RAISES.format(calls=calls))
+    words = ("-p", "raises.py", "--set", 'grid.parameterization=["v","raises","edm"]')
+    done = study(tmp_path, *words, "--only", "mixture,equal", "--engine", "batched")
+    assert done.code == 1, done.err
+    assert "Engine: batched, 6 trials up to 6 as one" in done.out
+    found = storage.trials(tmp_path / "runs" / "tiny")
+    assert len(found) == 6
+    for one in found:
+        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
+        guilty = one["config"]["parameterization"]["name"] == "raises"
+        assert storage.read_json(at / "result.json")["status"] == (
+            "failed" if guilty else "finished"
+        )
+        assert (at / "error.txt").is_file() == guilty
+        if guilty:
+            assert "ValueError: enough" in (at / "error.txt").read_text()
+
+
+def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
+    tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = evaluate.measure
+
+    def measure(config: dict[str, Any], *rest: Any) -> dict[str, float]:
+        if config["seed"] == 1:
+            raise ValueError("cannot be measured")
+        return genuine(config, *rest)
+
+    monkeypatch.setattr(evaluate, "measure", measure)
+    monkeypatch.setattr(worker, "run", None)
+    done = study(tmp_path, "--only", "mixture", "--engine", "batched")
+    assert done.code == 1
+    found = storage.trials(tmp_path / "runs" / "tiny")
+    assert len(found) == 6
+    for one in found:
+        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
+        guilty = one["config"]["seed"] == 1
+        result = storage.read_json(at / "result.json")
+        assert result["status"] == ("failed" if guilty else "finished")
+        assert (at / "error.txt").is_file() == guilty
+        if guilty:
+            assert result["error"] == "ValueError: cannot be measured"
+
+
+@pytest.mark.parametrize("engine", ["auto", "sequential"])
+def test_options_that_a_network_refuses_end_the_plan(tmp_path: Path, engine: str) -> None:
+    words = ("--set", "network.width=0", "--seeds", 1, "--only", "v,mixture,published")
+    done = study(tmp_path, *words, "--engine", engine)
+    assert done.code == 2
+    assert "network 'mlp': width = 0" in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> None:
+    assert study(tmp_path, "--engine", "batched").code == 0
+    for one in storage.trials(tmp_path / "runs" / "tiny")[:2]:
+        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
+        denoiser = testbed.load(at)
+        x = torch.ones(2, *build.data_of(one["config"], REGISTRY).shape)
+        assert bool(denoiser(x, 1.0).isfinite().all())
+        assert json.loads((at / "result.json").read_text())["parameters"] > 0
+
+
+def test_a_group_that_is_being_measured_shows_how_far_it_is(tmp_path: Path) -> None:
+    """A bar of its trials takes the place of the one of its steps; without a terminal, a line."""
+    engine = engines.choose(made(tmp_path, grid=STEPS), REGISTRY, "batched", 1)
+    group = engine.groups[0]
+    shown = []
+    for terminal_ in (True, False):
+        out = io.StringIO()
+        bars = render.Bars(engine, Console(file=out, force_terminal=terminal_, width=100))
+        for step, measured_ in ((50, 0), (group.steps, 0), (group.steps, 5), (group.steps, 12)):
+            bars._show(group, step, measured_)
+            task = bars._bars.tasks[-1]
+            shown.append((task.description, task.completed, task.total, task.visible))
+    title = group.title
+    assert shown[:4] == shown[4:] == [
+        (title, 50, group.steps, True),
+        (f"{title} · measuring", 0, 12, True),
+        (f"{title} · measuring", 5, 12, True),
+        (f"{title} · measuring", 5, 12, False),
+    ]  # fmt: skip
+    assert out.getvalue() == f"measured 5 of {title}\n"
+
+
+def test_what_the_first_step_alone_takes_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports and compilation: 9 s in the first half, 1 s in the other, for 4 trials."""
+
+    class Warming:
+        interval, diverged = 50, (None,) * 4
+
+        def windows(self) -> Iterator[None]:
+            yield from (None, None)
+
+    clock = iter([0.0, 9.0, 9.0, 10.0, 10.0])
+    monkeypatch.setattr(engines.time, "perf_counter", lambda: next(clock))
+    loop = Warming()
+    found = engines._milliseconds(cast(Loop, loop))
+    assert (loop.interval, found) == (BLOCK // 2, 1000 / (BLOCK // 2) / 4)

@@ -1,0 +1,475 @@
+"""What a kill, damage, a full disk or a second driver leaves, made by hand: found and put right.
+
+The kills themselves are in tests/faults.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.command_line import Done, run_here
+
+from testbed import report
+from testbed.registry import Registry
+from testbed.study import engines, executors, plan, runner, study_file, tracking
+from testbed.training import checkpoint
+from testbed.trial import storage, worker
+
+STUDY = """
+[study]
+name = "one"
+[base]
+dataset = { name = "mixture", dim = 2, n = 300, test = 200 }
+network = { name = "mlp", width = 16, depth = 1 }
+training = { steps = 100, batch = 16, points = 2 }
+evaluation = { levels = 3, draws = 16, samples = 8, steps = 3, metrics = ["energy"] }
+seeds = 1
+[grid]
+parameterization = ["v", "edm"]
+"""
+REGISTRY = Registry()
+NewStore = Callable[[Path], str]
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report, which is not what these tests are about, is not drawn."""
+    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+
+
+def study(folder: Path, *words: object, engine: str = "sequential", **more: str) -> Done:
+    """The study in this process, without MLflow unless its address is given."""
+    (folder / "one.toml").write_text(STUDY)
+    quiet = () if more else ("--no-mlflow",)
+    return run_here(
+        folder, "study", "one.toml", "--jobs", 0, "--engine", engine, *quiet, *words, **more
+    )
+
+
+def places(folder: Path) -> list[Path]:
+    """The directories of the study's trials."""
+    return sorted((folder / "runs" / "one" / "trials").iterdir())
+
+
+def made(folder: Path) -> plan.Plan:
+    """The plan of the study as it stands on disk."""
+    (folder / "one.toml").write_text(STUDY)
+    return plan.make(study_file.read(folder / "one.toml"), REGISTRY, folder / "runs" / "one", "cpu")
+
+
+def points(address: str) -> dict[str, Any]:
+    """Every run of the study by kind or trial: status, and the points of each metric."""
+    tracking.silence()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=address)
+    experiment = client.get_experiment_by_name("testbed/one")
+    runs = client.search_runs([experiment.experiment_id])
+    found = {}
+    for run in runs:
+        metrics = {
+            key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
+            for key in run.data.metrics
+        }
+        name = run.data.tags.get("testbed.trial", "study")
+        found[name] = (run.info.run_id, run.info.status, metrics)
+    assert len(found) == len(runs), "a trial has two runs"
+    return found
+
+
+# --- MLflow ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [["mlflow.json"], ["study.json"]])
+def test_a_driver_that_forgot_what_it_sent_sends_nothing_twice(
+    tmp_path: Path, new_store: NewStore, lost: list[str]
+) -> None:
+    """It was killed after MLflow's answer and before its note."""
+    address = new_store(tmp_path)
+    assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
+    before = points(address)
+    assert len(before) == 3
+    for name in lost:
+        (tmp_path / "runs" / "one" / name).unlink()
+    assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
+    assert points(address) == before
+
+
+def test_rows_that_were_trained_again_are_not_sent_again(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    """Sent, not noted, and made again after the kill, with another time of day."""
+    address = new_store(tmp_path)
+    assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
+    before = points(address)
+    sent = tmp_path / "runs" / "one" / "mlflow.json"
+    record = storage.read_json(sent)
+    for entry in record["trials"].values():
+        entry |= {"step": 0, "ended": ""}
+    storage.write_json(sent, record)
+    for at in places(tmp_path):
+        (at / "result.json").unlink()
+    assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
+    assert points(address) == before
+
+
+def test_what_ended_as_interrupted_and_goes_on_has_each_metric_once(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = new_store(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "run", lambda config, at, *rest: "interrupted")
+        study(tmp_path, MLFLOW_TRACKING_URI=address)
+    assert {metrics.get("diverged") for _, _, metrics in points(address).values()} == {None}
+    assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
+    for name, (_, status, metrics) in points(address).items():
+        assert status == "FINISHED"
+        assert name == "study" or metrics["diverged"] == [(100, 0.0)]
+
+
+def test_the_run_of_a_trial_that_another_has_replaced_does_not_stay_running(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = new_store(tmp_path)
+    before = made(tmp_path)
+    runner.describe(before, REGISTRY)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", address)
+        tracker = tracking.Tracker(before, print, "")
+        for one in before.trials:
+            tracker.update(one)  # and then the driver is killed
+    assert {status for _, status, _ in points(address).values()} == {"RUNNING"}
+    words = ("--set", "training.batch=8")
+    assert study(tmp_path, *words, MLFLOW_TRACKING_URI=address).code == 0
+    found = points(address)
+    assert len(found) == 5
+    for name, (_, status, _) in found.items():
+        assert status == ("KILLED" if name in {one.id for one in before.trials} else "FINISHED")
+
+
+def test_an_experiment_that_another_study_creates_first_is_taken(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    address = new_store(tmp_path)
+    MlflowClient(tracking_uri=address).create_experiment("testbed/one")
+    genuine, calls = MlflowClient.get_experiment_by_name, iter([None])
+
+    def get(self: MlflowClient, name: str) -> Any:
+        return next(calls, genuine(self, name))
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", get)
+    done = study(tmp_path, MLFLOW_TRACKING_URI=address)
+    assert (done.code, "does not answer" in done.out) == (0, False)
+
+
+def test_mlflow_that_comes_back_within_a_study_gets_everything(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, genuine = new_store(tmp_path), tracking.Tracker.end
+    calls = iter(range(100))
+
+    def end(self: tracking.Tracker, *words: Any) -> None:
+        with monkeypatch.context() as patch:
+            if next(calls) == 0:
+                patch.setattr(tracking, "prepare", lambda address: 1 / 0)
+            genuine(self, *words)
+
+    monkeypatch.setattr(tracking.Tracker, "end", end)
+    done = study(tmp_path, MLFLOW_TRACKING_URI=address)
+    assert done.code == 0
+    assert done.out.count("does not answer") == 1
+    assert done.out.count("answers again") == 1
+    assert {status for _, status, _ in points(address).values()} == {"FINISHED"}
+    assert len(points(address)) == 3
+
+
+def test_sync_does_not_speak_of_a_study_that_goes_on(tmp_path: Path) -> None:
+    assert study(tmp_path).code == 0
+    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = run_here(tmp_path, "sync", "one.toml", **away)
+    assert done.code == 1
+    assert "nothing is lost: once it does, testbed sync sends all." in done.out
+    assert "study goes on" not in done.out
+
+
+def test_what_a_killed_creation_of_the_store_left_is_not_read(tmp_path: Path) -> None:
+    """SQLite would roll a journal of the old file back into the new one."""
+    for name in ("mlflow.db.new", "mlflow.db.new-journal", "mlflow.db.new-wal"):
+        (tmp_path / name).write_bytes(b"half written")
+    tracking.prepare(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert (tmp_path / "mlflow.db").is_file()
+    assert not list(tmp_path.glob("mlflow.db.new*"))
+
+
+# --- one driver at a time -------------------------------------------------------------------------
+
+
+def test_a_second_driver_is_told_and_touches_nothing(tmp_path: Path) -> None:
+    assert study(tmp_path).code == 0
+    (places(tmp_path)[0] / "result.json").unlink()
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
+    with storage.locked(tmp_path / "runs" / "one"):
+        for done in (study(tmp_path), run_here(tmp_path, "sync", "one.toml")):
+            assert done.code == 2
+            assert done.err.startswith("testbed: runs/one is being worked on by another process")
+            assert done.err.count("\n") == 1
+    after = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
+    assert {k: v for k, v in after.items() if k.name != "lock"} == {
+        k: v for k, v in before.items() if k.name != "lock"
+    }
+
+
+def test_a_trial_in_other_hands_is_not_called_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose driver was killed may hold it a moment longer."""
+    monkeypatch.setattr(worker, "ORPHANED", 0.0)
+    assert study(tmp_path).code == 0
+    at = places(tmp_path)[0]
+    (at / "result.json").unlink()
+    with storage.locked(at):
+        done = study(tmp_path)
+    assert done.code == 2
+    assert f"trials/{at.name} is being worked on by another process" in done.err
+    assert not (at / "result.json").exists()
+    assert not (at / "error.txt").exists()
+
+
+def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None:
+    workers = executors.ProcessExecutor(1, "cpu")
+    nothing = executors.Job([], [], tmp_path / "group", (), (), "cpu", False)
+    try:
+        assert workers.submit(nothing).result(timeout=60) == []
+        (pool,) = workers._pools
+        assert pool is not None
+        (process,) = pool._processes.values()
+        process.kill()
+        process.join()
+        while not pool._broken:
+            time.sleep(0.01)
+        assert workers.submit(nothing).result(timeout=60) == []
+    finally:
+        workers.close()
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["sequential", "batched"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "checkpoint", "weights.safetensors", "result.json"])
+def test_a_full_disk_fails_no_trial_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, engine: str
+) -> None:
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
+    genuine = Path.open
+
+    def full(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if self.name in (name, f"{name}.tmp") and set(mode) & set("wa"):
+            genuine(self, mode).close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return genuine(self, mode, *rest, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        done = study(tmp_path, engine=engine)
+    assert done.code == 2
+    assert done.err.startswith("testbed: [Errno 28] No space left on device: 'runs/one/")
+    assert f"{name}'\n" in done.err
+    assert "make room, and the same command goes on." in done.err
+    left = [file.name for file in (tmp_path / "runs").rglob("*")]
+    assert not [file for file in left if file.endswith(".tmp") or file == "error.txt"]
+    done = study(tmp_path, engine=engine)
+    assert (done.code, "2 finished" in done.out) == (0, True)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def halved(file: Path) -> None:
+    """As if a disk had lost the rest."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_a_damaged_record_is_told_and_written_anew(tmp_path: Path) -> None:
+    assert study(tmp_path).code == 0
+    at = tmp_path / "runs" / "one"
+    files = [at / "study.json", at / "plan.json", places(tmp_path)[0] / "trial.json"]
+    for file in files:
+        halved(file)
+    for command in (("plan", "one.toml"), ("study", "one.toml", "--jobs", 0, "--no-mlflow")):
+        done = run_here(tmp_path, *command)
+        assert done.code == 0, done.err
+        assert "2 finished" in done.out
+        for file in files:
+            assert f"{file.name}: cannot be read as JSON" in done.out
+    for file in (files[0], files[2]):
+        storage.read_json(file)
+
+
+def test_a_damaged_result_or_curve_is_told_and_made_anew(tmp_path: Path) -> None:
+    assert study(tmp_path).code == 0
+    first, second = places(tmp_path)
+    expected = [(at / "weights.safetensors").read_bytes() for at in (first, second)]
+    halved(first / "result.json")
+    halved(second / "rows.jsonl")
+    (first / "weights.safetensors").unlink()
+    done = study(tmp_path)
+    assert done.code == 0
+    assert f"{first.name}/result.json: cannot be read as JSON" in done.out
+    assert f"{second.name}/rows.jsonl: is not the curve that the trial wrote" in done.out
+    assert done.out.count("is trained anew.") == 2
+    assert [(at / "weights.safetensors").read_bytes() for at in (first, second)] == expected
+    assert [row["step"] for row in storage.rows(second)[0]] == [50, 100]
+
+
+def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
+    """Alone it would have other bits; the members that are kept are not touched."""
+    assert study(tmp_path, engine="batched").code == 0
+    lost, kept = places(tmp_path)
+    expected = (lost / "weights.safetensors").read_bytes()
+    before = {file: file.stat().st_mtime_ns for file in kept.iterdir() if file.name != "trial.json"}
+    for name in ("result.json", "weights.safetensors"):
+        (lost / name).unlink()
+    assert study(tmp_path, engine="batched").code == 0
+    assert (lost / "weights.safetensors").read_bytes() == expected
+    assert storage.result(lost)["trained_together"] == 2
+    after = {file: file.stat().st_mtime_ns for file in before}
+    assert {f.name for f in before if after[f] != before[f]} <= {"lock"}
+
+
+def test_a_trial_that_is_asked_for_by_its_id_runs_alone(tmp_path: Path) -> None:
+    assert study(tmp_path, engine="batched").code == 0
+    at = places(tmp_path)[0]
+    done = study(tmp_path, "--trial", at.name, engine="auto")
+    assert (done.code, "1 trials one by one" in done.out) == (0, True)
+    assert "trained_together" not in storage.result(at)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_checkpoint_or_curve_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, both: bool
+) -> None:
+    """The curve that a checkpoint belongs to has to be there too."""
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
+    begun = made(tmp_path)
+    runner.describe(begun, REGISTRY)
+    one, calls = begun.trials[0], iter([False, True])
+    at = storage.folder(begun.folder, one.id)
+    assert worker.run(one.config, at, stop=lambda: next(calls)) == "interrupted"
+    rows = (at / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(rows) == 2
+    (at / "rows.jsonl").write_bytes(b"".join(rows[: 0 if both else 1]))
+    told: list[str] = []
+    found = worker.resumable(at / "checkpoint", [at], told.append)
+    what = f"{at / 'rows.jsonl'} is cut short or damaged."
+    if both:
+        assert (found, told) == (None, [f"{what} Training begins anew."])
+    else:
+        assert found is not None
+        assert told == [f"{what} Training goes on from step 50."]
+    assert worker.run(one.config, at) == "finished"
+    assert [row["step"] for row in storage.rows(at)[0]] == [50, 100]
+
+
+def test_a_study_tells_of_a_damaged_checkpoint(tmp_path: Path) -> None:
+    begun = made(tmp_path)
+    runner.describe(begun, REGISTRY)
+    one = begun.trials[0]
+    at = storage.folder(begun.folder, one.id)
+    assert worker.run(one.config, at, stop=lambda: True) == "interrupted"
+    halved(at / "checkpoint")
+    done = study(tmp_path)
+    assert done.code == 0
+    assert "is cut short or not a checkpoint. Training begins anew." in done.out
+
+
+# --- leftovers ------------------------------------------------------------------------------------
+
+
+def test_what_a_kill_after_the_result_leaves_is_cleared_away(tmp_path: Path) -> None:
+    assert study(tmp_path).code == 0
+    folder, (ended, other) = tmp_path / "runs" / "one", places(tmp_path)
+    names = set(folder.rglob("*"))
+    (other / "result.json").unlink()
+    for at in (ended, other):
+        checkpoint.write(at / "checkpoint", {}, {})
+        checkpoint.write(at / "checkpoint", {}, {})
+        (at / "checkpoint.tmp").write_bytes(b"half")
+    for name in ("done", "begun"):
+        checkpoint_of = storage.group(folder, name) / "checkpoint"
+        checkpoint_of.parent.mkdir(parents=True)
+        checkpoint_of.write_bytes(b"")
+    storage.write_json(other / "group.json", {"group": "begun", "trials": 2})
+    storage.write_json(ended / "group.json", {"group": "done", "trials": 2})
+    theirs = [folder / "groups" / "mine" / "notes.txt", folder / "a.tmp"]
+    theirs[0].parent.mkdir()
+    for file in theirs:  # --out may name a folder that holds more
+        file.write_text("kept")
+    storage.tidy(folder, set())
+    assert all(file.read_text() == "kept" for file in theirs)
+    shutil.rmtree(theirs[0].parent)
+    theirs[1].unlink()
+    left = {file.relative_to(folder).as_posix() for file in set(folder.rglob("*")) - names}
+    mine = f"trials/{other.name}"
+    assert left == {
+        "groups", "groups/begun", "groups/begun/checkpoint", f"{mine}/checkpoint",
+        f"{mine}/checkpoint.previous", f"{mine}/group.json",
+    }  # fmt: skip
+
+
+def test_a_dissolved_group_stays_dissolved(tmp_path: Path) -> None:
+    """What a kill left of its trials runs alone too: in a smaller batch it would differ."""
+    first = made(tmp_path)
+    runner.describe(first, REGISTRY)
+    chosen = engines.choose(first, REGISTRY, "batched", 1)
+    (group,) = chosen.groups
+    chosen.write(first.folder)
+    at = storage.group(first.folder, group.id)
+    at.mkdir(parents=True)
+    (at / "error.txt").write_text("Traceback")
+    again = engines.choose(made(tmp_path), REGISTRY, "batched", 1)
+    assert [len(one.trials) for one in again.groups] == [1, 1]
+
+
+def test_a_part_of_a_study_does_not_forget_the_groups_of_the_rest(tmp_path: Path) -> None:
+    whole = made(tmp_path)
+    engines.choose(whole, REGISTRY, "batched", 1).write(whole.folder)
+    stored = storage.read_json(whole.folder / "plan.json")
+    other = engines.ExecutionPlan("batched", 1, 1, [engines.Group([plan.Trial("other", {})])])
+    other.write(whole.folder)
+    kept = storage.read_json(whole.folder / "plan.json")["groups"]
+    assert kept == [["other"], *stored["groups"]]
+
+
+def test_the_key_of_a_study_survives_either_file(tmp_path: Path) -> None:
+    assert storage.key(tmp_path) != storage.key(tmp_path)
+    storage.write_json(tmp_path / "mlflow.json", {"key": "k"})
+    assert storage.key(tmp_path) == "k"
+    (tmp_path / "study.json").write_text("{")
+    assert storage.key(tmp_path) == "k"
+    shutil.copy(tmp_path / "mlflow.json", tmp_path / "study.json")
+    (tmp_path / "mlflow.json").unlink()
+    assert json.loads((tmp_path / "study.json").read_text())["key"] == storage.key(tmp_path)
+
+
+def test_a_broken_driver_does_not_leave_the_study_running(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk is full, for example."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    address = new_store(tmp_path)
+    monkeypatch.setattr(runner, "_statuses", full)
+    assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 2
+    assert [status for _, status, _ in points(address).values()] == ["KILLED"]

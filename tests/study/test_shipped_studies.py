@@ -1,0 +1,40 @@
+"""The shipped studies: each can be planned as it is, and has its finding in the guides."""
+
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+
+import testbed
+from testbed.study import engines, plan, study_file
+
+REGISTRY = testbed.Registry()
+STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_can_be_planned(name: str, tmp_path: Path) -> None:
+    study = study_file.read(ROOT / "studies" / f"{name}.toml")
+    assert study.header.name == name
+    assert study.header.title
+    made = plan.make(study, REGISTRY, tmp_path / name, "cpu")
+    assert made.trials
+    # No note: nothing that one asks for is replaced, and the baseline is there.
+    assert not plan.notes(made), plan.notes(made)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_has_its_finding_in_the_guides(name: str) -> None:
+    texts = {path.stem: path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+    titles = [line for line in texts["studies"].splitlines() if line.startswith("## ")]
+    told = any(title.startswith(f"## {name}:") for title in titles)
+    assert told or f"testbed study {name}" in texts.get(name, (ROOT / "README.md").read_text())
+
+
+def test_the_sampling_study_trains_once_for_all_samplers(
+    tmp_path: Path,
+) -> None:
+    study = study_file.read(ROOT / "studies" / "sampling.toml", seeds=1)
+    made = plan.make(study, REGISTRY, tmp_path / "sampling", "cpu")
+    groups = engines.choose(made, REGISTRY, "sequential").groups
+    assert (len(made.trials), len(groups)) == (5 * 3 * 6, 5)

@@ -1,0 +1,519 @@
+"""The conformance kit: everything registered conforms, and the kit itself does what it says."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.command_line import environment, run_here
+from helpers.paths import ROOT
+from hypothesis import given
+
+import testbed
+import testbed.ext
+from testbed.components.base import Component
+from testbed.errors import InputError, PluginError, UnknownName
+from testbed.registry import AXES, default_registry
+from testbed.testing import (
+    Check,
+    CheckFailed,
+    Context,
+    Outcome,
+    Skipped,
+    behaviour,
+    check_component,
+    iter_checks,
+    parametrize_with_checks,
+    plugin,
+    strategies,
+    suggest_claims,
+)
+
+FLOW = '''
+"""A velocity."""
+
+import testbed
+
+
+def scaling(sigma):
+    a, t = 1 / (1 + sigma), sigma / (1 + sigma)
+    return testbed.Coefficients(skip=a, out=-t, in_=a, noise=t)
+
+
+def target(x0, eps, sigma):
+    return eps - x0
+
+
+@testbed.hookimpl
+def testbed_parameterizations():
+    yield testbed.Parameterization(
+        "velocity", scaling, target=target, noise_kind="time", reference="a test"
+    )
+'''
+
+
+def registered() -> list[Component]:
+    """Everything in the default registry, `array` with a file to read."""
+    found = default_registry()
+    return [getattr(found, axis)(name) for axis in AXES for name in found.names(axis)]
+
+
+def unit(sigma: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(sigma)
+
+
+def negative(sigma: torch.Tensor) -> torch.Tensor:
+    return -torch.ones_like(sigma)
+
+
+RIGHT = testbed.Weighting("right", unit)
+WRONG = testbed.Weighting("wrong", negative)
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process, which takes seconds, where it is not the matter."""
+    monkeypatch.setattr(behaviour, "equal_elsewhere", lambda component, context: "not asked")
+
+
+# --- everything registered conforms --------------------------------------------------------------
+
+
+@parametrize_with_checks(registered())
+def test_everything_registered_conforms(component: Component, check: Check) -> None:
+    check(component)
+
+
+def test_an_array_conforms(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", x=rows, y=np.arange(300) % 3)
+    data = default_registry().dataset("array", path=str(tmp_path / "mine.npz"))
+    outcomes = check_component(data)
+    skipped = {one.check.id: one.message for one in outcomes if one.status == "skipped"}
+    assert set(skipped.values()) == {
+        "it has no oracle",
+        "its distributions given a condition are not known",
+    }
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("component", registered(), ids=lambda one: f"{one.axis}-{one.name}")
+def test_checks_have_names_and_laws(component: Component) -> None:
+    checks = iter_checks(component)
+    ids = [check.id for check in checks]
+    assert len(set(ids)) == len(ids) >= 8
+    for check in checks:
+        prefix, _, name = check.id.partition(".")
+        assert check.axis == component.axis
+        assert prefix in (component.axis, "claim")
+        assert name.isidentifier()
+        assert check.law.endswith((".", ")."))
+
+
+def test_claims_are_among_the_checks() -> None:
+    edm = {check.id for check in iter_checks(default_registry().parameterization("edm"))}
+    assert {"claim.unit_target", "claim.homogeneous"} <= edm
+    l1, l2 = (default_registry().loss(name) for name in ("l1", "l2"))
+    assert "claim.elicits_mean" not in {check.id for check in iter_checks(l1)}
+    assert "claim.elicits_mean" in {check.id for check in iter_checks(l2)}
+
+
+def test_true_claims_that_are_not_made_are_suggested() -> None:
+    edm = default_registry().parameterization("edm")
+    bare = testbed.Parameterization(
+        "bare", edm.scaling, target=edm.stated_target, reference="a test"
+    )
+    every = [f"claim.{name}" for name in ("unit_target", "unit_input", "homogeneous", "boundary")]
+    assert suggest_claims(bare) == every
+    assert suggest_claims(edm) == []
+    assert suggest_claims(default_registry().loss("l1")) == []
+    assert suggest_claims(testbed.Loss("own", lambda a, b: 3 * (a - b) ** 2)) == [
+        "claim.elicits_mean"
+    ]
+
+
+def test_failure_says_who_which_law_and_the_numbers() -> None:
+    v = default_registry().parameterization("v")
+    half = testbed.Parameterization(
+        "half", v.scaling, target=lambda x0, eps, sigma: eps / 2, reference="a test"
+    )
+    (check,) = [one for one in iter_checks(half) if one.id.endswith("optimal_denoiser")]
+    with pytest.raises(CheckFailed) as caught:
+        check(half)
+    for word in (
+        "parameterization 'half' breaks parameterization.optimal_denoiser",
+        "denoise(target(x0, eps), x0 + sigma eps) = x0",
+        "times its bound",
+        "at sigma = ",
+        "sigma_data = 0.1",
+        "float64",
+    ):
+        assert word in str(caught.value)
+    assert str(caught.value).endswith(caught.value.numbers)
+
+
+def test_what_a_component_raises_is_a_failure_with_its_cause() -> None:
+    def broken(sigma: torch.Tensor) -> torch.Tensor:
+        raise KeyError("no such level")
+
+    check = iter_checks(testbed.Weighting("broken", broken))[0]
+    with pytest.raises(CheckFailed, match="raised KeyError: 'no such level'") as caught:
+        check(testbed.Weighting("broken", broken))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_skip_has_a_reason() -> None:
+    derived = testbed.Parameterization(
+        "derived", default_registry().parameterization("v").scaling, reference="a test"
+    )
+    (check,) = [one for one in iter_checks(derived) if one.id.endswith("stated_target")]
+    with pytest.raises(Skipped, match="states no target of its own"):
+        check(derived)
+
+
+# --- check_component -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("at_home")
+def test_outcomes_of_a_right_component() -> None:
+    outcomes = check_component(RIGHT)
+    assert [one.check for one in outcomes] == iter_checks(RIGHT)
+    assert {one.status for one in outcomes} == {"passed", "skipped"}
+    assert all(isinstance(one, Outcome) and one.ok and one.seconds >= 0 for one in outcomes)
+    assert all(one.message for one in outcomes if one.status == "skipped")
+
+
+@pytest.mark.usefixtures("at_home")
+def test_every_failure_is_raised_at_once() -> None:
+    def worse(sigma: torch.Tensor) -> torch.Tensor:
+        return -torch.ones_like(sigma) + 0 * torch.rand(())
+
+    with pytest.raises(CheckFailed, match=r"2 of 10 checks failed") as caught:
+        check_component(testbed.Weighting("worse", worse))
+    assert "weighting.positive" in str(caught.value)
+    assert "weighting.pure" in str(caught.value)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_on_fail() -> None:
+    with pytest.warns(UserWarning, match=r"weighting\.positive: failed\. Law: .* negative"):
+        outcomes = check_component(WRONG, on_fail="warn")
+    assert [one.check.id for one in outcomes if not one.ok] == ["weighting.positive"]
+    assert [one.status for one in check_component(WRONG, on_fail=None) if not one.ok] == ["failed"]
+    with pytest.raises(InputError, match="on_fail = 'shout': expected"):
+        check_component(WRONG, on_fail="shout")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("at_home")
+def test_an_expected_failure_is_no_failure() -> None:
+    outcomes = check_component(WRONG, expected_failures={"weighting.positive": "a sign"})
+    (expected,) = [one for one in outcomes if one.status == "xfailed"]
+    assert (expected.check.id, expected.message, expected.ok) == (
+        "weighting.positive",
+        "a sign",
+        True,
+    )
+
+
+@pytest.mark.usefixtures("at_home")
+def test_an_unexpected_pass_fails() -> None:
+    with pytest.raises(CheckFailed, match=r"weighting\.positive: xpassed.*take it off the list"):
+        check_component(RIGHT, expected_failures={"weighting.positive": "a sign"})
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"weighting.postive": "a"}, r"Unknown check 'weighting.postive'. Did you mean "),
+        ({"claim.unit_target": "a"}, r"Unknown check 'claim.unit_target'"),
+        ({"weighting.positive": " "}, r"weighting.positive needs a reason"),
+    ],
+)
+def test_unknown_or_unexplained_expectations(expected: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_component(RIGHT, expected_failures=expected)
+    with pytest.raises(InputError, match=message):
+        parametrize_with_checks([RIGHT], expected_failures=expected)
+
+
+@pytest.mark.parametrize("subject", [None, "edm", unit, testbed.Parameterization])
+def test_only_components_have_checks(subject: object) -> None:
+    with pytest.raises(InputError, match=r"expected a component \(Parameterization, Weighting"):
+        iter_checks(subject)  # type: ignore[arg-type]
+
+
+# --- parametrize_with_checks ---------------------------------------------------------------------
+
+SUITE = """
+import testbed
+from testbed.testing import parametrize_with_checks
+
+
+def unit(sigma):
+    return 1 + 0 * sigma
+
+
+def negative(sigma):
+    return -1 + 0 * sigma
+
+
+SIGN = {EXPECTED}
+
+
+@parametrize_with_checks(
+    [testbed.Weighting("right", unit), testbed.Weighting("wrong", negative)],
+    expected_failures=SIGN,
+)
+def test_conforms(component, check):
+    check(component)
+"""
+
+
+def test_ids_are_readable_and_one_process_serves_all() -> None:
+    mark = parametrize_with_checks([RIGHT, WRONG])
+    names, parameters = mark.args
+    assert names == ("component", "check")
+    ids = [parameter.id for parameter in parameters]
+    assert ids[0] == "right-weighting.positive"
+    assert ids[-1] == "wrong-weighting.spawned"
+    contexts = {id(parameter.values[1].context) for parameter in parameters}
+    assert len(contexts) == 1
+
+
+def test_under_pytest(tmp_path: Path) -> None:
+    """An expected failure is an xfail; a pass where one was expected fails; a skip is a skip."""
+    sign = {"wrong-weighting.positive": "a sign"}
+    every = {"weighting.positive": "a sign"}
+    strict = {"right-weighting.pure": "why not", **sign}
+    for name, expected in {"sign": sign, "every": every, "strict": strict}.items():
+        (tmp_path / f"test_{name}.py").write_text(SUITE.replace("{EXPECTED}", repr(expected)))
+    words = ["-q", "-rA", "-p", "no:cacheprovider", "-k", "not spawned"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stdout.splitlines()
+    failed = [line.partition(" - ")[0] for line in lines if line.startswith("FAILED")]
+    xfailed = [line.partition(" - ")[0] for line in lines if line.startswith("XFAIL")]
+    assert failed == [
+        "FAILED test_every.py::test_conforms[right-weighting.positive]",
+        "FAILED test_strict.py::test_conforms[right-weighting.pure]",
+    ], done.stdout + done.stderr
+    assert xfailed == [
+        f"XFAIL test_{name}.py::test_conforms[wrong-weighting.positive]"
+        for name in ("every", "sign", "strict")
+    ]
+    assert "2 failed, 31 passed, 18 skipped, 6 deselected, 3 xfailed" in lines[-1]
+    assert any("learns nothing: it has no state" in line for line in lines)
+
+
+# --- without pytest and Hypothesis ---------------------------------------------------------------
+
+
+def test_needs_neither_pytest_nor_hypothesis(tmp_path: Path) -> None:
+    script = """
+import sys
+sys.modules["pytest"] = sys.modules["hypothesis"] = None
+from testbed import cli
+sys.argv = ["testbed", "check", "lognormal", "--json"]
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)["outcomes"]
+    assert {one["status"] for one in outcomes} == {"passed"}
+
+
+def test_names_are_complete() -> None:
+    for name in testbed.testing.__all__:
+        assert getattr(testbed.testing, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'strategy'"):
+        testbed.testing.strategy  # noqa: B018
+
+
+# --- plugin --------------------------------------------------------------------------------------
+
+
+def trace() -> tuple[object, ...]:
+    return (
+        list(testbed.ext.__path__),
+        set(sys.modules),
+        default_registry.cache_info().currsize,
+        id(default_registry()),
+    )
+
+
+def test_plugin_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "velocity_plugin.py"
+    file.write_text(FLOW)
+    before = trace()
+    with plugin(file) as registry:
+        p = registry.parameterization("velocity")
+        assert registry.source(p).origin == str(file)
+        assert "testbed.ext.velocity_plugin" in sys.modules
+        check_component(p, registry=registry)
+    assert trace() == before
+    file.write_text(FLOW.replace("out=-t", "out=t"))
+    with plugin(str(file)) as registry:
+        assert float(registry.parameterization("velocity").coefficients(1.0).out) > 0
+    assert trace() == before
+
+
+def test_plugin_from_components_and_modules() -> None:
+    before = trace()
+    module = types.ModuleType("a_plugin_of_a_test")
+
+    @testbed.hookimpl
+    def testbed_losses() -> list[testbed.Loss]:
+        return [testbed.Loss("doubled", lambda a, b: 2 * (a - b) ** 2)]
+
+    module.testbed_losses = testbed_losses  # type: ignore[attr-defined]
+    with plugin(RIGHT, WRONG, module) as registry:
+        assert registry.weighting("right")(torch.ones(2)).tolist() == [1, 1]
+        assert registry.loss("doubled").name == "doubled"
+        assert registry.weighting("edm").name == "edm"
+        # In no file: other processes get them pickled.
+        check_component(registry.weighting("right"), registry=registry)
+    assert trace() == before
+
+
+def test_plugin_leaves_no_trace_of_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import testbed\n1 / 0\n")
+    before = trace()
+    with pytest.raises(PluginError, match="division by zero"), plugin(tmp_path / "broken.py"):
+        pass
+    with (
+        pytest.raises(PluginError, match="registered twice"),
+        plugin(testbed.Weighting("edm", unit)),
+    ):
+        pass
+    with pytest.raises(RuntimeError, match="in the block"), plugin(RIGHT):
+        raise RuntimeError("in the block")
+    with pytest.raises(InputError, match="needs a module"), plugin():
+        pass
+    with pytest.raises(InputError, match="3 is no module"), plugin(3):  # type: ignore[arg-type]
+        pass
+    assert trace() == before
+
+
+def test_a_default_registry_born_in_the_block_dies_with_it() -> None:
+    default_registry.cache_clear()
+    with plugin(RIGHT):
+        default_registry()
+    assert default_registry.cache_info().currsize == 0
+    default_registry()
+
+
+# --- strategies ----------------------------------------------------------------------------------
+
+
+@given(c=strategies.cases(), p=strategies.parameterizations())
+def test_strategies(c: testbed.testing.cases.Case, p: testbed.Parameterization) -> None:
+    assert c.x0.shape == c.eps.shape == c.x.shape
+    assert c.x0.dtype == c.eps.dtype == c.x.dtype == c.dtype
+    assert c.sigma.ndim == 0 or c.sigma.shape == c.x0.shape[:1]
+    assert bool((c.sigma > 0).all())
+    assert 0.1 <= c.sigma_data <= 10
+    assert p.target(c.x0, c.eps, c.sigma, sigma_data=c.sigma_data).shape == c.x0.shape
+
+
+# --- testbed check -------------------------------------------------------------------------------
+
+
+def test_check_a_file(tmp_path: Path) -> None:
+    (tmp_path / "velocity_plugin.py").write_text(FLOW)
+    done = run_here(tmp_path, "check", "velocity_plugin.py", "--suggest-claims")
+    assert done.code == 0, done.out + done.err
+    assert "parameterization 'velocity'" in done.out
+    assert "parameterization.optimal_denoiser" in done.out
+    assert "could also claim: boundary." in done.out
+    assert "24 passed, 0 failed, 0 skipped" in done.out
+    assert "Next: testbed explain velocity -p velocity_plugin.py" in done.out
+
+
+@pytest.mark.usefixtures("at_home")
+def test_check_a_wrong_file(tmp_path: Path) -> None:
+    (tmp_path / "velocity_plugin.py").write_text(FLOW.replace("out=-t", "out=t"))
+    done = run_here(tmp_path, "check", "velocity_plugin.py", "--json")
+    assert done.code == 1
+    found = json.loads(done.out)["outcomes"]
+    bad = {one["check"]: one["message"] for one in found if one["status"] == "failed"}
+    assert set(bad) == {
+        f"parameterization.{name}" for name in ("stated_target", "optimal_denoiser", "tweedie")
+    }
+    assert "times its bound" in bad["parameterization.optimal_denoiser"]
+    assert all({"subject", "law", "seconds"} <= set(one) for one in found)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_check_a_name(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "check", "huber", "--suggest-claims")
+    assert done.code == 0
+    assert "loss 'huber'" in done.out
+    assert "No further claim holds." in done.out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import testbed\n1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("import testbed\nx = 1\n", "implements no hook"),
+        ("def f(:\n", "SyntaxError"),
+        (
+            FLOW.replace("def scaling(sigma)", "def scaling(sigma, gamma)"),
+            "'gamma' is not supplied",
+        ),
+        (
+            "import testbed\n@testbed.hookimpl\ndef testbed_losses():\n    return []\n",
+            "registers no component",
+        ),
+    ],
+)
+def test_check_a_broken_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    done = run_here(tmp_path, "check", "mine.py")
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+def test_check_what_is_not_there(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "check", "no.py")
+    assert (done.code, "no such file" in done.err) == (2, True)
+    done = run_here(tmp_path, "check", "edn")
+    assert done.code == 2
+    assert "Unknown component 'edn'. Did you mean 'edm'?" in done.err
+
+
+def test_subjects_of_a_name() -> None:
+    from testbed.testing.render import subjects
+
+    assert {one.axis for one in subjects("edm", default_registry())} == {
+        "parameterization",
+        "weighting",
+        "loss",
+    }
+    bundled = ROOT / "plugins/eps.py"
+    assert {one.name for one in subjects(str(bundled), default_registry())} == {"eps"}
+    with pytest.raises(UnknownName, match="Unknown component"):
+        subjects("nothing", default_registry())
+
+
+def test_context_serves_one_process_for_all() -> None:
+    context = Context.of([RIGHT, WRONG])
+    assert context.registry is default_registry()
+    first = context.courier.answer(RIGHT)
+    assert context.courier.answer(RIGHT) is first
