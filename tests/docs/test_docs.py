@@ -34,8 +34,8 @@ PAGES = {
     for page in (
         "tutorials/first-plugin.md",
         "reference/hooks.md",
-        "how-to/own-plugin.md",
         "reference/checks.md",
+        "how-to/own-plugin.md",
     )
 }
 GUIDE = "\n".join(PAGES.values())

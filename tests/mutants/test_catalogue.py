@@ -43,5 +43,5 @@ def test_every_law_of_the_audit_and_about_it_is_the_one_meant_or_sees_something(
 
 def test_the_table_in_the_guide_is_the_catalogue() -> None:
     assert GUIDE.read_text() == catalogue.markdown(), (
-        "docs/maintainers/mutants.md differs from the catalogue. Write it again: python tests/mutants"
+        "The page of mutants differs from the catalogue. Write it again: python tests/mutants"
     )
