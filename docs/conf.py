@@ -31,7 +31,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!testbed\b).*")]
 nitpick_ignore = [("py:class", "testbed.diffusion.ddpm.Level")]  # a type variable
 suppress_warnings = ["ref.python"]  # a hint that two modules have a class for, such as Tracker
 show_warning_types = True
-smartquotes = False  # an option such as --set keeps both of its hyphens
+highlight_language = "text"
 
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 4

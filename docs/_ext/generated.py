@@ -153,7 +153,9 @@ def commands(_: str) -> str:
     for name, command in sorted(root.commands.items()):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         usage = " ".join([f"testbed {name}", *(_argument(p) for p in arguments), "[OPTIONS]"])
-        parts.append(f"## testbed {name}\n\n{inspect.cleandoc(command.help or '')}")
+        parts.append(
+            f"## testbed {name}\n\n{_options_as_code(inspect.cleandoc(command.help or ''))}"
+        )
         parts.append(f"```text\n{usage}\n```")
         parts.append(_options(command.params))
     return "\n\n".join(parts)
@@ -178,6 +180,10 @@ def _options(parameters: list[Any]) -> str:
         said = "" if blank or one.required else f"`{default}`"
         lines.append(f"| {name} | {said} | {_plain(one.help or '')} |")
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _options_as_code(text: str) -> str:
+    return re.sub(r"(?<![`\w-])--[a-z][a-z-]*", r"`\g<0>`", text)
 
 
 # --- the programming interface ------------------------------------------------------------------
