@@ -31,6 +31,7 @@ SECTIONS = {
     "report": study_file.ReportSettings,
     "": study_file.TrialSettings,
 }
+COMPONENT = study_file.TrialSettings.model_fields["dataset"].annotation
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -52,7 +53,7 @@ def _tables(model: type, prefix: str) -> Iterator[str]:
     yield "\n".join(lines)
     for path, one in nested:
         summary = " ".join(inspect.cleandoc(one.__doc__ or "").split("\n\n")[0].split())
-        yield f"### `{path[:-1]}`\n\n{summary}"
+        yield f"### `{path[:-1]}`\n\n{_plain(summary)}"
         yield from _tables(one, path)
 
 
@@ -89,8 +90,9 @@ def _row(key: str, info: FieldInfo, says: str) -> str:
         if isinstance(getattr(one, name, None), int | float)
     ]
     kind = ", ".join([_type(info.annotation), *bounds])
-    cells = [f"`{key}`", kind, "" if info.is_required() else f"`{_default(info)}`", says]
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    default = "" if info.is_required() else f"`{_default(info)}`"
+    cells = [f"`{key}`", kind, default.replace("|", r"\|"), _plain(says)]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _default(info: FieldInfo) -> str:
@@ -98,12 +100,12 @@ def _default(info: FieldInfo) -> str:
     if value is None:
         return "none"
     if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
-        return "{}" if not isinstance(value, study_file.ComponentSpec) else _toml(value)
+        return "{}" if not isinstance(value, COMPONENT) else _toml(value)
     return _toml(value)
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, study_file.ComponentSpec):
+    if isinstance(value, COMPONENT):
         return f'"{value.name}"'
     if isinstance(value, str):
         return f'"{value}"'
@@ -127,7 +129,7 @@ def _type(hint: Any) -> str:
         return f"list of {_type(inner[0])}"
     if origin is dict:
         return f"table of {_type(inner[1])}"
-    if hint is study_file.ComponentSpec:
+    if hint is COMPONENT:
         return "[component](#components)"
     words = {int: "integer", float: "number", str: "string", bool: "boolean"}
     return words.get(hint, "table")
@@ -137,7 +139,7 @@ def _models(hint: Any) -> list[type]:
     """The tables that a key may hold."""
     if isinstance(hint, type):
         table = issubclass(hint, BaseModel) or dataclasses.is_dataclass(hint)
-        return [hint] if table and hint is not study_file.ComponentSpec else []
+        return [hint] if table and hint is not COMPONENT else []
     return [model for one in typing.get_args(hint) for model in _models(one)]
 
 
