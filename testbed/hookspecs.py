@@ -82,7 +82,7 @@ def testbed_tables() -> Iterable[NoiseTable]:  # type: ignore[empty-body]
 
 @hookspec
 def testbed_noises() -> Iterable[Noise]:  # type: ignore[empty-body]
-    """What is added to eps in training: `testbed.Noise(name, of="channel", in_target=True)`."""
+    """What is added to eps in training: `testbed.Noise(name, z_shape, in_target=True)`."""
 
 
 @hookspec

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from testbed.components.base import Component
 from testbed.components.dataset import Data
 from testbed.components.signature import Signature
+from testbed.errors import InputError, unknown
 
 Condition = Mapping[str, Tensor]
 """Name -> classes (B,) int64, -1 where it is switched off."""
@@ -25,6 +26,7 @@ LogClasses = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) -> log p(y|x), (B, classes)."""
 
 
+@runtime_checkable
 class GuidanceMethod(Protocol):
     """A way to guide, with its options."""
 
@@ -43,20 +45,44 @@ class GuidanceMethod(Protocol):
         ...
 
 
+CLAIMS = ("conditional_at_one", "unconditional_at_zero")
+
+
 @dataclass(frozen=True)
 class Guidance(Component):
-    """A way to guide by name: `method` builds it from its options."""
+    """A way to guide by name: `method([options])` builds it.
+
+    Args:
+        method: returns a `GuidanceMethod`; a dataclass of that kind may stand here itself.
+        claims: what holds of its option `scale`: "conditional_at_one", "unconditional_at_zero".
+
+    Raises:
+        InputError: an unknown claim.
+    """
 
     axis: ClassVar[str] = "guidance"
     method: Callable[..., GuidanceMethod]
     reference: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    claims: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for claim in self.claims:
+            if claim not in CLAIMS:
+                raise InputError(f"{self.label}: {unknown('claim', claim, CLAIMS)}")
 
     def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.method, ())]
+        return [Signature(self.label, self.method, (), role="method")]
 
     def built(self) -> GuidanceMethod:
-        """The method, with its options."""
+        """The method, with its options.
+
+        Raises:
+            ComponentError: `method` raises, or returns what lacks classes, misfits or denoiser.
+        """
         (formula,) = self.formulas()
-        found: GuidanceMethod = formula(options=self.options)
+        found = formula(options=self.options)
+        if not isinstance(found, GuidanceMethod):
+            raise formula.wrong("an object with classes, misfits and denoiser", found)
         return found

@@ -29,7 +29,13 @@ class Schedule(Component):
     options: dict[str, Any] = field(default_factory=dict)
 
     def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.levels, ("steps", "sigma_min", "sigma_max", "table"))]
+        quantities = ("steps", "sigma_min", "sigma_max", "table")
+        return [Signature(self.label, self.levels, quantities, role="levels")]
+
+    @property
+    def takes_table(self) -> bool:
+        """Whether it takes its levels from the trial's table."""
+        return "table" in self.formulas()[0].wanted
 
     def __call__(
         self, steps: int, sigma_min: float, sigma_max: float, table: NoiseTable | None = None
@@ -39,15 +45,18 @@ class Schedule(Component):
         Raises:
             InputError: an option that has no meaning, more steps than there are levels, or no
                 table where it takes them from one.
+            ComponentError: `levels` raises, or returns another number of levels.
         """
         (levels,) = self.formulas()
-        if table is None and "table" in levels.wanted:
+        if table is None and self.takes_table:
             raise InputError(f"{self.label}: takes its levels from the trial's table: name one.")
-        found: Tensor = levels(
+        found = levels(
             options=self.options,
             steps=steps,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
             table=None if table is None else table.sigmas,
         )
+        if not isinstance(found, Tensor) or found.shape != (steps + 1,):
+            raise levels.wrong(f"a tensor of {steps + 1} levels for {steps} steps", found)
         return found

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import OutOfMemoryError, Tensor
 
 from testbed.errors import ComponentError, InputError, said, unknown
 
-UNTITLED = ("", "function", "build", "measure")
+UNTITLED = ("", "function", "build", "measure", "levels", "method", "z_shape")
 """Roles of what is a component's only function, or its first."""
 
 
@@ -103,6 +103,16 @@ class Signature:
             raise ComponentError(
                 f"{self.owner}: {self.role} raised {said(problem, self._file())}"
             ) from problem
+
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """Of each option that is annotated by a `typing.Literal`, all its values."""
+        try:
+            hints = get_type_hints(self.function)
+        except (NameError, TypeError):  # an annotation that means nothing outside of its module
+            return {}
+        named = {name: hints[name] for name in self.defaults if name in hints}
+        return {k: get_args(v) for k, v in named.items() if get_origin(v) is Literal}
 
     @property
     def title(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -234,7 +235,13 @@ def _trailing(size: int, n: int) -> Tensor:
     return (size - torch.arange(n, dtype=torch.float64) * (size / n)).round() - 1
 
 
-SPACINGS = {"latent": _latent, "leading": _leading, "linspace": _linspace, "trailing": _trailing}
+Spacing = Literal["latent", "leading", "linspace", "trailing"]
+SPACINGS: dict[str, Callable[[int, int], Tensor]] = {
+    "latent": _latent,
+    "leading": _leading,
+    "linspace": _linspace,
+    "trailing": _trailing,
+}
 """Which n of `size` levels, descending (Lin et al. 2024, arXiv:2305.08891, table 2; `latent` is
 latent diffusion's published sampler, which leaves out the smallest level for n < size)."""
 

@@ -13,7 +13,7 @@ from testbed.components.base import Component
 from testbed.components.density import Density
 from testbed.components.signature import Signature
 from testbed.diffusion import noise_levels
-from testbed.errors import InputError, unknown
+from testbed.errors import ComponentError, InputError, unknown
 from testbed.hookspecs import hookimpl
 
 NEAREST = ("sigma", "log_sigma")
@@ -37,7 +37,7 @@ class NoiseTable(Component):
     sigmas: Tensor = field(init=False, repr=False, compare=False)
 
     def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.levels, ())]
+        return [Signature(self.label, self.levels, (), role="levels")]
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -52,8 +52,12 @@ class NoiseTable(Component):
         (levels,) = self.formulas()
         try:
             sigmas = levels(options=twin.options)
+        except ComponentError:
+            raise
         except InputError as problem:
             raise InputError(f"{self.label}: {problem}") from None
+        if not isinstance(sigmas, Tensor) or sigmas.ndim != 1:
+            raise levels.wrong("a tensor of levels (n,)", sigmas)
         if len(sigmas) < 2:
             raise InputError(f"{self.label}: n = {len(sigmas)} levels: expected 2 or more.")
         if twin.options["zero_terminal_snr"]:

@@ -152,7 +152,7 @@ def per_level(
             D_star = against.optimum[i].to(device)
             row["optimum"] = float((D_star - x0).square().mean())
             row["excess"], row["excess_se"] = excess(D, D_star)
-            if noise.of and against.oracle is not None:
+            if not noise.white and against.oracle is not None:
                 D_n = learned(noise, against.oracle, p, x.cpu().double(), s, sd)
                 row["limit"] = float((D_n - against.optimum[i]).square().mean())
         if dropped:

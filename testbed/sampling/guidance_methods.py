@@ -9,7 +9,14 @@ from dataclasses import asdict, dataclass
 import torch
 
 from testbed.components.dataset import Data
-from testbed.components.guidance import Condition, Conditional, Denoise, Guidance, LogClasses
+from testbed.components.guidance import (
+    CLAIMS,
+    Condition,
+    Conditional,
+    Denoise,
+    Guidance,
+    LogClasses,
+)
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, Given
@@ -145,9 +152,17 @@ GUIDANCES = {
     for one in (
         Guidance("none", NoGuidance),
         Guidance(
-            "classifier_free", ClassifierFreeGuidance, "Ho and Salimans 2022, arXiv:2207.12598"
+            "classifier_free",
+            ClassifierFreeGuidance,
+            reference="Ho and Salimans 2022, arXiv:2207.12598",
+            claims=CLAIMS,
         ),
-        Guidance("classifier", ClassifierGuidance, "Dhariwal and Nichol 2021, arXiv:2105.05233"),
+        Guidance(
+            "classifier",
+            ClassifierGuidance,
+            reference="Dhariwal and Nichol 2021, arXiv:2105.05233",
+            claims=CLAIMS,
+        ),
     )
 }
 

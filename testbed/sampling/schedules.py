@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from testbed.components.schedule import Schedule
 from testbed.diffusion import noise_levels
+from testbed.diffusion.noise_levels import Spacing
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 
+Time = Literal["ve", "vp", "cosine", "flow"]
 BORDERS = {
     border.name: border
     for border in (noise_levels.VE, noise_levels.VP, noise_levels.COSINE, noise_levels.FLOW)
@@ -25,7 +28,7 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
     return noise_levels.karras_sigmas(steps, sigma_min, sigma_max, rho)
 
 
-def uniform(steps: int, sigma_min: float, sigma_max: float, time: str = "ve") -> Tensor:
+def uniform(steps: int, sigma_min: float, sigma_max: float, time: Time = "ve") -> Tensor:
     """Equal steps of the time t of a border form x_t = alpha x0 + s eps; of sigma itself for ve."""
     if time not in BORDERS:
         raise InputError(f"schedule 'uniform': {unknown('time', time, BORDERS)}")
@@ -42,7 +45,7 @@ def ddpm(
     n: int = 1000,
     start: float = 1e-4,
     end: float = 0.02,
-    spacing: str = "trailing",
+    spacing: Spacing = "trailing",
 ) -> Tensor:
     """Levels of the linear beta table, as far as it lies within [sigma_min, sigma_max]."""
     table = noise_levels.ddpm_sigmas(noise_levels.linear_betas(n, start, end))
@@ -50,7 +53,7 @@ def ddpm(
 
 
 def own(
-    steps: int, sigma_min: float, sigma_max: float, table: Tensor, spacing: str = "trailing"
+    steps: int, sigma_min: float, sigma_max: float, table: Tensor, spacing: Spacing = "trailing"
 ) -> Tensor:
     """Levels of the trial's own table, as far as it lies within [sigma_min, sigma_max]."""
     return within("schedule 'table'", table, steps, sigma_min, sigma_max, spacing)

@@ -112,14 +112,10 @@ class Courier:
     def _registered(self, component: Component) -> bool:
         try:
             known = getattr(self.registry, component.axis)(component.name, **_options(component))
-            source = self.registry.source(known)
+            source, same = self.registry.source(known), component.bound(_options(component))
         except (InputError, KeyError):
             return False
-        if _only_here(source.origin):
-            return False
-        ours = {**vars(component), "options": None, "_cut": None}
-        theirs = {**vars(known), "options": None, "_cut": None}
-        return bool(ours == theirs)
+        return same == known and not _only_here(source.origin)
 
 
 def _answers(load: Any) -> list[Any]:

@@ -67,7 +67,7 @@ def draws(seed: int, block: int, batch: int, samples: int, shape: tuple[int, ...
 
 def noised(noise: Noise, seed: int, block: int, eps: Tensor) -> tuple[Tensor, Tensor]:
     """(n in x, what the target is made of) of a block's eps (BLOCK, B, *shape); on CPU."""
-    return noise.applied(eps, tuple(eps.shape[2:]), stream(seed, f"{noise.of} z/{block}"))
+    return noise.applied(eps, tuple(eps.shape[2:]), stream(seed, f"{noise.stream}/{block}"))
 
 
 @dataclass(frozen=True)

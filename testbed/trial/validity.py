@@ -29,6 +29,8 @@ FAR = 10.0
 """What a first step may leave of noise, over what it should: a large variance leaves more."""
 MOST_EXACT = 256
 """Dimensions up to which the divergence of a likelihood may be exact."""
+ROUNDED = 2.0**-20
+"""How far, as a part of it, a level may lie beyond an end of its range: rounding, and no more."""
 RARE = 2.0**-20
 """A share of the draws that training does not see."""
 
@@ -61,6 +63,11 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
         data: what is trained on.
     """
     p, (low, high) = objective.parameterization, span(objective.density)
+    if objective.table is not None:
+        levels = objective.table.sigmas
+        if not bool((levels > 0).all()) or not _rising(levels):
+            yield f"{objective.table.label}: its levels must be positive, finite and ascending."
+            return
     if math.isinf(high):
         yield _at_infinity(p)
         return
@@ -80,7 +87,7 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
             f"{wired / data.sigma_data:.4g}), let the plugin ask for sigma_data, or write "
             f"sigma_data = {{ assumed = {wired:g} }} to train with a wrong one on purpose."
         )
-    if objective.noise.kept != 1 and not p.affine:
+    if objective.noise.kept(data.shape) != 1 and not p.affine:
         yield (
             f"{objective.noise.label} is in x and not in the target: {p.label} is not affine, and "
             "reads x in its target too. Take an affine one."
@@ -117,6 +124,15 @@ def unsampled(
         return
     try:
         sigmas = schedule(steps, low, high, objective.table)
+        if not _rising(sigmas.flip(0)) or sigmas[-1] != 0:
+            yield f"evaluation: {schedule.label}: its levels must fall strictly, the last to 0."
+            return
+        if sigmas[0] > high * (1 + ROUNDED):
+            yield (
+                f"evaluation: {schedule.label} begins at sigma = {float(sigmas[0]):.4g}, and the "
+                f"denoiser is trained up to {high:g}."
+            )
+            return
         few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
         passed: list[Tensor] = []
         start = torch.full((1, 256), float(sigmas[0]))
@@ -150,7 +166,7 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         yield 'evaluation.elbo = "learned" needs variance = "learned".'
     if not learned:
         return
-    if objective.noise.of:
+    if not objective.noise.white:
         yield (
             f'variance = "learned": L_vlb is of a chain whose noise is white, and '
             f'{objective.noise.label} is not: write noise = "white".'
@@ -193,6 +209,11 @@ def unlikely(asked: Mapping[str, Any], objective: Objective, data: Data) -> Iter
         levels(asked["steps"], low, high, objective.table)
     except InputError as problem:
         yield f"evaluation.likelihood: {problem}"
+
+
+def _rising(levels: Tensor) -> bool:
+    """Whether they are finite, each above the one before."""
+    return bool(torch.isfinite(levels).all() and (levels.diff() > 0).all())
 
 
 def _drawn_last(objective: Objective, table: NoiseTable) -> Iterator[str]:

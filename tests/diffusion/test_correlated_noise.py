@@ -16,7 +16,7 @@ from training.test_trainer import data, same, trainer
 
 import testbed
 from testbed.diffusion.correlated import NOISES, WHITE, CorrelatedOracle, Noise, learned
-from testbed.errors import InputError, UnknownName
+from testbed.errors import ComponentError, InputError, UnknownName
 from testbed.oracles import Empirical, Gaussian, Mixture, Oracle
 from testbed.random import stream
 from testbed.registry import default_registry
@@ -29,7 +29,32 @@ from testbed.training.trainer import BLOCK, Levels, Trainer, TrainingJob
 U = 2.0**-53
 Z = 5.0
 SHAPES = [(3,), (2, 3), (2, 2, 3)]
+
+
+def row(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One number a row: of any axis but the last."""
+    return (*shape[:-1], 1)
+
+
+def column(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One number a column, which does not lie in one piece: for (H, W), W numbers."""
+    return (*shape[:-2], *(1 for _ in shape[-2:-1]), shape[-1])
+
+
+COMPONENTS = {
+    **NOISES,
+    "rows": Noise("rows", row),
+    "columns": Noise("columns", column),
+    "hidden": Noise("hidden", row, in_target=False),
+}
 KINDS = ["offset", "perturbed"]
+MORE = [*KINDS, "rows", "columns", "hidden"]
+
+
+def noise(name: str, strength: float) -> Noise:
+    return COMPONENTS[name].bound({"strength": strength})
+
+
 FIVE = ["edm", "eps", "score", "v", "x0"]
 
 
@@ -38,6 +63,13 @@ def covariance(name: str, strength: float, shape: tuple[int, ...]) -> np.ndarray
     d = math.prod(shape)
     if name == "perturbed":
         return (1 + strength**2) * np.eye(d)
+    if name in ("rows", "hidden"):
+        of = np.arange(d) // shape[-1]
+        return np.eye(d) + strength**2 * (of[:, None] == of)
+    if name == "columns":
+        place = np.indices(shape).reshape(len(shape), d)
+        of = np.delete(place, -2, axis=0) if len(shape) > 1 else place
+        return np.eye(d) + strength**2 * (of[:, :, None] == of[:, None]).all(0)
     channels = shape[0] if len(shape) == 3 else 1
     ones = np.ones((d // channels, d // channels))
     return np.eye(d) + strength**2 * np.kron(np.eye(channels), ones)
@@ -68,9 +100,9 @@ def law_covariance(applied: Applied) -> None:
 
     Of N draws an entry's standard error is sqrt((S_ii S_jj + S_ij^2)/N).
     """
-    for name in KINDS:
+    for name in MORE:
         for shape in SHAPES:
-            one, N, d = default_registry().noise(name, strength=0.7), 20_000, math.prod(shape)
+            one, N, d = noise(name, 0.7), 20_000, math.prod(shape)
             g = stream(1, "draws")
             eps = torch.randn(N, *shape, generator=g, dtype=torch.float64)
             n, target = (t.reshape(N, d).numpy() for t in applied(one, eps, shape, g))
@@ -91,7 +123,7 @@ def everywhere(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple
 
 
 def weak(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
-    return default_registry().noise(one.name, strength=one.strength**2).applied(eps, shape, g)
+    return noise(one.name, one.strength**2).applied(eps, shape, g)
 
 
 def all_taught(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
@@ -137,10 +169,10 @@ def law_exact(make: Make) -> None:
     The condition of a covariance matrix here is below 1e4, so that the log-density and D keep
     1e4 d^2 u of their size, with a hundred operations.
     """
-    for name in KINDS:
+    for name in MORE:
         for shape in SHAPES:
             for sigma in (0.3, 2.0):
-                one, d = default_registry().noise(name, strength=0.8), math.prod(shape)
+                one, d = noise(name, 0.8), math.prod(shape)
                 oracle = world(shape)
                 assert isinstance(oracle, Mixture)
                 assert oracle.Q is not None
@@ -166,10 +198,10 @@ def law_exact(make: Make) -> None:
 
 def law_tweedie(make: Make, kind: str = "mixture") -> None:
     """D = x + sigma^2 Sigma grad log p by autograd, and Cov = sigma^2 dD/dx Sigma."""
-    for name in KINDS:
+    for name in MORE:
         for shape in SHAPES:
             for sigma in (0.3, 2.0):
-                one, d = default_registry().noise(name, strength=0.8), math.prod(shape)
+                one, d = noise(name, 0.8), math.prod(shape)
                 oracle = world(shape, kind)
                 coloured = make(oracle, one)
                 x = (oracle.sample(5, stream(2, "x")) + sigma).requires_grad_()
@@ -224,9 +256,8 @@ class Mean(CorrelatedOracle):
     """One offset for all channels."""
 
     def __init__(self, oracle: Oracle, colour: Noise) -> None:
-        super().__init__(oracle, colour)
-        if colour.of == "channel" and self.groups > 1:
-            self.groups = 1
+        one = dataclasses.replace(colour, z_shape=lambda shape: (1,) * len(shape))
+        super().__init__(oracle, one if colour.name == "offset" else colour)
 
 
 @pytest.mark.parametrize("mutant", [Untouched, Halved, Unnormalised, Mean])
@@ -262,8 +293,8 @@ def law_limit(limit: Limit) -> None:
     give it with its own standard errors.
     """
     oracle, sigma, sd, N = world((3,), "gaussian"), 0.6, 0.9, 200_000
-    for name in KINDS:
-        one, g = default_registry().noise(name, strength=0.9), stream(3, "limit")
+    for name in (*KINDS, "hidden"):
+        one, g = noise(name, 0.9), stream(3, "limit")
         x0 = oracle.sample(N, g)
         n, target = one.applied(torch.randn(N, 3, generator=g, dtype=torch.float64), (3,), g)
         x = x0 + sigma * n
@@ -300,10 +331,17 @@ def no_skip(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: flo
 def kept_for_lost(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
     D_n = CorrelatedOracle(oracle, one).denoise(x, sigma)
     skip = p.coefficients(torch.tensor(sigma), sigma_data=sd).skip
-    return D_n + one.kept * skip * (x - D_n)
+    return D_n + one.kept((3,)) * skip * (x - D_n)
 
 
-@pytest.mark.parametrize("mutant", [white_limit, no_skip, kept_for_lost])
+def all_lost(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
+    """As if what z does not move were lost too: right where z is of a coordinate."""
+    D_n = CorrelatedOracle(oracle, one).denoise(x, sigma)
+    skip = p.coefficients(torch.tensor(sigma), sigma_data=sd).skip
+    return D_n + (1 - one.kept((3,))) * skip * (x - D_n)
+
+
+@pytest.mark.parametrize("mutant", [white_limit, no_skip, kept_for_lost, all_lost])
 def test_another_limit_is_caught(mutant: Limit) -> None:
     with pytest.raises(AssertionError):
         law_limit(mutant)
@@ -422,3 +460,19 @@ def test_wrong_names_and_strengths_are_refused() -> None:
     with pytest.raises(InputError, match="strength"):
         default_registry().noise("white", strength=0.1)
     assert testbed.registry.default_registry().noise("offset", strength=0.2).strength == 0.2
+
+
+@pytest.mark.parametrize(
+    ("z_shape", "said"),
+    [
+        (lambda shape: (2, *shape[1:]), r"must return \(3, 4\) with ones in it, got '\(2, 4\)'"),
+        (lambda shape: (1,), r"must return 2 numbers, \(3, 4\) with ones in it, got a tuple of 1"),
+        (lambda shape: 1, r"with ones in it, got 1"),
+        (lambda shape: shape[7], r"z_shape raised IndexError"),
+    ],
+)
+def test_a_shape_that_z_cannot_have_is_refused(
+    z_shape: Callable[[tuple[int, ...]], Any], said: str
+) -> None:
+    with pytest.raises(ComponentError, match=f"noise 'mine': .*{said}"):
+        Noise("mine", z_shape).bound({}).drawn((3, 4))

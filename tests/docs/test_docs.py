@@ -21,11 +21,11 @@ from helpers.paths import DOCS, ROOT
 import testbed
 import testbed.components.base
 from testbed import hookspecs
+from testbed.components import guidance
 from testbed.diffusion.parameterization import CLAIMS
 from testbed.registry import AXES, HOOKS
 from testbed.study import plan, study_file
-from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
-from testbed.testing.claims import OF_LOSSES, OF_PARAMETERIZATIONS
+from testbed.testing import CheckFailed, Context, Skipped, claims, iter_checks, plugin
 from testbed.testing.running import GROUPS
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -358,7 +358,9 @@ def fields(kind: type) -> list[str]:
     """What a component is made of, as its author writes it."""
     if kind is testbed.Parameterization:
         return list(inspect.signature(kind).parameters)
-    return [field.name for field in dataclasses.fields(kind) if field.name != "options"]
+    return [
+        field.name for field in dataclasses.fields(kind) if field.init and field.name != "options"
+    ]
 
 
 def test_the_guide_names_every_hook_and_no_other() -> None:
@@ -386,13 +388,17 @@ def test_the_guide_names_the_fields_of_what_components_hold() -> None:
     assert recipe == [field.name for field in dataclasses.fields(testbed.Recipe)]
     assert coefficients == list(testbed.Coefficients._fields)
     assert first_column(text, "claim") == list(CLAIMS)
+    assert first_column(section("testbed_guidances"), "claim") == list(guidance.CLAIMS)
+    methods = [word.split("(")[0] for word in first_column(section("testbed_guidances"), "method")]
+    assert methods == ["classes", "misfits", "denoiser"]
+    assert all(hasattr(guidance.GuidanceMethod, method) for method in methods)
     data = section("testbed_datasets")
     for field in dataclasses.fields(testbed.Data):
         assert re.search(rf"\b{field.name}\b", data) or field.name == "sigma_data"
 
 
 def test_the_guide_names_every_check_and_no_other() -> None:
-    groups = [*GROUPS.values(), OF_PARAMETERIZATIONS, OF_LOSSES]
+    groups = [*GROUPS.values(), *claims.GROUPS.values()]
     known = [check.id for group in groups for check in group]
     told = first_column(section("Of a parameterization"), "check")
     told += first_column(section("Of the others"), "check")

@@ -12,7 +12,7 @@ from mutants.wrong_components import CATALOGUE, OTHER_PROCESSES, Wrong
 import testbed
 from testbed.components.base import Component
 from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
-from testbed.testing.claims import OF_LOSSES, OF_PARAMETERIZATIONS
+from testbed.testing.claims import GROUPS as CLAIMS
 from testbed.testing.running import GROUPS, run
 
 CONTEXT = Context.of(OTHER_PROCESSES)
@@ -52,7 +52,7 @@ def test_what_no_other_process_can_load() -> None:
 
 
 def test_every_check_rejects_something() -> None:
-    every = {check.id for check in chain(OF_PARAMETERIZATIONS, OF_LOSSES, *GROUPS.values())}
+    every = {check.id for check in chain(*CLAIMS.values(), *GROUPS.values())}
     rejecting = set(chain.from_iterable(wrong.fails for wrong in CATALOGUE))
     rejecting |= {f"{component.axis}.spawned" for component in OTHER_PROCESSES}
     assert every - rejecting == set()

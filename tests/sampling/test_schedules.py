@@ -227,7 +227,10 @@ def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path)
         (['evaluation.sampler={name="ddpm", variance="lage"}'], "Did you mean 'large'"),
         (['evaluation.sampler={name="ddim", eta=2.0}'], "eta = 2.0 must be between 0 and 1"),
         (["evaluation.schedule.rho=-1.0"], "rho = -1.0 must be positive"),
-        (["evaluation.schedule.rho=1e-300"], "evaluation: OverflowError"),
+        (
+            ["evaluation.schedule.rho=1e-300"],
+            "evaluation: schedule 'karras': levels raised OverflowError",
+        ),
         (['evaluation.schedule="kara"'], "Did you mean 'karras'"),
         (['evaluation.sampler="dpmpp2m"'], "Did you mean 'dpmpp_2m'"),
         (["evaluation.steps=10000000"], "less than or equal to 1000000"),
