@@ -67,8 +67,8 @@ BUILTIN = (
 FILE_HINT = "Is it in a file? Add -p FILE."
 UNAVAILABLE = {
     ("metric", "fid"): "It needs the weights of an Inception network, which testbed neither ships "
-    "nor downloads: a plugin that has them on disk can register it (docs/metrics.md, FID), or "
-    "compare by energy, mmd or coverage_gap, which need none."
+    "nor downloads: a plugin that has them on disk can register it (docs/reference/metrics.md, "
+    "FID), or compare by energy, mmd or coverage_gap, which need none."
 }
 """Common names that no plugin registers, each with an alternative."""
 

@@ -2,7 +2,7 @@
 
 Each is a distance: it grows as samples get worse. Its floor is the same number for real samples of
 the other split, as many as there are samples (`testbed.study.reference_tables`). What each sees
-and misses, and what it costs, is in docs/metrics.md.
+and misses, and what it costs, is in docs/reference/metrics.md.
 """
 
 from __future__ import annotations

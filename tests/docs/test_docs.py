@@ -1,4 +1,4 @@
-"""docs/plugins.md: its tutorial runs as written, its examples work, and it names all there is."""
+"""The pages on plugins: the tutorial runs, the examples work, and all there is is named."""
 
 import dataclasses
 import inspect
@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.command_line import environment, run_here
-from helpers.paths import ROOT
+from helpers.paths import DOCS, ROOT
 
 import testbed
 import testbed.components.base
@@ -28,10 +28,19 @@ from testbed.study import plan, study_file
 from testbed.testing import CheckFailed, Context, Skipped, claims, iter_checks, plugin
 from testbed.testing.running import GROUPS
 
-GUIDE = (ROOT / "docs" / "plugins.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-TUTORIAL = GUIDE[GUIDE.index("## A tutorial") : GUIDE.index("## The hooks")]
-REFERENCE = GUIDE[GUIDE.index("## The hooks") :]
+PAGES = {
+    page: (DOCS / page).read_text()
+    for page in (
+        "tutorials/first-plugin.md",
+        "reference/hooks.md",
+        "reference/checks.md",
+        "how-to/own-plugin.md",
+    )
+}
+GUIDE = "\n".join(PAGES.values())
+TUTORIAL = PAGES["tutorials/first-plugin.md"]
+REFERENCE = GUIDE.removeprefix(TUTORIAL)
 FINISHED = ", finished"
 """Behind the name of a file that the tutorial has arrived at, and shows whole."""
 RENAMED = {"learned.py": ('"log_variance"', '"edm2"')}
@@ -396,8 +405,8 @@ def test_what_the_guide_says_of_testing_exists() -> None:
     from testbed import testing
     from testbed.testing import strategies
 
-    start = GUIDE.index("## Checks in your own tests")
-    text = GUIDE[start : GUIDE.index("## A plugin as a package")]
+    page = PAGES["how-to/own-plugin.md"]
+    text = page[page.index("## Checks in your own tests") : page.index("## A plugin as a package")]
     for name in re.findall(r"^- `(\w+)\(", text, flags=re.MULTILINE):
         assert hasattr(testing, name), name
     listed = text[text.index("has Hypothesis strategies:") :]
@@ -405,11 +414,22 @@ def test_what_the_guide_says_of_testing_exists() -> None:
         assert hasattr(strategies, name), name
 
 
-def test_every_link_in_the_guide_leads_somewhere() -> None:
-    titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", GUIDE), flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-    for target in re.findall(r"\]\(#([^)]+)\)", GUIDE):
-        assert target in anchors, target
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), flags=re.MULTILINE)
+    own = re.findall(r"^\(([\w-]+)\)=$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in titles} | set(own)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_every_link_in_a_page_leads_somewhere(page: Path) -> None:
+    prose = re.sub(r"`[^`\n]*`", "", BLOCK.sub("", page.read_text()))
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"https?://", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("mistake", ["a wrong field", "a wrong example"])

@@ -1,4 +1,4 @@
-"""docs/audit.md runs as written."""
+"""The page on audits runs as written."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from helpers.command_line import run_here
 from helpers.paths import DOCS
 
-GUIDE = (DOCS / "audit.md").read_text()
+GUIDE = (DOCS / "how-to" / "audit.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 SHELL = [text for language, text in BLOCKS if language == "sh"]

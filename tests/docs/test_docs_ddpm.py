@@ -1,4 +1,4 @@
-"""docs/ddpm.md and docs/scores.md run as written, and their figures are right."""
+"""The pages on DDPM and on scores run as written, and their figures are right."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ from testbed.oracles import Gaussian
 from testbed.registry import default_registry
 from testbed.study import plan, study_file
 
-DDPM, SCORES = ((DOCS / f"{name}.md").read_text() for name in ("ddpm", "scores"))
+DDPM, SCORES = ((DOCS / f"{name}.md").read_text() for name in ("explanation/ddpm", "how-to/scores"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

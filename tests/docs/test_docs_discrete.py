@@ -1,4 +1,4 @@
-"""docs/discrete.md: its studies can be planned, and it names all there is."""
+"""The page on discrete denoisers: its studies can be planned, and it names all there is."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NEAREST, TABLES
 from testbed.study import plan, study_file
 
-GUIDE = (DOCS / "discrete.md").read_text()
+GUIDE = (DOCS / "explanation" / "discrete.md").read_text()
 BLOCKS = re.findall(r"^```toml\n\[base\]\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 ROWS = {row[1]: row[2] for row in re.finditer(r"^\| `(\w+)` \| (.*?) \|", GUIDE, re.MULTILINE)}
 

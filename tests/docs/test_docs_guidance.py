@@ -1,4 +1,4 @@
-"""docs/guidance.md: its studies can be planned, its code runs, and it names all there is."""
+"""The page on guidance: its studies can be planned, its code runs, and it names all there is."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.sampling.guidance_methods import GUIDANCES
 from testbed.study import plan, study_file
 
-GUIDE = (DOCS / "guidance.md").read_text()
+GUIDE = (DOCS / "explanation" / "guidance.md").read_text()
 BLOCKS = re.findall(r"^```toml\n\[base\]\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 ROWS = {row[1]: row[2] for row in re.finditer(r"^\| `(\w+)` \| (.*?) \|", GUIDE, re.MULTILINE)}
 

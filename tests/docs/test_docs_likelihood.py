@@ -1,4 +1,4 @@
-"""docs/likelihood.md runs as written, its study can be planned, and it names all there is."""
+"""The page on likelihood runs as written, its study can be planned, and it names all there is."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from testbed.study import plan, study_file
 from testbed.trial.specs import Likelihood
 from testbed.trial.validity import MOST_EXACT
 
-GUIDE = (DOCS / "likelihood.md").read_text()
+GUIDE = (DOCS / "explanation" / "likelihood.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE))
 WITHOUT = re.sub(r"^dataset = .*\n", "", SMALL, flags=re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""docs/samplers.md runs as written, and names all there is."""
+"""The page on samplers runs as written, and names all there is."""
 
 import re
 import tomllib
@@ -16,7 +16,7 @@ from testbed.registry import default_registry
 from testbed.sampling.schedules import BORDERS, SCHEDULES
 from testbed.study import plan, study_file
 
-GUIDE = (DOCS / "samplers.md").read_text()
+GUIDE = (DOCS / "reference" / "samplers.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE))
 ROWS = {row[1]: row[2] for row in re.finditer(r"^\| `(\w+)` \| (.*?) \|", GUIDE, re.MULTILINE)}
 
