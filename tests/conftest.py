@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import testbed
+
 pytest.register_assert_rewrite("helpers", "faults", "fuzz", "laws", "mutants", "properties")
 
 from helpers import strategies  # noqa: E402, F401  registers and loads the Hypothesis profiles
@@ -52,3 +54,17 @@ def new_store(template: Path) -> Callable[[Path], str]:
         return f"sqlite:///{folder / 'mlflow.db'}"
 
     return make
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report, which is not what the test is about, is not drawn."""
+    from testbed import report
+
+    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+
+
+@pytest.fixture(scope="session")
+def bundled() -> testbed.Registry:
+    """What is bundled and no more."""
+    return testbed.Registry()

@@ -1,6 +1,5 @@
 """Laws of the densities: training distributions of log sigma, cut and renormalised."""
 
-import json
 import math
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, gamma
-from helpers.paths import REFERENCE
+from helpers.published import DIFFUSERS
 from helpers.strategies import float64, levels
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,9 +34,6 @@ import testbed
 from testbed.diffusion.noise_levels import COSINE, FLOW, ddpm_sigmas, linear_betas
 from testbed.errors import InputError
 from testbed.registry import default_registry
-
-DIFFUSERS = json.loads((REFERENCE / "diffusers_reference.json").read_text())
-
 
 VARIANTS = [
     ("lognormal", {"mean": 0.0, "std": 2.0}, normal(0.0, 2.0)),

@@ -1,13 +1,11 @@
 """Laws of the weightings lambda(sigma) of |D - x0|^2."""
 
-import json
-
 import mpmath
 import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, log
-from helpers.paths import REFERENCE
+from helpers.published import SGM
 from helpers.strategies import WIDE, Case, fixed, float64, levels, sigma_datas
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,9 +28,6 @@ from laws.weightings import (
 
 from testbed.errors import InputError
 from testbed.registry import default_registry
-
-SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
-
 
 OPTIONS: list[tuple[str, dict[str, float]]] = [
     ("min_snr", {"gamma": 1.0}),

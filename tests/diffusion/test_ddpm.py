@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from helpers import studies
 from helpers.bounds import assert_within, exact, u
 from helpers.strategies import draws, float64
 from helpers.studies import LEARNED_VARIANCE, ONE_TRIAL
@@ -473,11 +474,7 @@ class SampledExact:
 
 
 def planned(folder: Path, *sets: str, text: str = LEARNED_VARIANCE) -> plan.Plan:
-    file = folder / "learned.toml"
-    file.write_text(ONE_TRIAL.replace("[base]\n", f"[base]\n{text}"))
-    return plan.make(
-        study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"
-    )
+    return studies.planned(ONE_TRIAL.replace("[base]\n", f"[base]\n{text}"), folder, *sets)
 
 
 PLAIN = ("density=lognormal", "c_noise=shared", "network=mlp", "evaluation.schedule=karras")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from helpers import studies
 from helpers.bounds import assert_within, exact, gamma, u
 from helpers.strategies import draws, float64
 from laws.noise_tables import (
@@ -32,9 +34,8 @@ from testbed import audit
 from testbed.diffusion import noise_levels
 from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
-from testbed.study import plan, study_file
 from testbed.trial import worker
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import ComponentSpec
 
 # --- the tables ----------------------------------------------------------------------------------
 
@@ -318,12 +319,7 @@ ZERO = [
 ]  # fmt: skip
 
 
-def planned(folder: Path, *changes: str) -> TrialConfig:
-    file = folder / "discrete.toml"
-    file.write_text(STUDY)
-    study = study_file.read(file, changes, seeds=1)
-    (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
-    return one.config
+planned = partial(studies.config, STUDY)
 
 
 def test_a_study_names_its_table(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import inspect
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact
-from helpers.paths import REFERENCE
+from helpers.published import SGM
 from helpers.strategies import (
     DTYPES,
     WIDE,
@@ -47,9 +46,6 @@ from testbed.diffusion.noise_levels import VP
 from testbed.diffusion.predictions import PREDICTION_TYPES, convert, from_pair, to_pair
 from testbed.errors import InputError
 from testbed.registry import default_registry
-
-SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
-
 
 NEEDS_SIGMA_DATA = {"edm", "x0"}
 

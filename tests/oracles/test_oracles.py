@@ -17,7 +17,6 @@ An answer in float32 carries 2^-24 of its size on top.
 """
 
 import itertools
-import json
 import math
 import subprocess
 import sys
@@ -26,7 +25,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.paths import REFERENCE, ROOT
+from helpers.paths import ROOT
+from helpers.published import SGM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws.oracles import (
@@ -466,10 +466,9 @@ def test_reference_trajectories(scheme, order):
     Each step adds rounding gamma_k (|x| + |D|), which the rest of the way multiplies by at most the
     norm of its Jacobian, here by finite differences.
     """
-    stored = json.loads((REFERENCE / "sgm_reference.json").read_text())
-    tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in stored["mixture"].items()}
+    tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in SGM["mixture"].items()}
     oracle = Mixture(tensors["means"], tensors["stds"], tensors["weights"])
-    levels = stored["discretization"][scheme][str(stored["sampler_steps"])]
+    levels = SGM["discretization"][scheme][str(SGM["sampler_steps"])]
     steps = list(itertools.pairwise(levels))
 
     def step(x: Tensor, s: float, t: float) -> Tensor:
@@ -482,7 +481,7 @@ def test_reference_trajectories(scheme, order):
     # The legacy_ddpm levels are float32 there, and so is what follows from the first of them.
     top = np.float64(levels[0]) if scheme == "edm" else np.float32(levels[0])
     scale = float(np.sqrt(1 + top**2))
-    x = torch.tensor(stored["x_unit"], dtype=torch.float64) * scale
+    x = torch.tensor(SGM["x_unit"], dtype=torch.float64) * scale
     path = [x]
     for s, t in steps:
         path.append(step(path[-1], s, t))
@@ -495,7 +494,7 @@ def test_reference_trajectories(scheme, order):
                 moved = step(moved, s, t)
             growth += (moved - path[-1]).norm(dim=1) / 1e-6
         slack += gamma(40) * growth * (start.norm(dim=1) + 4)
-    want = stored["sampler"][scheme]["euler" if order == 1 else "heun"]
+    want = SGM["sampler"][scheme]["euler" if order == 1 else "heun"]
     agree("end point", path[-1], np.array(want), slack.numpy())
 
 

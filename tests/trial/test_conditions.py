@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import studies
 from helpers.command_line import run_here
 from helpers.conditional import REGISTRY, data, exact
 from helpers.studies import CONDITIONAL
@@ -504,8 +505,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> testbed.Registry:
 
 
 def planned(folder: Path, registry: testbed.Registry, *sets: str) -> plan.Plan:
-    (folder / "c.toml").write_text(CONDITIONAL)
-    return plan.make(study_file.read(folder / "c.toml", sets), registry, folder / "out", "cpu")
+    return studies.planned(CONDITIONAL, folder, *sets, registry=registry, seeds=None)
 
 
 FREE = "evaluation.guidance=classifier_free"
@@ -604,7 +604,7 @@ def test_what_does_not_fit_is_refused_before_training(
     with pytest.raises(InputError) as found:
         planned(tmp_path, registry, *sets)
     assert reason in str(found.value)
-    assert "c.toml" in str(found.value)
+    assert "planned.toml" in str(found.value)
     assert not (tmp_path / "out").exists()
 
 
