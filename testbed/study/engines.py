@@ -26,7 +26,7 @@ from testbed.training.batch import Batch, alone, in_common
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Loop, Trainer, TrainingJob
 from testbed.trial import build, storage
-from testbed.trial.config import canonical
+from testbed.trial.specs import canonical
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128

@@ -57,7 +57,7 @@ from testbed.training.settings import Training
 from testbed.training.trainer import Trainer, TrainingJob
 from testbed.training.variational import Variational
 from testbed.trial import restore, worker
-from testbed.trial.config import Variance
+from testbed.trial.specs import Variance
 
 # --- the chain -----------------------------------------------------------------------------------
 

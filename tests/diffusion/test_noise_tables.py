@@ -35,7 +35,7 @@ from testbed.diffusion import noise_levels
 from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
 from testbed.trial import worker
-from testbed.trial.config import ComponentSpec
+from testbed.trial.specs import ComponentSpec
 
 # --- the tables ----------------------------------------------------------------------------------
 

@@ -306,7 +306,7 @@ def test_who_wins_is_who_the_guide_says(tmp_path: Path) -> None:
         lines["[base]"] += "dataset = 'moons'\nnetwork = 'mlp'\nparameterization = 'edm'\n"
         text = "".join(f"{layer}\n{lines[layer]}" for layer in layers)
         file.write_text(f"[study]\nname = 's'\n{text}")
-        (one,) = study_file.read(file, overrides).arrangements
+        (one,) = study_file.read(file, overrides).templates
         return one.settings.weighting and one.settings.weighting.name
 
     assert [won(i) for i in range(5)] == ["recipe", "unit", "eps", "v", "x0"]

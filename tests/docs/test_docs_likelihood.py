@@ -13,7 +13,7 @@ import testbed
 from testbed.metrics import information
 from testbed.report.words import METRICS
 from testbed.study import plan, study_file
-from testbed.trial.config import Likelihood
+from testbed.trial.specs import Likelihood
 from testbed.trial.validity import MOST_EXACT
 
 GUIDE = (DOCS / "likelihood.md").read_text()

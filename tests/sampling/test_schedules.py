@@ -20,7 +20,8 @@ from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.schedules import SCHEDULES
 from testbed.trial import build, evaluate
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
+from testbed.trial.specs import ComponentSpec
 
 # --- the levels ----------------------------------------------------------------------------------
 

@@ -37,8 +37,9 @@ from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, TrainingJob, losses
 from testbed.trial import class_conditions
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
 from testbed.trial.guided import Guide
+from testbed.trial.specs import ComponentSpec
 
 CPU = torch.device("cpu")
 U = 2.0**-24

@@ -29,7 +29,7 @@ from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.likelihood import bits_per_dim, levels, log_likelihood
 from testbed.trial import worker
-from testbed.trial.config import Likelihood
+from testbed.trial.specs import Likelihood
 
 # --- dequantisation ------------------------------------------------------------------------------
 
