@@ -1,6 +1,7 @@
 """What all tests have: one thread, the environment put back, a study and a store to begin with."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,14 @@ from helpers import strategies  # noqa: E402, F401  registers and loads the Hypo
 from helpers.studies import TINY  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Checks of the kit that cost a process or a compiler are marked wherever they run."""
+    for item in items:
+        if re.search(r"\.(spawned|compile)\b", item.name):
+            item.add_marker("process")
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)
