@@ -462,6 +462,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert done.out == ""
 
 
+@pytest.mark.slow
 def test_a_trained_trial_is_a_subject(tiny: Path) -> None:
     words = ("--only", "v,mixture,published", "--seeds", "1", "--no-mlflow", "--jobs", "0")
     trained = run_here(tiny, "study", "tiny.toml", *words)

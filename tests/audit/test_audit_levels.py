@@ -85,6 +85,7 @@ def test_every_registered_parameterization_obeys_every_law(name: str, sigma_data
     assert not any(row.reason for row in found)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.sampled_from(NAMES),
@@ -102,6 +103,7 @@ def test_at_any_sigma_data_and_any_levels(
     assert failed(exact.check(subject, reference.mixture(), WIDE)) == set()
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.floats(0.1, 10))
 def test_a_non_affine_one_obeys_what_can_be_checked(c: float) -> None:
@@ -130,6 +132,7 @@ def test_a_range_of_sigma_is_kept_to(sigma_range: tuple[float, float]) -> None:
     assert {row.law for row in found} >= {algebra.LIMITS, exact.TWEEDIE, trajectories.ODE}
 
 
+@pytest.mark.slow
 def test_a_run_has_every_level_its_table_and_its_notes() -> None:
     found = audit.run("edm")
     assert found.passed
@@ -196,6 +199,7 @@ def test_a_row_is_the_worst_of_its_level() -> None:
     assert (high.sigma, high.error, high.bound, high.ratio) == (2.0, 3.0, 6.0, 0.5)
 
 
+@pytest.mark.slow
 def test_no_bound_of_any_law_reaches_a_thousandth_of_what_is_compared() -> None:
     """Against vacuous passes: float64, level by level, beside the largest of the second side.
 

@@ -63,6 +63,7 @@ main()
 """The command line, which says at its end what it has imported of what takes long."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [["--help"], ["study", "--help"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run(
@@ -87,6 +88,7 @@ COMPLETED = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(("line", "words"), COMPLETED.items(), ids=COMPLETED)
 def test_a_shell_completes_without_anything_heavy(
@@ -190,6 +192,7 @@ def test_plugins_shows_what_is_added_left_out_and_broken(tmp_path: Path) -> None
 # --- explain ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({name for _, name in components()}))
 def test_every_component_is_explained(tmp_path: Path, name: str) -> None:
     done = run_here(tmp_path, "explain", name)
@@ -206,6 +209,7 @@ def test_every_component_is_explained(tmp_path: Path, name: str) -> None:
     assert "<svg" in (tmp_path / f"{name}.svg").read_text()[:1000]
 
 
+@pytest.mark.slow
 def test_plan_says_which_losses_do_not_elicit_the_mean(tiny: Path) -> None:
     done = run_here(tiny, "plan", "tiny.toml", "--set", "loss=l1", "--only", "v")
     assert (done.code, done.err) == (0, "")
@@ -285,6 +289,8 @@ def test_a_plan_as_a_document(tiny: Path) -> None:
 LOUD = "import os\nprint('loud')\nos.write(1, b'louder')\n"
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_study_as_a_document_is_alone_on_the_standard_output(tiny: Path) -> None:
     """A plugin may print what it likes, in the driver and in workers."""
     (tiny / "loud.py").write_text(LOUD + INDEXED)
@@ -334,6 +340,8 @@ def test_where_a_study_writes_is_said_before_it_does(
     assert set(there) == {"tiny.toml"}
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_under_nox_the_next_command_is_one_that_works_there(tiny: Path) -> None:
     done = run_here(tiny, "plan", "tiny.toml", "--only", "v", NOX_CURRENT_SESSION="study")
     assert "Next: nox -s study -- tiny.toml --only v\n" in done.out
@@ -351,6 +359,7 @@ def test_interrupted_trials_are_not_counted_as_done() -> None:
     assert shown.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_plan_takes_a_folder_and_a_bundled_name(tmp_path: Path) -> None:
     done = run_here(tmp_path, "plan", "default", "--only", "mixture,edm", "--out", "there")
     assert done.code == 0
@@ -380,6 +389,8 @@ def alive(pid: int) -> bool:
     return not (state.is_file() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ui_ends_with_its_server_and_the_processes_of_that(tmp_path: Path, number: int) -> None:
     (tmp_path / "mlflow").mkdir()
@@ -493,6 +504,8 @@ def test_a_device_that_is_not_there_is_told_with_the_torch_that_sees_none(tiny: 
     assert f"this torch ({torch.__version__}) sees no CUDA device." in done.err
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_mistake_has_no_traceback_in_a_process_either(mistaken: Path) -> None:
     done = run_process(mistaken, "study", "tiny.toml", "--set", "training.steps=x")
     assert (done.code, done.out) == (2, "")
@@ -510,6 +523,8 @@ def test_debug_shows_the_traceback(tiny: Path, words: tuple[str, ...]) -> None:
         run_here(tiny, *words, "--set", "training.steps=x")
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_debug_shows_the_traceback_in_a_process(tiny: Path) -> None:
     done = run_process(tiny, "study", "tiny.toml", "--set", "x", "--debug")
     assert done.code == 1

@@ -162,6 +162,7 @@ def test_without_a_stated_target_the_mistake_is_not_found(tmp_path: Path) -> Non
     assert failed == ["parameterization.singular", "claim.boundary"]
 
 
+@pytest.mark.process
 def test_the_test_file_of_the_guide_passes(
     followed: tuple[Path, list[tuple[str, str, str]]],
 ) -> None:

@@ -498,6 +498,7 @@ def test_reference_trajectories(scheme, order):
     agree("end point", path[-1], np.array(want), slack.numpy())
 
 
+@pytest.mark.process
 def test_memory_of_empirical():
     """60,000 x 784 with 256 queries: within 1 GB in all, torch included, and it does not grow with
     N by what one (256, N) matrix would."""

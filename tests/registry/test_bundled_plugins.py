@@ -402,6 +402,7 @@ def test_u_becomes_the_log_of_the_weighted_loss() -> None:
     law_u_is_the_log_of_the_weighted_loss(EDM2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", UNCERTAIN)
 def test_a_wrong_optimum_is_caught(mutant: testbed.Weighting) -> None:
     with pytest.raises(AssertionError):
@@ -422,6 +423,8 @@ def test_an_escape_hatch_passes_the_checks(component: Any, check: Any) -> None:
     check(component)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_wrong_inverse_is_caught() -> None:
     right = REGISTRY.parameterization("companded")
     wrong = testbed.Parameterization(
@@ -550,6 +553,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "runs" / "hatches"
 
 
+@pytest.mark.slow
 def test_a_study_with_escape_hatches_finishes_and_keeps_their_states(studied: Path) -> None:
     for at in (studied / "trials").iterdir():
         config = json.loads((at / "trial.json").read_text())["config"]

@@ -743,6 +743,7 @@ def test_a_whole_component_survives_pickling(drift: testbed.Parameterization) ->
     assert pickle.loads(pickle.dumps(drift)) == drift
 
 
+@pytest.mark.process
 def test_a_plugin_s_function_is_unpickled_in_another_process(
     drift: testbed.Parameterization, tmp_path: Path
 ) -> None:

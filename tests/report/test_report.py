@@ -564,6 +564,7 @@ def test_empty_folder_is_bad_input(tmp_path: Path) -> None:
         report.write(tmp_path)
 
 
+@pytest.mark.process
 def test_reads_without_plugins_training_or_mlflow() -> None:
     code = (
         "import sys, testbed.report\n"

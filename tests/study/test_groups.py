@@ -130,6 +130,7 @@ def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: 
     assert (sizes(split), [len(g.trainings) for g in split.groups]) == ([6, 6, 6], [3, 3, 3])
 
 
+@pytest.mark.slow
 def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
     tmp_path: Path, no_report: None
 ) -> None:
@@ -225,6 +226,7 @@ def test_auto_compiles_what_takes_long_enough_and_gains(
     assert ("compiled" in found.measured) == (batched > 1)
 
 
+@pytest.mark.slow
 def test_auto_does_without_torch_compile_where_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +356,7 @@ def weights(at: Path) -> bytes:
     return (at / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_batched_study_leaves_what_one_by_one_leaves(tmp_path: Path, no_report: None) -> None:
     folders = {}
     for name in ("batched", "sequential"):
@@ -393,6 +396,7 @@ def together(tiny: Plan, stop: Stop) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_group_resumes_to_the_same_bits(tmp_path: Path) -> None:
     """Stopped in training, then while its trials are measured, then to the end."""
     plans = {}
@@ -416,6 +420,7 @@ def test_a_stopped_group_resumes_to_the_same_bits(tmp_path: Path) -> None:
         assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_a_group_is_not_used(tmp_path: Path) -> None:
     tiny = made(tmp_path)
     described(tiny)
@@ -430,6 +435,7 @@ def test_a_damaged_checkpoint_of_a_group_is_not_used(tmp_path: Path) -> None:
         assert [row["step"] for row in rows] == [50, 100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 4])
 def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) -> None:
     """At once, or in the midst of training: the group is dissolved, and only the guilty fails."""
@@ -451,6 +457,7 @@ def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) ->
             assert "ValueError: enough" in (at / "error.txt").read_text()
 
 
+@pytest.mark.slow
 def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
     tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,6 +493,7 @@ def test_options_that_a_network_refuses_end_the_plan(tmp_path: Path, engine: str
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> None:
     assert study(tmp_path, "--engine", "batched").code == 0
     for one in storage.trials(tmp_path / "runs" / "tiny")[:2]:

@@ -200,6 +200,7 @@ def batched_gradient(batch: Batch, leaves: list[Tensor], arguments: tuple[Tensor
         batch.buffers = kept
 
 
+@pytest.mark.slow
 def test_one_step_as_one_is_one_step_alone_but_for_rounding() -> None:
     law_one_step(batched_gradient)
 
@@ -293,6 +294,7 @@ def thousand_nudged() -> float:
     return float(np.mean(drifts))
 
 
+@pytest.mark.slow
 def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_causes() -> None:
     batch = batch_of([contestant(name, steps=1000) for name in FIVE])
     ran(batch)
@@ -300,6 +302,7 @@ def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_c
     assert 0 < np.mean(drifts) <= thousand_nudged()
 
 
+@pytest.mark.slow
 def test_other_trials_in_the_batch_change_no_more_than_that() -> None:
     many = batch_of([contestant(name, seed, steps=1000) for seed in (0, 1) for name in FIVE])
     few = batch_of([contestant("v", steps=1000), contestant("edm", steps=1000)])
@@ -353,10 +356,12 @@ def varied() -> list[TrainingJob]:
     ]
 
 
+@pytest.mark.slow
 def test_settings_are_each_trial_s_own() -> None:
     law_as_alone(varied)
 
 
+@pytest.mark.slow
 def test_five_parameterizations_and_seeds() -> None:
     law_as_alone(lambda: [contestant(name, seed) for seed in (3, 0) for name in FIVE])
 
@@ -431,6 +436,7 @@ class AllAlike(Batch):
         self.alike = [list(range(len(self.trials)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant", [OneClip, OneDecay, OneSeed, OneRate, OneOptimizer, OneScale, Shifted, AllAlike]
 )
@@ -486,6 +492,7 @@ def law_divergence(made: type[Batch] = Batch) -> None:
         assert torch.equal(batch.ema[k], healthy.ema[k])
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_stops_and_touches_nobody() -> None:
     law_divergence()
 
@@ -515,6 +522,7 @@ def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> 
 # --- resuming -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trials", [varied, mixed], ids=["varied", "one diverged"])
 @pytest.mark.parametrize("stop", [BLOCK, BLOCK + 23])
 def test_a_resumed_batch_is_the_uninterrupted_one(

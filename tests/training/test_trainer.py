@@ -526,6 +526,7 @@ def from_step(step: int) -> Restore:
     return lambda one, tensors, facts: one.restore(tensors, {**facts, "step": step})
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     law_resumes(tmp_path)
 

@@ -72,6 +72,7 @@ def test_a_wrong_conditional_density_is_caught(mutant: Callable[..., Tensor]) ->
 # --- likelihood and bound given the classes -----------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["label"], ["label", "group"]])
 def test_the_exact_conditional_denoiser_has_no_gap_given_the_classes(names: list[str]) -> None:
     """Its log p(x|y) is that of the components, but for Heun's step and the prior.

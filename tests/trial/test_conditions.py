@@ -315,6 +315,7 @@ def test_the_network_is_given_the_classes_of_its_batch() -> None:
     law_network_sees_the_classes()
 
 
+@pytest.mark.slow
 def test_conditional_trials_train_as_one_batch() -> None:
     law_batched_is_one_by_one()
 
@@ -329,6 +330,7 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
     return losses(*arguments, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "module", "name", "wrong"),
     [
@@ -687,6 +689,7 @@ def results(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_study_measures_conditional_and_guided_models(ran: Path) -> None:
     found = results(ran)
     metrics = {name: set(result["metrics"]) for name, (_, result) in found.items()}
