@@ -29,6 +29,7 @@ def test_every_registered_parameterization_passes(name: str, sigma_data: float) 
     assert all(row.passed for row in rows), audit.table(rows).query("not passed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dim", [2, 8])
 def test_every_parameterization_passes_on_embedded_data(name: str, dim: int) -> None:
@@ -136,6 +137,7 @@ def test_nan_fails() -> None:
     assert {TARGET, TWEEDIE, SCORE} <= {row.law for row in rows if not row.passed}
 
 
+@pytest.mark.slow
 def test_a_parameterization_that_is_not_affine_is_checked_and_says_what_is_not() -> None:
     warped = testbed.Parameterization(
         name="warped",

@@ -77,6 +77,7 @@ def companded() -> testbed.Parameterization:
 # --- what is right passes ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_data", [0.1, 0.5, 10.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_registered_parameterization_obeys_every_law(name: str, sigma_data: float) -> None:
@@ -114,6 +115,7 @@ def test_a_non_affine_one_obeys_what_can_be_checked(c: float) -> None:
     assert {algebra.CONSISTENT, algebra.LIMITS, exact.TARGET, curvature.COVARIANCE} <= checked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_range", [(0.002, math.inf), (0.0, 80.0), (0.002, 80.0)])
 def test_a_range_of_sigma_is_kept_to(sigma_range: tuple[float, float]) -> None:
     """NaN outside of the range: no law may look there."""
@@ -149,6 +151,7 @@ def test_a_run_has_every_level_its_table_and_its_notes() -> None:
     assert laws["checks"].sum() == len(table) == laws["held"].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", driver.PARTS)
 def test_one_level_alone(level: str) -> None:
     found = audit.run("v", levels=[level], oracle=reference.gaussian())
@@ -266,6 +269,7 @@ def test_a_constant_error_has_its_square_as_excess(delta: float) -> None:
         assert effect.unit == "nats"
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """(1 + c) D* on a Gaussian: excess = c^2 (|m|^2 + sum L^2/(L + sigma^2))/d, 300 times.
 

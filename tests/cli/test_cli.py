@@ -217,12 +217,14 @@ def test_plan_says_which_losses_do_not_elicit_the_mean(tiny: Path) -> None:
     assert "elicit" not in run_here(tiny, "plan", "tiny.toml", "--only", "v").out
 
 
+@pytest.mark.slow
 def test_the_next_command_has_the_words_of_the_plan(tiny: Path) -> None:
     words = ["tiny.toml", "--only", "v", "--set", "loss={name = 'l1'}"]
     done = run_here(tiny, "plan", *words)
     assert f"Next: testbed study {shlex.join(words)}" in done.out
 
 
+@pytest.mark.slow
 def test_explain_shows_the_coefficients_at_the_sigma_data_that_is_given(tmp_path: Path) -> None:
     done = run_here(tmp_path, "explain", "edm", "--sigma-data", "2", "--out", "deep.png")
     lines = done.out.splitlines()
@@ -250,6 +252,7 @@ def test_explain_shows_a_stated_target_as_it_is_written(tmp_path: Path) -> None:
 # --- plan ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plan_says_what_would_run_and_runs_nothing(tiny: Path) -> None:
     words = ("plan", "tiny.toml", "--only", "mixture", "--seeds", 1)
     done = run_here(tiny, *words, "--set", "cases.mixture.sigma_data.assumed=1")
@@ -267,6 +270,7 @@ def test_plan_says_what_would_run_and_runs_nothing(tiny: Path) -> None:
     assert [file.name for file in tiny.iterdir()] == ["tiny.toml"]
 
 
+@pytest.mark.slow
 def test_a_plan_as_a_document(tiny: Path) -> None:
     done = run_here(tiny, "plan", "tiny.toml", "--only", "mixture", "--seeds", 1, "--json")
     assert done.code == 0, done.err
@@ -318,6 +322,7 @@ def test_a_study_as_a_document_is_alone_on_the_standard_output(tiny: Path) -> No
     assert found["seconds"] < wall < found["seconds"] + max(3, wall / 4)
 
 
+@pytest.mark.slow
 def test_where_a_study_writes_is_said_before_it_does(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,6 +202,7 @@ SCALES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "space", "weighting"), SCALES)
 def test_scale_is_the_expected_loss_at_zero(name: str, space: str, weighting: str | None) -> None:
     o = objective(name, space, weighting)

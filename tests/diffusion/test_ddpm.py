@@ -299,6 +299,7 @@ def trainer(one: TrainingJob) -> Trainer:
     return Trainer(one.denoiser, one.objective, isotropic(), one.training, one.seed, cpu)
 
 
+@pytest.mark.slow
 def test_a_learned_variance_approaches_the_known_one() -> None:
     """Gaussian data: v of exp(v log beta + (1 - v) log beta~) at every level but the first, where
     log beta - log beta~ is the largest. Before training v = 1/2; afterwards its distance from the
@@ -329,6 +330,7 @@ def test_a_learned_variance_approaches_the_known_one() -> None:
     assert learned < 0.1 * start, costs
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_trained_model_is_above_the_oracle_s() -> None:
     """Paired over the same draws: 5 standard errors."""
     one = trainer(contestant(200, 0.001))

@@ -314,6 +314,7 @@ def test_a_study_names_its_table(tmp_path: Path) -> None:
     assert planned(tmp_path, *continuous).table is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [[], ZERO, ["density=lognormal", "table=karras"]])
 def test_a_discrete_trial_runs_and_is_restored(tmp_path: Path, changes: list[str]) -> None:
     config, at = planned(tmp_path, *changes), tmp_path / "trial"

@@ -130,6 +130,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple
     return folder, steps
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_tutorial_shows_what_its_commands_show(
     followed: tuple[Path, list[tuple[str, str, str]]],
 ) -> None:
@@ -154,6 +156,8 @@ def test_the_tutorial_ends_as_it_says(
     assert (folder / "consistency.svg").is_file()
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_without_a_stated_target_the_mistake_is_not_found(tmp_path: Path) -> None:
     text = python(TUTORIAL)["consistency.py"]
     (tmp_path / "consistency.py").write_text(text.replace("        target=target,\n", ""))
@@ -162,6 +166,7 @@ def test_without_a_stated_target_the_mistake_is_not_found(tmp_path: Path) -> Non
     assert failed == ["parameterization.singular", "claim.boundary"]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_test_file_of_the_guide_passes(
     followed: tuple[Path, list[tuple[str, str, str]]],
@@ -204,6 +209,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
         yield Loaded(registry, Context.of(every, registry), found)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "summary.py"])
 def test_an_example_passes_its_checks(name: str, loaded: Loaded) -> None:
     (component,) = loaded.components[name]
@@ -298,6 +305,7 @@ def test_the_guide_shows_what_explain_shows_of_a_weighting(tmp_path: Path) -> No
 STUDIES = re.findall(r"^testbed study (.*)$", REFERENCE, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", STUDIES)
 def test_a_study_of_the_guide_compares_an_example_in_both_arms(tmp_path: Path, line: str) -> None:
     words = shlex.split(line)
@@ -382,6 +390,7 @@ def test_the_guide_names_every_hook_and_no_other() -> None:
             assert f"`{name}({', '.join(arguments)})`" in section(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "hook"), HOOKS.items())
 def test_the_guide_names_every_field_and_no_other(kind: type, hook: str) -> None:
     assert first_column(section(hook), f"field of `{kind.__name__}`") == fields(kind)
@@ -625,6 +634,7 @@ def test_the_samplers_that_cannot_start_at_infinity_are_those_named(
 # --- figures and names --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_bound() -> None:
     """To the four digits shown."""
     m, L = 0.5, 0.3

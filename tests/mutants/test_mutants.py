@@ -16,9 +16,10 @@ from testbed.testing.running import GROUPS
 
 SLOW = {
     *("conversion", "coefficients", "target", "chain", "denoiser", "audit"),
+    *("sampler", "named sampler", "laws: likelihood", "laws: sample quality"),
     *("components: parameterization", "components: density"),
 }
-"""Families whose checks take about half a second or more, each time."""
+"""Families whose checks take a quarter of a second or more, each time."""
 
 
 def row(family: str, *values: object, id: str) -> object:

@@ -398,6 +398,7 @@ def law_u_is_the_log_of_the_weighted_loss(w: testbed.Weighting) -> None:
     assert float(off) < 5 * math.sqrt(2 / (d * n))
 
 
+@pytest.mark.slow
 def test_u_becomes_the_log_of_the_weighted_loss() -> None:
     law_u_is_the_log_of_the_weighted_loss(EDM2)
 
@@ -489,11 +490,13 @@ def forgetting(kind: str, one: Trainer, tensors: dict[str, Tensor], facts: dict[
                 value.copy_(old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", STATEFUL.values(), ids=STATEFUL)
 def test_a_state_resumes_bit_for_bit(tmp_path: Path, parts: tuple[str, str]) -> None:
     law_a_state_resumes(tmp_path, parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "kind"),
     [("edm2", "parameters"), ("edm2", "moments"), ("edm2", "buffers"),

@@ -79,6 +79,7 @@ def testbed_there(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     return command
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_wheel_holds_all_that_is_shipped(wheels: dict[str, Path]) -> None:
     with zipfile.ZipFile(wheels["diffusion_testbed"]) as wheel:

@@ -69,6 +69,7 @@ def ids(engine: engines.ExecutionPlan) -> list[list[str]]:
 # --- who trains with whom -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trials_of_a_case_train_together_and_each_once(tmp_path: Path) -> None:
     tiny = made(tmp_path)
     found = engines.choose(tiny, REGISTRY, "batched", 1)
@@ -79,6 +80,7 @@ def test_trials_of_a_case_train_together_and_each_once(tmp_path: Path) -> None:
     assert found.groups[0].title == "6 trials as one · mixture"
 
 
+@pytest.mark.slow
 def test_every_worker_has_its_part(tmp_path: Path) -> None:
     assert sizes(engines.choose(made(tmp_path), REGISTRY, "batched", 2)) == [3, 3, 3]
     # Three trials of digits are one and two; one alone would be no batch.
@@ -90,6 +92,7 @@ def test_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None:
     assert (found.name, found.slots, sizes(found)) == ("sequential", 2, [1] * 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "parts"),
     [
@@ -116,6 +119,7 @@ def test_what_depends_on_more_than_sigma_trains_alone(tmp_path: Path) -> None:
 STEPS = '"evaluation.steps" = [3, 5]'
 
 
+@pytest.mark.slow
 def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: Path) -> None:
     tiny = made(tmp_path, grid=STEPS)
     one_by_one = engines.choose(tiny, REGISTRY, "sequential")
@@ -163,6 +167,7 @@ def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
         assert mine == its
 
 
+@pytest.mark.slow
 def test_trials_with_equal_settings_are_neighbours(tmp_path: Path) -> None:
     tiny = made(tmp_path, grid='"training.learning_rate" = [1e-3, 1e-2]')
     for group in engines.choose(tiny, REGISTRY, "batched", 1).groups:
@@ -189,6 +194,7 @@ def paced(monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]) -> None:
     monkeypatch.setattr(engines, "_measure", lambda way, *rest: rates[way.title])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("together", "slots", "threads", "parts"), [(0.6, 2, 1, [3, 3, 3]), (0.4, 1, 2, [6, 3])]
 )
@@ -289,6 +295,7 @@ def described(tiny: Plan) -> None:
     runner.describe(tiny, REGISTRY)
 
 
+@pytest.mark.slow
 def test_a_resumed_study_takes_up_its_groups(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
@@ -301,6 +308,7 @@ def test_a_resumed_study_takes_up_its_groups(tmp_path: Path) -> None:
     assert (found.name, found.slots, ids(found)) == ("batched", 2, ids(chosen))
 
 
+@pytest.mark.slow
 def test_more_workers_than_trials_are_kept_as_asked_for(tmp_path: Path) -> None:
     """Else the same command would not find its own plan again."""
     first = made(tmp_path)
@@ -312,6 +320,7 @@ def test_more_workers_than_trials_are_kept_as_asked_for(tmp_path: Path) -> None:
     assert ids(engines.choose(made(tmp_path), REGISTRY, "auto", 40)) == ids(chosen)
 
 
+@pytest.mark.slow
 def test_what_is_new_gets_groups_of_its_own(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
@@ -324,6 +333,7 @@ def test_what_is_new_gets_groups_of_its_own(tmp_path: Path) -> None:
     assert sizes(found) == [6, 3, 6]
 
 
+@pytest.mark.slow
 def test_a_group_that_has_lost_a_member_is_made_anew(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
@@ -336,6 +346,7 @@ def test_a_group_that_has_lost_a_member_is_made_anew(tmp_path: Path) -> None:
     assert sizes(found) == [3, 3]
 
 
+@pytest.mark.slow
 def test_another_engine_or_number_of_workers_begins_anew(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
@@ -505,6 +516,7 @@ def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> No
         assert json.loads((at / "result.json").read_text())["parameters"] > 0
 
 
+@pytest.mark.slow
 def test_a_group_that_is_being_measured_shows_how_far_it_is(tmp_path: Path) -> None:
     """A bar of its trials takes the place of the one of its steps; without a terminal, a line."""
     engine = engines.choose(made(tmp_path, grid=STEPS), REGISTRY, "batched", 1)

@@ -192,6 +192,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[str]:
         yield from leaves(value, f"{prefix}{key}.")
 
 
+@pytest.mark.slow
 def test_an_identity_depends_on_every_setting(folder: Path, registry: testbed.Registry) -> None:
     first = made(folder, registry).trials[0]
     found = {"": first.id}
@@ -502,6 +503,7 @@ def test_the_plan_says_which_variant_is_the_baseline_and_what_has_no_effect(fold
 # --- what was asked for -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_record_of_a_study_says_what_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

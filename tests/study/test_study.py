@@ -599,6 +599,7 @@ def test_the_tables_of_the_report_follow_from_the_trials(finished: Finished) -> 
             assert value == pytest.approx(math.prod(found) ** (1 / len(found)), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_samples_are_drawn_as_numbers_or_a_picture(finished: Finished, tmp_path: Path) -> None:
     digits = trials(finished.folder)["digits/equal", "v", 0]
@@ -1124,6 +1125,7 @@ def test_a_killed_worker_is_resumed_to_the_same_bits(
     assert nested.metrics["loss"] == [(row["step"], row["loss"]) for row in curve(at)]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_worker_that_dies_every_time_fails_its_trial_after_three(
     tmp_path: Path, no_report: None

@@ -255,10 +255,12 @@ class NarrowTrace(Recorded):
         return tuple(t + t * 2.0**-23 * (self._evaluations > BLOCK) for t in found)
 
 
+@pytest.mark.slow
 def test_the_trace_of_a_step_has_its_bits() -> None:
     law_trace(Recorded)
 
 
+@pytest.mark.slow
 def test_a_trace_with_other_bits_is_caught() -> None:
     with pytest.raises(AssertionError):
         law_trace(NarrowTrace)
@@ -366,6 +368,7 @@ def test_five_parameterizations_and_seeds() -> None:
     law_as_alone(lambda: [contestant(name, seed) for seed in (3, 0) for name in FIVE])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_quadratic() -> None:
     loss = REGISTRY.loss("huber", space="eps")
     law_as_alone(lambda: [contestant(name, loss=loss) for name in ("v", "edm")])
@@ -513,6 +516,7 @@ class Infects(Batch):
         self.weights.__class__ = Spreads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [GoesOn, Infects])
 def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> None:
     with pytest.raises(AssertionError):
@@ -592,6 +596,7 @@ def test_what_cannot_be_batched_is_refused_with_the_reason(
         batch_of([contestant(), other()])
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_and_of_twenty() -> None:
     law_as_alone(lambda: [contestant("v", 4)])
     assert unbatchable([contestant(name, seed) for seed in range(4) for name in FIVE]) == ""

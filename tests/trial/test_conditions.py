@@ -367,6 +367,7 @@ def test_mistakes_in_conditional_training_are_caught(
         law()
 
 
+@pytest.mark.slow
 def test_training_goes_on_bit_for_bit_from_a_state() -> None:
     whole, first, second = (trainer(contestant({"label": 0.3}, steps=150)) for _ in range(3))
     for _ in whole:
@@ -461,6 +462,7 @@ def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negat
     assert float(levels["excess_guided"].max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_classifier_is_measured_beside_the_exact_one() -> None:
     held = denoising.held(data(), 0.05, 20.0, 4, 60)
     set_ = config("classifier", {}, steps=400, width=32, depth=1)

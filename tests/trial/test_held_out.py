@@ -181,6 +181,7 @@ def test_the_gap_of_a_wrong_gaussian_is_its_kl() -> None:
     assert found.keys() == {"nll", "nll_gap"}
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_likelihood() -> None:
     data, other = normals()
     denoiser = exact_denoiser(other, data.sigma_data)
@@ -214,6 +215,7 @@ def test_quantised_data_have_bits_and_no_gap() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_table_is_measured_at_its_own_levels() -> None:
     """A denoiser that is exact at its levels has no gap, though its D is constant between them."""
     data, _ = normals()
@@ -243,6 +245,7 @@ def test_nothing_is_measured_that_is_not_asked_for(tmp_path: Path) -> None:
     assert some == full.model_copy(update={"samples": 8})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "names"),
     [
