@@ -95,6 +95,7 @@ def found_by(adapter: Adapter, level: str = "mixture") -> list[rows.LawCheck]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [word for word in TIME_ARGUMENTS if word != "index"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
@@ -211,6 +212,7 @@ def test_a_factory_may_be_a_class_or_a_partial(factory: Any) -> None:
     assert {row.part for row in found.rows} == set(COARSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_data", [0.1, 0.5, 2.0])
 def test_a_wrapper_of_a_network_is_audited_with_the_exact_one(sigma_data: float) -> None:
     found = audit.run(by_network, parameterization="edm", sigma_data=sigma_data, parts=COARSE)
@@ -287,6 +289,7 @@ def test_what_cannot_be_asked_is_refused_with_the_reason(factory: Any, said: str
         audit.run(factory, oracle=reference.mixture(), parts=("oracle",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", driver.PARTS)
 def test_nan_passes_no_level(level: str) -> None:
     def factory(oracle: Oracle) -> Any:
@@ -390,6 +393,7 @@ def test_out_writes_every_check(mine: Path) -> None:
     assert not table["passed"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("v", *FAST), ("mine.py:wrong", *FAST)])
 def test_out_draws(mine: Path, words: tuple[str, ...]) -> None:
     run_here(mine, "audit", *words, "--out", "found.svg")
@@ -462,6 +466,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert done.out == ""
 
 
+@pytest.mark.slow
 def test_a_trained_trial_is_a_subject(tiny: Path) -> None:
     words = ("--only", "v,mixture,published", "--seeds", "1", "--no-mlflow", "--jobs", "0")
     trained = run_here(tiny, "study", "tiny.toml", *words)

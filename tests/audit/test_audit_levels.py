@@ -79,6 +79,7 @@ def companded() -> testbed.Parameterization:
 # --- what is right passes ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_data", [0.1, 0.5, 10.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_registered_parameterization_obeys_every_law(name: str, sigma_data: float) -> None:
@@ -87,6 +88,7 @@ def test_every_registered_parameterization_obeys_every_law(name: str, sigma_data
     assert not any(row.reason for row in found)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.sampled_from(NAMES),
@@ -104,6 +106,7 @@ def test_at_any_sigma_data_and_any_levels(
     assert failed(exact.check(subject, reference.mixture(), WIDE)) == set()
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.floats(0.1, 10))
 def test_a_non_affine_one_obeys_what_can_be_checked(c: float) -> None:
@@ -114,6 +117,7 @@ def test_a_non_affine_one_obeys_what_can_be_checked(c: float) -> None:
     assert {algebra.CONSISTENT, algebra.LIMITS, exact.TARGET, curvature.COVARIANCE} <= checked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_range", [(0.002, math.inf), (0.0, 80.0), (0.002, 80.0)])
 def test_a_range_of_sigma_is_kept_to(sigma_range: tuple[float, float]) -> None:
     """NaN outside of the range: no law may look there."""
@@ -132,6 +136,7 @@ def test_a_range_of_sigma_is_kept_to(sigma_range: tuple[float, float]) -> None:
     assert {row.law for row in found} >= {algebra.LIMITS, exact.TWEEDIE, trajectories.ODE}
 
 
+@pytest.mark.slow
 def test_a_run_has_every_level_its_table_and_its_notes() -> None:
     found = audit.run("edm")
     assert found.passed
@@ -149,6 +154,7 @@ def test_a_run_has_every_level_its_table_and_its_notes() -> None:
     assert laws["checks"].sum() == len(table) == laws["held"].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", driver.PARTS)
 def test_one_level_alone(level: str) -> None:
     found = audit.run("v", parts=[level], oracle=reference.gaussian())
@@ -199,6 +205,7 @@ def test_a_row_is_the_worst_of_its_level() -> None:
     assert (high.sigma, high.error, high.bound, high.ratio) == (2.0, 3.0, 6.0, 0.5)
 
 
+@pytest.mark.slow
 def test_no_bound_of_any_law_reaches_a_thousandth_of_what_is_compared() -> None:
     """Against vacuous passes: float64, level by level, beside the largest of the second side.
 
@@ -265,6 +272,7 @@ def test_a_constant_error_has_its_square_as_excess(delta: float) -> None:
         assert effect.unit == "nats"
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """(1 + c) D* on a Gaussian: excess = c^2 (|m|^2 + sum L^2/(L + sigma^2))/d, 300 times.
 

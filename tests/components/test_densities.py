@@ -1,6 +1,5 @@
 """Laws of the densities: training distributions of log sigma, cut and renormalised."""
 
-import json
 import math
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, gamma
-from helpers.paths import REFERENCE
+from helpers.published import DIFFUSERS
 from helpers.strategies import float64, levels
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,9 +34,6 @@ import testbed
 from testbed.diffusion.noise_levels import COSINE, FLOW, ddpm_sigmas, linear_betas
 from testbed.errors import InputError
 from testbed.registry import default_registry
-
-DIFFUSERS = json.loads((REFERENCE / "diffusers_reference.json").read_text())
-
 
 VARIANTS = [
     ("lognormal", {"mean": 0.0, "std": 2.0}, normal(0.0, 2.0)),
@@ -123,6 +119,7 @@ def test_cosine_is_a_tangent_of_uniform_time(u: float) -> None:
     assert abs(found - wanted) <= gamma(K) * wanted * (1 + wanted + 1 / wanted)
 
 
+@pytest.mark.slow
 @given(u=st.floats(0, 1), mean=st.floats(-2, 2), std=st.floats(0.5, 2))
 def test_logit_normal_in_time_is_log_normal_in_sigma(u: float, mean: float, std: float) -> None:
     """logit t = log sigma. t/(1 - t) loses 1 + sigma roundings; near the edges the inverse CDF
@@ -171,6 +168,7 @@ def test_table_has_equal_masses(cut: tuple[float, float]) -> None:
     law_table_has_equal_masses(density("ddpm", sigma_min=cut[0], sigma_max=cut[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [(0.002, 80.0), (0.002, 200.0), (0.05, 10.0)])
 def test_table_pdf_is_mass_over_spacing(cut: tuple[float, float]) -> None:
     law_table_pdf_is_mass_over_spacing(density("ddpm", sigma_min=cut[0], sigma_max=cut[1]))

@@ -1,6 +1,5 @@
 """Laws of the loss: per sample, mean over dimensions of k(sigma) m(q_hat, q)."""
 
-import json
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, gamma, rounded
-from helpers.paths import REFERENCE
+from helpers.published import SGM
 from helpers.strategies import Case, case, draws, fixed, float64
 from laws.conversions import TRUTH
 from laws.losses import (
@@ -41,8 +40,6 @@ import testbed
 from testbed.errors import InputError
 from testbed.registry import default_registry
 from testbed.training.objective import Objective
-
-SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
 
 PARAMETERIZATIONS = [*TABLE, "flow"]
 # A learned one is in test_plugins.py.
@@ -205,6 +202,7 @@ SCALES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "space", "weighting"), SCALES)
 def test_scale_is_the_expected_loss_at_zero(name: str, space: str, weighting: str | None) -> None:
     o = objective(name, space, weighting)

@@ -1,13 +1,11 @@
 """Laws of the weightings lambda(sigma) of |D - x0|^2."""
 
-import json
-
 import mpmath
 import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, log
-from helpers.paths import REFERENCE
+from helpers.published import SGM
 from helpers.strategies import WIDE, Case, fixed, float64, levels, sigma_datas
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,9 +29,6 @@ from laws.weightings import (
 from testbed.errors import InputError
 from testbed.registry import default_registry
 
-SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
-
-
 OPTIONS: list[tuple[str, dict[str, float]]] = [
     ("min_snr", {"gamma": 1.0}),
     ("min_snr", {"gamma": 20.0}),
@@ -45,6 +40,7 @@ OPTIONS: list[tuple[str, dict[str, float]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 @given(dtype=st.sampled_from(WIDE), sigma=levels(0.003, 79), sigma_data=sigma_datas)
 def test_weight_is_the_formula(
@@ -125,6 +121,7 @@ def test_p2_in_eps_space(k: float, g: float) -> None:
     assert weighting("p2").options == {"k": 1.0, "g": 1.0}
 
 
+@pytest.mark.slow
 @given(
     name=st.sampled_from(["lognormal", "loguniform", "cosine", "logit_normal", "ddpm"]),
     sigma=levels(0.001, 100),

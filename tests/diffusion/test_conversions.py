@@ -1,6 +1,5 @@
 """Laws of `testbed.convert`: the kinds of prediction."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, gamma, rounded
-from helpers.paths import REFERENCE
+from helpers.published import DIFFUSERS
 from helpers.strategies import Case, case, cases, column, draws, fixed, float64, levels, sigma_datas
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,9 +29,6 @@ from torch import Tensor
 import testbed
 from testbed.diffusion.noise_levels import VP, ddpm_sigmas, linear_betas
 from testbed.errors import UnknownName
-
-DIFFUSERS = json.loads((REFERENCE / "diffusers_reference.json").read_text())
-
 
 TO_D: dict[str, Callable[[Any, Any, Any], Any]] = {
     "x0": lambda q, x, sigma: q,
@@ -57,12 +53,14 @@ def test_conversion_gives_the_kind_for_every_pair(source: str) -> None:
         law_conversion_gives_the_kind(testbed.convert, source, target, fixed())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", NAMED)
 @given(two=any_kind, three=any_kind, c=cases())
 def test_triangle(one: str, two: str, three: str, c: Case) -> None:
     law_triangle(testbed.convert, one, two, three, c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", NAMED)
 @given(back=any_kind, c=cases())
 def test_round_trip(there: str, back: str, c: Case) -> None:

@@ -1,11 +1,13 @@
-"""Laws of the DDPM chain, of its evidence lower bound and of a learned variance.
+"""The DDPM chain, its evidence lower bound and a learned variance.
+
+Their laws (tests/laws/ddpm.py) are stated of them together with their mutants, in
+tests/mutants/ddpm.py.
 
 Expectations are exact where a term is quadratic in eps: the mean over eps = -1 and +1 is that over
 N(0, 1). The same holds for x0 = m +- sqrt(L) of Gaussian data.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,29 +16,18 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from helpers import studies
 from helpers.bounds import assert_within, exact, u
 from helpers.strategies import draws, float64
 from helpers.studies import LEARNED_VARIANCE, ONE_TRIAL
 from laws.ddpm import (
-    BOUND_LAWS,
     LEVELS,
     Doubled,
     ExactReverse,
     L,
-    Made,
-    Vlb,
     doubled,
     few,
-    law_best_variance_is_the_known_one,
-    law_draws_have_the_marginal,
-    law_kl_and_density_are_torch_s,
-    law_marginal_is_printed,
     law_posterior,
-    law_posterior_is_bayes,
-    law_posterior_is_printed,
-    law_steps_give_the_marginal,
-    law_vlb_is_the_bound,
-    law_vlb_moves_nu_alone,
     objective,
     printed,
 )
@@ -51,27 +42,12 @@ from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.study import plan, study_file
 from testbed.training import batch
-from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import Trainer, TrainingJob
-from testbed.training.variational import Variational
 from testbed.trial import restore, worker
 from testbed.trial.specs import Variance
 
 # --- the chain -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "law",
-    [
-        law_steps_give_the_marginal,
-        law_marginal_is_printed,
-        law_draws_have_the_marginal,
-        law_posterior_is_bayes,
-    ],
-)
-def test_chain(law: Callable[[Made], None]) -> None:
-    law(Chain)
 
 
 def test_beta_is_the_table_s() -> None:
@@ -148,16 +124,7 @@ def test_chain_is_diffusers(t: int) -> None:
 # --- Gaussians -----------------------------------------------------------------------------------
 
 
-def test_kl_and_density_are_torch_s() -> None:
-    law_kl_and_density_are_torch_s(Normal)
-
-
 # --- the evidence lower bound --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("law", BOUND_LAWS)
-def test_bound(law: Callable[[Made], None]) -> None:
-    law(Chain)
 
 
 def test_bound_of_draws_is_that_in_expectation() -> None:
@@ -183,10 +150,6 @@ def test_an_unknown_variance_is_refused() -> None:
 
 
 # --- a learned variance --------------------------------------------------------------------------
-
-
-def test_posterior_is_printed() -> None:
-    law_posterior_is_printed(doubled)
 
 
 def test_posterior_of_a_longer_step() -> None:
@@ -253,15 +216,6 @@ def test_the_first_half_is_F() -> None:
 
 
 # --- L_vlb ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("law", [law_vlb_is_the_bound, law_best_variance_is_the_known_one])
-def test_vlb(law: Callable[[Vlb], None]) -> None:
-    law(Variational)
-
-
-def test_vlb_moves_nu_alone() -> None:
-    law_vlb_moves_nu_alone(Objective)
 
 
 @pytest.mark.parametrize("name", ["eps", "v", "x0", "edm"])
@@ -345,6 +299,7 @@ def trainer(one: TrainingJob) -> Trainer:
     return Trainer(one.denoiser, one.objective, isotropic(), one.training, one.seed, cpu)
 
 
+@pytest.mark.slow
 def test_a_learned_variance_approaches_the_known_one() -> None:
     """Gaussian data: v of exp(v log beta + (1 - v) log beta~) at every level but the first, where
     log beta - log beta~ is the largest. Before training v = 1/2; afterwards its distance from the
@@ -375,6 +330,7 @@ def test_a_learned_variance_approaches_the_known_one() -> None:
     assert learned < 0.1 * start, costs
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_trained_model_is_above_the_oracle_s() -> None:
     """Paired over the same draws: 5 standard errors."""
     one = trainer(contestant(200, 0.001))
@@ -473,11 +429,7 @@ class SampledExact:
 
 
 def planned(folder: Path, *sets: str, text: str = LEARNED_VARIANCE) -> plan.Plan:
-    file = folder / "learned.toml"
-    file.write_text(ONE_TRIAL.replace("[base]\n", f"[base]\n{text}"))
-    return plan.make(
-        study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"
-    )
+    return studies.planned(ONE_TRIAL.replace("[base]\n", f"[base]\n{text}"), folder, *sets)
 
 
 PLAIN = ("density=lognormal", "c_noise=shared", "network=mlp", "evaluation.schedule=karras")

@@ -162,6 +162,7 @@ def planted(folder: Path, values: dict[str, Any], *groups: dict[str, Any], **mor
     return plant(folder, {("c", "", name): y for name, y in values.items()}, twins=groups, **more)
 
 
+@pytest.mark.slow
 def test_a_study_of_twins_alone_has_no_winner_and_says_how_alike_they_are(tmp_path: Path) -> None:
     y = [3.0, 4.0, 3.5, 4.5, 5.0]  # the planted mmd is y - 1
     for name, other, measured in (
@@ -178,6 +179,7 @@ def test_a_study_of_twins_alone_has_no_winner_and_says_how_alike_they_are(tmp_pa
         assert page.count(f"a and b are equal objectives ({WHY}){measured.rstrip('.')}") == 3
 
 
+@pytest.mark.slow
 def test_a_difference_of_any_metric_at_any_seed_shows(tmp_path: Path) -> None:
     y = noisy(1.0)
     for seed in range(5):
@@ -233,6 +235,7 @@ def test_another_size_of_f_is_shown_and_compared(tmp_path: Path) -> None:
     assert versus.verdict == "better"
 
 
+@pytest.mark.slow
 def test_twins_of_one_place_are_none_of_another(tmp_path: Path) -> None:
     labels = [(case, arm, name) for case in "cd" for arm in "xy" for name in "ab"]
     twin = {**group("a", "b"), "arm": "x"}
@@ -248,6 +251,7 @@ def test_twins_of_one_place_are_none_of_another(tmp_path: Path) -> None:
     assert equal_objectives.equal_to(read, "c", "x", "a") == ["b"]
 
 
+@pytest.mark.slow
 def test_the_spread_of_twins_is_compared_only_where_something_else_is_there(tmp_path: Path) -> None:
     for names, reason in (("ab", "fewer than two different objectives"), ("abd", "")):
         labels = [("c", arm, name) for arm in "xy" for name in names]

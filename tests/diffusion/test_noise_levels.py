@@ -1,13 +1,11 @@
 """Laws of the noise levels: borders to other conventions, score, tables and discretisations."""
 
-import json
-
 import mpmath
 import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, gamma
-from helpers.paths import REFERENCE
+from helpers.published import DIFFUSERS, SGM
 from helpers.strategies import WIDE, Case, cases, column, draws, float64, levels, seeds
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,10 +33,6 @@ from testbed.diffusion.noise_levels import (
     table_sigmas,
 )
 from testbed.tensors import per_sample
-
-SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
-DIFFUSERS = json.loads((REFERENCE / "diffusers_reference.json").read_text())
-
 
 times = st.floats(1e-3, 0.99)
 

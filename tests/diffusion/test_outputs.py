@@ -1,11 +1,13 @@
 """Laws of the three ways to bring in a network that outputs a score, and of the way back."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import studies
 from helpers.bounds import assert_within, exact, gamma
 from helpers.strategies import WIDE, Case, cases, draws, float64
 from helpers.studies import ONE_TRIAL
@@ -30,12 +32,13 @@ from testbed.diffusion import noise_levels, outputs
 from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
-from testbed.study import equal_objectives, plan, study_file
+from testbed.study import equal_objectives
 from testbed.trial import build, worker
 
 AFFINE = [name for name in TABLE if name != "score"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [by_scaling, by_wrapper, by_flag])
 @pytest.mark.parametrize("name", AFFINE)
 @given(c=cases(dtypes=WIDE))
@@ -58,6 +61,7 @@ def test_the_wrapper_passes_the_condition_on() -> None:
 # --- every kind ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(c=cases(dtypes=(torch.float64,)))
 def test_reading_is_the_kind(c: Case) -> None:
     law_reading_is_the_kind(outputs.with_output, c)
@@ -71,6 +75,7 @@ def test_readings_of_one_parameterization_are_equal() -> None:
     assert outputs.with_output(p, "F") is p
 
 
+@pytest.mark.slow
 def test_a_reading_obeys_the_laws_of_parameterizations() -> None:
     for output in PREDICTION_TYPES:
         assert kit(outputs.with_output(default_registry().parameterization("edm"), output)) == set()
@@ -143,12 +148,7 @@ evaluation = { levels = 2, draws = 8, samples = 8, steps = 4, metrics = [] }
 """
 
 
-def planned(folder: Path, *sets: str) -> plan.Plan:
-    file = folder / "scores.toml"
-    file.write_text(ONE_TRIAL.replace("[base]\n", f"[base]\n{SHARED}"))
-    return plan.make(
-        study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"
-    )
+planned = partial(studies.planned, ONE_TRIAL.replace("[base]\n", f"[base]\n{SHARED}"))
 
 
 def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import inspect
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact
-from helpers.paths import REFERENCE
+from helpers.published import SGM
 from helpers.strategies import (
     DTYPES,
     WIDE,
@@ -47,9 +46,6 @@ from testbed.diffusion.noise_levels import VP
 from testbed.diffusion.predictions import PREDICTION_TYPES, convert, from_pair, to_pair
 from testbed.errors import InputError
 from testbed.registry import default_registry
-
-SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
-
 
 NEEDS_SIGMA_DATA = {"edm", "x0"}
 
@@ -147,6 +143,7 @@ def test_edm_at_unit_data_is_minus_v(c: Case) -> None:
     assert_within(edm, -exact(v), terms, 2 * K_AFFINE[c.dtype], c.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edm", "v"])
 @given(sigma_data=sigma_datas, small=levels(1e-6, 1e-3))
 def test_limits(name: str, sigma_data: float, small: float) -> None:

@@ -1,4 +1,10 @@
-"""Study files that several tests are made of."""
+"""Study files that several tests are made of, and their plans."""
+
+from pathlib import Path
+
+import testbed
+from testbed.study import plan, study_file
+from testbed.trial.config import TrialConfig
 
 TINY = """
 [study]
@@ -79,3 +85,23 @@ evaluation = { levels = 2, draws = 8, samples = 8, steps = 4, metrics = [], elbo
 sampler = { name = "ddpm", variance = "learned" }, schedule = "table" }
 """.replace("\\\n", "")
 """Lines of its [base]."""
+
+
+def planned(
+    text: str,
+    folder: Path,
+    *sets: str,
+    registry: testbed.Registry | None = None,
+    seeds: int | None = 1,
+) -> plan.Plan:
+    """The plan of a study file that says `text`, with these values set, on the CPU."""
+    file = folder / "planned.toml"
+    file.write_text(text)
+    study = study_file.read(file, sets, seeds=seeds)
+    return plan.make(study, registry or testbed.Registry(), folder / "out", "cpu")
+
+
+def config(text: str, folder: Path, *sets: str) -> TrialConfig:
+    """The configuration of the only trial of such a study."""
+    (one,) = planned(text, folder, *sets).trials
+    return one.config

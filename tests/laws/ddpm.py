@@ -1,7 +1,6 @@
 """Laws of the DDPM chain, of its evidence lower bound and of a learned variance."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, gamma, u
-from helpers.paths import REFERENCE
+from helpers.published import DIFFUSERS
 from helpers.strategies import draws, float64
 from scipy import stats
 from torch import Tensor, nn
@@ -385,7 +384,7 @@ def law_vlb_moves_nu_alone(kind: type[Objective]) -> None:
 
 
 L = 0.4
-POSTERIOR = json.loads((REFERENCE / "diffusers_reference.json").read_text())["ddpm_posterior"]
+POSTERIOR = DIFFUSERS["ddpm_posterior"]
 
 
 def law_posterior(later: int) -> None:

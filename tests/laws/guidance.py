@@ -1,6 +1,5 @@
 """Laws of guidance and of conditional distributions."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from helpers.bounds import assert_within, gamma
-from helpers.paths import REFERENCE
+from helpers.published import SGM
 from helpers.strategies import draws, float64
 from scipy import stats
 from torch import Tensor
@@ -179,7 +178,7 @@ def law_bayes_and_tweedie(guide: Any) -> None:
         assert torch.equal(untouched(x, level), D)
 
 
-CFG = json.loads((REFERENCE / "sgm_reference.json").read_text())["cfg"]
+CFG = SGM["cfg"]
 
 
 def law_reference(scale: float, swapped: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Laws of the samplers: the probability-flow ODE dx/dsigma = (x - D)/sigma."""
 
-import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from helpers.bounds import assert_within, exact, gamma
-from helpers.paths import REFERENCE
+from helpers.published import DIFFUSERS, SGM
 from helpers.strategies import draws, float64
 from torch import Tensor
 
@@ -17,8 +16,6 @@ import testbed
 from testbed.diffusion.noise_levels import ddpm_sigmas, karras_sigmas, linear_betas
 from testbed.oracles import Mixture
 
-SGM = json.loads((REFERENCE / "sgm_reference.json").read_text())
-DIFFUSERS = json.loads((REFERENCE / "diffusers_reference.json").read_text())
 Denoise = Callable[[Tensor, Any], Tensor]
 Sample = Callable[..., Tensor]
 

@@ -14,7 +14,24 @@ from properties.states import LAWS as PROPERTIES
 from testbed.testing.claims import GROUPS as CLAIMS
 from testbed.testing.running import GROUPS
 
-RIGHT = [(family, name) for family in FAMILIES for name in FAMILIES[family].right]
+SLOW = {
+    *("conversion", "coefficients", "target", "chain", "denoiser", "audit"),
+    *("sampler", "named sampler", "laws: likelihood", "laws: sample quality"),
+    *("components: parameterization", "components: density"),
+}
+"""Families whose checks take a quarter of a second or more, each time."""
+
+
+def row(family: str, *values: object, id: str) -> object:
+    return pytest.param(*values, id=id, marks=[pytest.mark.slow] * (family in SLOW))
+
+
+RIGHT = [
+    row(family, family, name, id=f"{family}: {name}")
+    for family in FAMILIES
+    for name in FAMILIES[family].right
+]
+ROWS = [row(one.family, one, id=f"{one.family}: {one.mistake}") for one in MUTANTS]
 CAUGHT = {check for one in MUTANTS for check in one.caught_by}
 
 
@@ -24,7 +41,7 @@ def test_what_is_not_mutated_passes(family: str, name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: f"{one.family}: {one.mistake}")
+@pytest.mark.parametrize("mutant", ROWS)
 def test_mutant_is_caught_by_exactly_these_checks(mutant: Mutant) -> None:
     assert mutant.failed() == mutant.caught_by
     if mutant.told:

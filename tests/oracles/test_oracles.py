@@ -17,7 +17,6 @@ An answer in float32 carries 2^-24 of its size on top.
 """
 
 import itertools
-import json
 import math
 import subprocess
 import sys
@@ -26,7 +25,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.paths import REFERENCE, ROOT
+from helpers.paths import ROOT
+from helpers.published import SGM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws.oracles import (
@@ -83,6 +83,7 @@ every_case = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
 fast = settings(max_examples=40, deadline=None)
 
 
+@pytest.mark.slow
 @every_case
 @fast
 @given(seed=SEEDS, d=st.integers(1, 3), sigma=SIGMAS, far=FAR, dtype=DTYPES)
@@ -91,6 +92,7 @@ def test_exact(make, seed, d, sigma, far, dtype):
     law_exact(case, queries(case, seed, sigma, far).to(dtype), sigma)
 
 
+@pytest.mark.slow
 @every_case
 @fast
 @given(seed=SEEDS, d=st.integers(1, 3), sigma=SIGMAS, far=FAR)
@@ -110,6 +112,7 @@ def test_sigma_per_sample(make, seed, levels):
     law_exact(case, queries(case, seed, 1.0), torch.tensor(levels, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @fast
 @given(
     seed=SEEDS,
@@ -162,6 +165,7 @@ def test_one_dimensional_identities(name):
         law_mmse(case, sigma)
 
 
+@pytest.mark.slow
 def test_immse_of_points():
     law_immse(empirical(3, 1, N=5, offset=1.0))
 
@@ -309,6 +313,7 @@ def test_error_of_a_gaussian_mmse_is_its_rounding(sigma):
     assert abs(float(oracle.mmse(sigma).error) - wanted) <= gamma(32) * wanted
 
 
+@pytest.mark.slow
 @every_case
 def test_layout(make):
     """Any layout of x, any way to give sigma, the same bits; answers have x's shape and dtype."""
@@ -466,10 +471,9 @@ def test_reference_trajectories(scheme, order):
     Each step adds rounding gamma_k (|x| + |D|), which the rest of the way multiplies by at most the
     norm of its Jacobian, here by finite differences.
     """
-    stored = json.loads((REFERENCE / "sgm_reference.json").read_text())
-    tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in stored["mixture"].items()}
+    tensors = {k: torch.tensor(v, dtype=torch.float64) for k, v in SGM["mixture"].items()}
     oracle = Mixture(tensors["means"], tensors["stds"], tensors["weights"])
-    levels = stored["discretization"][scheme][str(stored["sampler_steps"])]
+    levels = SGM["discretization"][scheme][str(SGM["sampler_steps"])]
     steps = list(itertools.pairwise(levels))
 
     def step(x: Tensor, s: float, t: float) -> Tensor:
@@ -482,7 +486,7 @@ def test_reference_trajectories(scheme, order):
     # The legacy_ddpm levels are float32 there, and so is what follows from the first of them.
     top = np.float64(levels[0]) if scheme == "edm" else np.float32(levels[0])
     scale = float(np.sqrt(1 + top**2))
-    x = torch.tensor(stored["x_unit"], dtype=torch.float64) * scale
+    x = torch.tensor(SGM["x_unit"], dtype=torch.float64) * scale
     path = [x]
     for s, t in steps:
         path.append(step(path[-1], s, t))
@@ -495,10 +499,12 @@ def test_reference_trajectories(scheme, order):
                 moved = step(moved, s, t)
             growth += (moved - path[-1]).norm(dim=1) / 1e-6
         slack += gamma(40) * growth * (start.norm(dim=1) + 4)
-    want = stored["sampler"][scheme]["euler" if order == 1 else "heun"]
+    want = SGM["sampler"][scheme]["euler" if order == 1 else "heun"]
     agree("end point", path[-1], np.array(want), slack.numpy())
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_memory_of_empirical():
     """60,000 x 784 with 256 queries: within 1 GB in all, torch included, and it does not grow with
     N by what one (256, N) matrix would."""

@@ -98,6 +98,8 @@ def test_a_wrong_scaling_is_one_line(tmp_path: Path, mistake: str, command: str)
     assert re.search(rf"parameterization 'mine': {said}$", done.err.rstrip("\n")), done.err
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_right_one_is_shown_by_every_command(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(scaled(RIGHT))
     for words in COMMANDS.values():
@@ -339,6 +341,7 @@ def test_a_name_that_is_not_there_may_be_in_a_file(tmp_path: Path, command: str)
 # --- explain a file -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_explain_takes_a_file(tmp_path: Path) -> None:
     (tmp_path / "both.py").write_text(scaled(RIGHT) + WEIGHTING.replace("None", "1 / sigma"))
     done = run_here(tmp_path, "explain", "both.py", "--out", "both.svg")
@@ -362,6 +365,7 @@ def test_a_file_without_anything_to_explain(tmp_path: Path) -> None:
 # --- what check prints ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_what_fails_alike_is_one_row(tmp_path: Path) -> None:
     """Fine around sigma = 1, where a component is tried first, and not at the ends."""
@@ -380,6 +384,7 @@ def test_what_fails_alike_is_one_row(tmp_path: Path) -> None:
     assert done.out.count("too large") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_check_says_what_it_cannot_see_and_what_could_be_claimed(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(scaled(RIGHT))

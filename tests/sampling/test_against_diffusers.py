@@ -198,6 +198,7 @@ def test_sde_is_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- schedules -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("steps", [2, 7, 18, 50, 1000])
 def test_a_ddpm_schedule_has_diffusers_levels(spacing: str, steps: int) -> None:

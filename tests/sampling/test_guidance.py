@@ -251,6 +251,7 @@ def guided_gaussian(w: float) -> ClassifierFree:
     return ClassifierFree(denoiser, [({"label": FIRST}, w)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler", "heun", "lms", "dpmpp_2m", "ddim"])
 @pytest.mark.parametrize("w", [0.5, 1.0, 2.0, 4.0])
 def test_guided_sampling_converges_to_the_guided_path(sampler: str, w: float) -> None:
@@ -276,6 +277,7 @@ def data() -> testbed.Data:
     return REGISTRY.dataset("mixture", dim=3, n=4000, test=1000)()
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_the_exact_one(data: testbed.Data) -> None:
     """Its KL from p(y|x) is a small part of that of equal odds, and its guess as often right."""
     settings = classifier.ClassifierSettings(steps=800, width=32)

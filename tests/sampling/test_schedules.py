@@ -1,12 +1,14 @@
 """Laws of the schedules: at which levels a sampler stops, and what a study refuses of them."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import studies
 from helpers.bounds import assert_within, exact
 from helpers.studies import SMALL
 from laws.schedules import HIGH, LOW, law_ends_are_its_own, law_spacing_is_table_2
@@ -19,7 +21,6 @@ from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling import schedules
 from testbed.sampling.schedules import SCHEDULES
-from testbed.study import plan, study_file
 from testbed.trial import build, evaluate
 from testbed.trial.config import TrialConfig
 from testbed.trial.specs import ComponentSpec
@@ -132,12 +133,7 @@ def test_every_name_of_an_option_is_listed_where_the_checks_look() -> None:
 # --- in a study ----------------------------------------------------------------------------------
 
 
-def planned(folder: Path, *changes: str) -> TrialConfig:
-    file = folder / "sampled.toml"
-    file.write_text(SMALL)
-    study = study_file.read(file, changes, seeds=1)
-    (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
-    return one.config
+planned = partial(studies.config, SMALL)
 
 
 def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:

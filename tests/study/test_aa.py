@@ -111,12 +111,14 @@ def identities(at: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "subject"} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("case", ["digits", "mixture"])
 def test_eps_and_its_mirror_image_agree_bit_for_bit(ran: Ran, case: str, seed: int) -> None:
     law_mirror(*(ran.trials[case, name, seed] for name in ("eps", "minus_eps")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("case", ["digits", "mixture"])
 def test_trained_as_one_they_agree_bit_for_bit_too(together: Ran, case: str, seed: int) -> None:
@@ -353,6 +355,7 @@ def law_pairing(decide: Callable[[Array, Array], str], y: Array, count: int) -> 
         assert decide(y[one], y[one] * np.exp(0.02 + 0.005 * z)) == "worse"
 
 
+@pytest.mark.slow
 def test_at_most_7_percent_of_200_random_halves_of_16_equal_runs_differ(equal: Results) -> None:
     """By the report's own decision: 11 of 200 where it is 5 %, 5.0 % over many more splits.
 
@@ -361,11 +364,13 @@ def test_at_most_7_percent_of_200_random_halves_of_16_equal_runs_differ(equal: R
     law_level(by_report(equal), values(equal), 200)
 
 
+@pytest.mark.slow
 def test_at_most_7_percent_of_many_random_halves_differ(equal: Results) -> None:
     """3,000 splits have a standard error of 0.4 %: a test of level 9 % is told from one of 5 %."""
     law_level(by_statistics(compare), values(equal), 3000)
 
 
+@pytest.mark.slow
 def test_the_report_decides_as_the_statistics_do(equal: Results) -> None:
     y, decisions = values(equal), (by_report(equal), by_statistics(compare))
     for factor in (1.0, worsening(y, 0.5)):
@@ -446,6 +451,7 @@ BREAKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", BREAKS, ids=lambda interval: interval.__name__)
 def test_a_wrong_test_breaks_its_law_and_the_right_one_none(
     equal: Results, interval: Callable[[Array, Array], Found]

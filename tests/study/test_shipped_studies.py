@@ -12,6 +12,7 @@ REGISTRY = testbed.Registry()
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.toml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_can_be_planned(name: str, tmp_path: Path) -> None:
     study = study_file.read(ROOT / "studies" / f"{name}.toml")
@@ -31,6 +32,7 @@ def test_a_study_has_its_finding_in_the_guides(name: str) -> None:
     assert told or f"testbed study {name}" in texts.get(name, (ROOT / "README.md").read_text())
 
 
+@pytest.mark.slow
 def test_the_sampling_study_trains_once_for_all_samplers(
     tmp_path: Path,
 ) -> None:

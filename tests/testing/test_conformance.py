@@ -325,6 +325,7 @@ def test_ids_are_readable_and_one_process_serves_all() -> None:
     assert len(contexts) == 1
 
 
+@pytest.mark.process
 def test_under_pytest(tmp_path: Path) -> None:
     """An expected failure is an xfail; a pass where one was expected fails; a skip is a skip."""
     sign = {"wrong-weighting.positive": "a sign"}
@@ -358,6 +359,7 @@ def test_under_pytest(tmp_path: Path) -> None:
 # --- without pytest and Hypothesis ---------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_needs_neither_pytest_nor_hypothesis(tmp_path: Path) -> None:
     script = """
 import sys

@@ -208,6 +208,7 @@ def batched_gradient(batch: Batch, leaves: list[Tensor], arguments: tuple[Tensor
         batch.buffers = kept
 
 
+@pytest.mark.slow
 def test_one_step_as_one_is_one_step_alone_but_for_rounding() -> None:
     law_one_step(batched_gradient)
 
@@ -262,10 +263,12 @@ class NarrowTrace(Recorded):
         return tuple(t + t * 2.0**-23 * (self._evaluations > BLOCK) for t in found)
 
 
+@pytest.mark.slow
 def test_the_trace_of_a_step_has_its_bits() -> None:
     law_trace(Recorded)
 
 
+@pytest.mark.slow
 def test_a_trace_with_other_bits_is_caught() -> None:
     with pytest.raises(AssertionError):
         law_trace(NarrowTrace)
@@ -301,6 +304,7 @@ def thousand_nudged() -> float:
     return float(np.mean(drifts))
 
 
+@pytest.mark.slow
 def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_causes() -> None:
     batch = batch_of([contestant(name, steps=1000) for name in FIVE])
     ran(batch)
@@ -308,6 +312,7 @@ def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_c
     assert 0 < np.mean(drifts) <= thousand_nudged()
 
 
+@pytest.mark.slow
 def test_other_trials_in_the_batch_change_no_more_than_that() -> None:
     many = batch_of([contestant(name, seed, steps=1000) for seed in (0, 1) for name in FIVE])
     few = batch_of([contestant("v", steps=1000), contestant("edm", steps=1000)])
@@ -361,14 +366,17 @@ def varied() -> list[TrainingJob]:
     ]
 
 
+@pytest.mark.slow
 def test_settings_are_each_trial_s_own() -> None:
     law_as_alone(varied)
 
 
+@pytest.mark.slow
 def test_five_parameterizations_and_seeds() -> None:
     law_as_alone(lambda: [contestant(name, seed) for seed in (3, 0) for name in FIVE])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_quadratic() -> None:
     loss = REGISTRY.loss("huber", space="eps")
     law_as_alone(lambda: [contestant(name, loss=loss) for name in ("v", "edm")])
@@ -440,6 +448,7 @@ class AllAlike(Batch):
         self.groups = [list(range(len(self.trials)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant", [OneClip, OneDecay, OneSeed, OneRate, OneOptimizer, OneScale, Shifted, AllAlike]
 )
@@ -495,6 +504,7 @@ def law_divergence(made: type[Batch] = Batch) -> None:
         assert torch.equal(batch.ema[k], healthy.ema[k])
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_stops_and_touches_nobody() -> None:
     law_divergence()
 
@@ -515,6 +525,7 @@ class Infects(Batch):
         self.weights.__class__ = Spreads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [GoesOn, Infects])
 def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> None:
     with pytest.raises(AssertionError):
@@ -524,6 +535,7 @@ def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> 
 # --- resuming -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trials", [varied, mixed], ids=["varied", "one diverged"])
 @pytest.mark.parametrize("stop", [BLOCK, BLOCK + 23])
 def test_a_resumed_batch_is_the_uninterrupted_one(
@@ -593,6 +605,7 @@ def test_what_cannot_be_batched_is_refused_with_the_reason(
         batch_of([contestant(), other()])
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_and_of_twenty() -> None:
     law_as_alone(lambda: [contestant("v", 4)])
     assert unbatchable([contestant(name, seed) for seed in range(4) for name in FIVE]) == ""

@@ -171,6 +171,7 @@ def law_power(decay: Rate) -> None:
         assert abs(found - width) <= 2 / n**2
 
 
+@pytest.mark.slow
 def test_the_power_profile_has_its_width() -> None:
     law_power(rates.decay)
 

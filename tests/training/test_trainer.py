@@ -191,6 +191,7 @@ class OfTheGlobalStream(Trainer):
         self.seed = seed
 
 
+@pytest.mark.slow
 def test_every_trial_of_a_seed_has_the_same_draws() -> None:
     law_same_draws(trainer)
 
@@ -294,6 +295,7 @@ def law_unit_loss(scale: Callable[[Objective, Data], float] = Objective.scale) -
         assert abs(math.log(row.loss)) < Z * error
 
 
+@pytest.mark.slow
 def test_the_loss_starts_at_one() -> None:
     law_unit_loss()
 
@@ -370,6 +372,7 @@ def test_v_and_edm_are_mirrors_at_sigma_data_one() -> None:
     law_mirrors(lambda name: trainer(name, sigma_data=1.0), "v", "edm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", [None, "unit", "min_snr"])
 @pytest.mark.parametrize("density", ["cosine", "ddpm"])
 def test_v_and_edm_are_mirrors_whatever_they_share(weighting: str | None, density: str) -> None:
@@ -526,10 +529,12 @@ def from_step(step: int) -> Restore:
     return lambda one, tensors, facts: one.restore(tensors, {**facts, "step": step})
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     law_resumes(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant",
     [
@@ -690,6 +695,7 @@ def cut(u: Tensor) -> Tensor:
     return low + u * (high - low)
 
 
+@pytest.mark.slow
 def test_the_engine_is_a_ten_line_loop_bit_for_bit() -> None:
     one = trainer("eps", weighting="eps", steps=BLOCK + 10)
     list(one)
@@ -774,10 +780,12 @@ def law_textbook(make: Callable[[], Trainer], weight: Weight, skip: Skip, **more
     assert apart([p.detach() for p in one.parameters], theirs) <= 10 * drift
 
 
+@pytest.mark.slow
 def test_the_engine_is_the_textbook_s_edm() -> None:
     law_textbook(lambda: trainer("edm", weighting="edm"), edm_weight, edm_skip)
 
 
+@pytest.mark.slow
 def test_the_engine_is_the_textbook_s_eps_with_another_weight() -> None:
     law_textbook(
         lambda: trainer("eps", weighting="min_snr"),
@@ -786,6 +794,7 @@ def test_the_engine_is_the_textbook_s_eps_with_another_weight() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "skip", "more"),
     [
@@ -820,6 +829,7 @@ def law_learns(make: Make) -> None:
     assert float(gain.mean() / gain.std()) * math.sqrt(len(gain)) > Z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIVE)
 def test_training_lowers_the_loss(name: str) -> None:
     law_learns(functools.partial(trainer, name))
@@ -843,6 +853,7 @@ class Uphill(Trainer):
         self.weights.descend = ascend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [NoStep, Uphill])
 def test_training_that_does_not_learn_is_caught(mutant: type[Trainer]) -> None:
     with pytest.raises(AssertionError):
@@ -864,6 +875,7 @@ def without_a_scaling(kind: str) -> testbed.Parameterization:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["x0", "eps", "F"])
 def test_a_parameterization_without_a_scaling_learns(space: str) -> None:
     p = without_a_scaling("asinh")
@@ -872,6 +884,7 @@ def test_a_parameterization_without_a_scaling_learns(space: str) -> None:
     law_learns(functools.partial(trainer, p, weighting=weighting, loss=loss))
 
 
+@pytest.mark.slow
 def test_eps_without_a_scaling_is_the_textbook_s_eps() -> None:
     # D - x0 cancels at small sigma; above 1/2 it loses no more than the roundings allowed for.
     density = REGISTRY.density("lognormal", sigma_min=0.5)
@@ -1107,6 +1120,7 @@ def all_narrow(
     return trainers.losses(left_narrow, objective, x0, eps, at)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_only_the_network_is_narrow() -> None:
     law_only_the_network_is_narrow(trainers.losses)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import studies
 from helpers.conditional import data, exact
 from helpers.studies import LEARNED_VARIANCE, ONE_TRIAL
 from torch import Tensor, nn
@@ -21,7 +23,6 @@ from testbed.oracles import Conditional, Mixture
 from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.guidance import ConditionedDenoiser
-from testbed.study import plan, study_file
 from testbed.trial import worker
 
 CPU = torch.device("cpu")
@@ -71,6 +72,7 @@ def test_a_wrong_conditional_density_is_caught(mutant: Callable[..., Tensor]) ->
 # --- likelihood and bound given the classes -----------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["label"], ["label", "group"]])
 def test_the_exact_conditional_denoiser_has_no_gap_given_the_classes(names: list[str]) -> None:
     """Its log p(x|y) is that of the components, but for Heun's step and the prior.
@@ -146,15 +148,10 @@ def test_a_conditional_model_is_sampled_with_its_own_variance() -> None:
         ConditionedDenoiser(exact(), None).posterior(x, sigma, sigma_next)
 
 
-def planned(folder: Path, *sets: str) -> plan.Plan:
-    file = folder / "learned.toml"
-    text = ONE_TRIAL.replace("gaussian", "mixture").replace(
-        "[base]\n", f"[base]\n{LEARNED_VARIANCE}"
-    )
-    file.write_text(text)
-    return plan.make(
-        study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"
-    )
+LEARNED = ONE_TRIAL.replace("gaussian", "mixture").replace(
+    "[base]\n", f"[base]\n{LEARNED_VARIANCE}"
+)
+planned = partial(studies.planned, LEARNED.replace("gaussian", "mixture"))
 
 
 def test_a_learned_variance_with_conditions_trains_and_is_measured(tmp_path: Path) -> None:

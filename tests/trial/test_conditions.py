@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import studies
 from helpers.command_line import run_here
 from helpers.conditional import REGISTRY, data, exact
 from helpers.studies import CONDITIONAL
@@ -314,6 +315,7 @@ def test_the_network_is_given_the_classes_of_its_batch() -> None:
     law_network_sees_the_classes()
 
 
+@pytest.mark.slow
 def test_conditional_trials_train_as_one_batch() -> None:
     law_batched_is_one_by_one()
 
@@ -328,6 +330,7 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
     return losses(*arguments, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "module", "name", "wrong"),
     [
@@ -364,6 +367,7 @@ def test_mistakes_in_conditional_training_are_caught(
         law()
 
 
+@pytest.mark.slow
 def test_training_goes_on_bit_for_bit_from_a_state() -> None:
     whole, first, second = (trainer(contestant({"label": 0.3}, steps=150)) for _ in range(3))
     for _ in whole:
@@ -458,6 +462,7 @@ def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negat
     assert float(levels["excess_guided"].max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_classifier_is_measured_beside_the_exact_one() -> None:
     held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 60)
     set_ = config("classifier", {}, steps=400, width=32, depth=1)
@@ -505,8 +510,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> testbed.Registry:
 
 
 def planned(folder: Path, registry: testbed.Registry, *sets: str) -> plan.Plan:
-    (folder / "c.toml").write_text(CONDITIONAL)
-    return plan.make(study_file.read(folder / "c.toml", sets), registry, folder / "out", "cpu")
+    return studies.planned(CONDITIONAL, folder, *sets, registry=registry, seeds=None)
 
 
 FREE = "evaluation.guidance=classifier_free"
@@ -605,7 +609,7 @@ def test_what_does_not_fit_is_refused_before_training(
     with pytest.raises(InputError) as found:
         planned(tmp_path, registry, *sets)
     assert reason in str(found.value)
-    assert "c.toml" in str(found.value)
+    assert "planned.toml" in str(found.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -687,6 +691,7 @@ def results(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_study_measures_conditional_and_guided_models(ran: Path) -> None:
     found = results(ran)
     metrics = {name: set(result["metrics"]) for name, (_, result) in found.items()}

@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import studies
 from helpers.bounds import assert_within, exact
 from helpers.strategies import float64
 from helpers.studies import SMALL
@@ -26,7 +28,6 @@ from testbed.metrics import likelihood
 from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.likelihood import bits_per_dim, levels, log_likelihood
-from testbed.study import plan, study_file
 from testbed.trial import worker
 from testbed.trial.specs import Likelihood
 
@@ -180,6 +181,7 @@ def test_the_gap_of_a_wrong_gaussian_is_its_kl() -> None:
     assert found.keys() == {"nll", "nll_gap"}
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_likelihood() -> None:
     data, other = normals()
     denoiser = exact_denoiser(other, data.sigma_data)
@@ -213,6 +215,7 @@ def test_quantised_data_have_bits_and_no_gap() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_table_is_measured_at_its_own_levels() -> None:
     """A denoiser that is exact at its levels has no gap, though its D is constant between them."""
     data, _ = normals()
@@ -231,12 +234,7 @@ def test_a_table_is_measured_at_its_own_levels() -> None:
 # --- in a study ----------------------------------------------------------------------------------
 
 
-def planned(folder: Path, *changes: str) -> Any:
-    file = folder / "measured.toml"
-    file.write_text(SMALL)
-    study = study_file.read(file, changes, seeds=1)
-    (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
-    return one.config
+planned = partial(studies.config, SMALL)
 
 
 def test_nothing_is_measured_that_is_not_asked_for(tmp_path: Path) -> None:
@@ -247,6 +245,7 @@ def test_nothing_is_measured_that_is_not_asked_for(tmp_path: Path) -> None:
     assert some == full.model_copy(update={"samples": 8})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "names"),
     [

@@ -1,4 +1,4 @@
-"""The pages on plugins: the tutorial runs, the examples work, and all there is is named."""
+"""The pages of docs/: code runs, studies can be planned, and what there is is named."""
 
 import dataclasses
 import inspect
@@ -8,27 +8,47 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from helpers import pages
 from helpers.command_line import environment, run_here
+from helpers.pages import BLOCK, blocks
 from helpers.paths import DOCS, ROOT
+from helpers.strategies import float64
+from helpers.studies import CONDITIONAL, ONE_TRIAL, SMALL, WITHOUT_NETWORK, config, planned
+from laws.ddpm import ExactReverse, expected, signs
+from mutants.likelihood_laws import ROWS
 
 import testbed
 import testbed.components.base
 from testbed import hookspecs
+from testbed.audit import adapters, driver
 from testbed.components import guidance
+from testbed.diffusion.ddpm import Chain
+from testbed.diffusion.noise_levels import SPACINGS, TERMINAL
+from testbed.diffusion.noise_tables import NEAREST, TABLES
 from testbed.diffusion.parameterization import CLAIMS
-from testbed.registry import AXES, HOOKS
+from testbed.diffusion.predictions import PREDICTION_TYPES
+from testbed.metrics import information
+from testbed.oracles import Gaussian
+from testbed.registry import AXES, HOOKS, default_registry
+from testbed.report.words import METRICS
+from testbed.sampling.guidance_methods import GUIDANCES
+from testbed.sampling.schedules import BORDERS, SCHEDULES
 from testbed.study import plan, study_file
 from testbed.testing import CheckFailed, Context, Skipped, claims, iter_checks, plugin
 from testbed.testing.running import GROUPS
+from testbed.trial.config import TrialConfig
+from testbed.trial.specs import Likelihood
+from testbed.trial.validity import MOST_EXACT
 
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = {
     page: (DOCS / page).read_text()
     for page in (
@@ -119,6 +139,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple
     return folder, steps
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_tutorial_shows_what_its_commands_show(
     followed: tuple[Path, list[tuple[str, str, str]]],
 ) -> None:
@@ -143,6 +165,8 @@ def test_the_tutorial_ends_as_it_says(
     assert (folder / "consistency.svg").is_file()
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_without_a_stated_target_the_mistake_is_not_found(tmp_path: Path) -> None:
     text = python(TUTORIAL)["consistency.py"]
     (tmp_path / "consistency.py").write_text(text.replace("        target=target,\n", ""))
@@ -151,6 +175,8 @@ def test_without_a_stated_target_the_mistake_is_not_found(tmp_path: Path) -> Non
     assert failed == ["parameterization.singular", "claim.boundary"]
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_the_test_file_of_the_guide_passes(
     followed: tuple[Path, list[tuple[str, str, str]]],
 ) -> None:
@@ -192,6 +218,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
         yield Loaded(registry, Context.of(every, registry), found)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "summary.py"])
 def test_an_example_passes_its_checks(name: str, loaded: Loaded) -> None:
     (component,) = loaded.components[name]
@@ -286,6 +314,7 @@ def test_the_guide_shows_what_explain_shows_of_a_weighting(tmp_path: Path) -> No
 STUDIES = re.findall(r"^testbed study (.*)$", REFERENCE, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", STUDIES)
 def test_a_study_of_the_guide_compares_an_example_in_both_arms(tmp_path: Path, line: str) -> None:
     words = shlex.split(line)
@@ -368,6 +397,7 @@ def test_the_guide_names_every_hook_and_no_other() -> None:
             assert f"`{name}({', '.join(arguments)})`" in section(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "hook"), HOOKS.items())
 def test_the_guide_names_every_field_and_no_other(kind: type, hook: str) -> None:
     assert first_column(section(hook), f"field of `{kind.__name__}`") == fields(kind)
@@ -447,3 +477,266 @@ def test_the_tests_of_the_guide_notice(mistake: str, loaded: Loaded) -> None:
 
 def test_no_line_of_the_guide_is_of_this_machine() -> None:
     assert os.sep + "tmp" not in GUIDE
+
+
+# --- code that runs as written ------------------------------------------------------------------
+
+
+def audit_runs(names: dict[str, Any], out: str) -> None:
+    assert names["found"].passed
+
+
+def ddpm_runs(names: dict[str, Any], out: str) -> None:
+    """Unit Gaussian data with beta: the bound is the entropy, 2.838 nats, within 5 of the 512
+    samples' standard errors."""
+    total = names["terms"].total
+    assert abs(float(total.mean()) - 2.8379) < 5 * float(total.std()) / 512**0.5
+    assert "tensor" in out
+
+
+def scores_run(names: dict[str, Any], out: str) -> None:
+    errors = [float(word) for word in out.split()]
+    assert len(errors) == 3
+    assert max(errors) < 1e-4
+    assert names["brought"](torch.ones(2, 1), torch.ones(2)).shape == (2, 1)
+
+
+def guidance_runs(names: dict[str, Any], out: str) -> None:
+    """Guided twice as far, more samples are of the class than not."""
+    assert bool(torch.isfinite(names["x"]).all())
+    sure = names["exact"].log_classes("label", names["x"].double(), 0.05)[:, 3]
+    assert float((sure > -0.1).double().mean()) > 0.5
+
+
+def likelihood_runs(names: dict[str, Any], out: str) -> None:
+    assert bool(torch.isfinite(names["bits"]).all())
+    assert bool((names["some"].error > 0).all())
+
+
+def samplers_run(names: dict[str, Any], out: str) -> None:
+    assert bool(torch.isfinite(names["x"]).all())
+
+
+RUN = {
+    "audit": (2, audit_runs),
+    "ddpm": (1, ddpm_runs),
+    "scores": (2, scores_run),
+    "guidance": (1, guidance_runs),
+    "likelihood": (1, likelihood_runs),
+    "samplers": (1, samplers_run),
+}
+"""How many blocks of a page make one program, and what is then true."""
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_python_blocks_run(
+    page: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    count, holds = RUN[page]
+    names: dict[str, Any] = {"network_of_x_t_and_t": lambda x, t: -x}
+    shown = blocks(page, "python")
+    assert len(shown) >= count
+    exec("".join(shown[:count]), names)
+    holds(names, capsys.readouterr().out)
+
+
+def test_the_factory_of_the_audit_passes_by_the_command_shown(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(blocks("audit", "python")[0])
+    done = run_here(tmp_path, *blocks("audit", "sh")[1].split()[1:])
+    assert done.code == 0, done.out + done.err
+    assert "laws hold" in done.out
+
+
+def test_without_the_division_the_audit_says_what_its_page_says(tmp_path: Path) -> None:
+    wrong = blocks("audit", "python")[0].replace("x = x_t / alpha[:, None]", "x = x_t")
+    (tmp_path / "mine.py").write_text(wrong)
+    done = run_here(tmp_path, *blocks("audit", "sh")[1].split()[1:])
+    assert done.code == 3
+    for line in blocks("audit", "")[0].splitlines():
+        assert line in done.out
+
+
+# --- studies that can be planned ----------------------------------------------------------------
+
+
+def without(text: str, *keys: str) -> str:
+    """A study without the lines of these keys, which the page's block has."""
+    return "".join(
+        line for line in text.splitlines(keepends=True) if line.partition(" ")[0] not in keys
+    )
+
+
+def of_ddpm(block: str, one: TrialConfig) -> None:
+    if "table" in block:
+        assert one.variance.vlb == 0.001
+    else:
+        assert one.output == "score"
+
+
+def of_discrete(block: str, one: TrialConfig) -> None:
+    assert one.c_noise == "index"
+    zero = one.table.options["zero_terminal_snr"]
+    assert zero == ("zero_terminal_snr" in block)
+    assert one.density.options["sigma_max"] == (TERMINAL if zero else 80.0)
+
+
+def of_guidance(block: str, one: TrialConfig) -> None:
+    assert one.conditions["label"] == 0.1
+    guided = one.evaluation.guidance.name
+    assert (guided == "classifier_free") == ("classifier_free" in block)
+
+
+def of_likelihood(block: str, one: TrialConfig) -> None:
+    assert isinstance(one.evaluation.likelihood, Likelihood)
+    assert one.dataset.options["dequantised"] is True
+
+
+def of_samplers(block: str, one: TrialConfig) -> None:
+    own = tomllib.loads(block)["evaluation"]
+    assert one.evaluation.steps == own["steps"]
+    assert one.evaluation.sampler.options["variance"] == own["sampler"]["variance"]
+    assert one.evaluation.schedule.options["spacing"] == own["schedule"]["spacing"]
+
+
+STATED = {
+    "ddpm": of_ddpm,
+    "scores": of_ddpm,
+    "discrete": of_discrete,
+    "guidance": of_guidance,
+    "likelihood": of_likelihood,
+    "samplers": of_samplers,
+}
+"""What is true of the trial of a page's settings."""
+BASES = {
+    "discrete": WITHOUT_NETWORK,
+    "guidance": CONDITIONAL,
+    "likelihood": without(SMALL, "dataset"),
+    "samplers": SMALL,
+}
+
+
+def base_of(page: str, block: str) -> str:
+    """The study that a page's settings are entered in: without what they say themselves."""
+    if page in ("ddpm", "scores"):
+        table = WITHOUT_NETWORK if "table" in block else without(ONE_TRIAL, "parameterization")
+        return without(table, "weighting", "loss")
+    return without(BASES[page], *(["evaluation"] if "evaluation" in block else []))
+
+
+@pytest.mark.parametrize(
+    ("page", "block"), [(page, block) for page in STATED for block in pages.settings(page)]
+)
+def test_the_studies_shown_are_ones(tmp_path: Path, page: str, block: str) -> None:
+    text = base_of(page, block).replace("[base]\n", f"[base]\n{block}")
+    STATED[page](block, config(text, tmp_path))
+
+
+@pytest.mark.parametrize("page", STATED)
+def test_a_page_shows_a_study(page: str) -> None:
+    assert pages.settings(page)
+
+
+@pytest.mark.parametrize("name", ["euler", "ddim", "euler_ancestral", "ddpm", "dpmpp_2m", "heun",
+                                  "lms", "dpmpp_2s_ancestral", "dpmpp_sde"])  # fmt: skip
+def test_the_samplers_that_cannot_start_at_infinity_are_those_named(
+    tmp_path: Path, name: str
+) -> None:
+    guide, block = pages.text("discrete"), pages.settings("discrete")[1]
+    line = guide[: guide.index("cannot start there")].splitlines()[-1]
+    text = WITHOUT_NETWORK.replace("[base]\n", f"[base]\n{block}")
+    refused = pytest.raises(testbed.errors.InputError, match="cannot step from sigma = infinity")
+    with refused if f"`{name}`" in line else nullcontext():
+        planned(text, tmp_path, f"evaluation.sampler={name}")
+
+
+# --- figures and names --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_bound() -> None:
+    """To the four digits shown."""
+    m, L = 0.5, 0.3
+    exactly = {"exact": ExactReverse(m, L)}
+    oracle = Gaussian(float64([m]), float64([[L]]))
+    row = r"^\| n = (\d+), start = (\S+), end = (\S+) \| (\w+)" + 4 * r" \| (\S+)" + r" \|$"
+    rows = re.findall(row, pages.text("ddpm"), re.MULTILINE)
+    assert len(rows) == 9
+    for n, start, end, variance, *figures in rows:
+        chain = Chain(
+            default_registry().table("ddpm", n=int(n), start=float(start), end=float(end)).sigmas
+        )
+        denoiser = exactly.get(variance, oracle.denoise)
+        name = "learned" if variance == "exact" else variance
+        found = expected(chain, denoiser, *signs(m, L), name)
+        parts = (found.reconstruction, found.matching.sum(0), found.prior, found.total)
+        assert [f"{float(part.mean()):.4f}" for part in parts] == figures
+
+
+def samplers() -> dict[str, Any]:
+    registry = default_registry()
+    found = {name: registry.sampler(name) for name in registry.names("sampler")}
+    built_in = {name: s for name, s in found.items() if registry.source(s).kind == "built in"}
+    return {**built_in, **SCHEDULES}
+
+
+NAMED: dict[str, tuple[Mapping[str, Any], Collection[str], set[str]]] = {
+    # Heun's options are Euler's; ddpm is a sampler and a schedule.
+    "samplers": (samplers(), ("heun", "ddpm"), set()),
+    "guidance": (GUIDANCES, (), set()),
+    "discrete": (TABLES, (), {"nearest", "zero_terminal_snr"}),
+}
+"""The components of a page's table, those whose options stand elsewhere, and common options."""
+
+
+@pytest.mark.parametrize("page", NAMED)
+def test_the_tables_have_every_component_and_option(page: str) -> None:
+    known, elsewhere, common = NAMED[page]
+    rows = pages.rows(page)
+    assert set(known) <= set(rows)
+    assert page == "guidance" or set(rows) == set(known)
+    for name in set(known) - set(elsewhere):
+        options = set(known[name].defaults) - common
+        assert set(re.findall(r"`(\w+)`", rows[name])) == options, name
+
+
+FORMS = (*PREDICTION_TYPES, "F")
+WORDS_OF_AUDIT = (
+    *adapters.SCHEDULES, *adapters.TIME_ARGUMENTS, *PREDICTION_TYPES, *driver.PARTS,
+)  # fmt: skip
+WORDS = {
+    "audit": [rf"\b{re.escape(w)}\b" for w in WORDS_OF_AUDIT],
+    "samplers": [f'"{word}"' for word in (*SPACINGS, *BORDERS)],
+    "discrete": [f'"{word}"' for word in NEAREST],
+    "scores": [f'"{name}"' for name in PREDICTION_TYPES],
+    "guidance": [
+        *(rf"\| `{name}` \|" for name in ("excess_guided_nats", "guided_error", "classifier_nats")),
+        *(rf"(?m)^\| {form} \| {'D' if form == 'x0' else form} [+-] l " for form in FORMS),
+    ],
+    "likelihood": [
+        *(rf"\b{name}\b" for name in Likelihood.model_fields),
+        *(rf"\| `{name}` \|" for name in ("nll", "bits_per_dim", "nll_gap")),
+        *(rf"`{name}\(" for name in ("kl_bound", "entropy", "mutual_information")),
+        rf"more\s+than\s+{MOST_EXACT}\s",
+        f"has {len(ROWS)} mistakes",
+    ],
+}
+"""What a page says, word by word, as patterns."""
+
+
+@pytest.mark.parametrize("page", WORDS)
+def test_a_page_names_all_there_is(page: str) -> None:
+    guide = pages.text(page)
+    assert [word for word in WORDS[page] if not re.search(word, guide)] == []
+
+
+def test_what_the_pages_name_exists() -> None:
+    assert {"nll", "bits_per_dim", "nll_gap"} <= set(METRICS)
+    for name in ("kl_bound", "entropy", "mutual_information"):
+        assert hasattr(information, name)
+    methods = re.findall(r"^\| `(\w+)\(", pages.text("ddpm"), re.MULTILINE)
+    public = {"step", "marginal", "posterior", "reverse", "elbo"}
+    assert set(methods) == public <= set(vars(Chain))
