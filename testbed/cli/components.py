@@ -194,8 +194,8 @@ def new(
     axis: Annotated[
         str,
         typer.Option(
-            help="What it is: a parameterization, weighting, loss, density, sampler, dataset, "
-            "network or metric.",
+            help="What it is: a parameterization, weighting, loss, density, dataset, network, "
+            "sampler, schedule, guidance, table, noise or metric.",
             autocompletion=completion.axes,
         ),
     ] = "parameterization",

@@ -321,14 +321,21 @@ def _power(members: Iterable[Versus]) -> list[str]:
 
 
 def _rates(results: Results) -> list[str]:
-    rates = {config.training.learning_rate for config in results.configs.values()}
+    training = [config.training for config in results.configs.values()]
+    rates = {one.learning_rate for one in training}
     words = ", ".join(f"{rate:g}" for rate in sorted(rates))
+    texts = [f"Learning rates: {words}."] if rates else []
     if len(rates) == 1:
-        return [
+        texts = [
             f"One learning rate, {words}, was used for all: a difference may come from how well it "
             "suits each parameterization."
         ]
-    return [f"Learning rates: {words}."] if rates else []
+    if any(one.optimizer == "sgd" for one in training):
+        texts.append(
+            "Each trial's loss is divided by its value at F = 0: the steps of sgd are proportional "
+            "to the loss and feel that, those of Adam are not."
+        )
+    return texts
 
 
 def _identities(results: Results) -> list[str]:

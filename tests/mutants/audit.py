@@ -361,13 +361,13 @@ audit(
 )
 audit(
     "a diagnosis that fits anything",
-    lambda: mock.patch.object(diagnosis, "LEFT", 2.0),
+    lambda: mock.patch.object(diagnosis, "RESIDUAL", 2.0),
     "an_unknown_mistake_is_not_named",
     "a_known_mistake_is_named",
 )
 audit(
     "a diagnosis that fits nothing",
-    lambda: mock.patch.object(diagnosis, "LEFT", 0.0),
+    lambda: mock.patch.object(diagnosis, "RESIDUAL", 0.0),
     "a_known_mistake_is_named",
 )
 audit(
