@@ -173,6 +173,28 @@ def _options(parameters: list[Any]) -> str:
     for one in parameters:
         if one.name == "help" or getattr(one, "hidden", False):
             continue
+        names = [*one.opts, *one.secondary_opts]
+        if one.param_type_name == "argument":
+            names = [one.metavar or one.name.upper()]
+        name = ", ".join(f"`{word}`" for word in names).replace("|", r"\|")
+        default = one.default
+        blank = default is None or default is False or default == "" or callable(default)
+        said = "" if blank or one.required else f"`{default}`"
+        lines.append(f"| {name} | {said} | {_plain(one.help or '')} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _options_as_code(text: str) -> str:
+    return re.sub(r"(?<![`\w-])--[a-z][a-z-]*", r"`\g<0>`", text)
+
+
+# --- the programming interface ------------------------------------------------------------------
+
+
+def room(name: str) -> str:
+    """The modules of one package below testbed, or of the files beside them, by autodoc."""
+    folder = Path(testbed.__file__).parent
+    if name == "root":
         names = ["bundled", "errors", "plugin_files", "random", "registry", "settings", "tensors"]
         return "\n\n".join(_module(f"testbed.{one}") for one in names)
     package = importlib.import_module(f"testbed.{name}")
