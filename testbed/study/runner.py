@@ -20,7 +20,7 @@ import torch
 
 from testbed import __version__
 from testbed.diffusion.outputs import with_output
-from testbed.errors import said
+from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
 from testbed.study.engines import ExecutionPlan, Group
@@ -230,7 +230,7 @@ def _statuses(future: Future[list[str]], places: list[Path], tries: int) -> list
     except (storage.Busy, OSError):  # no trial is to blame
         raise
     except Exception as problem:
-        message = said(problem)
+        message = one_line(problem)
     for at in places:
         if not storage.ended(at):
             (at / "error.txt").write_text(message + "\n")
@@ -263,11 +263,11 @@ def _interrupts(executor: Executor, outcome: Outcome) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
+def identities(plan: Plan, registry: Registry) -> list[audit.LawCheck]:
     """The Tweedie identities of every parameterization, sampler and oracle in the plan."""
     from testbed import audit
 
-    found: list[audit.Row] = []
+    found: list[audit.LawCheck] = []
     seen: set[Any] = set()
     for trial in plan.trials:
         config = trial.config

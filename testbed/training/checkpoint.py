@@ -20,19 +20,19 @@ from torch import Tensor
 MAGIC = b"TESTBED1"
 HEADER = len(MAGIC) + 8 + 32
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors, and facts in JSON."""
+Contents = tuple[dict[str, Tensor], dict[str, Any]]
+"""The tensors of a checkpoint, and its facts, which are JSON."""
 
 
 class Damaged(Exception):
-    """A checkpoint that is cut short or whose digest does not match."""
+    """The checkpoint is cut short, or its digest does not match."""
 
 
 def write_durably(file: Path, content: bytes) -> None:
     """Replaces `file` by `content` so that a crash leaves the old or the new one whole.
 
     Raises:
-        OSError: with the name of `file`; where the disk is full, no part of it is left.
+        OSError: the file cannot be written; the error names it, and no part of it is left.
     """
     temporary = _temporary(file)
     try:
@@ -56,22 +56,25 @@ def _temporary(file: Path) -> Path:
 
 
 def write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Writes `tensors` and JSON `facts`; the checkpoint before is kept as `<file>.previous`.
+    """Writes `tensors` and JSON `facts`; the checkpoint before it becomes `<file>.previous`.
 
-    A damaged one is not kept: it would replace a whole one.
+    A damaged checkpoint does not: it would replace an intact one.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     body = save(
         {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
         metadata={"facts": json.dumps(facts)},
     )
     header = MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
-    if _whole(file):
+    if _is_intact(file):
         os.replace(file, previous(file))
     write_durably(file, header + body)
 
 
 def previous(file: Path) -> Path:
-    """Where the checkpoint before the last one lies."""
+    """The path of the checkpoint before the last one."""
     return file.with_name(file.name + ".previous")
 
 
@@ -81,7 +84,7 @@ def remove(file: Path) -> None:
         one.unlink(missing_ok=True)
 
 
-def read(file: Path) -> State:
+def read(file: Path) -> Contents:
     """The tensors and facts of a checkpoint.
 
     Raises:
@@ -103,22 +106,22 @@ def _body(file: Path) -> bytes:
     return body
 
 
-def newest(file: Path) -> State | None:
-    """The checkpoint, else the previous one, else None; None also when both are damaged."""
-    return next(whole(file), None)
+def newest(file: Path) -> Contents | None:
+    """The checkpoint, or else the previous one; None where neither is there and intact."""
+    return next(intact(file), None)
 
 
-def whole(file: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[State]:
-    """The checkpoint and the previous one, without a damaged one, of which `say` is told."""
+def intact(file: Path, warn: Callable[[str], None] = lambda line: None) -> Iterator[Contents]:
+    """The checkpoint and the previous one; a damaged one is left out, and `warn` gets a message."""
     for candidate in (file, previous(file)):
         if candidate.exists():
             try:
                 yield read(candidate)
             except Damaged as problem:
-                say(str(problem))
+                warn(str(problem))
 
 
-def _whole(file: Path) -> bool:
+def _is_intact(file: Path) -> bool:
     try:
         return file.exists() and bool(_body(file))
     except Damaged:
@@ -127,18 +130,22 @@ def _whole(file: Path) -> bool:
 
 def _metadata(body: bytes) -> dict[str, str]:
     length = int.from_bytes(body[:8], "little")
-    found: dict[str, str] = json.loads(body[8 : 8 + length]).get("__metadata__", {})
-    return found
+    metadata: dict[str, str] = json.loads(body[8 : 8 + length]).get("__metadata__", {})
+    return metadata
 
 
 def save_weights(file: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
-    """A plain safetensors file, durably, with `facts` as its metadata."""
+    """Writes a plain safetensors file durably, with `facts` as its metadata.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     body = save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata=facts)
     write_durably(file, body)
 
 
 def load_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
+    """The tensors and the metadata of a safetensors file."""
     with safe_open(file, framework="pt") as handle:
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         return tensors, handle.metadata() or {}

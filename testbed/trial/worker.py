@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from testbed.components.dataset import Data
-from testbed.errors import no_room, said
+from testbed.errors import disk_is_full, one_line
 from testbed.registry import Registry
 from testbed.training import checkpoint
 from testbed.training.batch import Batch
@@ -54,7 +54,7 @@ def run(
             registry = registry_of(tuple(plugins), tuple(folders))
             return _run(config, at, registry, torch.device(device), stop)
         except Exception as problem:
-            if no_room(problem):
+            if disk_is_full(problem):
                 raise
             return _failed(at, problem)
 
@@ -62,7 +62,7 @@ def run(
 def _failed(at: Path, problem: Exception) -> str:
     """Keeps the traceback and the message of what ended a trial."""
     (at / "error.txt").write_text("".join(traceback.format_exception(problem)))
-    storage.write_json(at / "result.json", {"status": "failed", "error": said(problem)})
+    storage.write_json(at / "result.json", {"status": "failed", "error": one_line(problem)})
     return "failed"
 
 
@@ -97,7 +97,7 @@ def run_together(
             where = torch.device(device)
             return _run_together(configs, places, group, registry, where, stop, compiled)
         except Exception as problem:
-            if no_room(problem):
+            if disk_is_full(problem):
                 raise
             group.mkdir(parents=True, exist_ok=True)
             (group / "error.txt").write_text(traceback.format_exc())
@@ -178,7 +178,7 @@ def _run_together(
         try:
             statuses.append(_conclude(config, at, registry, data, trained, device, facts))
         except Exception as problem:
-            if no_room(problem):
+            if disk_is_full(problem):
                 raise
             statuses.append(_failed(at, problem))
     if "interrupted" not in statuses:
@@ -190,7 +190,7 @@ def _run_together(
 
 def resumable(
     file: Path, places: Sequence[Path | None], say: Callable[[str], None] = lambda line: None
-) -> checkpoint.State | None:
+) -> checkpoint.Contents | None:
     """What training goes on from: the newest whole checkpoint whose rows are all in the curves.
 
     Args:
@@ -199,7 +199,7 @@ def resumable(
         say: told what is damaged, and from where training goes on then.
     """
     damaged: list[str] = []
-    for tensors, facts in checkpoint.whole(file, damaged.append):
+    for tensors, facts in checkpoint.intact(file, damaged.append):
         torn = [
             f"{at / 'rows.jsonl'} is cut short or damaged."
             for at, (size, digest) in zip(places, facts["rows"], strict=True)

@@ -166,7 +166,7 @@ class Linear(torch.nn.Module):
         return x @ self.A + torch.tanh(c_noise)[:, None]
 
 
-def model_rows(denoiser: testbed.Denoiser) -> list[audit.Row]:
+def model_rows(denoiser: testbed.Denoiser) -> list[audit.LawCheck]:
     generator = torch.Generator().manual_seed(3)
     sigma = torch.logspace(-3, 2, 24)
     x0, eps = (torch.randn(24, 3, generator=generator) + shift for shift in (0.4, 0.0))
@@ -218,7 +218,7 @@ def test_a_gaussian_oracle_is_as_good() -> None:
 
 def test_the_table_counts_a_nan_ratio_as_failed_unless_there_is_a_reason() -> None:
     nan = float("nan")
-    row = audit.Row("law", "subject", 1.0, "float64", nan, nan, nan)
+    row = audit.LawCheck("law", "subject", 1.0, "float64", nan, nan, nan)
     assert not row.passed
-    assert audit.Row("law", "subject", 1.0, "", nan, nan, nan, "because").passed
+    assert audit.LawCheck("law", "subject", 1.0, "", nan, nan, nan, "because").passed
     assert list(audit.table([row]).passed) == [False]

@@ -84,7 +84,13 @@ def test_what_to_type_next_works(tmp_path: Path, axis: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "bundled"),
-    [("weighting", "edm"), ("loss", "l2"), ("density", "lognormal"), ("network", "mlp")],
+    [
+        ("weighting", "edm"),
+        ("loss", "l2"),
+        ("density", "lognormal"),
+        ("network", "mlp"),
+        ("noise", "white"),
+    ],
 )
 def test_what_is_suggested_compares_it_with_a_bundled_one(
     tmp_path: Path, axis: str, bundled: str

@@ -195,9 +195,9 @@ def test_a_denoiser_without_one_says_so() -> None:
     single = testbed.Denoiser(same, p, 0.5, table=few(), learned_variance=True)
     with pytest.raises(InputError, match="twice as many channels"):
         single(draws((2, 2), 1), 1.0)
-    for following in (1.0, 2.0, -0.5):
-        with pytest.raises(InputError, match="following = "):
-            doubled("v", few()).posterior(draws((2, 2), 1), 1.0, following)
+    for sigma_next in (1.0, 2.0, -0.5):
+        with pytest.raises(InputError, match="sigma_next = "):
+            doubled("v", few()).posterior(draws((2, 2), 1), 1.0, sigma_next)
 
 
 def test_the_first_half_is_F() -> None:
@@ -420,8 +420,8 @@ class SampledExact:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.exactly(x, sigma)
 
-    def posterior(self, x: Tensor, sigma: float, following: float) -> Normal:
-        each = (torch.full((len(x),), s, dtype=x.dtype) for s in (sigma, following))
+    def posterior(self, x: Tensor, sigma: float, sigma_next: float) -> Normal:
+        each = (torch.full((len(x),), s, dtype=x.dtype) for s in (sigma, sigma_next))
         return self.exactly.posterior(x, *each)
 
 

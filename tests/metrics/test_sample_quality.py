@@ -373,7 +373,7 @@ def test_a_metric_may_state_its_error_and_its_p() -> None:
         pytest.approx(math.nan, nan_ok=True),
         pytest.approx(math.nan, nan_ok=True),
     )
-    with pytest.raises(testbed.errors.InputError, match="a number or an Estimate"):
+    with pytest.raises(testbed.errors.InputError, match="a number or a MetricValue"):
         testbed.Metric("c", lambda x, data, g: MetricValue("x")).estimate(None, None, None)
 
 

@@ -269,7 +269,7 @@ def learned(
         REGISTRY.loss("l2"),
         REGISTRY.density("lognormal"),
         0.5,
-    ).started(seed)
+    ).with_states(seed)
     assert found.states is not None
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -326,7 +326,7 @@ def test_training_starts_as_edm() -> None:
     c = fixed()
     F = c.eps * 0.3
     edm = replace(learned(), weighting=REGISTRY.weighting("edm"), states=None)
-    fresh = replace(edm, weighting=EDM2).started(3)
+    fresh = replace(edm, weighting=EDM2).with_states(3)
     assert torch.equal(fresh(F, c.x0, c.eps, c.sigma), edm(F, c.x0, c.eps, c.sigma))
     assert torch.equal(fresh.effective_weight(c.sigma), edm.effective_weight(c.sigma))
 
@@ -454,7 +454,7 @@ def stateful(
         REGISTRY.loss(loss),
         REGISTRY.density("lognormal"),
         data().sigma_data,
-    ).started(states)
+    ).with_states(states)
     settings = Training(**{"steps": 60, "batch": 16, "points": 200, **training})
     return Trainer(denoiser, objective, data(), settings, 0, CPU)
 

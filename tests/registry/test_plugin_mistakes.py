@@ -206,9 +206,44 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: testbed.Network("a", lambda: None, noise={})((2,), 0, 0),  # type: ignore[arg-type,return-value]
         "network 'a': build must return a torch.nn.Module, got None.",
     ),
+    "schedule, a list": (
+        lambda: testbed.Schedule("a", lambda steps: [1.0, 0.0])(1, 0.1, 1.0),  # type: ignore[arg-type,return-value]
+        "schedule 'a': levels must return a tensor of 2 levels for 1 steps, got a list of 2.",
+    ),
+    "schedule, a level too many": (
+        lambda: testbed.Schedule("a", lambda steps: torch.zeros(steps + 2))(3, 0.1, 1.0),
+        "schedule 'a': levels must return a tensor of 4 levels for 3 steps, got a tensor of shape "
+        "(5,).",
+    ),
+    "schedule, an index": (
+        lambda: testbed.Schedule("a", lambda steps: S[steps])(9, 0.1, 1.0),
+        "schedule 'a': levels raised IndexError: index 9 is out of bounds for dimension 0 with "
+        "size 4 (test_plugin_mistakes.py, line ",
+    ),
+    "table, a number": (
+        lambda: testbed.NoiseTable("a", lambda: 3).bound({}),  # type: ignore[arg-type,return-value]
+        "table 'a': levels must return a tensor of levels (n,), got 3.",
+    ),
+    "table, a division": (
+        lambda: testbed.NoiseTable("a", lambda n=0: S / (1 // n)).bound({}),
+        "table 'a': levels raised ZeroDivisionError: integer division or modulo by zero "
+        "(test_plugin_mistakes.py, line ",
+    ),
+    "noise, a number": (
+        lambda: testbed.Noise("a", lambda shape: shape[0]).shape_of_z((4, 3)),  # type: ignore[arg-type,return-value]
+        "noise 'a': z_shape must return 2 numbers, (4, 3) with ones in it, got 4.",
+    ),
+    "guidance, a number": (
+        lambda: testbed.Guidance("a", lambda scale=2.0: scale).build(),
+        "guidance 'a': method must return an object with classes, misfits and denoiser, got 2.0.",
+    ),
+    "guidance, an option": (
+        lambda: testbed.Guidance("a", lambda scale=2.0: {}[scale]).build(),
+        "guidance 'a': method raised KeyError: 2.0 (test_plugin_mistakes.py, line ",
+    ),
     "metric, None": (
         lambda: testbed.Metric("a", nothing)(X, None, None),  # type: ignore[arg-type]
-        "metric 'a': measure must return a number or an Estimate, got None.",
+        "metric 'a': measure must return a number or a MetricValue, got None.",
     ),
 }
 

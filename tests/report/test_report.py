@@ -23,7 +23,7 @@ from scipy import stats
 
 from testbed import report
 from testbed.errors import InputError
-from testbed.report import comparisons, drawing, results, summaries, words
+from testbed.report import comparisons, drawing, finding, results, summaries, words
 from testbed.report.results import Results
 
 CASE = "c & <e>"
@@ -92,6 +92,21 @@ def test_pairing_law_catches_unpaired_seeds(
     monkeypatch.setattr(Results, "values", shuffled)
     with pytest.raises(AssertionError):
         law_pairs_by_seed(tmp_path)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_what_divides_the_loss_is_told_where_the_optimiser_feels_it(
+    tmp_path: Path, optimizer: str
+) -> None:
+    found = results.read(plant(tmp_path, WINNER))
+    training = replace(next(iter(found.configs.values())).training, optimizer=optimizer)
+    configs = {i: c.model_copy(update={"training": training}) for i, c in found.configs.items()}
+    text = " ".join(finding._rates(replace(found, configs=configs)))
+    assert ("the steps of sgd are proportional" in text) == (optimizer == "sgd")
+    assert (
+        f"optimizer {optimizer}"
+        in dict(summaries.setup(replace(found, configs=configs)))["training"][0]
+    )
 
 
 def test_finding_states_the_numbers_of_scipy(tmp_path: Path) -> None:
@@ -210,7 +225,7 @@ def test_twins_are_never_compared(tmp_path: Path) -> None:
     assert one is not None
     assert one.comparison is None
     text = said(folder)
-    assert "Overall a (and its twin b) wins" in text  # over d, the only other setting
+    assert "Overall a (and b, of equal objective) wins" in text  # over d, the only other setting
     assert comparisons.per_level(results.read(folder), "c", "", "a", "b") == {}
 
 
@@ -409,7 +424,7 @@ def test_rebuilds_byte_for_byte_anywhere(whole: Path, tmp_path: Path) -> None:
 
 def test_page_is_complete_and_self_contained(whole: Path) -> None:
     page = (whole / "report.html").read_text()
-    for heading in ("Results", "Figures", "Twins", "Failures", "Provenance"):
+    for heading in ("Results", "Figures", "Equal objectives", "Failures", "Provenance"):
         assert f"<h2>{heading}</h2>" in page
     assert "<script" not in page
     assert 'src="http' not in page

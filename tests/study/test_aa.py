@@ -226,10 +226,13 @@ def test_the_study_names_the_twins_before_and_after_and_declares_no_winner(ran: 
     for case in ("digits", "mixture"):
         assert f"twins: eps and minus_eps in case {case}: {why}\n" in ran.done.out
     said = " ".join((ran.folder / "report.html").read_text().split())
-    found = f"eps and minus_eps are twins ({why}), and every metric of theirs is the same number"
+    found = (
+        f"eps and minus_eps are equal objectives ({why}), and every metric of theirs is the same "
+        "number"
+    )
     assert said.count(f"there is no winner: {found}") == 4, "headline and numbers, two cases"
     table = pd.read_csv(ran.folder / "tables" / "comparisons.csv")
-    assert table["verdict"].tolist() == ["twin: not compared"] * 2
+    assert table["verdict"].tolist() == ["equal objectives: not compared"] * 2
     assert table["p"].isna().all()
     assert " wins" not in said
 
@@ -303,7 +306,7 @@ def by_report(equal: Results) -> Callable[[Array, Array], str]:
         one = made.to_baseline("", "", "b")
         assert one is not None
         won = {"better": "b", "worse": "a"}.get(one.verdict)
-        assert finding.winner(read, made, "", "") == won
+        assert finding.standing(read, made, "", "").winner == won
         return one.verdict
 
     return decide

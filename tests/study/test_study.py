@@ -529,7 +529,7 @@ def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> Non
         assert not denoiser.training
         config = storage.read_json(at / "trial.json")["config"]
         data = testbed.Registry().dataset(case, **config["dataset"]["options"])()
-        held = denoising.held(data, 0.002, 80.0, 4, 32)
+        held = denoising.held_out_pairs(data, 0.002, 80.0, 4, 32)
         table = pd.read_csv(at / "levels.csv")
         for i, row in table.iterrows():
             sigma = held.sigma[i].expand(32)

@@ -26,7 +26,15 @@ from testbed.training import checkpoint
 from testbed.training.batch import Batch, unbatchable
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
-from testbed.training.trainer import BLOCK, Levels, Row, Trainer, TrainingJob, Window, losses
+from testbed.training.trainer import (
+    BLOCK,
+    CurvePoint,
+    SigmaFunctions,
+    Trainer,
+    TrainingJob,
+    Window,
+    losses,
+)
 from testbed.training.weights import Weights
 
 CPU = torch.device("cpu")
@@ -74,16 +82,16 @@ def contestant(
     return TrainingJob(denoiser, objective, settings, seed)
 
 
-def alone(one: TrainingJob) -> tuple[list[Row], Tensor, Trainer]:
+def alone(one: TrainingJob) -> tuple[list[CurvePoint], Tensor, Trainer]:
     """Rows without their times, and averaged weights (P,), of a trial trained for itself."""
     trainer = Trainer(one.denoiser, one.objective, data(), one.training, one.seed, CPU)
     rows = [dataclasses.replace(row, seconds=0.0) for row in trainer]
     return rows, trainer.ema[0], trainer
 
 
-def ran(batch: Batch) -> list[list[Row]]:
+def ran(batch: Batch) -> list[list[CurvePoint]]:
     """The rows of each trial, without their times."""
-    found: list[list[Row]] = [[] for _ in batch.trials]
+    found: list[list[CurvePoint]] = [[] for _ in batch.trials]
     for rows in batch.windows():
         for i, row in enumerate(rows):
             if row is not None:
@@ -105,10 +113,10 @@ class Recorded(Batch):
         super().__init__(*arguments)
         self.kept: list[tuple[Tensor, tuple[Tensor, ...]]] = []
 
-    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _evaluate(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.step % BLOCK == 0:
             self.kept.append((self.weights.W.clone(), arguments))
-        return super()._evaluated(arguments)
+        return super()._evaluate(arguments)
 
 
 @functools.cache
@@ -130,8 +138,8 @@ def gradient(batch: Batch, k: int, row: Tensor, arguments: tuple[Tensor, ...]) -
     state |= {name: stacked[k].to(dtype) for name, stacked in batch.buffers.items()}
     x0, eps, *rest = (t.to(dtype) for t in arguments)
     at = [t[k] for t in rest]
-    seed = int(batch.of_seed[k])
-    levels = Levels(at[0], at[1], at[2], Terms(*at[3:]))
+    seed = int(batch.seed_index[k])
+    levels = SigmaFunctions(at[0], at[1], at[2], Terms(*at[3:]))
 
     def called(*inputs: Any) -> Tensor:
         found: Tensor = functional_call(batch.network, state, inputs)
@@ -244,14 +252,14 @@ def law_trace(made: type[Batch]) -> None:
     for W, arguments in batch.kept[-3:]:
         batch.weights.W.copy_(W)
         for mine, right in zip(
-            batch._evaluated(arguments), batch._step(batch.leaves, *arguments), strict=True
+            batch._evaluate(arguments), batch._step(batch.leaves, *arguments), strict=True
         ):
             assert torch.equal(mine, right)
 
 
 class NarrowTrace(Recorded):
-    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        found = super()._evaluated(arguments)
+    def _evaluate(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        found = super()._evaluate(arguments)
         return tuple(t + t * 2.0**-23 * (self._evaluations > BLOCK) for t in found)
 
 
@@ -389,8 +397,9 @@ class OneClip(Batch):
 
 def alike(weights: Weights, **settings: float | str) -> None:
     """Gives every trial the same settings."""
-    weights.runs = [
-        run._replace(settings=dataclasses.replace(run.settings, **settings)) for run in weights.runs
+    weights.groups = [
+        run._replace(settings=dataclasses.replace(run.settings, **settings))
+        for run in weights.groups
     ]
 
 
@@ -403,7 +412,7 @@ class OneDecay(Batch):
 class OneSeed(Batch):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.of_seed = torch.zeros_like(self.of_seed)
+        self.seed_index = torch.zeros_like(self.seed_index)
 
 
 class OneRate(Batch):
@@ -436,7 +445,7 @@ class AllAlike(Batch):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.alike = [list(range(len(self.trials)))]
+        self.groups = [list(range(len(self.trials)))]
 
 
 @pytest.mark.slow
@@ -569,7 +578,7 @@ def test_a_state_of_other_trials_is_refused() -> None:
 def learned() -> TrainingJob:
     one = contestant("edm")
     weighting = REGISTRY.weighting("edm2")
-    objective = dataclasses.replace(one.objective, weighting=weighting).started(0)
+    objective = dataclasses.replace(one.objective, weighting=weighting).with_states(0)
     return one._replace(objective=objective)
 
 

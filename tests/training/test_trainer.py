@@ -473,9 +473,9 @@ def test_divergence_of_the_very_last_update_is_noticed(steps: int) -> None:
 
     def last(step: int) -> None:
         if step == steps - 1:
-            (run,) = one.weights.runs
+            (run,) = one.weights.groups
             settings = dataclasses.replace(run.settings, learning_rate=1e39)
-            one.weights.runs = [run._replace(settings=settings)]
+            one.weights.groups = [run._replace(settings=settings)]
         descend(step)
 
     one.weights.descend = last
@@ -1079,7 +1079,7 @@ def narrow(
     generator = torch.Generator().manual_seed(3)
     x0 = data().train[: len(sigma)]
     eps = torch.randn(x0.shape, generator=generator)
-    at = trainers.levels_of(one.denoiser, one.objective, sigma)
+    at = trainers.sigma_functions(one.denoiser, one.objective, sigma)
     net = one.denoiser.network
     x = x0 + at.sigma[:, None] * eps
     with torch.autocast("cpu", torch.bfloat16):
@@ -1110,7 +1110,7 @@ def all_narrow(
     objective: Objective,
     x0: Tensor,
     eps: Tensor,
-    at: trainers.Levels,
+    at: trainers.SigmaFunctions,
     precision: str = "float32",
 ) -> Tensor:
     def left_narrow(*inputs: Any) -> Tensor:
