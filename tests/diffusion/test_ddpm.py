@@ -246,7 +246,7 @@ def test_the_levels_are_those_of_the_density() -> None:
     t = default_registry().table("ddpm")
     one = replace(objective("eps", t), density=t.density(0.02, 80.0))
     assert float(one.levels.max()) < 80 < float(t.sigmas.max())
-    assert len(one.variational.rows) == len(one.levels) < 1000
+    assert len(one.variational.terms) == len(one.levels) < 1000
 
 
 # --- training ------------------------------------------------------------------------------------

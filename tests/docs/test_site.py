@@ -101,7 +101,7 @@ def test_the_first_study_is_planned_as_the_tutorial_shows(tmp_path: Path) -> Non
     assert (done.code, done.err) == (0, "")
     assert shown[0].strip() in done.out
     changed = study_file.read(tmp_path / "first.toml", ["training.steps=3000"])
-    assert {one.settings.training.steps for one in changed.arrangements} == {3000}
+    assert {one.settings.training.steps for one in changed.templates} == {3000}
 
 
 def test_the_study_of_own_data_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
