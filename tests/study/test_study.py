@@ -843,7 +843,7 @@ heavy = ("mlflow", "pydantic", "typer", "rich", "matplotlib", "jinja2", "pandas"
 print([name for name in heavy if name in sys.modules])
 print([name for name in sys.modules if name.startswith("testbed.study")])
 import testbed.trial.worker
-print([name for name in ("mlflow", "pydantic", "matplotlib") if name in sys.modules])
+print([name for name in ("mlflow", "matplotlib") if name in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
