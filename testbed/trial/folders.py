@@ -305,12 +305,11 @@ class StudyFolder(Folder):
 
     def state(self, trial: str) -> str:
         """ "finished", "diverged", "failed", "interrupted" (it can resume) or "new"."""
-        folder: TrainingFolder = self.trial(trial)
-        if result := self.trial(trial).result():
+        own = self.trial(trial)
+        if result := own.result():
             return str(result["status"])
-        if group := self.trial(trial).group:
-            folder = self.group(group)
-        return "interrupted" if folder.has("checkpoint") else "new"
+        training = self.group(own.group) if own.group else own
+        return "interrupted" if training.has("checkpoint") else "new"
 
     def tidy(self, groups: Collection[str]) -> None:
         """Removes what kills have left: half-written files, and states of what has ended.
