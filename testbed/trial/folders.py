@@ -308,7 +308,8 @@ class StudyFolder(Folder):
         own = self.trial(trial)
         if result := own.result():
             return str(result["status"])
-        training = self.group(own.group) if own.group else own
+        group = own.group
+        training = self.group(group) if group else own
         return "interrupted" if training.has("checkpoint") else "new"
 
     def tidy(self, groups: Collection[str]) -> None:
