@@ -81,8 +81,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff: lint and format."""
+    """ruff: lint and format; import-linter: the rooms import downwards."""
     install(session, "lint", project=False)
+    session.run("lint-imports", env=HERE)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 

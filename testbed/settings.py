@@ -30,8 +30,8 @@ class Setting:
             training.
         axis: the axis of the components that it names; "" for other values.
         report: the row of the report's settings that shows it; "" for none.
-        since: the schema with which it came. A trial of an earlier one has the default, and the
-            default leaves the identity as it was.
+        since: the schema with which it came, 0 for those of the first. A trial of an earlier one
+            is read with the default, and the default leaves the identity as it was.
     """
 
     says: str
@@ -41,7 +41,7 @@ class Setting:
     evaluation: bool = False
     axis: str = ""
     report: str = ""
-    since: int = 1
+    since: int = 0
 
 
 class Field(NamedTuple):

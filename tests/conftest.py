@@ -1,6 +1,7 @@
 """What all tests have: one thread, the environment put back, a study and a store to begin with."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,12 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.register_assert_rewrite("helpers", "faults", "fuzz", "mutants", "properties")
+import testbed
+
+pytest.register_assert_rewrite("helpers", "faults", "fuzz", "laws", "mutants", "properties")
 
 from helpers import strategies  # noqa: E402, F401  registers and loads the Hypothesis profiles
 from helpers.studies import TINY  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Checks of the kit that cost a process or a compiler are marked wherever they run."""
+    for item in items:
+        if re.search(r"\.(spawned|compile)\b", item.name):
+            item.add_marker("process")
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +63,17 @@ def new_store(template: Path) -> Callable[[Path], str]:
         return f"sqlite:///{folder / 'mlflow.db'}"
 
     return make
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report, which is not what the test is about, is not drawn."""
+    from testbed import report
+
+    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+
+
+@pytest.fixture(scope="session")
+def bundled() -> testbed.Registry:
+    """What is bundled and no more."""
+    return testbed.Registry()

@@ -333,7 +333,15 @@ def _run(made: Plan, registry: Registry, engine: str, jobs: int | None, store: s
     if chosen.slots:
         executor = ProcessExecutor(max(1, chosen.workers), made.device, chosen.threads)
     with Bars(chosen, terminal.console()) as bars:
-        return session.run(made, registry, chosen, executor, bars.progress(), bars.say, store)
+        shown = bars.progress(), bars.say
+        return session.run(made, registry, chosen, executor, *shown, _write_report, store)
+
+
+def _write_report(folder: Path) -> Path:
+    """Its imports take a second, which training does not wait for."""
+    from testbed import report as reports
+
+    return reports.write(folder)
 
 
 def _show_ending(

@@ -17,7 +17,8 @@ from testbed.metrics.information import entropy
 from testbed.report.comparisons import interval
 from testbed.report.results import LABEL, Results, chosen
 from testbed.report.words import number
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
+from testbed.trial.specs import ComponentSpec
 
 LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
 RECIPE = "recipe"

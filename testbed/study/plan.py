@@ -12,9 +12,10 @@ from testbed.errors import InputError, said, unknown
 from testbed.registry import Registry
 from testbed.study import baseline
 from testbed.study.study_file import StudyFile, TrialTemplate
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
 from testbed.trial.folders import ENDED, StudyFolder
 from testbed.trial.resolve import resolve
+from testbed.trial.specs import ComponentSpec
 
 REWRITTEN = {
     "study.json": "It is written anew, without what the study took so far.",
@@ -81,25 +82,25 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     trials: dict[str, Trial] = {}
     problems: dict[str, list[str]] = {}
     seen: set[tuple[Any, ...]] = set()
-    told = telling(study)
-    for arrangement in study.arrangements:
+    distinguishing = distinguishing_options(study)
+    for template in study.templates:
         try:
-            shared = resolve(arrangement.settings, registry, device)
+            shared = resolve(template.settings, registry, device)
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised
                 found = InputError(said(found))
-            where = " ".join(filter(None, (arrangement.case, arrangement.arm)))
-            name = arrangement.settings.parameterization.name
+            where = " ".join(filter(None, (template.case, template.arm)))
+            name = template.settings.parameterization.name
             for line in str(found).splitlines():
                 problems.setdefault(line, []).append(f"{where} {name}".strip())
             continue
-        for seed in arrangement.settings.seeds:
+        for seed in template.settings.seeds:
             config = shared.of_seed(seed)
             one = trials.setdefault(config.identity, Trial(config.identity, config))
             label = {
-                "case": arrangement.case,
-                "arm": arrangement.arm,
-                "variant": variant(arrangement, told),
+                "case": template.case,
+                "arm": template.arm,
+                "variant": variant(template, distinguishing),
             }
             key = (*label.values(), seed)
             if key in seen:
@@ -122,8 +123,8 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
 def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
     """A baseline may be one that --only or --set has left out, but it must exist."""
     asked, names = study.report.baseline, registry.names("parameterization")
-    told = telling(study)
-    known = list(dict.fromkeys(variant(a, told) for a in study.arrangements))
+    distinguishing = distinguishing_options(study)
+    known = list(dict.fromkeys(variant(a, distinguishing) for a in study.templates))
     first = asked.partition(" ")[0]
     left_out = first in names and not baseline.fitting(first, known)
     if not asked or asked in known or asked in names or left_out:
@@ -143,15 +144,15 @@ def notes(plan: Plan) -> list[str]:
     return [*plan.study.replaced, *filter(None, dict.fromkeys(chosen)), *plan.damaged]
 
 
-Telling = Mapping[tuple[str, str], Sequence[str]]
+DistinguishingOptions = Mapping[tuple[str, str], Sequence[str]]
 """By axis of the grid and name of a component: the options in which its values differ."""
 
 
-def telling(study: StudyFile) -> Telling:
+def distinguishing_options(study: StudyFile) -> DistinguishingOptions:
     """The options that a variant has to name."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for arrangement in study.arrangements:
-        for key, value in arrangement.point:
+    for template in study.templates:
+        for key, value in template.grid_point:
             if (choice := _choice(value)) is not None:
                 found.setdefault((key, choice.name), []).append(choice.options)
     return {
@@ -170,20 +171,22 @@ def _choice(value: Any) -> ComponentSpec | None:
     return ComponentSpec.model_validate(value) if named else None
 
 
-def variant(arrangement: TrialTemplate, told: Telling) -> str:
+def variant(template: TrialTemplate, distinguishing: DistinguishingOptions) -> str:
     """The parameterization, with its options and the grid's other axes: a row of the report.
 
     Of another component only those options are named that tell it from one of the same name.
     """
-    p = arrangement.settings.parameterization
+    p = template.settings.parameterization
     parts = [p.name, *(f"{key}={value}" for key, value in p.options.items())]
-    for key, value in arrangement.point:
+    for key, value in template.grid_point:
         if key == "parameterization":
             continue
         choice = _choice(value)
         parts.append(f"{key.rpartition('.')[2]}={choice.name if choice else value}")
         if choice:
-            options = [option for option in told[key, choice.name] if option in choice.options]
+            options = [
+                option for option in distinguishing[key, choice.name] if option in choice.options
+            ]
             parts += [f"{option}={choice.options[option]}" for option in options]
     return " ".join(parts)
 

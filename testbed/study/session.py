@@ -52,6 +52,7 @@ def run(
     executor: Executor,
     progress: runner.Progress,
     say: Callable[[str], None],
+    write_report: Callable[[Path], Path],
     tracking_uri: str = "",
 ) -> Ending:
     """Runs what is pending, checks the identities, writes the report and tells MLflow.
@@ -63,6 +64,7 @@ def run(
         executor: where trials run; closed at the end.
         progress: told of every step.
         say: given one line for each phase and warning.
+        write_report: writes the report of a study's folder; returns its page.
         tracking_uri: the MLflow store that is written to; none where it is empty.
 
     Raises:
@@ -90,7 +92,7 @@ def run(
             # What does not depend on the case is checked in each, and counts once.
             rows = runner.identities(plan, registry) + trained(plan)
             found = list({repr(replace(row, data="")): row for row in rows}.values())
-            page = conclude(plan, registry, outcome, found, tracker, say)
+            page = conclude(plan, registry, outcome, found, tracker, say, write_report)
         elif tracker is not None and not tracker.away:
             tracker.close("KILLED", {})
     return Ending(
@@ -141,9 +143,9 @@ def conclude(
     found: list[audit.Row],
     tracker: Tracker | None,
     say: Callable[[str], None],
+    write_report: Callable[[Path], Path],
 ) -> Path:
     """Writes the study's own tables and the report, tells MLflow and the plugins."""
-    from testbed import report
     from testbed.study import reference_tables
 
     plan.files.put_json("tweedie.json", {"rows": [asdict(row) for row in found]})
@@ -159,7 +161,7 @@ def conclude(
     }
     plan.files.put_json("study.json", record)
     say("writing the report")
-    page = report.write(plan.folder)
+    page = write_report(plan.folder)
     if tracker is not None:
         failed = "failed" in outcome.statuses.values() or not all(row.passed for row in found)
         tracker.close("FAILED" if failed else "FINISHED", _files(registry))

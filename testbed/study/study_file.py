@@ -24,7 +24,8 @@ from pydantic import Field, ValidationError
 
 from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
-from testbed.trial.config import Model, TrialSettings
+from testbed.trial.config import TrialSettings
+from testbed.trial.specs import Model
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
 LONGEST = 100
@@ -54,7 +55,7 @@ class TrialTemplate:
 
     case: str
     arm: str
-    point: tuple[tuple[str, Any], ...]
+    grid_point: tuple[tuple[str, Any], ...]
     settings: TrialSettings
 
 
@@ -75,7 +76,7 @@ class StudyFile:
     file: str
     header: Header
     report: ReportSettings
-    arrangements: tuple[TrialTemplate, ...]
+    templates: tuple[TrialTemplate, ...]
     text: str
     asked: Invocation
     replaced: tuple[str, ...] = ()
@@ -122,7 +123,7 @@ def read(
     report = _validated(
         ReportSettings, raw.get("report", {}), lambda key: f"report.{key}", path, problems
     )
-    found = _arrangements(path, raw, everywhere, problems)
+    found = _templates(path, raw, everywhere, problems)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, only))
@@ -194,7 +195,7 @@ def _check_kinds(path: Path, raw: dict[str, Any], problems: list[str]) -> None:
             problems.append(f"{path}: {name} = {raw.pop(name)!r} must be {wanted}.")
 
 
-def _arrangements(
+def _templates(
     path: Path, raw: Mapping[str, Any], everywhere: Mapping[str, Any], problems: list[str]
 ) -> list[TrialTemplate]:
     grid = _grid(path, raw.get("grid", {}), problems)

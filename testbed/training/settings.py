@@ -10,6 +10,7 @@ from testbed.errors import InputError, unknown
 from testbed.settings import Setting
 
 PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt")
 MOST = 10**9
 """Of steps, and of what is counted like them."""
@@ -43,6 +44,38 @@ class Training:
             report="learning rate",
         ),
     ] = 1e-3
+    optimizer: Annotated[
+        str,
+        Setting(
+            'What takes the steps: "adam", "adamw" (with weight_decay) or "sgd" (with momentum).',
+            report="training",
+            since=3,
+        ),
+    ] = "adam"
+    weight_decay: Annotated[
+        float,
+        Setting(
+            "Decoupled decay of adamw: each step multiplies the weights by 1 - rate weight_decay.",
+            report="training",
+            since=3,
+        ),
+    ] = 0.0
+    momentum: Annotated[
+        float,
+        Setting(
+            "Momentum of sgd: each step follows momentum times the last step, plus the gradient.",
+            report="training",
+            since=3,
+        ),
+    ] = 0.0
+    eps: Annotated[
+        float,
+        Setting(
+            "Added to the root of Adam's second moment, in units of the loss over its value at "
+            "F = 0.",
+            since=3,
+        ),
+    ] = 1e-8
     betas: Annotated[
         tuple[float, float], Setting("Adam's decays of its first and second moments.")
     ] = (0.9, 0.99)
@@ -104,6 +137,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InputError(unknown("precision", self.precision, PRECISIONS))
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(unknown("optimizer", self.optimizer, OPTIMIZERS))
         if self.schedule not in SCHEDULES:
             raise InputError(unknown("schedule", self.schedule, SCHEDULES))
         counted, fraction = f"from 1 to {MOST:.0e}", "at least 0 and below 1"
@@ -116,6 +151,9 @@ class Training:
                 len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
                 f"two numbers {fraction}",
             ),
+            "eps": (0 <= self.eps < math.inf, "at least 0 and finite"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0 and finite"),
+            "momentum": (0 <= self.momentum < 1, fraction),
             "ema": (0 <= self.ema < 1, fraction),
             "clip": (self.clip >= 0, "at least 0; 0 for none"),
             "warmup": (0 <= self.warmup <= MOST, f"from 0 to {MOST:.0e}"),
@@ -126,6 +164,12 @@ class Training:
             if not fine:
                 value = getattr(self, name)
                 raise InputError(f"{name} = {value!r} is out of range: expected {expected}.")
+        for name, owner in (("weight_decay", "adamw"), ("momentum", "sgd")):
+            if getattr(self, name) and self.optimizer != owner:
+                raise InputError(
+                    f"{name} = {getattr(self, name)!r} is an option of {owner}, and optimizer = "
+                    f'"{self.optimizer}" has none: write optimizer = "{owner}".'
+                )
         if self.schedule == "inverse_sqrt" and not self.hold:
             raise InputError('schedule = "inverse_sqrt" decays from step `hold` on: give hold.')
         if self.schedule == "constant" and self.hold:

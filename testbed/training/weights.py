@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from testbed.errors import InputError
-from testbed.training import rates
+from testbed.training import optimizers, rates
 from testbed.training.settings import Training
 
 BUFFERS = ("W", "m", "v", "ema")
@@ -19,7 +18,7 @@ BUFFERS = ("W", "m", "v", "ema")
 class Run(NamedTuple):
     """Neighbouring rows with equal settings: one call updates them.
 
-    `steps` is the number that Adam has done: a tensor, as its fused form wants it.
+    `steps` is the number of steps that Adam has done: a tensor, as its fused form wants it.
     """
 
     rows: slice
@@ -60,7 +59,7 @@ class Weights:
         self.columns = sum(self.sizes[:network])
         clip = torch.tensor([one.clip for one in settings], device=self.W.device)
         self.clip = torch.where(clip > 0, clip, torch.inf) if bool((clip > 0).any()) else None
-        # Adam's moments.
+        # Adam's moments; sgd keeps its momentum in the first.
         self.m, self.v = torch.zeros_like(self.W), torch.zeros_like(self.W)
         self.runs: list[Run] = []
         start = 0
@@ -83,7 +82,7 @@ class Weights:
         return norms
 
     def update(self, norms: Tensor, step: int) -> None:
-        """Clipping, Adam and the averages."""
+        """Clipping, the optimiser and the averages."""
         if self.clip is not None:
             self.G[:, : self.columns] *= (self.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
         self.descend(step)
@@ -92,24 +91,10 @@ class Weights:
             self.ema[run.rows].lerp_(self.W[run.rows], 1 - beta)
 
     def descend(self, step: int) -> None:
-        """Adam's step. By function: to make an optimiser costs a second of imports."""
+        """The optimiser's step, for each run of equal settings."""
         for rows, settings, steps in self.runs:
-            adam(
-                [self.W[rows]],
-                [self.G[rows]],
-                [self.m[rows]],
-                [self.v[rows]],
-                [],
-                [steps],
-                fused=True,
-                amsgrad=False,
-                beta1=settings.betas[0],
-                beta2=settings.betas[1],
-                lr=rates.learning_rate(settings, step),
-                weight_decay=0.0,
-                eps=1e-8,
-                maximize=False,
-            )
+            W, G, m, v = (buffer[rows] for buffer in (self.W, self.G, self.m, self.v))
+            optimizers.descend(W, G, m, v, steps, settings, rates.learning_rate(settings, step))
 
     def clear(self, row: int) -> None:
         """Sets a row, its moments and its average to zero."""

@@ -21,7 +21,8 @@ from testbed.registry import Registry
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
+from testbed.trial.specs import ComponentSpec
 
 TABLE_OPTIONS = {"sigma_min": 0.002, "sigma_max": 80.0}
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'

@@ -9,7 +9,6 @@ batches, the comparison of objectives, the report's settings and the reference p
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -25,215 +24,12 @@ from pydantic import (
 )
 
 from testbed import settings
-from testbed.errors import unknown
 from testbed.settings import Setting
 from testbed.training.settings import Training
+from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, Variance, canonical
 
-SCHEMA = 2
-MOST_STEPS = 1_000_000
+SCHEMA = 3
 MOST_SEEDS = 10_000
-
-
-class Model(BaseModel):
-    """Unknown keys are errors, and nothing changes after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _options_of_the_default(cls, table: Any) -> Any:
-        """Options without a name are those of the default component."""
-        if not isinstance(table, Mapping):
-            return table
-        filled = dict(table)
-        for key, field in cls.model_fields.items():
-            value = filled.get(key)
-            if isinstance(field.default, ComponentSpec) and isinstance(value, Mapping):
-                filled[key] = {"name": field.default.name, **value}
-        return filled
-
-
-class ComponentSpec(Model):
-    """A component by name, with options: `"min_snr"` or `{name = "min_snr", gamma = 5}`."""
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, Mapping) and isinstance(value.get("options"), Mapping):
-            return value
-        if isinstance(value, Mapping) and isinstance(value.get("name", "recipe"), str):
-            # Options alone change the recipe's own component.
-            options = {key: option for key, option in value.items() if key != "name"}
-            return {"name": value.get("name", "recipe"), "options": options}
-        raise ValueError('must be a name, or a table {name = "...", option = ...}')
-
-    @property
-    def text(self) -> str:
-        """Name and options as JSON: equal components, equal text."""
-        return canonical(self.model_dump())
-
-    def __str__(self) -> str:
-        """`min_snr (gamma 5)`."""
-        options = ", ".join(
-            f"{key} {json.dumps(value) if isinstance(value, list | dict) else value}"
-            for key, value in self.options.items()
-        )
-        return f"{self.name} ({options})" if options else self.name
-
-
-class Variance(Model):
-    """What a reverse step's variance is: fixed, or learned with the factor `vlb` on L_vlb."""
-
-    name: Literal["fixed", "learned"] = "fixed"
-    vlb: float | None = Field(default=None, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, value: Any) -> Any:
-        table: Any = {"name": value} if isinstance(value, str) else value
-        if not isinstance(table, Mapping):
-            raise ValueError('must be "fixed", "learned", or a table {name = "learned", vlb = ...}')
-        options: Mapping[str, Any] = table.get("options") or {}
-        table = {**{key: one for key, one in table.items() if key != "options"}, **options}
-        name, names = table.get("name", "fixed"), ("fixed", "learned")
-        if name not in names:
-            raise ValueError(unknown("variance", str(name), names))
-        if name == "fixed" and table.get("vlb") is not None:
-            raise ValueError(f"variance 'fixed': {unknown('option', 'vlb', ())}")
-        return {**({"vlb": 0.001} if name == "learned" else {}), **table}
-
-
-class Likelihood(Model):
-    """`evaluation.likelihood`: nll and bits per dimension by the probability-flow ODE."""
-
-    samples: Annotated[int, Setting("Number of held-out points.", evaluation=True)] = Field(
-        default=64, ge=2
-    )
-    steps: Annotated[int, Setting("Number of Heun steps.", evaluation=True)] = Field(
-        default=128, ge=2, le=MOST_STEPS
-    )
-    divergence: Annotated[
-        Literal["exact", "hutchinson"],
-        Setting(
-            "How the divergence is computed.",
-            evaluation=True,
-        ),
-    ] = "exact"
-    probes: Annotated[
-        int,
-        Setting(
-            "Number of probes of Hutchinson's estimator for a sample.",
-            evaluation=True,
-        ),
-    ] = Field(default=1, ge=1)
-
-    @field_validator("probes")
-    @classmethod
-    def _used(cls, value: int, info: ValidationInfo) -> int:
-        if value > 1 and info.data.get("divergence") == "exact":
-            raise ValueError('are those of divergence = "hutchinson"; the exact one has none')
-        return value
-
-
-class Evaluation(Model):
-    """How a trained model is measured; the noise is fixed and shared by every trial."""
-
-    levels: Annotated[
-        int,
-        Setting(
-            "Number of noise levels of the tables by level.",
-            evaluation=True,
-        ),
-    ] = Field(default=16, ge=2)
-    draws: Annotated[
-        int,
-        Setting(
-            "Number of held-out pairs (x0, eps) at each level.",
-            evaluation=True,
-        ),
-    ] = Field(default=1024, ge=2)
-    samples: Annotated[
-        int,
-        Setting(
-            "Number of samples drawn for the sample metrics.",
-            evaluation=True,
-        ),
-    ] = Field(default=512, ge=4)
-    steps: Annotated[int, Setting("Number of sampler steps.", evaluation=True)] = Field(
-        default=18, ge=1, le=MOST_STEPS
-    )
-    sampler: Annotated[
-        ComponentSpec,
-        Setting(
-            "The sampler that draws the samples.",
-            evaluation=True,
-            axis="sampler",
-        ),
-    ] = ComponentSpec(name="heun")
-    schedule: Annotated[
-        ComponentSpec,
-        Setting(
-            "The noise levels at which the sampler stops.",
-            evaluation=True,
-            axis="schedule",
-        ),
-    ] = ComponentSpec(name="karras")
-    elbo: Annotated[
-        Literal["off", "small", "large", "learned"],
-        Setting(
-            "The reverse variance with which the evidence lower bound is computed; off computes "
-            "none.",
-            evaluation=True,
-        ),
-    ] = "off"
-    guidance: Annotated[
-        ComponentSpec,
-        Setting(
-            "How the sampler's denoiser is bent towards a condition.",
-            evaluation=True,
-            axis="guidance",
-        ),
-    ] = ComponentSpec(name="none")
-    likelihood: Annotated[
-        Likelihood | None,
-        Setting("How the log-likelihood is computed; it is not where this is left out.",
-                evaluation=True),
-    ] = None  # fmt: skip
-    metrics: Annotated[
-        tuple[ComponentSpec, ...],
-        Setting(
-            "The metrics of the samples.",
-            evaluation=True,
-            axis="metric",
-        ),
-    ] = (
-        ComponentSpec(name="energy"),
-        ComponentSpec(name="mmd"),
-        ComponentSpec(name="off_plane"),
-        ComponentSpec(name="nearest_train"),
-        ComponentSpec(name="nearest_test"),
-    )
-
-    def __str__(self) -> str:
-        """`16 levels × 1024 draws, 512 samples by heun, 18 steps of karras (rho 7.0)`."""
-        guided = "" if self.guidance.name == "none" else f", guided by {self.guidance}"
-        return (
-            f"{self.levels} levels × {self.draws} draws, {self.samples} samples by {self.sampler}, "
-            f"{self.steps} steps of {self.schedule}{guided}"
-        )
-
-
-class Assumed(Model):
-    """A sigma_data that the data need not have: recorded, and shown beside the measured one."""
-
-    assumed: float = Field(gt=0)
 
 
 class TrialFields(Model):
@@ -481,7 +277,9 @@ class TrialConfig(TrialFields):
             objective=True,
         ),
     ] = Field(default_factory=dict)
-    schema_: Annotated[int, Setting("The schema of this record.")] = Field(SCHEMA, alias="schema")
+    schema_: Annotated[int, Setting("The schema of this record.", identity=False)] = Field(
+        SCHEMA, alias="schema"
+    )
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -522,18 +320,13 @@ class TrialConfig(TrialFields):
         return self.model_copy(update={"seed": seed})
 
 
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values, equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
 def _identified(model: Any, **wanted: bool) -> dict[str, Any]:
     """The settings that are part of the identity, without later ones that are at their default."""
     found: dict[str, Any] = {}
     for field in settings.fields(type(model)):
         value, setting = getattr(model, field.name), field.setting
         excluded = any(getattr(setting, key) is not state for key, state in wanted.items())
-        if excluded or not setting.identity or (setting.since > 1 and value == field.default):
+        if excluded or not setting.identity or (setting.since and value == field.default):
             continue
         found[field.name] = _identified(value) if settings.fields(type(value)) else _plain(value)
     return found

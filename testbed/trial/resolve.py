@@ -23,15 +23,8 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError
 from testbed.registry import Provenance, Registry
 from testbed.trial import build, class_conditions, sources, validity
-from testbed.trial.config import (
-    Assumed,
-    ComponentSpec,
-    Evaluation,
-    Model,
-    TrialConfig,
-    TrialFields,
-    TrialSettings,
-)
+from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
+from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model
 
 RECIPE = ("weighting", "loss", "density")
 T = TypeVar("T")

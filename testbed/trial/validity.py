@@ -23,7 +23,7 @@ from testbed.random import stream
 from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import sample
 from testbed.training.objective import Objective
-from testbed.trial.config import Likelihood
+from testbed.trial.specs import Likelihood
 
 FAR = 10.0
 """What a first step may leave of noise, over what it should: a large variance leaves more."""

@@ -12,7 +12,7 @@ from helpers.paths import FIXTURES
 from helpers.strategies import float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutants.self_tests import SELF_TESTS, everywhere
+from laws.audit import SELF_TESTS, everywhere
 from scipy import stats
 from torch import Tensor
 

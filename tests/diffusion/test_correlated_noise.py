@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.training import data, same, trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
-from training.test_trainer import data, same, trainer
 
 import testbed
 from testbed.diffusion.correlated import NOISES, WHITE, CorrelatedOracle, Noise, learned

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.planted_studies import noisy, plant, said
 from helpers.strategies import draws, sigma_datas
 from hypothesis import given
 from hypothesis import strategies as st
-from report.test_report import noisy, plant, said
 from torch import Tensor
 
 import testbed

@@ -7,12 +7,23 @@ fixed draws.
 import itertools
 import math
 import statistics
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, stats
+from laws.sample_quality import (
+    EPS,
+    D,
+    N,
+    generator,
+    law_trees,
+    near,
+    normal,
+)
+from mutants.sample_quality_laws import (
+    RATIOS,
+)
+from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
@@ -22,128 +33,7 @@ from testbed.data.synthetic import gaussian
 from testbed.metrics import classifier, distances, kernels, neighbours, projections, resampling
 from testbed.registry import default_registry
 
-EPS = torch.finfo(torch.float64).eps
-# As in test_distances.py: distances through |x|^2 + |y|^2 - 2 x.y, of rows about their mean.
-CLOSE = 2e-12
-TwoSample = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor], torch.Generator], MetricValue]
-Ratio = Callable[[Tensor, Tensor, int], float]
-Error = Callable[[Callable[[Tensor, Tensor], float], Tensor, Tensor, torch.Generator], float]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0, mean: float = 0.0, scale: float = 1.0) -> Tensor:
-    draws = torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
-    return mean + scale * draws
-
-
-def near(values: list[float], truth: float) -> bool:
-    """Whether the mean is within five of its standard errors."""
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return abs(statistics.fmean(values) - truth) < 5 * error
-
-
 # --- energy and MMD: one statistic of a kernel ------------------------------------------------
-
-
-def law_value(f: TwoSample) -> None:
-    """T is the U-statistic that `distances` has by loops over blocks."""
-    for kernel, truth in ((torch.neg, distances.energy), (None, distances.mmd)):
-        x, y = distances.rows(normal(31, 3, mean=0.5), normal(43, 3, seed=1), least=2)
-        found = f(x, y, kernel or distances.gaussians(y), generator())
-        assert found.value == pytest.approx(truth(x, y), abs=CLOSE)
-
-
-def law_jackknife(f: TwoSample) -> None:
-    """The error is that of leaving out rows one by one, each time computed anew."""
-    x, y = normal(6, 2, mean=1.0), normal(9, 2, seed=1)
-    total = 0.0
-    for n, at in (
-        (6, [distances.energy(x[torch.arange(6) != i], y) for i in range(6)]),
-        (9, [distances.energy(x, y[torch.arange(9) != i]) for i in range(9)]),
-    ):
-        total += (n - 1) * statistics.pvariance(at)
-    # Differences of terms of order one, times n.
-    assert f(x, y, torch.neg, generator()).error == pytest.approx(math.sqrt(total), rel=1e-10)
-
-
-def law_error(f: TwoSample) -> None:
-    """error^2 is Var T where the distributions differ, 2 Var T where they agree, on average."""
-    for shift, factor in ((1.5, 1.0), (0.0, 2.0)):
-        found = [
-            f(normal(30, 2, seed=2 * s, mean=shift), normal(40, 2, seed=2 * s + 1), torch.neg,
-              generator(s))
-            for s in range(300)
-        ]  # fmt: skip
-        values = [one.value for one in found]
-        ratio = statistics.fmean(one.error**2 for one in found) / statistics.variance(values)
-        # A variance of 300 has a relative error of sqrt((kurtosis - 1)/300) < 0.12; five of them,
-        # less what the finite n adds to either end, keep 1 and 2 apart.
-        assert factor * 0.7 < ratio < factor * 1.4
-
-
-def law_uniform(f: TwoSample) -> None:
-    """Where the distributions agree, p is uniform on its 200 steps (exact for this kernel)."""
-    p = [
-        f(normal(8, 2, seed=2 * s), normal(12, 2, seed=2 * s + 1), torch.neg, generator(s)).p
-        for s in range(400)
-    ]
-    steps = (np.array(p) * 200).round()
-    assert np.abs(steps - np.array(p) * 200).max() < 1e-9
-    assert steps.min() >= 1
-    assert steps.max() <= 200
-    counts = np.histogram((steps - 0.5) / 200, bins=10, range=(0, 1))[0]
-    assert stats.chisquare(counts).pvalue > 1e-4
-
-
-def law_power(f: TwoSample) -> None:
-    """Samples elsewhere have the smallest p there is."""
-    assert f(normal(30, 2, mean=2.0), normal(40, 2, seed=1), torch.neg, generator()).p == 1 / 200
-
-
-def changed(**parts: Callable[[MetricValue], float]) -> TwoSample:
-    def mutant(
-        x: Tensor, y: Tensor, k: Callable[[Tensor], Tensor], g: torch.Generator
-    ) -> MetricValue:
-        found = kernels.two_sample(x, y, k, g)
-        return found._replace(**{name: change(found) for name, change in parts.items()})
-
-    return mutant
-
-
-def v_statistic(
-    x: Tensor, y: Tensor, k: Callable[[Tensor], Tensor], g: torch.Generator
-) -> MetricValue:
-    found = kernels.two_sample(x, y, k, g)
-    within = [float(-torch.cdist(z, z).sum()) / len(z) ** 2 / (len(z) - 1) for z in (x, y)]
-    return found._replace(value=found.value - sum(within))
-
-
-LAWS = [law_value, law_jackknife, law_error, law_uniform, law_power]
-
-
-@pytest.mark.parametrize("law", LAWS)
-def test_a_kernel_statistic_obeys(law: Callable[[TwoSample], None]) -> None:
-    law(kernels.two_sample)
-
-
-@pytest.mark.parametrize(
-    ("law", "mutant"),
-    [
-        pytest.param(law_value, v_statistic, id="diagonal included"),
-        pytest.param(law_error, changed(error=lambda e: e.error / 2), id="half the error"),
-        pytest.param(law_error, changed(error=lambda e: e.error**2), id="variance for error"),
-        pytest.param(law_jackknife, changed(error=lambda e: e.error * 1.01), id="n for n - 1"),
-        pytest.param(law_power, changed(p=lambda e: 1 - e.p), id="the other tail"),
-        pytest.param(law_power, changed(p=lambda e: min(1.0, 2 * e.p)), id="two-sided"),
-        pytest.param(law_uniform, changed(p=lambda e: e.p - 1 / 200), id="T itself not counted"),
-    ],
-)
-def test_mutants_of_kernel_statistics(law: Callable[[TwoSample], None], mutant: TwoSample) -> None:
-    with pytest.raises(AssertionError):
-        law(mutant)
 
 
 def test_p_of_mmd_has_its_level_although_its_kernel_comes_from_the_reference() -> None:
@@ -213,44 +103,6 @@ def test_two_rows_have_no_error_and_rows_that_are_not_finite_have_nothing() -> N
 # --- the jackknife by groups ------------------------------------------------------------------
 
 
-def law_of_means(f: Error) -> None:
-    """For x.mean() - y.mean() with a row a group it is sqrt(s_x^2/N + s_y^2/M), exactly."""
-    x, y = normal(10, 1), normal(7, 1, seed=1, scale=3.0)
-    truth = math.sqrt(float(x.var() / 10 + y.var() / 7))
-    found = f(lambda a, b: float(a.mean() - b.mean()), x, y, generator())
-    assert found == pytest.approx(truth, rel=1e-12)
-
-
-def law_of_many(f: Error) -> None:
-    """With groups of many rows its square has the variance of the statistic as its mean."""
-    squares = [
-        f(lambda a, b: float(a.mean() - b.mean()), normal(60, 1, seed=2 * s),
-          normal(90, 1, seed=2 * s + 1), generator(s)) ** 2
-        for s in range(200)
-    ]  # fmt: skip
-    assert near(squares, 1 / 60 + 1 / 90)
-
-
-def one_side(
-    f: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor, g: torch.Generator
-) -> float:
-    return resampling.jackknife(lambda a, b: f(a, y), x, y, g)
-
-
-def uninflated(
-    f: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor, g: torch.Generator
-) -> float:
-    return resampling.jackknife(f, x, y, g) / math.sqrt(resampling.GROUPS - 1)
-
-
-@pytest.mark.parametrize("law", [law_of_means, law_of_many])
-def test_the_jackknife_obeys_and_its_mutants_do_not(law: Callable[[Error], None]) -> None:
-    law(resampling.jackknife)
-    for mutant in (one_side, uninflated):
-        with pytest.raises(AssertionError):
-            law(mutant)
-
-
 def test_the_error_of_a_mean_is_scipys() -> None:
     x = normal(20)
     assert resampling.mean(x) == pytest.approx(
@@ -260,60 +112,6 @@ def test_the_error_of_a_mean_is_scipys() -> None:
 
 
 # --- sliced Wasserstein -----------------------------------------------------------------------
-
-Squared = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def law_assignment(f: Squared) -> None:
-    """Repeated to equal numbers, the best assignment of rows to rows, by linear programming."""
-    x, y, u = (
-        normal(4, 3, mean=1.0),
-        normal(6, 3, seed=1),
-        projections.directions(3, 5, generator()),
-    )
-    for found, u_l in zip(f(x, y, u), u.T, strict=True):
-        a, b = (x @ u_l).repeat_interleave(3), (y @ u_l).repeat_interleave(2)
-        cost = (a[:, None] - b).square().numpy()
-        truth = cost[optimize.linear_sum_assignment(cost)].mean()
-        assert float(found) == pytest.approx(truth, rel=100 * EPS)
-
-
-def law_shift(f: Squared) -> None:
-    """Along u, samples shifted by c are |u . c| away, exactly."""
-    y, c = normal(50, 4, seed=1), torch.tensor([1.0, -2.0, 0.5, 3.0]).double()
-    u = projections.directions(4, 40, generator())
-    assert torch.allclose(f(y + c, y, u), (u.T @ c).square(), rtol=0, atol=1000 * EPS)
-
-
-def unsorted(x: Tensor, y: Tensor, u: Tensor) -> Tensor:
-    i, j, w = projections.coupling(len(x), len(y))
-    return w @ ((x @ u)[i] - (y @ u)[j]).square()
-
-
-def cut(x: Tensor, y: Tensor, u: Tensor) -> Tensor:
-    """The longer sample cut to the shorter."""
-    n = min(len(x), len(y))
-    return projections.squared_wasserstein(x[:n], y[:n], u)
-
-
-def first_power(x: Tensor, y: Tensor, u: Tensor) -> Tensor:
-    i, j, w = projections.coupling(len(x), len(y))
-    return w @ ((x @ u).sort(0).values[i] - (y @ u).sort(0).values[j]).abs()
-
-
-@pytest.mark.parametrize("law", [law_assignment, law_shift])
-def test_wasserstein_obeys(law: Callable[[Squared], None]) -> None:
-    law(projections.squared_wasserstein)
-
-
-@pytest.mark.parametrize(
-    ("law", "mutant"),
-    [(law_assignment, unsorted), (law_assignment, cut), (law_assignment, first_power),
-     (law_shift, first_power)],
-)  # fmt: skip
-def test_mutants_of_wasserstein(law: Callable[[Squared], None], mutant: Squared) -> None:
-    with pytest.raises(AssertionError):
-        law(mutant)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (7, 7), (5, 12), (100, 64)])
@@ -384,75 +182,14 @@ def test_components_hold_the_share_asked_for() -> None:
 # --- precision, recall, density, coverage -----------------------------------------------------
 
 
-def by_trees(name: str) -> Ratio:
-    """The formulas over scikit-learn's k-d trees."""
-
-    def ratio(x: Tensor, y: Tensor, k: int) -> float:
-        def balls(z: Tensor) -> np.ndarray:
-            tree = NearestNeighbors(n_neighbors=k + 1, algorithm="kd_tree").fit(z.numpy())
-            return tree.kneighbors(z.numpy())[0][:, k]
-
-        d = np.array([[math.dist(a, b) for b in y.tolist()] for a in x.tolist()])
-        return float(
-            {
-                "precision": lambda: (d <= balls(y)).any(1).mean(),
-                "recall": lambda: (d <= balls(x)[:, None]).any(0).mean(),
-                "density": lambda: (d <= balls(y)).sum(1).mean() / k,
-                "coverage": lambda: (d <= balls(y)).any(0).mean(),
-            }[name]()
-        )
-
-    return ratio
-
-
-RATIOS: dict[str, Ratio] = {
-    "precision": neighbours.precision,
-    "recall": neighbours.recall,
-    "density": neighbours.density,
-    "coverage": neighbours.coverage,
-}
-
-
-def law_trees(name: str, f: Ratio) -> None:
-    for k in (1, 3, 5):
-        x, y = normal(40, 3, mean=0.5), normal(50, 3, seed=1)
-        assert f(x, y, k) == pytest.approx(by_trees(name)(x, y, k), abs=4 * EPS)
-
-
 @pytest.mark.parametrize("name", RATIOS)
-def test_ratios_are_those_of_trees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    law_trees(name, RATIOS[name])
-    for other in set(RATIOS) - {name}:
-        with pytest.raises(AssertionError):
-            law_trees(name, RATIOS[other])
-    with pytest.raises(AssertionError):
-        law_trees(name, lambda x, y, k: RATIOS[name](x, y, k + 1))
-    with pytest.raises(AssertionError):
-        law_trees(name, lambda x, y, k: RATIOS[name](y, x, k))
+def test_ratios_are_those_of_trees_in_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distances, "BLOCK", 7)
     law_trees(name, RATIOS[name])
 
 
-def law_coverage(f: Ratio) -> None:
-    for N, M, k in ((20, 30, 5), (30, 20, 2), (5, 5, 4)):
-        for scale in (1.0, 5.0):
-            values = []
-            for s in range(200):
-                x, y = (normal(n, 2, seed=2 * s + i) for i, n in enumerate((N, M)))
-                values.append(f((scale * x).exp(), (scale * y).exp(), k))
-            assert near(values, neighbours.expected_coverage(N, M, k))
-
-
-def with_itself(x: Tensor, y: Tensor, k: int) -> float:
-    """Each row its own first neighbour."""
-    return neighbours.coverage(x, y, k - 1)
-
-
 def test_real_data_have_the_coverage_and_the_density_that_they_must() -> None:
     """Whatever the distribution, here normal and log-normal."""
-    law_coverage(neighbours.coverage)
-    with pytest.raises(AssertionError):
-        law_coverage(with_itself)
     values = [
         neighbours.density(normal(20, 2, seed=2 * s).exp(), normal(30, 2, seed=2 * s + 1).exp(), 5)
         for s in range(300)
@@ -557,7 +294,6 @@ def test_a_classifier_does_not_mind_the_order_of_rows() -> None:
 
 # --- what sees what ---------------------------------------------------------------------------
 
-D, N = 64, 400
 AXES = torch.linalg.qr(normal(D, D, seed=99))[0]
 WIDTHS = torch.linspace(1.0, 0.3, D).double()
 

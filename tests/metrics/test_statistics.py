@@ -6,85 +6,33 @@ A law is a function of an implementation. It passes for ours and fails for its m
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from laws.statistics import (
+    CLOSE,
+    EPS,
+    Array,
+    closed_testing,
+    law_coverage,
+    our_effect,
+    paired,
+    result,
+)
 from scipy import stats
 
 from testbed.metrics import statistics
-from testbed.metrics.statistics import Comparison, Interval, compare, correct, holm, tost
-
-Array = NDArray[np.float64]
-Compare = Callable[[Array, Array], Comparison]
-Holm = Callable[[Sequence[float]], list[float]]
-Mean = Callable[[Array], Interval]
-
-EPS = float(np.finfo(np.float64).eps)
-
-# Moderate data: the mean of r is at worst 1/100 of its terms, so t carries some 100 n roundings and
-# p, whose condition with respect to t is below n, 100 n^2: 1e4 EPS = 2e-12 for n = 10.
-CLOSE = 1e-11
-
-
-def binomial_bounds(rate: float, n: int) -> tuple[float, float]:
-    """Rates that n trials of this rate leave with probability 1e-6 only."""
-    low, high = stats.binom.ppf([5e-7, 1 - 5e-7], n, rate) / n
-    return float(low), float(high)
-
-
-def paired(n: int, effect: float = 0.2, seed: int = 0) -> tuple[Array, Array]:
-    """Two metrics with a strong common factor per seed and a ratio of about exp(effect)."""
-    rng = np.random.default_rng(seed)
-    common = rng.normal(0, 1, n)
-    return np.exp(common + effect + rng.normal(0, 0.1, n)), np.exp(common)
-
+from testbed.metrics.statistics import Comparison, compare, correct, holm, tost
 
 # --- mean_interval ----------------------------------------------------------------------------
 
 
-def law_coverage(mean: Mean) -> None:
-    """The interval of level 0.95 holds the true mean in 95 % of experiments; n = 3."""
-    trials = 4000
-    draws = np.random.default_rng(1).normal(3.0, 2.0, (trials, 3))
-    held = [low <= 3.0 <= high for _, low, high in map(mean, draws)]
-    low, high = binomial_bounds(0.95, trials)
-    assert low <= np.mean(held) <= high
-
-
-def interval_with(quantile: float, ddof: int) -> Mean:
-    def mean(y: Array) -> Interval:
-        h = quantile * y.std(ddof=ddof) / math.sqrt(len(y))
-        return Interval(y.mean(), y.mean() - h, y.mean() + h)
-
-    return mean
-
-
-T3 = float(stats.t.ppf(0.975, 2))
-
-
 def test_interval_covers() -> None:
     law_coverage(statistics.mean_interval)
-
-
-@pytest.mark.parametrize(
-    "mutant",
-    [
-        pytest.param(interval_with(1.96, 1), id="normal quantile"),
-        pytest.param(interval_with(T3, 0), id="population sd"),
-        pytest.param(interval_with(float(stats.t.ppf(0.95, 2)), 1), id="one-sided quantile"),
-        pytest.param(interval_with(float(stats.t.ppf(0.975, 3)), 1), id="n degrees of freedom"),
-        pytest.param(interval_with(T3 * math.sqrt(3), 1), id="sd for standard error"),
-    ],
-)
-def test_interval_mutants_do_not_cover(mutant: Mean) -> None:
-    law_coverage(interval_with(T3, 1))
-    with pytest.raises(AssertionError):
-        law_coverage(mutant)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
@@ -121,119 +69,6 @@ def test_interval_at_the_edges() -> None:
 
 
 # --- compare: the paired t test ---------------------------------------------------------------
-
-
-def law_scipy(f: Compare) -> None:
-    """scipy's one-sample t test of the log ratios."""
-    for n in (3, 5, 10):
-        a, b = paired(n)
-        test = stats.ttest_1samp(np.log(a / b), 0)
-        interval = np.exp(test.confidence_interval(0.95))
-        c = f(a, b)
-        assert c.p == pytest.approx(test.pvalue, rel=CLOSE)
-        assert (c.low, c.high) == pytest.approx(tuple(interval), rel=CLOSE)
-        assert c.ratio == pytest.approx(stats.gmean(a / b), rel=CLOSE)
-
-
-def law_pairing(f: Compare) -> None:
-    """A factor common to both sides of a seed is no evidence."""
-    a, b = paired(6)
-    factor = 2.0 ** np.array([-3, 5, 0, 7, -6, 2])
-    one, other = f(a, b), f(factor * a, factor * b)
-    assert (one.ratio, one.low, one.high) == pytest.approx(
-        (other.ratio, other.low, other.high), rel=CLOSE
-    )
-    assert one.p == pytest.approx(other.p, rel=CLOSE)
-
-
-def law_swap(f: Compare) -> None:
-    """Exchanging a and b inverts ratio and interval and keeps p: only exp rounds differently."""
-    a, b = paired(6)
-    one, other = f(a, b), f(b, a)
-    inverse = (1 / other.ratio, 1 / other.high, 1 / other.low)
-    assert (one.ratio, one.low, one.high) == pytest.approx(inverse, rel=8 * EPS)
-    assert one.p == other.p
-
-
-def law_level(f: Compare) -> None:
-    """Where nothing differs, 5 % of the tests have p < 0.05: n = 4, noise log-normal."""
-    trials = 2000
-    noise = np.exp(np.random.default_rng(3).normal(0, 0.7, (2, trials, 4)))
-    low, high = binomial_bounds(0.05, trials)
-    assert low <= np.mean([f(a, b).p < 0.05 for a, b in zip(*noise, strict=True)]) <= high
-
-
-def result(ratio: float, low: float, high: float, p: float, n: int) -> Comparison:
-    return Comparison(ratio, low, high, p, math.nan, math.nan, n, math.nan)
-
-
-def t_compare(a: Array, b: Array) -> Comparison:
-    """The truth, from scipy alone, as a base for mutants."""
-    test = stats.ttest_rel(np.log(a), np.log(b))
-    low, high = np.exp(test.confidence_interval(0.95))
-    return result(float(stats.gmean(a / b)), low, high, float(test.pvalue), len(a))
-
-
-def unpaired(a: Array, b: Array) -> Comparison:
-    test = stats.ttest_ind(np.log(a), np.log(b))
-    low, high = np.exp(test.confidence_interval(0.95))
-    return result(float(stats.gmean(a / b)), low, high, float(test.pvalue), len(a))
-
-
-def one_sided(a: Array, b: Array) -> Comparison:
-    p = stats.ttest_rel(np.log(a), np.log(b), alternative="greater").pvalue
-    return replace(t_compare(a, b), p=float(p))
-
-
-def halved(a: Array, b: Array) -> Comparison:
-    return replace(t_compare(a, b), p=t_compare(a, b).p / 2)
-
-
-def no_log(a: Array, b: Array) -> Comparison:
-    test = stats.ttest_rel(a, b)
-    low, high = 1 + np.array(test.confidence_interval(0.95)) / b.mean()
-    return result(a.mean() / b.mean(), low, high, float(test.pvalue), len(a))
-
-
-def mean_of_ratios(a: Array, b: Array) -> Comparison:
-    test = stats.ttest_1samp(a / b, 1)
-    return result(np.mean(a / b), *test.confidence_interval(0.95), float(test.pvalue), len(a))
-
-
-def normal_test(a: Array, b: Array) -> Comparison:
-    r = np.log(a / b)
-    z = abs(r.mean()) / (r.std(ddof=1) / math.sqrt(len(r)))
-    return replace(t_compare(a, b), p=float(2 * stats.norm.sf(z)))
-
-
-LAWS = {law.__name__: law for law in (law_scipy, law_pairing, law_swap, law_level)}
-
-
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_compare_obeys(law: Callable[[Compare], None]) -> None:
-    law(compare)
-    if law is not law_level:
-        law(t_compare)
-
-
-@pytest.mark.parametrize(
-    ("law", "mutant"),
-    [
-        (law_pairing, unpaired),
-        (law_scipy, unpaired),
-        (law_swap, one_sided),
-        (law_level, halved),
-        (law_scipy, halved),
-        (law_pairing, no_log),
-        (law_swap, no_log),
-        (law_swap, mean_of_ratios),
-        (law_level, normal_test),
-        (law_scipy, normal_test),
-    ],
-)
-def test_compare_mutants(law: Callable[[Compare], None], mutant: Compare) -> None:
-    with pytest.raises(AssertionError):
-        law(mutant)
 
 
 metric = st.floats(1e-3, 1e3)
@@ -323,48 +158,6 @@ def test_signflip_by_draws_agrees_with_enumeration() -> None:
 
 
 # --- compare: the detectable ratio ------------------------------------------------------------
-
-
-def law_power(effect: Callable[[int], float]) -> None:
-    """At this many sd of mean log ratio, four of five simulated studies have p < 0.05."""
-    trials = 20_000
-    low, high = binomial_bounds(0.8, trials)
-    for n in (3, 5, 10):
-        r = np.random.default_rng(n).normal(effect(n), 1.0, (trials, n))
-        assert low <= np.mean(stats.ttest_1samp(r, 0, axis=1).pvalue < 0.05) <= high
-
-
-def our_effect(n: int) -> float:
-    """log detectable over the sd of the log ratios, through the public function."""
-    a, b = paired(n, seed=6)
-    return math.log(compare(a, b).detectable) / float(np.log(a / b).std(ddof=1))
-
-
-def normal_effect(n: int) -> float:
-    return float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / math.sqrt(n)
-
-
-def central_effect(n: int) -> float:
-    return float(stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1)) / math.sqrt(n)
-
-
-def one_sided_effect(n: int) -> float:
-    return float(stats.t.ppf(0.95, n - 1) + stats.t.ppf(0.8, n - 1)) / math.sqrt(n)
-
-
-def half_effect(n: int) -> float:
-    """Significant when just observed: power one half."""
-    return float(stats.t.ppf(0.975, n - 1)) / math.sqrt(n)
-
-
-def test_detectable_has_power_080() -> None:
-    law_power(our_effect)
-
-
-@pytest.mark.parametrize("mutant", [normal_effect, central_effect, one_sided_effect, half_effect])
-def test_detectable_mutants(mutant: Callable[[int], float]) -> None:
-    with pytest.raises(AssertionError):
-        law_power(mutant)
 
 
 @pytest.mark.parametrize("n", [3, 4, 20, 64, 1000])
@@ -492,114 +285,6 @@ def test_bad_input(a: list[float], b: list[float], match: str) -> None:
 # --- Holm -------------------------------------------------------------------------------------
 
 
-def closed_testing(p: Sequence[float]) -> list[float]:
-    """Holm as the closure of Bonferroni tests (Marcus, Peritz and Gabriel 1976).
-
-    The adjusted p of a hypothesis is the largest Bonferroni p, |S| min_S p, over all families S
-    that hold it: no sorting and no running maximum.
-    """
-    m = len(p)
-    families = [s for k in range(1, m + 1) for s in itertools.combinations(range(m), k)]
-    bonferroni = {s: min(1.0, len(s) * min(p[i] for i in s)) for s in families}
-    return [max(q for s, q in bonferroni.items() if i in s) for i in range(m)]
-
-
-EXAMPLE = [0.01, 0.04, 0.03, 0.005]
-"""The worked example of Wikipedia's Holm-Bonferroni page; p.adjust of R gives the answer."""
-
-
-def law_published(f: Holm) -> None:
-    assert f(EXAMPLE) == pytest.approx([0.03, 0.06, 0.06, 0.02], rel=2 * EPS)
-
-
-def law_closure(f: Holm) -> None:
-    """One product and exact minima and maxima on both sides: equal."""
-    rng = np.random.default_rng(7)
-    for m in (1, 2, 3, 5, 7):
-        p = (rng.random(m) ** 3).tolist()
-        assert f(p) == closed_testing(p)
-
-
-def law_monotone(f: Holm) -> None:
-    """A smaller p never has the larger adjusted one."""
-    for p in ([0.01, 0.011, 0.012], EXAMPLE):
-        adjusted = f(p)
-        for i, j in itertools.product(range(len(p)), repeat=2):
-            assert p[i] > p[j] or adjusted[i] <= adjusted[j]
-
-
-def law_nan(f: Holm) -> None:
-    adjusted = f([math.nan, *EXAMPLE, math.nan])
-    assert math.isnan(adjusted[0])
-    assert math.isnan(adjusted[-1])
-    assert adjusted[1:-1] == f(EXAMPLE)
-
-
-def law_familywise(f: Holm) -> None:
-    """One null of three is false and always rejected; then a true one is, falsely, as often as
-
-    Holm's next step allows:  1 - (1 - alpha/2)^2 = alpha - alpha^2/4.
-    """
-    trials = 20_000
-    p = np.random.default_rng(8).random((trials, 2))
-    wrong = [min(f([1e-9, *row])[1:]) < 0.05 for row in p.tolist()]
-    low, high = binomial_bounds(0.05 - 0.05**2 / 4, trials)
-    assert low <= np.mean(wrong) <= high
-
-
-HOLM_LAWS = {
-    law.__name__: law for law in (law_published, law_closure, law_monotone, law_nan, law_familywise)
-}
-
-
-@pytest.mark.parametrize("law", HOLM_LAWS.values(), ids=HOLM_LAWS)
-def test_holm_obeys(law: Callable[[Holm], None]) -> None:
-    law(holm)
-
-
-def holm_mutant(factors: Callable[[int], Array], running: Callable[[Array], Array]) -> Holm:
-    def mutant(pvalues: Sequence[float]) -> list[float]:
-        p = np.array(pvalues)
-        order = np.argsort(p)
-        adjusted = np.empty(len(p))
-        adjusted[order] = np.minimum(1, running(factors(len(p)) * p[order]))
-        return adjusted.tolist()
-
-    return mutant
-
-
-def down(m: int) -> Array:
-    return np.arange(m, 0, -1.0)
-
-
-bonferroni = holm_mutant(lambda m: np.full(m, float(m)), np.maximum.accumulate)
-no_running_max = holm_mutant(down, lambda q: q)
-hochberg = holm_mutant(down, lambda q: np.minimum.accumulate(q[::-1])[::-1])
-benjamini = holm_mutant(
-    lambda m: m / np.arange(1.0, m + 1), lambda q: np.minimum.accumulate(q[::-1])[::-1]
-)
-raw = holm_mutant(np.ones, np.maximum.accumulate)
-nan_counted = holm_mutant(down, np.maximum.accumulate)
-
-
-@pytest.mark.parametrize(
-    ("law", "mutant"),
-    [
-        pytest.param(law_published, bonferroni, id="Bonferroni"),
-        pytest.param(law_familywise, bonferroni, id="Bonferroni is too strict"),
-        pytest.param(law_monotone, no_running_max, id="no step-down maximum"),
-        pytest.param(law_closure, no_running_max, id="no step-down maximum, closure"),
-        pytest.param(law_published, hochberg, id="Hochberg"),
-        pytest.param(law_familywise, benjamini, id="false discovery rate"),
-        pytest.param(law_familywise, raw, id="uncorrected"),
-        pytest.param(law_nan, nan_counted, id="nan counted"),
-    ],
-)
-def test_holm_mutants(law: Callable[[Holm], None], mutant: Holm) -> None:
-    with pytest.raises(AssertionError):
-        law(mutant)
-
-
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.data())
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_holm_properties(p: list[float], data: st.DataObject) -> None:
@@ -637,65 +322,6 @@ def test_correct_fills_the_declared_family() -> None:
 
 
 # --- equivalence ------------------------------------------------------------------------------
-
-Tost = Callable[[Array, Array, float], float]
-
-
-def law_tost_scipy(f: Tost) -> None:
-    for effect, margin in ((0.0, 1.2), (0.05, 1.2), (-0.05, 1.2), (0.3, 1.1), (-0.3, 1.1)):
-        a, b = paired(6, effect=effect, seed=9)
-        r = np.log(a / b)
-        above = stats.ttest_1samp(r, -math.log(margin), alternative="greater").pvalue
-        below = stats.ttest_1samp(r, math.log(margin), alternative="less").pvalue
-        assert f(a, b, margin) == pytest.approx(max(above, below), rel=CLOSE)
-
-
-def law_tost_level(f: Tost) -> None:
-    """On the margin, equivalence is claimed in 5 % of experiments (its other side is far away)."""
-    trials, margin = 2000, 2.0
-    r = np.random.default_rng(10).normal(math.log(margin), 0.05, (trials, 5))
-    low, high = binomial_bounds(0.05, trials)
-    rate = np.mean([f(np.exp(row), np.ones(5), margin) < 0.05 for row in r])
-    assert low <= rate <= high
-
-
-def tost_min(a: Array, b: Array, margin: float) -> float:
-    t, n = abs(np.log(a / b).mean()), len(a)
-    se = np.log(a / b).std(ddof=1) / math.sqrt(n)
-    return float(stats.t.sf((math.log(margin) + t) / se, n - 1))
-
-
-def tost_two_sided(a: Array, b: Array, margin: float) -> float:
-    return min(1.0, 2 * tost(a, b, margin))
-
-
-def tost_linear_margin(a: Array, b: Array, margin: float) -> float:
-    return tost(a, b, math.exp(margin - 1))
-
-
-def tost_not_significant(a: Array, b: Array, margin: float) -> float:
-    """The fallacy: what is not significantly different is equal."""
-    return 1 - float(stats.ttest_rel(np.log(a), np.log(b)).pvalue)
-
-
-@pytest.mark.parametrize("law", [law_tost_scipy, law_tost_level])
-def test_tost_obeys(law: Callable[[Tost], None]) -> None:
-    law(tost)
-
-
-@pytest.mark.parametrize(
-    ("law", "mutant"),
-    [
-        (law_tost_scipy, tost_min),
-        (law_tost_level, tost_min),
-        (law_tost_level, tost_two_sided),
-        (law_tost_level, tost_linear_margin),
-        (law_tost_scipy, tost_not_significant),
-    ],
-)
-def test_tost_mutants(law: Callable[[Tost], None], mutant: Tost) -> None:
-    with pytest.raises(AssertionError):
-        law(mutant)
 
 
 @given(pairs, st.floats(1.01, 10))

@@ -1,16 +1,21 @@
-"""The whole catalogue of wrong components, and what its parts are made of."""
+"""The families of wrong components, with the unusual right ones that no check may reject."""
 
-from mutants.wrong import CATALOGUE, Wrong
-from mutants.wrong_parameterizations import edm_with, plain, r_of, v_target, v_with
+from functools import partial
+
+from mutants.registry import FAMILIES, MUTANTS, Family, kit
+from mutants.right_components import RIGHT
+from mutants.wrong import family
 from mutants.wrong_processes import OTHER_PROCESSES
 
-__all__ = [
-    "CATALOGUE",
-    "OTHER_PROCESSES",
-    "Wrong",
-    "edm_with",
-    "plain",
-    "r_of",
-    "v_target",
-    "v_with",
-]
+from testbed.testing import Context
+
+CONTEXT = Context.of(OTHER_PROCESSES)
+CATALOGUE = [one for one in MUTANTS if one.family.startswith("components: ")]
+for mutant in CATALOGUE:
+    axis = mutant.subject.axis
+    FAMILIES[mutant.family] = Family(
+        f"a {axis}, by the checks of `testbed check {axis}:NAME`",
+        # What costs a process has tests of its own.
+        partial(kit, context=CONTEXT, without=(".spawned",)),
+        {name: one for name, one in RIGHT.items() if family(one) == mutant.family},
+    )

@@ -175,6 +175,10 @@ kinds = st.sampled_from(list(PAIRS))
 outputs = st.sampled_from(registered())
 
 
+LAWS: dict[str, Any] = {}
+"""The laws by name; they are entered where they are written."""
+
+
 def law(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
     """A law: a test for everything the strategies draw. Its `few` is the same on few examples."""
 
@@ -189,6 +193,7 @@ def law(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
             report_multiple_bugs=False,
         )
         test.few = few(given(**strategies)(statement))
+        LAWS[statement.__name__] = test
         return test
 
     return decorate

@@ -13,15 +13,15 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from diffusion.test_parameterizations import K_AFFINE, K_COEFFICIENT
 from helpers.bounds import assert_within, exact, exp, log
 from helpers.command_line import run_here
 from helpers.paths import FIXTURES
 from helpers.strategies import DTYPES, WIDE, Case, cases, fixed, float64, levels, sigma_datas
+from helpers.training import CPU, data, network, ran, resumed, same
 from hypothesis import given
 from hypothesis import strategies as st
+from laws.parameterizations import K_AFFINE, K_COEFFICIENT
 from torch import Tensor
-from training.test_trainer import BLOCK, CPU, data, network, ran, resumed, same
 
 import testbed
 from testbed.diffusion.equal_objectives import equal_objectives_of
@@ -30,7 +30,7 @@ from testbed.study import equal_objectives, plan, study_file
 from testbed.testing import check_component, parametrize_with_checks
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
-from testbed.training.trainer import Trainer
+from testbed.training.trainer import BLOCK, Trainer
 from testbed.trial.resolve import published
 
 REGISTRY = Registry([str(FIXTURES / "companded.py"), str(FIXTURES / "tracked_huber.py")])
@@ -456,7 +456,7 @@ def stateful(
 
 
 def law_a_state_resumes(
-    folder: Path, parts: tuple[str, str], restore: Callable[..., None] = Trainer.restore
+    parts: tuple[str, str], restore: Callable[..., None] = Trainer.restore
 ) -> None:
     """A run in two parts is the run in one, bit for bit, whatever state the second began with."""
     rows, state = ran(stateful(*parts, steps=3 * BLOCK))
@@ -465,7 +465,7 @@ def law_a_state_resumes(
         return stateful(*parts, states=7 if "net" in given else 0, **given)
 
     for stop in (BLOCK, BLOCK + 23):
-        later, found = resumed(folder / f"{stop}", make, stop, 3 * BLOCK, restore)
+        later, found = resumed(make, stop, 3 * BLOCK, restore)
         assert same(found, state)
         whole = math.ceil(stop / BLOCK)
         assert same(later[len(later) - len(rows) + whole :], rows[whole:])
@@ -487,8 +487,8 @@ def forgetting(kind: str, one: Trainer, tensors: dict[str, Tensor], facts: dict[
 
 
 @pytest.mark.parametrize("parts", STATEFUL.values(), ids=STATEFUL)
-def test_a_state_resumes_bit_for_bit(tmp_path: Path, parts: tuple[str, str]) -> None:
-    law_a_state_resumes(tmp_path, parts)
+def test_a_state_resumes_bit_for_bit(parts: tuple[str, str]) -> None:
+    law_a_state_resumes(parts)
 
 
 @pytest.mark.parametrize(
@@ -496,9 +496,9 @@ def test_a_state_resumes_bit_for_bit(tmp_path: Path, parts: tuple[str, str]) -> 
     [("edm2", "parameters"), ("edm2", "moments"), ("edm2", "buffers"),
      ("tracked_huber", "buffers")],
 )  # fmt: skip
-def test_a_forgotten_state_is_caught(tmp_path: Path, parts: str, kind: str) -> None:
+def test_a_forgotten_state_is_caught(parts: str, kind: str) -> None:
     with pytest.raises(AssertionError):
-        law_a_state_resumes(tmp_path, STATEFUL[parts], functools.partial(forgetting, kind))
+        law_a_state_resumes(STATEFUL[parts], functools.partial(forgetting, kind))
 
 
 def test_training_changes_the_states() -> None:

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,139 +17,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.command_line import run_here
+from helpers.planted_studies import SIGMA, Planted, _json, _row, noisy, plant, said, says
 from helpers.studies import TINY
-from safetensors.numpy import save_file
 from scipy import stats
 
 from testbed import report
 from testbed.errors import InputError
-from testbed.report import comparisons, drawing, finding, results, summaries, words
-from testbed.report.comparisons import Comparisons
+from testbed.report import comparisons, drawing, results, summaries, words
 from testbed.report.results import Results
 
-SIGMA = (0.01, 0.1, 1.0, 10.0)
 CASE = "c & <e>"
-WIENER = (1e-4, 8e-3, 0.2, 0.4)
-Value = float | str
-Label = tuple[str, str, str]
-Planted = Mapping[Label, Sequence[Value]]
-
-
-def plant(
-    folder: Path,
-    planted: Planted,
-    baseline: str = "b",
-    oracle: bool = False,
-    shape: Callable[[str, int], float] = lambda variant, level: 1.0,
-    order: Callable[[list[Any]], list[Any]] = lambda trials: trials,
-    **study: Any,
-) -> Path:
-    """A study's folder in which (case, arm, variant) has these primary metrics, one per seed.
-
-    A word instead of a number is the trial's status. `shape` multiplies a variant's loss by level.
-    """
-    trials = []
-    for number, (label, values) in enumerate(planted.items()):
-        for seed, value in enumerate(values):
-            labels = [dict(zip(results.LABEL, label, strict=True))]
-            trials.append({"id": f"t{number:02}{seed:02}", "labels": labels})
-            _trial(folder / "trials" / trials[-1]["id"], labels, seed, value, oracle, shape)
-    record = {
-        "name": "planted",
-        "title": "Planted",
-        "report": {"baseline": baseline, "primary": "", "level": 0.95},
-        "trials": order(trials),
-        "twins": [],
-        **study,
-    }
-    _json(folder / "study.json", record)
-    for case in dict.fromkeys(label[0] for label in planted):
-        facts = {"oracle": oracle, "shape": [2], "train": 9, "test": 9}
-        _json(folder / "data" / f"{case}.json", {**facts, "floors": {"energy": {"mean": 0.1}}})
-        real = np.random.default_rng(0).normal(size=(32, 2)).astype("float32")
-        save_file({"real": real}, folder / "data" / f"{case}.safetensors")
-    _json(folder / "tweedie.json", {"rows": [_row(0.5), _row(math.nan, "no bound")]})
-    columns = dict.fromkeys(["c_skip", "c_out", "c_in", "c_noise", "target_rms", "weight_eps"], 1.0)
-    known = [
-        {**dict(zip(results.LABEL, label, strict=True)), "sigma": s, **columns, "loss_start": s}
-        for label in planted
-        for s in SIGMA
-    ]
-    pd.DataFrame(known).to_csv(folder / "coefficients.csv", index=False)
-    return folder
-
-
-def _trial(
-    at: Path,
-    labels: list[dict[str, str]],
-    seed: int,
-    value: Value,
-    oracle: bool,
-    shape: Callable[[str, int], float],
-) -> None:
-    config = {
-        "parameterization": "v", "dataset": "moons", "sigma_data": 0.5, "sigma_data_measured": 0.5,
-        "seed": seed, "training": {"learning_rate": 0.001, "steps": 9},
-    }  # fmt: skip
-    _json(at / "trial.json", {"id": at.name, "config": config, "labels": labels})
-    status = value if isinstance(value, str) else "finished"
-    if status == "interrupted":
-        (at / "checkpoint").write_text("")
-    if status in ("interrupted", "new"):
-        return
-    ended: dict[str, Any] = {"status": status, "metrics": {}}
-    if status == "failed":
-        ended["error"] = "ValueError: <i>broken</i>"
-    if status == "diverged":
-        ended["diverged_at"] = 7
-    if isinstance(value, float):
-        factor = [value * shape(labels[0]["variant"], i) for i in range(len(SIGMA))]
-        ended["metrics"] = {"loss_vs_wiener": value, "energy": value / 10, "mmd": value - 1}
-        table = {"sigma": SIGMA, "loss": np.multiply(WIENER, factor), "wiener": WIENER}
-        table |= {"output_rms": [value] * 4, "target_rms": [1.0] * 4}
-        if oracle:
-            ended["metrics"]["excess_nats"] = value
-            table |= {"excess": np.multiply(WIENER, factor) / 2, "optimum": WIENER}
-        pd.DataFrame(table).to_csv(at / "levels.csv", index=False)
-        draws = np.random.default_rng(seed).normal(size=(32, 2)).astype("float32")
-        save_file({"samples": draws}, at / "samples.safetensors")
-        _json(at / "tweedie.json", {"rows": []})
-        rows = [
-            {"step": step, "loss": value / step, "gradient_norm": 1.0, "gradient_norm_cv": 0.1}
-            for step in (1, 2, 3)
-        ]
-        (at / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    _json(at / "result.json", ended)
-
-
-def _row(ratio: float, reason: str = "", law: str = "a law") -> dict[str, Any]:
-    number = None if math.isnan(ratio) else ratio
-    names = {"law": law, "subject": "b", "dtype": "float64", "reason": reason}
-    return {**names, "sigma": 1.0, "error": number, "bound": 1.0, "ratio": number}
-
-
-def _json(file: Path, value: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value))
-
-
-def noisy(mean: float, seeds: int = 5, sd: float = 0.01, stream: int = 0) -> list[float]:
-    """`mean` times a strong factor of the seed, equal in every variant, times a weak own one."""
-    common = np.random.default_rng(99).normal(0, 0.5, seeds)
-    own = np.random.default_rng(stream).normal(0, sd, seeds)
-    return [float(v) for v in mean * np.exp(common + own)]
-
-
-def said(folder: Path) -> str:
-    """Everything that the finding says about a folder."""
-    return says(results.read(folder))
-
-
-def says(read: Results, compared: Comparisons | None = None) -> str:
-    compared = compared or comparisons.make(read)
-    first = [" ".join(pair) for pair in finding.headline(read, compared)]
-    rest = [text for _, texts in finding.sentences(read, compared) for text in texts]
-    return " ".join([*first, *rest])
 
 
 WINNER: Planted = {

@@ -18,8 +18,8 @@ import pytest
 import torch
 from helpers.bounds import assert_within, exact, gamma
 from helpers.strategies import float64
-from sampling.test_samplers import carried, named, noises, run, some_noise
-from sampling.test_solvers import SGM, mixture
+from laws.samplers import carried, named, noises, run, some_noise
+from laws.solvers import SGM, mixture
 from torch import Tensor
 
 from testbed.registry import default_registry

@@ -3,9 +3,7 @@
 A law is a function of an implementation. It passes for ours and fails for its mutants.
 """
 
-import json
 import math
-from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,10 +11,19 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, gamma
-from helpers.paths import REFERENCE
 from helpers.strategies import WIDE, draws, float64
 from hypothesis import given
 from hypothesis import strategies as st
+from laws.guidance import (
+    FIRST,
+    MEANS,
+    PI,
+    SPREADS,
+    conditional,
+    fields,
+    mixture,
+    table,
+)
 from scipy import integrate, stats
 from torch import Tensor
 
@@ -25,11 +32,10 @@ from testbed.components.guidance import Condition
 from testbed.diffusion.noise_levels import karras_sigmas
 from testbed.diffusion.predictions import PREDICTION_TYPES, slope
 from testbed.errors import InputError, UnknownName
-from testbed.oracles import Conditional, Gaussian, Mixture
+from testbed.oracles import Conditional, Gaussian
 from testbed.random import stream
 from testbed.registry import default_registry
-from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, class_gradient
-from testbed.tensors import per_sample
+from testbed.sampling.guidance import ClassifierFree, ClassifierGuided
 from testbed.training import classifier
 
 REGISTRY = default_registry()
@@ -42,49 +48,8 @@ FORMS = [*PREDICTION_TYPES, *(f"F of {p.name}" for p in AFFINE)]
 SD = 0.5
 U = 2.0**-53
 
-Free = Callable[..., Callable[[Tensor, Tensor], Tensor]]
 
 # --- classifier-free ----------------------------------------------------------------------------
-
-BASE, FIRST, SECOND = (torch.tensor([k]) for k in (-1, 0, 1))
-
-
-def fields(dtype: torch.dtype, seed: int = 0) -> dict[int, Tensor]:
-    """D of nothing (-1) and of two classes, (5, 3)."""
-    return {k: draws((5, 3), 100 * seed + k + 1, dtype) for k in (-1, 0, 1)}
-
-
-def table(found: Mapping[int, Tensor], asked: list[int] | None = None) -> Any:
-    """The denoiser that gives those."""
-
-    def denoiser(x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
-        k = -1 if condition is None else int(condition["label"][0])
-        if asked is not None:
-            asked.append(k)
-        return found[k]
-
-    return denoiser
-
-
-def law_interpolates(free: Free) -> None:
-    """D_n + sum_i w_i (D_i - D_n); a weight of 1 or 0 gives one of them, bit for bit."""
-    D, x, sigma = fields(torch.float64), torch.zeros(5, 3).double(), torch.ones(5)
-    for w in (-1.0, 0.0, 0.5, 1.0, 2.0, 7.5):
-        for negative, n in ((None, -1), ({"label": SECOND}, 1)):
-            found = free(table(D), [({"label": FIRST}, w)], negative)(x, sigma)
-            wanted = D[n] + w * (D[0] - D[n])
-            terms = (1 + 2 * abs(w)) * (D[n].abs() + D[0].abs())
-            assert_within(found, wanted, terms, 6)
-            if w in (0, 1):
-                assert torch.equal(found, D[0] if w else D[n])
-        both = free(table(D), [({"label": FIRST}, w), ({"label": SECOND}, -w / 2)], None)(x, sigma)
-        wanted = D[-1] + w * (D[0] - D[-1]) - w / 2 * (D[1] - D[-1])
-        terms = (1 + 4 * abs(w)) * (D[-1].abs() + D[0].abs() + D[1].abs())
-        assert_within(both, wanted, terms, 10)
-
-
-def test_classifier_free_guidance_interpolates() -> None:
-    law_interpolates(ClassifierFree)
 
 
 def test_a_denoiser_of_weight_zero_is_not_asked() -> None:
@@ -93,39 +58,6 @@ def test_a_denoiser_of_weight_zero_is_not_asked() -> None:
         guided = ClassifierFree(table(fields(torch.float64), asked), [({"label": FIRST}, w)])
         guided(torch.zeros(5, 3).double(), torch.ones(5))
         assert asked == wanted
-
-
-def combined(weights: Callable[[list[float]], list[float]]) -> Free:
-    """Guidance with other weights of (D_n, D_1, ...)."""
-
-    def free(denoiser: Any, terms: Any, negative: Any = None) -> Any:
-        def guided(x: Tensor, sigma: Tensor) -> Tensor:
-            D = [denoiser(x, sigma, c) for c in (negative, *(c for c, _ in terms))]
-            w = weights([w for _, w in terms])
-            return sum(a * b for a, b in zip(w, D, strict=True))  # type: ignore[return-value]
-
-        return guided
-
-    return free
-
-
-WRONG_FREE = {
-    "scale counted from the condition": combined(lambda w: [-sum(w), *(v + 1 for v in w)]),
-    "not renormalised": combined(lambda w: [1.0, *w]),
-    "sign of the difference": combined(lambda w: [1 + sum(w), *(-v for v in w)]),
-    "one weight for the base": combined(lambda w: [1 - w[0], *w]),
-    "the two exchanged": combined(lambda w: [sum(w), *(1 - v for v in w)]),
-    "negative condition ignored": lambda f, terms, negative=None: ClassifierFree(f, terms),
-    "negative condition taken off": lambda f, terms, negative=None: ClassifierFree(
-        f, [*terms, *([(negative, -1.0)] if negative else [])]
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", WRONG_FREE)
-def test_mistakes_in_classifier_free_guidance_are_caught(mistake: str) -> None:
-    with pytest.raises(AssertionError):
-        law_interpolates(WRONG_FREE[mistake])
 
 
 # --- the forms ----------------------------------------------------------------------------------
@@ -256,173 +188,6 @@ def test_forms_are_what_they_are_for_the_library() -> None:
 
 # --- the exact conditional oracles --------------------------------------------------------------
 
-MEANS = float64([[-1.4, 0.3, 0.0], [0.2, 1.2, 0.5], [1.3, -0.2, -1.0], [0.1, -1.1, 0.4]])
-SPREADS = float64([[0.3, 0.5, 0.2], [0.6, 0.2, 0.4], [0.1, 0.7, 0.3], [0.4, 0.4, 0.9]])
-PI = float64([0.4, 0.3, 0.2, 0.1])
-COMPONENTS = {"label": torch.arange(4), "group": torch.tensor([0, 1, 1, 0])}
-LEVELS = [1e-2, 0.3, 1.0, 5.0, 80.0]
-
-
-def mixture() -> Mixture:
-    return Mixture(MEANS, weights=PI, covariances=torch.diag_embed(SPREADS**2))
-
-
-def conditional() -> Conditional:
-    return Conditional(mixture(), COMPONENTS)
-
-
-def points(sigma: float, n: int = 40) -> tuple[Tensor, Tensor]:
-    """x at a level, and the component it is of."""
-    x0, k = mixture().sample_labelled(n, stream(0, "points"))
-    return x0 + sigma * draws(tuple(x0.shape), 3), k
-
-
-def of_component(k: int) -> Gaussian:
-    return Gaussian(MEANS[k], torch.diag(SPREADS[k] ** 2))
-
-
-def log_joint(x: Tensor, sigma: float) -> Tensor:
-    """log pi_k + log N(x; m_k, S_k + sigma^2) by scipy, (B, K)."""
-    columns = [
-        math.log(float(PI[k]))
-        + stats.norm.logpdf(x.numpy(), MEANS[k].numpy(), np.hypot(SPREADS[k].numpy(), sigma)).sum(1)
-        for k in range(4)
-    ]
-    return torch.from_numpy(np.stack(columns, 1))
-
-
-def condition_of(log: Tensor) -> Tensor:
-    """The relative error of what passed a softmax: u max|logit| and its own sums, (B, 1)."""
-    return gamma(40) * (1 + log.abs().amax(1, keepdim=True))
-
-
-def law_classes_are_bayes(found: Conditional) -> None:
-    """p(y|x) = p(y, x)/p(x) for labels and groups, and they add up to 1."""
-    for sigma in LEVELS:
-        x, _ = points(sigma)
-        log = log_joint(x, sigma)
-        for name, classes in COMPONENTS.items():
-            p = found.log_classes(name, x, sigma).exp()
-            wanted = torch.stack(
-                [log[:, classes == y].logsumexp(1) for y in range(int(classes.max()) + 1)], 1
-            )
-            wanted = (wanted - log.logsumexp(1, keepdim=True)).exp()
-            assert p.shape == wanted.shape
-            assert bool(((p - wanted).abs() <= condition_of(log)).all())
-            assert bool(((p.sum(1) - 1).abs() <= condition_of(log)[:, 0]).all())
-
-
-def law_denoises_given(found: Conditional) -> None:
-    """E[x0|x, y] from the Gaussians of each component; all off, it is the mixture's."""
-    for sigma in LEVELS:
-        x, k = points(sigma)
-        log = log_joint(x, sigma)
-        mu = torch.stack([of_component(k).denoise(x, sigma) for k in range(4)], 1)
-        off = torch.full_like(k, -1)
-        some = torch.where(torch.arange(len(k)) % 3 == 0, off, COMPONENTS["group"][k])
-        for condition in (
-            {"label": k},
-            {"group": COMPONENTS["group"][k]},
-            {"label": off, "group": some},
-            {"label": torch.where(some < 0, off, k), "group": some},
-            {"label": off},
-        ):
-            within = torch.ones(len(x), 4, dtype=torch.bool)
-            for name, y in condition.items():
-                within &= (COMPONENTS[name] == y[:, None]) | (y < 0)[:, None]
-            r = torch.softmax(log.masked_fill(~within, -torch.inf), 1)[..., None]
-            wanted, size = (r * mu).sum(1), (r * mu.abs()).sum(1) + mu.abs().amax(1)
-            D = found.denoise(x, sigma, condition)
-            bound = condition_of(log) * size
-            assert bool(((D - wanted).abs() <= bound).all())
-
-
-def law_total_expectation(found: Conditional) -> None:
-    """D = sum_y p(y|x) D_y: what ties the classifier to the denoisers."""
-    for sigma in LEVELS:
-        x, _ = points(sigma)
-        for name, count in (("label", 4), ("group", 2)):
-            p = found.log_classes(name, x, sigma).exp()
-            D_y = torch.stack(
-                [found.denoise(x, sigma, {name: torch.full((len(x),), y)}) for y in range(count)], 1
-            )
-            D = (p[..., None] * D_y).sum(1)
-            bound = condition_of(log_joint(x, sigma)) * (D_y.abs().sum(1) + 1)
-            assert bool(((D - found.denoise(x, sigma)).abs() <= bound).all())
-
-
-CONDITIONAL_LAWS = [law_classes_are_bayes, law_denoises_given, law_total_expectation]
-
-
-@pytest.mark.parametrize("law", CONDITIONAL_LAWS)
-def test_the_exact_conditional_oracle_obeys(law: Callable[[Conditional], None]) -> None:
-    law(conditional())
-
-
-class Weightless(Mixture):
-    """Restricted to components as likely as each other."""
-
-    def restricted(self, components: Any) -> Mixture:
-        part = super().restricted(components)
-        part.pi = torch.ones_like(part.pi) / len(part.pi)
-        return part
-
-
-class PriorLeftOut(Mixture):
-    def log_classes(self, x: Tensor, sigma: Any) -> Tensor:
-        return torch.log_softmax(super().log_classes(x, sigma) - self.pi.log(), 1)
-
-
-class CleanClasses(Mixture):
-    """The classifier of clean data."""
-
-    def log_classes(self, x: Tensor, sigma: Any) -> Tensor:
-        return super().log_classes(x, 0.05)
-
-
-def spoilt(kind: type[Mixture]) -> Conditional:
-    made = kind(MEANS, weights=PI, covariances=torch.diag_embed(SPREADS**2))
-    return Conditional(made, COMPONENTS)
-
-
-class FirstForAll(Conditional):
-    """Every sample is given the first one's classes."""
-
-    def denoise(self, x: Tensor, sigma: Any, condition: Any = None) -> Tensor:
-        first = condition and {name: y[:1].expand(len(y)) for name, y in condition.items()}
-        return super().denoise(x, sigma, first)
-
-
-class OneCondition(Conditional):
-    """Of several conditions the first counts."""
-
-    def given(self, condition: Mapping[str, int]) -> Mixture:
-        return super().given(dict([*condition.items()][:1]))
-
-
-WRONG_CONDITIONAL = {
-    "restricted, weights equal": (spoilt(Weightless), law_denoises_given),
-    "classes without their prior": (spoilt(PriorLeftOut), law_classes_are_bayes),
-    "prior left out, by total expectation": (spoilt(PriorLeftOut), law_total_expectation),
-    "a classifier of clean data": (spoilt(CleanClasses), law_classes_are_bayes),
-    "the first sample's classes for all": (
-        FirstForAll(mixture(), COMPONENTS),
-        law_denoises_given,
-    ),
-    "the first condition alone": (OneCondition(mixture(), COMPONENTS), law_denoises_given),
-    "classes exchanged": (
-        Conditional(mixture(), {**COMPONENTS, "group": 1 - COMPONENTS["group"]}),
-        law_classes_are_bayes,
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", WRONG_CONDITIONAL)
-def test_mistakes_in_conditional_oracles_are_caught(mistake: str) -> None:
-    found, law = WRONG_CONDITIONAL[mistake]
-    with pytest.raises(AssertionError):
-        law(found)
-
 
 def test_sampling_with_components_gives_the_samples_and_their_components() -> None:
     """The samples of `sample`, bit for bit; whitened by their component, they are N(0, I)."""
@@ -451,75 +216,6 @@ def test_impossible_conditions_and_unknown_names_are_told() -> None:
 
 
 # --- classifier guidance of exact parts ---------------------------------------------------------
-
-
-def law_bayes_and_tweedie(guide: Any) -> None:
-    """D + l sigma^2 grad log p(y|x) = D + l (D_y - D): both guidances are one where all is exact.
-
-    D_y is of the Gaussian of the component alone. The classifier's gradient is computed from
-    r_k and z_k/C_k, whose sizes over sigma^2 bound its rounding.
-    """
-    exact = conditional()
-
-    def classes(x: Tensor, sigma: Tensor) -> Tensor:
-        return exact.log_classes("label", x, sigma)
-
-    for sigma in LEVELS:
-        x, y = points(sigma)
-        level = torch.full((len(x),), sigma, dtype=torch.float64)
-        D = mixture().denoise(x, sigma)
-        D_y = torch.stack(
-            [of_component(int(k)).denoise(x[i : i + 1], sigma)[0] for i, k in enumerate(y)]
-        )
-        z = (x[:, None] - MEANS).abs() / (SPREADS**2 + sigma**2)
-        size = D.abs() + sigma**2 * z.sum(1) + D_y.abs()
-        for scale in (0.5, 1.0, 3.0):
-            found = guide(mixture().denoise, classes, y, scale)
-            bound = (1 + scale) * condition_of(log_joint(x, sigma)) * size
-            assert bool(((found(x, level) - (D + scale * (D_y - D))).abs() <= bound).all())
-        untouched = guide(mixture().denoise, classes, torch.full_like(y, -1), 2.0)
-        assert torch.equal(untouched(x, level), D)
-
-
-def test_classifier_guidance_is_classifier_free_guidance_where_all_is_exact() -> None:
-    law_bayes_and_tweedie(ClassifierGuided)
-
-
-def by(power: float = 2.0, sign: float = 1.0, form: str = "log", of: int = 0) -> Any:
-    """Classifier guidance with another power of sigma, sign, or function of p(y|x)."""
-
-    def guide(denoiser: Any, log_classes: Any, y: Tensor, scale: float) -> Any:
-        def given(x: Tensor, sigma: Tensor) -> Tensor:
-            log_p = log_classes(x, sigma)
-            return log_p.exp() if form == "p" else log_p
-
-        def guided(x: Tensor, sigma: Tensor) -> Tensor:
-            g = class_gradient(given, x, sigma, (y + of) % 4 if of else y)
-            return denoiser(x, sigma) + sign * scale * per_sample(sigma, x) ** power * g
-
-        return guided
-
-    return guide
-
-
-def without_off(denoiser: Any, log_classes: Any, y: Tensor, scale: float) -> Any:
-    return ClassifierGuided(denoiser, log_classes, y.clamp(min=0), scale)
-
-
-WRONG_CLASSIFIER = {
-    "sigma for its square": by(power=1.0),
-    "the square left out": by(power=0.0),
-    "down the gradient": by(sign=-1.0),
-    "the probability for its logarithm": by(form="p"),
-    "another class": by(of=1),
-    "class 0 where there is none": without_off,
-}
-
-
-@pytest.mark.parametrize("mistake", WRONG_CLASSIFIER)
-def test_mistakes_in_classifier_guidance_are_caught(mistake: str) -> None:
-    with pytest.raises(AssertionError):
-        law_bayes_and_tweedie(WRONG_CLASSIFIER[mistake])
 
 
 # --- guided sampling ----------------------------------------------------------------------------
@@ -651,28 +347,3 @@ def test_the_synthetic_mixture_tells_its_components(data: testbed.Data) -> None:
 
 
 # --- reference outputs --------------------------------------------------------------------------
-
-CFG = json.loads((REFERENCE / "sgm_reference.json").read_text())["cfg"]
-
-
-def law_reference(scale: float, swapped: bool = False) -> None:
-    """generative-models' guider on denoised samples, (1 - w) D_u + w D_c in float64."""
-    D_u, D_c = float64(CFG["uncond"]), float64(CFG["cond"])
-    if swapped:
-        D_u, D_c = D_c, D_u
-    given = {"label": torch.zeros(len(D_u), dtype=torch.int64)}
-    guided = ClassifierFree(lambda x, s, c: D_u if c is None else D_c, [(given, scale)])
-    found = guided(torch.zeros_like(D_u), torch.ones(len(D_u)))
-    # Both round 1 - w, two products and a sum: four times, at most at this size.
-    size = (1 + CFG["scale"]) * (D_u.abs() + D_c.abs())
-    assert bool(((found - float64(CFG["out"])).abs() <= 2 * gamma(4) * size).all())
-
-
-def test_classifier_free_guidance_is_the_reference_s() -> None:
-    law_reference(CFG["scale"])
-
-
-@pytest.mark.parametrize(("scale", "swapped"), [(6.5, False), (8.5, False), (7.5, True)])
-def test_another_scale_or_order_is_caught(scale: float, swapped: bool) -> None:
-    with pytest.raises(AssertionError):
-        law_reference(scale, swapped)

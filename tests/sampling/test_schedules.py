@@ -1,46 +1,29 @@
 """Laws of the schedules: at which levels a sampler stops, and what a study refuses of them."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import studies
 from helpers.bounds import assert_within, exact
-from torch import Tensor
+from helpers.studies import SMALL
+from laws.schedules import HIGH, LOW, law_ends_are_its_own, law_spacing_is_table_2
 
 import testbed
-from testbed.components.schedule import Schedule
 from testbed.diffusion import noise_levels
 from testbed.errors import InputError, UnknownName
 from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.schedules import SCHEDULES
-from testbed.study import plan, study_file
 from testbed.trial import build, evaluate
-from testbed.trial.config import ComponentSpec, TrialConfig
-
-LOW, HIGH = 0.002, 80.0
+from testbed.trial.config import TrialConfig
+from testbed.trial.specs import ComponentSpec
 
 # --- the levels ----------------------------------------------------------------------------------
-
-TABLE_2 = {
-    "leading": [901, 801, 701, 601, 501, 401, 301, 201, 101, 1],
-    "linspace": [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1],
-    "trailing": [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100],
-    # Latent diffusion's published sampler, as Stability's reference levels have it (test_noise).
-    "latent": [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100],
-}
-"""Lin et al. 2024, table 2: T = 1000 and 10 steps, counted from 1."""
-
-
-def law_spacing_is_table_2(levels: Callable[..., Tensor]) -> None:
-    """10 of 1000 levels are those that the paper prints, from the top, and then 0."""
-    table = torch.arange(1.0, 1001.0, dtype=torch.float64)
-    for spacing, wanted in TABLE_2.items():
-        assert levels(table, 10, spacing).tolist() == [*wanted, 0.0], spacing
 
 
 def test_spacing_is_table_2() -> None:
@@ -55,17 +38,6 @@ def test_every_spacing_descends_strictly(spacing: str, n: int) -> None:
     assert len(found) == n + 1
     assert bool((found.diff() < 0).all())
     assert set(found[:-1].tolist()) <= set(table.tolist())
-
-
-def law_ends_are_its_own(one: Schedule, steps: int) -> None:
-    """steps levels within [sigma_min, sigma_max], descending, and then 0."""
-    found = one(steps, LOW, HIGH, default_registry().table("ddpm"))
-    assert (found.shape, found.dtype) == ((steps + 1,), torch.float64)
-    assert bool((found.diff() < 0).all())
-    assert float(found[-1]) == 0
-    inside = found[:-1] * torch.tensor(1.0, dtype=torch.float64)
-    assert bool((inside <= HIGH * (1 + 2**-40)).all())
-    assert bool((inside >= LOW * (1 - 2**-40)).all())
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -148,24 +120,8 @@ def test_names_and_options_have_a_nearest() -> None:
 
 # --- in a study ----------------------------------------------------------------------------------
 
-STUDY = """
-[study]
-name = "sampled"
-[base]
-network = { name = "mlp", width = 8, depth = 1 }
-training = { steps = 50, batch = 8 }
-dataset = { name = "mixture", dim = 2 }
-[grid]
-parameterization = ["v"]
-"""
 
-
-def planned(folder: Path, *changes: str) -> TrialConfig:
-    file = folder / "sampled.toml"
-    file.write_text(STUDY)
-    study = study_file.read(file, changes, seeds=1)
-    (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
-    return one.config
+planned = partial(studies.config, SMALL)
 
 
 def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from helpers.studies import TINY
 from rich.console import Console
 
 import testbed
-from testbed import report
 from testbed.cli import render
 from testbed.errors import InputError, UnknownName
 from testbed.registry import Registry
@@ -51,12 +50,6 @@ def testbed_parameterizations():
     recipe = testbed.Recipe(density="lognormal", weighting="edm")
     yield testbed.Parameterization("raises", scaling, recipe=recipe, noise_kind="log_sigma")
 """
-
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report, which is not what the test is about, is not drawn."""
-    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
 
 
 def made(folder: Path, *sets: str, grid: str = "", only: Sequence[str] = ()) -> Plan:

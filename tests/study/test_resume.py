@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from helpers.command_line import Done, run_here
 
-from testbed import report
 from testbed.registry import Registry
 from testbed.study import engines, executors, plan, runner, study_file, tracking
 from testbed.trial import worker
@@ -38,10 +37,7 @@ REGISTRY = Registry()
 NewStore = Callable[[Path], str]
 
 
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report, which is not what these tests are about, is not drawn."""
-    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def study(folder: Path, *words: object, engine: str = "sequential", **more: str) -> Done:

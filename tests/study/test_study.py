@@ -235,12 +235,6 @@ def of_kind(runs: list[Run], kind: str) -> list[Run]:
     return [run for run in runs if run.tags["testbed.kind"] == kind]
 
 
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report, which is not what the test is about, is not drawn."""
-    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
-
-
 # --- one finished study, run once ---------------------------------------------------------------
 
 

@@ -19,7 +19,8 @@ from testbed.errors import InputError
 from testbed.study import plan, study_file
 from testbed.study.study_file import StudyFile
 from testbed.trial import resolve
-from testbed.trial.config import ComponentSpec, TrialConfig, TrialSettings
+from testbed.trial.config import TrialConfig, TrialSettings
+from testbed.trial.specs import ComponentSpec
 
 SMALL = """
 [study]
@@ -65,7 +66,7 @@ def read(folder: Path, text: str, *sets: str, **options: Any) -> StudyFile:
 
 def one(folder: Path, text: str, *sets: str) -> TrialSettings:
     """The settings of a study with one trial."""
-    (found,) = read(folder, text, *sets).arrangements
+    (found,) = read(folder, text, *sets).templates
     return found.settings
 
 
@@ -77,8 +78,8 @@ def problems(folder: Path, text: str, *sets: str, **options: Any) -> list[str]:
 
 
 def names(study: StudyFile) -> list[tuple[str, str, str]]:
-    """case, arm and parameterization of every arrangement, in order."""
-    return [(a.case, a.arm, a.settings.parameterization.name) for a in study.arrangements]
+    """case, arm and parameterization of every template, in order."""
+    return [(a.case, a.arm, a.settings.parameterization.name) for a in study.templates]
 
 
 def in_base(line: str) -> str:
@@ -365,7 +366,7 @@ def test_names_and_options_that_no_component_has_are_told_at_once(tmp_path: Path
 def test_the_bundled_study_is_found_by_its_name() -> None:
     found = study_file.read(Path("default"))
     assert found.text == (ROOT / "studies" / "default.toml").read_text()
-    assert len(found.arrangements) == 2 * 2 * 5
+    assert len(found.templates) == 2 * 2 * 5
 
 
 def test_every_case_runs_in_every_arm_at_every_point_of_the_grid(tmp_path: Path) -> None:
@@ -413,7 +414,7 @@ def test_the_grid_is_the_product_of_its_axes(tmp_path: Path) -> None:
     text = SMALL + '"training.steps" = [1, 2]\nnetwork.width = [8, 16]\n'
     found = [
         (a.settings.training.steps, a.settings.network.options["width"])
-        for a in read(tmp_path, text).arrangements
+        for a in read(tmp_path, text).templates
     ]
     assert found == [(1, 8), (1, 16), (2, 8), (2, 16)]
 
@@ -424,9 +425,9 @@ def test_the_grid_is_the_product_of_its_axes(tmp_path: Path) -> None:
 def test_a_dotted_key_of_the_grid_means_the_same_with_and_without_quotes(
     tmp_path: Path, key: str
 ) -> None:
-    found = read(tmp_path, f"{SMALL}{key} = [0.1, 0.2]\n").arrangements
+    found = read(tmp_path, f"{SMALL}{key} = [0.1, 0.2]\n").templates
     assert [a.settings.training.learning_rate for a in found] == [0.1, 0.2]
-    assert [dict(a.point)["training.learning_rate"] for a in found] == [0.1, 0.2]
+    assert [dict(a.grid_point)["training.learning_rate"] for a in found] == [0.1, 0.2]
 
 
 def test_seeds_are_a_number_or_a_list(tmp_path: Path) -> None:
@@ -436,7 +437,7 @@ def test_seeds_are_a_number_or_a_list(tmp_path: Path) -> None:
 
 
 def test_the_seeds_of_the_command_line_win_in_every_case(tmp_path: Path) -> None:
-    found = read(tmp_path, FULL, seeds=4).arrangements
+    found = read(tmp_path, FULL, seeds=4).templates
     assert {a.settings.seeds for a in found} == {(0, 1, 2, 3)}
     assert problems(tmp_path, FULL, seeds=0) == ["--seeds 0 must be at least 1."]
 
@@ -451,7 +452,7 @@ def test_a_table_with_a_name_replaces_a_component_and_one_without_adds_options(
     text = in_base('network = { name = "mlp", width = 8 }\nweighting = "min_snr"')
     text += "[arms]\nadded = { network = { depth = 1 }, weighting = { gamma = 3.0 } }\n"
     text += 'replaced = { network = { name = "mlp", depth = 1 } }\n'
-    added, replaced = (a.settings for a in read(tmp_path, text).arrangements)
+    added, replaced = (a.settings for a in read(tmp_path, text).templates)
     assert added.network.options == {"width": 8, "depth": 1}
     assert (added.weighting.name, added.weighting.options) == ("min_snr", {"gamma": 3.0})
     assert replaced.network.options == {"depth": 1}
@@ -479,21 +480,21 @@ def test_a_validated_study_cannot_be_changed(tmp_path: Path) -> None:
 
 def test_set_reaches_the_base_which_a_case_still_overrides(tmp_path: Path) -> None:
     found = read(tmp_path, FULL, "base.network.width=7", "base.seeds=1")
-    assert [a.settings.network.options for a in found.arrangements] == 6 * [{"width": 7}] + 6 * [
+    assert [a.settings.network.options for a in found.templates] == 6 * [{"width": 7}] + 6 * [
         {"width": 32}
     ]
-    assert [len(a.settings.seeds) for a in found.arrangements] == 6 * [2] + 6 * [1]
+    assert [len(a.settings.seeds) for a in found.templates] == 6 * [2] + 6 * [1]
 
 
 def test_set_reaches_one_case(tmp_path: Path) -> None:
     found = read(tmp_path, FULL, "cases.images.network.width=8", "cases.images.seeds=[4]")
-    widths = [a.settings.network.options.get("width") for a in found.arrangements]
+    widths = [a.settings.network.options.get("width") for a in found.templates]
     assert widths == 6 * [None] + 6 * [8]
-    assert [a.settings.seeds for a in found.arrangements] == 6 * [(0, 1)] + 6 * [(4,)]
+    assert [a.settings.seeds for a in found.templates] == 6 * [(0, 1)] + 6 * [(4,)]
 
 
 def test_set_reaches_one_arm_and_can_add_one(tmp_path: Path) -> None:
-    found = read(tmp_path, FULL, "arms.equal.loss=l1", "arms.third.sigma_max=8").arrangements
+    found = read(tmp_path, FULL, "arms.equal.loss=l1", "arms.third.sigma_max=8").templates
     assert {a.arm: a.settings.loss.name for a in found} == {
         "published": "recipe", "equal": "l1", "third": "recipe",
     }  # fmt: skip
@@ -507,7 +508,7 @@ def test_set_replaces_and_adds_axes_of_the_grid(tmp_path: Path) -> None:
         'grid.parameterization=["x0"]',
         "grid.training.steps=[3]",
         "grid.training.ema=[0.5, 0.6]",
-    ).arrangements
+    ).templates
     shown = [(a.settings.parameterization.name, a.settings.training.steps) for a in found]
     assert shown == [("x0", 3), ("x0", 3)]
     assert [a.settings.training.ema for a in found] == [0.5, 0.6]
@@ -516,7 +517,7 @@ def test_set_replaces_and_adds_axes_of_the_grid(tmp_path: Path) -> None:
 
 
 def test_set_without_a_section_wins_in_every_trial(tmp_path: Path) -> None:
-    found = read(tmp_path, FULL, "network.width=9", "training.steps=7", "weighting=x0").arrangements
+    found = read(tmp_path, FULL, "network.width=9", "training.steps=7", "weighting=x0").templates
     assert {a.settings.network.options["width"] for a in found} == {9}
     assert {a.settings.training.steps for a in found} == {7}
     assert {a.settings.weighting.name for a in found} == {"x0"}
@@ -533,7 +534,7 @@ def test_set_reads_its_value_as_toml_and_a_bare_word_as_a_string(tmp_path: Path)
         "report.level=0.9",
     ]  # fmt: skip
     study = read(tmp_path, SMALL, *sets)
-    found = study.arrangements[0].settings
+    found = study.templates[0].settings
     assert (found.weighting.name, found.weighting.options) == ("min_snr", {"gamma": 3.0})
     assert (found.density.name, found.loss.name) == ("loguniform", "l1")
     assert (found.training.betas, found.sigma_max) == ((0.5, 0.75), 80.0)
@@ -622,8 +623,8 @@ def registry() -> testbed.Registry:
 
 
 def configs(study: StudyFile, registry: testbed.Registry) -> Iterator[TrialConfig]:
-    for arrangement in study.arrangements:
-        yield resolve.resolve(arrangement.settings, registry, "cpu")
+    for template in study.templates:
+        yield resolve.resolve(template.settings, registry, "cpu")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -791,4 +792,4 @@ def test_any_study_file_is_valid_or_an_input_error(
     except InputError:
         return
     assert isinstance(found, StudyFile)
-    assert found.arrangements
+    assert found.templates

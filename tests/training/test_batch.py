@@ -347,6 +347,8 @@ def varied() -> list[TrainingJob]:
         contestant("x0", 2, learning_rate=1e-2, clip=0.1),
         contestant("score", 3, learning_rate=1e-2, betas=(0.5, 0.9)),
         contestant("eps", 1, ema=0.9, clip=0.05),
+        contestant("v", 1, optimizer="adamw", weight_decay=0.1, learning_rate=1e-2),
+        contestant("edm", 0, optimizer="sgd", momentum=0.9, learning_rate=1e-2),
     ]
 
 
@@ -376,7 +378,7 @@ class OneClip(Batch):
         self.weights.__class__ = Updates
 
 
-def alike(weights: Weights, **settings: float) -> None:
+def alike(weights: Weights, **settings: float | str) -> None:
     """Gives every trial the same settings."""
     weights.runs = [
         run._replace(settings=dataclasses.replace(run.settings, **settings)) for run in weights.runs
@@ -401,6 +403,12 @@ class OneRate(Batch):
         alike(self.weights, learning_rate=1e-3)
 
 
+class OneOptimizer(Batch):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        alike(self.weights, optimizer="adam", weight_decay=0.0, momentum=0.0)
+
+
 class OneScale(Batch):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -423,7 +431,7 @@ class AllAlike(Batch):
 
 
 @pytest.mark.parametrize(
-    "mutant", [OneClip, OneDecay, OneSeed, OneRate, OneScale, Shifted, AllAlike]
+    "mutant", [OneClip, OneDecay, OneSeed, OneRate, OneOptimizer, OneScale, Shifted, AllAlike]
 )
 def test_settings_of_another_trial_are_caught(mutant: type[Batch]) -> None:
     with pytest.raises(AssertionError):

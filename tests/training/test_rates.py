@@ -10,9 +10,9 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from helpers.training import same, trainer
 from hypothesis import given
 from hypothesis import strategies as st
-from training.test_trainer import same, trainer
 
 from testbed.errors import InputError
 from testbed.training import rates

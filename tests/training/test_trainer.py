@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.training import REGISTRY, Make, Restore, data, network, ran, resumed, same, trainer
 from scipy import stats
 from torch import Tensor, nn
 
@@ -21,65 +22,16 @@ import testbed
 from testbed.components.dataset import Data
 from testbed.errors import InputError
 from testbed.random import stream
-from testbed.registry import Registry
-from testbed.training import checkpoint, rates
+from testbed.training import rates
 from testbed.training import trainer as trainers
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, draws
 
-CPU = torch.device("cpu")
 FIVE = ["edm", "eps", "score", "v", "x0"]
 U = 2.0**-24
 # See test_data.py: everything here is seeded, so a law that holds once holds always.
 Z = 5.0
-
-REGISTRY = Registry()
-State = tuple[dict[str, Tensor], dict[str, Any]]
-Make = Callable[..., Trainer]
-
-
-@functools.cache
-def data(name: str = "gaussian", **options: Any) -> Data:
-    return REGISTRY.dataset(name, **{"n": 400, "test": 10, **options})()
-
-
-def network(set_: Data, seed: int = 0, labels: int = 0, width: int = 16) -> nn.Module:
-    return REGISTRY.network("mlp", width=width, depth=1, features=4)(set_.shape, labels, seed)
-
-
-def trainer(
-    parameterization: str | testbed.Parameterization = "eps",
-    *,
-    weighting: str | None = "edm",
-    loss: str | testbed.Loss = "l2",
-    density: str | testbed.Density = "lognormal",
-    c_in: str = "shared",
-    c_noise: str = "shared",
-    sigma_data: float | None = None,
-    set_: Data | None = None,
-    net: nn.Module | None = None,
-    seed: int = 0,
-    made: type[Trainer] = Trainer,
-    **training: Any,
-) -> Trainer:
-    """A trainer of a small network; by default all but the parameterization is shared."""
-    set_ = data() if set_ is None else set_
-    p = parameterization
-    p = REGISTRY.parameterization(p) if isinstance(p, str) else p.bound({})
-    measured = set_.sigma_data if sigma_data is None else sigma_data
-    denoiser = testbed.Denoiser(
-        network(set_) if net is None else net, p, measured, c_in=c_in, c_noise=c_noise
-    )
-    objective = Objective(
-        p,
-        None if weighting is None else REGISTRY.weighting(weighting),
-        REGISTRY.loss(loss) if isinstance(loss, str) else loss,
-        REGISTRY.density(density) if isinstance(density, str) else density.bound({}),
-        measured,
-    )
-    settings = Training(**{"steps": 60, "batch": 16, **training})
-    return made(denoiser, objective, set_, settings, seed, CPU)
 
 
 def published(name: str, **more: Any) -> Trainer:
@@ -88,25 +40,6 @@ def published(name: str, **more: Any) -> Trainer:
     assert recipe is not None
     given = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
     return trainer(name, **{**given, **more})
-
-
-def ran(one: Trainer) -> tuple[list[tuple[Any, ...]], State]:
-    """The rows without their times, and the final state."""
-    rows = [dataclasses.replace(row, seconds=0.0) for row in one]
-    return [dataclasses.astuple(row) for row in rows], one.state()
-
-
-def same(one: Any, two: Any) -> bool:
-    """Equal bit for bit, nan included."""
-    if isinstance(one, Tensor):
-        return torch.equal(one.detach().isnan(), two.detach().isnan()) and torch.equal(
-            one.detach().nan_to_num(), two.detach().nan_to_num()
-        )
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(two) and all(map(same, one, two))
-    return one == two or (one != one and two != two)
 
 
 def named(one: Trainer) -> dict[str, Tensor]:
@@ -560,17 +493,6 @@ def test_a_run_that_does_not_diverge_says_so() -> None:
 
 
 # --- state --------------------------------------------------------------------------------------
-
-Restore = Callable[[Trainer, dict[str, Tensor], dict[str, Any]], None]
-
-
-def resumed(make: Make, stop: int, steps: int, restore: Restore) -> Any:
-    """Rows after `stop` and final state of a run whose second half begins from a checkpoint."""
-    first = make(steps=stop)
-    list(first)
-    second = make(steps=steps, net=network(data(), seed=99))
-    restore(second, *checkpoint.decode(checkpoint.encode(*first.state()), "state"))
-    return ran(second)
 
 
 def law_resumes(restore: Restore = Trainer.restore) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusion.test_ddpm import LEARNED, STUDY_OF
+from helpers import studies
+from helpers.conditional import data, exact
+from helpers.studies import LEARNED_VARIANCE, ONE_TRIAL
 from torch import Tensor, nn
-from trial.test_conditions import data, exact
 
 import testbed
 from testbed.diffusion.ddpm import Chain, NoPosterior, large
@@ -21,7 +23,6 @@ from testbed.oracles import Conditional, Mixture
 from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.guidance import Given
-from testbed.study import plan, study_file
 from testbed.trial import worker
 from testbed.trial.folders import TrialFolder
 
@@ -147,13 +148,10 @@ def test_a_conditional_model_is_sampled_with_its_own_variance() -> None:
         Given(exact(), None).posterior(x, sigma, following)
 
 
-def planned(folder: Path, *sets: str) -> plan.Plan:
-    file = folder / "learned.toml"
-    text = STUDY_OF.replace("gaussian", "mixture").replace("[base]\n", f"[base]\n{LEARNED}")
-    file.write_text(text)
-    return plan.make(
-        study_file.read(file, sets, seeds=1), testbed.Registry(), folder / "out", "cpu"
-    )
+LEARNED = ONE_TRIAL.replace("gaussian", "mixture").replace(
+    "[base]\n", f"[base]\n{LEARNED_VARIANCE}"
+)
+planned = partial(studies.planned, LEARNED.replace("gaussian", "mixture"))
 
 
 def test_a_learned_variance_with_conditions_trains_and_is_measured(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ A law is a function of an implementation. It passes for ours and fails for its m
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import studies
 from helpers.command_line import run_here
+from helpers.conditional import REGISTRY, data, exact
+from helpers.studies import CONDITIONAL
 from scipy import stats
 from torch import Tensor, nn
 
@@ -25,7 +27,6 @@ import testbed
 from testbed.components.dataset import Data
 from testbed.errors import InputError, UnknownName
 from testbed.metrics import denoising
-from testbed.registry import Registry
 from testbed.sampling import guidance_methods
 from testbed.study import plan, study_file
 from testbed.training import batch as batches
@@ -36,21 +37,12 @@ from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, TrainingJob, losses
 from testbed.trial import class_conditions
-from testbed.trial.config import ComponentSpec, TrialConfig
+from testbed.trial.config import TrialConfig
 from testbed.trial.guided import Guide
+from testbed.trial.specs import ComponentSpec
 
 CPU = torch.device("cpu")
-REGISTRY = Registry()
 U = 2.0**-24
-
-
-@functools.cache
-def data() -> Data:
-    """In 16 dimensions the weights are a multiple of what Adam updates by one instruction.
-
-    Its last, incomplete one rounds otherwise: there more weights would move the last digit.
-    """
-    return REGISTRY.dataset("mixture", dim=16, n=400, test=60)()
 
 
 def contestant(
@@ -394,23 +386,6 @@ def test_trials_with_other_conditions_are_not_batched() -> None:
 # --- what a conditional model is measured by ----------------------------------------------------
 
 
-class Exact(testbed.Denoiser):
-    """The exact conditional denoiser in place of a trained one."""
-
-    def __init__(self, denoise: Callable[..., Tensor], sigma_data: float) -> None:
-        p = REGISTRY.parameterization("x0")
-        super().__init__(lambda x, c, k: x, p, sigma_data, c_in="shared", c_noise="shared")
-        self.denoise = denoise
-
-    def output(self, x: Tensor, sigma: Any, condition: Any = None) -> Tensor:
-        return self.denoise(x.double(), sigma, condition)
-
-
-def exact(denoise: Callable[..., Tensor] | None = None) -> Exact:
-    assert data().conditional is not None
-    return Exact(denoise or data().conditional.denoise, data().sigma_data)
-
-
 def law_exact_denoiser_has_no_excess(per_level: Callable[..., pd.DataFrame]) -> None:
     """Given the classes and with all off: the oracle of each is the yardstick, to rounding."""
     held = denoising.held(data(), 0.05, 20.0, 5, 64, ["label", "group"])
@@ -502,21 +477,6 @@ def test_a_classifier_is_measured_beside_the_exact_one() -> None:
 
 # --- what is refused ----------------------------------------------------------------------------
 
-STUDY = """
-[study]
-name = "c"
-[base]
-dataset = { name = "mixture", dim = 2, n = 256, test = 64 }
-network = { name = "mlp", width = 8, depth = 1 }
-density = "lognormal"
-weighting = "edm"
-loss = "l2"
-training = { steps = 20, batch = 8 }
-evaluation = { levels = 2, draws = 8, samples = 8, steps = 2, metrics = [] }
-seeds = 1
-[grid]
-parameterization = ["v"]
-"""
 
 PLUGIN = """
 import testbed
@@ -546,8 +506,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> testbed.Registry:
 
 
 def planned(folder: Path, registry: testbed.Registry, *sets: str) -> plan.Plan:
-    (folder / "c.toml").write_text(STUDY)
-    return plan.make(study_file.read(folder / "c.toml", sets), registry, folder / "out", "cpu")
+    return studies.planned(CONDITIONAL, folder, *sets, registry=registry, seeds=None)
 
 
 FREE = "evaluation.guidance=classifier_free"
@@ -646,7 +605,7 @@ def test_what_does_not_fit_is_refused_before_training(
     with pytest.raises(InputError) as found:
         planned(tmp_path, registry, *sets)
     assert reason in str(found.value)
-    assert "c.toml" in str(found.value)
+    assert "planned.toml" in str(found.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -676,7 +635,7 @@ def test_guidance_and_conditions_are_in_the_identity_with_their_defaults(
     (one,) = planned(tmp_path, registry).trials
     assert one.config.conditions == {}
     assert one.config.evaluation.guidance == ComponentSpec(name="none")
-    text = STUDY.replace("metrics = [] }", 'metrics = [], guidance = "classifier_free" }')
+    text = CONDITIONAL.replace("metrics = [] }", 'metrics = [], guidance = "classifier_free" }')
     (tmp_path / "c.toml").write_text(text)
     words = ["grid.evaluation.guidance.scale=[1, 2.0]", "conditions.label=0.1"]
     found = plan.make(study_file.read(tmp_path / "c.toml", words), registry, tmp_path, "cpu").trials
@@ -710,7 +669,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of conditional models, guided and not, run to its end."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "c.toml").write_text(
-        STUDY.replace("[grid]\n", "conditions = { label = 0.2, group = 0.1 }\n[grid]\n")
+        CONDITIONAL.replace("[grid]\n", "conditions = { label = 0.2, group = 0.1 }\n[grid]\n")
         + '"evaluation.guidance" = ["none", "classifier_free", '
         '{ name = "classifier", steps = 20, width = 8, depth = 1 }]\n'
     )

@@ -15,15 +15,8 @@ from pydantic import ValidationError
 from testbed import settings
 from testbed.settings import Setting
 from testbed.training.settings import Training
-from testbed.trial.config import (
-    ComponentSpec,
-    Evaluation,
-    Likelihood,
-    TrialConfig,
-    TrialFields,
-    TrialSettings,
-    Variance,
-)
+from testbed.trial.config import SCHEMA, TrialConfig, TrialFields, TrialSettings
+from testbed.trial.specs import ComponentSpec, Evaluation, Likelihood, Variance
 
 SMALL = {"parameterization": "v", "dataset": "moons", "sigma_data": 0.5, "sigma_data_measured": 0.5}
 """What a trial has to say."""
@@ -50,7 +43,7 @@ OTHERS: dict[str, Any] = {
     "noise": "offset", "output": "eps", "variance": "learned", "sigma_min": 0.1, "sigma_max": 9.0,
     "conditions": {"label": 0.1}, "training": {"steps": 7}, "evaluation": {"draws": 7}, "seed": 3,
     "device": "cuda", "sigma_data": 0.7, "sigma_data_measured": 0.7, "data_digest": "d",
-    "sources": "s", "plugins": {"p": "1"}, "schema": 3,
+    "sources": "s", "plugins": {"p": "1"}, "schema": 1,
 }  # fmt: skip
 """Another value of each setting."""
 
@@ -59,14 +52,15 @@ def test_the_identity_is_of_every_setting_whatever_their_order() -> None:
     assert {field.alias or name for name, field in TrialConfig.model_fields.items()} == set(OTHERS)
     first = config()
     assert config(**dict(reversed(SMALL.items()))).identity == first.identity
-    found = {config(**{name: value}).identity for name, value in OTHERS.items()}
-    assert len(found | {first.identity}) == len(OTHERS) + 1
+    found = {name: config(**{name: value}).identity for name, value in OTHERS.items()}
+    assert found.pop("schema") == first.identity
+    assert len({first.identity, *found.values()}) == len(found) + 1
 
 
 def test_trials_that_differ_in_how_they_are_measured_are_one_training() -> None:
     first = config()
     alike = {n for n, v in OTHERS.items() if config(**{n: v}).training_text == first.training_text}
-    assert alike == {"evaluation"}
+    assert alike == {"evaluation", "schema"}
     assert {f.name for f in settings.fields(Evaluation) if not f.setting.evaluation} == set()
 
 
@@ -84,7 +78,7 @@ def test_a_record_is_the_configuration() -> None:
     assert TrialConfig.model_validate(one.record()) == one
     assert pickle.loads(pickle.dumps(one)) == one
     assert one.weighting is None
-    assert one.record()["schema"] == 2
+    assert one.record()["schema"] == SCHEMA
 
 
 def test_a_record_of_the_first_schema_is_read() -> None:
@@ -108,7 +102,7 @@ def test_a_later_setting_at_its_default_leaves_the_identity_as_it_was() -> None:
     class Later(TrialConfig):
         """A setting more."""
 
-        dropout: Annotated[float, Setting("Rate of dropout in the network.", since=3)] = 0.0
+        dropout: Annotated[float, Setting("Rate of dropout in the network.", since=SCHEMA)] = 0.0
 
     class Before(TrialConfig):
         """A setting more, and taken for one of the first."""

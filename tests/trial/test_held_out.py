@@ -4,15 +4,17 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import studies
 from helpers.bounds import assert_within, exact
 from helpers.strategies import float64
-from sampling.test_schedules import STUDY
+from helpers.studies import SMALL
 from scipy import stats
 from torch import Tensor
 
@@ -26,9 +28,8 @@ from testbed.metrics import likelihood
 from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.likelihood import bits_per_dim, levels, log_likelihood
-from testbed.study import plan, study_file
 from testbed.trial import worker
-from testbed.trial.config import Likelihood
+from testbed.trial.specs import Likelihood
 
 # --- dequantisation ------------------------------------------------------------------------------
 
@@ -231,12 +232,7 @@ def test_a_table_is_measured_at_its_own_levels() -> None:
 # --- in a study ----------------------------------------------------------------------------------
 
 
-def planned(folder: Path, *changes: str) -> Any:
-    file = folder / "measured.toml"
-    file.write_text(STUDY)
-    study = study_file.read(file, changes, seeds=1)
-    (one,) = plan.make(study, testbed.Registry(), folder / "out", "cpu").trials
-    return one.config
+planned = partial(studies.config, SMALL)
 
 
 def test_nothing_is_measured_that_is_not_asked_for(tmp_path: Path) -> None:

@@ -283,6 +283,7 @@ def python(source: str, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_a_kill_before_the_rename_leaves_what_there_was(
     disk: LocalDisk, before: bytes | None
@@ -408,6 +409,7 @@ def test_a_folder_has_one_owner(disk: LocalDisk) -> None:
         pass
 
 
+@pytest.mark.process
 def test_an_owner_in_another_process_is_waited_for(disk: LocalDisk) -> None:
     other = python(OWNER, disk.at, 0.5)
     assert other.stdout is not None
@@ -418,6 +420,7 @@ def test_an_owner_in_another_process_is_waited_for(disk: LocalDisk) -> None:
         assert other.wait(60) == 0
 
 
+@pytest.mark.process
 def test_a_killed_owner_owns_nothing(disk: LocalDisk) -> None:
     other = python(OWNER, disk.at, 600)
     assert other.stdout is not None
@@ -433,6 +436,7 @@ def test_another_folder_has_an_owner_of_its_own(disk: LocalDisk) -> None:
         assert disk.names() == ["inner"]
 
 
+@pytest.mark.process
 def test_owners_take_turns(disk: LocalDisk) -> None:
     others = [python(COUNTER, disk.at) for _ in range(3)]
     assert [other.wait(120) for other in others] == [0, 0, 0]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import studies
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import plan, study_file
+from testbed.study import plan
 
 STUDY = """
 [study]
@@ -78,9 +79,7 @@ def registry(tmp_path: Path) -> testbed.Registry:
 
 
 def planned(folder: Path, registry: testbed.Registry, *sets: str) -> plan.Plan:
-    (folder / "v.toml").write_text(STUDY)
-    study = study_file.read(folder / "v.toml", sets)
-    return plan.make(study, registry, folder / "out", "cpu")
+    return studies.planned(STUDY, folder, *sets, registry=registry, seeds=None)
 
 
 ONLY = 'grid.parameterization=["{}"]'
@@ -155,7 +154,7 @@ def test_a_combination_that_cannot_work_is_refused_with_the_reason(
     with pytest.raises(InputError) as found:
         planned(tmp_path, registry, *sets)
     assert reason in str(found.value)
-    assert "v.toml" in str(found.value)
+    assert "planned.toml" in str(found.value)
 
 
 @pytest.mark.parametrize(
