@@ -7,6 +7,7 @@ import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 HERE = {"PYTHONPATH": "."}
+PAGES = ("docs", "docs/_build/html")
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
@@ -93,6 +94,30 @@ def types(session: nox.Session) -> None:
     """mypy, strict, over testbed/."""
     install(session, "types", "test")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, to docs/_build/html; every warning is an error."""
+    install(session, "docs")
+    words = ["-W", "--keep-going", "-n", "-q", "-E", "-d", "docs/_build/doctrees"]
+    session.run("python", "-m", "sphinx", *words, *session.posargs, *PAGES, env=HERE)
+    session.run("python", "docs/check_pages.py", PAGES[1])
+
+
+@nox.session
+def links(session: nox.Session) -> None:
+    """Whether the links of the documentation to other sites still lead somewhere."""
+    install(session, "docs")
+    session.run("python", "-m", "sphinx", "-b", "linkcheck", "-q", "docs", "docs/_build/links",
+                *session.posargs, env=HERE)  # fmt: skip
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """The wheel and the sdist, each built, installed in a fresh environment and used."""
+    install(session, "package")
+    session.run("python", ".ci/package.py", *session.posargs)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Training distributions of sigma: inverse CDF, and pdf over log sigma."""
+"""Training distributions of sigma, each by its inverse CDF and its pdf over log sigma."""
 
 import math
 

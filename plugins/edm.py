@@ -22,7 +22,7 @@ def target(x0, eps, sigma, sigma_data):
 
 
 def weighting(sigma, sigma_data):
-    """1/c_out^2: every level has unit loss at F = 0."""
+    """1/c_out^2, by which every level has unit loss at F = 0."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 

@@ -4,9 +4,9 @@
 
 is smallest over u at u = log E[lambda_EDM |D - x0|^2/d]: every level then has unit weighted loss.
 
-As in the paper, u is linear in random Fourier features of c_noise = log(sigma)/4. Unlike there, the
-weights start at zero, so that training starts as EDM's, and are not normalised: a normalised
-vector cannot be zero.
+As in the paper, u is linear in random Fourier features of c_noise = log(sigma)/4. Unlike in the
+paper, the weights start at zero, so that training starts as EDM's, and they are not normalised,
+since a normalised vector cannot be zero.
 """
 
 import math

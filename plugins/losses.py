@@ -1,4 +1,4 @@
-"""Elementwise losses; the space they are taken in is an option of each."""
+"""Elementwise losses; the prediction type in which each is taken is its option `space`."""
 
 import torch
 

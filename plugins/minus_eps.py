@@ -1,7 +1,7 @@
 """minus_eps: the network predicts the noise with its sign turned, for A/A studies beside eps.
 
-Everything but the sign of F is eps's: the two train as mirror images, and whatever tells them apart
-is a fault of the comparison and not a finding.
+Everything but the sign of F is as in eps: the two train as mirror images, and a difference between
+them is a fault of the comparison and not a finding.
 """
 
 import math

@@ -7,9 +7,9 @@ r = sqrt(sigma^2 + sigma_data^2), cos(t) = sigma_data/r and sin(t) = sigma/r:
     D = cos(t)^2 x - sin(t) sigma_data F(x/r).
 
 These are EDM's coefficients but for the sign of c_out: F is minus EDM's at every sigma_data (and v
-at sigma_data = 1), so with equal c_noise and density the two are twins. What TrigFlow changes is
-the network's time. The paper gives it t itself; here c_noise = 2t/pi, so that 0 is data and 1 noise
-as in every "time".
+at sigma_data = 1), so that with equal c_noise and density the two have equal objectives. What
+differs is the network's time. It is t in the paper; here c_noise = 2t/pi, so that 0 is data and 1
+noise as in every "time".
 """
 
 import math

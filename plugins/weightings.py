@@ -32,8 +32,8 @@ def p2(sigma, k=1.0, g=1.0):
 def sigmoid(sigma, p, b=0.0):
     """SNR sigmoid(b - log SNR)/p(log sigma); b - log SNR = b + 2 log sigma.
 
-    The literature gives it per d log SNR, as an effective weight; dividing by the density makes it
-    one. Zero where the density has no mass.
+    The literature states the effective weight per d log SNR; division by the density gives lambda.
+    It is zero where the density has no mass.
     """
     effective = torch.sigmoid(b + 2 * torch.log(sigma)) / sigma**2
     return torch.where(p > 0, effective / p, torch.zeros_like(p))

@@ -1,4 +1,4 @@
-"""The errors a user can cause: one clear message each, and the exit code of the command line."""
+"""The errors that a user can cause, with their messages and the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def no_room(problem: BaseException) -> bool:
-    """Whether a disk is full, a quota is used up, or a file may not grow."""
-    return isinstance(problem, OSError) and problem.errno in FULL
+def disk_is_full(problem: BaseException) -> bool:
+    """Whether the error says that a disk is full, a quota is used up, or a file may not grow."""
+    return isinstance(problem, OSError) and problem.errno in FULL_DISK
 
 
 class InputError(ValueError):
-    """Bad input. The message names what was given, what was expected, and the nearest valid word.
+    """The input is wrong; the message has the input, what is expected and the nearest valid word.
 
-    The command line prints it without a traceback and exits with `exit_code`.
+    The command line prints the message without a traceback and exits with `exit_code`.
     """
 
     exit_code = 2
 
 
 class PluginError(InputError):
-    """A plugin that is broken, duplicated, or asked for and missing."""
+    """A plugin is broken or missing, or registers a component that is there already."""
 
 
 class ComponentError(PluginError):
-    """A function of a component that raised, or returned what it should not."""
+    """A function of a component raised, or returned what it should not."""
 
 
 class UnknownName(InputError, LookupError):
-    """A name that no loaded component has."""
+    """No component, or no other thing of a kind, has this name."""
 
 
-def said(problem: BaseException, file: str = "") -> str:
-    """`KeyError: 'x'`: an exception of somebody else's code in one line; one of ours without class.
+def one_line(problem: BaseException, file: str = "") -> str:
+    """`KeyError: 'x'`: an exception in one line; an InputError is its message alone.
 
-    Where the traceback passes through `file`, `(name.py, line 7)` follows, and the line itself
-    where it is no Python.
+    Where the traceback passes through `file`, `(name.py, line 7)` follows; a syntax error is
+    followed by the line of source.
     """
     text = " ".join(str(problem).partition("\nException raised from ")[0].split())
     if isinstance(problem, InputError):
         return text
-    text += _renamed(text)
+    text += _keyword_hint(text)
     if isinstance(problem, SyntaxError):
         return f"{type(problem).__name__}: {text}" + f": {(problem.text or '').strip()}".rstrip(
             ": "
@@ -62,13 +62,13 @@ def said(problem: BaseException, file: str = "") -> str:
 UNEXPECTED = re.compile(r"(\w+)\.__(?:init|new)__\(\) got an unexpected keyword argument '(\w+)'")
 
 
-def _renamed(text: str) -> str:
-    """What an unknown keyword of a class of testbed's is called: `c_in is called in_`."""
-    found = UNEXPECTED.fullmatch(text)
-    kind = found and getattr(sys.modules.get("testbed"), found[1], None)
-    if not found or not isinstance(kind, type):
+def _keyword_hint(text: str) -> str:
+    """The keyword that is meant by an unknown one of a class of testbed's: `c_in is called in_`."""
+    match = UNEXPECTED.fullmatch(text)
+    component = match and getattr(sys.modules.get("testbed"), match[1], None)
+    if not match or not isinstance(component, type):
         return ""
-    names, word = list(inspect.signature(kind).parameters), found[2]
+    names, word = list(inspect.signature(component).parameters), match[2]
     for name in names:
         if word.removeprefix("c_") == name.rstrip("_"):
             return f"; {word} is called {name}"
@@ -84,7 +84,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 def unknown(what: str, word: str, words: Iterable[str]) -> str:
     """`Unknown WHAT 'word'. Did you mean ...? Known: a, b, c.`"""
-    known = sorted(words)
+    names = sorted(words)
     return (
-        f"Unknown {what} {word!r}.{did_you_mean(word, known)} Known: {', '.join(known) or 'none'}."
+        f"Unknown {what} {word!r}.{did_you_mean(word, names)} Known: {', '.join(names) or 'none'}."
     )

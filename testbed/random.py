@@ -8,9 +8,10 @@ import torch
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """A CPU generator of its own for (seed, name).
+    """The CPU generator of (seed, name), at its start.
 
-    Streams of different names are independent, so a draw more in one changes no number in another.
+    Streams of different names are independent: an additional draw from one changes no number of
+    another.
     """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,4 +1,4 @@
-"""Tensors shaped by sample: noise levels in float32 or wider, that multiply a batch."""
+"""Noise levels as tensors in float32 or wider, and their products with the samples of a batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def widen(sigma: float | Tensor) -> Tensor:
-    """Sigma as a tensor, float32 or wider; a Python number becomes float64."""
+    """Sigma as a tensor of its shape, float32 or wider; a Python number becomes float64."""
     if not isinstance(sigma, Tensor):
         return torch.as_tensor(sigma, dtype=torch.float64)
     return sigma.to(torch.promote_types(sigma.dtype, torch.float32))
@@ -31,9 +31,13 @@ def per_sample(sigma: float | Tensor, x: Tensor) -> Tensor:
 
 
 def scaled(x: Tensor, factor: Tensor) -> Tensor:
-    """factor x, per sample, in the wider of both dtypes and rounded once to x's.
+    """factor x per sample, (B, ...), computed in the wider of both dtypes and rounded once to x's.
 
     A product of torch would first round a scalar factor to x's dtype.
+
+    Args:
+        x: (B, ...).
+        factor: scalar or (B,).
     """
     wide = torch.promote_types(x.dtype, factor.dtype)
     return (x.to(wide) * per_sample(factor, x).to(wide)).to(x.dtype)

@@ -1,20 +1,19 @@
 """Numeric checks that parameterizations, oracles and trained models are the same denoiser.
 
-Rows of kind `identity` have a bound from floating-point analysis and can fail. What a trained model
-missed is `learning`: an effect with an interval, which never fails.
+A law has a bound from floating-point analysis and can fail. The error of a trained model is an
+effect with an interval, which never fails.
 """
 
 from testbed.audit.adapters import Adapter
 from testbed.audit.driver import (
-    PARTS,
-    Audit,
     check_parameterization,
     check_sampler,
     find,
     run,
 )
 from testbed.audit.learning import Effect
-from testbed.audit.rows import Row, table
+from testbed.audit.result import PARTS, Audit
+from testbed.audit.rows import LawCheck, table
 from testbed.audit.trained import check_model
 
 __all__ = [
@@ -22,7 +21,7 @@ __all__ = [
     "Adapter",
     "Audit",
     "Effect",
-    "Row",
+    "LawCheck",
     "check_model",
     "check_parameterization",
     "check_sampler",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from testbed.audit.subject import Denoise
+from testbed.components.guidance import Denoise
 from testbed.diffusion.noise_levels import COSINE, FLOW, VE, VP, NoiseSchedule
 from testbed.diffusion.predictions import PREDICTION_TYPES, convert
 from testbed.errors import InputError, UnknownName, unknown

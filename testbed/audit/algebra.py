@@ -1,4 +1,4 @@
-"""Level 1, algebra: a parameterization against itself and the kinds, on no distribution at all."""
+"""The part algebra: a parameterization and the prediction types, on no distribution at all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import itertools
 import torch
 from torch import Tensor
 
-from testbed.audit.reach import pushed
 from testbed.audit.reference import mixture, noisy
-from testbed.audit.rows import Row, gamma, rows, skipped
+from testbed.audit.rows import LawCheck, gamma, rows, skipped
+from testbed.audit.sensitivity import denoise_pair
 from testbed.diffusion.noise_levels import COSINE, FLOW, VP, NoiseSchedule
 from testbed.diffusion.parameterization import Parameterization
 from testbed.diffusion.predictions import PREDICTION_TYPES, convert, pair_weights
@@ -29,45 +29,41 @@ def check(
     levels: Tensor,
     dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.bfloat16),
     samples: int = 16,
-) -> list[Row]:
-    """Every law of this level, at `levels` (L,) float64, in each dtype."""
+) -> list[LawCheck]:
+    """Checks every law of this part, at `levels` (L,) float64, in each dtype."""
     x0, eps, sigma = noisy(mixture(), levels, samples)
-    found: list[Row] = []
+    checks: list[LawCheck] = []
     for dtype in dtypes:
         narrow = x0.to(dtype), eps.to(dtype), sigma.to(torch.promote_types(dtype, torch.float32))
-        found += consistency(CONSISTENT, p, sigma_data, *narrow)
-        found += conversions(p, sigma_data, *narrow)
-        found += round_trips(p, sigma_data, *narrow)
-    found += triangles(p, sigma_data, x0, eps, sigma)
-    found += equivariance(p, sigma_data, x0, eps, sigma)
+        checks += consistency(CONSISTENT, p, sigma_data, *narrow)
+        checks += conversions(p, sigma_data, *narrow)
+        checks += round_trips(p, sigma_data, *narrow)
+    checks += triangles(p, sigma_data, x0, eps, sigma)
+    checks += equivariance(p, sigma_data, x0, eps, sigma)
     low, high = p.sigma_range
     near, far = max(1e-8, low * (1 + 1e-8)), min(1e8, high / (1 + 1e-8))
     ends = torch.tensor([near, far], dtype=torch.float64)
-    found += consistency(LIMITS, p, sigma_data, *noisy(mixture(), ends, samples))
-    return found
+    return checks + consistency(LIMITS, p, sigma_data, *noisy(mixture(), ends, samples))
 
 
 def consistency(
     law: str, p: Parameterization, sigma_data: float, x0: Tensor, eps: Tensor, sigma: Tensor
-) -> list[Row]:
-    """Scaling and stated target agree; error <= gamma_12 (|c_skip x| + |c_out a x0| + ...).
+) -> list[LawCheck]:
+    """Checks that scaling and target agree; error <= gamma_12 (|c_skip x| + |c_out a x0| + ...).
 
     x = x0 + sigma eps itself is rounded, by at most gamma_2 of |x0| + |sigma eps|.
     """
-    s = per_sample(sigma, x0)
-    x = (x0.to(s.dtype) + s * eps.to(s.dtype)).to(x0.dtype)
-    through = p.denoise(
-        p.target(x0, eps, sigma, sigma_data=sigma_data), x, sigma, sigma_data=sigma_data
-    )
-    _, by = pushed(p, sigma_data, x0.double(), eps.double(), x.double(), sigma.double())
-    terms = x0.double().abs(), eps.double().abs()
-    size = by.x * (terms[0] + s.double() * terms[1]) + by.x0 * terms[0] + by.eps * terms[1]
+    F, x = target_and_state(p, sigma_data, x0, eps, sigma)
+    D = p.denoise(F, x, sigma, sigma_data=sigma_data)
+    _, by = denoise_pair(p, sigma_data, x0.double(), eps.double(), x.double(), sigma.double())
+    s, terms = per_sample(sigma, x0).double(), (x0.double().abs(), eps.double().abs())
+    size = by.x * (terms[0] + s * terms[1]) + by.x0 * terms[0] + by.eps * terms[1]
     bound = gamma(12, x0.dtype) * size
-    return rows(law, p.name, sigma.double(), through, x0.double(), bound)
+    return rows(law, p.name, sigma.double(), D, x0.double(), bound)
 
 
 def expected(x0: Tensor, eps: Tensor, s: Tensor) -> dict[str, Tensor]:
-    """Every kind in its own words, float64: not by the table of weights that convert uses."""
+    """Returns each prediction type by its own formula, float64, not by the weights of convert."""
     x0, eps, s = x0.double(), eps.double(), s.double()
     return {
         "x0": x0,
@@ -92,45 +88,45 @@ class Sizes:
         self.x0 = (s * self.F + b * self.x) / self.n
         self.eps = (self.F + a * self.x) / self.n
 
-    def weights(self, kind: str) -> tuple[Tensor, Tensor]:
-        """(|a|, |b|) of a kind."""
-        a, b = pair_weights(kind, self.sigma)
+    def weights(self, prediction_type: str) -> tuple[Tensor, Tensor]:
+        """Returns (|a|, |b|) of a prediction type q = a x0 + b eps."""
+        a, b = pair_weights(prediction_type, self.sigma)
         return per_sample(a, self.like).abs(), per_sample(b, self.like).abs()
 
-    def kind(self, name: str) -> Tensor:
-        """|a_q| |x0| + |b_q| |eps|, with x0 and eps as sums of what F and x add to them."""
-        a, b = self.weights(name)
+    def prediction(self, prediction_type: str) -> Tensor:
+        """Returns |a_q| |x0| + |b_q| |eps|, x0 and eps being sums of what F and x add to them."""
+        a, b = self.weights(prediction_type)
         return a * self.x0 + b * self.eps
 
-    def back(self, name: str) -> Tensor:
-        """Of the pair when it is read from kind `name` instead of F: that kind's n and size."""
-        signed_a, signed_b = pair_weights(name, self.sigma)
+    def pair(self, prediction_type: str) -> tuple[Tensor, Tensor]:
+        """Returns the sizes of x0 and eps when they are solved from q and x instead of F and x."""
+        signed_a, signed_b = pair_weights(prediction_type, self.sigma)
         n = per_sample(signed_b - self.sigma * signed_a, self.like).abs()
-        a, b = self.weights(name)
-        q = self.kind(name)
-        return torch.stack([(self.s * q + b * self.x) / n, (q + a * self.x) / n])
+        a, b = self.weights(prediction_type)
+        q = self.prediction(prediction_type)
+        return (self.s * q + b * self.x) / n, (q + a * self.x) / n
 
 
 def conversions(
     p: Parameterization, sigma_data: float, x0: Tensor, eps: Tensor, sigma: Tensor
-) -> list[Row]:
-    """p's target converted to every kind, against that kind of the pair it was made from."""
+) -> list[LawCheck]:
+    """Checks p's target converted to every prediction type against that type's own formula."""
     if not p.affine:
         return [skipped(CONVERSION, p.name, "not affine: no bound is derived")]
     F, x = target_and_state(p, sigma_data, x0, eps, sigma)
-    sizes, truth = Sizes(p, sigma_data, x0, eps, sigma), expected(x0, eps, per_sample(sigma, x0))
-    found: list[Row] = []
+    sizes, exact = Sizes(p, sigma_data, x0, eps, sigma), expected(x0, eps, per_sample(sigma, x0))
+    checks: list[LawCheck] = []
     for name in PREDICTION_TYPES:
-        got = convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data)
-        bound = gamma(12, x0.dtype) * sizes.kind(name)
-        found += rows(f"{CONVERSION}: {name}", p.name, sigma.double(), got, truth[name], bound)
-    return found
+        q = convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data)
+        bound = gamma(12, x0.dtype) * sizes.prediction(name)
+        checks += rows(f"{CONVERSION}: {name}", p.name, sigma.double(), q, exact[name], bound)
+    return checks
 
 
 def target_and_state(
     p: Parameterization, sigma_data: float, x0: Tensor, eps: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(F*, x) in x0's dtype."""
+    """Returns (F*, x), the target and the noisy sample, in x0's dtype."""
     s = per_sample(sigma, x0)
     x = (x0.to(s.dtype) + s * eps.to(s.dtype)).to(x0.dtype)
     return p.target(x0, eps, sigma, sigma_data=sigma_data), x
@@ -138,27 +134,27 @@ def target_and_state(
 
 def round_trips(
     p: Parameterization, sigma_data: float, x0: Tensor, eps: Tensor, sigma: Tensor
-) -> list[Row]:
-    """F -> kind -> F. A conversion there and back loses what the kind does not hold."""
+) -> list[LawCheck]:
+    """Checks F -> q -> F: a conversion there and back loses what the prediction type lacks."""
     if not p.affine:
         return [skipped(ROUND_TRIP, p.name, "not affine: no bound is derived")]
     F, x = target_and_state(p, sigma_data, x0, eps, sigma)
     sizes = Sizes(p, sigma_data, x0, eps, sigma)
     a, b = (per_sample(w, x0).abs() for w in p.pair_weights(sigma, sigma_data=sigma_data))
-    found: list[Row] = []
+    checks: list[LawCheck] = []
     for name in PREDICTION_TYPES:
-        there = convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data)
-        back = convert(there, name, p, x=x, sigma=sigma, sigma_data=sigma_data)
-        pair = sizes.back(name)
-        bound = gamma(24, x0.dtype) * (a * pair[0] + b * pair[1])
-        found += rows(f"{ROUND_TRIP}: {name}", p.name, sigma.double(), back, F.double(), bound)
-    return found
+        q = convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data)
+        back = convert(q, name, p, x=x, sigma=sigma, sigma_data=sigma_data)
+        size_x0, size_eps = sizes.pair(name)
+        bound = gamma(24, x0.dtype) * (a * size_x0 + b * size_eps)
+        checks += rows(f"{ROUND_TRIP}: {name}", p.name, sigma.double(), back, F.double(), bound)
+    return checks
 
 
 def triangles(
     p: Parameterization, sigma_data: float, x0: Tensor, eps: Tensor, sigma: Tensor
-) -> list[Row]:
-    """F -> kind -> another kind, against F -> the other kind."""
+) -> list[LawCheck]:
+    """Checks F -> one prediction type -> another against F -> the other."""
     if not p.affine:
         return [skipped(TRIANGLE, p.name, "not affine: no bound is derived")]
     F, x = target_and_state(p, sigma_data, x0, eps, sigma)
@@ -167,24 +163,26 @@ def triangles(
         name: convert(F, p, name, x=x, sigma=sigma, sigma_data=sigma_data)
         for name in PREDICTION_TYPES
     }
-    found: list[Row] = []
+    checks: list[LawCheck] = []
     for first, second in itertools.permutations(PREDICTION_TYPES, 2):
-        got = convert(direct[first], first, second, x=x, sigma=sigma)
+        q = convert(direct[first], first, second, x=x, sigma=sigma)
         a, b = sizes.weights(second)
-        pair = sizes.back(first)
-        bound = gamma(24, x0.dtype) * (a * pair[0] + b * pair[1])
-        found += rows(f"{TRIANGLE}: {first}, {second}", p.name, sigma, got, direct[second], bound)
-    return found
+        size_x0, size_eps = sizes.pair(first)
+        bound = gamma(24, x0.dtype) * (a * size_x0 + b * size_eps)
+        checks += rows(f"{TRIANGLE}: {first}, {second}", p.name, sigma, q, direct[second], bound)
+    return checks
 
 
 def conditioning(schedule: NoiseSchedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """(|d log sigma/d log t|, |d log alpha/d log t|): how the rounding of t moves sigma and x."""
+    """Returns |d log sigma/d log t| and |d log alpha/d log t|, (B,) each, by autograd.
+
+    They are the condition numbers by which a rounding of t moves sigma and x.
+    """
     t = schedule.time(sigma).detach().requires_grad_()
     with torch.enable_grad():
-        alpha = torch.log(schedule.alpha(t)) + 0 * t
-        level = torch.log(schedule.s(t)) + 0 * t
         by_alpha, by_s = (
-            torch.autograd.grad(part.sum(), t, retain_graph=True)[0] for part in (alpha, level)
+            torch.autograd.grad((torch.log(coefficient) + 0 * t).sum(), t)[0]
+            for coefficient in (schedule.alpha(t), schedule.s(t))
         )
     t = t.detach()
     return ((by_s - by_alpha) * t).abs(), (by_alpha * t).abs()
@@ -193,7 +191,7 @@ def conditioning(schedule: NoiseSchedule, sigma: Tensor) -> tuple[Tensor, Tensor
 def slopes(
     p: Parameterization, sigma_data: float, F: Tensor, x: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(|dD/dx|, |dD/dsigma|) of p.denoise at fixed F, elementwise, by autograd."""
+    """Returns |dD/dx| and |dD/dsigma| of p.denoise at fixed F, elementwise, by autograd."""
 
     def one(F: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         return p.denoise(F[None], x[None], sigma[None], sigma_data=sigma_data)[0]
@@ -206,23 +204,23 @@ def slopes(
 
 def equivariance(
     p: Parameterization, sigma_data: float, x0: Tensor, eps: Tensor, sigma: Tensor
-) -> list[Row]:
-    """The state carried to another form and back says the same (Kingma et al. 2021, sec. 5).
+) -> list[LawCheck]:
+    """Checks that x carried to another schedule and back gives the same D (Kingma et al. 2021).
 
     The way rounds sigma by gamma_8 (1 + kappa_sigma) sigma and x by gamma_8 (1 + kappa_alpha) |x|,
-    kappa the condition numbers of the form's own time; D moves by its slopes times these.
+    kappa the condition numbers of the schedule's own time; D moves by its slopes times these
+    (sec. 5 there).
     """
     F, x = target_and_state(p, sigma_data, x0, eps, sigma)
-    here = p.denoise(F, x, sigma, sigma_data=sigma_data)
+    D = p.denoise(F, x, sigma, sigma_data=sigma_data)
     by_x, by_sigma = slopes(p, sigma_data, F, x, sigma)
-    found: list[Row] = []
+    checks: list[LawCheck] = []
     for schedule in (VP, COSINE, FLOW):
-        there, t = schedule.from_ve(x, sigma)
-        back, level_back = schedule.to_ve(there, t)
-        got = p.denoise(F, back, level_back, sigma_data=sigma_data)
+        x_back, sigma_back = schedule.to_ve(*schedule.from_ve(x, sigma))
+        D_back = p.denoise(F, x_back, sigma_back, sigma_data=sigma_data)
         kappa_sigma, kappa_alpha = (per_sample(k, x) for k in conditioning(schedule, sigma))
         s, unit = per_sample(sigma, x), gamma(8, x.dtype)
         bound = unit * ((1 + kappa_sigma) * s * by_sigma + (1 + kappa_alpha) * x.abs() * by_x)
-        own = gamma(12, x.dtype) * (by_x * x.abs() + (here - by_x * x).abs())
-        found += rows(f"{EQUIVARIANCE}: {schedule.name}", p.name, sigma, got, here, bound + own)
-    return found
+        bound = bound + gamma(12, x.dtype) * (by_x * x.abs() + (D - by_x * x).abs())
+        checks += rows(f"{EQUIVARIANCE}: {schedule.name}", p.name, sigma, D_back, D, bound)
+    return checks

@@ -5,122 +5,56 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from testbed.audit import algebra, curvature, diagnosis, exact, learning, trajectories
 from testbed.audit.adapters import Adapter
 from testbed.audit.external import ExternalDenoiser, around_network
-from testbed.audit.learning import Effect, effects_table
+from testbed.audit.learning import Effect
 from testbed.audit.reference import distributions, mixture, noisy
-from testbed.audit.rows import Row, at_level, table
-from testbed.audit.subject import Affine, Subject
+from testbed.audit.result import PARTS, Audit
+from testbed.audit.rows import LawCheck, in_part
+from testbed.audit.subject import ParameterizedDenoiser, Subject
 from testbed.audit.trained import check_model
 from testbed.components.sampler import Sampler
 from testbed.components.signature import Signature
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.equal_objectives import equal_objectives_of
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError, UnknownName, said, unknown
+from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.oracles import Oracle
+from testbed.plugin_files import import_file
 from testbed.random import stream
-from testbed.registry import Registry, default_registry, import_file
+from testbed.registry import Registry, default_registry
 
-PARTS = ("algebra", "oracle", "second order", "learning", "sampling")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What an audit found. `rows` are laws that can fail, `effects` sizes that cannot."""
-
-    subject: str
-    rows: tuple[Row, ...]
-    effects: tuple[Effect, ...] = ()
-    findings: tuple[str, ...] = ()
-    """What is probably wrong, in words."""
-    notes: tuple[str, ...] = ()
-    """What is worth knowing and not wrong: twins, levels left out."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every law that could be checked holds, and at least one could."""
-        return all(row.passed for row in self.rows) and any(not row.reason for row in self.rows)
-
-    def table(self) -> pd.DataFrame:
-        """Every row: level, law, subject, data, sigma, dtype, error, bound, ratio, passed."""
-        found = table(self.rows)
-        first = ["level", "law", "subject", "data", "sigma", "dtype"]
-        return found[[*first, *(name for name in found if name not in first)]]
-
-    def laws(self) -> pd.DataFrame:
-        """The worst row of each level, law, data and dtype, failures first within a level."""
-        found = self.table()
-        keys = ["level", "law", "data", "dtype"]
-        worst = (
-            found.assign(order=found["ratio"].fillna(-1.0))
-            .sort_values("order", ascending=False, kind="stable")
-            .groupby(keys, sort=False)
-            .head(1)
-            .drop(columns="order")
-        )
-        counts = found.groupby(keys)["passed"].agg(checks="size", held="sum").reset_index()
-        merged = worst.merge(counts, on=keys)
-        merged["rank"] = merged["level"].map({name: i for i, name in enumerate(PARTS)})
-        return merged.sort_values(["rank", "passed", "law"], kind="stable").drop(columns="rank")
-
-    def json(self) -> str:
-        """All of it as JSON; a number that is not finite is null."""
-        parts = {
-            "subject": self.subject,
-            "passed": self.passed,
-            "rows": [{**asdict(row), "passed": row.passed} for row in self.rows],
-            "effects": [asdict(effect) for effect in self.effects],
-            "findings": self.findings,
-            "notes": self.notes,
-        }
-        return json.dumps(_finite(parts), indent=1)
-
-    def effects_table(self) -> pd.DataFrame:
-        """Every effect: name, subject, sigma, value, low, high, unit."""
-        return effects_table(list(self.effects))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def read_table(file: Path | None) -> Tensor | None:
-    """The noise levels in a .npy file, (n,) float64.
+    """Reads the noise levels in a .npy file, (n,) float64; None without a file.
 
     Raises:
-        InputError: it cannot be read, or holds no ascending positive numbers.
+        InputError: The file cannot be read, or does not hold ascending positive numbers.
     """
     if file is None:
         return None
     try:
-        found = np.load(file, allow_pickle=False)
-        if np.iscomplexobj(found):
+        array = np.load(file, allow_pickle=False)
+        if np.iscomplexobj(array):
             raise TypeError("its numbers are complex")
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            table = torch.from_numpy(found.astype(np.float64))
+            table = torch.from_numpy(array.astype(np.float64))
     except Exception as problem:  # a damaged header raises whatever its damage leads to
-        raise InputError(f"--table {file}: cannot be read as .npy: {said(problem)}") from None
+        raise InputError(f"--table {file}: cannot be read as .npy: {one_line(problem)}") from None
     ascending = table.ndim == 1 and len(table) >= 2 and bool((table.diff() > 0).all())
     if not (ascending and float(table[0]) > 0 and math.isfinite(float(table[-1]))):
         raise InputError(f"--table {file}: expected (n,) ascending positive noise levels.")
@@ -128,10 +62,10 @@ def read_table(file: Path | None) -> Tensor | None:
 
 
 def oracle_of(dataset: str, registry: Registry) -> Oracle | None:
-    """The oracle of a data set by name; None without a name.
+    """Returns the oracle of a data set by name; None without a name.
 
     Raises:
-        InputError: no such data set, or one without an oracle.
+        InputError: There is no such data set, or it has no oracle.
     """
     if not dataset:
         return None
@@ -146,7 +80,7 @@ def run(
     *,
     name: str = "",
     held_out: Tensor | None = None,
-    levels: Sequence[str] = PARTS,
+    parts: Sequence[str] = PARTS,
     adapter: Adapter | None = None,
     oracle: Oracle | None = None,
     trained: bool = False,
@@ -156,105 +90,108 @@ def run(
     registry: Registry | None = None,
     say: Say = lambda text: None,
 ) -> Audit:
-    """Checks that a subject is the denoiser it claims to be, level by level.
+    """Checks that a subject is the denoiser it claims to be, part by part.
 
     Args:
-        subject: a parameterization, by name or itself; a trained Denoiser (`trial.audited` audits
+        subject: A parameterization, by name or itself; a trained Denoiser (`trial.audited` audits
             a trial by its folder); `"module:factory"` or `"file.py:factory"`; or a callable
-            (x, sigma) -> x0. A factory names what it wants of `oracle` (it returns the exact
-            denoiser of that distribution), `network` (it returns a denoiser around that network)
-            and `sigma_data`; one that wants none of them returns a denoiser, taken as it is.
-        name: what the subject is called; its own name by default.
-        held_out: (N, ...) what a trained Denoiser is measured on; draws from `oracle` by default.
-        levels: some of "algebra", "oracle", "second order", "learning", "sampling".
-        adapter: how to read a callable's arguments and output; by default (x, sigma) -> x0.
-        oracle: what a callable claims to be exact for; for a trained model, its data's.
-        trained: a callable is a trained model of `oracle`: its errors are effects, not failures.
-        parameterization: the one whose network a factory wraps.
-        sigma_data: handed to parameterizations.
-        dtypes: what the algebra and the oracle level are computed in.
-        registry: where names are looked up; by default the one of the bundled plugins.
-        say: is told what is being checked.
+            (x, sigma) -> x0. A factory names the arguments it takes out of `oracle` (it returns the
+            exact denoiser of that distribution), `network` (it returns a denoiser around that
+            network) and `sigma_data`; one without arguments returns a denoiser, taken as it is.
+        name: The name of the subject in the result; its own name by default.
+        held_out: The data that a trained Denoiser is measured on, (N, ...) float32; draws from
+            `oracle` by default.
+        parts: Some of "algebra", "oracle", "second order", "learning", "sampling".
+        adapter: The conventions of a callable; by default (x, sigma) -> x0.
+        oracle: The distribution that a callable claims to be exact for; for a trained model, the
+            one of its data.
+        trained: Whether a callable is a trained model of `oracle`: its errors are effects then, and
+            no failures.
+        parameterization: The parameterization whose network a factory wraps.
+        sigma_data: The value that parameterizations get.
+        dtypes: The dtypes that the algebra and the oracle part are computed in.
+        registry: The registry for names; by default the one of the bundled plugins.
+        say: It is called with a line for each part.
 
     Returns:
-        the Audit; `Audit.passed`, `Audit.table()`, `Audit.findings`.
+        The Audit; `Audit.passed`, `Audit.table()`, `Audit.findings`.
 
     Raises:
-        InputError: an unknown level or name, a subject that is none of these, or one that raises.
+        InputError: A part or a name is unknown, the subject is none of these, or it raises.
     """
-    for level in levels:
-        if level not in PARTS:
-            raise UnknownName(unknown("level", level, PARTS))
+    for part in parts:
+        if part not in PARTS:
+            raise UnknownName(unknown("part", part, PARTS))
     if not 0 < sigma_data < float("inf"):
         raise InputError(f"sigma_data = {sigma_data!r} must be a positive number.")
     registry = registry or default_registry()
     if isinstance(parameterization, str):
         parameterization = registry.parameterization(parameterization)
-    name = name or _name(subject)
     if isinstance(subject, str):
-        subject = find(subject, registry)
+        name, subject = name or subject, find(subject, registry)
+    own = getattr(subject, "name", "") or getattr(subject, "__name__", "denoiser")
+    name = name or str(own)
     if isinstance(subject, Parameterization):
-        return _exact(Affine(subject, sigma_data, oracle), levels, dtypes, registry, say)
+        return _exact(
+            ParameterizedDenoiser(subject, sigma_data, oracle), parts, dtypes, registry, say
+        )
     if isinstance(subject, Denoiser):
-        return _trained(name, subject, oracle, held_out, levels, say)
+        return _trained(name, subject, oracle, held_out, parts, say)
     if not callable(subject):
         raise InputError(f"cannot audit {subject!r}: neither a name nor a callable.")
     adapter = adapter or Adapter()
-    foreign = made(name, subject, adapter, oracle, parameterization, sigma_data, trained)
+    external = external_denoiser(
+        name, subject, adapter, oracle, parameterization, sigma_data, trained
+    )
     if trained:
-        denoise = foreign.denoiser(oracle or mixture())
-        return _trained(name, denoise, oracle, None, levels, say, foreign)
-    return _exact(foreign, levels, dtypes, registry, say)
-
-
-def _name(subject: Any) -> str:
-    if isinstance(subject, str):
-        return subject
-    return str(getattr(subject, "name", None) or getattr(subject, "__name__", "denoiser"))
+        denoise = external.denoiser(oracle or mixture())
+        return _trained(name, denoise, oracle, None, parts, say, external)
+    return _exact(external, parts, dtypes, registry, say)
 
 
 def find(word: str, registry: Registry) -> Any:
-    """What a word names: a parameterization, or the factory of a denoiser.
+    """Returns what a word names: a parameterization, or the factory of a denoiser.
 
     Raises:
-        InputError: nothing of that name.
+        InputError: The word names neither, or the factory cannot be imported.
     """
-    if word in registry.names("parameterization"):
+    names = registry.names("parameterization")
+    if word in names:
         return registry.parameterization(word)
     module, colon, attribute = word.rpartition(":")
     if colon and attribute.isidentifier():
-        return imported(module, attribute)
-    known = registry.names("parameterization")
+        return _import(module, attribute)
     raise UnknownName(
-        f"{unknown('subject', word, known)} A trial's folder or id, or module:factory, would do "
+        f"{unknown('subject', word, names)} A trial's folder or id, or module:factory, would do "
         "too."
     )
 
 
-def imported(module: str, attribute: str) -> Any:
-    """The attribute of a module, or of a Python file given by its path.
+def _import(module: str, attribute: str) -> Any:
+    """Returns the attribute of a module, or of a Python file that `module` is the path of.
 
     Raises:
-        InputError: it cannot be imported, or has no such attribute.
+        InputError: The module cannot be imported, or has no such attribute.
     """
     try:
         if module.endswith(".py"):
-            home = import_file(str(Path(module).resolve()))
+            namespace = import_file(str(Path(module).resolve()))
         else:
             if "" not in sys.path:
                 sys.path.insert(0, "")
-            home = importlib.import_module(module)
+            namespace = importlib.import_module(module)
     except InputError:
         raise
     except Exception as problem:
-        raise InputError(f"{module} cannot be imported: {said(problem)}") from problem
-    if not hasattr(home, attribute):
-        names = [n for n in vars(home) if callable(getattr(home, n)) and not n.startswith("_")]
+        raise InputError(f"{module} cannot be imported: {one_line(problem)}") from problem
+    if not hasattr(namespace, attribute):
+        members = vars(namespace).items()
+        names = [name for name, member in members if callable(member) and name[:1] != "_"]
         raise InputError(f"{module}: {unknown('factory', attribute, names)}")
-    return getattr(home, attribute)
+    return getattr(namespace, attribute)
 
 
-def made(
+def external_denoiser(
     name: str,
     function: Callable[..., Any],
     adapter: Adapter,
@@ -263,9 +200,13 @@ def made(
     sigma_data: float,
     trained: bool,
 ) -> ExternalDenoiser:
-    """The subject that a callable or a factory stands for."""
-    wants = _wants(name, function)
-    if "network" in wants:
+    """Returns the subject that a callable or a factory stands for.
+
+    Raises:
+        InputError: The factory takes a network and no parameterization is given, or it raises.
+    """
+    arguments = _factory_arguments(name, function)
+    if "network" in arguments:
         if parameterization is None:
             raise InputError(
                 f"{name} takes a network: say which parameterization's it is, for example "
@@ -275,101 +216,106 @@ def made(
             raise InputError(f"{name} takes a network: it is audited with the exact one.")
 
         def wrap(network: torch.nn.Module) -> Any:
-            return _called(name, function, wants, network=network, sigma_data=sigma_data)
+            return _call(name, function, arguments, network=network, sigma_data=sigma_data)
 
         return around_network(name, wrap, parameterization, sigma_data, adapter)
-    if "oracle" in wants:
+    if "oracle" in arguments:
+
+        def make(data: Oracle) -> Any:
+            return _call(name, function, arguments, oracle=data, sigma_data=sigma_data)
+
         oracles = distributions() if oracle is None else {"data": oracle}
-        return ExternalDenoiser(
-            name,
-            lambda given: _called(name, function, wants, oracle=given, sigma_data=sigma_data),
-            adapter,
-            oracles,
-        )
-    if wants or _is_factory(function):
-        function = _called(name, function, wants, sigma_data=sigma_data)
+        return ExternalDenoiser(name, make, adapter, oracles)
+    if arguments or _takes_nothing(function):
+        function = _call(name, function, arguments, sigma_data=sigma_data)
     return ExternalDenoiser(
-        name, lambda given: function, adapter, {"data": oracle} if oracle else {}
+        name, lambda data: function, adapter, {"data": oracle} if oracle else {}
     )
 
 
-def _wants(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
-    """Which of oracle, network and sigma_data a factory names; none for a denoiser itself."""
+def _factory_arguments(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns which of oracle, network and sigma_data a factory takes; none for a denoiser."""
     try:
-        return Signature(name, function, ("oracle", "network", "sigma_data")).wanted
+        return Signature(name, function, ("oracle", "network", "sigma_data")).inputs
     except InputError:
         return ()
 
 
-def _is_factory(function: Callable[..., Any]) -> bool:
-    """Whether it takes no argument: then it builds the denoiser."""
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    """Whether a callable takes no argument: then it is a factory."""
     try:
         return not inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
 
 
-def _called(name: str, function: Callable[..., Any], wants: Sequence[str], **given: Any) -> Any:
+def _call(name: str, factory: Callable[..., Any], arguments: Sequence[str], **values: Any) -> Any:
+    """Returns the denoiser of a factory, called with those of `values` that it takes.
+
+    Raises:
+        InputError: The factory raises, or returns something that is not callable.
+    """
     try:
-        found = function(**{key: given[key] for key in wants})
+        denoiser = factory(**{key: values[key] for key in arguments})
     except Exception as problem:
-        raise InputError(f"{name} raised {said(problem)}") from problem
-    if not callable(found):
-        raise InputError(f"{name} returned {found!r}, expected a callable (x, sigma) -> x0.")
-    return found
+        raise InputError(f"{name} raised {one_line(problem)}") from problem
+    if not callable(denoiser):
+        raise InputError(f"{name} returned {denoiser!r}, expected a callable (x, sigma) -> x0.")
+    return denoiser
 
 
 def _exact(
     subject: Subject,
-    levels: Sequence[str],
+    parts: Sequence[str],
     dtypes: Sequence[torch.dtype],
     registry: Registry,
     say: Say,
 ) -> Audit:
-    found: list[Row] = []
-    samplers = deterministic(registry)
+    """Audits a subject that claims to be exact: every law of it can fail."""
+    checks: list[LawCheck] = []
+    samplers = [registry.sampler(name) for name in registry.names("sampler")]
+    samplers = [sampler for sampler in samplers if sampler.deterministic]
     try:
-        if "algebra" in levels:
+        if "algebra" in parts:
             say("algebra")
-            found += at_level("algebra", subject.algebra(tuple(dtypes)))
+            checks += in_part("algebra", subject.algebra(tuple(dtypes)))
         for name, oracle in subject.data().items():
-            parts: dict[str, Callable[[], list[Row]]] = {
+            laws: dict[str, Callable[[], list[LawCheck]]] = {
                 "oracle": functools.partial(exact.check, subject, oracle, tuple(dtypes)),
                 "second order": functools.partial(curvature.check, subject, oracle),
                 "learning": functools.partial(learning.check, subject, oracle),
                 "sampling": functools.partial(_sampling, subject, oracle, samplers),
             }
-            for level, check in parts.items():
-                if level in levels:
-                    say(f"{level}, {name}")
-                    found += at_level(level, check(), name)
-        return _explained(subject, found, registry)
+            for part, check in laws.items():
+                if part in parts:
+                    say(f"{part}, {name}")
+                    checks += in_part(part, check(), name)
+        return _explained(subject, checks, registry)
     except InputError:
         raise
     except Exception as problem:  # the code of others may raise anything
-        raise InputError(f"{subject.name} raised {said(problem)}") from problem
+        raise InputError(f"{subject.name} raised {one_line(problem)}") from problem
 
 
-def _explained(subject: Subject, found: list[Row], registry: Registry) -> Audit:
-    """What was found, with what it probably means."""
-    findings: list[str] = []
+def _explained(subject: Subject, checks: list[LawCheck], registry: Registry) -> Audit:
+    """Returns the checks as an audit, with what the failures among them probably mean."""
+    findings = ""
+    if not all(check.passed for check in checks):
+        findings = _diagnosis(subject) or diagnosis.by_rows(checks)
     notes: list[str] = []
-    if isinstance(subject, Affine):
-        others = [registry.parameterization(n) for n in registry.names("parameterization")]
-        for other, c in equal_objectives_of(subject.p, others, subject.sigma_data).items():
-            notes.append(
-                f"twin of {other} at sigma_data = {subject.sigma_data:g}: its F is {c:.6g} times "
-                "this one's."
-            )
-    if not all(row.passed for row in found):
-        told = _diagnosed(subject) or diagnosis.by_rows(found)
-        findings = [told] if told else []
-    if isinstance(subject, ExternalDenoiser) and not subject.data():
-        notes.append("no oracle: only what every denoiser owes its caller was checked.")
-    return Audit(subject.name, tuple(found), (), tuple(findings), tuple(notes))
+    if isinstance(subject, ParameterizedDenoiser):
+        others = [registry.parameterization(name) for name in registry.names("parameterization")]
+        notes = [
+            f"{other} is the same objective at sigma_data = {subject.sigma_data:g}: its F is "
+            f"{c:.6g} times this one's."
+            for other, c in equal_objectives_of(subject.p, others, subject.sigma_data).items()
+        ]
+    elif not subject.data():
+        notes = ["no oracle: only what every denoiser owes its caller was checked."]
+    return Audit(subject.name, tuple(checks), (), (findings,) if findings else (), tuple(notes))
 
 
-def _sampling(subject: Subject, oracle: Oracle, samplers: Sequence[Sampler]) -> list[Row]:
+def _sampling(subject: Subject, oracle: Oracle, samplers: Sequence[Sampler]) -> list[LawCheck]:
     if isinstance(subject, ExternalDenoiser) and subject.adapter.table is not None:
         table = subject.adapter.table.double().flip(0)
         sigmas = table[:: max(1, len(table) // 18)]
@@ -377,59 +323,52 @@ def _sampling(subject: Subject, oracle: Oracle, samplers: Sequence[Sampler]) -> 
     return trajectories.check(subject, oracle, samplers) + trajectories.check_ode(subject, oracle)
 
 
-def _diagnosed(subject: Subject) -> str:
-    if isinstance(subject, Affine):
+def _diagnosis(subject: Subject) -> str:
+    if isinstance(subject, ParameterizedDenoiser):
         return diagnosis.compare(subject.p, subject.sigma_data)
     assert isinstance(subject, ExternalDenoiser)
     oracle = next(iter(subject.data().values()), None)
     return diagnosis.explain(subject, oracle) if oracle is not None else ""
 
 
-def deterministic(registry: Registry) -> list[Sampler]:
-    """Every deterministic sampler of a registry."""
-    found = [registry.sampler(name) for name in registry.names("sampler")]
-    return [sampler for sampler in found if sampler.deterministic]
-
-
 def _trained(
     name: str,
     denoise: Denoiser | Callable[..., Tensor],
     oracle: Oracle | None,
-    held: Tensor | None,
-    levels: Sequence[str],
+    held_out: Tensor | None,
+    parts: Sequence[str],
     say: Say,
-    foreign: ExternalDenoiser | None = None,
+    external: ExternalDenoiser | None = None,
 ) -> Audit:
-    """Identities of what the model is made of, and the size of what it missed."""
-    found: list[Row] = []
+    """Audits a trained model: identities of its parts can fail, the sizes of its errors cannot."""
+    checks: list[LawCheck] = []
     notes: list[str] = []
-    if held is None:
-        held = (oracle or mixture()).sample(256, stream(0, "audit/held")).float()
+    if held_out is None:
+        held_out = (oracle or mixture()).sample(256, stream(0, "audit/held")).float()
     sigmas = torch.logspace(-2.6, 1.9, 10, dtype=torch.float64)
-    if foreign is not None:
-        if "algebra" in levels:
-            say("algebra")
-            found += at_level("algebra", foreign.algebra((torch.float32,)))
-        sigmas = foreign.levels
+    if "algebra" in parts:
+        say("algebra")
+    if external is not None:
+        if "algebra" in parts:
+            checks += in_part("algebra", external.algebra((torch.float32,)))
+        sigmas = external.levels
     if isinstance(denoise, Denoiser):
-        p = denoise.parameterization
-        few = held[:8].repeat(len(sigmas), *[1] * (held.ndim - 1))
-        eps = torch.randn(few.shape, generator=stream(0, "audit/trained"))
-        level = sigmas.repeat_interleave(len(few) // len(sigmas))
-        if "algebra" in levels:
-            say("algebra")
-            own = Affine(p, denoise.sigma_data)
-            found += at_level("algebra", own.algebra(DTYPES))
-            found += at_level("algebra", check_model(denoise, few, eps, level))
-        if "oracle" in levels:
+        own = ParameterizedDenoiser(denoise.parameterization, denoise.sigma_data, oracle)
+        if "algebra" in parts:
+            few = held_out[:8].repeat(len(sigmas), *[1] * (held_out.ndim - 1))
+            eps = torch.randn(few.shape, generator=stream(0, "audit/trained"))
+            sigma = sigmas.repeat_interleave(len(few) // len(sigmas))
+            laws = [*own.algebra(DTYPES), *check_model(denoise, few, eps, sigma)]
+            checks += in_part("algebra", laws)
+        if "oracle" in parts:
             say("oracle")
-            own = Affine(p, denoise.sigma_data, oracle)
-            for data, known in own.data().items():
-                found += at_level("oracle", exact.check(own, known, (torch.float64,)), data)
+            for data, of_data in own.data().items():
+                laws = exact.check(own, of_data, (torch.float64,))
+                checks += in_part("oracle", laws, data)
     effects: list[Effect] = []
-    if "learning" in levels or "second order" in levels:
+    if "learning" in parts or "second order" in parts:
         say("learning")
-        some = held[:256]
+        some = held_out[:256]
         effects = learning.measure(
             lambda x, sigma: denoise(x, sigma),
             name,
@@ -437,38 +376,38 @@ def _trained(
             sigmas,
             oracle,
             stream(0, "audit/learning"),
-            jacobians=16 if "second order" in levels and some[0].numel() <= 256 else 0,
+            jacobians=16 if "second order" in parts and some[0].numel() <= 256 else 0,
         )
         if oracle is None:
             notes.append("its data have no oracle: excess risk and Fisher divergence are unknown.")
-    if "sampling" in levels:
+    if "sampling" in parts:
         notes.append("trajectories are compared for exact denoisers only.")
-    return Audit(name, tuple(found), tuple(effects), (), tuple(notes))
+    return Audit(name, tuple(checks), tuple(effects), (), tuple(notes))
 
 
 def check_parameterization(
     p: Parameterization, sigma_data: float, oracle: Oracle | None = None
-) -> list[Row]:
-    """A study's part of the audit: p's conversions, and its first four levels on one distribution.
+) -> list[LawCheck]:
+    """Checks what a study audits: p's conversions, and the first four parts on one distribution.
 
     Args:
-        p: any parameterization.
-        sigma_data: handed to p.
-        oracle: the distribution; by default the audit's three-dimensional mixture.
+        p: Any parameterization.
+        sigma_data: The value that p gets.
+        oracle: The distribution; by default the audit's three-dimensional mixture.
     """
-    subject, known = Affine(p, sigma_data), oracle or mixture()
-    pairs = noisy(known, subject.levels, 16)
-    algebraic: list[Row] = []
+    subject, data = ParameterizedDenoiser(p, sigma_data), "mixture" if oracle is None else "data"
+    oracle = oracle or mixture()
+    batch = noisy(oracle, subject.levels, 16)
+    laws: list[LawCheck] = []
     for dtype in (torch.float64, torch.float32):
-        narrow = [part.to(dtype) for part in pairs]
-        algebraic += algebra.consistency(algebra.CONSISTENT, p, sigma_data, *narrow)
-        algebraic += algebra.conversions(p, sigma_data, *narrow)
-    data = "mixture" if oracle is None else "data"
+        narrow = [tensor.to(dtype) for tensor in batch]
+        laws += algebra.consistency(algebra.CONSISTENT, p, sigma_data, *narrow)
+        laws += algebra.conversions(p, sigma_data, *narrow)
     return [
-        *at_level("algebra", algebraic, data),
-        *at_level("oracle", exact.check(subject, known), data),
-        *at_level("second order", curvature.check(subject, known), data),
-        *at_level("learning", learning.check(subject, known), data),
+        *in_part("algebra", laws, data),
+        *in_part("oracle", exact.check(subject, oracle), data),
+        *in_part("second order", curvature.check(subject, oracle), data),
+        *in_part("learning", learning.check(subject, oracle), data),
     ]
 
 
@@ -477,7 +416,7 @@ def check_sampler(
     sigma_data: float,
     samplers: Sequence[Sampler],
     oracle: Oracle | None = None,
-) -> list[Row]:
-    """The sampler's derivative and whole trajectories: by way of x0 through p, and of the score."""
-    found = trajectories.check(Affine(p, sigma_data), oracle or mixture(), samplers)
-    return at_level("sampling", found, "mixture" if oracle is None else "data")
+) -> list[LawCheck]:
+    """Checks derivative and trajectories of samplers: by x0 through p, and by the score."""
+    laws = trajectories.check(ParameterizedDenoiser(p, sigma_data), oracle or mixture(), samplers)
+    return in_part("sampling", laws, "mixture" if oracle is None else "data")

@@ -12,19 +12,19 @@ from torch.func import jvp
 
 from testbed.audit.adapters import Adapter
 from testbed.audit.algebra import conditioning
-from testbed.audit.reach import Reach
 from testbed.audit.reference import LEVELS, distributions, mixture, noisy
-from testbed.audit.rows import Row, gamma, rows, skipped, verdict
-from testbed.audit.subject import Affine, Denoise, Subject
-from testbed.diffusion.denoiser import SHARED
-from testbed.diffusion.parameterization import Parameterization
+from testbed.audit.rows import LawCheck, gamma, rows, skipped, verdict
+from testbed.audit.sensitivity import Sensitivity
+from testbed.audit.subject import ParameterizedDenoiser, Subject
+from testbed.components.guidance import Denoise
+from testbed.diffusion.parameterization import Coefficients, Parameterization
 from testbed.diffusion.predictions import pair_weights, slope
 from testbed.errors import InputError
 from testbed.oracles import Oracle
 from testbed.tensors import per_sample
 
 OPERATIONS = 32
-"""Roundings granted to a foreign denoiser on the way from its inputs to its output."""
+"""Roundings granted to an external denoiser on the way from its inputs to its output."""
 
 SHAPE = "returns x's shape and dtype (float32 for a narrower one will do)"
 FINITE = "finite at every noise level"
@@ -35,15 +35,19 @@ Make = Callable[[Oracle], Callable[..., Tensor]]
 
 
 class ExternalDenoiser(Subject):
-    """A callable read through an Adapter.
+    """A callable of another codebase as a subject, read through an Adapter.
+
+    It is audited at those of the audit's noise levels that the adapter reaches.
 
     Args:
-        name: of the subject in the table.
+        name: The name of the subject in the table.
         make: `make(oracle)` gives the callable that claims to be the exact denoiser of `oracle`.
-        adapter: how to read it.
-        oracles: the distributions it can be made for; none if it claims to be exact for nothing.
-        levels: (L,) float64; those that the adapter does not reach are left out.
-        through: for one around a network, the parameterization and sigma_data of that network.
+        adapter: The conventions of the callable.
+        oracles: The distributions it can be made for; none if it claims to be exact for nothing.
+        preconditioning: The parameterization and sigma_data of the network that it wraps, if any.
+
+    Raises:
+        InputError: No noise level lies in the adapter's range.
     """
 
     def __init__(
@@ -52,19 +56,18 @@ class ExternalDenoiser(Subject):
         make: Make,
         adapter: Adapter,
         oracles: Mapping[str, Oracle],
-        levels: Tensor = LEVELS,
-        through: tuple[Parameterization, float] | None = None,
+        preconditioning: tuple[Parameterization, float] | None = None,
     ) -> None:
         self.name, self.make, self.adapter, self.oracles = name, make, adapter, oracles
-        self.through = through
+        self.preconditioning = preconditioning
         low, high = adapter.reaches
-        self.levels = levels[(levels >= low) & (levels <= high)]
+        self.levels = LEVELS[(low <= LEVELS) & (high >= LEVELS)]
         if adapter.table is not None:
             index = torch.unique((adapter.table - self.levels[:, None]).abs().argmin(1))
             self.levels = adapter.table[index].double()
         if len(self.levels) == 0:
             raise InputError(
-                f"none of the noise levels {levels.tolist()} lies between {low:g} and {high:g}."
+                f"none of the noise levels {LEVELS.tolist()} lies between {low:g} and {high:g}."
             )
 
     def data(self) -> Mapping[str, Oracle]:
@@ -73,27 +76,29 @@ class ExternalDenoiser(Subject):
     def denoiser(self, oracle: Oracle) -> Denoise:
         return self.adapter(self.make(oracle))
 
-    def reach(self, oracle: Oracle, x: Tensor, sigma: Tensor) -> Reach:
-        """Of D read off q = a x0 + b eps: B |a|, B |b| and |b/(b - sigma a)|, B = |dD/dq|.
+    def sensitivity(self, oracle: Oracle, x: Tensor, sigma: Tensor) -> Sensitivity:
+        """Returns the slopes of D read off q = a x0 + b eps, with B = |dD/dq|.
 
-        For one around a network, that of its parameterization. |dD/dx| is 1 at least: what returns
-        x0 may have formed it as x - sigma eps.
+        They are |b/(b - sigma a)|, B |a| and B |b|; around a network, those of its
+        parameterization. |dD/dx| is 1 at least: what returns x0 may have formed it as
+        x - sigma eps.
         """
-        if self.through is not None:
-            return Affine(*self.through).reach(oracle, x, sigma)
+        if self.preconditioning is not None:
+            return ParameterizedDenoiser(*self.preconditioning).sensitivity(oracle, x, sigma)
         a, b = pair_weights(self.adapter.kind, sigma)
         B = 1 / slope(self.adapter.kind, sigma).abs()
         by_x = (b / (b - sigma * a)).abs().clamp(min=1)
-        return Reach(*(per_sample(part, x) for part in (by_x, B * a.abs(), B * b.abs())))
+        return Sensitivity(*(per_sample(each, x) for each in (by_x, B * a.abs(), B * b.abs())))
 
-    def inexactness(
+    def input_rounding(
         self, oracle: Oracle, x: Tensor, sigma: Tensor, dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """gamma_32 ((1 + kappa) of the state and of the noise argument) times D's slopes.
+        """Returns gamma_32 (1 + kappa) times D's slopes, for the state and the time argument.
 
-        |dD/dx| |x| + |sigma dD/dsigma| by autograd of the oracle; kappa are the condition numbers
-        of the adapter's coordinates (alpha(t) and sigma(t) of a rounded t). What returns another
-        kind, q = a D + b (x - D)/sigma, has taken its own x and sigma there too.
+        The slopes |dD/dx| |x| + |sigma dD/dsigma| are taken by autograd of the oracle; kappa are
+        the condition numbers of the adapter's schedule, alpha(t) and sigma(t) of a rounded t. What
+        returns another prediction type, q = a D + b (x - D)/sigma, uses its own x and sigma there
+        too.
         """
         with torch.enable_grad():
             state, level = x.clone().requires_grad_(), sigma.clone().requires_grad_()
@@ -106,8 +111,10 @@ class ExternalDenoiser(Subject):
                 by_x[:, j] = (first * x).abs().flatten(1).sum(1) if first is not None else 0
                 by_sigma[:, j] = second * sigma if second is not None else 0
         kappa_sigma, kappa_alpha = conditioning(self.adapter.noise_schedule, sigma)
-        if self.through is not None:
-            kappa_sigma = kappa_sigma + ExactNetwork(*self.through, oracle).conditioning(sigma)
+        if self.preconditioning is not None:
+            kappa_sigma = kappa_sigma + ExactNetwork(*self.preconditioning, oracle).conditioning(
+                sigma
+            )
         if self.adapter.time_argument == "log_sigma":
             kappa_sigma = kappa_sigma + sigma.log().abs()
         if self.adapter.time_argument == "1-time":
@@ -115,18 +122,20 @@ class ExternalDenoiser(Subject):
             kappa_sigma = kappa_sigma * (1 + 1 / t)
         # Sigma itself is float32 in narrow dtypes, and exact here: the subject reads the same one.
         unit = gamma(OPERATIONS, dtype)
-        moved = (1 + kappa_alpha)[:, None] * by_x + (1 + kappa_sigma)[:, None] * by_sigma.abs()
-        if self.through is None:
+        change = (1 + kappa_alpha)[:, None] * by_x + (1 + kappa_sigma)[:, None] * by_sigma.abs()
+        if self.preconditioning is None:
             eps = ((x - D.detach().reshape(x.shape)) / per_sample(sigma, x)).flatten(1)
-            by_alpha, by_level = self._read(x.flatten(1), D.detach(), eps, sigma)
-            moved = moved + kappa_alpha[:, None] * by_alpha + kappa_sigma[:, None] * by_level
-        return unit * moved.detach().reshape(x.shape)
+            by_alpha, by_level = self._prediction_slopes(x.flatten(1), D.detach(), eps, sigma)
+            change = change + kappa_alpha[:, None] * by_alpha + kappa_sigma[:, None] * by_level
+        return unit * change.detach().reshape(x.shape)
 
-    def _read(self, x: Tensor, D: Tensor, eps: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """|alpha dD/dalpha| and |sigma dD/dsigma| through q at a fixed D, in D read off q."""
+    def _prediction_slopes(
+        self, x: Tensor, D: Tensor, eps: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns |alpha dD/dalpha| and |sigma dD/dsigma| of D read off q, q being of a fixed D."""
         kind = self.adapter.kind
-        pairs = jvp(lambda s: pair_weights(kind, s), (sigma,), (sigma,))
-        (_, b), (a_slope, b_slope) = pairs[0], pairs[1]
+        weights = jvp(lambda s: pair_weights(kind, s), (sigma,), (sigma,))
+        (_, b), (a_slope, b_slope) = weights[0], weights[1]
         B = (1 / slope(kind, sigma).abs())[:, None]
         by_level = B * (a_slope[:, None] * D + (b_slope - b)[:, None] * eps).abs()
         by_alpha = B * (b / sigma).abs()[:, None] * x.abs()
@@ -134,7 +143,7 @@ class ExternalDenoiser(Subject):
             by_alpha = by_alpha + B * b.abs()[:, None] * eps.abs()
         return by_alpha, by_level
 
-    def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[Row]:
+    def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[LawCheck]:
         oracle = next(iter(self.oracles.values()), mixture())
         return structure(self.name, self.denoiser(oracle), oracle, self, dtypes)
 
@@ -145,42 +154,43 @@ def structure(
     oracle: Oracle,
     subject: ExternalDenoiser,
     dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32),
-) -> list[Row]:
-    """What any denoiser owes its caller, whatever it was trained on."""
-    found: list[Row] = []
-    x0, eps, sigma = noisy(oracle, subject.levels, 4)
-    wide = x0 + per_sample(sigma, x0) * eps
+) -> list[LawCheck]:
+    """Checks what any denoiser owes its caller, whatever it was trained on."""
+    checks: list[LawCheck] = []
+    x0, eps, sigma64 = noisy(oracle, subject.levels, 4)
+    x64 = x0 + per_sample(sigma64, x0) * eps
     for dtype in dtypes:
         word = str(dtype).removeprefix("torch.")
-        x, level = wide.to(dtype), sigma.to(torch.promote_types(dtype, torch.float32))
+        x, sigma = x64.to(dtype), sigma64.to(torch.promote_types(dtype, torch.float32))
         try:
             with torch.no_grad():
-                before = x.clone(), level.clone()
+                before = x.clone(), sigma.clone()
                 state = torch.get_rng_state()
-                D = denoise(x, level)
+                D = denoise(x, sigma)
                 quiet = torch.equal(torch.get_rng_state(), state)
                 again = denoise(before[0].clone(), before[1].clone())
-                ones = torch.cat([denoise(x[i : i + 1], level[i : i + 1]) for i in range(len(x))])
+                ones = torch.cat([denoise(x[i : i + 1], sigma[i : i + 1]) for i in range(len(x))])
         except (RuntimeError, TypeError, ValueError, AttributeError) as problem:
-            if dtype == dtypes[0] and not _narrow(denoise, wide, sigma):
+            if dtype == dtypes[0] and not _runs_in_float32(denoise, x64, sigma64):
                 raise InputError(f"{name} raised {type(problem).__name__}: {problem}") from problem
-            found.append(skipped(SHAPE, name, f"{dtype}: it raised {problem}"))
+            checks.append(skipped(SHAPE, name, f"{dtype}: it raised {problem}"))
             continue
-        # x in bfloat16 and sigma in float32 promote to float32, which loses nothing.
-        kept = D.dtype in (dtype, level.dtype) and D.shape == x.shape
-        found.append(verdict(SHAPE, name, kept, word))
-        found.append(verdict(FINITE, name, bool(torch.isfinite(D).all()), word))
-        same = torch.equal(x, before[0]) and torch.equal(level, before[1])
-        found.append(verdict(PURE, name, same, word))
         steady = torch.allclose(D, again, rtol=0, atol=0, equal_nan=True)
-        found.append(verdict(STEADY, name, quiet and steady, word))
-        at = x.double(), level.double()
-        bound = 2 * subject.uncertainty(oracle, *at, dtype).expand_as(at[0])
-        found += rows(SINGLE, name, at[1], D.double(), ones.double(), bound, dtype)
-    return found
+        laws = {
+            # x in bfloat16 and sigma in float32 promote to float32, which loses nothing.
+            SHAPE: D.dtype in (dtype, sigma.dtype) and D.shape == x.shape,
+            FINITE: bool(torch.isfinite(D).all()),
+            PURE: torch.equal(x, before[0]) and torch.equal(sigma, before[1]),
+            STEADY: quiet and steady,
+        }
+        checks += [verdict(law, name, held, word) for law, held in laws.items()]
+        wide = x.double(), sigma.double()
+        bound = 2 * subject.uncertainty(oracle, *wide, dtype).expand_as(wide[0])
+        checks += rows(SINGLE, name, wide[1], D.double(), ones.double(), bound, dtype)
+    return checks
 
 
-def _narrow(denoise: Denoise, x: Tensor, sigma: Tensor) -> bool:
+def _runs_in_float32(denoise: Denoise, x: Tensor, sigma: Tensor) -> bool:
     """Whether the callable works in float32 at least."""
     try:
         with torch.no_grad():
@@ -193,69 +203,56 @@ def _narrow(denoise: Denoise, x: Tensor, sigma: Tensor) -> bool:
 class ExactNetwork(nn.Module):
     """The network whose preconditioned denoiser is the oracle: F*(c_in x, c_noise) inverted.
 
-    sigma is read off c_noise, a monotone curve, x = input/c_in, and F is p's for
-    the oracle's D there. A wrapper around it is the exact denoiser if its c_skip, c_out, c_in and
-    c_noise are p's.
+    sigma is read off c_noise, a monotone curve, x is input/c_in, and F is p's for the oracle's D
+    there. A wrapper around the network is the exact denoiser if its c_skip, c_out, c_in and c_noise
+    are p's.
+
+    Args:
+        p, sigma_data: The preconditioning that the network belongs in.
+        oracle: The distribution of the data.
     """
 
-    def __init__(
-        self,
-        p: Parameterization,
-        sigma_data: float,
-        oracle: Oracle,
-        inputs: Mapping[str, str] | None = None,
-        low: float = 1e-6,
-        high: float = 1e6,
-    ) -> None:
+    def __init__(self, p: Parameterization, sigma_data: float, oracle: Oracle) -> None:
         super().__init__()
         self.p, self.sigma_data, self.oracle = p, sigma_data, oracle
-        self.inputs = dict(inputs or {})
-        self.grid = torch.linspace(math.log(low), math.log(high), 4001, dtype=torch.float64)
-        self.table = self.coefficients(self.grid.exp())[1]
+        self.grid = torch.linspace(math.log(1e-6), math.log(1e6), 4001, dtype=torch.float64)
+        self.table = self.coefficients(self.grid.exp()).noise
 
-    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """(c_in, c_noise) at sigma, float64."""
-        found = []
-        for name in ("c_in", "c_noise"):
-            if self.inputs.get(name) == "shared":
-                found.append(SHARED[name](sigma, self.sigma_data))
-            else:
-                c = self.p.coefficients(sigma, sigma_data=self.sigma_data)
-                found.append(c.in_ if name == "c_in" else c.noise)
-        return found[0], found[1]
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Returns p's coefficients at sigma, float64."""
+        return self.p.coefficients(sigma, sigma_data=self.sigma_data)
 
     def sigma(self, c_noise: Tensor) -> Tensor:
-        """The noise level at which c_noise is that, (B,) float64: Newton's method from a table.
+        """Returns the noise level of c_noise, (B,) float64, by Newton's method from a table.
 
         The table's cells are 0.007 wide in log sigma; four steps square that to below rounding.
         """
-        wanted = c_noise.double().detach()
+        target = c_noise.double().detach()
         table, sign = self.table, 1 if self.table[-1] > self.table[0] else -1
-        cell = torch.searchsorted(sign * table, sign * wanted).clamp(1, len(table) - 1)
+        cell = torch.searchsorted(sign * table, sign * target).clamp(1, len(table) - 1)
         y = (self.grid[cell] + self.grid[cell - 1]) / 2
         with torch.enable_grad():
             for _ in range(4):
                 y = y.detach().requires_grad_()
-                c = self.coefficients(y.exp())[1]
+                c = self.coefficients(y.exp()).noise
                 (rate,) = torch.autograd.grad(c.sum(), y)
-                step = ((c - wanted) / rate).nan_to_num(nan=0.0)
+                step = ((c - target) / rate).nan_to_num(nan=0.0)
                 # Where the curve is flat to rounding, sigma is not in it: stay in the table.
                 y = (y - step.clamp(-0.01, 0.01)).clamp(self.grid[0], self.grid[-1])
         return y.detach().exp()
 
     def forward(self, x: Tensor, c_noise: Tensor, *condition: Any) -> Tensor:
-        """F of the oracle at (x/c_in, sigma(c_noise)); (B, ...), dtype of x."""
+        """Returns F of the oracle at (x/c_in, sigma(c_noise)): (B, ...), dtype of x."""
         sigma = self.sigma(c_noise.reshape(-1).expand(x.shape[0]))
-        c_in, _ = self.coefficients(sigma)
-        state = x.double() / per_sample(c_in, x)
+        state = x.double() / per_sample(self.coefficients(sigma).in_, x)
         D = self.oracle.denoise(state, sigma)
         return self.p.output(D, state, sigma, sigma_data=self.sigma_data).to(x.dtype)
 
     def conditioning(self, sigma: Tensor) -> Tensor:
-        """|d log sigma/d log c_noise|: what the rounding of c_noise does to sigma."""
+        """Returns |d log sigma/d log c_noise|, (B,): how a rounding of c_noise moves sigma."""
         level = sigma.detach().clone().requires_grad_()
         with torch.enable_grad():
-            c_noise = self.coefficients(level)[1]
+            c_noise = self.coefficients(level).noise
             (rate,) = torch.autograd.grad(c_noise.sum(), level)
         return (c_noise / (rate * level)).abs().detach()
 
@@ -266,9 +263,12 @@ def around_network(
     p: Parameterization,
     sigma_data: float,
     adapter: Adapter,
-    levels: Tensor = LEVELS,
 ) -> ExternalDenoiser:
-    """The subject of a wrapper: `wrap(network)` is the denoiser that p's network belongs in."""
+    """Returns a wrapper as a subject: `wrap(network)` is the denoiser around p's network.
+
+    Raises:
+        InputError: p is not affine, so that no exact network exists.
+    """
     if not p.affine:
         raise InputError(f"{p.label} is not affine: no exact network can be made for it.")
     return ExternalDenoiser(
@@ -276,6 +276,5 @@ def around_network(
         lambda oracle: wrap(ExactNetwork(p, sigma_data, oracle)),
         adapter,
         distributions(),
-        levels,
         (p, sigma_data),
     )

@@ -1,4 +1,4 @@
-"""The mistakes that a diagnosis tries on a denoiser: in its state, its noise level, its output."""
+"""The mistakes that a diagnosis looks for in a denoiser: in its state, noise level and output."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 def alpha(sigma: Tensor) -> Tensor:
+    """Returns the VP schedule's alpha = 1/sqrt(1 + sigma^2)."""
     return 1 / torch.sqrt(1 + sigma**2)
 
 
@@ -27,7 +28,7 @@ STATES: dict[str, Function] = {
     "the state is divided by abar for sqrt(abar)": lambda s: 1 / alpha(s) ** 2,
     "the state is divided by s for alpha": lambda s: 1 / s,
 }
-NOISES: dict[str, Function] = {
+NOISE_LEVELS: dict[str, Function] = {
     "": lambda s: s,
     "the noise level is taken as sigma^2": lambda s: s**2,
     "the noise level is taken as sqrt(sigma)": torch.sqrt,
@@ -52,7 +53,7 @@ NOISES: dict[str, Function] = {
     "the mean noise level of the batch is used for all": lambda s: s.mean().expand_as(s),
     "the noise levels of the batch are in reverse order": lambda s: s.flip(0),
 }
-# What the pair's weights may be, as functions of sigma: the kinds, and their usual confusions.
+# The weights (a, b) of the output, as functions of sigma: prediction types and usual confusions.
 PAIRS: dict[str, tuple[Function, Function]] = {
     **{f"the {name}": (kind.a, kind.b) for name, kind in PREDICTION_TYPES.items()},
     "the score of x_t in VP coordinates, -eps/s (1/alpha times the score of x)": (
@@ -80,7 +81,7 @@ PAIRS: dict[str, tuple[Function, Function]] = {
 
 
 def misread(table: Tensor | None) -> dict[str, Function]:
-    """How an index into a table of noise levels is misread."""
+    """Returns the misreadings of an index into a table of noise levels, by their description."""
     if table is None:
         return {}
     table = table.double()

@@ -19,7 +19,7 @@ LEVELS = torch.logspace(-4, 4, 9, dtype=torch.float64)
 
 
 def mixture() -> Mixture:
-    """Three dimensions, three unequal modes, off-centre and asymmetric."""
+    """Returns a mixture in three dimensions: three unequal modes, off-centre and asymmetric."""
     return Mixture(
         means=torch.tensor([[1.0, -0.5, 2.0], [-1.5, 0.4, 0.3], [0.2, 1.7, -1.1]]).double(),
         stds=torch.tensor([0.3, 0.7, 0.15], dtype=torch.float64),
@@ -28,23 +28,23 @@ def mixture() -> Mixture:
 
 
 def gaussian() -> Gaussian:
-    """Three correlated dimensions of unequal width, off-centre."""
+    """Returns a Gaussian of three correlated dimensions of unequal width, off-centre."""
     S = torch.tensor([[1.0, 0.4, 0.0], [0.4, 0.5, 0.1], [0.0, 0.1, 0.2]], dtype=torch.float64)
     return Gaussian(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), S)
 
 
 def empirical() -> Empirical:
-    """Twelve points of the mixture."""
+    """Returns the empirical distribution of twelve points of the mixture."""
     return Empirical(mixture().sample(12, stream(0, "audit/empirical")))
 
 
 def distributions() -> dict[str, Oracle]:
-    """The audit's own data by name."""
+    """Returns the audit's own distributions by name."""
     return {"mixture": mixture(), "gaussian": gaussian(), "empirical": empirical()}
 
 
 def noisy(oracle: Oracle, levels: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(x0, eps, sigma), float64: `samples` draws at each level, levels mixed in the batch."""
+    """Draws (x0, eps, sigma), float64: `samples` at each level, the levels mixed in the batch."""
     generator = stream(0, "audit")
     sigma = levels.repeat(samples)
     x0 = oracle.sample(len(sigma), generator)
@@ -53,27 +53,27 @@ def noisy(oracle: Oracle, levels: Tensor, samples: int) -> tuple[Tensor, Tensor,
 
 
 def tweedie(oracle: Oracle, x: Tensor, sigma: Tensor) -> Tensor:
-    """grad log p_sigma(x) by autograd of the log-density, (B, ...)."""
+    """Returns grad log p_sigma(x) by autograd of the log-density, (B, ...)."""
     x = x.detach().requires_grad_()
     (score,) = torch.autograd.grad(oracle.log_density(x, sigma).sum(), x)
     return score
 
 
 class Rounding(NamedTuple):
-    """How far rounding may move D_A = oracle.denoise and D_B = x + sigma^2 score, (B, 1, ...)."""
+    """Bounds on the rounding of D_A = oracle.denoise and D_B = x + sigma^2 score, (B, 1, ...)."""
 
     A: Tensor
     B: Tensor
 
 
 def logit_size(oracle: Oracle, x: Tensor, sigma: Tensor) -> Tensor:
-    """M, the size of the terms that log p is the sum of, (B,): |log p|, d |log sigma| and 2 d."""
+    """Returns M, the size of the terms of log p, (B,): |log p| + d |log sigma| + 2 d."""
     constants = oracle.dim * (2 + torch.log(sigma).abs())
     return constants.add(oracle.log_density(x, sigma).abs())
 
 
 def rounding(oracle: Oracle, x: Tensor, D: Tensor, sigma: Tensor) -> Rounding:
-    """Bounds in float64, per sample.
+    """Returns the bounds of both in float64, for each sample.
 
     Sums: x, D, x - D and, through the eigenvectors, dot products of length d, twice:
     gamma_(8+2d) (|x| + |D|).
@@ -95,7 +95,7 @@ def rounding(oracle: Oracle, x: Tensor, D: Tensor, sigma: Tensor) -> Rounding:
 
 
 def jacobian_rounding(oracle: Oracle, x: Tensor, J: Tensor, sigma: Tensor) -> Tensor:
-    """How far rounding may move an entry of J = dD/dx = Cov/sigma^2 in float64, (B, 1, 1).
+    """Returns how far rounding may move an entry of J = Cov/sigma^2 in float64, (B, 1, 1).
 
     J is 1 minus or plus terms r_k L/(L + sigma^2) <= 1 and r_k (mu_k - D) pull_k with
     pull_k = C_k^-1 (x - m_k), |pull_k| <= sqrt(2 M)/sigma where r_k counts; by Cauchy and Schwarz
@@ -105,5 +105,5 @@ def jacobian_rounding(oracle: Oracle, x: Tensor, J: Tensor, sigma: Tensor) -> Te
     M = logit_size(oracle, x, sigma)
     spread = oracle.covariance_trace(x, sigma).clamp(min=0).sqrt()
     size = 1 + J.flatten(1).norm(dim=1) + torch.sqrt(2 * M) * spread / sigma
-    moved: Tensor = gamma(8 + 2 * oracle.dim, torch.float64) * (1 + M) * size
-    return moved[:, None, None].detach()
+    bound: Tensor = gamma(8 + 2 * oracle.dim, torch.float64) * (1 + M) * size
+    return bound[:, None, None].detach()

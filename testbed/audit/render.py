@@ -1,4 +1,4 @@
-"""An audit on a terminal, and as a picture: error over bound, law by law and level by level."""
+"""An audit on a terminal and as a picture: error over bound, law by law and part by part."""
 
 from __future__ import annotations
 
@@ -15,54 +15,51 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from testbed.audit.driver import PARTS, Audit
+from testbed.audit.result import PARTS, Audit, ordered
 
 VARIANT = re.compile(r": [\w, ]+$")
-"""The end of a law's name that says for which kind, form or sampler it was tried."""
+"""The end of a law's name that says for which prediction type, schedule or sampler it is."""
 
 
 def lines(audit: Audit) -> Iterator[RenderableType]:
-    """The table of laws, each where it is nearest to breaking, effects, findings and notes."""
-    found = audit.laws()
-    if len(found):
-        yield _laws(found.assign(shown=found["law"].str.replace(VARIANT, "", regex=True)))
+    """Yields the table of laws, each at its largest ratio, then effects, findings and notes."""
+    checked = audit.laws()
+    if len(checked):
+        yield _laws(checked.assign(family=checked["law"].str.replace(VARIANT, "", regex=True)))
     if audit.effects:
         yield Text("")
         yield _effects(audit.effects_table())
-    failed = int((~audit.table()["passed"]).sum())
-    checks, laws = len(audit.rows), found["law"].nunique() if len(found) else 0
+    failed = sum(not row.passed for row in audit.rows)
+    checks, laws = len(audit.rows), checked["law"].nunique()
     yield Text("")
     if failed:
-        broken = found[~found["passed"]]["law"].nunique()
+        broken = checked[~checked["passed"]]["law"].nunique()
         yield f"[bold red]{broken} of {laws} laws broken[/] ({failed} of {checks} checks)."
     elif laws:
-        worst = found["ratio"].max()
         yield (
             f"[bold green]All {laws} laws hold[/] ({checks} checks; the largest error is "
-            f"{worst:.2g} of its bound)."
+            f"{checked['ratio'].max():.2g} of its bound)."
         )
     for text in audit.findings:
         yield f"[bold]Probably:[/] {escape(text)}"
     if failed and not audit.findings:
-        yield "No known mistake explains its output; the first level that fails is where to look."
+        yield "No known mistake explains its output; look at the first part that fails."
     for text in audit.notes:
         yield f"Note: {escape(text)}"
 
 
-def _laws(found: pd.DataFrame) -> Table:
-    table = Table("level", "law", box=None, pad_edge=False)
+def _laws(checked: pd.DataFrame) -> Table:
+    table = Table("part", "law", box=None, pad_edge=False)
     for head in ("error", "bound", "error/bound"):
         table.add_column(head, justify="right")
     table.add_column("")
     table.add_column("worst where")
-    order = {name: i for i, name in enumerate(PARTS)}
-    ranked = found.sort_values("ratio", ascending=False, kind="stable")
-    groups = ranked.groupby(["level", "shown", "passed"], sort=False)
-    worst = groups.head(1).assign(rank=lambda t: t["level"].map(order))
-    worst = worst.sort_values(["rank", "shown", "passed"], kind="stable")
-    shown = ""
+    keys = ["part", "family", "passed"]
+    ranked = checked.sort_values("ratio", ascending=False, kind="stable")
+    worst = ranked.drop_duplicates(keys).sort_values(keys, key=ordered)
+    previous = ""
     for _, row in worst.iterrows():
-        name = row["shown"] if row["passed"] else row["law"]
+        name = row["family"] if row["passed"] else row["law"]
         numbers = [_number(row[key]) for key in ("error", "bound", "ratio")]
         mark = "[green]holds[/]" if row["passed"] else "[bold red]broken[/]"
         where = [row["data"], row["dtype"]]
@@ -71,16 +68,16 @@ def _laws(found: pd.DataFrame) -> Table:
             mark, where = "[yellow]not checked[/]", [row["reason"]]
         elif not row["passed"] and math.isinf(row["ratio"]):
             numbers[2] = ""
-        level, shown = ("" if row["level"] == shown else row["level"]), row["level"]
-        table.add_row(level, escape(name), *numbers, mark, escape(", ".join(filter(None, where))))
+        part, previous = ("" if row["part"] == previous else row["part"]), row["part"]
+        table.add_row(part, escape(name), *numbers, mark, escape(", ".join(filter(None, where))))
     return table
 
 
-def _effects(found: pd.DataFrame) -> Table:
+def _effects(effects: pd.DataFrame) -> Table:
     table = Table("learning", "unit", box=None, pad_edge=False)
     for head in ("sigma", "value", "95 % from", "to"):
         table.add_column(head, justify="right")
-    for name, rows in found.groupby("name", sort=False):
+    for name, rows in effects.groupby("name", sort=False):
         for i, (_, row) in enumerate(rows.iterrows()):
             first = (str(name), row["unit"]) if i == 0 else ("", "")
             table.add_row(*first, *(f"{row[key]:.4g}" for key in ("sigma", "value", "low", "high")))
@@ -92,45 +89,46 @@ def _number(value: float) -> str:
 
 
 def draw(audit: Audit, file: Path) -> None:
-    """Error over bound against sigma, one panel a level, one line a law: above 1 it is broken.
+    """Draws error over bound against sigma, a panel for each part and a line for each law.
 
-    Below, where a trained model was audited, its effects with their intervals.
+    A law is broken above 1. A second row of panels has the effects of a trained model with their
+    intervals. The format of the picture follows the suffix of `file`.
     """
     table = audit.table()
     table = table[table["sigma"].notna() & table["ratio"].gt(0)]
-    table = table.assign(shown=table["law"].str.replace(VARIANT, "", regex=True))
-    levels = [level for level in PARTS if level in set(table["level"])]
+    table = table.assign(family=table["law"].str.replace(VARIANT, "", regex=True))
+    parts = [part for part in PARTS if part in set(table["part"])]
     effects = audit.effects_table()
     names = list(dict.fromkeys(effects["name"]))
-    columns = max(1, len(levels), len(names))
-    rows = [row for row in ("laws", "effects") if (row == "laws" and levels) or names]
-    figure = Figure(figsize=(3.6 * columns, 4.2 * max(1, len(rows))), layout="constrained")
-    grid = figure.subplots(max(1, len(rows)), columns, squeeze=False)
+    columns, rows = max(1, len(parts), len(names)), max(1, bool(parts) + bool(names))
+    figure = Figure(figsize=(3.6 * columns, 4.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
     for panel in grid.flat:
         panel.set_axis_off()
-    if levels:
-        _draw_laws(grid[0], table, levels)
+    if parts:
+        _draw_laws(grid[0], table, parts)
     if names:
         _draw_effects(grid[-1], effects, names)
     figure.suptitle(f"{audit.subject}: a law is broken above 1")
     figure.savefig(file, dpi=150)
 
 
-def _draw_laws(panels: Any, table: pd.DataFrame, levels: list[str]) -> None:
-    for panel, title in zip(panels, levels, strict=False):
+def _draw_laws(panels: Any, table: pd.DataFrame, parts: list[str]) -> None:
+    panels = panels[: len(parts)]
+    for panel, title in zip(panels, parts, strict=True):
         panel.set_axis_on()
-        for law, own in table[table["level"] == title].groupby("shown", sort=False):
-            # The same level in two dtypes differs by a rounding.
-            level = own["sigma"].map(lambda sigma: float(f"{sigma:.6g}"))
-            worst = own["ratio"].clip(upper=1e20).groupby(level).max()
+        for law, own in table[table["part"] == title].groupby("family", sort=False):
+            # The same noise level in two dtypes differs by a rounding.
+            sigma = own["sigma"].map(lambda sigma: float(f"{sigma:.6g}"))
+            worst = own["ratio"].clip(upper=1e20).groupby(sigma).max()
             panel.loglog(worst.index, worst.to_numpy(), marker=".", label=law)
         panel.axhline(1, color="black", linewidth=0.8)
         panel.set(title=title, xlabel="σ")
         panel.legend(frameon=False, fontsize=6, loc="lower left")
     panels[0].set_ylabel("largest error / bound")
-    limits = [panel.get_ylim() for panel, _ in zip(panels, levels, strict=False)]
-    for panel, _ in zip(panels, levels, strict=False):
-        panel.set_ylim(min(low for low, _ in limits) / 30, max(high for _, high in limits))
+    lows, highs = zip(*(panel.get_ylim() for panel in panels), strict=True)
+    for panel in panels:
+        panel.set_ylim(min(lows) / 30, max(highs))
 
 
 def _draw_effects(panels: Any, effects: pd.DataFrame, names: list[str]) -> None:

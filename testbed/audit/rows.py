@@ -1,4 +1,4 @@
-"""One row of the Tweedie table, and the unit of rounding it is measured against."""
+"""The check of one law at one noise level, and the unit of rounding it is measured against."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+NAN, INFINITE = float("nan"), float("inf")
+
 
 @dataclass(frozen=True)
-class Row:
+class LawCheck:
     """The largest error of one law for one subject at one noise level, beside its bound.
 
     `sigma` is the last level for a law over a whole trajectory. `ratio` is the largest of
     error/bound over samples and dimensions; the law holds where it is at most 1. A law that could
-    not be checked has the `reason` and a ratio of nan.
+    not be checked has the `reason` and a ratio of nan. `part` is the part of the audit that checked
+    it, and `data` names the distribution.
     """
 
     law: str
@@ -28,16 +31,22 @@ class Row:
     bound: float
     ratio: float
     reason: str = ""
-    level: str = ""
+    part: str = ""
     data: str = ""
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> Row:
-        """A row from JSON, where a number that is not finite is null."""
-        filled: dict[str, Any] = {
-            key: float("nan") if value is None else value for key, value in stored.items()
+    def read(cls, stored: Mapping[str, Any]) -> LawCheck:
+        """Reads a check from JSON, where a number that is not finite is null; other keys are left.
+
+        Raises:
+            TypeError: One of the keys that every check has is missing.
+        """
+        values: dict[str, Any] = {
+            name: NAN if stored[name] is None else stored[name]
+            for name in cls.__dataclass_fields__
+            if name in stored
         }
-        return cls(**filled)
+        return cls(**values)
 
     @property
     def passed(self) -> bool:
@@ -46,7 +55,7 @@ class Row:
 
 
 def gamma(k: int, dtype: torch.dtype) -> float:
-    """gamma_k = k u/(1 - k u), u the unit roundoff of dtype (Higham 2002, eq. 3.1)."""
+    """Returns gamma_k = k u/(1 - k u), u the unit roundoff of dtype (Higham 2002, eq. 3.1)."""
     u = torch.finfo(dtype).eps / 2
     return k * u / (1 - k * u)
 
@@ -59,52 +68,46 @@ def rows(
     second: Tensor,
     bound: Tensor,
     dtype: torch.dtype | None = None,
-) -> list[Row]:
-    """One row for each level of sigma (B,), the worst of |first - second|/bound at that level.
+) -> list[LawCheck]:
+    """Returns a check for each level of sigma (B,), the worst of |first - second|/bound there.
 
-    first, second, bound: (B, ...). A non-finite error counts as a failure. `dtype` is the one that
-    was computed in, by default that of `first`.
+    Args:
+        law, subject: The names of the law and of what is audited.
+        sigma: The noise level of each sample, (B,).
+        first, second: The two sides of the law, (B, ...); an error that is not finite is a failure.
+        bound: The largest |first - second| that rounding explains, broadcast to (B, ...).
+        dtype: The dtype that the law was computed in; by default that of `first`.
     """
     error = (first.double() - second.double()).abs().flatten(1)
     limit = bound.double().expand_as(first).flatten(1)
     ratio = torch.where(error == 0, torch.zeros_like(error), error / limit)
-    ratio = ratio.nan_to_num(nan=float("inf"))
-    found = []
+    ratio = ratio.nan_to_num(nan=INFINITE)
+    name = str(dtype or first.dtype).removeprefix("torch.")
+    checks = []
     for level in torch.unique(sigma):
-        chosen = sigma == level
-        worst = int(ratio[chosen].argmax())
-        found.append(
-            Row(
-                law=law,
-                subject=subject,
-                sigma=float(level),
-                dtype=str(dtype or first.dtype).removeprefix("torch."),
-                error=float(error[chosen].flatten()[worst]),
-                bound=float(limit[chosen].flatten()[worst]),
-                ratio=float(ratio[chosen].flatten()[worst]),
-            )
-        )
-    return found
+        here = sigma == level
+        worst = int(ratio[here].argmax())
+        e, b, r = (float(each[here].flatten()[worst]) for each in (error, limit, ratio))
+        checks.append(LawCheck(law, subject, float(level), name, e, b, r))
+    return checks
 
 
-def verdict(law: str, subject: str, held: bool, dtype: str = "") -> Row:
-    """A law that holds or does not, without a size: its ratio is 0 or infinite."""
-    nan = float("nan")
-    return Row(law, subject, nan, dtype, nan, nan, 0.0 if held else float("inf"))
+def verdict(law: str, subject: str, held: bool, dtype: str = "") -> LawCheck:
+    """Returns the check of a law that holds or does not, without a size: its ratio is 0 or inf."""
+    return LawCheck(law, subject, NAN, dtype, NAN, NAN, 0.0 if held else INFINITE)
 
 
-def at_level(level: str, found: Iterable[Row], data: str = "") -> list[Row]:
-    """The rows, marked with their level and their data."""
-    return [replace(row, level=level, data=data) for row in found]
+def skipped(law: str, subject: str, reason: str) -> LawCheck:
+    """Returns a check that says why the law was not checked."""
+    return LawCheck(law, subject, NAN, "", NAN, NAN, NAN, reason)
 
 
-def skipped(law: str, subject: str, reason: str) -> Row:
-    """A row that says why a law was not checked."""
-    nan = float("nan")
-    return Row(law, subject, nan, "", nan, nan, nan, reason)
+def in_part(part: str, checks: Iterable[LawCheck], data: str = "") -> list[LawCheck]:
+    """Returns the checks, marked with the part of the audit that they are of, and their data."""
+    return [replace(check, part=part, data=data) for check in checks]
 
 
-def table(found: Iterable[Row]) -> pd.DataFrame:
-    """All rows as a table, with a column `passed`."""
-    columns = [*Row.__dataclass_fields__, "passed"]
-    return pd.DataFrame([{**asdict(row), "passed": row.passed} for row in found], columns=columns)
+def table(checks: Iterable[LawCheck]) -> pd.DataFrame:
+    """Returns all checks as a table, with a column `passed`."""
+    columns = [*LawCheck.__dataclass_fields__, "passed"]
+    return pd.DataFrame([{**asdict(one), "passed": one.passed} for one in checks], columns=columns)

@@ -1,72 +1,82 @@
-"""What is audited: something that ought to be the exact denoiser of a known distribution."""
+"""The subject of an audit: a claim to be the exact denoiser of a known distribution."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from testbed.audit import algebra
-from testbed.audit.reach import Reach, pushed
 from testbed.audit.reference import LEVELS, distributions, rounding
-from testbed.audit.rows import Row, gamma
+from testbed.audit.rows import LawCheck, gamma
+from testbed.audit.sensitivity import Sensitivity, denoise_pair
+from testbed.components.guidance import Denoise
 from testbed.diffusion.parameterization import Parameterization
 from testbed.oracles import Oracle
 from testbed.tensors import per_sample
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-
 
 class Subject(ABC):
-    """A claim to be the exact denoiser. `levels` are the noise levels where it is tried."""
+    """A claim to be the exact denoiser."""
 
     name: str
     levels: Tensor
+    """The noise levels that it is audited at, (L,) float64."""
 
     @abstractmethod
     def data(self) -> Mapping[str, Oracle]:
-        """The distributions, by name, whose exact denoiser it can be made to be."""
+        """Returns the distributions, by name, whose exact denoiser the subject can be."""
 
     @abstractmethod
     def denoiser(self, oracle: Oracle) -> Denoise:
-        """(x, sigma) -> x0, x (B, ...), sigma (B,), where it is meant to equal oracle.denoise."""
+        """Returns (x, sigma) -> x0, x (B, ...), sigma (B,), that claims to equal oracle.denoise."""
 
     @abstractmethod
-    def reach(self, oracle: Oracle, x: Tensor, sigma: Tensor) -> Reach:
-        """The slopes of its last step at x (B, ...), sigma (B,)."""
+    def sensitivity(self, oracle: Oracle, x: Tensor, sigma: Tensor) -> Sensitivity:
+        """Returns the slopes of the subject's last step at x (B, ...), sigma (B,)."""
 
     @abstractmethod
-    def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[Row]:
-        """The laws that need no distribution."""
+    def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[LawCheck]:
+        """Checks the laws that need no distribution."""
 
-    def inexactness(
+    def input_rounding(
         self, oracle: Oracle, x: Tensor, sigma: Tensor, dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """How far the rounding of its inputs may move D, besides that of its last step."""
+        """Returns how far the rounding of the inputs may move D, besides that of the last step."""
         return torch.zeros_like(per_sample(sigma, x))
 
     def uncertainty(
         self, oracle: Oracle, x: Tensor, sigma: Tensor, dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """How far rounding may move its D, first order: float64, shaped like x.
+        """Returns how far rounding may move the subject's D, to first order: float64, like x.
 
-        gamma_12 (|dD/dx| |x| + |dD/dx0| |D| + |dD/deps| |eps|) for its own operations in `dtype`,
-        and the error that the oracle's D comes with, through both parts of the pair.
+        That is gamma_12 (|dD/dx| |x| + |dD/dx0| |D| + |dD/deps| |eps|) for its own operations in
+        `dtype`, and the error that the oracle's D comes with, through both parts of the pair.
         """
         x, sigma = x.detach().double(), sigma.detach().double()
         D, s = oracle.denoise(x, sigma).detach(), per_sample(sigma, x)
-        off, eps, by = rounding(oracle, x, D, sigma), (x - D) / s, self.reach(oracle, x, sigma)
-        given = by.x0 * off.A + by.eps * (off.A + gamma(4, torch.float64) * x.abs()) / s
+        off, eps, by = (
+            rounding(oracle, x, D, sigma),
+            (x - D) / s,
+            self.sensitivity(oracle, x, sigma),
+        )
+        inherited = by.x0 * off.A + by.eps * (off.A + gamma(4, torch.float64) * x.abs()) / s
         own = by.x * x.abs() + by.x0 * D.abs() + by.eps * eps.abs()
-        return given + gamma(12, dtype) * own + self.inexactness(oracle, x, sigma, dtype)
+        return inherited + gamma(12, dtype) * own + self.input_rounding(oracle, x, sigma, dtype)
 
 
-class Affine(Subject):
-    """A parameterization: D = denoise(target(E[x0|x], E[eps|x]), x), the mean of its target.
+class ParameterizedDenoiser(Subject):
+    """A parameterization as a subject: D = denoise(target(E[x0|x], E[eps|x]), x).
 
-    A non-affine one has the same, since both functions are then tried at a pair (x0, eps).
+    The target of the posterior means is the posterior mean of an affine target. One that is not
+    affine is audited at the pair of means all the same: its two functions must agree there too.
+
+    Args:
+        p: The parameterization.
+        sigma_data: The value that is handed to p.
+        oracle: The distribution of the audit; by default there are the audit's own three.
     """
 
     def __init__(self, p: Parameterization, sigma_data: float, oracle: Oracle | None = None):
@@ -90,9 +100,9 @@ class Affine(Subject):
 
         return denoise
 
-    def reach(self, oracle: Oracle, x: Tensor, sigma: Tensor) -> Reach:
+    def sensitivity(self, oracle: Oracle, x: Tensor, sigma: Tensor) -> Sensitivity:
         D = oracle.denoise(x, sigma).detach()
-        return pushed(self.p, self.sigma_data, D, (x - D) / per_sample(sigma, x), x, sigma)[1]
+        return denoise_pair(self.p, self.sigma_data, D, (x - D) / per_sample(sigma, x), x, sigma)[1]
 
-    def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[Row]:
+    def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[LawCheck]:
         return algebra.check(self.p, self.sigma_data, self.levels, dtypes)

@@ -1,24 +1,25 @@
-"""A trained Denoiser: its D comes from the scaling, its score from F through the pair (x0, eps)."""
+"""The law of a trained Denoiser: D from the scaling against the score from F by the pair."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from testbed.audit.rows import Row, gamma, rows, skipped
+from testbed.audit.rows import LawCheck, gamma, rows, skipped
 from testbed.diffusion.denoiser import Denoiser
 from testbed.tensors import per_sample
 
 
-def check_model(denoiser: Denoiser, x0: Tensor, eps: Tensor, sigma: Tensor) -> list[Row]:
-    """A trained model's D against x + sigma^2 score, the score from F and not from D.
+def check_model(denoiser: Denoiser, x0: Tensor, eps: Tensor, sigma: Tensor) -> list[LawCheck]:
+    """Checks a trained model's D against x + sigma^2 score, the score from F and not from D.
 
     Args:
-        denoiser: any Denoiser; a non-affine parameterization has its score from D, and is skipped.
+        denoiser: Any Denoiser; one whose parameterization is not affine computes its score from D,
+            and is skipped.
         x0, eps: (B, ...) in the model's dtype.
-        sigma: (B,).
+        sigma: The noise levels, (B,).
     """
-    law, p, sd = "trained model: D = x + sigma^2 score(F)", denoiser.parameterization, 0.0
+    law, p = "trained model: D = x + sigma^2 score(F)", denoiser.parameterization
     if not p.affine:
         return [skipped(law, p.name, "not affine: its score is computed from D")]
     sd, sigma = denoiser.sigma_data, denoiser.level(sigma)

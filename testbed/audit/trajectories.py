@@ -1,7 +1,7 @@
-"""Level 5, sampling: every form of one denoiser goes the same way, step by step.
+"""The part sampling: x0 and score of one denoiser give the same trajectories, step by step.
 
-An error may be invisible in one form: a missing alpha cancels where a sampler uses the noise only.
-So a subject is tried under every deterministic sampler, and the probability-flow ODE
+Some errors show in one of them only: a missing alpha cancels where a sampler uses the noise alone.
+So a subject is audited under every deterministic sampler, and the probability-flow ODE
 
     dx/dsigma = (x - D)/sigma = -sigma grad log p      (Karras et al. 2022, eq. 1)
 
@@ -10,6 +10,7 @@ is also solved by scipy, which shares nothing with the samplers.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 
@@ -19,8 +20,9 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from testbed.audit.reference import noisy, rounding, tweedie
-from testbed.audit.rows import Row, gamma, rows, skipped
-from testbed.audit.subject import Denoise, Subject
+from testbed.audit.rows import LawCheck, gamma, rows, skipped
+from testbed.audit.subject import Subject
+from testbed.components.guidance import Denoise
 from testbed.components.sampler import Sampler
 from testbed.diffusion.ddpm import NoPosterior
 from testbed.diffusion.noise_levels import karras_sigmas
@@ -33,12 +35,12 @@ DERIVATIVE = "derivative: (x - D)/sigma = -sigma grad log p"
 TRAJECTORY = "trajectory by x0 and by score"
 ODE = "probability-flow ODE: scipy's solve_ivp by D and by score"
 COARSE, FINE = 1e-6, 1e-9
-MOST = 2000
+MOST_CALLS = 2000
 """Calls after which an ODE is given up: ten times what the exact denoiser needs."""
 
 
 class TooStiff(Exception):
-    """The ODE of a wrong denoiser needs steps without end."""
+    """The ODE of a wrong denoiser takes more calls than `MOST_CALLS`."""
 
 
 def check(
@@ -47,13 +49,12 @@ def check(
     samplers: Sequence[Sampler],
     sigmas: Tensor | None = None,
     samples: int = 8,
-) -> list[Row]:
-    """The derivative, every sampler's trajectory, and the ODE.
+) -> list[LawCheck]:
+    """Checks the derivative, and the trajectory of every sampler.
 
     Side A gives every sampler the subject's D; side B gives it x + sigma^2 grad log p by autograd,
-    and the same noise where it draws any.
-    Rounding in each call is carried to every later point by the sampler's own sensitivity,
-    sum_i |dx_n/dD_i| delta_i, first order, by autograd.
+    and the same noise where it draws any. Rounding in each call is carried to every later point by
+    the sampler's own sensitivity, sum_i |dx_n/dD_i| delta_i, to first order, by autograd.
     """
     low, high = float(subject.levels.min()), float(subject.levels.max())
     if sigmas is None:
@@ -77,7 +78,7 @@ def check(
     x0, eps, sigma = noisy(oracle, subject.levels, samples)
     s = per_sample(sigma, x0)
     x = x0 + s * eps
-    found = rows(
+    checks = rows(
         DERIVATIVE,
         name,
         sigma,
@@ -88,49 +89,45 @@ def check(
     for sampler in samplers:
         law = f"{TRAJECTORY}: {sampler.name}"
         try:
-            bounds = _reach(oracle, sampler, start, sigmas, uncertainty)
+            bounds = _error_bounds(oracle, sampler, start, sigmas, uncertainty)
         except NoPosterior:
-            found.append(skipped(law, name, "its variance is a trained model's"))
+            checks.append(skipped(law, name, "its variance is a trained model's"))
             continue
-        ways = [_points(way, start, sigmas, sampler) for way in (by_data, by_score)]
-        for i, bound in enumerate(bounds):
-            level = sigmas[i + 1].expand(samples)
-            found += rows(law, name, level, ways[0][i], ways[1][i], bound)
-    return found
+        sides = (_points(side, start, sigmas, sampler) for side in (by_data, by_score))
+        for level, first, second, bound in zip(sigmas[1:], *sides, bounds, strict=True):
+            checks += rows(law, name, level.expand(samples), first, second, bound)
+    return checks
 
 
 def _points(denoise: Denoise, start: Tensor, sigmas: Tensor, sampler: Sampler) -> list[Tensor]:
-    """The trajectory's points after each step."""
+    """Returns the trajectory's points after each step."""
     points: list[Tensor] = []
-
-    def keep(i: int, level: float, x: Tensor) -> None:
-        points.append(x)
-
-    end = sample(denoise, start, sigmas, sampler, stream(0, "audit/fresh"), keep)
+    generator = stream(0, "audit/fresh")
+    end = sample(denoise, start, sigmas, sampler, generator, lambda i, s, x: points.append(x))
     return [*points[1:], end]
 
 
-def _reach(
+def _error_bounds(
     oracle: Oracle, sampler: Sampler, start: Tensor, sigmas: Tensor, uncertainty: Denoise
 ) -> list[Tensor]:
-    """How far the rounding of all calls so far may have moved each point of a trajectory."""
-    kicks: list[Tensor] = []
+    """Returns how far the rounding of all earlier calls may have moved each trajectory point."""
+    errors: list[Tensor] = []
     sizes: list[Tensor] = []
     # A step's own rounding moves x_next by gamma |x|, as an error of gamma |x|/(1 - r) in D would.
     nearest = float((1 - sigmas[1:] / sigmas[:-1]).min())
 
-    def watched(x: Tensor, sigma: Tensor) -> Tensor:
-        at = x.detach()
-        kicks.append(torch.zeros_like(at, requires_grad=True))
-        sizes.append(uncertainty(at, sigma) + gamma(8, x.dtype) * at.abs() / nearest)
-        return oracle.denoise(x, sigma) + kicks[-1]
+    def perturbed(x: Tensor, sigma: Tensor) -> Tensor:
+        errors.append(torch.zeros_like(x.detach(), requires_grad=True))
+        size = uncertainty(x.detach(), sigma)
+        sizes.append(size + gamma(8, x.dtype) * x.detach().abs() / nearest)
+        return oracle.denoise(x, sigma) + errors[-1]
 
     bounds: list[Tensor] = []
-    for point in _points(watched, start, sigmas, sampler):
+    for point in _points(perturbed, start, sigmas, sampler):
         bound = torch.zeros_like(start).flatten(1)
         for j in range(oracle.dim):
             slopes = torch.autograd.grad(
-                point.flatten(1)[:, j].sum(), kicks, retain_graph=True, allow_unused=True
+                point.flatten(1)[:, j].sum(), errors, retain_graph=True, allow_unused=True
             )
             bound[:, j] = sum(
                 (slope.abs() * size).flatten(1).sum(1)
@@ -141,18 +138,13 @@ def _reach(
     return bounds
 
 
-def check_ode(
-    subject: Subject, oracle: Oracle, span: tuple[float, float] | None = None, samples: int = 4
-) -> list[Row]:
-    """Both sides by scipy's DOP853 from the same noise, at a relative tolerance of 1e-9.
+def check_ode(subject: Subject, oracle: Oracle, samples: int = 4) -> list[LawCheck]:
+    """Checks the ODE solved by both sides with scipy's DOP853, at a relative tolerance of 1e-9.
 
     The bound is what the score's own solution moves between tolerances 1e-6 and 1e-9: the coarse
     one's error, larger than that of the two fine ones together.
     """
-    high, low = span or (
-        min(40.0, float(subject.levels.max())),
-        max(0.05, float(subject.levels.min())),
-    )
+    high, low = min(40.0, float(subject.levels.max())), max(0.05, float(subject.levels.min()))
     generator = stream(0, "audit/ode")
     noise = torch.randn((samples, *oracle.shape), generator=generator, dtype=torch.float64)
     start = oracle.sample(samples, generator) + high * noise
@@ -167,37 +159,28 @@ def check_ode(
 
     coarse = _solve(by_score, start, high, low, COARSE)
     fine = _solve(by_score, start, high, low, FINE)
-    ours = _solve(by_data, start, high, low, FINE)
+    by_x0 = _solve(by_data, start, high, low, FINE)
     bound = (coarse - fine).abs().amax().expand_as(fine)
-    return rows(ODE, subject.name, torch.full((samples,), low).double(), ours, fine, bound)
+    return rows(ODE, subject.name, torch.full((samples,), low).double(), by_x0, fine, bound)
 
 
 def _solve(slope: Denoise, start: Tensor, high: float, low: float, tolerance: float) -> Tensor:
-    """x at `low` of dx/dlog sigma = sigma dx/dsigma; nan where scipy gives up."""
+    """Returns x at `low` of dx/dlog sigma = sigma dx/dsigma; nan where scipy gives up."""
 
     calls = itertools.count()
 
     def rate(log_sigma: float, flat: np.ndarray) -> np.ndarray:
-        if next(calls) == MOST:
+        if next(calls) == MOST_CALLS:
             raise TooStiff
         x = torch.from_numpy(flat).reshape(start.shape)
         sigma = torch.full((len(x),), float(np.exp(log_sigma)), dtype=torch.float64)
-        found: np.ndarray = (per_sample(sigma, x) * slope(x, sigma)).reshape(-1).numpy()
-        return found
+        rates: np.ndarray = (per_sample(sigma, x) * slope(x, sigma)).reshape(-1).numpy()
+        return rates
 
-    if not bool(torch.isfinite(slope(start, torch.full((len(start),), high).double())).all()):
-        return torch.full_like(start, float("nan"))
-    try:
-        solved = solve_ivp(
-            rate,
-            (np.log(high), np.log(low)),
-            start.reshape(-1).numpy(),
-            method="DOP853",
-            rtol=tolerance,
-            atol=tolerance,
-        )
-    except TooStiff:
-        return torch.full_like(start, float("nan"))
-    if not solved.success:
-        return torch.full_like(start, float("nan"))
-    return torch.from_numpy(solved.y[:, -1].copy()).reshape(start.shape)
+    span, start_flat = (np.log(high), np.log(low)), start.reshape(-1).numpy()
+    with contextlib.suppress(TooStiff):
+        if slope(start, torch.full((len(start),), high).double()).isfinite().all():
+            solution = solve_ivp(rate, span, start_flat, "DOP853", rtol=tolerance, atol=tolerance)
+            if solution.success:
+                return torch.from_numpy(solution.y[:, -1].copy()).reshape(start.shape)
+    return torch.full_like(start, float("nan"))

@@ -10,7 +10,7 @@ import typer
 
 from testbed import __version__
 from testbed.cli import components, models, studies
-from testbed.errors import InputError, no_room
+from testbed.errors import InputError, disk_is_full
 
 app = typer.Typer(
     help="Compare parameterizations of diffusion models: same data, same draws, same initial "
@@ -62,7 +62,7 @@ def main() -> None:
         if debug:
             raise
         advice = "\nWhat was written before is whole: make room, and the same command goes on."
-        sys.stderr.write(f"testbed: {problem}{advice if no_room(problem) else ''}\n")
+        sys.stderr.write(f"testbed: {problem}{advice if disk_is_full(problem) else ''}\n")
         raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("testbed: interrupted\n")

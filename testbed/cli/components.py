@@ -194,8 +194,8 @@ def new(
     axis: Annotated[
         str,
         typer.Option(
-            help="What it is: a parameterization, weighting, loss, density, sampler, dataset, "
-            "network or metric.",
+            help="What it is: a parameterization, weighting, loss, density, dataset, network, "
+            "sampler, schedule, guidance, table, noise or metric.",
             autocompletion=completion.axes,
         ),
     ] = "parameterization",
@@ -226,7 +226,7 @@ def _file_named(word: str) -> list[str]:
     Raises:
         InputError: a file that does not exist.
     """
-    from testbed.registry import is_file, missing
+    from testbed.plugin_files import is_file, missing
 
     if not is_file(word):
         return []

@@ -20,8 +20,9 @@ from testbed.components.density import Density
 from testbed.components.loss import Loss
 from testbed.components.weighting import Weighting
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError, UnknownName, said, unknown
-from testbed.registry import ELSEWHERE, Registry, is_file
+from testbed.errors import InputError, UnknownName, one_line, unknown
+from testbed.plugin_files import is_file
+from testbed.registry import FILE_HINT, Registry
 from testbed.training.objective import Objective
 from testbed.trial.resolve import published
 from testbed.trial.validity import levels_of
@@ -53,7 +54,7 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path | None)
         except InputError:
             raise
         except Exception as problem:  # a plugin's function, or what is made of its value
-            raise InputError(f"{component.label} cannot be shown: {said(problem)}") from problem
+            raise InputError(f"{component.label} cannot be shown: {one_line(problem)}") from problem
     if file is not None:
         _save(figure, file, name)
     return "\n".join(parts)
@@ -66,7 +67,7 @@ def _save(figure: Figure, file: Path, name: str) -> None:
     except OSError as problem:
         raise InputError(f"--out {file}: cannot be written: {problem.strerror}.") from None
     except Exception as problem:
-        raise InputError(f"{name} cannot be drawn: {said(problem)}") from problem
+        raise InputError(f"{name} cannot be drawn: {one_line(problem)}") from problem
 
 
 def _found(word: str, registry: Registry) -> list[Component]:
@@ -81,7 +82,7 @@ def _found(word: str, registry: Registry) -> list[Component]:
     ]
     if not named:
         known = {known for axis in AXES for known in registry.names(axis)}
-        raise UnknownName(f"{unknown('component', word, known)} {ELSEWHERE}")
+        raise UnknownName(f"{unknown('component', word, known)} {FILE_HINT}")
     return named
 
 
@@ -186,7 +187,7 @@ def _parameterization(
         _curves(p, sigma_data, left)
     right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
     if p.recipe is not None:
-        objective = Objective(p, *published(p, registry), sigma_data).started(0)
+        objective = Objective(p, *published(p, registry), sigma_data).with_states(0)
         shown = ", ".join(f"{axis} {getattr(p.recipe, axis)}" for axis in AXES[1:])
         lines.append(f"  recipe: {shown}")
         if p.affine or objective.loss.space != "F":
@@ -226,7 +227,7 @@ def _curves(p: Parameterization, sigma_data: float, axes: Axes) -> None:
 
 
 def _weighting(w: Weighting, registry: Registry, sigma_data: float, panel: Figure) -> str:
-    density = registry.density("loguniform") if "p" in w.formulas()[0].wanted else None
+    density = registry.density("loguniform") if "p" in w.signature("function").inputs else None
     lines = ["  with the log-uniform density"] if density else []
     lines += _range(w)
     state = _start(w)

@@ -114,12 +114,12 @@ def audit(
     with terminal.text_on_stderr(as_json):
         import torch
 
-        from testbed.audit import Adapter, driver
+        from testbed.audit import PARTS, Adapter, driver
         from testbed.trial import audited
 
         torch.set_num_threads(1)
         registry = options.registry(plugin, plugin_dir)
-        levels = level or driver.PARTS
+        parts = level or PARTS
         adapter = Adapter(prediction_type, schedule, time_argument, driver.read_table(table))
         with terminal.console().status("auditing") as status:
 
@@ -127,11 +127,11 @@ def audit(
                 status.update(f"auditing: {text}")
 
             if audited.is_trial(subject, registry):
-                found = audited.run(subject, levels, say)
+                found = audited.run(subject, parts, say)
             else:
                 found = driver.run(
                     subject,
-                    levels=levels,
+                    parts=parts,
                     adapter=adapter,
                     oracle=driver.oracle_of(data, registry),
                     trained=trained,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from testbed.cli import completion, options, terminal
-from testbed.errors import InputError, said
+from testbed.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from testbed.registry import Registry
@@ -171,7 +171,9 @@ def report(folder: StudyFolder, out: ReportOut = None, as_json: options.AsJSON =
         except (InputError, OSError):
             raise
         except Exception as problem:  # a damaged file raises whatever its damage leads to
-            raise InputError(f"{folder}: its files cannot be read: {said(problem)}") from problem
+            raise InputError(
+                f"{folder}: its files cannot be read: {one_line(problem)}"
+            ) from problem
     if as_json:
         from testbed.cli import documents
 

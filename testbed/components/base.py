@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor
 
@@ -15,12 +15,37 @@ from testbed.errors import InputError
 Sigma = float | Tensor
 
 
+class Takes(NamedTuple):
+    """What a function of a component takes: `quantities` by name, after `leading` by position.
+
+    `role` is its name in messages; without one the function's own exceptions pass as they are.
+    """
+
+    quantities: tuple[str, ...] = ()
+    leading: int = 0
+    role: str = ""
+
+
 @dataclass(frozen=True)
 class Component:
-    """A named function or set of functions with options, found by name in the registry."""
+    """A named function or set of functions with options, found by name in the registry.
+
+    Args:
+        name: an identifier, unique on the component's axis.
+        reference: the paper that it is from, and the equation.
+        options: the values of its options, the defaults included; `bound` sets them.
+
+    Raises:
+        InputError: the name is no identifier, or a function has a signature that does not fit.
+    """
 
     axis: ClassVar[str] = ""
+    functions: ClassVar[Mapping[str, Takes]] = {}
+    """The fields that hold functions, and what each function takes."""
+
     name: str
+    reference: str = field(default="", kw_only=True)
+    options: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier():
@@ -32,19 +57,23 @@ class Component:
         """`weighting 'min_snr'`: the component in a message."""
         return f"{self.axis} {self.name!r}"
 
-    def formulas(self) -> list[Signature]:
+    def signature(self, field: str) -> Signature:
+        """The function that `field` holds, with the quantities that it takes."""
+        return Signature(self.label, getattr(self, field), *self.functions[field])
+
+    def signatures(self) -> list[Signature]:
         """The functions whose options are this component's options."""
-        raise NotImplementedError
+        return [self.signature(name) for name in self.functions if getattr(self, name) is not None]
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Every option with its default."""
-        found: dict[str, Any] = {}
-        for formula in self.formulas():
-            for name, value in formula.defaults.items():
-                if found.setdefault(name, value) != value:
+        defaults: dict[str, Any] = {}
+        for signature in self.signatures():
+            for name, value in signature.defaults.items():
+                if defaults.setdefault(name, value) != value:
                     raise InputError(f"{self.label}: option {name!r} has two defaults.")
-        return found
+        return defaults
 
     def bound(self, options: Mapping[str, Any]) -> Self:
         """This component with `options` resolved against the defaults.
@@ -52,9 +81,9 @@ class Component:
         Raises:
             InputError: an unknown option or a value of the wrong type.
         """
-        twin = copy.copy(self)
-        object.__setattr__(twin, "options", bind(self.label, self.defaults, options))
-        return twin
+        component = copy.copy(self)
+        object.__setattr__(component, "options", bind(self.label, self.defaults, options))
+        return component
 
 
 def check_range(owner: str, sigma_range: tuple[float, float]) -> None:

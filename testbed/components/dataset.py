@@ -6,28 +6,26 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from testbed.components.base import Component
-from testbed.components.signature import Signature
+from testbed.components.base import Component, Takes
 from testbed.errors import InputError, UnknownName, unknown
 from testbed.oracles import Conditional, Oracle
 
 
 @dataclass(frozen=True)
 class Dataset(Component):
-    """A data set by name: `build(**options) -> Data`. Same options, same data, bit for bit."""
+    """A data set by name: `build(**options) -> Data`.
 
-    axis: ClassVar[str] = "dataset"
+    The same options give the same data, bit for bit.
+    """
+
+    axis = "dataset"
+    functions: ClassVar = {"build": Takes(role="build")}
     build: Callable[..., Data]
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.build, (), role="build")]
 
     def __call__(self) -> Data:
         """The train and test split, sigma_data and, where there is one, the oracle.
@@ -35,11 +33,11 @@ class Dataset(Component):
         Raises:
             InputError: `build` raises, or does not return Data.
         """
-        formula = self.formulas()[0]
-        found = formula(options=self.options)
-        if not isinstance(found, Data):
-            raise formula.wrong("testbed.Data", found)
-        return found
+        signature = self.signature("build")
+        data = signature(options=self.options)
+        if not isinstance(data, Data):
+            raise signature.wrong("testbed.Data", data)
+        return data
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +49,8 @@ class Data:
         train_labels, test_labels: (N,) int64 classes from 0, or None.
         oracle: the exact distribution where it is known, else None.
         basis: (D, 2) orthonormal columns of the plane that the data lie in, or None.
-        further: conditions besides the label: name -> (train, test) classes, each like the labels.
+        further: the conditions besides the label, name -> (train, test) classes, each like the
+            labels.
         conditional: the exact distributions given conditions, where they are known.
         quantum: the spacing of the values of quantised data, in units of x0, else None.
         dequantised: whether uniform noise of that width has been added to both splits.
@@ -72,7 +71,7 @@ class Data:
     quantum: float | None = None
     dequantised: bool = False
     sigma_data: float = field(init=False)
-    """sqrt(E|x0|^2 / d) about zero, over the training split."""
+    """sqrt(E|x0|^2 / d) about zero, over the training split, in units of x0."""
 
     def __post_init__(self) -> None:
         for name, split, labels in (
@@ -103,7 +102,10 @@ class Data:
         self._check_quantum()
 
     def _check_quantum(self) -> None:
-        """A wrong quantum shifts every bits per dimension, and nothing else would tell."""
+        """InputError unless the data lie on the grid of their quantum.
+
+        A wrong quantum shifts every likelihood in bits per dimension, and no other number shows it.
+        """
         q = self.quantum
         if q is None:
             if self.dequantised:
@@ -136,7 +138,7 @@ class Data:
 
     def agrees(self, sigma_data: float) -> bool:
         """Whether the data may have this sigma_data: within four standard errors of theirs."""
-        # The measured one is itself rounded: float32 data, float64 sums.
+        # The data's own value is itself rounded: the data are float32, the sums float64.
         rounding = 2.0**-23 * self.sigma_data
         return abs(sigma_data - self.sigma_data) <= 4 * self.sigma_data_error + rounding
 
@@ -162,16 +164,16 @@ class Data:
         }
 
     def condition(self, split: str, names: Iterable[str]) -> dict[str, Tensor]:
-        """Of each condition the classes of a split, "train" or "test": name -> (N,) int64.
+        """The classes of each condition in a split, "train" or "test": name -> (N,) int64.
 
         Raises:
             UnknownName: the data have no such condition.
         """
-        known = self._conditions()
+        conditions = self._conditions()
         for name in names:
-            if name not in known:
-                raise UnknownName(unknown("condition", name, known))
-        return {name: known[name][split == "test"] for name in names}
+            if name not in conditions:
+                raise UnknownName(unknown("condition", name, conditions))
+        return {name: conditions[name][split == "test"] for name in names}
 
     def _conditions(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Name -> (train, test) classes."""
@@ -181,7 +183,7 @@ class Data:
 
     @property
     def digest(self) -> str:
-        """sha256 of the numbers: the identity of the data in a trial's identity."""
+        """The sha256 of the numbers, as hexadecimal digits; it enters a trial's identity."""
         digest = hashlib.sha256()
         further = (part for name in sorted(self.further) for part in self.further[name])
         for part in (self.train, self.test, self.train_labels, self.test_labels, *further):
@@ -201,7 +203,7 @@ def _check_classes(what: str, classes: Tensor, n: int) -> None:
         )
 
 
-def dequantised(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor:
+def dequantise(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor:
     """x + quantum (u - 1/2), u uniform on [0, 1), in the dtype of x (Theis et al. 2016, sec. 3.1).
 
     Values of spacing `quantum` become a density whose cells keep their mass and their mean.

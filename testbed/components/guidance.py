@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from testbed.components.base import Component
+from testbed.components.base import Component, Takes
 from testbed.components.dataset import Data
-from testbed.components.signature import Signature
+from testbed.errors import InputError, unknown
 
 Condition = Mapping[str, Tensor]
 """Name -> classes (B,) int64, -1 where it is switched off."""
@@ -25,15 +25,16 @@ LogClasses = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) -> log p(y|x), (B, classes)."""
 
 
+@runtime_checkable
 class GuidanceMethod(Protocol):
-    """A way to guide, with its options."""
+    """A way to bend a denoiser towards a condition, with its options."""
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
         """The conditions whose classes a sample needs, of a model trained with `conditions`."""
         ...
 
     def misfits(self, conditions: Mapping[str, float], data: Data) -> Iterator[str]:
-        """Why it cannot guide such a model, a line each."""
+        """The reasons why it cannot guide such a model, a line for each."""
         ...
 
     def denoiser(
@@ -43,20 +44,40 @@ class GuidanceMethod(Protocol):
         ...
 
 
+CLAIMS = ("conditional_at_one", "unconditional_at_zero")
+
+
 @dataclass(frozen=True)
 class Guidance(Component):
-    """A way to guide by name: `method` builds it from its options."""
+    """A way to guide by name: `method([options])` builds it.
 
-    axis: ClassVar[str] = "guidance"
+    Args:
+        method: returns a `GuidanceMethod`; a dataclass of that kind may stand here itself.
+        claims: what holds of its option `scale`: "conditional_at_one", "unconditional_at_zero".
+
+    Raises:
+        InputError: an unknown claim.
+    """
+
+    axis = "guidance"
+    functions: ClassVar = {"method": Takes(role="method")}
     method: Callable[..., GuidanceMethod]
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    claims: tuple[str, ...] = ()
 
-    def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.method, ())]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for claim in self.claims:
+            if claim not in CLAIMS:
+                raise InputError(f"{self.label}: {unknown('claim', claim, CLAIMS)}")
 
-    def built(self) -> GuidanceMethod:
-        """The method, with its options."""
-        (formula,) = self.formulas()
-        found: GuidanceMethod = formula(options=self.options)
-        return found
+    def build(self) -> GuidanceMethod:
+        """The method, with this component's options.
+
+        Raises:
+            ComponentError: `method` raises, or returns what lacks classes, misfits or denoiser.
+        """
+        signature = self.signature("method")
+        method = signature(options=self.options)
+        if not isinstance(method, GuidanceMethod):
+            raise signature.wrong("an object with classes, misfits and denoiser", method)
+        return method

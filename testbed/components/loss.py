@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from testbed.components.base import Component
-from testbed.components.signature import Signature, require_shape_of
-from testbed.components.state import State, build_state, check_state
+from testbed.components.base import Takes
+from testbed.components.signature import require_shape_of
+from testbed.components.state import StatefulComponent
 
 
 def squared(prediction: Tensor, target: Tensor) -> Tensor:
@@ -20,28 +20,31 @@ def squared(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Loss(Component):
-    """An elementwise discrepancy, taken in a space.
+class Loss(StatefulComponent):
+    """An elementwise discrepancy between two predictions of one type.
 
-    `function(prediction, target[, state, options])` returns a tensor shaped like its arguments.
-    `space` is an option of every loss: "x0", "eps", "score", "v", "flow" or "F". A function other
-    than `testbed.squared` may claim that its minimiser is the mean: `elicits_mean`; without it the
-    Tweedie comparison with the score is not valid for a model trained with it, and is left out.
-    `state([options])` builds the module of a loss that has one: its parameters are trained with the
-    network, its buffers are kept in checkpoints.
+    Args:
+        function: `function(prediction, target[, state, options])` returns a tensor shaped like its
+            arguments.
+        space: the prediction type in which the loss is taken: "x0", "eps", "score", "v", "flow" or
+            "F". It is an option of every loss.
+        elicits_mean: whether the minimiser of the function is the mean. `testbed.squared` always
+            has it; another function may claim it. Without it the Tweedie comparison with the score
+            is not valid for a model trained with this loss, and is left out.
+        state: `state([options])` builds the module of a loss that has one.
     """
 
-    axis: ClassVar[str] = "loss"
+    axis = "loss"
+    functions: ClassVar = {
+        "function": Takes(("state",), leading=2, role="function"),
+        "state": Takes(role="state"),
+    }
     function: Callable[..., Tensor]
     space: str = "x0"
     elicits_mean: bool = False
-    reference: str = ""
-    state: State | None = None
-    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_state(self.label, self.state, "state" in self.formulas()[0].wanted)
         if self.quadratic:
             object.__setattr__(self, "elicits_mean", True)
 
@@ -50,33 +53,23 @@ class Loss(Component):
         """Whether this is l2."""
         return self.function is squared
 
-    def formulas(self) -> list[Signature]:
-        found = [Signature(self.label, self.function, ("state",), leading=2, role="function")]
-        if self.state is not None:
-            found.append(Signature(self.label, self.state, (), role="state"))
-        return found
-
-    def build(self) -> torch.nn.Module | None:
-        """A new state, or None for a loss without one."""
-        return build_state(self.formulas()[1] if self.state else None, self.options)
-
     @property
     def defaults(self) -> dict[str, Any]:
         return {"space": self.space, **super().defaults}
 
     def bound(self, options: Mapping[str, Any]) -> Self:
-        twin = super().bound(options)
-        object.__setattr__(twin, "space", twin.options["space"])
-        return twin
+        loss = super().bound(options)
+        object.__setattr__(loss, "space", loss.options["space"])
+        return loss
 
     def __call__(
         self, prediction: Tensor, target: Tensor, state: torch.nn.Module | None = None
     ) -> Tensor:
-        """m(q_hat, q), elementwise.
+        """m(q_hat, q), elementwise: shaped like `prediction` (B, ...).
 
         Raises:
             InputError: the function raises, or does not return a tensor shaped like q_hat.
         """
-        formula = self.formulas()[0]
-        found = formula(prediction, target, options=self.options, state=state)
-        return require_shape_of(formula, found, prediction, "prediction")
+        signature = self.signature("function")
+        loss = signature(prediction, target, options=self.options, state=state)
+        return require_shape_of(signature, loss, prediction, "prediction")

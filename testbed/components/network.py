@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from testbed.components.base import Component
-from testbed.components.signature import Signature
+from testbed.components.base import Component, Takes
 from testbed.errors import InputError
 
 
@@ -21,31 +20,28 @@ class Network(Component):
     condition a mapping of names to classes (B,) int64 or None; it returns (B, *shape). A class of
     -1, or a name left out, switches a condition off. `shape` is that of one sample, `conditions`
     maps the name of every condition to its number of classes, and `labels` is that of "label" (0
-    without it). A network that asks for neither takes no condition, and one that asks for `labels`
-    alone takes the label alone. A build that asks for `outputs` gives a module that returns
+    without it). A network whose build takes neither has no condition, and one whose build takes
+    `labels` alone has the label alone. A build that takes `outputs` gives a module that returns
     `outputs` times the channels, (B, outputs C, ...): 2 for a learned variance, else 1. `noise`
-    maps each kind of c_noise that it takes to the range it was made for.
+    maps each kind of c_noise that the network takes to the range that it is made for.
     """
 
-    axis: ClassVar[str] = "network"
+    axis = "network"
+    functions: ClassVar = {
+        "build": Takes(("shape", "labels", "conditions", "outputs"), role="build")
+    }
     build: Callable[..., torch.nn.Module]
     noise: Mapping[str, tuple[float, float]]
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def formulas(self) -> list[Signature]:
-        quantities = ("shape", "labels", "conditions", "outputs")
-        return [Signature(self.label, self.build, quantities, role="build")]
 
     @property
-    def multiplies(self) -> bool:
-        """Whether it can give several times the channels."""
-        return "outputs" in self.formulas()[0].wanted
+    def takes_outputs(self) -> bool:
+        """Whether the network can return several times the channels."""
+        return "outputs" in self.signature("build").inputs
 
     def takes(self, condition: str) -> bool:
         """Whether the network can be built for a condition of this name."""
-        wanted = self.formulas()[0].wanted
-        return "conditions" in wanted or ("labels" in wanted and condition == "label")
+        inputs = self.signature("build").inputs
+        return "conditions" in inputs or ("labels" in inputs and condition == "label")
 
     def __call__(
         self,
@@ -62,19 +58,24 @@ class Network(Component):
 
         Raises:
             InputError: `build` raises, or does not return a module; more than one output of a
-                network whose build does not ask for `outputs`.
+                network whose build does not take `outputs`.
         """
-        formula = self.formulas()[0]
-        if outputs != 1 and not self.multiplies:
+        if outputs != 1 and not self.takes_outputs:
             raise InputError(
                 f"{self.label}: {outputs} outputs were asked for, and its build does not take "
                 "`outputs`."
             )
         conditions = {**({"label": labels} if labels else {}), **(further or {})}
-        given = {"shape": shape, "labels": labels, "conditions": conditions, "outputs": outputs}
+        signature = self.signature("build")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            found = formula(options=self.options, **given)
-        if not isinstance(found, torch.nn.Module):
-            raise formula.wrong("a torch.nn.Module", found)
-        return found
+            network = signature(
+                options=self.options,
+                shape=shape,
+                labels=labels,
+                conditions=conditions,
+                outputs=outputs,
+            )
+        if not isinstance(network, torch.nn.Module):
+            raise signature.wrong("a torch.nn.Module", network)
+        return network

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from testbed.components.base import Component
-from testbed.components.signature import Signature
+from testbed.components.base import Component, Takes
 from testbed.errors import InputError, unknown
 
 
 @dataclass(frozen=True)
 class Sampler(Component):
-    """A sampler by name: `step(denoise, x, sigma, following, generator, history[, options])`.
+    """A sampler by name: `step(denoise, x, sigma, sigma_next, generator, history[, options])`.
 
-    One step from `sigma` to `following` < sigma, floats; `denoise(x, sigma) -> x0` is never called
-    at 0; `history` is a list that belongs to the run, for multistep methods. A step may ask for
-    `steps`, the number of steps of the whole run. `noise` names the option that all fresh noise is
-    multiplied by: the sampler is deterministic where it is 0, and `deterministic` says so.
+    One step from `sigma` to `sigma_next` < sigma, floats; `denoise(x, sigma) -> x0` is never called
+    at 0; `history` is a list that belongs to the run, for multistep methods. A step may take
+    `steps`, the number of steps of the whole run. `noise` names the option by which all fresh noise
+    is multiplied: the sampler is deterministic where it is 0, and `deterministic` says so.
+
+    Raises:
+        InputError: `noise` names no option of the step.
     """
 
-    axis: ClassVar[str] = "sampler"
+    axis = "sampler"
+    functions: ClassVar = {"step": Takes(("steps",), leading=6)}
     step: Callable[..., Tensor]
     deterministic: bool = True
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
     noise: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.noise and self.noise not in self.defaults:
             raise InputError(f"{self.label}: noise: {unknown('option', self.noise, self.defaults)}")
-        self._settle(self.defaults)
+        self._set_deterministic(self.defaults)
 
     def bound(self, options: Mapping[str, Any]) -> Self:
-        twin = super().bound(options)
-        twin._settle(twin.options)
-        return twin
+        sampler = super().bound(options)
+        sampler._set_deterministic(sampler.options)
+        return sampler
 
-    def _settle(self, options: Mapping[str, Any]) -> None:
+    def _set_deterministic(self, options: Mapping[str, Any]) -> None:
         if self.noise:
             object.__setattr__(self, "deterministic", not options[self.noise])
-
-    def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.step, ("steps",), leading=6)]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from testbed.components.base import Component
-from testbed.components.signature import Signature
+from testbed.components.base import Component, Takes
 from testbed.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,18 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Schedule(Component):
-    """`levels([steps, sigma_min, sigma_max, table, options])`: (steps + 1,), descending to 0.
+    """The noise levels of a sampler's run: `levels([steps, sigma_min, sigma_max, table, options])`.
 
-    `table` is the ascending levels of a discrete denoiser.
+    The function returns (steps + 1,) float64, descending to 0. `table` is (n,) float64, the
+    ascending levels of a discrete denoiser.
     """
 
-    axis: ClassVar[str] = "schedule"
+    axis = "schedule"
+    functions: ClassVar = {
+        "levels": Takes(("steps", "sigma_min", "sigma_max", "table"), role="levels")
+    }
     levels: Callable[..., Tensor]
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
 
-    def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.levels, ("steps", "sigma_min", "sigma_max", "table"))]
+    @property
+    def takes_table(self) -> bool:
+        """Whether it takes its levels from the trial's table."""
+        return "table" in self.signature("levels").inputs
 
     def __call__(
         self, steps: int, sigma_min: float, sigma_max: float, table: NoiseTable | None = None
@@ -38,16 +41,19 @@ class Schedule(Component):
 
         Raises:
             InputError: an option that has no meaning, more steps than there are levels, or no
-                table where it takes them from one.
+                table where the schedule takes its levels from one.
+            ComponentError: `levels` raises, or returns another number of levels.
         """
-        (levels,) = self.formulas()
-        if table is None and "table" in levels.wanted:
+        signature = self.signature("levels")
+        if table is None and self.takes_table:
             raise InputError(f"{self.label}: takes its levels from the trial's table: name one.")
-        found: Tensor = levels(
+        levels = signature(
             options=self.options,
             steps=steps,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
             table=None if table is None else table.sigmas,
         )
-        return found
+        if not isinstance(levels, Tensor) or levels.shape != (steps + 1,):
+            raise signature.wrong(f"a tensor of {steps + 1} levels for {steps} steps", levels)
+        return levels

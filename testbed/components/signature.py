@@ -1,4 +1,4 @@
-"""A plain function that asks, by argument name, for the quantities and options it needs."""
+"""The signature of a plugin's function, and the requirements on what it returns."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import OutOfMemoryError, Tensor
 
-from testbed.errors import ComponentError, InputError, said, unknown
+from testbed.errors import ComponentError, InputError, one_line, unknown
 
-UNTITLED = ("", "function", "build", "measure")
-"""Roles of what is a component's only function, or its first."""
+MAIN_ROLES = ("", "function", "build", "measure", "levels", "method", "z_shape")
+"""The roles of a component's only function, or of its first: a message need not name them."""
 
 
 @cache
-def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A function together with the names of the quantities it may ask for.
+    """A function together with the quantities that it may take by the names of its arguments.
 
-    `function` names the arguments it wants out of `quantities`; every other argument must have a
-    default and is an option. `leading` first arguments are passed by position, whatever their name.
-    With a `role`, what the function raises becomes one message that names owner, role and line.
+    Args:
+        owner: the component or the file whose function it is, for messages.
+        function: its arguments are some of `quantities`, and options; an option has a default.
+        quantities: the names of the quantities that can be supplied.
+        leading: the number of first arguments that are passed by position, whatever their name.
+        role: the name of the function in messages. With a role, an exception of the function
+            becomes one message that names owner, role and line.
+
+    `inputs` are the quantities that the function takes, `defaults` its options with their defaults.
 
     Raises:
         InputError: an argument that is neither a quantity nor has a default, a catch-all, or one
@@ -39,14 +45,14 @@ class Signature:
     quantities: tuple[str, ...]
     leading: int = 0
     role: str = ""
-    wanted: tuple[str, ...] = field(init=False)
+    inputs: tuple[str, ...] = field(init=False)
     defaults: Mapping[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise InputError(f"{self.title}: expected a function, got {self.function!r}.")
         try:
-            arguments = list(_arguments(self.function).values())
+            arguments = list(_parameters(self.function).values())
         except ValueError:
             raise InputError(
                 f"{self.title}: {self.function!r} has no signature; wrap it in a def."
@@ -57,7 +63,7 @@ class Signature:
                 f"{self.title}: must take {self.leading} arguments by position first, "
                 f"takes ({', '.join(map(str, arguments))})."
             )
-        wanted, defaults = [], {}
+        inputs, defaults = [], {}
         for argument in arguments[self.leading :]:
             name = argument.name
             if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
@@ -69,7 +75,7 @@ class Signature:
                     f"{self.title}: argument {name!r} is positional only; it is passed by name."
                 )
             if name in self.quantities:
-                wanted.append(name)
+                inputs.append(name)
             elif argument.default is argument.empty:
                 raise InputError(
                     f"{self.title}: argument {name!r} is not supplied and has no default. "
@@ -77,85 +83,96 @@ class Signature:
                 )
             else:
                 defaults[name] = argument.default
-        object.__setattr__(self, "wanted", tuple(wanted))
+        object.__setattr__(self, "inputs", tuple(inputs))
         object.__setattr__(self, "defaults", defaults)
 
     def __call__(self, *leading: Any, options: Mapping[str, Any], **quantities: Any) -> Any:
         """The function's value; `options` may hold more than this function's own.
 
         Raises:
-            TypeError: a quantity that the function names was not given (is None).
+            TypeError: a quantity that the function takes is missing or None.
             ComponentError: the function raised, where it has a role; not for lack of memory.
         """
-        given = {}
-        for name in self.wanted:
+        arguments = {name: options[name] for name in self.defaults if name in options}
+        for name in self.inputs:
             if quantities.get(name) is None:
                 raise TypeError(f"{self.title} needs {name}; give {name}=... by keyword.")
-            given[name] = quantities[name]
-        own = {name: options[name] for name in self.defaults if name in options}
+            arguments[name] = quantities[name]
         if not self.role:
-            return self.function(*leading, **given, **own)
+            return self.function(*leading, **arguments)
         try:
-            return self.function(*leading, **given, **own)
+            return self.function(*leading, **arguments)
         except (InputError, MemoryError, OutOfMemoryError):
             raise
         except Exception as problem:
             raise ComponentError(
-                f"{self.owner}: {self.role} raised {said(problem, self._file())}"
+                f"{self.owner}: {self.role} raised {one_line(problem, self._file())}"
             ) from problem
+
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """Of each option that is annotated by a `typing.Literal`, all its values."""
+        try:
+            hints = get_type_hints(self.function)
+        except (NameError, TypeError):  # an annotation that means nothing outside of its module
+            return {}
+        named = {name: hints[name] for name in self.defaults if name in hints}
+        return {k: get_args(v) for k, v in named.items() if get_origin(v) is Literal}
 
     @property
     def title(self) -> str:
         """`parameterization 'v' (scaling)`: whose function this is, in a message."""
-        return self.owner if self.role in UNTITLED else f"{self.owner} ({self.role})"
+        return self.owner if self.role in MAIN_ROLES else f"{self.owner} ({self.role})"
 
-    def wrong(self, wanted: str, found: Any) -> ComponentError:
-        """`weighting 'w': function must return WANTED, got FOUND`, to be raised."""
-        return ComponentError(f"{self.owner}: {self.role} must return {wanted}, got {told(found)}.")
+    def wrong(self, expected: str, value: Any) -> ComponentError:
+        """`weighting 'w': function must return EXPECTED, got VALUE`, to be raised."""
+        return ComponentError(
+            f"{self.owner}: {self.role} must return {expected}, got {_description(value)}."
+        )
 
     def _file(self) -> str:
-        """Where the function was written, or nothing."""
+        """The file in which the function is written; "" where it has none."""
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         return code.co_filename if code else ""
 
 
-def told(found: Any) -> str:
-    """What a function returned, in a few words: a tensor's shape, a number, or its type."""
-    if isinstance(found, Tensor):
-        return f"a tensor of shape {tuple(found.shape)}"
-    if isinstance(found, tuple | list):
-        return f"a {type(found).__name__} of {len(found)}"
-    brief = found is None or isinstance(found, bool | int | float | str)
-    return repr(found) if brief and len(repr(found)) < 40 else type(found).__name__
+def _description(value: Any) -> str:
+    """A value in a few words: a tensor's shape, a number, or its type."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    brief = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if brief and len(repr(value)) < 40 else type(value).__name__
 
 
-def shaped_like_sigma(formula: Signature, found: Any, sigma: Tensor, name: str = "") -> Tensor:
-    """What a function of sigma returned, a number or a tensor, as a tensor shaped like sigma.
+def shaped_like_sigma(signature: Signature, value: Any, sigma: Tensor, name: str = "") -> Tensor:
+    """The value of a function of sigma, a number or a tensor, as a tensor shaped like sigma.
 
-    `name` is that of one of several values.
-
-    Raises:
-        ComponentError: it is of another kind or shape.
-    """
-    wanted = f"{name and name + ', '}a tensor shaped like sigma"
-    if isinstance(found, Tensor):
-        if found.ndim and found.shape != sigma.shape:
-            raise formula.wrong(f"{wanted}, {tuple(sigma.shape)}", found)
-        return found.to(sigma.device) + 0 * sigma
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return found + 0 * sigma
-    raise formula.wrong(f"{wanted}, or a number", found)
-
-
-def require_shape_of(formula: Signature, found: Any, given: Tensor, name: str) -> Tensor:
-    """What a function returned, which must be a tensor shaped like its argument `given`.
+    `name` says which of several values of the function it is.
 
     Raises:
-        ComponentError: it is something else, or of another shape.
+        ComponentError: the value is neither, or the tensor has another shape.
     """
-    if not isinstance(found, Tensor) or found.shape != given.shape:
-        raise formula.wrong(f"a tensor shaped like {name}, {tuple(given.shape)}", found)
-    return found
+    expected = f"{name and name + ', '}a tensor shaped like sigma"
+    if isinstance(value, Tensor):
+        if value.ndim and value.shape != sigma.shape:
+            raise signature.wrong(f"{expected}, {tuple(sigma.shape)}", value)
+        return value.to(sigma.device) + 0 * sigma
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value + 0 * sigma
+    raise signature.wrong(f"{expected}, or a number", value)
+
+
+def require_shape_of(signature: Signature, value: Any, argument: Tensor, name: str) -> Tensor:
+    """The value of a function, which must be a tensor shaped like its argument of that name.
+
+    Raises:
+        ComponentError: the value is no tensor, or has another shape.
+    """
+    if not isinstance(value, Tensor) or value.shape != argument.shape:
+        raise signature.wrong(f"a tensor shaped like {name}, {tuple(argument.shape)}", value)
+    return value
 
 
 def bind(owner: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

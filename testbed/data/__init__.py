@@ -1,4 +1,4 @@
-"""Data sets by name, each with its split, its sigma_data and, where known, its oracle."""
+"""The bundled data sets, each with its split, its sigma_data and, where known, its oracle."""
 
 from testbed.components.dataset import Data
 

@@ -1,4 +1,4 @@
-"""Real data: scikit-learn's digits, and your own arrays."""
+"""Real data: scikit-learn's digits, and a user's own arrays."""
 
 from __future__ import annotations
 
@@ -28,26 +28,31 @@ def split(
 ) -> Data:
     """A random split with a fraction `test` held out, drawn from `seed`.
 
-    `quantum` is the spacing of quantised values; where `dequantise`, uniform noise of that width is
-    added, the same for every fraction and drawn from `seed`.
+    Args:
+        data: (N, ...) float32.
+        labels: (N,) int64, or None.
+        test: the fraction of the test split.
+        seed: the seed of the split and of the noise.
+        quantum: the spacing of quantised values, or None.
+        dequantise: whether uniform noise of that width is added, the same for every fraction.
 
     Raises:
         InputError: a fraction that leaves either side empty, or noise without a quantum.
     """
-    held = round(len(data) * test)
-    if not 0 < held < len(data):
+    n_test = round(len(data) * test)
+    if not 0 < n_test < len(data):
         raise InputError(f"test = {test} of {len(data)} samples leaves one split empty.")
     if dequantise:
         if quantum is None:
             raise InputError("dequantised = true: the data need their quantum, the noise's width.")
-        data = dataset.dequantised(data, quantum, stream(seed, "dequantisation"))
+        data = dataset.dequantise(data, quantum, stream(seed, "dequantisation"))
     order = torch.randperm(len(data), generator=stream(seed, "split"))
-    train, kept = order[held:], order[:held]
+    train_rows, test_rows = order[n_test:], order[:n_test]
     return Data(
-        train=data[train],
-        test=data[kept],
-        train_labels=None if labels is None else labels[train],
-        test_labels=None if labels is None else labels[kept],
+        train=data[train_rows],
+        test=data[test_rows],
+        train_labels=None if labels is None else labels[train_rows],
+        test_labels=None if labels is None else labels[test_rows],
         quantum=quantum,
         dequantised=dequantise,
     )
@@ -56,13 +61,13 @@ def split(
 def digits(test: float = 0.2, split_seed: int = 0, dequantised: bool = False) -> Data:
     """1,797 handwritten digits, 8x8 grey levels 0..16 mapped to [-1, 1]; (N, 1, 8, 8), labels 0..9.
 
-    Their spacing is 1/8; `dequantised` adds uniform noise of that width.
-    Bundled with scikit-learn (UCI Optical Recognition of Handwritten Digits, test part).
+    The spacing of their values is 1/8; `dequantised` adds uniform noise of that width. They come
+    with scikit-learn (UCI Optical Recognition of Handwritten Digits, test part).
 
     Raises:
         InputError: scikit-learn is not installed.
     """
-    # Its file alone: importing scikit-learn takes longer than all else before the first step.
+    # The file is read directly: importing scikit-learn takes longer than the rest of the start.
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
         raise InputError("dataset 'digits' needs scikit-learn, which is not installed.")
@@ -83,15 +88,23 @@ def array(
     quantum: float = 0.0,
     dequantised: bool = False,
 ) -> Data:
-    """Your own numbers: a .npy file (N, ...), or a .npz file with arrays named `data` and `labels`.
+    """The numbers of a .npy file, or of a .npz file with arrays of the names `data` and `labels`.
 
-    Samples become scale * (x + shift) in float32; labels (N,) are optional in an .npz. Nothing is
-    unpickled. `quantum` is the spacing of the stored numbers where they are quantised, 1 for 8-bit
-    images, else 0; `dequantised` adds uniform noise of that width.
+    Nothing is unpickled.
+
+    Args:
+        path: the file, with samples (N, ...).
+        data, labels: the names of the arrays in a .npz file; labels (N,) are optional.
+        test: the fraction of the test split.
+        split_seed: the seed of the split.
+        scale, shift: the samples are scale * (x + shift), in float32.
+        quantum: the spacing of the stored numbers where they are quantised, 1 for 8-bit images,
+            else 0.
+        dequantised: whether uniform noise of that width is added.
 
     Raises:
-        InputError: no such file, an array that is missing, or not numbers, or a quantum that they
-            do not have.
+        InputError: no such file, an array that is missing or holds no real numbers, or a quantum
+            that does not fit.
     """
     file = Path(path)
     if not path or not file.is_file():
@@ -100,7 +113,7 @@ def array(
         loaded: Any = np.load(file, allow_pickle=False)
         archive = isinstance(loaded, np.lib.npyio.NpzFile)
         arrays = {name: loaded[name] for name in loaded.files} if archive else None
-    except Exception as problem:  # a damaged zip raises whatever its damage leads to
+    except Exception as problem:  # the exception depends on the damage of the zip file
         raise InputError(
             f"dataset 'array': {path} cannot be read as numbers: expected a .npy or .npz file "
             f"without pickled objects ({type(problem).__name__})."

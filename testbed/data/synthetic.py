@@ -1,7 +1,7 @@
-"""Synthetic data in the plane, embedded in D dimensions; exact where the oracle is known.
+"""Synthetic data in the plane, embedded in D dimensions, with their oracle where it is known.
 
-Every set draws 2-D points z, and embeds them as x0 = scale * P z with a fixed random orthonormal
-P (D, 2). With `dim=2`, P is the identity.
+Every data set draws 2-D points z and embeds them as x0 = scale * P z with a fixed random
+orthonormal P (D, 2). With `dim=2`, P is the identity.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def plane(dim: int) -> Tensor:
     return q
 
 
-def embedded(
+def embed(
     draw: Callable[[int, Generator], Points],
     dim: int,
     scale: float,
@@ -48,7 +48,15 @@ def embedded(
 ) -> Data:
     """x0 = scale * P z for n training and `test` held-out points z from `draw`.
 
-    `components` are those of `oracles.Conditional` where the labels are a mixture's components.
+    Args:
+        draw: (n, generator) -> points (n, 2) float64 and their labels (n,), or None.
+        dim: D.
+        scale: the factor on the points.
+        n, test: the sizes of the splits.
+        data_seed: the seed of both splits.
+        oracle: the distribution of x0, where it is known.
+        components: the classes of the mixture's components, as for `oracles.Conditional`; then the
+            labels are the components.
 
     Raises:
         InputError: a size that is not positive.
@@ -57,23 +65,23 @@ def embedded(
         raise InputError(f"n = {n}, test = {test} and scale = {scale} must be positive.")
     P = plane(dim)
     z, labels = draw(n, stream(data_seed, "train"))
-    held, held_labels = draw(test, stream(data_seed, "test"))
+    test_z, test_labels = draw(test, stream(data_seed, "test"))
     further, conditional = {}, None
     if components is not None:
         assert isinstance(oracle, Mixture)
         assert labels is not None
-        assert held_labels is not None
+        assert test_labels is not None
         conditional = Conditional(oracle, components)
         further = {
-            name: (classes[labels], classes[held_labels])
+            name: (classes[labels], classes[test_labels])
             for name, classes in components.items()
             if name != "label"
         }
     return Data(
         train=(scale * z @ P.T).float(),
-        test=(scale * held @ P.T).float(),
+        test=(scale * test_z @ P.T).float(),
         train_labels=labels,
-        test_labels=held_labels,
+        test_labels=test_labels,
         oracle=oracle,
         basis=P,
         further=further,
@@ -84,18 +92,18 @@ def embedded(
 def gaussian(
     dim: int = 2, scale: float = 1.0, n: int = 20_000, test: int = 4_000, data_seed: int = 0
 ) -> Data:
-    """An off-centre, anisotropic, correlated Gaussian; exact."""
+    """An off-centre, anisotropic, correlated Gaussian, with its oracle."""
     mean = torch.tensor([0.4, -0.2], dtype=torch.float64)
     S = torch.tensor([[1.0, 0.45], [0.45, 0.36]], dtype=torch.float64)
     P, inner = plane(dim), Gaussian(mean, S)
     oracle = Gaussian(scale * P @ mean, scale**2 * P @ S @ P.T)
-    return embedded(lambda k, g: (inner.sample(k, g), None), dim, scale, n, test, data_seed, oracle)
+    return embed(lambda k, g: (inner.sample(k, g), None), dim, scale, n, test, data_seed, oracle)
 
 
 def mixture(
     dim: int = 2, scale: float = 1.0, n: int = 20_000, test: int = 4_000, data_seed: int = 0
 ) -> Data:
-    """Four unequal Gaussians, off-centre and asymmetric, two of them elongated; exact.
+    """Four unequal Gaussians, off-centre and asymmetric, two of them elongated, with their oracle.
 
     The label is the Gaussian, 0 to 3; a second condition, `group`, is 0 for the first two of them
     and 1 for the others.
@@ -111,7 +119,7 @@ def mixture(
     P, inner = plane(dim), Mixture(means, weights=weights, covariances=S)
     oracle = Mixture(scale * means @ P.T, weights=weights, covariances=scale**2 * P @ S @ P.T)
     components = {"label": torch.arange(4), "group": torch.tensor([0, 0, 1, 1])}
-    return embedded(inner.sample_labelled, dim, scale, n, test, data_seed, oracle, components)
+    return embed(inner.sample_labelled, dim, scale, n, test, data_seed, oracle, components)
 
 
 def ring(n: int, generator: Generator, width: float) -> Points:
@@ -159,7 +167,7 @@ def planar(draw: Callable[[int, Generator, float], Points], width: float) -> Cal
         test: int = 4_000,
         data_seed: int = 0,
     ) -> Data:
-        return embedded(lambda k, g: draw(k, g, width), dim, scale, n, test, data_seed)
+        return embed(lambda k, g: draw(k, g, width), dim, scale, n, test, data_seed)
 
     return build
 

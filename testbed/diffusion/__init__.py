@@ -1,1 +1,1 @@
-"""."""
+"""The mathematics: noise levels, predictions, parameterizations, the denoiser, equal objectives."""

@@ -1,22 +1,24 @@
-"""Noise with more in it than eps: what is added, its covariance, and the exact answers then.
+"""Correlated noise: its draws, its covariance, and the exact denoiser under it.
 
     x = x0 + sigma n,   n = eps + strength z,   Cov n = Sigma
 
-z is unit noise, one number a channel (offset noise) or one a coordinate (input perturbation). The
-target holds n or eps alone. Tweedie's formula becomes D = x + sigma^2 Sigma grad log p(x).
+z is unit noise, one number for all coordinates that share it: those of a channel (offset noise), or
+each alone (input perturbation). The target holds n or eps alone. Tweedie's formula becomes
+D = x + sigma^2 Sigma grad log p(x).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from testbed.components.base import Component, Sigma
+from testbed.components.base import Component, Sigma, Takes
+from testbed.components.signature import Signature
 from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
@@ -26,79 +28,120 @@ from testbed.tensors import per_sample, widen
 
 @dataclass(frozen=True)
 class Noise(Component):
-    """n = eps + strength z.
+    """The noise n = eps + strength z in x = x0 + sigma n.
 
     Args:
-        of: whose own number z is, "channel" or "coordinate"; "" for white noise, without z. The
-            channels of (C, H, W) are C, those of (H, W) and of (d,) are one.
-        in_target: whether the target has strength z in it too: it is made of n, or of eps alone.
+        z_shape: `z_shape(shape[, options])` -> the shape of one sample's z, that of x0 with a 1
+            along every axis whose coordinates share a number; None for white noise, without z.
+        in_target: whether the target is made of n; else it is made of eps alone.
+
+    Its option is `strength`, at least 0, besides those of `z_shape`.
     """
 
-    axis: ClassVar[str] = "noise"
-    of: str = ""
+    axis = "noise"
+    functions: ClassVar = {"z_shape": Takes(("shape",), role="z_shape")}
+    z_shape: Callable[..., tuple[int, ...]] | None = None
     in_target: bool = True
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+
+    def formulas(self) -> list[Signature]:
+        if self.z_shape is None:
+            return []
+        return [Signature(self.label, self.z_shape, ("shape",), role="z_shape")]
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"strength": 0.1} if self.of else {}
+        return {} if self.white else {"strength": 0.1, **super().defaults}
 
     def bound(self, options: Mapping[str, Any]) -> Self:
-        twin = super().bound(options)
-        if not 0 <= twin.strength < math.inf:
-            raise InputError(f"{self.label}: strength = {twin.strength:g} must be at least 0.")
-        return twin
+        noise = super().bound(options)
+        if not 0 <= noise.strength < math.inf:
+            raise InputError(f"{self.label}: strength = {noise.strength:g} must be at least 0.")
+        return noise
+
+    @property
+    def white(self) -> bool:
+        """Whether n is eps itself, without z."""
+        return self.z_shape is None
 
     @property
     def strength(self) -> float:
-        """That of z; 0 for white noise."""
+        """The factor on z; 0 for white noise."""
         return float({**self.defaults, **self.options}.get("strength", 0.0))
 
-    def drawn(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a sample's z."""
-        if self.of == "coordinate":
-            return shape
-        return (*shape[:-2], 1, 1) if len(shape) > 1 else (1,)
+    @property
+    def stream(self) -> str:
+        """The name of the random stream of z: noises of one function have equal draws of z."""
+        return f"{getattr(self.z_shape, '__name__', self.name)} z"
 
-    def applied(
+    def shape_of_z(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of z for a sample of this shape; `shape` itself for white noise, without z.
+
+        Raises:
+            ComponentError: `z_shape` returns what is not `shape` with ones in it.
+        """
+        if self.white:
+            return shape
+        signature = self.signature("z_shape")
+        z = signature(options=self.options, shape=shape)
+        if not isinstance(z, tuple) or len(z) != len(shape):
+            raise signature.wrong(f"{len(shape)} numbers, {shape} with ones in it", z)
+        if any(k not in (1, n) for k, n in zip(z, shape, strict=True)):
+            raise signature.wrong(f"{shape} with ones in it", str(z))
+        return z
+
+    def pair(
         self, eps: Tensor, shape: tuple[int, ...], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """(n, what the target is made of), both (*any, *shape) like eps; z from `generator`."""
-        if not self.of:
+        """(n, the target's noise), both (*any, *shape) like eps, with z from `generator`."""
+        if self.white:
             return eps, eps
         lead = eps.shape[: eps.ndim - len(shape)]
-        z = torch.randn(*lead, *self.drawn(shape), generator=generator, dtype=eps.dtype)
+        z = torch.randn(*lead, *self.shape_of_z(shape), generator=generator, dtype=eps.dtype)
         n = eps + self.strength * z
         return n, n if self.in_target else eps
 
-    def eigenvalue(self, shape: tuple[int, ...]) -> float:
-        """Sigma's eigenvalue on what z moves, 1 + strength^2 coordinates/z; on the rest it is 1."""
-        return 1 + self.strength**2 * math.prod(shape) / math.prod(self.drawn(shape))
+    def moved(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The part of y (B, *shape) that z moves: means over what shares a number, (B, *drawn)."""
+        axes = [i + 1 for i, k in enumerate(self.shape_of_z(shape)) if k != shape[i]]
+        return y.mean(axes, keepdim=True) if axes else y
 
-    @property
-    def kept(self) -> float:
-        """E[target's noise | n] = kept n: Cov(eps, n) Sigma^-1 = 1/(1 + strength^2), or 1."""
-        return 1.0 if self.in_target else 1 / (1 + self.strength**2)
+    def eigenvalue(self, shape: tuple[int, ...]) -> float:
+        """Sigma's eigenvalue along z, 1 + strength^2 (coordinates per number of z); else 1."""
+        return 1 + self.strength**2 * math.prod(shape) / math.prod(self.shape_of_z(shape))
+
+    def regression(self, shape: tuple[int, ...]) -> float:
+        """Eigenvalue on what z moves of Cov(target's noise, n) Sigma^-1; on the rest it is 1.
+
+        E[target's noise | n] is that matrix times n: 1 where the target is made of n, and
+        1/`eigenvalue` where it is made of eps.
+        """
+        return 1.0 if self.in_target else 1 / self.eigenvalue(shape)
 
     @property
     def variance(self) -> float:
-        """Of each coordinate of the target's noise: 1, or 1 + strength^2."""
+        """The variance of each coordinate of the target's noise: 1 + strength^2, or 1 for eps."""
         return 1 + self.strength**2 if self.in_target else 1.0
+
+
+def channel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One number a channel: C for (C, H, W), one for (H, W) and for (d,)."""
+    return (*shape[:-2], 1, 1) if len(shape) > 1 else (1,)
+
+
+def coordinate(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One number a coordinate: z is shaped like x0."""
+    return shape
 
 
 WHITE = Noise("white")
 
 NOISES = {
-    one.name: one
-    for one in (
+    noise.name: noise
+    for noise in (
         WHITE,
-        Noise("offset", of="channel", reference="Guttenberg 2023, Diffusion with offset noise"),
+        Noise("offset", channel, reference="Guttenberg 2023, Diffusion with offset noise"),
         Noise(
-            "perturbed",
-            of="coordinate",
-            in_target=False,
-            reference="Ning et al. 2023, arXiv:2301.11706",
+            "perturbed", coordinate, in_target=False, reference="Ning et al. 2023, arXiv:2301.11706"
         ),
     )
 }
@@ -116,23 +159,24 @@ class CorrelatedOracle(Oracle):
     A score_y(y), the covariance A^-1 Cov_y A^-1, and log p(x) = log p_y(y) + log det A.
 
     Raises:
-        NotImplementedError: an oracle of which no linear map is known.
+        NotImplementedError: an oracle without `mapped`.
     """
 
-    def __init__(self, oracle: Oracle, colour: Noise) -> None:
+    def __init__(self, oracle: Oracle, noise: Noise) -> None:
         super().__init__(oracle.shape)
         shape = tuple(oracle.shape)
-        self.groups, self.eigenvalue = math.prod(colour.drawn(shape)), colour.eigenvalue(shape)
+        self.noise, self.eigenvalue = noise, noise.eigenvalue(shape)
         eye = torch.eye(self.dim, dtype=torch.float64, device=oracle.device)
         self.inverse = self._power(eye, 0.5)
         self.white = oracle.mapped(self._power(eye, -0.5))
-        self.log_det = -self.groups * math.log(self.eigenvalue) / 2
+        self.log_det = -math.prod(noise.shape_of_z(shape)) * math.log(self.eigenvalue) / 2
 
     def _power(self, y: Tensor, p: float) -> Tensor:
-        """Sigma^p y = y + (eigenvalue^p - 1) mean y for rows y (B, d), mean over what shares z."""
-        blocks = y.reshape(len(y), self.groups, -1)
-        found: Tensor = blocks + (self.eigenvalue**p - 1) * blocks.mean(2, keepdim=True)
-        return found.reshape(y.shape)
+        """Sigma^p y = y + (eigenvalue^p - 1) (what z moves of y), for rows y (B, d)."""
+        shape = tuple(self.shape)
+        samples = y.reshape(-1, *shape)
+        product: Tensor = samples + (self.eigenvalue**p - 1) * self.noise.moved(samples, shape)
+        return product.reshape(y.shape)
 
     def _rows(self, x: Tensor, p: float) -> Tensor:
         return self._power(x.reshape(len(x), self.dim).double(), p).reshape(x.shape)
@@ -151,7 +195,7 @@ class CorrelatedOracle(Oracle):
         return (self.inverse @ inner @ self.inverse).to(x.dtype)
 
     def covariance_trace(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Its trace, (B,); by the matrix."""
+        """The trace of `covariance`, (B,), taken of the matrix."""
         return self.covariance(x, sigma).diagonal(dim1=1, dim2=2).sum(1)
 
     def log_density(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -164,37 +208,40 @@ class CorrelatedOracle(Oracle):
         return self._rows(self.white.sample(n, generator), 0.5)
 
 
-def learned(
-    colour: Noise,
+def training_optimum(
+    noise: Noise,
     oracle: Oracle,
     parameterization: Parameterization,
     x: Tensor,
     sigma: Sigma,
     sigma_data: float,
 ) -> Tensor:
-    """The D that training with this noise tends to, (B, ...) like x.
+    """The D of the network that minimises the loss with this noise, (B, ...) like x.
 
-    With n = (x - x0)/sigma the target F* = a x0 + b (its noise) has the mean a D_n + b kept
-    (x - D_n)/sigma, D_n = E[x0|x] under n; so
+    Under n = (x - x0)/sigma the target F* = a x0 + b (its noise) has the mean
+    a D_n + b K (x - D_n)/sigma, with D_n = E[x0|x] and K = Cov(its noise, n) Sigma^-1; so
 
-        D = c_skip x + c_out E[F*|x] = D_n + c_skip (1 - kept)(x - D_n).
+        D = c_skip x + c_out E[F*|x] = D_n + c_skip (I - K)(x - D_n).
 
-    For a target of n it is D_n, the same for every parameterization; for one of eps alone it is
-    not: only c_skip = 0 gives D_n.
+    For a target of n, K = I and D is D_n, the same for every parameterization; for one of eps alone
+    K = Sigma^-1, and only c_skip = 0 gives D_n.
 
     Args:
-        oracle: of the data, for white noise.
+        oracle: the oracle of the data for white noise.
+        x: (B, ...) noisy data.
         sigma: scalar or (B,).
+        sigma_data: sqrt(E|x0|^2 / d).
 
     Raises:
         InputError: noise that is not in the target, and a parameterization that is not affine.
     """
-    D_n = CorrelatedOracle(oracle, colour).denoise(x, sigma)
-    if colour.kept == 1:
+    D_n = CorrelatedOracle(oracle, noise).denoise(x, sigma)
+    shape = tuple(oracle.shape)
+    rho = noise.regression(shape)
+    if rho == 1:
         return D_n
     if not parameterization.affine:
-        raise InputError(
-            f"{parameterization.label} has no c_skip, on which {colour.label} depends."
-        )
+        raise InputError(f"{parameterization.label} has no c_skip, on which {noise.label} depends.")
     skip = parameterization.coefficients(widen(sigma).double(), sigma_data=sigma_data).skip
-    return (D_n + (1 - colour.kept) * per_sample(skip, x) * (x - D_n)).to(x.dtype)
+    moved = noise.moved(x - D_n, shape)
+    return (D_n + (1 - rho) * per_sample(skip, x) * moved).to(x.dtype)

@@ -25,7 +25,7 @@ Level = TypeVar("Level", float, Tensor)
 
 
 class NoPosterior(InputError):
-    """A learned variance was asked of a denoiser that has none."""
+    """A learned variance is needed, and the denoiser has none."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -35,33 +35,33 @@ class NoPosterior(InputError):
         )
 
 
-def small(sigma: Level, following: Level) -> Level:
+def small(sigma: Level, sigma_next: Level) -> Level:
     """beta~/abar' = sigma'^2 (1 - sigma'^2/sigma^2), beta~ = beta (1 - abar')/(1 - abar).
 
     The variance of x' = x_{t-1}/sqrt(abar') given x and x0; sigma' is the level of x'.
     """
-    q = following / sigma
-    return following**2 * (1 - q) * (1 + q)
+    q = sigma_next / sigma
+    return sigma_next**2 * (1 - q) * (1 + q)
 
 
-def large(sigma: Level, following: Level) -> Level:
+def large(sigma: Level, sigma_next: Level) -> Level:
     """beta/abar' = (sigma^2 - sigma'^2)(1 + sigma'^2)/(1 + sigma^2)."""
-    return (sigma - following) * (sigma + following) * (1 + following**2) / (1 + sigma**2)
+    return (sigma - sigma_next) * (sigma + sigma_next) * (1 + sigma_next**2) / (1 + sigma**2)
 
 
 VARIANCES: dict[str, Callable[[Any, Any], Any]] = {"small": small, "large": large}
 """The fixed variances of a reverse step in x = x_t/sqrt(abar_t), by name."""
 
 
-def extremes(sigma: Tensor, following: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """(beta~, beta)/abar' of the step from sigma to `following`, float64, shaped like sigma.
+def extremes(sigma: Tensor, sigma_next: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """(beta~, beta)/abar' of the step from sigma to `sigma_next`, float64, shaped like sigma.
 
     In the step to 0 beta~ vanishes and takes the second step's value, that from `second` to sigma
     (Nichol and Dhariwal 2021, arXiv:2102.09672, sec. 3.1): beta (1 - sigma^2/second^2).
     """
-    sigma, following, second = sigma.double(), following.double(), second.double()
-    high, q = large(sigma, following), sigma / second
-    return torch.where(following > 0, small(sigma, following), high * (1 - q) * (1 + q)), high
+    sigma, sigma_next, second = sigma.double(), sigma_next.double(), second.double()
+    high, q = large(sigma, sigma_next), sigma / second
+    return torch.where(sigma_next > 0, small(sigma, sigma_next), high * (1 - q) * (1 + q)), high
 
 
 def interpolated(low: Tensor, high: Tensor, nu: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Normal(NamedTuple):
     variance: Tensor
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """A draw, (B, ...), dtype of the mean; drawn where the generator lives."""
+        """A draw, (B, ...), dtype of the mean, made on the generator's device."""
         z = torch.randn(
             self.mean.shape, generator=generator, dtype=self.mean.dtype, device=generator.device
         )
@@ -92,8 +92,8 @@ class Normal(NamedTuple):
 
     def log_density(self, x: Tensor) -> Tensor:
         """log N(x) = -sum [(x - mean)^2/variance + log(2 pi variance)]/2 in nats, (B,)."""
-        found = (x - self.mean) ** 2 / self.variance + torch.log(2 * math.pi * self.variance)
-        return -found.flatten(1).sum(1) / 2
+        terms = (x - self.mean) ** 2 / self.variance + torch.log(2 * math.pi * self.variance)
+        return -terms.flatten(1).sum(1) / 2
 
     def kl(self, other: Normal) -> Tensor:
         """KL(self || other) = sum [r - 1 - log r + (mean - mean')^2/variance']/2 in nats, (B,).
@@ -101,20 +101,20 @@ class Normal(NamedTuple):
         r = variance/variance'; both variances are positive.
         """
         r = self.variance / other.variance
-        found = r - 1 - torch.log(r) + (self.mean - other.mean) ** 2 / other.variance
-        return found.flatten(1).sum(1) / 2
+        terms = r - 1 - torch.log(r) + (self.mean - other.mean) ** 2 / other.variance
+        return terms.flatten(1).sum(1) / 2
 
 
 def posterior_of(denoiser: Any) -> Callable[..., Normal]:
-    """`denoiser.posterior(x, sigma, following)`.
+    """`denoiser.posterior(x, sigma, sigma_next)`.
 
     Raises:
-        NoPosterior: it has none.
+        NoPosterior: the denoiser has no such method.
     """
-    found: Callable[..., Normal] | None = getattr(denoiser, "posterior", None)
-    if found is None:
+    posterior: Callable[..., Normal] | None = getattr(denoiser, "posterior", None)
+    if posterior is None:
         raise NoPosterior
-    return found
+    return posterior
 
 
 class Elbo(NamedTuple):
@@ -141,8 +141,8 @@ class Chain:
     """The forward chain whose x_t has the noise level sigma_t.
 
     Args:
-        sigmas: (n,) ascending and positive, n >= 2, as `Table.sigmas`; kept in float64. They hold
-            the digits of 1 - abar = sigma^2/(1 + sigma^2), which abar near 1 does not.
+        sigmas: (n,) ascending and positive, n >= 2, as `NoiseTable.sigmas`; kept in float64. They
+            hold the digits of 1 - abar = sigma^2/(1 + sigma^2), which abar near 1 does not.
 
     `t` is an index, or (B,) of them. Coefficients are float64, results have the dtype of x.
 
@@ -186,8 +186,8 @@ class Chain:
 
     def step(self, x: Tensor, t: int | Tensor) -> Normal:
         """q(x_t | x_{t-1}) at x = x_{t-1} (B, ...): N(sqrt(1 - beta_t) x, beta_t)."""
-        kept = torch.sqrt((1 + self.before**2) * self.abar)
-        return Normal(scaled(x, kept[t]), per_sample(self.beta[t], x))
+        decay = torch.sqrt((1 + self.before**2) * self.abar)
+        return Normal(scaled(x, decay[t]), per_sample(self.beta[t], x))
 
     def marginal(self, x0: Tensor, t: int | Tensor) -> Normal:
         """q(x_t | x0) = N(sqrt(abar_t) x0, 1 - abar_t) (Ho et al. 2020, eq. 4)."""
@@ -195,18 +195,18 @@ class Chain:
         return Normal(scaled(x0, torch.sqrt(abar[t])), per_sample((self.sigmas**2 * abar)[t], x0))
 
     def posterior(self, x_t: Tensor, x0: Tensor, t: int | Tensor) -> Normal:
-        """q(x_{t-1} | x_t, x0) (Ho et al. 2020, eqs. 6 and 7); at t = 0 it is x0 itself.
+        """q(x_{t-1} | x_t, x0) (Ho et al. 2020, eqs. 6 and 7); at t = 0 the mean is x0 itself.
 
         mean = (sqrt(abar_{t-1}) beta_t x0 + sqrt(1 - beta_t) (1 - abar_{t-1}) x_t)/(1 - abar_t),
         variance beta~_t = beta_t (1 - abar_{t-1})/(1 - abar_t).
         """
-        beta, abar, noise = self.beta, self.abar, self.sigmas**2 * self.abar
+        beta, abar, variance = self.beta, self.abar, self.sigmas**2 * self.abar
         abar_before = 1 / (1 + self.before**2)
-        noise_before = self.before**2 * abar_before
-        by_x0 = torch.sqrt(abar_before) * beta / noise
-        by_x = torch.sqrt(abar / abar_before) * noise_before / noise
+        variance_before = self.before**2 * abar_before
+        by_x0 = torch.sqrt(abar_before) * beta / variance
+        by_x = torch.sqrt(abar / abar_before) * variance_before / variance
         mean = combine(by_x0[t], x0, by_x[t], x_t)
-        return Normal(mean, per_sample((beta * noise_before / noise)[t], x0))
+        return Normal(mean, per_sample((beta * variance_before / variance)[t], x0))
 
     def reverse(
         self, denoiser: Callable[..., Tensor], x: Tensor, t: int, variance: str = "small"
@@ -217,24 +217,23 @@ class Chain:
         with beta~ that of the second step.
 
         Args:
-            denoiser: (x, sigma) -> x0; for "learned" one with `posterior(x, sigma, following)`.
-            x: (B, ...).
-            t: an index.
+            denoiser: (x, sigma) -> x0; with "learned" it has `posterior(x, sigma, sigma_next)`.
+            x: (B, ...) at the level sigma_t.
+            t: the index of the level, from 0 to n - 1.
             variance: "small", "large" or "learned".
 
         Raises:
             InputError: an unknown variance, or a learned one of a denoiser that has none.
         """
         sigma = self.sigmas[t].expand(len(x)).to(x.device)
-        following = self.before[t].expand(len(x)).to(x.device)
+        sigma_next = self.before[t].expand(len(x)).to(x.device)
         if variance == "learned":
-            found = posterior_of(denoiser)(x, sigma, following)
-            return Normal(found.mean.double(), found.variance.double())
+            return Normal(*(part.double() for part in posterior_of(denoiser)(x, sigma, sigma_next)))
         if variance not in VARIANCES:
             raise InputError(unknown("variance", variance, [*VARIANCES, "learned"]))
         D = denoiser(x, sigma).double()
-        both = extremes(self.sigmas[t], self.before[t], self.after[t])
-        fixed = dict(zip(VARIANCES, both, strict=True))
+        bounds = extremes(self.sigmas[t], self.before[t], self.after[t])
+        fixed = dict(zip(VARIANCES, bounds, strict=True))
         q = self.before[t] / self.sigmas[t]
         return Normal(D + q.to(x.device) ** 2 * (x.double() - D), fixed[variance].to(x.device))
 
@@ -245,22 +244,23 @@ class Chain:
         generator: torch.Generator,
         variance: str = "small",
     ) -> Elbo:
-        """The terms of -log p(x0) <= ..., each with a draw of its own; n calls of the denoiser.
+        """The terms of the bound on -log p(x0), each with a draw of its own.
 
-        The data are continuous: the decoder is the Gaussian of `reverse` at t = 0, no integral over
-        a bin. The prior is N(0, I) for x_{n-1} = sqrt(abar) x, as published.
+        The denoiser is called n times. The data are continuous: the decoder is the Gaussian of
+        `reverse` at t = 0, not its integral over a bin. The prior is N(0, I) for
+        x_{n-1} = sqrt(abar) x, as published.
 
         Args:
             denoiser, variance: as for `reverse`.
             x0: (B, ...) data; the denoiser sees x0 + sigma eps in its dtype.
-            generator: of the noise.
+            generator: the generator that the noise is drawn from.
 
         Raises:
             InputError: an unknown variance.
         """
         reconstruction, matching = torch.zeros(len(x0)), []
         wide = x0.double()
-        for t, (sigma, following) in enumerate(zip(self.sigmas, self.before, strict=True)):
+        for t, (sigma, sigma_next) in enumerate(zip(self.sigmas, self.before, strict=True)):
             eps = torch.randn(
                 x0.shape, generator=generator, dtype=x0.dtype, device=generator.device
             ).to(x0.device)
@@ -269,8 +269,8 @@ class Chain:
             if t == 0:
                 reconstruction = -p.log_density(wide)
                 continue
-            q = (following / sigma).to(x0.device) ** 2
-            beta_tilde = small(sigma, following).to(x0.device)
+            q = (sigma_next / sigma).to(x0.device) ** 2
+            beta_tilde = small(sigma, sigma_next).to(x0.device)
             matching.append(Normal(wide + q * (x.double() - wide), beta_tilde).kl(p))
         return Elbo(reconstruction, torch.stack(matching), self._prior(wide))
 

@@ -38,20 +38,22 @@ class Denoiser(nn.Module):
 
     Args:
         network: called as `network(x, c_noise, condition)`, x (B, ...), c_noise (B,).
-        parameterization: what the network's output means.
+        parameterization: the meaning of the network's output.
         sigma_data: sqrt(E|x0|^2 / d) of the training data, positive.
         c_in, c_noise: None or "native" for the parameterization's own, "shared" for
             1/sqrt(sigma^2 + sigma_data^2) and log(sigma)/4, or a function (sigma, sigma_data);
-            c_noise also "index", a whole number, that of the level in the table.
-        table: the levels of a discrete denoiser: any sigma is first replaced by the nearest.
-        learned_variance: the network returns (B, 2C, ...), [F, nu]: see `posterior`. Needs a table.
-        output: the kind that the network returns where that is not the parameterization's own F:
-            "x0", "eps", "score", "v" or "flow" (`scores.read_as`).
+            c_noise may also be "index", the whole number of the level in the table.
+        table: the levels of a discrete denoiser; any sigma is first replaced by the nearest.
+        learned_variance: whether the network returns (B, 2C, ...), [F, nu] (see `posterior`). It
+            needs a table.
+        output: the prediction type of the network's output where that is not the
+            parameterization's own F: "x0", "eps", "score", "v" or "flow" (`outputs.with_output`).
 
     Raises:
         InputError: sigma_data is not positive, c_in or c_noise is none of these, an index or a
-            learned variance without a table, or a kind with a non-affine parameterization.
-        UnknownName: an unknown kind.
+            learned variance without a table, or another output with a non-affine
+            parameterization.
+        UnknownName: an unknown prediction type.
     """
 
     def __init__(
@@ -78,15 +80,15 @@ class Denoiser(nn.Module):
         # A non-affine parameterization has no coefficients of its own.
         default = None if parameterization.affine else "shared"
         self.table = table
-        self._c_in = _chosen("c_in", default if c_in is None else c_in)
+        self._c_in = _input_scale("c_in", default if c_in is None else c_in)
         if c_noise == "index":
             if table is None:
                 raise InputError('c_noise = "index" is that of a level in a table: give table=....')
             c_noise = table.c_noise
-        self._c_noise = _chosen("c_noise", default if c_noise is None else c_noise)
+        self._c_noise = _input_scale("c_noise", default if c_noise is None else c_noise)
 
     def level(self, sigma: Sigma) -> Tensor:
-        """Where this denoiser works: the table's nearest, or sigma itself; float32 or wider."""
+        """The table's level nearest to sigma, or sigma itself; float32 or wider, like sigma."""
         sigma = widen(sigma)
         return sigma if self.table is None else self.table.quantised(sigma)
 
@@ -101,11 +103,11 @@ class Denoiser(nn.Module):
 
     def scales_as(self, other: Denoiser) -> bool:
         """Whether `inputs` of the two are the same functions."""
-        own, others = (
+        mine, theirs = (
             (one.parameterization, one.sigma_data, one._c_in, one._c_noise, one.table)
             for one in (self, other)
         )
-        return own == others
+        return mine == theirs
 
     def output(
         self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None
@@ -121,18 +123,18 @@ class Denoiser(nn.Module):
         c_in, c_noise = self.inputs(sigma)
         wide = torch.promote_types(x.dtype, torch.float32)
         weight = next(self.parameters(), None)
-        inside = x.dtype if weight is None else weight.dtype
-        scaled = (per_sample(c_in, x).to(wide) * x).to(inside)
-        noise = c_noise.to(torch.promote_types(inside, torch.float32)).expand(x.shape[0])
-        found: Tensor = self.network(scaled, noise, condition).to(x.dtype)
+        dtype = x.dtype if weight is None else weight.dtype
+        scaled = (per_sample(c_in, x).to(wide) * x).to(dtype)
+        c_noise = c_noise.to(torch.promote_types(dtype, torch.float32)).expand(x.shape[0])
+        output: Tensor = self.network(scaled, c_noise, condition).to(x.dtype)
         if not self.learned_variance:
-            return found, None
-        if found.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            return output, None
+        if output.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
             raise InputError(
-                f"the network returned {tuple(found.shape)} for x {tuple(x.shape)}: with a learned "
-                "variance it returns twice as many channels, F and nu."
+                f"the network returned {tuple(output.shape)} for x {tuple(x.shape)}: with a "
+                "learned variance it returns twice as many channels, F and nu."
             )
-        F, nu = found.chunk(2, dim=1)
+        F, nu = output.chunk(2, dim=1)
         return F, nu
 
     def forward(
@@ -168,19 +170,19 @@ class Denoiser(nn.Module):
         self,
         x: Tensor,
         sigma: Sigma,
-        following: Sigma | None = None,
+        sigma_next: Sigma | None = None,
         condition: Mapping[str, Tensor] | None = None,
     ) -> ddpm.Normal:
         """p(x'|x) with the learned variance, in x = x_t/alpha (Nichol and Dhariwal 2021, eq. 15).
 
             mean = D + (sigma'/sigma)^2 (x - D),   variance = exp(v log beta + (1 - v) log beta~)
 
-        over alpha'^2, with v = (nu + 1)/2. D and nu are those of the nearest level; the step is
-        the one that is asked for. In the step to 0 beta~ takes the second step's value.
+        over alpha'^2, with v = (nu + 1)/2. D and nu are those of the level nearest to sigma, while
+        the step is from sigma itself. In the step to 0 beta~ takes the second step's value.
 
         Args:
             x, sigma, condition: as for `forward`.
-            following: the level of x', scalar or (B,), below sigma; by default the table's level
+            sigma_next: the level of x', scalar or (B,), below sigma; by default the table's level
                 before the nearest to sigma, which is then taken for sigma, and 0 for its first.
 
         Returns:
@@ -188,33 +190,36 @@ class Denoiser(nn.Module):
 
         Raises:
             NoPosterior: no learned variance.
-            InputError: `following` is not in [0, sigma).
+            InputError: `sigma_next` is not in [0, sigma).
         """
         if self.table is None or not self.learned_variance:
             raise ddpm.NoPosterior
         levels = ddpm.Chain(self.table.sigmas)
         sigma = widen(sigma).double().to(x.device)
         t = self.table.index(sigma)
-        if following is None:
+        if sigma_next is None:
             sigma = self.level(sigma)
-            following = levels.before.to(x.device)[t]
-        following = widen(following).double().to(x.device)
-        if not bool(((following >= 0) & (following < sigma)).all()):
-            raise InputError(f"following = {following}: expected from 0 to below sigma = {sigma}.")
+            sigma_next = levels.before.to(x.device)[t]
+        sigma_next = widen(sigma_next).double().to(x.device)
+        if not bool(((sigma_next >= 0) & (sigma_next < sigma)).all()):
+            raise InputError(
+                f"sigma_next = {sigma_next}: expected from 0 to below sigma = {sigma}."
+            )
         F, nu = self._halves(x, sigma, condition)
         assert nu is not None
         D = self.parameterization.denoise(F, x, self.level(sigma), sigma_data=self.sigma_data)
-        low, high = ddpm.extremes(sigma, following, levels.after.to(x.device)[t])
-        ratio = per_sample((following / sigma) ** 2, x).to(x.dtype)
+        low, high = ddpm.extremes(sigma, sigma_next, levels.after.to(x.device)[t])
+        ratio = per_sample((sigma_next / sigma) ** 2, x).to(x.dtype)
         return ddpm.Normal(D + ratio * (x - D), ddpm.interpolated(low, high, nu))
 
 
-def _chosen(name: str, choice: Any) -> InputScale | None:
-    if choice is None or choice == "native":
+def _input_scale(name: str, value: Any) -> InputScale | None:
+    """The function that `c_in` or `c_noise` stands for; None for the parameterization's own."""
+    if value is None or value == "native":
         return None
-    if choice == "shared":
+    if value == "shared":
         return SHARED[name]
-    if callable(choice):
-        chosen: InputScale = choice
-        return chosen
-    raise InputError(f"{name} = {choice!r} must be 'native', 'shared' or a function.")
+    if callable(value):
+        scale: InputScale = value
+        return scale
+    raise InputError(f"{name} = {value!r} must be 'native', 'shared' or a function.")

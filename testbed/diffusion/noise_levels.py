@@ -1,7 +1,7 @@
-"""Noise levels: schedules, the borders to VP and flow coordinates, and discretisations.
+"""Noise levels: schedules, conversions to VP and flow coordinates, and discretisations.
 
-Inside the testbed x = x0 + sigma eps (variance exploding). Outside, x_t = alpha_t x0 + s_t eps;
-then sigma = s_t/alpha_t and x = x_t/alpha_t.
+The testbed has x = x0 + sigma eps (variance exploding) throughout. In other coordinates
+x_t = alpha_t x0 + s_t eps; then sigma = s_t/alpha_t and x = x_t/alpha_t.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,9 +20,13 @@ from testbed.tensors import scaled, widen
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A border form x_t = alpha(t) x0 + s(t) eps and its way to and from x = x0 + sigma eps.
+    """Coordinates x_t = alpha(t) x0 + s(t) eps and their conversion to and from x = x0 + sigma eps.
 
-    `alpha`, `s` and `time` are functions of t, t and sigma; `sigma_rate(t)` is d sigma/dt.
+    Args:
+        name: the name of the schedule.
+        alpha, s: functions of t, shaped like t.
+        time: t as a function of sigma, the inverse of s/alpha.
+        sigma_rate: d sigma/dt as a function of t.
     """
 
     name: str
@@ -122,7 +127,7 @@ def karras_sigmas(
 
 
 MOST_LEVELS = 1_000_000
-"""Of a table."""
+"""The largest number of levels in a table."""
 
 
 def linear_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
@@ -136,7 +141,7 @@ def linear_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tenso
 
 
 def scaled_linear_betas(n: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
-    """sqrt(beta_i) in equal steps, (n,) float64: latent diffusion's table.
+    """sqrt(beta_i) in equal steps, (n,) float64 (latent diffusion, Rombach et al. 2022).
 
     Raises:
         InputError: as `linear_betas`.
@@ -196,9 +201,9 @@ def zero_terminal(sigmas: Tensor) -> Tensor:
     root = 1 / torch.sqrt(1 + sigmas.double() ** 2)
     first, last = root[0], root[-1]
     root = first * (root - last) / (first - last)
-    found = torch.sqrt((1 - root) * (1 + root)) / root
-    found[-1] = TERMINAL
-    return found
+    levels = torch.sqrt((1 - root) * (1 + root)) / root
+    levels[-1] = TERMINAL
+    return levels
 
 
 def table_quantile(table: Tensor, u: Tensor) -> Tensor:
@@ -234,9 +239,16 @@ def _trailing(size: int, n: int) -> Tensor:
     return (size - torch.arange(n, dtype=torch.float64) * (size / n)).round() - 1
 
 
-SPACINGS = {"latent": _latent, "leading": _leading, "linspace": _linspace, "trailing": _trailing}
-"""Which n of `size` levels, descending (Lin et al. 2024, arXiv:2305.08891, table 2; `latent` is
-latent diffusion's published sampler, which leaves out the smallest level for n < size)."""
+Spacing = Literal["latent", "leading", "linspace", "trailing"]
+SPACINGS: dict[str, Callable[[int, int], Tensor]] = {
+    "latent": _latent,
+    "leading": _leading,
+    "linspace": _linspace,
+    "trailing": _trailing,
+}
+"""The indices of n out of `size` levels, descending (Lin et al. 2024, arXiv:2305.08891, table 2).
+`latent` is the spacing of latent diffusion's published sampler, which leaves out the smallest level
+for n < size."""
 
 
 def table_sigmas(table: Tensor, n: int, spacing: str = "latent") -> Tensor:

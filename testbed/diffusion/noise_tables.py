@@ -1,4 +1,4 @@
-"""Tables: the levels that a discrete denoiser knows, by name."""
+"""Noise tables: the noise levels of a discrete denoiser, by name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from testbed.components.base import Component
+from testbed.components.base import Component, Takes
 from testbed.components.density import Density
-from testbed.components.signature import Signature
 from testbed.diffusion import noise_levels
-from testbed.errors import InputError, unknown
+from testbed.errors import ComponentError, InputError, unknown
 from testbed.hookspecs import hookimpl
 
 NEAREST = ("sigma", "log_sigma")
@@ -23,43 +22,41 @@ NEAREST = ("sigma", "log_sigma")
 class NoiseTable(Component):
     """The noise levels of a discrete denoiser: `levels([options])`, (n,) ascending, n >= 2.
 
-    Two options are every table's: `nearest`, whether the level that is nearest to a sigma is so in
-    "sigma" or in "log_sigma", and `zero_terminal_snr`, whether the last level is moved to infinity
-    (`noise.zero_terminal`).
+    Every table has two options: `nearest` says whether the level nearest to a sigma is the nearest
+    in "sigma" or in "log_sigma", and `zero_terminal_snr` whether the last level is moved to
+    infinity (`noise_levels.zero_terminal`).
 
-    `sigmas` are the levels, float64; a table has them once its options are bound.
+    `sigmas` are the levels, (n,) float64; a table has them once its options are bound.
     """
 
-    axis: ClassVar[str] = "table"
+    axis = "table"
+    functions: ClassVar = {"levels": Takes(role="levels")}
     levels: Callable[..., Tensor]
-    reference: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
     sigmas: Tensor = field(init=False, repr=False, compare=False)
-
-    def formulas(self) -> list[Signature]:
-        return [Signature(self.label, self.levels, ())]
 
     @property
     def defaults(self) -> dict[str, Any]:
         return {"nearest": "sigma", "zero_terminal_snr": False, **super().defaults}
 
     def bound(self, options: Mapping[str, Any]) -> Self:
-        twin = super().bound(options)
-        if twin.options["nearest"] not in NEAREST:
-            raise InputError(
-                f"{self.label}: {unknown('nearest', twin.options['nearest'], NEAREST)}"
-            )
-        (levels,) = self.formulas()
+        table = super().bound(options)
+        nearest = table.options["nearest"]
+        if nearest not in NEAREST:
+            raise InputError(f"{self.label}: {unknown('nearest', nearest, NEAREST)}")
         try:
-            sigmas = levels(options=twin.options)
+            sigmas = self.signature("levels")(options=table.options)
+        except ComponentError:
+            raise
         except InputError as problem:
             raise InputError(f"{self.label}: {problem}") from None
+        if not isinstance(sigmas, Tensor) or sigmas.ndim != 1:
+            raise self.signature("levels").wrong("a tensor of levels (n,)", sigmas)
         if len(sigmas) < 2:
             raise InputError(f"{self.label}: n = {len(sigmas)} levels: expected 2 or more.")
-        if twin.options["zero_terminal_snr"]:
+        if table.options["zero_terminal_snr"]:
             sigmas = noise_levels.zero_terminal(sigmas)
-        object.__setattr__(twin, "sigmas", sigmas)
-        return twin
+        object.__setattr__(table, "sigmas", sigmas)
+        return table
 
     def index(self, sigma: Tensor) -> Tensor:
         """The index of the nearest level, the lower of two; int64, shaped like sigma."""
@@ -69,7 +66,7 @@ class NoiseTable(Component):
         return torch.searchsorted(edges.to(sigma.device), sigma.double().contiguous())
 
     def c_noise(self, sigma: Tensor, sigma_data: float) -> Tensor:
-        """The index as a c_noise, float64, shaped like sigma."""
+        """The index of the nearest level as a c_noise, float64, shaped like sigma."""
         return self.index(sigma).double()
 
     def quantised(self, sigma: Tensor) -> Tensor:
@@ -77,7 +74,7 @@ class NoiseTable(Component):
         return self.sigmas.to(sigma.device)[self.index(sigma)]
 
     def density(self, sigma_min: float, sigma_max: float) -> Density:
-        """The levels with equal mass, cut to [sigma_min, sigma_max]: the index is uniform."""
+        """The density whose index is uniform: equal masses, cut to [sigma_min, sigma_max]."""
         cut = {"sigma_min": sigma_min, "sigma_max": sigma_max}
         return Density("table", self._quantile, self._pdf).bound(cut)
 
@@ -89,22 +86,26 @@ class NoiseTable(Component):
 
 
 def ddpm(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
-    """beta in equal steps."""
+    """The levels of DDPM: beta rises in equal steps from `start` to `end`; (n,) float64."""
     return noise_levels.ddpm_sigmas(noise_levels.linear_betas(n, start, end))
 
 
 def scaled_linear(n: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
-    """sqrt(beta) in equal steps."""
+    """The levels of latent diffusion: sqrt(beta) rises in equal steps; (n,) float64."""
     return noise_levels.ddpm_sigmas(noise_levels.scaled_linear_betas(n, start, end))
 
 
 def cosine(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> Tensor:
-    """abar = cos^2, with beta below `most`."""
+    """The levels at which abar is a squared cosine, with beta at most `most`; (n,) float64."""
     return noise_levels.ddpm_sigmas(noise_levels.cosine_betas(n, offset, most))
 
 
 def karras(n: int = 1000, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Tensor:
-    """sigma^(1/rho) in equal steps from low to high."""
+    """The levels at which sigma^(1/rho) rises in equal steps from low to high; (n,) float64.
+
+    Raises:
+        InputError: fewer than two or too many levels, not 0 < low < high, or not rho > 0.
+    """
     if not 2 <= n <= noise_levels.MOST_LEVELS or not 0 < low < high or not rho > 0:
         raise InputError(
             f"n = {n}, low = {low:g}, high = {high:g}, rho = {rho:g}: expected n from 2 to "
@@ -114,8 +115,8 @@ def karras(n: int = 1000, low: float = 0.002, high: float = 80.0, rho: float = 7
 
 
 TABLES = {
-    one.name: one
-    for one in (
+    table.name: table
+    for table in (
         NoiseTable("ddpm", ddpm, reference="Ho et al. 2020, arXiv:2006.11239, sec. 4"),
         NoiseTable(
             "scaled_linear", scaled_linear, reference="Rombach et al. 2022, arXiv:2112.10752"

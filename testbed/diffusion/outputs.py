@@ -1,7 +1,8 @@
-"""Networks that output a score, or another kind: read as the F of any affine parameterization.
+"""Networks whose output is a score or another prediction type, as the F of a parameterization.
 
-With q = a x0 + b eps and x = x0 + sigma eps, x0 = (b x - sigma q)/(b - sigma a). A network that
-returns q is therefore a preconditioned denoiser with
+The parameterization is any affine one. With q = a x0 + b eps and x = x0 + sigma eps,
+x0 = (b x - sigma q)/(b - sigma a). A network that returns q is therefore a preconditioned denoiser
+with
 
     c_skip = b/(b - sigma a),   c_out = -sigma/(b - sigma a)
 
@@ -17,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from testbed.diffusion.parameterization import Coefficients, Parameterization
-from testbed.diffusion.predictions import convert, prediction_type
+from testbed.diffusion.predictions import convert, pair_weights, prediction_type
 from testbed.errors import InputError
 
 SINGULAR = {"x0": (), "eps": (torch.inf,), "score": (0.0, torch.inf), "v": (), "flow": ()}
-"""Where a kind vanishes, or is unbounded, as `Parameterization.singular`."""
+"""The limits of sigma at which a prediction type is singular, as `Parameterization.singular`."""
 
 
 @dataclass(frozen=True)
 class OutputScaling:
-    """c_skip and c_out of a kind, c_in and c_noise of a parameterization: a scaling."""
+    """A scaling: c_skip and c_out of a prediction type, the rest of a parameterization."""
 
     parameterization: Parameterization
     output: str
@@ -36,16 +37,16 @@ class OutputScaling:
 
     def __call__(self, sigma: Tensor, sigma_data: float) -> Coefficients:
         """The four coefficients, float64, shaped like sigma."""
-        own = self.parameterization.coefficients(sigma.double(), sigma_data=sigma_data)
-        q, sigma = prediction_type(self.output), sigma.double()
-        a, b = q.a(sigma), q.b(sigma)
+        sigma = sigma.double()
+        native = self.parameterization.coefficients(sigma, sigma_data=sigma_data)
+        a, b = pair_weights(self.output, sigma)
         n = b - sigma * a
-        return Coefficients(b / n, -sigma / n, own.in_, own.noise)
+        return Coefficients(b / n, -sigma / n, native.in_, native.noise)
 
 
 @dataclass(frozen=True)
 class OutputTarget:
-    """q = a x0 + b eps of a kind: a target."""
+    """The target q = a x0 + b eps of a prediction type."""
 
     output: str
 
@@ -56,12 +57,12 @@ class OutputTarget:
 
 
 def with_output(parameterization: Parameterization, output: str) -> Parameterization:
-    """The parameterization with another F: a network's raw output of the kind `output`.
+    """The parameterization whose F is a network's raw output of the prediction type `output`.
 
     c_in, c_noise, recipe and range are those of `parameterization`; "F" gives it back as it is.
 
     Raises:
-        UnknownName: an unknown kind.
+        UnknownName: an unknown prediction type.
         InputError: a non-affine parameterization, which has no c_in and c_noise.
     """
     if output == "F":
@@ -83,19 +84,19 @@ def with_output(parameterization: Parameterization, output: str) -> Parameteriza
 
 
 class OutputAsF(nn.Module):
-    """A network q(x, sigma) of a kind as the network F of an affine parameterization.
+    """A network q(x, sigma) of another prediction type as the F of a parameterization.
 
-    For a `Denoiser` whose network is given x and sigma themselves: `c_in=scores.unscaled` and
-    `c_noise=scores.itself`. F = a x0 + b eps, with x0 and eps those of q at x.
+    It serves a `Denoiser` whose network takes x and sigma themselves: `c_in=outputs.unscaled` and
+    `c_noise=outputs.itself`. F = a x0 + b eps, with x0 and eps those of q at x.
 
     Args:
         network: called as `network(x, sigma, condition)`, x (B, ...), sigma (B,).
-        output: its kind, "x0", "eps", "score", "v" or "flow".
-        parameterization: whose F is wanted.
-        sigma_data: as for the Denoiser.
+        output: its prediction type, "x0", "eps", "score", "v" or "flow".
+        parameterization: the affine parameterization whose F is returned.
+        sigma_data: sqrt(E|x0|^2 / d), as for the Denoiser.
 
     Raises:
-        UnknownName: an unknown kind.
+        UnknownName: an unknown prediction type.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class OutputAsF(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.kind = prediction_type(output).name
+        self.prediction_type = prediction_type(output).name
         self.parameterization = parameterization
         self.sigma_data = sigma_data
 
@@ -117,14 +118,14 @@ class OutputAsF(nn.Module):
         """F, (B, ...), dtype of x."""
         q = self.network(x, sigma, condition).to(x.dtype)
         F, sd = self.parameterization, self.sigma_data
-        return convert(q, self.kind, F, x=x, sigma=sigma, sigma_data=sd)
+        return convert(q, self.prediction_type, F, x=x, sigma=sigma, sigma_data=sd)
 
 
 def unscaled(sigma: Tensor, sigma_data: float) -> Tensor:
-    """c_in = 1: the network is given x itself."""
+    """c_in = 1, shaped like sigma: the network's input is x itself."""
     return torch.ones_like(sigma)
 
 
 def itself(sigma: Tensor, sigma_data: float) -> Tensor:
-    """c_noise = sigma."""
+    """c_noise = sigma: the network's time is the noise level itself."""
     return sigma

@@ -1,11 +1,11 @@
-"""Kinds of prediction and the conversions between them.
+"""Prediction types and the conversions between them.
 
-Each kind is q = a(sigma) x0 + b(sigma) eps. With x = x0 + sigma eps known,
+Each type is q = a(sigma) x0 + b(sigma) eps. At a given x = x0 + sigma eps,
 
     x0 = (b x - sigma q)/(b - sigma a),   eps = (q - a x)/(b - sigma a),
 
-so every conversion goes through the pair (x0, eps): n kinds cost n pairs (a, b) instead of n^2
-formulas, and no digits are lost that the pair keeps (through x0 alone, v -> eps in float32 at
+so every conversion goes through the pair (x0, eps): n types cost n pairs (a, b) instead of n^2
+equations, and no digits are lost that the pair keeps (through x0 alone, v -> eps in float32 at
 sigma = 1e-4 is 3e-4 off).
 """
 
@@ -51,20 +51,20 @@ PREDICTION_TYPES = {
 
 
 def prediction_type(name: str) -> PredictionType:
-    """The kind of that name.
+    """The prediction type of that name.
 
     Raises:
-        UnknownName: with the nearest one.
+        UnknownName: there is none; the message has the nearest name.
     """
     if name not in PREDICTION_TYPES:
-        raise UnknownName(unknown("kind", name, PREDICTION_TYPES))
+        raise UnknownName(unknown("prediction type", name, PREDICTION_TYPES))
     return PREDICTION_TYPES[name]
 
 
 def pair_weights(
     source: str | Parameterization, sigma: Tensor, sigma_data: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(a, b) of q = a x0 + b eps at sigma, float64."""
+    """(a, b) of q = a x0 + b eps, each float64, shaped like sigma."""
     if isinstance(source, Parameterization):
         return source.pair_weights(sigma, sigma_data=sigma_data)
     sigma = widen(sigma).double()
@@ -86,7 +86,7 @@ def to_pair(
     sigma: Sigma,
     sigma_data: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(x0, eps) of a prediction q of kind `source`; both (B, ...), dtype of q."""
+    """(x0, eps) of a prediction q of type `source` at x; both (B, ...), dtype of q."""
     if isinstance(source, Parameterization) and not source.affine:
         x0 = source.denoise(q, x, sigma, sigma_data=sigma_data).to(q.dtype)
         wide = torch.promote_types(q.dtype, torch.float32)
@@ -106,7 +106,7 @@ def from_pair(
     sigma: Sigma,
     sigma_data: float | None = None,
 ) -> Tensor:
-    """q = a x0 + b eps of kind `target`; (B, ...), dtype of x0."""
+    """q = a x0 + b eps of type `target`; (B, ...), dtype of x0."""
     if isinstance(target, Parameterization):
         return target.target(x0, eps, sigma, sigma_data=sigma_data)
     a, b = pair_weights(target, widen(sigma))
@@ -122,20 +122,20 @@ def convert(
     sigma: Sigma,
     sigma_data: float | None = None,
 ) -> Tensor:
-    """A prediction of kind `source` as one of kind `target`, at the same x = x0 + sigma eps.
+    """A prediction of type `source` as one of type `target`, at the same x = x0 + sigma eps.
 
     Args:
-        value: (B, ...) prediction.
+        value: (B, ...) the prediction.
         source, target: "x0", "eps", "score", "v", "flow", or a Parameterization (its F).
         x: (B, ...) noisy data, variance exploding.
         sigma: scalar or (B,).
-        sigma_data: needed where a parameterization names it.
+        sigma_data: sqrt(E|x0|^2 / d); needed where a parameterization takes it.
 
     Returns:
         (B, ...), dtype of value.
 
     Raises:
-        UnknownName: an unknown kind.
+        UnknownName: an unknown prediction type.
         ValueError: value and x differ in shape, or sigma fits neither.
 
     Rounding: |error| <= gamma_12 times the sum of the absolute values of the added terms, with

@@ -1,1 +1,1 @@
-"""What is measured: sample distances, and the statistics of a comparison over seeds."""
+"""Metrics: losses, likelihood, sample distances, and the statistics of a comparison over seeds."""

@@ -12,10 +12,11 @@ from testbed.components.metric import MetricValue
 
 
 def accuracy(x: Tensor, y: Tensor, generator: Generator) -> MetricValue:
-    """How often a classifier that saw one half of the rows tells x from y in the other half.
+    """Returns how often a classifier fitted to one half of the rows tells x from y in the other.
 
-    Logistic regression on z_j and z_j^2, z the whitened principal components of the half that it
-    is trained on: it sees means and variances, not higher moments. As many rows of x as of y.
+    It is a logistic regression on z_j and z_j^2, z the whitened principal components of the half
+    that it is fitted to: it sees means and variances, not higher moments. As many rows of x as of y
+    are used.
 
     With n rows in the other half, the number of right answers has at most the variance of
     Bin(n, 1/2) where the distributions agree, whatever the classifier:
@@ -26,13 +27,14 @@ def accuracy(x: Tensor, y: Tensor, generator: Generator) -> MetricValue:
 
     Args:
         x, y: (N, D) and (M, D), at least 4 rows each; min(N, M) of both are used.
-        generator: chooses the rows and the halves. The order of x and of y does not matter.
+        generator: The source of the rows and the halves. The order of x and of y does not matter.
 
     Returns:
-        accuracy in [0, 1], 1/2 where they agree; its error; p. All nan where x is not finite.
+        The accuracy in [0, 1], 1/2 where they agree; its error; p. All are nan where x is not
+        finite.
 
     Raises:
-        ValueError: fewer than 4 rows.
+        ValueError: There are fewer than 4 rows.
     """
     from scipy import stats
     from sklearn.linear_model import LogisticRegression
@@ -50,18 +52,18 @@ def accuracy(x: Tensor, y: Tensor, generator: Generator) -> MetricValue:
         halves[0].append(z[: n // 2].numpy())
         halves[1].append(z[n // 2 :].numpy())
     train, test = (np.concatenate(half) for half in halves)
-    label, truth = (np.repeat([1, 0], [len(one) for one in half]) for half in halves)
+    label, label_test = (np.repeat([1, 0], [len(one) for one in half]) for half in halves)
     m = train.mean(0)
     _, s, Vt = np.linalg.svd(train - m, full_matrices=False)
-    seen = s > s[0] * max(train.shape) * np.finfo(np.float64).eps
-    whiten = Vt[seen].T / s[seen] * math.sqrt(len(train))
+    kept = s > s[0] * max(train.shape) * np.finfo(np.float64).eps
+    whiten = Vt[kept].T / s[kept] * math.sqrt(len(train))
 
     def features(rows: np.ndarray) -> np.ndarray:
         z = (rows - m) @ whiten
         return np.concatenate([z, z**2], 1)
 
     model = LogisticRegression(max_iter=1000).fit(features(train), label)
-    right = int((model.predict(features(test)) == truth).sum())
-    a = right / len(truth)
-    error = math.sqrt(a * (1 - a) / len(truth))
-    return MetricValue(a, error, float(stats.binom.sf(right - 1, len(truth), 0.5)))
+    right = int((model.predict(features(test)) == label_test).sum())
+    a = right / len(label_test)
+    error = math.sqrt(a * (1 - a) / len(label_test))
+    return MetricValue(a, error, float(stats.binom.sf(right - 1, len(label_test), 0.5)))

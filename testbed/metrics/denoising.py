@@ -1,9 +1,9 @@
-"""Loss and excess risk per noise level, on held-out data with fixed noise shared by all trials."""
+"""Loss and excess risk by noise level, on held-out data with fixed noise shared by all trials."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from testbed.components.dataset import Data
 from testbed.components.metric import MetricValue
-from testbed.diffusion.correlated import WHITE, Noise, learned
+from testbed.diffusion.correlated import WHITE, Noise, training_optimum
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics.information import kl_bound
 from testbed.oracles import Gaussian, Oracle
@@ -24,18 +24,19 @@ if TYPE_CHECKING:  # half a second to import, for which training need not wait
 
 
 @dataclass(frozen=True)
-class Held:
-    """Held-out (x0, eps) at each level with the answers that no training changes.
+class HeldOutPairs:
+    """Held-out (x0, eps) at each noise level, with the reference losses that no training changes.
 
     Args:
-        sigma: (L,) levels.
+        sigma: The noise levels, (L,) float64.
         x0, eps: (n, *shape), the same at every level.
-        wiener: (L,) loss of the best linear denoiser, the Gaussian fitted to the training split.
-        optimum: (L, n, *shape) the oracle's denoiser, given the condition, or None.
-        index: (n,) the rows of the test split that x0 are.
-        condition: the classes of x0 that a conditional model is given: name -> (n,) int64, or None.
-        optimum_dropped: as `optimum`, with nothing given, for a conditional model.
-        oracle: of the data, where its answers for other noise are known, or None.
+        wiener: The loss of the best linear denoiser, that of a Gaussian fitted to the training
+            split, (L,).
+        optimum: The oracle's denoiser under the condition, (L, n, *shape), or None.
+        index: The rows of the test split that x0 are, (n,).
+        condition: The classes of x0 that a conditional model gets: name -> (n,) int64, or None.
+        optimum_dropped: For a conditional model, as `optimum` with all conditions switched off.
+        oracle: The oracle of the data where it is exact for other noise too, or None.
     """
 
     sigma: Tensor
@@ -48,30 +49,37 @@ class Held:
     optimum_dropped: Tensor | None = None
     oracle: Oracle | None = None
 
+    def noisy(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields sigma (n,) and x = x0 + sigma eps (n, *shape) of each level, on a device."""
+        x0, eps = self.x0.to(device), self.eps.to(device)
+        for level in self.sigma:
+            sigma = level.expand(len(x0)).to(device)
+            yield sigma, x0 + per_sample(sigma, x0).to(x0.dtype) * eps
+
     def on(self, device: torch.device) -> dict[str, Tensor] | None:
-        """The condition on a device; None without one."""
+        """Returns the condition on a device; None without one."""
         if self.condition is None:
             return None
         return {name: y.to(device) for name, y in self.condition.items()}
 
 
 def rows(data: Data, n: int, generator: torch.Generator) -> Tensor:
-    """n rows of the test split in a random order, none again before all were drawn; (n,) int64."""
+    """Draws n rows of the test split, none again before all were drawn: (n,) int64."""
     index = torch.randperm(len(data.test), generator=generator)
     return index.repeat(math.ceil(n / len(index)))[:n]
 
 
-def held(
+def held_out_pairs(
     data: Data,
     sigma_min: float,
     sigma_max: float,
     levels: int,
     draws: int,
     conditions: Sequence[str] = (),
-) -> Held:
-    """`draws` held-out pairs at `levels` log-spaced noise levels; the same for every caller.
+) -> HeldOutPairs:
+    """Returns `draws` pairs at `levels` log-spaced noise levels; the same for every caller.
 
-    `conditions` are those of a conditional model: it is measured given the classes of x0.
+    `conditions` are the conditions of a conditional model: it gets the classes of x0.
     """
     generator = stream(0, "evaluation")
     index = rows(data, draws, generator)
@@ -80,44 +88,33 @@ def held(
     ends = math.log10(sigma_min), math.log10(sigma_max)
     sigma = torch.logspace(*ends, levels, dtype=torch.float64)
     linear = Gaussian.fit(data.train)
-    noisy = [x0 + float(s) * eps for s in sigma]
-    wiener = torch.stack(
-        [
-            (linear.denoise(x, s).double() - x0).square().mean()
-            for x, s in zip(noisy, sigma, strict=True)
-        ]
-    )
-    optimum = None
-    if data.oracle is not None:
-        oracle = data.oracle
-        optimum = torch.stack(
-            [oracle.denoise(x.double(), s) for x, s in zip(noisy, sigma, strict=True)]
-        )
-    mapped = data.oracle is not None and type(data.oracle).mapped is not Oracle.mapped
+    noisy = [(x0 + float(s) * eps, s) for s in sigma]
+    wiener = torch.stack([(linear.denoise(x, s).double() - x0).square().mean() for x, s in noisy])
+    oracle, optimum = data.oracle, None
+    if oracle is not None:
+        optimum = torch.stack([oracle.denoise(x.double(), s) for x, s in noisy])
     if not conditions:
-        known = data.oracle if mapped else None
-        return Held(sigma, x0, eps, wiener, optimum, index, oracle=known)
+        if oracle is not None and type(oracle).mapped is Oracle.mapped:
+            oracle = None
+        return HeldOutPairs(sigma, x0, eps, wiener, optimum, index, oracle=oracle)
     condition = {name: c[index] for name, c in data.condition("test", conditions).items()}
-    dropped, optimum = optimum, None
-    if data.conditional is not None:
-        exact = data.conditional
-        optimum = torch.stack(
-            [exact.denoise(x.double(), s, condition) for x, s in zip(noisy, sigma, strict=True)]
-        )
-    return Held(sigma, x0, eps, wiener, optimum, index, condition, dropped)
+    dropped, optimum, exact = optimum, None, data.conditional
+    if exact is not None:
+        optimum = torch.stack([exact.denoise(x.double(), s, condition) for x, s in noisy])
+    return HeldOutPairs(sigma, x0, eps, wiener, optimum, index, condition, dropped)
 
 
 def per_level(
     denoiser: Denoiser,
-    against: Held,
+    pairs: HeldOutPairs,
     device: torch.device,
     dropped: bool = False,
     noise: Noise = WHITE,
 ) -> pd.DataFrame:
-    """One row per level; losses and excess risks per dimension, in x0 space.
+    """Returns a row for each level; losses and excess risks are per dimension, in x0 space.
 
-    Of a conditional model given the classes of x0, and with `dropped` also, in the columns
-    loss_dropped, loss_dropped_se, excess_dropped and excess_dropped_se, with all switched off.
+    A conditional model gets the classes of x0. With `dropped` the columns loss_dropped,
+    loss_dropped_se, excess_dropped and excess_dropped_se are those with all conditions off.
 
     Columns: sigma; loss E|D - x0|^2/d and its standard error over draws; wiener; optimum, the
     oracle's loss on the same draws; excess E|D - D*|^2/d and its error; target_rms, output_rms and
@@ -126,41 +123,38 @@ def per_level(
     such training tends to.
     """
     p, sd = denoiser.parameterization, denoiser.sigma_data
-    x0, eps = against.x0.to(device), against.eps.to(device)
-    n = len(x0)
-    condition = against.on(device)
+    x0, eps = pairs.x0.to(device), pairs.eps.to(device)
+    condition = pairs.on(device)
     table = []
-    for i, s in enumerate(against.sigma):
-        sigma = s.expand(n).to(device)
-        x = x0 + per_sample(sigma, x0).to(x0.dtype) * eps
+    for i, (sigma, x) in enumerate(pairs.noisy(device)):
         with torch.no_grad():
             F = denoiser.output(x, sigma, condition)
             D = p.denoise(F, x, sigma, sigma_data=sd)
         target = p.target(x0, eps, sigma, sigma_data=sd)
         loss, loss_se = excess(D, x0)
         row = {
-            "sigma": float(s),
+            "sigma": float(pairs.sigma[i]),
             "loss": loss,
             "loss_se": loss_se,
-            "wiener": float(against.wiener[i]),
+            "wiener": float(pairs.wiener[i]),
             "target_rms": _rms(target),
             "output_rms": _rms(F),
             "error_rms": _rms(F - target),
             "input_rms": _rms(per_sample(denoiser.inputs(sigma)[0], x) * x),
         }
-        if against.optimum is not None:
-            D_star = against.optimum[i].to(device)
+        if pairs.optimum is not None:
+            D_star = pairs.optimum[i].to(device)
             row["optimum"] = float((D_star - x0).square().mean())
             row["excess"], row["excess_se"] = excess(D, D_star)
-            if noise.of and against.oracle is not None:
-                D_n = learned(noise, against.oracle, p, x.cpu().double(), s, sd)
-                row["limit"] = float((D_n - against.optimum[i]).square().mean())
+            if not noise.white and pairs.oracle is not None:
+                D_n = training_optimum(noise, pairs.oracle, p, x.cpu().double(), pairs.sigma[i], sd)
+                row["limit"] = float((D_n - pairs.optimum[i]).square().mean())
         if dropped:
             with torch.no_grad():
                 D = denoiser(x, sigma)
             row["loss_dropped"], row["loss_dropped_se"] = excess(D, x0)
-            if against.optimum_dropped is not None:
-                D_star = against.optimum_dropped[i].to(device)
+            if pairs.optimum_dropped is not None:
+                D_star = pairs.optimum_dropped[i].to(device)
                 row["excess_dropped"], row["excess_dropped_se"] = excess(D, D_star)
         table.append(row)
     import pandas as pd
@@ -169,9 +163,9 @@ def per_level(
 
 
 def excess(D: Tensor, D_star: Tensor) -> tuple[float, float]:
-    """E|D - D*|^2/d over samples (n, ...), and its standard error."""
-    found = (D.double() - D_star).square().flatten(1).mean(1)
-    return float(found.mean()), float(found.std()) / math.sqrt(len(found))
+    """Returns E|D - D*|^2/d over samples (n, ...), and its standard error."""
+    errors = (D.double() - D_star).square().flatten(1).mean(1)
+    return float(errors.mean()), float(errors.std()) / math.sqrt(len(errors))
 
 
 def _rms(x: Tensor) -> float:
@@ -179,22 +173,22 @@ def _rms(x: Tensor) -> float:
 
 
 def summary(levels: pd.DataFrame, d: int) -> dict[str, MetricValue]:
-    """The numbers of a whole curve, with their errors where the levels have them.
+    """Returns the numbers of a whole curve, with their errors where the levels have them.
 
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
     denoiser. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over the levels' range by the
-    trapezoid rule: `information.kl_bound`. `limit_nats`: the same of `limit`.
-    `excess_dropped_nats`: that of a conditional model with all switched off.
+    trapezoid rule (`information.kl_bound`). `limit_nats`: the same of `limit`.
+    `excess_dropped_nats`: the same of a conditional model with all conditions switched off.
     """
     import numpy as np
 
     ratio = float(np.exp(np.log(levels["loss"] / levels["wiener"]).mean()))
-    columns = [one for one in ("excess", "limit", "excess_dropped") if one in levels]
+    columns = [name for name in ("excess", "limit", "excess_dropped") if name in levels]
     integrals = {f"{column}_nats": integral(levels, column, d) for column in columns}
     return {"loss_vs_wiener": MetricValue(ratio), **integrals}
 
 
 def integral(levels: pd.DataFrame, column: str, d: int) -> MetricValue:
-    """`information.kl_bound` of a column of excess risks, with the errors in `column`_se."""
-    found = kl_bound(levels["sigma"], levels[column], d, levels.get(f"{column}_se"))
-    return MetricValue(found.value, found.error)
+    """Returns `information.kl_bound` of a column of excess risks; its errors are in `column`_se."""
+    bound = kl_bound(levels["sigma"], levels[column], d, levels.get(f"{column}_se"))
+    return MetricValue(bound.value, bound.error)

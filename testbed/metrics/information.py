@@ -1,4 +1,4 @@
-"""Integrals over the noise levels that are numbers of nats: KL bound, entropy, information.
+"""Integrals over the noise levels, in nats: KL bound, entropy, mutual information.
 
 gamma = 1/sigma^2 and dgamma = -2/sigma^2 dlog sigma. Curves are per dimension, results of d
 dimensions. All are taken by the trapezoid rule over log sigma.
@@ -21,10 +21,10 @@ class Integral(NamedTuple):
     """A number of nats.
 
     Args:
-        value: by the trapezoid rule.
-        error: its standard error if all levels err together, as they do with shared draws; nan
+        value: The integral by the trapezoid rule.
+        error: Its standard error if all levels err together, as they do with shared draws; nan
             where the curve has none.
-        step: how far the rule itself may be off: a third of what every second level would change.
+        step: The error of the rule itself: a third of what every second level would change.
     """
 
     value: float
@@ -35,7 +35,7 @@ class Integral(NamedTuple):
 def kl_bound(
     sigma: ArrayLike, excess: ArrayLike, d: int, excess_se: ArrayLike | None = None
 ) -> Integral:
-    """d int excess/sigma^2 dlog sigma, the part of KL(data || model) that these levels can cost.
+    """Returns d int excess/sigma^2 dlog sigma, the part of KL(data || model) of these levels.
 
     For the stochastic sampler KL(p_0 || model) <= KL(p_n || prior) + int E|D - D*|^2/sigma^3 dsigma
     (Song et al. 2021, arXiv:2101.09258, theorem 1), 0 and n the first and the last level. Where D
@@ -43,13 +43,13 @@ def kl_bound(
     (Verdu 2010, "Mismatched estimation and relative entropy").
 
     Args:
-        sigma: (L,) ascending levels.
-        excess: (L,) E|D - D*|^2/d, the loss minus the oracle's.
-        d: dimensions.
-        excess_se: (L,) standard errors.
+        sigma: Ascending noise levels, (L,).
+        excess: E|D - D*|^2/d, the loss minus the oracle's, (L,).
+        d: The number of dimensions.
+        excess_se: The standard errors of `excess`, (L,).
 
     Raises:
-        InputError: fewer than two levels, or levels that do not ascend.
+        InputError: There are fewer than two levels, or they do not ascend.
     """
     sigma, excess = _curve(sigma, excess)
     return _integral(sigma, d * excess / sigma**2, _scaled(d / sigma**2, excess_se))
@@ -58,26 +58,26 @@ def kl_bound(
 def entropy(
     sigma: ArrayLike, mmse: ArrayLike, d: int, v: float, mmse_se: ArrayLike | None = None
 ) -> Integral:
-    """Differential entropy of x = x0 + sigma_0 eps, sigma_0 the first level, from the mmse curve.
+    """Returns the differential entropy of x = x0 + sigma_0 eps from the mmse curve, in nats.
 
         h(X) = d/2 log(2 pi e v) - 1/2 int_0^inf [d v/(1 + gamma v) - mmse(gamma)] dgamma
 
-    (Guo, Shamai and Verdu 2005, arXiv:cs/0412108), cut at gamma = 1/sigma_0^2, where v becomes
-    v + sigma_0^2, and at the last level, where x is taken for a Gaussian of variance v + sigma_n^2:
-    the rest is of the order d v^2/sigma_n^4. Towards sigma_0 = 0 it is the entropy of x0, which is
-    -infinity on a manifold or a finite set.
+    (Guo, Shamai and Verdu 2005, arXiv:cs/0412108), cut at gamma = 1/sigma_0^2, sigma_0 the first
+    level, where v becomes v + sigma_0^2, and at the last level, where x is taken for a Gaussian of
+    variance v + sigma_n^2: the rest is of the order d v^2/sigma_n^4. Towards sigma_0 = 0 it is the
+    entropy of x0, which is -infinity on a manifold or a finite set.
 
     With the loss of a model for mmse, h + kl_bound: no less than the entropy.
 
     Args:
-        sigma: (L,) ascending levels.
-        mmse: (L,) irreducible loss per dimension, E|x0 - D*|^2/d; an oracle's `mmse`, or measured.
-        d: dimensions.
-        v: variance per dimension, E|x0 - m|^2/d about the mean m.
-        mmse_se: (L,) standard errors.
+        sigma: Ascending noise levels, (L,).
+        mmse: The irreducible loss per dimension, E|x0 - D*|^2/d, exact or estimated, (L,).
+        d: The number of dimensions.
+        v: The variance per dimension, E|x0 - m|^2/d about the mean m.
+        mmse_se: The standard errors of `mmse`, (L,).
 
     Raises:
-        InputError: as `kl_bound`, or a variance that is not positive.
+        InputError: As for `kl_bound`; or the variance is not positive.
     """
     if not 0 < v < math.inf:
         raise InputError(f"v = {v!r} must be positive and finite.")
@@ -91,7 +91,7 @@ def entropy(
 def mutual_information(
     sigma: ArrayLike, mmse: ArrayLike, d: int, v: float, mmse_se: ArrayLike | None = None
 ) -> Integral:
-    """I(x0; x0 + sigma_0 eps) = h(x0 + sigma_0 eps) - d/2 log(2 pi e sigma_0^2).
+    """Returns I(x0; x0 + sigma_0 eps) = h(x0 + sigma_0 eps) - d/2 log(2 pi e sigma_0^2), in nats.
 
     It is 1/2 int_0^{1/sigma_0^2} mmse dgamma (Guo, Shamai and Verdu 2005, theorem 1). Arguments and
     errors as for `entropy`.

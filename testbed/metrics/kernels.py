@@ -27,7 +27,7 @@ PERMUTATIONS = 199
 def two_sample(
     x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor], g: Generator
 ) -> MetricValue:
-    """T of x against y, the U-statistic.
+    """Returns T of x against y, the U-statistic, with its error and p.
 
     The error is the delete-one jackknife over the rows of both samples,
 
@@ -41,11 +41,11 @@ def two_sample(
 
     Args:
         x, y: (N, D) and (M, D) float64, N >= 2 and M >= 2; the error is nan below 3.
-        kernel: of the distances, elementwise.
-        g: draws the relabellings.
+        kernel: The kernel as an elementwise function of the distances.
+        g: The source of the relabellings.
 
     Returns:
-        T, its error and p; all nan where x is not finite.
+        T, its error and p; all are nan where x is not finite.
     """
     N, M = len(x), len(y)
     z = torch.cat([x, y])
@@ -82,7 +82,7 @@ def two_sample(
 
 
 def _statistic(W: Tensor, R: Tensor, total: Tensor, N: int, M: int) -> Tensor:
-    """T from W = s'Ks, R = s'K1 and total = 1'K1."""
+    """Returns T from W = s'Ks, R = s'K1 and total = 1'K1."""
     between = R - W
     rest = total - R - between
     return W / (N * (N - 1)) + rest / (M * (M - 1)) - 2 * between / (N * M)

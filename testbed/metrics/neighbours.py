@@ -21,54 +21,54 @@ from testbed.metrics.distances import blocks
 
 
 def radii(y: Tensor, k: int) -> Tensor:
-    """R_y, (M,): the distance of each row to its k-th nearest other row.
+    """Returns R_y, (M,): the distance of each row to its k-th nearest other row.
 
     Raises:
-        ValueError: k < 1 or fewer than k + 1 rows.
+        ValueError: k is below 1, or there are fewer than k + 1 rows.
     """
     if not 1 <= k < len(y):
         raise ValueError(f"the {k}-th nearest neighbour needs 1 <= k < {len(y)} rows")
-    found, start = [], 0
+    R, start = [], 0
     for y_i in blocks(y):
         d, here = torch.cdist(y_i, y), torch.arange(len(y_i))
         d[here, start + here] = math.inf
-        found.append(d.topk(k, dim=1, largest=False).values[:, -1])
+        R.append(d.topk(k, dim=1, largest=False).values[:, -1])
         start += len(y_i)
-    return torch.cat(found)
+    return torch.cat(R)
 
 
 def _inside(x: Tensor, y: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
-    """How many balls (y_j, R_j) hold each x_i, (N,), and how many x_i each ball holds, (M,)."""
-    balls, held = [], torch.zeros(len(y), dtype=torch.int64)
+    """Counts the balls (y_j, R_j) that hold each x_i, (N,), and the x_i in each ball, (M,)."""
+    balls, members = [], torch.zeros(len(y), dtype=torch.int64)
     for x_i in blocks(x):
         inside = torch.cdist(x_i, y) <= R
         balls.append(inside.sum(1))
-        held += inside.sum(0)
-    return torch.cat(balls), held
+        members += inside.sum(0)
+    return torch.cat(balls), members
 
 
 def precision(x: Tensor, y: Tensor, k: int) -> float:
-    """The share of samples x (N, D) that lie on the manifold of the data y (M, D)."""
+    """Returns the share of samples x (N, D) that lie on the manifold of the data y (M, D)."""
     return float((_inside(x, y, radii(y, k))[0] > 0).double().mean())
 
 
 def recall(x: Tensor, y: Tensor, k: int) -> float:
-    """The share of data that lie on the manifold of the samples."""
+    """Returns the share of data that lie on the manifold of the samples."""
     return precision(y, x, k)
 
 
 def density(x: Tensor, y: Tensor, k: int) -> float:
-    """How many of the data's balls hold a sample, over k: 1 on average where x and y agree."""
+    """Returns the mean number of the data's balls that hold a sample, over k."""
     return float(_inside(x, y, radii(y, k))[0].double().mean()) / k
 
 
 def coverage(x: Tensor, y: Tensor, k: int) -> float:
-    """The share of the data's balls that hold a sample; `expected_coverage` where x, y agree."""
+    """Returns the share of the data's balls that hold a sample."""
     return float((_inside(x, y, radii(y, k))[1] > 0).double().mean())
 
 
 def expected_coverage(N: int, M: int, k: int) -> float:
-    """E coverage of N samples and M data of one distribution, whichever (Naeem et al. 2020).
+    """Returns E coverage of N samples and M data of any one distribution (Naeem et al. 2020).
 
         1 - (M - 1) ... (M - k) / ((N + M - 1) ... (N + M - k))
 
@@ -78,7 +78,7 @@ def expected_coverage(N: int, M: int, k: int) -> float:
 
 
 def off_hull(x: Tensor, y: Tensor, k: int, resolution: float) -> Tensor:
-    """Energy per dimension outside the local manifold, |(I - V V^T)(x_i - c)|^2 / D.
+    """Returns the energy per dimension outside the local manifold, |(I - V V^T)(x_i - c)|^2 / D.
 
     c is the mean of the k nearest rows of y and V spans their differences: the distance to the
     K-local hyperplane of Vincent and Bengio (2001). 0 for samples on a manifold that is flat
@@ -86,19 +86,19 @@ def off_hull(x: Tensor, y: Tensor, k: int, resolution: float) -> Tensor:
 
     Args:
         x, y: (N, D) and (M, D).
-        k: neighbours, 2 <= k <= D: the hull has k - 1 dimensions.
-        resolution: differences below it are rounding of y, and no direction.
+        k: The number of neighbours, 2 <= k <= D: the hull has k - 1 dimensions.
+        resolution: Differences below it are rounding of y, and no direction.
 
     Returns:
-        (N,) energies.
+        The energies, (N,).
 
     Raises:
-        ValueError: k < 2, k > D or k > M.
+        ValueError: k is below 2, above D or above M.
     """
     D = x.shape[1]
     if not 2 <= k <= min(D, len(y)):
         raise ValueError(f"k = {k} neighbours must be 2 to {min(D, len(y))} here")
-    found = []
+    energies = []
     # k rows for each of x_i take the place of one block's distances.
     for x_i in torch.split(x, 256):
         near = torch.cdist(x_i, y).topk(k, dim=1, largest=False).indices
@@ -108,5 +108,5 @@ def off_hull(x: Tensor, y: Tensor, k: int, resolution: float) -> Tensor:
         Vt = Vt * (s > resolution)[:, :, None]
         r = (x_i - c)[:, :, None]
         r = r - Vt.mT @ (Vt @ r)
-        found.append(r.square().mean((1, 2)))
-    return torch.cat(found)
+        energies.append(r.square().mean((1, 2)))
+    return torch.cat(energies)

@@ -8,20 +8,20 @@ import torch
 from torch import Generator, Tensor
 
 DIRECTIONS_AT_ONCE = 32
-"""Directions per block: memory of 2 (N + M) DIRECTIONS_AT_ONCE numbers."""
+"""Directions in a block, which takes a memory of 2 (N + M) DIRECTIONS_AT_ONCE numbers."""
 
 
 def directions(D: int, n: int, generator: Generator) -> Tensor:
-    """n directions (D, n) float64, uniform on the unit sphere."""
+    """Draws n directions (D, n) float64, uniform on the unit sphere."""
     u = torch.randn(D, n, dtype=torch.float64, generator=generator)
     norm: Tensor = torch.linalg.vector_norm(u, dim=0)
     return u / norm
 
 
 def coupling(N: int, M: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The optimal coupling of N and M sorted numbers of equal mass: i, j and weights w, exact.
+    """Returns the exact optimal coupling of N and M sorted numbers of equal mass: i, j, weights w.
 
-    Breakpoints of both cumulative distributions are integers in units of 1/(N M).
+    The breakpoints of both cumulative distributions are integers in units of 1/(N M).
     """
     t = torch.unique(torch.cat([torch.arange(N) * M, torch.arange(M) * N]))
     w = torch.diff(t, append=torch.tensor([N * M]))
@@ -29,33 +29,33 @@ def coupling(N: int, M: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def squared_wasserstein(x: Tensor, y: Tensor, u: Tensor) -> Tensor:
-    """W_2^2 of x (N, D) and y (M, D) along each of the directions u (D, L), (L,).
+    """Returns W_2^2 of x (N, D) and y (M, D) along each of the directions u (D, L): (L,).
 
         W_2^2 = int_0^1 (F_x^-1(t) - F_y^-1(t))^2 dt
 
-    Time of (N + M) L (D + log(N + M)).
+    It takes a time of (N + M) L (D + log(N + M)).
     """
     i, j, w = coupling(len(x), len(y))
-    found = []
+    squares = []
     for u_l in torch.split(u, DIRECTIONS_AT_ONCE, dim=1):
         a, b = (x @ u_l).sort(0).values, (y @ u_l).sort(0).values
-        found.append(w @ (a[i] - b[j]).square())
-    return torch.cat(found)
+        squares.append(w @ (a[i] - b[j]).square())
+    return torch.cat(squares)
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, u: Tensor) -> float:
-    """SW_2 = sqrt(mean_l W_2^2 along u_l), in the units of the data (Bonneel et al. 2015)."""
+    """Returns SW_2 = sqrt(mean_l W_2^2 along u_l), in the data's units (Bonneel et al. 2015)."""
     return math.sqrt(float(squared_wasserstein(x, y, u).mean()))
 
 
 def principal(x: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """The leading principal components U (D, J) of x (N, D) that hold `share` of its variance.
+    """Returns the leading principal components of x (N, D) that hold `share` of its variance.
 
     Returns:
-        U by falling variance, and the variances (J,).
+        The components U (D, J) by falling variance, and the variances (J,).
 
     Raises:
-        ValueError: a share outside (0, 1], or rows without variance.
+        ValueError: The share is outside (0, 1], or the rows have no variance.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share}")
@@ -69,7 +69,7 @@ def principal(x: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def variance_ratios(x: Tensor, y: Tensor, U: Tensor) -> Tensor:
-    """Spread of the samples over that of the data along each component, about the data's mean.
+    """Returns the spread of samples over that of data along each component, about the data's mean.
 
         r_j = mean_i (u_j . (x_i - m))^2 / mean_i (u_j . (y_i - m))^2,   m = mean_i y_i,
 
@@ -78,10 +78,10 @@ def variance_ratios(x: Tensor, y: Tensor, U: Tensor) -> Tensor:
 
     Args:
         x, y: (N, D) and (M, D), M >= 2.
-        U: (D, J) orthonormal components, of other data than y.
+        U: Orthonormal components of other data than y, (D, J).
 
     Returns:
-        (J,) ratios.
+        The ratios, (J,).
     """
     m, M = y.mean(0), len(y)
     below = ((y - m) @ U).square().sum(0) / (M - 1) * (M + 1) / M
@@ -89,5 +89,5 @@ def variance_ratios(x: Tensor, y: Tensor, U: Tensor) -> Tensor:
 
 
 def off_ratio(x: Tensor, y: Tensor, U: Tensor) -> float:
-    """sqrt(mean_j log(r_j)^2): about the relative error of a component's variance, either way."""
+    """Returns sqrt(mean_j log(r_j)^2), about the relative error of a component's variance."""
     return float(variance_ratios(x, y, U).log().square().mean().sqrt())

@@ -15,7 +15,7 @@ GROUPS = 10
 
 
 def mean(values: Tensor) -> MetricValue:
-    """The mean of (N,) with its standard error s / sqrt(N); nan for N = 1."""
+    """Returns the mean of (N,) with its standard error s / sqrt(N), which is nan for N = 1."""
     n = len(values)
     error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
     return MetricValue(float(values.mean()), error)
@@ -24,14 +24,16 @@ def mean(values: Tensor) -> MetricValue:
 def jackknife(
     statistic: Callable[[Tensor, Tensor], float], x: Tensor, y: Tensor, g: Generator
 ) -> float:
-    """Standard error of T(x, y) by leaving out one group of rows at a time (Shao and Wu 1989).
+    """Returns the standard error of T(x, y) by the grouped jackknife (Shao and Wu 1989).
+
+    One group of rows is left out at a time:
 
         error^2 = (G - 1)/G sum_j (T(x_(-j), y) - mean_j)^2  +  the same over groups of y
 
     Args:
-        statistic: T, called 2 G times on all but a G-th of the rows of one of the two.
-        x, y: (N, ...) and (M, ...) independent rows.
-        g: deals the rows into G = `GROUPS` groups, or as many as there are rows.
+        statistic: T, which is called 2 G times on all but a G-th of the rows of one of the two.
+        x, y: Independent rows, (N, ...) and (M, ...).
+        g: The source of the G = `GROUPS` groups, or as many as there are rows.
     """
     variance = 0.0
     sides: list[tuple[Tensor, Callable[[Tensor], float]]] = [

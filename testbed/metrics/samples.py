@@ -2,7 +2,7 @@
 
 Each is a distance: it grows as samples get worse. Its floor is the same number for real samples of
 the other split, as many as there are samples (`testbed.study.reference_tables`). What each sees
-and misses, and what it costs, is in docs/metrics.md.
+and misses, and what it costs, is in docs/reference/metrics.md.
 """
 
 from __future__ import annotations
@@ -20,33 +20,35 @@ from testbed.metrics import classifier, distances, kernels, neighbours, projecti
 from testbed.metrics.resampling import jackknife, mean
 
 
-def _some(split: Tensor, n: int, generator: Generator) -> Tensor:
+def _subset(split: Tensor, n: int, generator: Generator) -> Tensor:
+    """Draws n rows of a split without replacement; all of them where it has fewer."""
     return split[torch.randperm(len(split), generator=generator)[:n]]
 
 
 def mmd(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> MetricValue:
-    """Unbiased multi-bandwidth MMD^2 to n held-out samples; jackknife error, permutation p.
+    """Returns the unbiased multi-bandwidth MMD^2 to n held-out samples, with its error and p.
 
-    p is exact but for the median distance of the n held-out rows, from which the kernel comes.
+    The permutation p is exact but for the median distance of the n held-out rows, from which the
+    kernel comes.
     """
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=2)
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=2)
     return kernels.two_sample(x, y, distances.gaussians(y), generator)
 
 
 def energy(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> MetricValue:
-    """Energy distance to n held-out samples; jackknife error, exact permutation p."""
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=2)
+    """Returns the energy distance to n held-out samples, its jackknife error and exact p."""
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=2)
     return kernels.two_sample(x, y, torch.neg, generator)
 
 
 def sliced_wasserstein(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, directions: int = 128
 ) -> MetricValue:
-    """SW_2 to n held-out samples; biased upwards, so to be read against its floor.
+    """Returns SW_2 to n held-out samples, which is biased upwards: read it against its floor.
 
     error^2 = that of the grouped jackknife + s(W_2^2)^2 / (4 SW^2 L) of the L directions.
     """
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=2)
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=2)
     u = projections.directions(x.shape[1], directions, generator)
     W = projections.squared_wasserstein(x, y, u)
     value = math.sqrt(float(W.mean()))
@@ -57,8 +59,8 @@ def sliced_wasserstein(
 
 
 def c2st(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> MetricValue:
-    """Held-out accuracy of a classifier of samples against held-out data; 1/2 at best."""
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=4)
+    """Returns the accuracy of a classifier of samples against held-out data; 1/2 at best."""
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=4)
     return classifier.accuracy(x, y, generator)
 
 
@@ -70,8 +72,8 @@ def _gap(
     n: int,
     k: int,
 ) -> MetricValue:
-    """1 - measure(x, y, k) against n held-out samples, with the grouped jackknife's error."""
-    x, y = distances.rows(samples, _some(data.test, n, generator), least=1)
+    """Returns 1 - measure(x, y, k) for n held-out samples y, with the grouped jackknife's error."""
+    x, y = distances.rows(samples, _subset(data.test, n, generator), least=1)
     if not x.isfinite().all():
         return MetricValue(math.nan)
     error = jackknife(lambda a, b: measure(a, b, k), x, y, generator)
@@ -81,38 +83,38 @@ def _gap(
 def precision_gap(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, k: int = 3
 ) -> MetricValue:
-    """1 - precision: the share of samples off the manifold of n held-out ones."""
+    """Returns 1 - precision: the share of samples off the manifold of n held-out ones."""
     return _gap(neighbours.precision, samples, data, generator, n, k)
 
 
 def recall_gap(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, k: int = 3
 ) -> MetricValue:
-    """1 - recall: the share of n held-out samples off the manifold of the samples."""
+    """Returns 1 - recall: the share of n held-out samples off the manifold of the samples."""
     return _gap(neighbours.recall, samples, data, generator, n, k)
 
 
 def density_gap(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, k: int = 5
 ) -> MetricValue:
-    """1 - density: 0 on average for real samples, below 0 where samples crowd at the modes."""
+    """Returns 1 - density: 0 on average for real samples, below 0 where samples crowd at modes."""
     return _gap(neighbours.density, samples, data, generator, n, k)
 
 
 def coverage_gap(
     samples: Tensor, data: Data, generator: Generator, n: int = 1000, k: int = 5
 ) -> MetricValue:
-    """1 - coverage: the share of n held-out samples with no sample near them."""
+    """Returns 1 - coverage: the share of n held-out samples with no sample near them."""
     return _gap(neighbours.coverage, samples, data, generator, n, k)
 
 
 def variance_ratio(
     samples: Tensor, data: Data, generator: Generator, share: float = 0.99
 ) -> MetricValue:
-    """sqrt(mean_j log(r_j)^2) over the principal components that hold `share` of the variance.
+    """Returns sqrt(mean_j log(r_j)^2) over the components that hold `share` of the variance.
 
-    r_j is the spread of the samples over that of the held-out data about their mean; components
-    are the training split's. Grouped jackknife's error.
+    r_j is the spread of the samples over that of the held-out data about their mean; the principal
+    components are those of the training split. The error is that of the grouped jackknife.
     """
     x, y = distances.rows(samples, data.test, least=2)
     if not x.isfinite().all():
@@ -123,7 +125,7 @@ def variance_ratio(
 
 
 def off_plane(samples: Tensor, data: Data, generator: Generator) -> MetricValue:
-    """Energy per dimension outside the plane of embedded 2-D data; nan for data without one."""
+    """Returns the energy per dimension outside the plane of 2-D data; nan for data without one."""
     if data.basis is None or data.basis.shape[0] == data.basis.shape[1]:
         return MetricValue(math.nan)
     origin = torch.zeros(data.basis.shape[0], dtype=torch.float64)
@@ -131,9 +133,10 @@ def off_plane(samples: Tensor, data: Data, generator: Generator) -> MetricValue:
 
 
 def off_manifold(samples: Tensor, data: Data, generator: Generator, k: int = 4) -> MetricValue:
-    """Energy per dimension outside the hull of the k nearest training samples; nan where k > D.
+    """Returns the energy per dimension outside the hull of k training samples; nan for k > D.
 
-    The error is that of the mean over samples, given the training split.
+    They are the k nearest ones. The error is that of the mean over samples, with the training
+    split fixed.
     """
     x, y = distances.rows(samples, data.train, least=1)
     if k > x.shape[1] or not x.isfinite().all():
@@ -143,18 +146,18 @@ def off_manifold(samples: Tensor, data: Data, generator: Generator, k: int = 4) 
 
 
 def nearest_train(samples: Tensor, data: Data, generator: Generator) -> MetricValue:
-    """Mean distance to the nearest training sample; well below `nearest_test`: memorised."""
+    """Returns the mean distance to the nearest training sample; it is small where memorised."""
     return mean(distances.to_nearest(samples, data.train))
 
 
 def nearest_test(samples: Tensor, data: Data, generator: Generator) -> MetricValue:
-    """Mean distance to the nearest held-out sample."""
+    """Returns the mean distance to the nearest held-out sample."""
     return mean(distances.to_nearest(samples, data.test))
 
 
 @hookimpl
 def testbed_metrics() -> Iterable[Metric]:
-    """Two-sample distances, fidelity and diversity, energy off the data, and memorisation."""
+    """Yields two-sample distances, fidelity, diversity, energy off the data, and memorisation."""
     yield Metric("mmd", mmd, reference="Gretton et al. 2012, eq. 3")
     yield Metric("energy", energy, reference="Szekely and Rizzo 2013")
     yield Metric("sliced_wasserstein", sliced_wasserstein, reference="Bonneel et al. 2015")
@@ -165,6 +168,6 @@ def testbed_metrics() -> Iterable[Metric]:
     yield Metric("coverage_gap", coverage_gap, reference="arXiv:2002.09797, section 3", most=1.0)
     yield Metric("variance_ratio", variance_ratio)
     yield Metric("off_plane", off_plane)
-    yield Metric("off_manifold", off_manifold, "train", "Vincent and Bengio 2001")
+    yield Metric("off_manifold", off_manifold, "train", reference="Vincent and Bengio 2001")
     yield Metric("nearest_test", nearest_test)
     yield Metric("nearest_train", nearest_train, against="train")

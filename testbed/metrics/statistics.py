@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 ALPHA = 0.05
-"""Level of every two-sided test; a verdict needs a corrected p below it."""
+"""Significance level of every two-sided test; a verdict needs a corrected p below it."""
 
 POWER = 0.8
 """Power at which `Comparison.detectable` is stated."""
@@ -45,7 +45,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What n seeds say about a against b, lower being better.
+    """The comparison of a with b over n seeds, lower being better.
 
     A trial that diverged is a result. Where any did, no mean log ratio exists and the one over the
     surviving pairs would answer another question: ratio, bounds, p values and `detectable` are nan,
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Is a "better" or "worse" than b, or why neither may be said.
+        """Whether a is "better" or "worse" than b, or the reason why neither may be said.
 
         No winner where the interval contains 1 or the Holm-corrected p is not below 0.05. An
         interval without 1 whose p was not corrected yet is "uncorrected": a family must be
@@ -104,7 +104,9 @@ class Comparison:
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95, log: bool = False) -> Interval:
-    """Mean over n seeds and its t interval,  m +- t_{n-1, (1+level)/2} s / sqrt(n)  (Student 1908).
+    """Returns the mean over n seeds and its t interval (Student 1908).
+
+        m +- t_{n-1, (1+level)/2} s / sqrt(n)
 
     Args:
         values: (n,), one value per seed.
@@ -131,7 +133,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95, log: bool = False) -> 
 
 
 def compare(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Comparison:
-    """Compare a with b, paired by seed, through r_i = log a_i - log b_i.
+    """Compares a with b, paired by seed, through r_i = log a_i - log b_i.
 
     The t test and interval are those of the mean of r. Beside them stands the sign-flip test
     (Fisher 1935), whose only assumption is that r is symmetric about zero under the null
@@ -142,9 +144,9 @@ def compare(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Comparison:
     at least 2 / 2^n. Up to 20 seeds all patterns are enumerated; beyond, 99999 patterns are drawn
     with a fixed seed and p = (1 + count) / (1 + draws) (Phipson and Smyth 2010).
 
-    Equal pairs throughout (twins) give ratio 1 and p 1. Equal log ratios that are not zero are the
-    limit sd -> 0: an interval without width and p -> 0; the sign-flip p, which cannot follow, is
-    then the one to read.
+    Equal pairs throughout (equal objectives) give ratio 1 and p 1. Equal log ratios that are not
+    zero are the limit sd -> 0: an interval without width and p -> 0; the sign-flip p, which cannot
+    follow, is then the one to read.
 
     Args:
         a: (n,), metric of the one setting, positive; inf or nan where the trial diverged.
@@ -186,7 +188,7 @@ def compare(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Comparison:
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """Step-down adjusted p values (Holm 1979), in the order given.
+    """Returns step-down adjusted p values (Holm 1979), in the order of `pvalues`.
 
     With p_(1) <= ... <= p_(m):  adjusted_(i) = min(1, max_{j <= i} (m - j + 1) p_(j)).
 
@@ -206,7 +208,7 @@ def holm(pvalues: Sequence[float]) -> list[float]:
 
 
 def correct(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """The same comparisons with `p_holm` filled over the whole of them as one family.
+    """Returns the comparisons with `p_holm` filled over the whole of them as one family.
 
     A comparison that lost its test to a divergence stays in the family, as one with p = 1: the
     family was declared before the runs, and a family that shrinks with their outcome controls
@@ -222,7 +224,7 @@ def correct(comparisons: Iterable[Comparison]) -> list[Comparison]:
 
 
 def tost(a: ArrayLike, b: ArrayLike, margin: float) -> float:
-    """p of equivalence: two one-sided paired t tests on r = log a - log b (Schuirmann 1987).
+    """Returns p of equivalence by two one-sided paired t tests on log a - log b (Schuirmann 1987).
 
     Null hypothesis |E r| >= log margin, so a small p shows 1/margin < exp(E r) < margin. It is
     below alpha exactly where the interval of level 1 - 2 alpha lies inside the margins.

@@ -1,1 +1,1 @@
-"""Networks by name, called as network(x, c_noise, condition)."""
+"""The bundled networks, called as network(x, c_noise, condition)."""

@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class Features(nn.Module):
-    """x (B, *shape) and c_noise (B,) to `width` numbers (B, width): all but the last layer."""
+    """The layers before the last: x (B, *shape) and c_noise (B,) -> (B, width)."""
 
     def __init__(
         self,
@@ -67,28 +67,32 @@ class Features(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def features(self, x: Tensor, c_noise: Tensor, added: Tensor | None = None) -> Tensor:
-        """The numbers of each sample; `added` (B, width) is added to the noise's embedding."""
+        """The features (B, width); `added` (B, width) is added to the embedding of c_noise."""
         embedding = nn.functional.silu(self.noise(self.embed_noise(c_noise)))
         if added is not None:
             embedding = embedding + added
         h = self.first(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)
-        found: Tensor = self.norm(h)
-        return found
+        features: Tensor = self.norm(h)
+        return features
 
 
 class ResidualMLP(Features):
-    """x and c_noise to F, both of one sample's shape; the last layer starts at zero.
+    """x (B, *shape) and c_noise (B,) to F (B, *shape); the last layer starts at zero.
 
     With several `outputs` F has that many times the channels, (B, outputs C, ...); all weights but
-    the last layer's start as with one.
+    the last layer's start as with one output.
 
     Each of the `conditions`, name -> number of classes, has an embedding of `condition[name]` (B,)
-    int64, which is added to the noise's. A class of -1, or a name left out, adds nothing: with all
-    switched off F is that of the unconditional network. The embeddings start at zero, so that every
-    class starts as the unconditional network does, with the same other weights; gradients reach
-    them with the first that reach the blocks, since nothing but the last layer stands in between.
+    int64, which is added to that of c_noise. A class of -1, or a name left out, adds nothing: with
+    all conditions switched off F is that of the unconditional network. The embeddings start at
+    zero, so that every class starts as the unconditional network does, with the same other weights;
+    they get their first gradients together with the blocks, since only the last layer lies in
+    between.
+
+    Raises:
+        InputError: at a call, a condition that the network was built without.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ def mlp(
     """A residual MLP with `depth` blocks of `width` units.
 
     Raises:
-        InputError: an option that is not positive, or larger than any that can be trained.
+        InputError: an option that is not positive, or larger than 1000 blocks or 65536 units.
     """
     if depth > DEEPEST or max(width, features) > WIDEST:
         raise InputError(
@@ -180,7 +184,7 @@ def testbed_networks() -> Iterable[Network]:
     yield Network(
         "mlp",
         mlp,
-        # cos and sin are defined everywhere; beyond these ranges the slowest wave has wrapped.
+        # cos and sin are defined everywhere; beyond these ranges the slowest wave repeats itself.
         noise={"sigma": (0.0, 200.0), "log_sigma": (-2.4, 2.4), "time": (0.0, 1.0)},
     )
     yield Network("mlp_index", mlp_index, noise={"index": (0.0, 20_000.0)})

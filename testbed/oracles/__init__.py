@@ -1,4 +1,4 @@
-"""Oracles: distributions whose exact posterior E[x0|x] we know in closed form."""
+"""Oracles: distributions whose posterior mean E[x0|x] is known in closed form."""
 
 from testbed.oracles.base import Estimate, Oracle
 from testbed.oracles.conditional import Conditional

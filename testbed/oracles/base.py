@@ -1,4 +1,4 @@
-"""What every oracle offers: x = x0 + sigma eps, and exact statements about x0 given x."""
+"""The interface of an oracle: exact answers about x0 given x = x0 + sigma eps."""
 
 import copy
 import math
@@ -27,7 +27,8 @@ class Oracle(ABC):
     space, where neither TF32, nor autocast, nor `set_float32_matmul_precision` applies; results
     have the dtype and the device of x, and autograd differentiates them with respect to x.
 
-    Raises ValueError for a wrong shape, dtype or device, or a sigma that is not positive.
+    Every method raises ValueError for a wrong shape, dtype or device, or a sigma that is not
+    positive.
     """
 
     def __init__(self, shape: torch.Size) -> None:
@@ -40,7 +41,7 @@ class Oracle(ABC):
 
     @abstractmethod
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """grad_x log p_sigma(x), shaped like x; formed as a residual, never as (D - x)/sigma^2."""
+        """grad_x log p_sigma(x), shaped like x; taken as a residual, never as (D - x)/sigma^2."""
 
     @abstractmethod
     def covariance(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -56,13 +57,13 @@ class Oracle(ABC):
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n draws of x0, (n, *shape) float64; drawn where the generator lives, then moved."""
+        """n draws of x0, (n, *shape) float64, made on the generator's device and then moved."""
 
     def mapped(self, A: Tensor) -> "Oracle":
         """The distribution of A x0 for A (d, d), of x0 in one row; float64.
 
         Raises:
-            NotImplementedError: of this distribution it is not known.
+            NotImplementedError: the oracle has no such map.
         """
         raise NotImplementedError(f"{type(self).__name__}: no linear map of it is known.")
 
@@ -73,11 +74,16 @@ class Oracle(ABC):
         draws: int = 4096,
         generator: torch.Generator | None = None,
     ) -> Estimate:
-        """Irreducible loss per dimension, E|x0 - D|^2/d = E[tr Cov[x0|x]]/d.
+        """The irreducible loss per dimension, E|x0 - D|^2/d = E[tr Cov[x0|x]]/d.
 
-        Monte Carlo over `draws` of (x0, eps), the same ones at every sigma, from `generator` (by
-        default one of its own with a fixed seed); the error is one standard error plus rounding.
-        sigma may have any shape, which value and error take.
+        It is a Monte Carlo estimate over `draws` of (x0, eps), the same ones at every sigma, from
+        `generator`, by default one with a fixed seed. The error is one standard error plus
+        rounding.
+
+        Args:
+            sigma: any shape, which value and error take.
+            draws: the number of draws, at least 2.
+            generator: the generator of the draws.
         """
         if draws < 2:
             raise ValueError(f"draws: got {draws}, expected at least 2")
@@ -103,7 +109,7 @@ class Oracle(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the oracle's tensors are."""
+        """The device of the oracle's tensors."""
         return next(value.device for value in vars(self).values() if isinstance(value, Tensor))
 
     def _levels(self, sigma: float | Tensor) -> Tensor:
@@ -141,7 +147,7 @@ def gamma(k: int) -> float:
 
 
 def normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Unit Gaussian float64 draws: the same ones whatever the device they are moved to."""
+    """Unit Gaussian float64 draws, which do not depend on the device they are moved to."""
     draws = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
     return draws.to(device)
 
@@ -159,8 +165,13 @@ def finite(name: str, value: Tensor, ndim: int) -> Tensor:
 def eigenbasis(name: str, S: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """S = Q diag(L) Q^T for positive semidefinite S (..., d, d): L (..., d), Q (..., d, d).
 
-    S may have been computed in float32, so asymmetry and negative eigenvalues up to d 2^-23 |S|
-    are forgiven; eigenvalues that float64 cannot tell from 0, below d 2^-52 |S|, become 0.
+    S may have been computed in float32, so that asymmetry and negative eigenvalues up to
+    d 2^-23 |S| are accepted; eigenvalues that float64 cannot tell from 0, below d 2^-52 |S|,
+    become 0.
+
+    Raises:
+        ValueError: another shape, numbers that are not finite, or an S that is not symmetric or not
+            positive semidefinite.
     """
     if S.shape != shape:
         raise ValueError(f"{name}: got shape {tuple(S.shape)}, expected {shape}")

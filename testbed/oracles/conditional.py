@@ -1,4 +1,4 @@
-"""The exact distributions given a condition: a mixture whose components have classes."""
+"""The exact distributions given a condition, for a mixture whose components have classes."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,14 +12,17 @@ from testbed.oracles.mixture import Mixture
 class Conditional:
     """p(x0 | y) where the condition y is a function of the mixture's component.
 
-    Given classes of some conditions, x0 is of the components that have them all:
+    Given classes of some conditions, x0 is from the components that have them all:
 
         p(x0 | y) = sum over k in y of pi_k N(m_k, S_k), pi renormalised,
         p(y | x) = sum over k in y of r_k(x).
 
-    oracle: the mixture, K components. components: name of a condition -> (K,) int64, the class
-    that each component has of it.
-    Raises ValueError for a shape that is not (K,), a dtype that is not int64, or a class below 0.
+    Args:
+        oracle: the mixture, with K components.
+        components: name of a condition -> (K,) int64, the class of each component.
+
+    Raises:
+        ValueError: a shape that is not (K,), a dtype that is not int64, or a class below 0.
     """
 
     def __init__(self, oracle: Mixture, components: Mapping[str, Tensor]) -> None:
@@ -35,11 +38,11 @@ class Conditional:
                 raise ValueError(f"components[{name!r}]: got {classes.tolist()}, expected from 0")
 
     def given(self, condition: Mapping[str, int]) -> Mixture:
-        """The oracle of x0 given these classes; -1 and a name left out say nothing.
+        """The oracle of x0 given these classes; -1, or a name left out, leaves a condition open.
 
         Raises:
-            UnknownName: a condition that there is not.
-            InputError: classes that no component has together.
+            UnknownName: there is no such condition.
+            InputError: no component has these classes together.
         """
         within = torch.ones(len(self.oracle.pi), dtype=torch.bool)
         for name, value in condition.items():
@@ -55,7 +58,7 @@ class Conditional:
     def denoise(
         self, x: Tensor, sigma: float | Tensor, condition: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """E[x0|x, y], shaped like x; `condition` maps names to (B,) int64 classes, -1 for none.
+        """E[x0|x, y], shaped like x; `condition` maps names to (B,) int64 classes, -1 for open.
 
         Raises:
             UnknownName, InputError: as `given`.
@@ -75,27 +78,27 @@ class Conditional:
         sigma: float | Tensor,
         condition: Mapping[str, Tensor] | None,
     ) -> Tensor:
-        """The answer of the oracle given each sample's own classes."""
+        """The answer for each sample from the oracle given its classes."""
         if not condition or not len(x):
             return answer(self.oracle, x, sigma)
         names = list(condition)
         rows = torch.stack([condition[name] for name in names], 1)
-        places, parts = [], []
-        for combination in sorted(set(map(tuple, rows.tolist()))):
-            of = (rows == rows.new_tensor(combination)).all(1).nonzero()[:, 0]
-            level = sigma[of] if isinstance(sigma, Tensor) and sigma.ndim else sigma
-            oracle = self.given(dict(zip(names, combination, strict=True)))
-            places.append(of)
-            parts.append(answer(oracle, x[of], level))
-        return torch.cat(parts)[torch.cat(places).argsort()]
+        indices, answers = [], []
+        for classes in sorted(set(map(tuple, rows.tolist()))):
+            index = (rows == rows.new_tensor(classes)).all(1).nonzero()[:, 0]
+            own_sigma = sigma[index] if isinstance(sigma, Tensor) and sigma.ndim else sigma
+            oracle = self.given(dict(zip(names, classes, strict=True)))
+            indices.append(index)
+            answers.append(answer(oracle, x[index], own_sigma))
+        return torch.cat(answers)[torch.cat(indices).argsort()]
 
     def log_classes(self, name: str, x: Tensor, sigma: float | Tensor) -> Tensor:
         """log p(y|x) for every class y of one condition, (B, classes) nats, differentiable.
 
-        -inf for a class that no component has.
+        It is -inf for a class that no component has.
 
         Raises:
-            UnknownName: a condition that there is not.
+            UnknownName: there is no such condition.
         """
         classes = self._classes(name)
         log_r = self.oracle.log_classes(x, sigma)
@@ -110,7 +113,7 @@ class Conditional:
         )
 
     def to(self, device: torch.device | str) -> "Conditional":
-        """A copy on the device."""
+        """A copy of this on the device."""
         return Conditional(
             self.oracle.to(device), {name: c.to(device) for name, c in self.components.items()}
         )

@@ -10,14 +10,16 @@ from torch.utils.checkpoint import checkpoint
 
 from testbed.oracles.base import Oracle, finite
 
-QUERIES = 256  # rows of x answered together
-GATHERED = 2**20  # numbers gathered together for the near pairs
+QUERIES = 256
+"""The number of rows of x that are answered together."""
+GATHERED = 2**20
+"""The largest number of numbers that are gathered together for the near pairs."""
 NEAR = 1 / 16
-NOTHING = torch.finfo(torch.float64).min
-DENORMAL = math.log(torch.finfo(torch.float64).tiny)
+LOG_ZERO = torch.finfo(torch.float64).min
+LOG_TINY = math.log(torch.finfo(torch.float64).tiny)
 
 Pairs = tuple[Tensor, Tensor]
-State = TypeVar("State", Tensor, tuple[Tensor, ...])
+Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 Statistic = Callable[[Tensor, Tensor, Pairs], Tensor]
 
 
@@ -26,19 +28,25 @@ class Empirical(Oracle):
 
         w_i = softmax_i(-|x - y_i|^2/(2 sigma^2)),  D = sum_i w_i y_i.
 
-    data: (N, *shape), any floating dtype, kept as it is (neither copied nor widened). block: how
-    many points are looked at together; with 256 queries at a time that is all the memory a call
-    takes, N however large: a few (256, block) and (block, d) float64 arrays, besides its answer.
-    (Under autograd the blocks are computed again in the backward pass rather than kept.)
+    Args:
+        data: (N, *shape), any floating dtype, kept as it is (neither copied nor widened).
+        block: the number of points in a block. A call visits the data block by block for 256
+            queries at a time, so that its memory is a few (256, block) and (block, d) float64
+            arrays besides its answer, whatever N. Under autograd the blocks are computed again in
+            the backward pass instead of being kept.
 
     Distances are |x|^2 - 2 x.y + |y|^2 about the mean of the data in float64, and where that
     cancels, below 1/16 of |x|^2 + |y|^2, the sum of squared differences: their relative error is
-    at most 32 gamma_(d+8) either way. Weights below the smallest normal number are 0, so no
-    denormal ever enters a product.
+    at most 32 gamma_(d+8) either way. Weights below the smallest normal number are 0, so that no
+    denormal number enters a product.
 
-    Every method takes leave_out, (B,) int64: the index of the data point that does not exist for
-    that query (without it, the oracle of the training data memorises them).
-    Raises ValueError for data that is empty, not finite or not floating point, or a bad leave_out.
+    Every method takes leave_out, (B,) int64: the index of the data point that is left out for that
+    query. Without it the oracle of the training data memorises them.
+
+    Raises:
+        ValueError: data that are empty, not finite or not floating point, a block below 1, or a
+            leave_out that does not fit.
+
     Source: Karras et al. 2022, app. B.3 (the optimal denoiser of a finite data set).
     """
 
@@ -64,7 +72,7 @@ class Empirical(Oracle):
         """grad log p = sum_i w_i (y_i - x)/sigma^2, shaped like x.
 
         The y_i far from x are summed about c, (y_i - c) - (x - c); the near ones, where that
-        would cancel, as they stand.
+        would cancel, are summed as y_i - x.
         """
 
         def score(x: Tensor, s: Tensor, out: Tensor | None) -> Tensor:
@@ -123,14 +131,14 @@ class Empirical(Oracle):
                 logit = self._squared_distance(x, self._rows(start))[0] / (-2 * s**2)
                 return self._without(logit, start, out).logsumexp(1)
 
-            blocks = torch.stack([_lean(block, start) for start in self._starts()])
+            blocks = torch.stack([_recomputed(block, start) for start in self._starts()])
             log_norm = self.dim / 2 * torch.log(2 * math.pi * s[:, 0] ** 2)
             return blocks.logsumexp(0) - math.log(N) - log_norm
 
         return self._by_query(log_density, x, sigma, leave_out)
 
     def n_eff(self, x: Tensor, sigma: float | Tensor, leave_out: Tensor | None = None) -> Tensor:
-        """How many points share the posterior, 1/sum_i w_i^2, (B,): from 1 to N."""
+        """The effective number of points in the posterior, 1/sum_i w_i^2, (B,), from 1 to N."""
 
         def n_eff(x: Tensor, s: Tensor, out: Tensor | None) -> Tensor:
             return self._expect(x, s, out, lambda e, y, near: e[:, :1])[1]
@@ -163,15 +171,15 @@ class Empirical(Oracle):
             logit = self._without(d2 / (-2 * s**2), start, out)
             top = torch.maximum(m, logit.detach().amax(1, keepdim=True))
             logit = logit - top
-            e = torch.where(logit > DENORMAL, logit, -math.inf).exp()
+            e = torch.where(logit > LOG_TINY, logit, -math.inf).exp()
             k, (Z, Z2, S) = torch.exp(m - top), sums
             Z, Z2 = k * Z + e.sum(1, keepdim=True), k**2 * Z2 + e.square().sum(1, keepdim=True)
             return top, Z, Z2, k * S + statistic(e, y, near)
 
         zero = torch.zeros_like(s)
-        state: tuple[Tensor, ...] = (torch.full_like(s, NOTHING), zero, zero, zero)
+        state: tuple[Tensor, ...] = (torch.full_like(s, LOG_ZERO), zero, zero, zero)
         for start in self._starts():
-            state = _lean(step, start, *state)
+            state = _recomputed(step, start, *state)
         _, Z, Z2, S = state
         return S / Z, (Z**2 / Z2)[:, 0]
 
@@ -186,7 +194,7 @@ class Empirical(Oracle):
         return d2.index_put((i, j), torch.cat(direct)), (i, j)
 
     def _pieces(self, pairs: Pairs) -> Iterator[Pairs]:
-        """The pairs, so many at a time that their differences take little memory."""
+        """The pairs in pieces whose differences take little memory."""
         size = max(1, GATHERED // self.dim)
         return zip(torch.split(pairs[0], size), torch.split(pairs[1], size), strict=True)
 
@@ -195,7 +203,7 @@ class Empirical(Oracle):
         if out is None:
             return logit
         i = torch.nonzero((out >= start) & (out < start + logit.shape[1]))[:, 0]
-        return logit.index_put((i, out[i] - start), logit.new_tensor(NOTHING))
+        return logit.index_put((i, out[i] - start), logit.new_tensor(LOG_ZERO))
 
     def _starts(self) -> range:
         return range(0, len(self.y), self.block)
@@ -228,9 +236,9 @@ class Empirical(Oracle):
         return torch.cat([answer(*row) for row in rows]).to(x.dtype)
 
 
-def _lean(step: Callable[..., State], start: int, *state: Tensor) -> State:
-    """step(start, *state), keeping nothing for the backward pass but its arguments."""
+def _recomputed(step: Callable[..., Result], start: int, *state: Tensor) -> Result:
+    """step(start, *state), which the backward pass computes again from its arguments."""
     if not torch.is_grad_enabled():
         return step(start, *state)
-    kept: State = checkpoint(step, start, *state, use_reentrant=False, preserve_rng_state=False)
-    return kept
+    result: Result = checkpoint(step, start, *state, use_reentrant=False, preserve_rng_state=False)
+    return result

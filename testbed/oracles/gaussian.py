@@ -12,8 +12,13 @@ from testbed.oracles.base import Estimate, Oracle, eigenbasis, finite, gamma, no
 class Gaussian(Oracle):
     """x0 ~ N(m, S), in the eigenbasis S = Q diag(L) Q^T, so x ~ N(m, Q diag(L + sigma^2) Q^T).
 
-    mean: m, (*shape), usually (d,). covariance: S, (d, d) positive semidefinite, may be singular.
-    Raises ValueError for other shapes, an asymmetric or an indefinite S, or numbers not finite.
+    Args:
+        mean: m, (*shape), usually (d,).
+        covariance: S, (d, d) positive semidefinite; it may be singular.
+
+    Raises:
+        ValueError: other shapes, an asymmetric or an indefinite S, or numbers that are not finite.
+
     Source: Wiener 1949.
     """
 
@@ -73,9 +78,9 @@ class Gaussian(Oracle):
         draws: int = 4096,
         generator: torch.Generator | None = None,
     ) -> Estimate:
-        """sum_j L_j sigma^2/(L_j + sigma^2)/d, exact: nothing is drawn, the error is rounding.
+        """sum_j L_j sigma^2/(L_j + sigma^2)/d, without draws: the error is rounding alone.
 
-        Rounding: gamma of the sum, and of the eigenvalues, off by d u max(L) at most.
+        The rounding is that of the sum, gamma, and of the eigenvalues, d u max(L) at most.
         """
         levels = self._levels(sigma)
         s = levels[..., None]

@@ -20,11 +20,17 @@ class Mixture(Oracle):
 
     are the weight, the mean and the covariance of component k.
 
-    means: (K, *shape), usually (K, d). Either stds (K,), S_k = stds_k^2 I, or covariances
-    (K, d, d), positive semidefinite; both may be singular. weights: (K,) positive, normalised
-    here; equal if None. A call holds a few (B, K, d) arrays.
-    Raises ValueError for other shapes, both or neither of stds and covariances, stds below 0,
-    weights not above 0, an asymmetric or an indefinite S_k, or numbers not finite.
+    Args:
+        means: (K, *shape), usually (K, d).
+        stds: (K,), at least 0, for S_k = stds_k^2 I.
+        weights: (K,) positive, normalised here; by default they are equal.
+        covariances: (K, d, d) positive semidefinite, in place of `stds`; they may be singular.
+
+    Raises:
+        ValueError: other shapes, both or neither of stds and covariances, stds below 0, weights not
+            above 0, an asymmetric or an indefinite S_k, or numbers that are not finite.
+
+    A call holds a few (B, K, d) arrays.
     Source: Bayes' rule for Gaussians (Bishop 2006, sec. 2.3.3), component by component.
     """
 
@@ -49,8 +55,8 @@ class Mixture(Oracle):
         elif covariances is not None and stds is None:
             self.L, self.Q = eigenbasis("covariances", covariances, (K, d, d))
         else:
-            given = "neither" if stds is None else "both"
-            raise ValueError(f"stds, covariances: got {given}, expected exactly one of them")
+            count = "neither" if stds is None else "both"
+            raise ValueError(f"stds, covariances: got {count}, expected exactly one of them")
         pi = self.m.new_ones(K) if weights is None else _per_component("weights", weights, K)
         if bool((pi <= 0).any()):
             raise ValueError(f"weights: got {pi.tolist()}, expected all above 0")
@@ -64,7 +70,7 @@ class Mixture(Oracle):
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """grad log p = -sum_k r_k Q_k (z_k/C_k), shaped like x."""
         r, _, _, pull = self._posterior(x, sigma)
-        return -(r * self._turned(pull)).sum(1).reshape(x.shape).to(x.dtype)
+        return -(r * self._rotated(pull)).sum(1).reshape(x.shape).to(x.dtype)
 
     def covariance(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Cov[x0|x] = sum_k r_k (V_k + (mu_k - D)(mu_k - D)^T), (B, d, d)."""
@@ -147,13 +153,13 @@ class Mixture(Oracle):
         z, s2 = self._coordinates(x, sigma)
         C = self.L + s2
         r = torch.softmax(self._logit(z, C), 1)[..., None]
-        return r, self.m + self._turned(self.L / C * z), self.L * (s2 / C), z / C
+        return r, self.m + self._rotated(self.L / C * z), self.L * (s2 / C), z / C
 
     def _logit(self, z: Tensor, C: Tensor) -> Tensor:
         """log r_k up to a constant, (B, K)."""
         return self.pi.log() - (z**2 / C).sum(-1) / 2 - C.log().sum(-1) / 2
 
-    def _turned(self, z: Tensor) -> Tensor:
+    def _rotated(self, z: Tensor) -> Tensor:
         return z if self.Q is None else torch.einsum("bkj,kij->bki", z, self.Q)
 
 

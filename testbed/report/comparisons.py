@@ -6,8 +6,8 @@
     arm        each variant in a later arm against itself in the first
     spread     worst over best variant within a seed, in a later arm against the first
 
-Each kind is one family over the whole study, corrected by Holm's method. Twins are never compared,
-nor is a trial with itself.
+Each of the four is one family over the whole study, corrected by Holm's method. Variants with equal
+objectives are never compared, nor is a trial with itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from testbed.metrics.statistics import Comparison, Interval, compare, correct, mean_interval
-from testbed.report.equal_objectives import are_twins, distinct
+from testbed.report.equal_objectives import distinct, equal_to
 from testbed.report.results import LABEL, Results, chosen
 from testbed.study import baseline
 
@@ -31,7 +31,10 @@ SPREAD = "worst/best"
 
 @dataclass(frozen=True)
 class Versus:
-    """`variant` in `arm` over `against` in `against_arm`, paired by seed, or why not."""
+    """The comparison of `variant` in `arm` with `against` in `against_arm`, paired by seed.
+
+    `comparison` is None where there is none, and `reason` then says why. `kind` is the family.
+    """
 
     kind: str
     case: str
@@ -51,23 +54,23 @@ class Versus:
         c = self.comparison
         if not c.diverged:
             return c.verdict
-        names = {self.variant: c.diverged_a, self.against: c.diverged_b}
-        if self.variant == self.against:
-            names = {self.arm: c.diverged_a, self.against_arm: c.diverged_b}
-        lost = ", ".join(f"{name} in {count}" for name, count in names.items() if count)
-        return f"diverged: {lost} of {c.seeds} seeds"
+        same = self.variant == self.against
+        sides = (self.arm, self.against_arm) if same else (self.variant, self.against)
+        counts = zip(sides, (c.diverged_a, c.diverged_b), strict=True)
+        diverged = ", ".join(f"{name} in {count}" for name, count in counts if count)
+        return f"diverged: {diverged} of {c.seeds} seeds"
 
     def row(self) -> dict[str, Any]:
-        """A row of comparisons.csv."""
-        mine = {k: v for k, v in asdict(self).items() if k not in ("comparison", "reason")}
-        empty = dict.fromkeys(Comparison.__dataclass_fields__)
-        found = asdict(self.comparison) if self.comparison else empty
-        return {**mine, **found, "verdict": self.verdict}
+        """Returns a row of comparisons.csv."""
+        row = asdict(self)
+        del row["reason"]
+        numbers = row.pop("comparison") or dict.fromkeys(Comparison.__dataclass_fields__)
+        return {**row, **numbers, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All comparisons of a study, corrected."""
+    """All comparisons of a study, corrected within their families."""
 
     baseline: list[Versus]
     pairs: list[Versus]
@@ -75,70 +78,81 @@ class Comparisons:
     spreads: list[Versus]
 
     def table(self) -> pd.DataFrame:
-        """comparisons.csv: ratios without unit, p values, verdicts."""
+        """Returns comparisons.csv: ratios without unit, p values, verdicts."""
         everything = [*self.baseline, *self.pairs, *self.arms, *self.spreads]
         columns = [*Versus.__dataclass_fields__, *Comparison.__dataclass_fields__, "verdict"]
         columns = [c for c in columns if c not in ("comparison", "reason")]
         return pd.DataFrame([one.row() for one in everything], columns=columns)
 
     def of(self, case: str, arm: str, one: str, other: str) -> Versus | None:
-        """The comparison of two variants within an arm, in whichever direction it was made."""
-        for versus in (*self.baseline, *self.pairs):
-            here = (versus.case, versus.arm) == (case, arm)
-            if here and {versus.variant, versus.against} == {one, other}:
-                return versus
-        return None
+        """Returns the comparison of two variants within an arm, in the direction it was made in."""
+        return next(
+            (
+                versus
+                for versus in (*self.baseline, *self.pairs)
+                if (versus.case, versus.arm) == (case, arm)
+                and {versus.variant, versus.against} == {one, other}
+            ),
+            None,
+        )
 
     def to_baseline(self, case: str, arm: str, variant: str) -> Versus | None:
-        """The comparison of a variant with its baseline; None for the baseline itself."""
-        for one in self.baseline:
-            if (one.case, one.arm, one.variant) == (case, arm, variant):
-                return one
-        return None
+        """Returns the comparison of a variant with its baseline; None for the baseline itself."""
+        label = (case, arm, variant)
+        return next((v for v in self.baseline if (v.case, v.arm, v.variant) == label), None)
 
 
 def make(results: Results) -> Comparisons:
-    """All comparisons on the primary metrics."""
-    to_baseline: list[Versus] = []
-    pairs: list[Versus] = []
-    arms: list[Versus] = []
-    spreads: list[Versus] = []
+    """Makes all comparisons on the primary metrics."""
+    families: dict[str, list[Versus]] = {"baseline": [], "pair": [], "arm": [], "spread": []}
+
+    def add(kind: str, case: str, arm: str, one: str, other_arm: str, other: str) -> None:
+        families[kind].append(_versus(results, kind, case, arm, one, other_arm, other))
+
     for case in results.cases:
-        names = results.arms(case)
-        for arm in names:
+        first, *later = results.arms(case)
+        for arm in (first, *later):
             reference = baseline_of(results, case, arm)
             others = [name for name in results.variants(case, arm) if name != reference]
             for one in others:
-                to_baseline.append(_versus(results, "baseline", case, arm, one, arm, reference))
+                add("baseline", case, arm, one, arm, reference)
             for one, other in itertools.combinations(others, 2):
-                pairs.append(_versus(results, "pair", case, arm, one, arm, other))
-        for arm in names[1:]:
-            for variant in results.variants(case, arm):
-                if variant in results.variants(case, names[0]):
-                    arms.append(_versus(results, "arm", case, arm, variant, names[0], variant))
-            spreads.append(_spread(results, case, arm, names[0]))
-    return Comparisons(*map(family, (to_baseline, pairs, arms, spreads)))
+                add("pair", case, arm, one, arm, other)
+        for arm in later:
+            both = in_both(results, case, arm, first)
+            for variant in both:
+                add("arm", case, arm, variant, first, variant)
+            families["spread"].append(_spread(results, case, arm, first, both))
+    return Comparisons(*map(family, families.values()))
+
+
+def in_both(results: Results, case: str, arm: str, first: str) -> list[str]:
+    """Returns the variants of an arm that the first arm has too."""
+    names = results.variants(case, first)
+    return [name for name in results.variants(case, arm) if name in names]
 
 
 def family(members: Sequence[Versus]) -> list[Versus]:
-    """The same, with p values corrected over those that were compared."""
-    compared = [one for one in members if one.comparison is not None]
-    corrected = iter(correct(one.comparison for one in compared if one.comparison is not None))
-    return [one if one.comparison is None else replace(one, comparison=next(corrected))
-            for one in members]  # fmt: skip
+    """Returns the same members, with p values corrected over those that were compared."""
+    corrected = iter(correct(one.comparison for one in members if one.comparison is not None))
+    return [
+        one if one.comparison is None else replace(one, comparison=next(corrected))
+        for one in members
+    ]
 
 
 def baseline_of(results: Results, case: str, arm: str) -> str:
-    """The one variant of a case and arm that its others are measured against."""
-    return baseline.chosen(_asked(results), results.variants(case, arm))
+    """Returns the variant of a case and arm that its others are compared with."""
+    return baseline.chosen(_baseline_word(results), results.variants(case, arm))
 
 
 def baseline_note(results: Results, case: str, arm: str) -> str:
-    """How the baseline was chosen, where its name leaves that open."""
-    return baseline.note(_asked(results), results.variants(case, arm))
+    """Returns how the baseline was chosen, where its name leaves that open, or nothing."""
+    return baseline.note(_baseline_word(results), results.variants(case, arm))
 
 
-def _asked(results: Results) -> str:
+def _baseline_word(results: Results) -> str:
+    """The baseline as the study names it."""
     return str(results.study.get("report", {}).get("baseline", ""))
 
 
@@ -147,8 +161,8 @@ def _versus(
 ) -> Versus:
     metric = results.primary(case)
     labels = (kind, case, metric, arm, one, other_arm, other)
-    if arm == other_arm and are_twins(results, case, arm, one, other):
-        return Versus(*labels, None, "twin: not compared")
+    if arm == other_arm and other in equal_to(results, case, arm, one):
+        return Versus(*labels, None, "equal objectives: not compared")
     first, second = results.of(case, arm, one), results.of(case, other_arm, other)
     if set(first["id"]) == set(second["id"]):
         return Versus(*labels, None, "the same trials")
@@ -160,7 +174,7 @@ def _versus(
 def _paired(
     a: pd.Series[float], b: pd.Series[float], level: float
 ) -> tuple[Comparison | None, str]:
-    """a against b over the seeds that both have, or why not."""
+    """Compares a with b over the seeds that both have; with the reason where it cannot."""
     seeds = a.index.intersection(b.index).sort_values()
     if len(seeds) == 0:
         return None, "no finished pair"
@@ -170,19 +184,17 @@ def _paired(
     return compare(first, second, level), ""
 
 
-def _spread(results: Results, case: str, arm: str, first: str) -> Versus:
-    """How far the variants lie apart within a seed, in an arm against the first arm."""
-    both = [name for name in results.variants(case, arm) if name in results.variants(case, first)]
+def _spread(results: Results, case: str, arm: str, first: str, both: list[str]) -> Versus:
+    """Compares how far the variants lie apart within a seed, in an arm and in the first arm."""
     a, b = (spread(results, case, name, both) for name in (arm, first))
-    metric = results.primary(case)
-    labels = ("spread", case, metric, arm, SPREAD, first, SPREAD)
+    labels = ("spread", case, results.primary(case), arm, SPREAD, first, SPREAD)
     if max(len(distinct(results, case, name, both)) for name in (arm, first)) < 2:
-        return Versus(*labels, None, "fewer than two variants, twins aside")
+        return Versus(*labels, None, "fewer than two different objectives")
     return Versus(*labels, *_paired(a, b, results.level))
 
 
 def spread(results: Results, case: str, arm: str, variants: Iterable[str]) -> pd.Series[float]:
-    """Worst over best primary metric of the variants, by seed; inf where one diverged."""
+    """Returns worst over best primary metric of the variants, by seed; inf where one diverged."""
     metric = results.primary(case)
     columns = {name: results.values(case, arm, name, metric) for name in variants}
     table = pd.DataFrame(columns).dropna()
@@ -190,7 +202,7 @@ def spread(results: Results, case: str, arm: str, variants: Iterable[str]) -> pd
 
 
 def result_table(results: Results) -> pd.DataFrame:
-    """results.csv: every metric of every label with its interval over seeds, in the metric's unit.
+    """Returns results.csv: every metric of every label with its interval over seeds, in its unit.
 
     Geometric means where every value of the metric in the case is positive, else arithmetic ones.
     n counts the trials that ended, `diverged` those that did so (value and bounds are then nan),
@@ -206,17 +218,15 @@ def result_table(results: Results) -> pd.DataFrame:
             for arm in results.arms(case):
                 for variant in results.variants(case, arm):
                     values = results.values(case, arm, variant, metric)
-                    diverged = int((~np.isfinite(values)).sum())
-                    found = interval(values.to_numpy(), results.level, log)
                     rows.append(
                         {
                             **dict(zip(LABEL, (case, arm, variant), strict=True)),
                             "metric": metric,
                             "mean": "geometric" if log else "arithmetic",
                             "n": len(values),
-                            "diverged": diverged,
+                            "diverged": int((~np.isfinite(values)).sum()),
                             "missing": len(results.of(case, arm, variant)) - len(values),
-                            **found._asdict(),
+                            **interval(values.to_numpy(), results.level, log)._asdict(),
                             "sampling_error": sampling_error(results, case, arm, variant, metric),
                         }
                     )
@@ -226,7 +236,7 @@ def result_table(results: Results) -> pd.DataFrame:
 
 
 def sampling_error(results: Results, case: str, arm: str, variant: str, metric: str) -> float:
-    """Of one trial's metric, the root mean square over the trials; nan where none is known."""
+    """Returns a metric's error in a trial, root mean square over trials; nan where it has none."""
     table = results.metrics
     mine = (table[LABEL] == [case, arm, variant]).all(axis=1) & (table["metric"] == metric)
     return float(np.sqrt(table.loc[mine, "error"].pow(2).mean()))
@@ -240,12 +250,12 @@ def geometric(results: Results, case: str, metric: str) -> bool:
 
 
 def interval(values: Any, level: float, log: bool) -> Interval:
-    """`mean_interval`, with nan for no value at all."""
+    """Returns `mean_interval` of the values, with nan for no value at all."""
     return mean_interval(values, level, log) if len(values) else Interval(NAN, NAN, NAN)
 
 
 def level_table(results: Results) -> pd.DataFrame:
-    """levels.csv: per noise level, geometric means over the finished seeds with intervals.
+    """Returns levels.csv: per noise level, geometric means over the finished seeds with intervals.
 
     Losses and excess risks are per dimension in x0 space. `ratio` is the loss, or with an oracle
     the excess risk, over the baseline's, paired by seed; p_holm is corrected over the levels of
@@ -261,21 +271,19 @@ def level_table(results: Results) -> pd.DataFrame:
                 reference = baseline_of(results, case, arm)
                 versus = per_level(results, case, arm, variant, reference)
                 for sigma in sorted(set(table["sigma"].astype(float))):
-                    found = table[table["sigma"] == sigma]
+                    here = table[table["sigma"] == sigma]
                     row: dict[str, Any] = dict(zip(LABEL, (case, arm, variant), strict=True))
-                    row |= {"sigma": sigma, "n": len(found)}
+                    row |= {"sigma": sigma, "n": len(here)}
                     row["diverged"] = int((trials["status"] == "diverged").sum())
                     for name in ("loss", "excess", "output_rms", "error_rms", "input_rms"):
-                        if name in found and found[name].notna().all():
-                            value = _positive_mean(found[name], results.level)
-                            row |= {
-                                name: value[0],
-                                f"{name}_low": value[1],
-                                f"{name}_high": value[2],
-                            }
+                        if name in here and here[name].notna().all():
+                            y = here[name].to_numpy()
+                            bounds = mean_interval(y, results.level, log=bool((y > 0).all()))
+                            columns = (name, f"{name}_low", f"{name}_high")
+                            row |= dict(zip(columns, bounds, strict=True))
                     for name in ("wiener", "optimum", "target_rms"):
-                        if name in found:
-                            row[name] = float(found[name].iloc[0])
+                        if name in here:
+                            row[name] = float(here[name].iloc[0])
                     if sigma in versus:
                         c = versus[sigma]
                         row |= {"measure": measure, "baseline": reference, "ratio": c.ratio}
@@ -288,13 +296,12 @@ def level_table(results: Results) -> pd.DataFrame:
 def per_level(
     results: Results, case: str, arm: str, variant: str, against: str
 ) -> Mapping[float, Comparison]:
-    """Excess risk (or loss) of a variant over another's by level, corrected over the levels."""
+    """Compares excess risk (or loss) of two variants by noise level, corrected over the levels."""
     measure = "excess" if results.oracle(case) else "loss"
-    if variant == against or are_twins(results, case, arm, variant, against):
+    if against in (variant, *equal_to(results, case, arm, variant)):
         return {}
-    for name in (variant, against):
-        if (results.of(case, arm, name)["status"] == "diverged").any():
-            return {}
+    if any((results.of(case, arm, v)["status"] == "diverged").any() for v in (variant, against)):
+        return {}
     sides = [chosen(results.levels, case, arm, name) for name in (variant, against)]
     if any(measure not in side for side in sides):
         return {}
@@ -304,7 +311,3 @@ def per_level(
     usable = [s for s in levels if len(seeds) and (a.loc[s] > 0).all() and (b.loc[s] > 0).all()]
     compared = correct(compare(a.loc[s], b.loc[s], results.level) for s in usable)
     return dict(zip(map(float, usable), compared, strict=True))
-
-
-def _positive_mean(values: pd.Series[float], level: float) -> Interval:
-    return mean_interval(values.to_numpy(), level, log=bool((values > 0).all()))

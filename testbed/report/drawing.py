@@ -1,4 +1,4 @@
-"""How the report draws: one panel per arm, one colour and dash per variant, SVG text.
+"""The report's drawing: one panel per arm, one colour and dash per variant, SVG text.
 
 The same folder gives the same bytes: ids are salted with the figure's name, and no date is written.
 """
@@ -48,8 +48,9 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": False,
 }
 DECADES = 8
-PAGE, ENLARGED = 1080, 150
-"""The widest that a figure is shown, in pixels, and pixels for an inch of a narrower one."""
+"""The most decades that a panel shows."""
+PAGE, PIXELS_PER_INCH = 1080, 150
+"""The largest width of a figure in pixels, and the pixels for an inch of a narrower one."""
 SIGMA = "noise level σ"
 
 
@@ -71,21 +72,21 @@ End = tuple[str, float, float, str]
 
 
 def picture(figure: Figure, kind: str, case: str, note: str = "") -> Picture:
-    """A finished figure with its text; `note` is what only this one needs."""
+    """Returns a finished figure with its text; `note` is appended to the caption of its kind."""
     name = f"{kind}_{slug(case)}"
     title, caption = FIGURES[kind]
     return Picture(name, title, text_of(figure, name), f"{caption} {note}".strip())
 
 
 def ink(variant: str, order: Sequence[str]) -> dict[str, Any]:
-    """Colour and dash of a variant: the same in every figure of a study."""
+    """Returns colour and dash of a variant, which are the same in every figure of a study."""
     i = order.index(variant)
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """matplotlib's defaults with the report's own, whatever the user's settings are."""
+    """Sets matplotlib's defaults and the report's own, whatever the user's settings are."""
     with matplotlib.style.context(["default", STYLE]):
         yield
 
@@ -102,7 +103,7 @@ def text_of(figure: Figure, name: str) -> str:
     svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     # A page scales a figure to its width: a single panel no further than is easy on the eye.
-    widest = round(min(PAGE, figure.get_figwidth() * ENLARGED))
+    widest = round(min(PAGE, figure.get_figwidth() * PIXELS_PER_INCH))
     return svg.replace("<svg ", f'<svg role="img" style="max-width: {widest}px" ', 1)
 
 
@@ -127,7 +128,7 @@ def scale(axes: Axes, x: str, y: str) -> None:
 def panels(
     n: int, rows: int = 1, width: float = 4.6, height: float = 3.3, shared: bool = True
 ) -> tuple[Figure, Any]:
-    """A figure of rows x n panels (inches each); the panels of a row share their axes."""
+    """Returns a figure of rows x n panels in inches; the panels of a row share their axes."""
     figure = Figure(figsize=(width * n, height * rows), layout="constrained")
     share: Literal["row", "none"] = "row" if shared else "none"
     axes = figure.subplots(rows, n, squeeze=False, sharex=share, sharey=share)
@@ -135,38 +136,36 @@ def panels(
 
 
 def band(table: pd.DataFrame, x: str, y: str, level: float) -> Band:
-    """Geometric mean of y over seeds with its t interval at every x that has one."""
-    rows = []
-    for at, values in table.groupby(x)[y]:
-        if len(values) and np.isfinite(values).all() and (values > 0).all():
-            rows.append((at, *mean_interval(values.to_numpy(), level, log=True)))
+    """Returns the geometric mean of y over seeds with its t interval at every x that has one."""
+    rows = [
+        (at, *mean_interval(values.to_numpy(), level, log=True))
+        for at, values in table.groupby(x)[y]
+        if np.isfinite(values).all() and (values > 0).all()
+    ]
     return pd.DataFrame(rows, columns=["x", "value", "low", "high"])
 
 
 def draw(axes: Axes, lines: Mapping[str, Band], order: Sequence[str]) -> None:
-    """Every line with its band."""
+    """Draws every line with its band."""
     for variant, line in lines.items():
-        look = ink(variant, order)
-        axes.plot(line["x"], line["value"], **look)
-        if {"low", "high"} <= set(line) and line["low"].notna().any():
-            axes.fill_between(
-                line["x"], line["low"], line["high"], color=look["color"], alpha=0.14, lw=0
-            )
+        style = ink(variant, order)
+        axes.plot(line["x"], line["value"], **style)
+        if "low" in line and line["low"].notna().any():
+            bounds = (line["x"], line["low"], line["high"])
+            axes.fill_between(*bounds, color=style["color"], alpha=0.14, lw=0)
 
 
 def name_ends(axes: Axes, ends: Sequence[End]) -> None:
     """Writes every name beside the end of its line, moved apart where they collide."""
     bottom, top = sorted(axes.get_ylim())
-    wanted = []
-    for name, x, y, colour in ends:
-        inside = axes.transData.transform((x, min(max(y, bottom), top)))
-        wanted.append((float(axes.transAxes.inverted().transform(inside)[1]), name, x, y, colour))
-    wanted.sort()
-    heights = apart([height for height, *_ in wanted])
-    for height, (_, name, x, y, colour) in zip(heights, wanted, strict=True):
+    to_axes = axes.transData - axes.transAxes
+    ends = [(name, x, min(max(y, bottom), top), colour) for name, x, y, colour in ends]
+    by_height = sorted((float(to_axes.transform(end[1:3])[1]), *end) for end in ends)
+    heights = apart([height for height, *_ in by_height])
+    for height, (_, name, x, y, colour) in zip(heights, by_height, strict=True):
         axes.annotate(
             name,
-            xy=(x, min(max(y, bottom), top)),
+            xy=(x, y),
             xytext=(1.04, height),
             textcoords="axes fraction",
             color=colour,
@@ -179,7 +178,7 @@ def name_ends(axes: Axes, ends: Sequence[End]) -> None:
 
 
 def apart(heights: Sequence[float], gap: float = 0.065) -> list[float]:
-    """Ascending heights in [0, 1], moved until neighbours are `gap` apart."""
+    """Returns ascending heights in [0, 1], moved until neighbours are `gap` apart."""
     moved = np.asarray(heights, dtype=float)
     for _ in range(200):
         for i in range(len(moved) - 1):
@@ -191,7 +190,7 @@ def apart(heights: Sequence[float], gap: float = 0.065) -> list[float]:
 
 
 def ends_of(lines: Mapping[str, Band], order: Sequence[str]) -> list[End]:
-    """Where each line ends."""
+    """Returns the end of each line that has points."""
     return [
         (name, float(line["x"].iloc[-1]), float(line["value"].iloc[-1]), ink(name, order)["color"])
         for name, line in lines.items()
@@ -199,7 +198,7 @@ def ends_of(lines: Mapping[str, Band], order: Sequence[str]) -> list[End]:
     ]
 
 
-Lines = Callable[[str, str], Band]
+Line = Callable[[str, str], Band]
 """The line of (arm, variant)."""
 
 
@@ -207,7 +206,7 @@ def by_arm(
     results: Results,
     case: str,
     kind: str,
-    line: Lines,
+    line: Line,
     ylabel: str,
     note: str = "",
     references: Callable[[Axes], list[End]] | None = None,
@@ -216,35 +215,57 @@ def by_arm(
     xlabel: str = SIGMA,
     keep: Literal["high", "low"] = "high",
 ) -> Picture | None:
-    """One panel per arm with shared axes; None where no variant has a line.
+    """Returns a picture of one panel per arm with shared axes; None where no variant has a line.
 
     Where the lines span more decades than a panel shows, `keep` says which end stays.
     """
-    arms, order = results.arms(case), results.variants(case)
-    found = {
-        arm: {v: b for v in results.variants(case, arm) if len(b := line(arm, v))} for arm in arms
-    }
-    if not any(found.values()):
+    order = results.variants(case)
+    lines = lines_by_arm(results, case, line)
+    if not any(lines.values()):
         return None
-    figure, grid = panels(len(arms))
-    for axes, arm in zip(grid[0], arms, strict=True):
-        scale(axes, xscale, yscale)
-        axes.set(title=arm, xlabel=xlabel)
-        draw(axes, found[arm], order)
-    grid[0][0].set_ylabel(ylabel)
-    limit(grid[0][0], [b for lines in found.values() for b in lines.values()], yscale, keep)
-    for axes, arm in zip(grid[0], arms, strict=True):
-        more = references(axes) if references else []
-        name_ends(axes, [*ends_of(found[arm], order), *more])
+    figure, grid = panels(len(lines))
+    draw_row(grid[0], lines, order, ylabel, yscale, xscale, xlabel, keep, references)
     return picture(figure, kind, case, note)
+
+
+def lines_by_arm(results: Results, case: str, line: Line) -> dict[str, dict[str, Band]]:
+    """Returns the lines that have points, by arm and variant."""
+    return {
+        arm: {v: b for v in results.variants(case, arm) if len(b := line(arm, v))}
+        for arm in results.arms(case)
+    }
+
+
+def draw_row(
+    row: Sequence[Axes],
+    lines: Mapping[str, Mapping[str, Band]],
+    order: Sequence[str],
+    ylabel: str,
+    yscale: str = "log",
+    xscale: str = "log",
+    xlabel: str = SIGMA,
+    keep: Literal["high", "low"] = "high",
+    references: Callable[[Axes], list[End]] | None = None,
+) -> None:
+    """Draws a row of panels with shared axes, one for each title in `lines`."""
+    for axes, (title, own) in zip(row, lines.items(), strict=True):
+        scale(axes, xscale, yscale)
+        axes.set(title=title, xlabel=xlabel)
+        draw(axes, own, order)
+    row[0].set_ylabel(ylabel)
+    bands = [band for own in lines.values() for band in own.values()]
+    if bands:
+        limit(row[0], bands, yscale, keep)
+    for axes, own in zip(row, lines.values(), strict=True):
+        name_ends(axes, [*ends_of(own, order), *(references(axes) if references else [])])
 
 
 def limit(
     axes: Axes, lines: Sequence[Band], yscale: str, keep: Literal["high", "low"] = "high"
 ) -> None:
-    """Lets the means decide the range: a band of three seeds may leave it, a tail of 0s too.
+    """Sets the range of y by the means: a band of three seeds may leave it, a tail of 0s too.
 
-    Of more than DECADES on a log axis the `keep` end is shown: of errors the low one, lest one
+    A log axis of more than DECADES is cut to its `keep` end: of errors the low one, lest one
     failure flattens all that matters.
     """
     values = pd.concat([b["value"] for b in lines])
@@ -257,13 +278,13 @@ def limit(
             low = max(low, high / 10**DECADES)
         else:
             high = min(high, low * 10**DECADES)
-        room = max((high / low) ** 0.08, 1.15)
-        axes.set_ylim(low / room, high * room)
+        margin = max((high / low) ** 0.08, 1.15)
+        axes.set_ylim(low / margin, high * margin)
     else:
-        room = max((high - low) * 0.08, 1e-9 + 0.05 * abs(high))
-        axes.set_ylim(low - room, high + room)
+        margin = max((high - low) * 0.08, 1e-9 + 0.05 * abs(high))
+        axes.set_ylim(low - margin, high + margin)
 
 
 def slug(case: str) -> str:
-    """A case's name as part of a file's."""
+    """Returns a case's name as a part of a file's name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", case) or "data"

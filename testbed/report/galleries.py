@@ -17,10 +17,12 @@ DOTS = 400
 
 
 def gallery(results: Results, case: str, means: dict[tuple[str, str], str]) -> Picture | None:
-    """Real data beside the samples of every variant, a row per arm.
+    """Returns a picture of real data beside the samples of every variant, a row per arm.
 
     Args:
-        means: by (arm, variant) the mean of a sample metric, written below each panel.
+        results: The study's.
+        case: The case whose samples are drawn; there is no picture without two real samples.
+        means: The mean of a sample metric by (arm, variant), written below each panel.
     """
     real = results.real(case)
     if real is None or len(real) < 2:
@@ -40,15 +42,16 @@ def gallery(results: Results, case: str, means: dict[tuple[str, str], str]) -> P
             colour = REFERENCE if variant is None else ink(variant, order)["color"]
             axes.set_title("real" if variant is None else variant, color=colour)
             if samples is None:
-                axes.text(
-                    0.5, 0.5, "no samples", ha="center", va="center", transform=axes.transAxes
-                )
+                middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+                axes.text(0.5, 0.5, "no samples", **middle)
                 continue
-            outside = (
-                _grid(axes, samples, frame) if image else _scatter(axes, samples, frame, colour)
-            )
+            outside = ""
+            if image:
+                _grid(axes, samples, frame)
+            else:
+                outside = _scatter(axes, samples, frame, colour)
             if variant is not None:
-                label = [text for text in (means.get((arm, variant)), outside) if text]
+                label = filter(None, (means.get((arm, variant)), outside))
                 axes.set_xlabel(" · ".join(label), fontsize=8)
         if arm:
             row[0].set_ylabel(arm, fontweight="bold")
@@ -61,7 +64,7 @@ def gallery(results: Results, case: str, means: dict[tuple[str, str], str]) -> P
 
 
 class _Frame:
-    """What the real data fixes for every panel: the values' range, two directions, limits."""
+    """The frame of every panel, fixed by the real data: range of values, two directions, limits."""
 
     def __init__(self, real: Array) -> None:
         self.low, self.high = float(real.min()), float(real.max())
@@ -76,20 +79,20 @@ class _Frame:
         self.bottom, self.top = middle - 1.35 * half, middle + 1.35 * half
 
     def project(self, samples: Array) -> Array:
-        """(n, 2) coordinates on the real data's first two principal axes."""
+        """Returns (n, 2) coordinates on the real data's first two principal axes."""
         plane = (samples.reshape(len(samples), -1) - self.mean) @ self.axes.T
         return plane if plane.shape[1] == 2 else np.hstack([plane, np.zeros_like(plane)])
 
 
 def _images(samples: Array) -> Array | None:
-    """(n, h, w) where the data are images of one channel."""
+    """Returns (n, h, w) where the data are images of one channel, else None."""
     if samples.ndim == 4 and samples.shape[1] == 1:
         return samples[:, 0]
     return samples if samples.ndim == 3 and min(samples.shape[1:]) > 1 else None
 
 
-def _grid(axes: Axes, samples: Array, frame: _Frame) -> str:
-    """The first 64 images, with a pixel between them."""
+def _grid(axes: Axes, samples: Array, frame: _Frame) -> None:
+    """Draws the first 64 images, with a pixel between them."""
     images = _images(samples)
     assert images is not None
     h, w = images.shape[1:]
@@ -99,15 +102,14 @@ def _grid(axes: Axes, samples: Array, frame: _Frame) -> str:
         sheet[y : y + h, x : x + w] = image
     sheet = np.clip(np.nan_to_num(sheet, nan=frame.low), frame.low, frame.high)
     axes.imshow(sheet, cmap="gray_r", vmin=frame.low, vmax=frame.high, interpolation="none")
-    return ""
 
 
 def _scatter(axes: Axes, samples: Array, frame: _Frame, colour: Any) -> str:
-    """The first 400 samples in the real data's plane; returns how many lie outside the frame."""
+    """Draws the first 400 samples in the real data's plane; returns how many lie outside of it."""
     plane = frame.project(samples[:DOTS])
     inside = ((plane >= frame.bottom) & (plane <= frame.top)).all(1)
     axes.plot(*plane[inside].T, ".", ms=2.2, mew=0, color=colour, alpha=0.7, rasterized=True)
     axes.set_xlim(frame.bottom[0], frame.top[0])
     axes.set_ylim(frame.bottom[1], frame.top[1])
-    lost = int((~inside).sum())
-    return f"{lost} of {len(plane)} outside" if lost else ""
+    outside = int((~inside).sum())
+    return f"{outside} of {len(plane)} outside" if outside else ""

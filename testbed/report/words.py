@@ -1,4 +1,4 @@
-"""How the report writes numbers, intervals, p values and the names of metrics."""
+"""The report's words: numbers, intervals, p values, and the names of metrics and figures."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ METRICS = {
     ),
     "excess_guided_nats": (
         "guided excess risk in nats",
-        "∫ E|D_w − D_w*|²/σ³ dσ of the guided denoiser against the exact one guided alike; at "
-        "other scales than 1 a distance of fields, which bounds no divergence",
+        "∫ E|D_w − D_w*|²/σ³ dσ of the guided denoiser against the exact one, guided the same way; "
+        "at other scales than 1 a distance of fields, which bounds no divergence",
     ),
     "guided_error": (
         "guided end points",
@@ -84,7 +84,7 @@ METRICS = {
     "nearest_train": ("distance to train", "mean distance of samples to the nearest training one"),
     "nearest_test": ("distance to test", "mean distance of samples to the nearest held-out one"),
 }
-"""Metric: its name in a table, and what it is."""
+"""Each metric: its name in a table, and what it is."""
 
 
 FIGURES = {
@@ -136,16 +136,16 @@ FIGURES = {
         "data have and samples lack, and for noise that was left in.",
     ),
 }
-"""Figure: its title, and what to look for."""
+"""Each figure: its title, and what to look for."""
 
 
 def title(metric: str) -> str:
-    """A metric's name in a table."""
+    """Returns a metric's name in a table."""
     return METRICS.get(metric, (metric, ""))[0]
 
 
 def number(value: float | None) -> str:
-    """Three significant digits: 0.0123, 1.20, 12346, 1.20e-5; a dash for none."""
+    """Writes three significant digits: 0.0123, 1.20, 12346, 1.20e-5; a dash for no number."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -160,27 +160,27 @@ def number(value: float | None) -> str:
 
 
 def between(value: float, low: float, high: float) -> str:
-    """`1.02 [0.98, 1.06]`; without the bounds where there are none."""
+    """Writes `1.02 [0.98, 1.06]`; without the bounds where there are none."""
     return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def probability(p: float) -> str:
-    """A p value: three decimals, or `< 0.001`."""
+    """Writes a p value with three decimals, or as `< 0.001`."""
     if math.isnan(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def p_value(p: float) -> str:
-    """`p = 0.012` or `p < 0.001`."""
+    """Writes `p = 0.012` or `p < 0.001`."""
     return f"p {probability(p)}" if p < 0.001 else f"p = {probability(p)}"
 
 
 def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Writes `a, b and c`."""
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter."""
+    """Returns the text with a capital first letter."""
     return text[:1].upper() + text[1:]

@@ -22,13 +22,13 @@ from testbed.components.sampler import Sampler
 from testbed.diffusion.ddpm import VARIANCES
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
-from testbed.sampling.solvers import Denoise, fresh, toward
+from testbed.sampling.solvers import ScalarDenoise, fresh, toward
 
 if TYPE_CHECKING:
-    from testbed.sampling.loop import Asked
+    from testbed.sampling.loop import StepDenoiser
 
 
-def split(sigma: float, following: float, eta: float) -> tuple[float, float]:
+def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
     """(down, up): sigma' = sqrt(down^2 + up^2), up = eta sigma' sqrt(1 - (sigma'/sigma)^2).
 
     down = sigma' sqrt(1 - eta^2 (1 - (sigma'/sigma)^2)), without the difference of squares.
@@ -38,48 +38,48 @@ def split(sigma: float, following: float, eta: float) -> tuple[float, float]:
     """
     if not 0 <= eta <= 1:
         raise InputError(f"eta = {eta!r} must be between 0 and 1.")
-    q = following / sigma
+    q = sigma_next / sigma
     down = math.sqrt((1 - eta) * (1 + eta) + (eta * q) ** 2)
-    return following * down, eta * following * math.sqrt((1 - q) * (1 + q))
+    return sigma_next * down, eta * sigma_next * math.sqrt((1 - q) * (1 + q))
 
 
 def noisier(x: Tensor, deviation: float, generator: torch.Generator | None) -> Tensor:
-    """x + deviation z; nothing is drawn for a deviation of 0."""
+    """Returns x + deviation z; nothing is drawn for a deviation of 0."""
     return x + deviation * fresh(x, generator) if deviation else x
 
 
 def ddim(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     eta: float = 0.0,
 ) -> Tensor:
     """x' = D + (down/sigma)(x - D) + up z (Song et al. 2021, eqs. 12 and 16, over alpha)."""
-    down, up = split(sigma, following, eta)
+    down, up = split(sigma, sigma_next, eta)
     return noisier(toward(denoise(x, sigma), x, down / sigma), up, generator)
 
 
 def euler_ancestral(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     eta: float = 1.0,
 ) -> Tensor:
-    """Euler's step from sigma to `down`, and noise up to sigma': DDIM's, with eta = 1."""
-    return ddim(denoise, x, sigma, following, generator, history, eta)
+    """Takes Euler's step from sigma to `down`, and adds noise up to sigma': DDIM with eta = 1."""
+    return ddim(denoise, x, sigma, sigma_next, generator, history, eta)
 
 
 def ddpm(
-    denoise: Asked,
+    denoise: StepDenoiser,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     variance: str = "small",
@@ -91,22 +91,22 @@ def ddpm(
     eq. 15). The step to 0 draws nothing.
 
     Raises:
-        InputError: an unknown variance, or a learned one of a denoiser that has none.
+        InputError: The variance is unknown, or "learned" of a denoiser that learns none.
     """
     if variance == "learned":
-        mean, learned = denoise.posterior(x, sigma, following)
-        return mean + learned.sqrt() * fresh(x, generator) if following else mean
+        mean, learned = denoise.posterior(x, sigma, sigma_next)
+        return mean + learned.sqrt() * fresh(x, generator) if sigma_next else mean
     if variance not in VARIANCES:
         raise InputError(unknown("variance", variance, [*VARIANCES, "learned"]))
-    s = math.sqrt(VARIANCES[variance](sigma, following)) if following else 0.0
-    return noisier(toward(denoise(x, sigma), x, (following / sigma) ** 2), s, generator)
+    s = math.sqrt(VARIANCES[variance](sigma, sigma_next)) if sigma_next else 0.0
+    return noisier(toward(denoise(x, sigma), x, (sigma_next / sigma) ** 2), s, generator)
 
 
 def dpmpp_2s_ancestral(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     eta: float = 1.0,
@@ -117,8 +117,8 @@ def dpmpp_2s_ancestral(
     algorithm 1 with r = 1/2; ancestral as in k-diffusion). The step to 0 is Euler's.
     """
     D = denoise(x, sigma)
-    down, up = split(sigma, following, eta)
-    if following == 0:
+    down, up = split(sigma, sigma_next, eta)
+    if sigma_next == 0:
         return toward(D, x, 0.0)
     middle = math.sqrt(sigma * down)
     D_m = denoise(toward(D, x, middle / sigma), middle)
@@ -126,10 +126,10 @@ def dpmpp_2s_ancestral(
 
 
 def dpmpp_sde(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
     eta: float = 1.0,
@@ -142,20 +142,20 @@ def dpmpp_sde(
     step to 0 is Euler's.
     """
     D = denoise(x, sigma)
-    if following == 0:
+    if sigma_next == 0:
         return toward(D, x, 0.0)
-    m = math.sqrt(sigma * following)
-    (down_m, up_m), (down, up) = split(sigma, m, eta), split(sigma, following, eta)
+    m = math.sqrt(sigma * sigma_next)
+    (down_m, up_m), (down, up) = split(sigma, m, eta), split(sigma, sigma_next, eta)
     z_1, z_2 = (fresh(x, generator) if eta else torch.zeros_like(x) for _ in range(2))
     D_m = denoise(toward(D, x, down_m / sigma) + up_m * z_1, m)
-    share = (sigma - m) / (sigma - following)
+    share = (sigma - m) / (sigma - sigma_next)
     z = math.sqrt(share) * z_1 + math.sqrt(1 - share) * z_2
     return toward(D_m, x, down / sigma) + up * z
 
 
 @hookimpl
 def testbed_samplers() -> Iterable[Sampler]:
-    """DDIM, Euler ancestral, DDPM, DPM++ 2S ancestral and SDE."""
+    """Yields DDIM, Euler ancestral, DDPM, DPM++ 2S ancestral and DPM++ SDE."""
     song, lu = "Song et al. 2021, arXiv:2010.02502", "Lu et al. 2022, arXiv:2211.01095"
     yield Sampler("ddim", ddim, noise="eta", reference=f"{song}, eqs. 12 and 16")
     yield Sampler("euler_ancestral", euler_ancestral, noise="eta", reference=f"{song}, eq. 12")

@@ -4,9 +4,9 @@
     classifier        D_l = D + l sigma^2 grad_x log p(y|x)
 
 D_i is the denoiser under condition i and D_n the one under the negative condition, which is nothing
-by default. Every kind q = a x0 + b eps is affine in D at fixed x, with coefficients that do not
-depend on the condition, so the same w holds in all of them, and grad_x log p(y|x) = g enters by
-dq/dD (`predictions.slope`):
+by default. Every prediction type q = a x0 + b eps is affine in D at fixed x, with coefficients that
+do not depend on the condition, so the same w holds in all of them, and grad_x log p(y|x) = g enters
+by dq/dD (`predictions.slope`):
 
     eps_l = eps - l sigma g,                      score_l = score + l g,
     v_l = v - l sigma sqrt(1 + sigma^2) g,        flow_l = flow - l sigma (1 + sigma) g,
@@ -18,6 +18,8 @@ with l = w where D is the unconditional denoiser.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,28 +33,28 @@ from testbed.tensors import per_sample
 
 
 @dataclass(frozen=True)
-class Given:
+class ConditionedDenoiser:
     """A denoiser under one condition, D_y.
 
     Args:
         denoiser: (x, sigma, condition) -> D.
-        condition: that of the samples; None for nothing.
+        condition: The condition of the samples; None switches all conditions off.
     """
 
     denoiser: Conditional
     condition: Condition | None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """D_y at x (B, ...), sigma (B,); shaped like x."""
+        """Returns D_y at x (B, ...) and sigma (B,), shaped like x and of its dtype."""
         return self.denoiser(x, sigma, self.condition)
 
-    def posterior(self, x: Tensor, sigma: Sigma, following: Sigma) -> Normal:
-        """Mean and variance of x at the level `following`, where the denoiser learns a variance.
+    def posterior(self, x: Tensor, sigma: Sigma, sigma_next: Sigma) -> Normal:
+        """The mean and the variance of x at the level `sigma_next`, both (B, ...).
 
         Raises:
-            NoPosterior: it does not.
+            NoPosterior: The denoiser learns no variance.
         """
-        return posterior_of(self.denoiser)(x, sigma, following, self.condition)
+        return posterior_of(self.denoiser)(x, sigma, sigma_next, self.condition)
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ class ClassifierFree:
     """D_w = D_n + sum_i w_i (D_i - D_n) = (1 - sum_i w_i) D_n + sum_i w_i D_i.
 
     One condition with w = 1 is D_i itself, and with w = 0 D_n, to the last bit: a denoiser of
-    weight zero is not asked. Several are composed.
+    weight zero is not called. Several conditions are composed.
 
     Args:
-        denoiser: (x, sigma, condition) -> D; a condition of None is nothing.
-        terms: each condition with its scale w.
-        negative: the condition of D_n.
+        denoiser: (x, sigma, condition) -> D; a condition of None switches all conditions off.
+        terms: Each condition with its scale w.
+        negative: The condition of D_n.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598, eq. 6, whose scale is w - 1; several conditions:
     Liu et al. 2022, arXiv:2206.01714, eq. 11.
@@ -76,14 +78,14 @@ class ClassifierFree:
     negative: Condition | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """D_w at x (B, ...), sigma (B,); shaped like x."""
+        """Returns D_w at x (B, ...) and sigma (B,), shaped like x and of its dtype."""
         rest = 1 - sum(w for _, w in self.terms)
-        asked = [(c, w) for c, w in ((self.negative, rest), *self.terms) if w != 0]
-        (first, w), *others = asked
-        D = w * self.denoiser(x, sigma, first)
-        for condition, w in others:
-            D = D + w * self.denoiser(x, sigma, condition)
-        return D
+        weighted = (
+            w * self.denoiser(x, sigma, condition)
+            for condition, w in ((self.negative, rest), *self.terms)
+            if w != 0
+        )
+        return functools.reduce(operator.add, weighted)
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ class ClassifierGuided:
         denoiser: (x, sigma) -> D.
         log_classes: (x, sigma) -> (B, C) nats, log p(y|x) of a noisy x up to a constant per row
             that does not depend on x.
-        y: (B,) int64; a sample of class -1 is not guided.
-        scale: l.
+        y: The classes, (B,) int64; a sample of class -1 is not guided.
+        scale: The guidance scale l.
 
     Source: Dhariwal and Nichol 2021, arXiv:2105.05233, eq. 10, with sigma for sqrt(1 - abar).
     """
@@ -106,7 +108,7 @@ class ClassifierGuided:
     scale: float
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """D_l at x (B, ...), sigma (B,); shaped like x."""
+        """Returns D_l at x (B, ...) and sigma (B,), shaped like x and of its dtype."""
         D = self.denoiser(x, sigma)
         if self.scale == 0:
             return D
@@ -115,9 +117,9 @@ class ClassifierGuided:
 
 
 def class_gradient(log_classes: LogClasses, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
-    """grad_x log p(y|x), (B, ...) like x, by autograd; 0 for the samples with y = -1."""
+    """Returns grad_x log p(y|x) by autograd, (B, ...) like x; 0 for the samples with y = -1."""
     with torch.enable_grad():
-        at = x.detach().requires_grad_()
-        chosen = log_classes(at, sigma).gather(1, y.clamp(min=0)[:, None])[:, 0]
-        (g,) = torch.autograd.grad(chosen.sum(), at)
+        x = x.detach().requires_grad_()
+        log_p_y = log_classes(x, sigma).gather(1, y.clamp(min=0)[:, None])[:, 0]
+        (g,) = torch.autograd.grad(log_p_y.sum(), x)
     return torch.where((y >= 0).reshape(-1, *[1] * (x.ndim - 1)), g, 0.0)

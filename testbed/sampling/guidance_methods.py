@@ -1,4 +1,4 @@
-"""Conditions and guidance of a study: by name, whether they fit, and the denoiser they give."""
+"""The guidance methods of a study: what each needs of model and data, and the denoiser it makes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from dataclasses import asdict, dataclass
 import torch
 
 from testbed.components.dataset import Data
-from testbed.components.guidance import Condition, Conditional, Denoise, Guidance, LogClasses
+from testbed.components.guidance import (
+    CLAIMS,
+    Condition,
+    Conditional,
+    Denoise,
+    Guidance,
+    LogClasses,
+)
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
-from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, Given
+from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, ConditionedDenoiser
 from testbed.training import classifier
 from testbed.training.conditions import OFF
 
@@ -21,7 +28,7 @@ KEY = "evaluation.guidance"
 
 @dataclass(frozen=True)
 class NoGuidance:
-    """D_y under the model's own conditions."""
+    """The method that returns D_y under the model's own conditions."""
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
         return list(conditions)
@@ -32,12 +39,12 @@ class NoGuidance:
     def denoiser(
         self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
     ) -> Denoise:
-        return Given(denoiser, condition or None)
+        return ConditionedDenoiser(denoiser, condition or None)
 
 
 @dataclass(frozen=True)
 class ClassifierFreeGuidance:
-    """D_n + w (D_y - D_n) with w = scale; D_n has the label `negative`, or nothing with -1."""
+    """D_n + w (D_y - D_n) with w = scale; D_n has the label `negative`, or none where it is -1."""
 
     scale: float = 1.0
     negative: int = OFF
@@ -61,8 +68,8 @@ class ClassifierFreeGuidance:
                 f"{KEY}.negative = {self.negative}: expected a label from 0 to {labels - 1}, or "
                 f"{OFF} for none."
             )
-        named = {"label"} if self.negative >= 0 else set()
-        yield from _undropped({k: v for k, v in conditions.items() if k not in named})
+        kept = "label" if self.negative >= 0 else None
+        yield from _undropped({k: v for k, v in conditions.items() if k != kept})
 
     def denoiser(
         self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
@@ -77,7 +84,8 @@ class ClassifierFreeGuidance:
 class ClassifierGuidance:
     """D + lambda sigma^2 grad_x log p(y|x), D with all conditions off, lambda = scale.
 
-    y is the class of condition `of`; the other options are those of `training.classifier.Settings`.
+    y is the class of the condition that `of` names; the options besides `of` and `scale` are those
+    of `training.classifier.ClassifierSettings`.
     """
 
     scale: float = 1.0
@@ -88,10 +96,15 @@ class ClassifierGuidance:
     depth: int = 2
     learning_rate: float = 1e-3
 
-    def settings(self) -> classifier.Settings:
-        """Those of the classifier."""
-        given = asdict(self)
-        return classifier.Settings(**{k: v for k, v in given.items() if k not in ("scale", "of")})
+    def settings(self) -> classifier.ClassifierSettings:
+        """The settings that the classifier is trained with.
+
+        Raises:
+            InputError: A setting is out of its range.
+        """
+        options = asdict(self)
+        del options["scale"], options["of"]
+        return classifier.ClassifierSettings(**options)
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
         return [self.of]
@@ -131,11 +144,11 @@ def _infinite(scale: float) -> Iterator[str]:
 
 
 def _undropped(conditions: Mapping[str, float]) -> Iterator[str]:
-    """Guidance asks for the model without its conditions, which dropout alone trains."""
+    """The conditions that are never dropped in training, which guidance must switch off."""
     for name, rate in conditions.items():
         if rate == 0:
             yield (
-                f"{KEY}: asks the model with condition {name!r} switched off, which conditions."
+                f"{KEY}: it needs the model with condition {name!r} switched off, which conditions."
                 f"{name} = 0 never trains: give it a rate above 0."
             )
 
@@ -145,9 +158,17 @@ GUIDANCES = {
     for one in (
         Guidance("none", NoGuidance),
         Guidance(
-            "classifier_free", ClassifierFreeGuidance, "Ho and Salimans 2022, arXiv:2207.12598"
+            "classifier_free",
+            ClassifierFreeGuidance,
+            reference="Ho and Salimans 2022, arXiv:2207.12598",
+            claims=CLAIMS,
         ),
-        Guidance("classifier", ClassifierGuidance, "Dhariwal and Nichol 2021, arXiv:2105.05233"),
+        Guidance(
+            "classifier",
+            ClassifierGuidance,
+            reference="Dhariwal and Nichol 2021, arXiv:2105.05233",
+            claims=CLAIMS,
+        ),
     )
 }
 

@@ -10,22 +10,23 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from testbed.components.guidance import Denoise
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.errors import InputError, unknown
+from testbed.sampling.loop import StepDenoiser
 from testbed.sampling.solvers import heun
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
 LogDensity = Callable[[Tensor, float], Tensor]
 
 DIVERGENCES = ("exact", "hutchinson")
 ROWS = 4096
-"""Samples times directions of one reverse pass: what bounds its memory."""
+"""Samples times directions of one reverse pass at most, which bounds its memory."""
 ROUNDING = 2.0**-40
-"""By how much a level may be off, far more than float64 and far less than two levels differ."""
+"""Relative error granted to a level: far above a rounding, far below what two levels differ by."""
 
 
 class Likelihood(NamedTuple):
-    """log p at each sample and the standard error of its divergence, nats, (B,) float64.
+    """Each sample's log p and the standard error of its divergence, in nats, (B,) float64.
 
     The error is 0 for the exact divergence, and nan for a single probe.
     """
@@ -56,23 +57,23 @@ def log_likelihood(
     order.
 
     Args:
-        denoiser: any callable (x, sigma) -> x0, x (B, ...), sigma (B,) float64, that treats samples
+        denoiser: Any callable (x, sigma) -> x0, x (B, ...), sigma (B,) float64, that treats samples
             one by one and lets autograd pass. It gets x in the dtype of x; all else is float64.
             One with a table answers for the nearest level, and its ODE is that of the answer.
-        x: (B, ...), points at noise level sigmas[0].
-        sigmas: (n + 1,) levels that ascend strictly from above 0; see `levels`.
-        prior: log density at the last level, called as `prior(x, sigma)`, (B,); by default that of
-            N(0, (sigma^2 + sigma_data^2) I), from which samples are drawn.
-        sigma_data: of the default prior; that of the denoiser where it has one.
-        divergence: "exact", d reverse passes a level, or "hutchinson": the mean over `probes` of
+        x: The points at noise level sigmas[0], (B, ...).
+        sigmas: (n + 1,) noise levels that ascend strictly from above 0; see `levels`.
+        prior: The log density at the last level, called as `prior(x, sigma)`, (B,) nats; by default
+            that of N(0, (sigma^2 + sigma_data^2) I), from which samples are drawn.
+        sigma_data: The default prior's; it is that of the denoiser where that has one.
+        divergence: "exact" takes d reverse passes a level; "hutchinson" the mean over `probes` of
             v^T (dD/dx) v, v = +-1 with equal chance (Hutchinson 1990), the same v at every level
             (Grathwohl et al. 2019, sec. 3.1), which has no bias.
-        probes: how many v a sample; their spread gives the error.
-        generator: the source of v.
+        probes: The number of v for each sample; their spread gives the error.
+        generator: The source of v.
 
     Raises:
-        InputError: levels that do not ascend, an unknown divergence, no probes or no generator for
-            them, no sigma_data for the default prior, or a D that autograd finds no x in.
+        InputError: The levels do not ascend, the divergence is unknown, there are no probes or no
+            generator for them, no sigma_data for the default prior, or autograd finds no x in D.
     """
     levels = [float(s) for s in torch.as_tensor(sigmas, dtype=torch.float64)]
     ascending = len(levels) > 1 and all(a < b for a, b in pairwise(levels))
@@ -85,21 +86,19 @@ def log_likelihood(
         prior = _prior(sigma_data or getattr(denoiser, "sigma_data", None))
     V = _probes(divergence, probes, x, generator)
 
-    def asked(y: Tensor, sigma: float) -> Tensor:
-        level = torch.full(y.shape[:1], sigma, dtype=torch.float64, device=y.device)
-        return denoiser(y, level)
+    D = StepDenoiser(denoiser, torch.float64)
 
     def denoise(y: Tensor, sigma: float) -> Tensor:
         with torch.no_grad():
-            return asked(y.to(x.dtype), sigma).double()
+            return D(y.to(x.dtype), sigma).double()
 
     y, d = x.detach().double(), x[0].numel()
-    rate = d - traces(asked, y.to(x.dtype), levels[0], V)
+    rate = d - traces(D, y.to(x.dtype), levels[0], V)
     gained = torch.zeros_like(rate)
-    for sigma, following in pairwise(levels):
-        y = heun(denoise, y, sigma, following, None, [], len(levels) - 1)
-        before, rate = rate, d - traces(asked, y.to(x.dtype), following, V)
-        gained += math.log(following / sigma) * (before + rate) / 2
+    for sigma, sigma_next in pairwise(levels):
+        y = heun(denoise, y, sigma, sigma_next, None, [], len(levels) - 1)
+        before, rate = rate, d - traces(D, y.to(x.dtype), sigma_next, V)
+        gained += math.log(sigma_next / sigma) * (before + rate) / 2
     log_p, k = prior(y, levels[-1]).double() + gained.mean(0), len(gained)
     if V is None:
         return Likelihood(log_p, torch.zeros_like(log_p))
@@ -129,7 +128,7 @@ def _probes(divergence: str, probes: int, x: Tensor, generator: Generator | None
 def traces(
     denoise: Callable[[Tensor, float], Tensor], x: Tensor, sigma: float, V: Tensor | None
 ) -> Tensor:
-    """tr dD/dx, (1, B), or v^T (dD/dx) v of each probe of V (K, B, ...), (K, B); float64.
+    """Returns tr dD/dx, (1, B), or v^T (dD/dx) v of each probe of V (K, B, ...), (K, B); float64.
 
     Raises:
         InputError: D has no gradient with respect to x.
@@ -146,39 +145,39 @@ def traces(
     for v in _directions(x) if V is None else torch.split(V, max(1, ROWS // len(x))):
         (pulled,) = torch.autograd.grad(D, x, v, retain_graph=True, is_grads_batched=True)
         forms.append((v.double() * pulled.double()).flatten(2).sum(2))
-    found = torch.cat(forms)
-    return found.sum(0, keepdim=True) if V is None else found
+    quadratic = torch.cat(forms)
+    return quadratic.sum(0, keepdim=True) if V is None else quadratic
 
 
 def _directions(x: Tensor) -> Iterator[Tensor]:
     """The unit vectors of a sample's d dimensions, for every sample: (k, B, ...), in blocks."""
     d = x[0].numel()
-    for some in torch.split(torch.arange(d, device=x.device), max(1, ROWS // len(x))):
-        e = torch.nn.functional.one_hot(some, d).to(x.dtype)
+    for block in torch.split(torch.arange(d, device=x.device), max(1, ROWS // len(x))):
+        e = torch.nn.functional.one_hot(block, d).to(x.dtype)
         yield e.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
 
 
 def rademacher(k: int, x: Tensor, generator: Generator) -> Tensor:
-    """k probes +-1 for each sample of x (B, ...): (k, B, ...); drawn where the generator lives."""
+    """Draws k probes +-1 for each sample of x (B, ...), on the generator's device: (k, B, ...)."""
     v = torch.randint(2, (k, *x.shape), generator=generator, device=generator.device)
     return (2 * v - 1).to(x.device, x.dtype)
 
 
 def normal_log_density(x: Tensor, variance: float) -> Tensor:
-    """log N(x; 0, variance I) = -(|x|^2/variance + d log(2 pi variance))/2, (B,)."""
+    """Returns log N(x; 0, variance I) = -(|x|^2/variance + d log(2 pi variance))/2, (B,)."""
     d = x[0].numel()
     return -(x.flatten(1).square().sum(1) / variance + d * math.log(2 * math.pi * variance)) / 2
 
 
 def bits_per_dim(log_p: Tensor, d: int, quantum: float) -> Tensor:
-    """(-log p - d log quantum)/(d log 2), shaped like log_p in nats.
+    """Returns (-log p - d log quantum)/(d log 2), shaped like log_p, which is in nats.
 
     log p is the density at x0 + quantum (u - 1/2), u uniform on [0, 1)^d, of values of spacing
     `quantum`. The mean over u is not below the bits that the model's mass of the cell around x0
     takes, by Jensen's inequality (Theis et al. 2016, arXiv:1511.01844, sec. 3.1).
 
     Raises:
-        InputError: quantum is not positive and finite.
+        InputError: The quantum is not positive and finite.
     """
     if not 0 < quantum < math.inf:
         raise InputError(f"quantum = {quantum!r} must be positive and finite.")
@@ -188,21 +187,21 @@ def bits_per_dim(log_p: Tensor, d: int, quantum: float) -> Tensor:
 def levels(
     steps: int, sigma_min: float, sigma_max: float, table: NoiseTable | None = None
 ) -> Tensor:
-    """steps + 1 levels from sigma_min to sigma_max, equally spaced in log sigma; float64.
+    """Returns steps + 1 levels from sigma_min to sigma_max, equally spaced in log sigma; float64.
 
-    With a table, those of its levels within the range that are nearest to these, each once: a
-    discrete denoiser is then never asked between its levels.
+    With a table, these are the levels of it within the range that are nearest to the spaced ones,
+    each once: a discrete denoiser is then never called between its levels.
 
     Raises:
-        InputError: the table has fewer than two levels there.
+        InputError: The table has fewer than two levels there.
     """
     ends = math.log10(sigma_min), math.log10(sigma_max)
-    found = torch.logspace(*ends, steps + 1, dtype=torch.float64)
+    spaced = torch.logspace(*ends, steps + 1, dtype=torch.float64)
     if table is None:
-        return found
+        return spaced
     # A level that was computed to lie on an end may have been rounded past it.
     low, high = (1 - ROUNDING) * sigma_min, (1 + ROUNDING) * sigma_max
-    nearest = sorted({s for s in table.quantised(found).tolist() if low <= s <= high})
+    nearest = sorted({s for s in table.quantised(spaced).tolist() if low <= s <= high})
     if len(nearest) < 2:
         raise InputError(
             f"{table.label} has {len(nearest)} levels from {sigma_min:g} to {sigma_max:g}: a "

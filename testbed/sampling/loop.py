@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from testbed.components.guidance import Denoise
 from testbed.components.sampler import Sampler
 from testbed.diffusion.ddpm import Normal, posterior_of
 from testbed.errors import InputError
 from testbed.registry import default_registry
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, float, Tensor], None]
 
 
-class Asked:
-    """A denoiser as a step calls it: `denoise(x, sigma)` with one float for the whole batch.
+class StepDenoiser:
+    """A denoiser as a sampler's step calls it: `denoise(x, sigma)`, sigma one float for the batch.
 
     Args:
         denoiser: (x, sigma) -> x0 with sigma (B,).
-        dtype: of sigma.
+        dtype: The dtype of the sigma that the denoiser gets.
     """
 
     def __init__(self, denoiser: Denoise, dtype: torch.dtype) -> None:
@@ -31,17 +31,16 @@ class Asked:
         self.dtype = dtype
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """D at the noise level sigma, (B, ...)."""
-        each = torch.full(x.shape[:1], sigma, dtype=self.dtype, device=x.device)
-        return self.denoiser(x, each)
+        """The denoiser's D at the noise level sigma, (B, ...)."""
+        return self.denoiser(x, torch.full(x.shape[:1], sigma, dtype=self.dtype, device=x.device))
 
-    def posterior(self, x: Tensor, sigma: float, following: float) -> Normal:
-        """Mean and variance of x at the level `following`, both (B, ...).
+    def posterior(self, x: Tensor, sigma: float, sigma_next: float) -> Normal:
+        """The mean and the variance of x at the level `sigma_next`, both (B, ...).
 
         Raises:
-            NoPosterior: the denoiser has no `posterior(x, sigma, following)`.
+            NoPosterior: The denoiser has no `posterior(x, sigma, sigma_next)`.
         """
-        return posterior_of(self.denoiser)(x, sigma, following)
+        return posterior_of(self.denoiser)(x, sigma, sigma_next)
 
 
 def sample(
@@ -56,45 +55,44 @@ def sample(
     """Follows the probability-flow ODE, or a stochastic path, from sigmas[0] to sigmas[-1].
 
     Args:
-        denoiser: any callable (x, sigma) -> x0, x (B, ...), sigma (B,); never called at 0.
+        denoiser: Any callable (x, sigma) -> x0, x (B, ...), sigma (B,); it is never called at 0.
         x: (B, ...), already at noise level sigmas[0]: usually x0 + sigmas[0] eps.
-        sigmas: (n + 1,) strictly descending levels; a final 0 is allowed.
-        sampler: a name or a component of the registry.
-        generator: the source of fresh noise; stochastic samplers need one.
-        callback: called before each step as `callback(i, sigma_i, x_i)`.
-        progress: show a bar on standard error.
+        sigmas: (n + 1,) strictly descending noise levels; a final 0 is allowed.
+        sampler: A name or a component of the registry.
+        generator: The source of fresh noise; stochastic samplers need one.
+        callback: It is called before each step as `callback(i, sigma_i, x_i)`.
+        progress: Whether a bar on standard error shows the progress.
 
     Returns:
-        (B, ...) at sigmas[-1], dtype and device of x.
+        The samples at sigmas[-1], (B, ...), with the dtype and on the device of x.
 
     Raises:
-        InputError: levels that do not descend, a level that is negative or not finite, a stochastic
-            sampler without a generator, or a learned variance of a denoiser that has none.
-        UnknownName: no sampler of that name.
+        InputError: The levels do not descend, a level is negative or not finite, a stochastic
+            sampler has no generator, or a learned variance is wanted of a denoiser without one.
+        UnknownName: No sampler has that name.
     """
     levels = [float(s) for s in torch.as_tensor(sigmas, dtype=torch.float64)]
     descending = all(a > b for a, b in pairwise(levels))
     if not levels or not descending or not levels[-1] >= 0 or levels[0] == float("inf"):
         raise InputError(f"sigmas must descend strictly to a level >= 0, got {_brief(levels)}.")
-    chosen = default_registry().sampler(sampler) if isinstance(sampler, str) else sampler
-    if not chosen.deterministic and generator is None:
-        raise InputError(f"sampler {chosen.name!r} draws noise: give generator=torch.Generator().")
-    wide = torch.promote_types(x.dtype, torch.float32)
-
-    denoise = Asked(denoiser, wide)
-    (step,) = chosen.formulas()
+    if isinstance(sampler, str):
+        sampler = default_registry().sampler(sampler)
+    if not sampler.deterministic and generator is None:
+        raise InputError(f"sampler {sampler.name!r} draws noise: give generator=torch.Generator().")
+    denoise = StepDenoiser(denoiser, torch.promote_types(x.dtype, torch.float32))
+    step = sampler.signature("step")
     history: list[Any] = []
-    pairs = list(pairwise(levels))
-    for i, (sigma, following) in enumerate(_shown(pairs, chosen.name) if progress else pairs):
+    steps = list(pairwise(levels))
+    for i, (sigma, sigma_next) in enumerate(_tracked(steps, sampler.name) if progress else steps):
         if callback is not None:
             callback(i, sigma, x)
-        given = (denoise, x, sigma, following, generator, history)
-        x = step(*given, options=chosen.options, steps=len(pairs))
+        arguments = (denoise, x, sigma, sigma_next, generator, history)
+        x = step(*arguments, options=sampler.options, steps=len(steps))
     return x
 
 
-def _shown(steps: list[tuple[float, float]], name: str) -> Iterable[tuple[float, float]]:
-    """The steps, behind a bar that counts them."""
+def _tracked(steps: list[tuple[float, float]], name: str) -> Iterable[tuple[float, float]]:
+    """The steps, with a progress bar that counts them."""
     from rich.console import Console
     from rich.progress import track
 
@@ -102,5 +100,5 @@ def _shown(steps: list[tuple[float, float]], name: str) -> Iterable[tuple[float,
 
 
 def _brief(levels: list[float]) -> str:
-    shown = ", ".join(f"{level:g}" for level in levels[:4])
-    return f"[{shown}{', ...' if len(levels) > 4 else ''}] ({len(levels)} levels)"
+    first = ", ".join(f"{level:g}" for level in levels[:4])
+    return f"[{first}{', ...' if len(levels) > 4 else ''}] ({len(levels)} levels)"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from testbed.components.schedule import Schedule
 from testbed.diffusion import noise_levels
+from testbed.diffusion.noise_levels import Spacing
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 
+Time = Literal["ve", "vp", "cosine", "flow"]
 BORDERS = {
     border.name: border
     for border in (noise_levels.VE, noise_levels.VP, noise_levels.COSINE, noise_levels.FLOW)
@@ -19,14 +22,22 @@ BORDERS = {
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """sigma^(1/rho) in equal steps."""
+    """Levels from sigma_max to sigma_min and 0, at equal steps of sigma^(1/rho).
+
+    Raises:
+        InputError: rho is not positive.
+    """
     if not rho > 0:
         raise InputError(f"schedule 'karras': rho = {rho!r} must be positive.")
     return noise_levels.karras_sigmas(steps, sigma_min, sigma_max, rho)
 
 
-def uniform(steps: int, sigma_min: float, sigma_max: float, time: str = "ve") -> Tensor:
-    """Equal steps of the time t of a border form x_t = alpha x0 + s eps; of sigma itself for ve."""
+def uniform(steps: int, sigma_min: float, sigma_max: float, time: Time = "ve") -> Tensor:
+    """Levels at equal steps of the time t of x_t = alpha x0 + s eps, which is sigma for "ve".
+
+    Raises:
+        InputError: No noise schedule has the name `time`.
+    """
     if time not in BORDERS:
         raise InputError(f"schedule 'uniform': {unknown('time', time, BORDERS)}")
     border = BORDERS[time]
@@ -42,27 +53,35 @@ def ddpm(
     n: int = 1000,
     start: float = 1e-4,
     end: float = 0.02,
-    spacing: str = "trailing",
+    spacing: Spacing = "trailing",
 ) -> Tensor:
-    """Levels of the linear beta table, as far as it lies within [sigma_min, sigma_max]."""
+    """Levels of the linear beta table, as far as it lies within [sigma_min, sigma_max].
+
+    Raises:
+        InputError: The table has fewer than `steps` levels there.
+    """
     table = noise_levels.ddpm_sigmas(noise_levels.linear_betas(n, start, end))
     return within("schedule 'ddpm'", table, steps, sigma_min, sigma_max, spacing)
 
 
 def own(
-    steps: int, sigma_min: float, sigma_max: float, table: Tensor, spacing: str = "trailing"
+    steps: int, sigma_min: float, sigma_max: float, table: Tensor, spacing: Spacing = "trailing"
 ) -> Tensor:
-    """Levels of the trial's own table, as far as it lies within [sigma_min, sigma_max]."""
+    """Levels of the trial's own table, as far as it lies within [sigma_min, sigma_max].
+
+    Raises:
+        InputError: The table has fewer than `steps` levels there.
+    """
     return within("schedule 'table'", table, steps, sigma_min, sigma_max, spacing)
 
 
 def within(
     owner: str, table: Tensor, steps: int, sigma_min: float, sigma_max: float, spacing: str
 ) -> Tensor:
-    """`steps` levels of an ascending table, by `spacing`, of those within [sigma_min, sigma_max].
+    """Picks `steps` levels, by `spacing`, of those of an ascending table in [sigma_min, sigma_max].
 
     Raises:
-        InputError: there are fewer, or an unknown spacing.
+        InputError: There are fewer levels, or the spacing is unknown.
     """
     inside = table[(table >= sigma_min) & (table <= sigma_max)]
     if steps > len(inside):

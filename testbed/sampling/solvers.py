@@ -13,8 +13,10 @@ from testbed.components.sampler import Sampler
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 
-Denoise = Callable[[Tensor, float], Tensor]
-Slopes = list[tuple[float, Tensor]]
+ScalarDenoise = Callable[[Tensor, float], Tensor]
+"""A denoiser (x, sigma) -> D, x (B, ...), at one sigma for the whole batch."""
+History = list[tuple[float, Tensor]]
+"""The levels of the run's earlier steps, each with what the method keeps of that step."""
 
 
 def toward(D: Tensor, x: Tensor, ratio: float) -> Tensor:
@@ -26,7 +28,7 @@ def toward(D: Tensor, x: Tensor, ratio: float) -> Tensor:
 
 
 def fresh(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """z ~ N(0, I) like x, (B, ...); drawn where the generator lives: the same on every device."""
+    """Draws z ~ N(0, I) like x, (B, ...), on the generator's device: z is equal on every device."""
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
@@ -41,7 +43,7 @@ def churned(
     s_max: float,
     s_noise: float,
 ) -> tuple[Tensor, float]:
-    """(x_hat, sigma_hat) = (x + S_noise sqrt(sigma_hat^2 - sigma^2) z, (1 + gamma) sigma).
+    """Returns (x_hat, sigma_hat) = (x + S_noise sqrt(sigma_hat^2 - sigma^2) z, (1 + gamma) sigma).
 
     gamma = min(S_churn/N, sqrt(2) - 1) for sigma in [S_min, S_max], else 0, N the number of steps
     (Karras et al. 2022, algorithm 2).
@@ -54,17 +56,17 @@ def churned(
     gamma = min(churn / steps, math.sqrt(2) - 1) if s_min <= sigma <= s_max else 0.0
     if gamma == 0:
         return x, sigma
-    raised = (1 + gamma) * sigma
-    return x + s_noise * math.sqrt(raised**2 - sigma**2) * fresh(x, generator), raised
+    sigma_hat = (1 + gamma) * sigma
+    return x + s_noise * math.sqrt(sigma_hat**2 - sigma**2) * fresh(x, generator), sigma_hat
 
 
 def euler(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
-    history: Slopes,
+    history: History,
     steps: int,
     churn: float = 0.0,
     s_min: float = 0.05,
@@ -73,16 +75,16 @@ def euler(
 ) -> Tensor:
     """x' = D + (sigma'/sigma_hat)(x_hat - D)."""
     x, sigma = churned(x, sigma, generator, steps, churn, s_min, s_max, s_noise)
-    return toward(denoise(x, sigma), x, following / sigma)
+    return toward(denoise(x, sigma), x, sigma_next / sigma)
 
 
 def heun(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
-    history: Slopes,
+    history: History,
     steps: int,
     churn: float = 0.0,
     s_min: float = 0.05,
@@ -92,20 +94,20 @@ def heun(
     """Heun's second-order step; Euler's where sigma' = 0 (Karras et al. 2022, algorithm 2)."""
     x, sigma = churned(x, sigma, generator, steps, churn, s_min, s_max, s_noise)
     d = (x - denoise(x, sigma)) / sigma
-    predicted = x + (following - sigma) * d
-    if following == 0:
+    predicted = x + (sigma_next - sigma) * d
+    if sigma_next == 0:
         return predicted
-    d_next = (predicted - denoise(predicted, following)) / following
-    return x + (following - sigma) * (d + d_next) / 2
+    d_next = (predicted - denoise(predicted, sigma_next)) / sigma_next
+    return x + (sigma_next - sigma) * (d + d_next) / 2
 
 
 def lms(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
-    history: Slopes,
+    history: History,
     order: int = 4,
 ) -> Tensor:
     """x' = x + sum_j d_j int l_j(tau) dtau over [sigma, sigma'], d = (x - D)/sigma.
@@ -115,41 +117,41 @@ def lms(
     k-diffusion, linear multistep).
 
     Raises:
-        InputError: the order is below 1.
+        InputError: The order is below 1.
     """
     if order < 1:
         raise InputError(f"order = {order!r} must be at least 1.")
     history.append((sigma, (x - denoise(x, sigma)) / sigma))
     del history[:-order]
-    for weight, (_, d) in zip(
-        lagrange_integrals([level for level, _ in history], sigma, following), history, strict=True
-    ):
+    levels, slopes = zip(*history, strict=True)
+    weights = lagrange_integrals(list(levels), sigma, sigma_next)
+    for weight, d in zip(weights, slopes, strict=True):
         x = x + weight * d
     return x
 
 
 def lagrange_integrals(levels: list[float], start: float, end: float) -> list[float]:
-    """int l_j(tau) dtau from start to end, l_j(levels[k]) = 1 for k = j, else 0.
+    """The integrals int l_j(tau) dtau from start to end, l_j(levels[k]) = 1 for k = j, else 0.
 
-    By Gauss and Legendre with n points for n levels, exact up to degree 2 n - 1.
+    They are taken by Gauss and Legendre with n points for n levels, exact up to degree 2 n - 1.
     """
     points, weights = np.polynomial.legendre.leggauss(len(levels))
     tau = (start + end) / 2 + (end - start) / 2 * points
-    found = []
-    for j, own in enumerate(levels):
+    integrals = []
+    for j, level in enumerate(levels):
         others = levels[:j] + levels[j + 1 :]
-        l_j = math.prod(((tau - level) / (own - level) for level in others), start=np.ones(1))
-        found.append(float((weights * l_j).sum() * (end - start) / 2))
-    return found
+        l_j = math.prod(((tau - other) / (level - other) for other in others), start=np.ones(1))
+        integrals.append(float((weights * l_j).sum() * (end - start) / 2))
+    return integrals
 
 
 def dpmpp_2m(
-    denoise: Denoise,
+    denoise: ScalarDenoise,
     x: Tensor,
     sigma: float,
-    following: float,
+    sigma_next: float,
     generator: torch.Generator | None,
-    history: Slopes,
+    history: History,
 ) -> Tensor:
     """x' = D_i + (sigma'/sigma)(x - D_i), D_i = D + (D - D_before)/(2 r).
 
@@ -158,16 +160,16 @@ def dpmpp_2m(
     """
     D = denoise(x, sigma)
     history.append((sigma, D))
-    if len(history) == 1 or following == 0:
-        return toward(D, x, following / sigma)
+    if len(history) == 1 or sigma_next == 0:
+        return toward(D, x, sigma_next / sigma)
     before, D_before = history.pop(0)
-    r = math.log(before / sigma) / math.log(sigma / following)
-    return toward(D + (D - D_before) / (2 * r), x, following / sigma)
+    r = math.log(before / sigma) / math.log(sigma / sigma_next)
+    return toward(D + (D - D_before) / (2 * r), x, sigma_next / sigma)
 
 
 @hookimpl
 def testbed_samplers() -> Iterable[Sampler]:
-    """Euler, Heun, linear multistep, DPM++ 2M."""
+    """Yields Euler's and Heun's methods, linear multistep, and DPM++ 2M."""
     yield Sampler(
         "euler", euler, noise="churn", reference="Karras et al. 2022, arXiv:2206.00364, algorithm 2"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import InputError, said, unknown
+from testbed.errors import InputError, one_line, unknown
 from testbed.registry import Registry
 from testbed.study import baseline
 from testbed.study.study_file import StudyFile, TrialTemplate
@@ -88,7 +88,7 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             shared = resolve(template.settings, registry, device)
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised
-                found = InputError(said(found))
+                found = InputError(one_line(found))
             where = " ".join(filter(None, (template.case, template.arm)))
             name = template.settings.parameterization.name
             for line in str(found).splitlines():
@@ -212,7 +212,7 @@ def _look_up(plan: Plan) -> None:
             plan.damaged.append(f"{problem} {DESCRIBED}")
         except (KeyError, TypeError, ValueError) as problem:
             file = trial.path / "trial.json"
-            plan.damaged.append(f"{file}: is damaged: {said(problem)}. {DESCRIBED}")
+            plan.damaged.append(f"{file}: is damaged: {one_line(problem)}. {DESCRIBED}")
     for one in plan.trials:
         one.state = plan.files.state(one.id)
         if lost := plan.files.trial(one.id).damage():

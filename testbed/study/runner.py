@@ -1,4 +1,4 @@
-"""Runs a plan: one loop that feeds an executor, tails the journals and tells MLflow."""
+"""Runs a plan: one loop that feeds an executor, reads the curves and tells MLflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 
 from testbed import __version__
 from testbed.diffusion.outputs import with_output
-from testbed.errors import said
+from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
 from testbed.study.engines import ExecutionPlan, Group
@@ -228,7 +228,7 @@ def _statuses(future: Future[list[str]], trials: list[TrialFolder], tries: int) 
     except (Busy, OSError):  # no trial is to blame
         raise
     except Exception as problem:
-        message = said(problem)
+        message = one_line(problem)
     for trial in trials:
         if not trial.ended():
             trial.fail(message + "\n", message)
@@ -260,11 +260,11 @@ def _interrupts(executor: Executor, outcome: Outcome) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def identities(plan: Plan, registry: Registry) -> list[audit.Row]:
+def identities(plan: Plan, registry: Registry) -> list[audit.LawCheck]:
     """The Tweedie identities of every parameterization, sampler and oracle in the plan."""
     from testbed import audit
 
-    found: list[audit.Row] = []
+    found: list[audit.LawCheck] = []
     seen: set[Any] = set()
     for trial in plan.trials:
         config = trial.config

@@ -30,7 +30,7 @@ class Ending:
     """What became of a study."""
 
     outcome: runner.Outcome
-    identities: list[audit.Row]
+    identities: list[audit.LawCheck]
     report: Path | None
     logging_seconds: float
     tracked: bool
@@ -85,7 +85,7 @@ def run(
             if tracker is not None and not tracker.away:
                 tracker.close("KILLED", {})
             raise
-        found: list[audit.Row] = []
+        found: list[audit.LawCheck] = []
         page: Path | None = None
         if not outcome.interrupted:
             say("checking the Tweedie identities")
@@ -123,7 +123,7 @@ def _files(registry: Registry) -> dict[str, Path]:
     return {s.plugin: Path(s.origin) for s in registry.provenance if s.kind == "file"}
 
 
-def trained(plan: Plan) -> list[audit.Row]:
+def trained(plan: Plan) -> list[audit.LawCheck]:
     """The identity rows that the trials wrote of their trained models."""
     from testbed import audit
 
@@ -132,7 +132,7 @@ def trained(plan: Plan) -> list[audit.Row]:
         folder = plan.files.trial(trial.id)
         if trial.state in ENDED and folder.has("tweedie.json"):
             for row in folder.json("tweedie.json")["rows"]:
-                found.append(audit.Row.read(row))
+                found.append(audit.LawCheck.read(row))
     return found
 
 
@@ -140,7 +140,7 @@ def conclude(
     plan: Plan,
     registry: Registry,
     outcome: runner.Outcome,
-    found: list[audit.Row],
+    found: list[audit.LawCheck],
     tracker: Tracker | None,
     say: Callable[[str], None],
     write_report: Callable[[Path], Path],

@@ -1,6 +1,6 @@
 """MLflow, the only place that imports it: a view of the trial directories.
 
-The driver alone writes to it, from what the journals hold, so it can be away and be caught up with
+The driver alone writes to it, from what the folders hold, so it can be away and be caught up with
 later. A row sent twice is stored once: MLflow drops an identical (key, timestamp, step, value).
 """
 

@@ -24,9 +24,13 @@ SETTINGS = {
     "network": [EDM, 'grid.network=[{name="mlp",width=64,depth=2},"NAME"]'],
     "dataset": ["dataset=NAME"],
     "sampler": ["evaluation.sampler=NAME"],
+    "schedule": ["evaluation.schedule=NAME"],
+    "guidance": ["conditions.label=0.1", "evaluation.guidance=NAME"],
+    "table": ["table=NAME", "density=table"],
+    "noise": [EDM, 'grid.noise=["white","NAME"]'],
     "metric": ['evaluation.metrics=["NAME"]'],
 }
-"""What sets NAME beside what a study has anyway; a data set, a sampler or a metric in its place.
+"""What sets NAME beside what a study has anyway, or in its place where that is no grid.
 
 The variant that stands first is the baseline, where edm itself is not one.
 """

@@ -7,12 +7,12 @@ probability-flow ODE dx/dsigma = (x - D)/sigma.
 import testbed
 
 
-def step(denoise, x, sigma, following, generator, history):
-    # EDIT: x at `following` < sigma, both floats; denoise(x, sigma) estimates x0 and is never asked
-    # at 0. `history` is a list of the run's own, `generator` its random numbers.
-    middle = (sigma + following) / 2
+def step(denoise, x, sigma, sigma_next, generator, history):
+    # EDIT: return x at `sigma_next` < sigma, both floats. denoise(x, sigma) estimates x0 and is
+    # never called at 0. `history` is a list of the run's own, `generator` its random numbers.
+    middle = (sigma + sigma_next) / 2
     halfway = x + (middle - sigma) * (x - denoise(x, sigma)) / sigma
-    return x + (following - sigma) * (halfway - denoise(halfway, middle)) / middle
+    return x + (sigma_next - sigma) * (halfway - denoise(halfway, middle)) / middle
 
 
 @testbed.hookimpl

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from testbed.errors import ComponentError
+from testbed.errors import ComponentError, InputError
 from testbed.testing.checks import Context
 from testbed.testing.failures import CheckFailed, Skipped
 
@@ -159,9 +159,38 @@ def equal_elsewhere(component: Any, context: Context) -> str:
     return "the same bits in another process"
 
 
+def refuses(problem: Exception) -> bool:
+    """Whether a component turned values down on purpose: by an InputError or a ValueError."""
+    if isinstance(problem, ComponentError):
+        return isinstance(problem.__cause__, ValueError)
+    return isinstance(problem, ValueError)
+
+
+def variants(component: Any) -> Iterator[tuple[str, Any]]:
+    """What the component does by itself, and with another value of one of its options each.
+
+    Values tried: numbers around its own on both sides, both truths, and all names of an option
+    that is annotated by a `typing.Literal`. What binding refuses is left out.
+
+    Yields:
+        (how it was bound, the component so bound).
+    """
+    options = {**component.defaults, **component.options}
+    yield "by default", component.bound(options)
+    for formula in component.signatures():
+        for name in formula.defaults:
+            for other in _others(options[name], formula.choices.get(name, ())):
+                try:
+                    one = component.bound({**options, name: other})
+                except InputError as problem:
+                    if not refuses(problem):
+                        raise
+                else:
+                    yield f"with {name} = {other!r}", one
+
+
 def options_matter(component: Any) -> str:
     """CheckFailed if an option's default changes something or another value changes nothing."""
-    from testbed.errors import InputError
     from testbed.testing.probes import probe
 
     here = probe(component)
@@ -171,17 +200,17 @@ def options_matter(component: Any) -> str:
     if not all(map(same, here, probe(component.bound(options)))):
         raise CheckFailed("bound to its own options it gives other numbers.")
     tried = []
-    mine = {name for formula in component.formulas() for name in formula.defaults}
+    mine = {
+        name: one.choices.get(name, ()) for one in component.signatures() for name in one.defaults
+    }
     for name in sorted(mine):
         value, alike = options[name], []
-        for other in _others(value):
+        for other in _others(value, mine[name]):
             try:
                 there = probe(component.bound({**options, name: other}))
-            except ComponentError as problem:
-                if not isinstance(problem.__cause__, ValueError):
+            except ValueError as problem:
+                if not refuses(problem):
                     raise
-                continue
-            except (InputError, ValueError):
                 continue
             if len(there) != len(here) or not all(map(same, here, there)):
                 tried.append(name)
@@ -196,7 +225,10 @@ def options_matter(component: Any) -> str:
     return f"{', '.join(tried)}: each has an effect" if tried else "no numeric option"
 
 
-def _others(value: Any) -> list[Any]:
+def _others(value: Any, choices: Sequence[Any]) -> list[Any]:
+    """Other values of an option than `value`, of which all are `choices` if there are any."""
+    if choices:
+        return [other for other in choices if other != value]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.components.base import Component
-from testbed.errors import InputError, said
+from testbed.errors import InputError, one_line
 from testbed.registry import Registry, default_registry
 from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.processes import Courier
@@ -72,7 +72,7 @@ class Check:
             numbers = _brief(str(problem).removeprefix(f"{component.label}: "))
             raise self._failed(component, numbers) from problem.__cause__ or problem
         except Exception as problem:
-            raise self._failed(component, f"raised {_brief(said(problem))}") from problem
+            raise self._failed(component, f"raised {_brief(one_line(problem))}") from problem
 
     def _failed(self, component: Component, numbers: str) -> CheckFailed:
         sentence = f"{component.label} breaks {self.id}. Law: {self.law} Found: {numbers}"

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from testbed.audit.rows import gamma
 from testbed.components.base import Component
+from testbed.components.guidance import Guidance
 from testbed.components.loss import Loss
 from testbed.diffusion.parameterization import Coefficients, Parameterization
 from testbed.random import stream
+from testbed.testing import guidances
 from testbed.testing.bounds import Rounding
 from testbed.testing.cases import SIGMA_DATAS, Case, case, levels
 from testbed.testing.checks import Check, Context, Group, demand
@@ -26,19 +28,21 @@ from testbed.testing.rounding import K, Worst
 
 OF_PARAMETERIZATIONS = Group("parameterization", "claim")
 OF_LOSSES = Group("loss", "claim")
+OF_GUIDANCES = Group("guidance", "claim")
+GROUPS = {group.axis: group for group in (OF_PARAMETERIZATIONS, OF_LOSSES, OF_GUIDANCES)}
 
 
 def made(subject: Component) -> list[Check]:
     """A check for every claim that the component makes."""
-    if isinstance(subject, Parameterization):
+    if isinstance(subject, Parameterization | Guidance):
         names = {f"claim.{name}" for name in subject.claims}
-        return [check for check in OF_PARAMETERIZATIONS if check.id in names]
+        return [check for check in GROUPS[subject.axis] if check.id in names]
     return list(OF_LOSSES) if isinstance(subject, Loss) and subject.elicits_mean else []
 
 
 def unmade(subject: Component) -> list[Check]:
     """A check for every claim that the component could make and does not."""
-    group = {"parameterization": OF_PARAMETERIZATIONS, "loss": OF_LOSSES}.get(subject.axis, ())
+    group = GROUPS.get(subject.axis, ())
     mine = {check.id for check in made(subject)}
     return [check for check in group if check.id not in mine]
 
@@ -183,3 +187,13 @@ def elicits_mean(m: Loss, context: Context) -> str:
                     f"E m is no larger at {beside:.6g} than at the mean {mean:.6g}.",
                 )
     return "nothing beats the mean on 6 lopsided samples"
+
+
+@OF_GUIDANCES.law("conditional_at_one: at scale = 1, D_w = D_y, that of the samples' own classes.")
+def conditional_at_one(g: Guidance, context: Context) -> str:
+    return guidances.compare_at(g, 1.0, conditioned=True)
+
+
+@OF_GUIDANCES.law("unconditional_at_zero: at scale = 0, D_w is D with every condition off.")
+def unconditional_at_zero(g: Guidance, context: Context) -> str:
+    return guidances.compare_at(g, 0.0, conditioned=False)

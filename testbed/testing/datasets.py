@@ -105,8 +105,8 @@ def options(d: Dataset, context: Context) -> str:
     return behaviour.options_matter(d)
 
 
-def _limit(tests: int) -> float:
-    """Standard errors that `tests` normal statistics exceed with probability 1e-6 in all."""
+def chance(tests: int) -> float:
+    """Standard errors that one of `tests` normal statistics exceeds with probability 1e-6."""
     return float(stats.norm.isf(SIGNIFICANCE / (2 * tests)))
 
 
@@ -116,7 +116,7 @@ def _drift(found: Tensor) -> tuple[float, float]:
     z = torch.where(error > 0, found.mean(0).abs() / error, 0.0)
     # A column without spread must be 0 to the rounding of float32 samples.
     stuck = (error <= 2.0**-24) & (found.mean(0).abs() > 2.0**-20)
-    return (math.inf if bool(stuck.any()) else float(z.max())), _limit(found.shape[1])
+    return (math.inf if bool(stuck.any()) else float(z.max())), chance(found.shape[1])
 
 
 def _stein(x0: Tensor, oracle: Oracle, data: Data, of: str = "") -> float:
@@ -190,7 +190,7 @@ def moments(d: Dataset, context: Context) -> str:
         # Samples are float32: what does not vary agrees to their rounding.
         rounding = 2.0**-22 * (a.abs().amax(0) + b.abs().amax(0))
         z = torch.where(gap > rounding, gap / error, 0.0)
-        limit = _limit(z.numel())
+        limit = chance(z.numel())
         demand(
             bool((z <= limit).all()),
             f"{what} is {float(z.max()):.3g} standard errors off, at most {limit:.3g} by chance.",

@@ -169,7 +169,7 @@ def per_sample(d: Density, context: Context) -> None:
 def pure(d: Density, context: Context) -> None:
     d.cut  # noqa: B018  worked out once, before the argument is watched
     behaviour.pure(d.sigma, (_uniform(65),))
-    behaviour.pure(lambda u: d._raw(u), (_uniform(65),))
+    behaviour.pure(lambda u: d._quantile(u), (_uniform(65),))
     behaviour.pure(d.pdf_over_log_sigma, (levels(_edges(d), 65),))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -12,14 +13,20 @@ from torch import Tensor, nn
 from testbed.components.base import Component
 from testbed.components.dataset import Data, Dataset
 from testbed.components.density import Density
+from testbed.components.guidance import Guidance
 from testbed.components.loss import Loss
 from testbed.components.metric import Metric
 from testbed.components.network import Network
 from testbed.components.sampler import Sampler
+from testbed.components.schedule import Schedule
 from testbed.components.weighting import Weighting
 from testbed.data.synthetic import gaussian
+from testbed.diffusion.correlated import Noise
+from testbed.diffusion.noise_tables import TABLES, NoiseTable
 from testbed.diffusion.parameterization import Parameterization
 from testbed.random import stream
+from testbed.registry import AXES
+from testbed.sampling.guidance_methods import ClassifierGuidance
 from testbed.sampling.loop import sample
 from testbed.testing.cases import case, draws, levels
 
@@ -28,7 +35,7 @@ def probe(component: Component) -> list[Tensor]:
     """The component's numbers on fixed inputs; the global generators are seeded and put back."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return [value.detach() for value in PROBES[type(component)](component)]
+        return [value.detach() for value in PROBES[AXES[component.axis]](component)]
 
 
 def parameterization(p: Parameterization) -> list[Tensor]:
@@ -52,9 +59,9 @@ LOGNORMAL = Density(
 def weighting(w: Weighting) -> list[Tensor]:
     sigma, state = levels(w.sigma_range, 65), w.build()
     awaken(state)
-    density = LOGNORMAL if "p" in w.formulas()[0].wanted else None
+    density = LOGNORMAL if "p" in w.signature("function").inputs else None
     found = [w(sigma.clone(), sigma_data=0.5, density=density, state=state)]
-    return [*found, torch.as_tensor(w.added(sigma.clone(), state), dtype=torch.float64)]
+    return [*found, torch.as_tensor(w.penalty_at(sigma.clone(), state), dtype=torch.float64)]
 
 
 def loss(m: Loss) -> list[Tensor]:
@@ -107,6 +114,35 @@ def sampler(s: Sampler) -> list[Tensor]:
     return [sample(lambda x, sigma: torch.tanh(x), x, levels, s, generator) for levels in ladders]
 
 
+def schedule(s: Schedule) -> list[Tensor]:
+    table = TABLES["ddpm"].bound({})
+    return [s(n, low, high, table) for n in (2, 7) for low, high in ((0.002, 80.0), (0.01, 10.0))]
+
+
+def table(t: NoiseTable) -> list[Tensor]:
+    t = t.bound(t.options)  # the levels that came along are those of the process before
+    return [t.sigmas, t.index(levels(n=33)).double()]
+
+
+def noise(c: Noise) -> list[Tensor]:
+    found: list[Tensor] = []
+    for shape in ((3,), (2, 3), (2, 3, 4)):
+        eps = draws((5, *shape), 51)
+        found += c.pair(eps, shape, stream(0, "testing/probe"))
+    return found
+
+
+def guidance(g: Guidance) -> list[Tensor]:
+    """The guided denoiser, and of a classifier the settings by which it is trained."""
+    from testbed.testing.guidances import Case
+
+    method = g.build()
+    found = [Case.of(shape, 5).found(method) for shape in ((3,), (2, 3))]
+    if isinstance(method, ClassifierGuidance):
+        found.append(torch.tensor(astuple(method.settings()), dtype=torch.float64))
+    return found
+
+
 def metric(m: Metric) -> list[Tensor]:
     data = gaussian(dim=4, n=2048, test=2048)
     values = [m(data.train[:100] * k, data, stream(0, "testing/metric")) for k in (1, 2)]
@@ -121,6 +157,10 @@ PROBES: dict[type[Component], Callable[[Any], list[Tensor]]] = {
     Dataset: dataset,
     Network: network,
     Sampler: sampler,
+    Schedule: schedule,
+    Guidance: guidance,
+    NoiseTable: table,
+    Noise: noise,
     Metric: metric,
 }
 

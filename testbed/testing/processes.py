@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from testbed.components.base import Component
-from testbed.errors import InputError, said
+from testbed.errors import InputError, one_line
 from testbed.registry import Registry
 from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.probes import probe
@@ -112,14 +112,10 @@ class Courier:
     def _registered(self, component: Component) -> bool:
         try:
             known = getattr(self.registry, component.axis)(component.name, **_options(component))
-            source = self.registry.source(known)
+            source, same = self.registry.source(known), component.bound(_options(component))
         except (InputError, KeyError):
             return False
-        if _only_here(source.origin):
-            return False
-        ours = {**vars(component), "options": None, "_cut": None}
-        theirs = {**vars(known), "options": None, "_cut": None}
-        return bool(ours == theirs)
+        return same == known and not _only_here(source.origin)
 
 
 def _answers(load: Any) -> list[Any]:
@@ -137,7 +133,7 @@ def _answers(load: Any) -> list[Any]:
                 component = pickle.loads(what)
             found.append(probe(component))
         except Exception as problem:
-            found.append(f"the other process raised {said(problem)}")
+            found.append(f"the other process raised {one_line(problem)}")
     return found
 
 

@@ -15,11 +15,15 @@ from testbed.testing import (
     claims,
     datasets,
     densities,
+    guidances,
     losses,
     metrics,
     networks,
+    noises,
     parameterizations,
     samplers,
+    schedules,
+    tables,
     weightings,
 )
 from testbed.testing.checks import Check, Context, Group
@@ -37,6 +41,10 @@ GROUPS: dict[str, Group] = {
         datasets,
         networks,
         samplers,
+        schedules,
+        guidances,
+        tables,
+        noises,
         metrics,
     )
 }

@@ -22,7 +22,7 @@ LAWS = Group("weighting")
 
 def _density(w: Weighting) -> Density | None:
     """Some density, where the weighting asks for one."""
-    return LOGNORMAL if "p" in w.formulas()[0].wanted else None
+    return LOGNORMAL if "p" in w.signature("function").inputs else None
 
 
 def _levels(w: Weighting, n: int = 65) -> Tensor:
@@ -161,7 +161,7 @@ def _value_of_loss(w: Weighting, sigma: Tensor, state: nn.Module) -> Tensor:
     """lambda(sigma) sigma^2 + penalty, the mean: a residual of the size of the noise."""
     weight = w(sigma, sigma_data=0.5, density=_density(w), state=state)
     error = 1 / (1 + 1 / sigma**2)
-    return (weight * error + w.added(sigma, state)).mean()
+    return (weight * error + w.penalty_at(sigma, state)).mean()
 
 
 @LAWS.law("The penalty of a learned weighting is finite and per sample, (B,).")
@@ -174,7 +174,7 @@ def penalty(w: Weighting, context: Context) -> str:
     )
     sigma = _levels(w, 17)
     for state in _states(w):
-        found = torch.as_tensor(w.added(sigma.clone(), state))
+        found = torch.as_tensor(w.penalty_at(sigma.clone(), state))
         demand(
             found.shape == sigma.shape and bool(torch.isfinite(found).all()),
             f"penalty is {tuple(found.shape)}, expected finite {tuple(sigma.shape)}.",

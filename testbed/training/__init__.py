@@ -1,1 +1,1 @@
-"""Training of one trial: objective, engine, checkpoints. Knows nothing of studies."""
+"""Training of one or many trials: objective, trainer, checkpoints. It knows nothing of studies."""

@@ -1,9 +1,9 @@
 """Many trials of one architecture, trained as one batched computation.
 
 The parameters of K trials lie in one buffer W (K, P), a row each; so do gradients, Adam's moments
-and the averages. One step is one vectorised evaluation of the loss of `engine.losses`, one gradient
-and one fused update. The trials' losses are added, and row k of W is in trial k's alone: no trial
-can move another.
+and the averages. One step is one vectorised evaluation of `trainer.losses`, one gradient and one
+fused update. The trials' losses are added, and row k of W enters the loss of trial k alone, so that
+no trial can move another.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ from testbed import settings
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError
-from testbed.training.conditions import of_block
+from testbed.training.conditions import block_classes
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
 from testbed.training.trainer import (
     BLOCK,
-    Levels,
     Loop,
+    SigmaFunctions,
     TrainingJob,
     Window,
     draws,
-    levels_of,
     losses,
-    noised,
+    noise_pair,
+    sigma_functions,
 )
 from testbed.training.weights import Weights
 
 
 class Batch(Loop):
-    """Trains K trials as one; iterating over `windows()` yields their rows.
+    """Trains K trials as one; iterating over `windows()` yields their curve points.
 
     The trials share architecture, data set, batch size, number of steps and the function of the
     loss, and their objectives are functions of sigma alone. Seeds, parameterizations, weightings,
     densities, learning rates, averaging and clipping are each trial's own.
 
     Args:
-        trials: at least one.
-        data: of all of them.
-        device: where to train.
-        compiled: fuse the step by torch.compile; worth its half minute for long runs only.
+        trials: the jobs, at least one.
+        data: the data set of all of them.
+        device: the device to train on.
+        compiled: whether torch.compile fuses the step, which takes half a minute and pays for long
+            runs only.
 
-    A step is traced after a while: what a network or a loss does in Python happens until then.
+    A step is traced after a while: a network's or a loss's effects in Python stop then.
 
     Raises:
         InputError: trials that cannot be batched, with the reason.
@@ -74,14 +75,16 @@ class Batch(Loop):
         self.conditions = list(first.conditions)
         self.classes = data.condition("train", self.conditions)
         self.shape = tuple(self.samples.shape[1:])
-        self.alike = _alike(self.trials)
-        scale = {rows[0]: trials[rows[0]].objective.scale(data) for rows in self.alike}
-        each = {i: scale[rows[0]] for rows in self.alike for i in rows}
-        self.scale = torch.tensor([each[i] for i in range(len(trials))], device=device)[:, None]
+        self.groups = _equal_sigma_functions(self.trials)
+        self.scale = torch.empty(len(trials), 1, device=device)
+        for rows in self.groups:
+            self.scale[rows] = trials[rows[0]].objective.scale(data)
         self.seeds = sorted({one.seed for one in trials})
-        self.of_seed = torch.tensor([self.seeds.index(one.seed) for one in trials], device=device)
+        self.seed_index = torch.tensor(
+            [self.seeds.index(one.seed) for one in trials], device=device
+        )
         networks = [_module(one).to(device) for one in self.trials]
-        # Its weights are replaced by rows of W at every call.
+        # The weights of this module are replaced by rows of W at every call.
         self.network = copy.deepcopy(networks[0]).to("meta")
         self.names = [name for name, _ in networks[0].named_parameters()]
         self.weights = Weights(
@@ -89,8 +92,8 @@ class Batch(Loop):
             [one.training for one in self.trials],
         )
         self.leaves = [p.detach().requires_grad_() for p in self.weights.views(self.weights.W)]
-        kept = [dict(network.named_buffers()) for network in networks]
-        self.buffers = {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
+        buffers = [dict(network.named_buffers()) for network in networks]
+        self.buffers = {name: torch.stack([one[name] for one in buffers]) for name in buffers[0]}
         self.results: dict[int, Tensor] = {}
         self.ended: dict[int, int] = {}
         self._compiled = compiled
@@ -105,14 +108,14 @@ class Batch(Loop):
     def _step(self, leaves: list[Tensor], x0: Tensor, eps: Tensor, *at: Tensor) -> Any:
         """Losses (K, B), and the gradient of each parameter (K, ...).
 
-        `at` holds the parts of `Levels`, then the classes of each condition, (K, B) all of them,
-        and last the noise in x where the target has another, for each seed.
+        `at` holds the parts of `SigmaFunctions`, then the classes of each condition, all of them
+        (K, B), and last the noise in x for each seed, where it is not the target's.
         """
         split = 3 + len(Terms._fields)
         last = split + len(self.conditions)
-        levels = Levels(at[0], at[1], at[2], Terms(*at[3:split]))
-        given = dict(zip(self.conditions, at[split:last], strict=True))
-        n = [one[self.of_seed] for one in at[last:]]
+        functions = SigmaFunctions(at[0], at[1], at[2], Terms(*at[3:split]))
+        conditions = dict(zip(self.conditions, at[split:last], strict=True))
+        n = [noise[self.seed_index] for noise in at[last:]]
         objective, network, names = self.trials[0].objective, self.network, self.names
 
         def one(
@@ -120,57 +123,59 @@ class Batch(Loop):
             buffers: Any,
             x0: Tensor,
             eps: Tensor,
-            at: Levels,
-            given: dict[str, Tensor],
+            at: SigmaFunctions,
+            condition: dict[str, Tensor],
             *n: Tensor,
         ) -> Tensor:
             state = {**dict(zip(names, weights, strict=True)), **buffers}
 
-            def called(*inputs: Any) -> Tensor:
-                found: Tensor = functional_call(network, state, inputs)
-                return found
+            def with_weights(*inputs: Any) -> Tensor:
+                F: Tensor = functional_call(network, state, inputs)
+                return F
 
-            return losses(
-                called, objective, x0, eps, at, self.training.precision, given or None, *n
-            )
+            precision = self.training.precision
+            return losses(with_weights, objective, x0, eps, at, precision, condition or None, *n)
 
-        draws = x0[self.of_seed], eps[self.of_seed]
-        per_draw = vmap(one)(leaves, self.buffers, *draws, levels, given, *n)
+        x0, eps = x0[self.seed_index], eps[self.seed_index]
+        per_draw = vmap(one)(leaves, self.buffers, x0, eps, functions, conditions, *n)
         per_draw = per_draw / self.scale
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             per_draw.mean(1).sum(), leaves, allow_unused=True, materialize_grads=True
         )
-        return per_draw.detach(), *found
+        return per_draw.detach(), *gradients
+
+    def _columns(self, u: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The functions of sigma at the uniforms and the bins of the draws, like u (K, n, B)."""
+        bins = torch.empty(u.shape, dtype=torch.int64)
+        columns = [torch.empty(u.shape) for _ in range(3 + len(Terms._fields))]
+        for rows in self.groups:
+            job = self.trials[rows[0]]
+            sigma = job.objective.sigma(u[rows].flatten(0, 1))
+            bins[rows] = self.bins(sigma, job.objective.density).view(u[rows].shape)
+            own = sigma_functions(job.denoiser, job.objective, sigma)
+            for column, part in zip(columns, (*own[:3], *(own.terms or ())), strict=True):
+                column[rows] = part.view(u[rows].shape)
+        for column in columns:
+            column[list(self.results)] = 0.0
+        return columns, bins + self.BINS * torch.arange(len(u))[:, None, None]
 
     def _block(self, window: Window, last: int) -> None:
-        """The steps from the current one to the end of its block, or to `last`."""
         block, offset = divmod(self.step, BLOCK)
         size = self.training.batch, len(self.samples), self.shape
-        drawn = [draws(seed, block, *size) for seed in self.seeds]
-        u = torch.stack([one.u for one in drawn])[self.of_seed.cpu()]
+        indices, us, noises = zip(*(draws(seed, block, *size) for seed in self.seeds), strict=True)
         noise = self.trials[0].objective.noise
         pairs = [
-            noised(noise, seed, block, one.eps) for seed, one in zip(self.seeds, drawn, strict=True)
+            noise_pair(noise, seed, block, eps)
+            for seed, eps in zip(self.seeds, noises, strict=True)
         ]
-        # In x there is the target's noise, but where it is not taught.
+        # The noise in x is sent apart only where it is not the target's.
         in_x = [] if noise.in_target else [[n for n, _ in pairs]]
         index, eps, *ns = (
             torch.stack(parts).to(self.device)
-            for parts in ([one.indices for one in drawn], [eps for _, eps in pairs], *in_x)
+            for parts in (list(indices), [eps for _, eps in pairs], *in_x)
         )
-        bins = torch.empty(u.shape, dtype=torch.int64)
-        columns = [torch.empty(u.shape) for _ in range(3 + len(Terms._fields))]
-        for rows in self.alike:
-            one = self.trials[rows[0]]
-            sigma = one.objective.sigma(u[rows].flatten(0, 1))
-            bins[rows] = self.bins(sigma, one.objective.density).view(u[rows].shape)
-            own = levels_of(one.denoiser, one.objective, sigma)
-            for column, part in zip(columns, (*own[:3], *(own.terms or ())), strict=True):
-                column[rows] = part.view(u[rows].shape)
-        bins += self.BINS * torch.arange(len(u))[:, None, None]
-        for column in columns:
-            column[list(self.results)] = 0.0
-        columns += self._given(block, [one.indices for one in drawn])
+        columns, bins = self._columns(torch.stack(us)[self.seed_index.cpu()])
+        columns += self._classes(block, indices)
         # (BLOCK, K, B): a step takes a contiguous part.
         steps = slice(offset, min(BLOCK, offset + last - self.step))
         at = zip(
@@ -180,38 +185,39 @@ class Batch(Loop):
             *(n.transpose(0, 1)[steps] for n in ns),
             strict=True,
         )
-        found, norms = [], []
+        per_step, norms = [], []
         for rows, *arguments in at:
-            per_draw, *gradients = self._evaluated((self.samples[rows], *arguments))
+            per_draw, *gradients = self._evaluate((self.samples[rows], *arguments))
             norm = self.weights.take(gradients)
             self.weights.update(norm, self.step)
-            found.append(per_draw)
+            per_step.append(per_draw)
             norms.append(norm)
             self.step += 1
-        place = bins.transpose(0, 1)[steps].to(self.device)
-        window.add(torch.stack(found), torch.stack(norms), place)
+        bins = bins.transpose(0, 1)[steps].to(self.device)
+        window.add(torch.stack(per_step), torch.stack(norms), bins)
 
-    def _given(self, block: int, indices: list[Tensor]) -> list[Tensor]:
+    def _classes(self, block: int, indices: Sequence[Tensor]) -> list[Tensor]:
         """The classes of each condition, (K, BLOCK, B), dropped at each trial's own rate."""
-        found = [
-            of_block(self.classes, one.conditions, one.seed, block, indices[i])
-            for one, i in zip(self.trials, self.of_seed.tolist(), strict=True)
+        classes = [
+            block_classes(self.classes, job.conditions, job.seed, block, indices[i])
+            for job, i in zip(self.trials, self.seed_index.tolist(), strict=True)
         ]
-        return [torch.stack([one[name] for one in found]) for name in self.conditions]
+        return [torch.stack([one[name] for one in classes]) for name in self.conditions]
 
-    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The step itself, then its trace: the same operations without autograd and torch.func.
+    def _evaluate(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Losses and gradients of a step, by `_step` at first and by its trace later.
 
-        To trace takes a second, which the first steps do not wait for.
+        The trace has the same operations without autograd and torch.func. Tracing takes a second,
+        so that short runs do without it.
         """
         self._evaluations += 1
         if not self._compiled and self._evaluations <= BLOCK:
-            found: tuple[Tensor, ...] = self._step(self.leaves, *arguments)
-            return found
+            values: tuple[Tensor, ...] = self._step(self.leaves, *arguments)
+            return values
         leaves = [leaf.detach() for leaf in self.leaves]
         if self._traced is None:
             traced = make_fx(self._step)(self.leaves, *arguments)
-            # With CUDA graphs on a GPU: a step there is bound by launching its kernels.
+            # CUDA graphs on a GPU, where launching its kernels bounds the time of a step.
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             self._traced = torch.compile(traced, mode=mode) if self._compiled else traced
         with torch.no_grad():
@@ -219,21 +225,19 @@ class Batch(Loop):
                 return self._traced(leaves, *arguments)
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             per_draw, *rest = self._traced(leaves, *arguments)
-            # A graph writes its results to the same place at every step; the rest is used at once.
+            # A graph overwrites its results at the next step; the gradients are used before it.
             return per_draw.clone(), *rest
 
-    def _end(self, trial: int, kept: Tensor) -> None:
-        """Sets a diverged trial's row to zero for good: it keeps its place and no effect."""
-        self.results[trial] = kept.clone()
+    def _end(self, trial: int, average: Tensor) -> None:
+        """Keeps the average as the result and sets the trial's row to zero from here on."""
+        self.results[trial] = average.clone()
         self.ended[trial] = self.step
         self.weights.clear(trial)
 
     def scale_of(self, trial: int) -> float:
-        """The loss at F = 0 by which a trial's is divided."""
         return float(self.scale[trial])
 
     def averaged(self, trial: int = 0) -> Denoiser:
-        """The denoiser of a trial with its averaged weights put in place."""
         row = self.results.get(trial, self.ema[trial])
         denoiser = self.trials[trial].denoiser
         with torch.no_grad():
@@ -242,11 +246,9 @@ class Batch(Loop):
         return denoiser.eval()
 
     def steps(self, trial: int) -> int:
-        """How many steps a trial has done."""
         return self.ended.get(trial, self.step)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and facts from which `restore` continues bit for bit (on CPU)."""
         results = {f"result{i}": row for i, row in self.results.items()}
         facts = {
             "step": self.step,
@@ -257,11 +259,6 @@ class Batch(Loop):
         return {**self.weights.state(), **results}, facts
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Continues from a `state()`.
-
-        Raises:
-            InputError: the state is of other trials.
-        """
         seeds = [one.seed for one in self.trials]
         if facts.get("seeds") != seeds or not self.weights.fits(tensors):
             raise InputError("this checkpoint belongs to other trials.")
@@ -271,23 +268,23 @@ class Batch(Loop):
         self.weights.restore(tensors)
 
 
-def _module(one: TrainingJob) -> nn.Module:
-    assert isinstance(one.denoiser.network, nn.Module)
-    return one.denoiser.network
+def _module(job: TrainingJob) -> nn.Module:
+    assert isinstance(job.denoiser.network, nn.Module)
+    return job.denoiser.network
 
 
-def _alike(trials: Sequence[TrainingJob]) -> list[list[int]]:
-    """The trials whose functions of sigma are the same, whatever their seed."""
-    found: list[list[int]] = []
-    for i, one in enumerate(trials):
-        for rows in found:
+def _equal_sigma_functions(trials: Sequence[TrainingJob]) -> list[list[int]]:
+    """The indices of trials in groups with the same functions of sigma, whatever their seed."""
+    groups: list[list[int]] = []
+    for i, job in enumerate(trials):
+        for rows in groups:
             other = trials[rows[0]]
-            if one.objective == other.objective and one.denoiser.scales_as(other.denoiser):
+            if job.objective == other.objective and job.denoiser.scales_as(other.denoiser):
                 rows.append(i)
                 break
         else:
-            found.append([i])
-    return found
+            groups.append([i])
+    return groups
 
 
 def alone(objective: Objective) -> str:

@@ -18,12 +18,12 @@ from torch import Tensor
 MAGIC = b"TESTBED1"
 HEADER = len(MAGIC) + 8 + 32
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors, and facts in JSON."""
+Contents = tuple[dict[str, Tensor], dict[str, Any]]
+"""The tensors of a checkpoint, and its facts, which are JSON."""
 
 
 class Damaged(Exception):
-    """A checkpoint that is cut short or whose digest does not match."""
+    """The checkpoint is cut short, or its digest does not match."""
 
 
 def encode(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
@@ -32,7 +32,7 @@ def encode(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     return b"".join((MAGIC, len(body).to_bytes(8, "little"), hashlib.sha256(body).digest(), body))
 
 
-def decode(content: bytes, name: str) -> State:
+def decode(content: bytes, name: str) -> Contents:
     """The tensors and facts of a checkpoint.
 
     Args:
@@ -67,8 +67,8 @@ def _body(content: bytes, name: str) -> bytes:
 
 def _metadata(body: bytes) -> dict[str, str]:
     length = int.from_bytes(body[:8], "little")
-    found: dict[str, str] = json.loads(body[8 : 8 + length]).get("__metadata__", {})
-    return found
+    metadata: dict[str, str] = json.loads(body[8 : 8 + length]).get("__metadata__", {})
+    return metadata
 
 
 def encode_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:

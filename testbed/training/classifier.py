@@ -1,4 +1,4 @@
-"""A classifier of noisy data, p(y|x) at every sigma: what classifier guidance follows."""
+"""A classifier of noisy data, p(y|x) at every sigma, for classifier guidance."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FEATURES, FREQUENCIES = 16, (1 / 64, 64.0)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How the classifier is made: its network's size, and its training by Adam and averaging.
+class ClassifierSettings:
+    """The size of a classifier's network, and its training by Adam with averaged weights.
 
     Raises:
         InputError: a value out of range.
@@ -43,19 +43,19 @@ class Settings:
             )
 
     def training(self) -> Training:
-        """Those of the optimiser."""
+        """The settings of the optimiser."""
         return Training(steps=self.steps, batch=self.batch, learning_rate=self.learning_rate)
 
 
 class Classifier(Features):
-    """log p(y|x) = log_softmax of a residual MLP on c_in x and c_noise, one output a class.
+    """log p(y|x) = log_softmax of a residual MLP on c_in x and c_noise, with an output per class.
 
-    c_in = 1/sqrt(sigma^2 + sigma_data^2), c_noise = log(sigma)/4; the last layer starts at zero:
-    every class equally likely.
+    c_in = 1/sqrt(sigma^2 + sigma_data^2), c_noise = log(sigma)/4. The last layer starts at zero, so
+    that every class is equally likely at first.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], classes: int, sigma_data: float, settings: Settings
+        self, shape: tuple[int, ...], classes: int, sigma_data: float, settings: ClassifierSettings
     ) -> None:
         super().__init__(shape, settings.width, settings.depth, FEATURES, FREQUENCIES)
         self.sigma_data = sigma_data
@@ -65,28 +65,33 @@ class Classifier(Features):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """log p(y|x), (B, C) nats, float32, for x (B, *shape) and sigma (B,)."""
-        level = sigma.double()
-        c_in, c_noise = (SHARED[name](level, self.sigma_data) for name in ("c_in", "c_noise"))
+        wide = sigma.double()
+        c_in, c_noise = (SHARED[name](wide, self.sigma_data) for name in ("c_in", "c_noise"))
         scaled = per_sample(c_in, x).float() * x.float()
         return torch.log_softmax(self.last(self.features(scaled, c_noise.float())), 1)
 
 
 def train(
-    data: Data, of: str, sigma_min: float, sigma_max: float, settings: Settings, seed: int
+    data: Data,
+    condition: str,
+    sigma_min: float,
+    sigma_max: float,
+    settings: ClassifierSettings,
+    seed: int,
 ) -> Classifier:
-    """A classifier of condition `of` from the training split, its weights averaged; on CPU.
+    """A classifier of a condition, trained on the training split, with averaged weights; on CPU.
 
     It minimises E[-log p(y|x0 + sigma eps)] with log sigma uniform on [log sigma_min,
-    log sigma_max]: its optimum is the exact p(y|x) at every sigma. Batches, levels, noises and
-    initial weights are from streams of `seed` of its own.
+    log sigma_max]: its optimum is the exact p(y|x) at every sigma. Batches, noise levels, noises
+    and initial weights come from streams of `seed` that nothing else uses.
 
     Raises:
         UnknownName: the data have no such condition.
     """
-    y = data.condition("train", [of])[of]
+    y = data.condition("train", [condition])[condition]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "classifier/weights").initial_seed())
-        model = Classifier(data.shape, data.classes[of], data.sigma_data, settings)
+        model = Classifier(data.shape, data.classes[condition], data.sigma_data, settings)
     parameters = list(model.parameters())
     weights = Weights([parameters], [settings.training()])
     for p, view in zip(parameters, weights.views(weights.W[0]), strict=True):
@@ -96,9 +101,9 @@ def train(
     for step in range(settings.steps):
         block, offset = divmod(step, BLOCK)
         if offset == 0:
-            drawn = draws(own, block, settings.batch, len(data.train), data.shape)
-            sigmas = torch.exp(low + (high - low) * drawn.u)
-        index, eps, sigma = drawn.indices[offset], drawn.eps[offset], sigmas[offset]
+            indices, u, noises = draws(own, block, settings.batch, len(data.train), data.shape)
+            sigmas = torch.exp(low + (high - low) * u)
+        index, eps, sigma = indices[offset], noises[offset], sigmas[offset]
         x = data.train[index] + per_sample(sigma, eps).float() * eps
         loss = nn.functional.nll_loss(model(x, sigma), y[index])
         weights.update(weights.take(torch.autograd.grad(loss, parameters)), step)

@@ -1,4 +1,4 @@
-"""What changes from step to step: the learning rate, and the decay of the averaged weights."""
+"""Quantities that change with the step: the learning rate and the decay of the averaged weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from testbed.training.settings import SCHEDULES, WIDEST, Training
 
 
 def constant(t: int, hold: int, steps: int) -> float:
-    """1."""
+    """The factor 1 at every step."""
     return 1.0
 
 
@@ -35,7 +35,10 @@ SHAPES: dict[str, Callable[[int, int, int], float]] = dict(
 
 
 def learning_rate(training: Training, t: int) -> float:
-    """That of step t = 0, 1, ...: `learning_rate` times min((t + 1)/warmup, 1) and the schedule."""
+    """The learning rate of step t = 0, 1, ....
+
+    It is `training.learning_rate` times min((t + 1)/warmup, 1) times the factor of the schedule.
+    """
     rate = training.learning_rate
     if training.warmup:
         rate *= min((t + 1) / training.warmup, 1.0)
@@ -45,8 +48,9 @@ def learning_rate(training: Training, t: int) -> float:
 def decay(training: Training, t: int) -> float:
     """beta of the average at step t = 0, 1, ...: average' = beta average + (1 - beta) weights.
 
-    min(ema, (1 + t)/(10 + t)), which forgets the start at first; or, with `ema_width`, the
-    power-function profile (1 - 1/(t + 1))^(gamma + 1) (Karras et al. 2024, sec. 3.1).
+    beta is min(ema, (1 + t)/(10 + t)), so that the average soon forgets the initial weights; or,
+    with `ema_width`, the power-function profile (1 - 1/(t + 1))^(gamma + 1) (Karras et al. 2024,
+    sec. 3.1).
     """
     if training.ema_width:
         return math.pow(t / (t + 1), exponent(training.ema_width) + 1)
@@ -64,7 +68,7 @@ def exponent(width: float) -> float:
     by Newton's method from the right of it, where the cubic is convex and rises.
 
     Raises:
-        ValueError: no profile is that wide.
+        ValueError: the width is not above 0, or no profile is that wide.
     """
     if not 0 < width <= WIDEST:
         raise ValueError(f"width = {width}: expected above 0 and at most 1/sqrt(12).")
@@ -72,8 +76,8 @@ def exponent(width: float) -> float:
     gamma = math.sqrt(y)
     for _ in range(64):
         value = ((gamma + 7) * gamma + 16 - y) * gamma + 12 - y
-        following = gamma - value / ((3 * gamma + 14) * gamma + 16 - y)
-        if not following < gamma:
+        newton = gamma - value / ((3 * gamma + 14) * gamma + 16 - y)
+        if not newton < gamma:
             break
-        gamma = following
+        gamma = newton
     return max(gamma, 0.0)

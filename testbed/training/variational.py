@@ -22,26 +22,27 @@ from testbed.errors import InputError
 from testbed.tensors import per_sample
 
 
-class Row(NamedTuple):
-    """What L_t needs of the level, each (n,); |D - x0|^2 = c_out^2 |F - F*|^2."""
+class VariationalTerms(NamedTuple):
+    """The coefficients of L_t at each level, (n,) each; |D - x0|^2 = c_out^2 |F - F*|^2."""
 
     delta: Tensor
+    """log(beta/beta~)"""
     w: Tensor
-    """g c_out^2, at t = 0 c_out^2/beta~"""
+    """g c_out^2, and at t = 0 c_out^2/beta~"""
     one: Tensor
-    """1, at t = 0 nothing"""
+    """the 1 in the brackets of L_t: 1, and at t = 0 nothing"""
     a: Tensor
     b: Tensor
-    """of F* = a x0 + b eps"""
+    """F* = a x0 + b eps"""
 
 
 class Variational:
     """n E_t[L_t] for a network whose nu is learned, its mean held fixed.
 
     Args:
-        parameterization: an affine one.
-        sigmas: (n,) the levels that are drawn, ascending; each with equal mass.
-        sigma_data: as for the denoiser.
+        parameterization: an affine parameterization.
+        sigmas: (n,) ascending, the noise levels of training, each with equal mass.
+        sigma_data: sqrt(E|x0|^2 / d), as for the denoiser.
 
     Raises:
         InputError: fewer than two levels, or a non-affine parameterization.
@@ -62,8 +63,8 @@ class Variational:
         # (1 - q^2)^2/beta~ = g; beta~ = sigma'^2 (1 - q^2).
         g = torch.where(before > 0, ((1 - q) * (1 + q)) ** 2 / small(s, before), 1 / low)
         a, b = parameterization.pair_weights(s, sigma_data=sigma_data)
-        row = Row(torch.log(high / low), g * out**2, (before > 0).double(), a, b)
-        self.rows = torch.stack(row, dim=1).float()
+        terms = VariationalTerms(torch.log(high / low), g * out**2, (before > 0).double(), a, b)
+        self.terms = torch.stack(terms, dim=1).float()
         self.middles = (s[1:] + s[:-1]) / 2
 
     def __call__(self, F: Tensor, nu: Tensor, x0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
@@ -71,16 +72,15 @@ class Variational:
 
         Args:
             F, nu: (B, ...) the two halves of the output at x = x0 + sigma eps.
-            x0, eps: (B, ...).
+            x0, eps: (B, ...) clean data and unit noise.
             sigma: (B,) levels of the chain.
         """
-        if self.rows.device != F.device:
-            self.rows, self.middles = self.rows.to(F.device), self.middles.to(F.device)
+        if self.terms.device != F.device:
+            self.terms, self.middles = self.terms.to(F.device), self.middles.to(F.device)
         t = torch.bucketize(sigma.double().contiguous(), self.middles)
-        columns = (per_sample(c, F).to(F.dtype) for c in self.rows[t].unbind(1))
-        delta, w, one, a, b = columns
+        delta, w, one, a, b = (per_sample(c, F).to(F.dtype) for c in self.terms[t].unbind(1))
         r = (F.detach() - (a * x0 + b * eps)) ** 2
         y = delta * (nu + 1) / 2
-        # exp(-y) - 1 for 1: the terms at the optimum are small differences of it.
+        # expm1 keeps the digits: at the optimum the terms are small differences.
         term = y + one * torch.expm1(-y) + torch.exp(-y) * w * r
-        return len(self.rows) * (term / 2).flatten(1).mean(1)
+        return len(self.terms) * (term / 2).flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""The weights of one or many trials in one buffer, and what a step does to them."""
+"""The weights of one or many trials in one buffer, and their update in a step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from testbed.training.settings import Training
 BUFFERS = ("W", "m", "v", "ema")
 
 
-class Run(NamedTuple):
-    """Neighbouring rows with equal settings: one call updates them.
+class RowGroup(NamedTuple):
+    """Neighbouring rows with equal settings, which one call updates.
 
-    `steps` is the number of steps that Adam has done: a tensor, as its fused form wants it.
+    `steps` is the number of Adam's steps so far, a tensor () for its fused form.
     """
 
     rows: slice
@@ -27,13 +27,13 @@ class Run(NamedTuple):
 
 
 class Weights:
-    """W (K, P), a row for each trial; gradients G, Adam's moments and the averages lie alike.
+    """W (K, P) with a row for each trial; gradients G, Adam's moments and the averages like W.
 
     Args:
-        trials: the parameters of each, equal in number, shapes and dtype.
-        settings: of each; neighbours with equal ones are updated together.
-        network: how many of the parameters are the network's; they come first, and the gradient's
-            norm and clipping are theirs. All by default.
+        trials: the parameters of each trial, equal in number, shapes and dtype.
+        settings: the settings of each trial; neighbours with equal ones are updated together.
+        network: the number of parameters that are the network's; they come first, and the norm and
+            the clipping of gradients are theirs. By default it is all of them.
 
     Raises:
         InputError: parameters of several dtypes.
@@ -55,18 +55,18 @@ class Weights:
         self.W = torch.stack([torch.cat([p.detach().flatten() for p in row]) for row in trials])
         self.G = torch.zeros_like(self.W)
         self.ema = self.W.clone()
-        # Columns of the network; the objective's own parameters come last.
+        # The columns of the network; the objective's own parameters come last.
         self.columns = sum(self.sizes[:network])
         clip = torch.tensor([one.clip for one in settings], device=self.W.device)
         self.clip = torch.where(clip > 0, clip, torch.inf) if bool((clip > 0).any()) else None
         # Adam's moments; sgd keeps its momentum in the first.
         self.m, self.v = torch.zeros_like(self.W), torch.zeros_like(self.W)
-        self.runs: list[Run] = []
+        self.groups: list[RowGroup] = []
         start = 0
         for i in range(1, len(settings) + 1):
             if i == len(settings) or settings[i] != settings[start]:
                 steps = torch.zeros((), device=self.W.device)
-                self.runs.append(Run(slice(start, i), settings[start], steps))
+                self.groups.append(RowGroup(slice(start, i), settings[start], steps))
                 start = i
 
     def views(self, buffer: Tensor) -> list[Tensor]:
@@ -76,23 +76,22 @@ class Weights:
         return [part.view((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def take(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Keeps the gradients, each (K, ...), in G; the norms of the network's, (K,)."""
+        """Puts the gradients, each (K, ...), in G; returns the norms of the network's, (K,)."""
         torch.cat([g.reshape(len(self.W), -1) for g in gradients], dim=1, out=self.G)
         norms: Tensor = torch.linalg.vector_norm(self.G[:, : self.columns], dim=1)
         return norms
 
     def update(self, norms: Tensor, step: int) -> None:
-        """Clipping, the optimiser and the averages."""
+        """Clips the gradients, whose norms are (K,), and updates weights and averages."""
         if self.clip is not None:
             self.G[:, : self.columns] *= (self.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
         self.descend(step)
-        for run in self.runs:
-            beta = rates.decay(run.settings, step)
-            self.ema[run.rows].lerp_(self.W[run.rows], 1 - beta)
+        for rows, settings, _ in self.groups:
+            self.ema[rows].lerp_(self.W[rows], 1 - rates.decay(settings, step))
 
     def descend(self, step: int) -> None:
-        """The optimiser's step, for each run of equal settings."""
-        for rows, settings, steps in self.runs:
+        """Updates the weights by a step of the optimiser."""
+        for rows, settings, steps in self.groups:
             W, G, m, v = (buffer[rows] for buffer in (self.W, self.G, self.m, self.v))
             optimizers.descend(W, G, m, v, steps, settings, rates.learning_rate(settings, step))
 
@@ -102,20 +101,22 @@ class Weights:
             buffer[row] = 0.0
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors from which `restore` goes on."""
+        """The tensors from which `restore` continues."""
         return {
             **{name: getattr(self, name) for name in BUFFERS},
-            "counts": torch.stack([run.steps for run in self.runs]),
+            "counts": torch.stack([group.steps for group in self.groups]),
         }
 
     def fits(self, tensors: dict[str, Tensor]) -> bool:
-        """Whether a `state()` is of as many trials and weights."""
-        mine = self.state()
-        return all(name in tensors and tensors[name].shape == mine[name].shape for name in mine)
+        """Whether a `state()` has as many trials and weights."""
+        return all(
+            name in tensors and tensors[name].shape == own.shape
+            for name, own in self.state().items()
+        )
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Goes on from a `state()` that fits."""
+        """Continues from a `state()` that fits."""
         for name in BUFFERS:
             getattr(self, name).copy_(tensors[name])
-        for run, steps in zip(self.runs, tensors["counts"], strict=True):
-            run.steps.copy_(steps)
+        for group, steps in zip(self.groups, tensors["counts"], strict=True):
+            group.steps.copy_(steps)

@@ -30,13 +30,13 @@ def is_trial(word: str, registry: Registry) -> bool:
 
 
 def run(
-    trial: str, levels: Sequence[str] = audit.PARTS, say: Callable[[str], None] = lambda text: None
+    trial: str, parts: Sequence[str] = audit.PARTS, say: Callable[[str], None] = lambda text: None
 ) -> audit.Audit:
     """Identities of what the trained model is made of, and the size of what it missed.
 
     Args:
         trial: its folder, or the first letters of its id below ./runs.
-        levels: as for `testbed.audit.run`.
+        parts: as for `testbed.audit.run`.
         say: is told what is being checked.
 
     Raises:
@@ -45,5 +45,5 @@ def run(
     denoiser, data, config, _ = restore.restore(trial)
     name = f"{restore.find(trial).name} ({config.parameterization.name})"
     return audit.run(
-        denoiser, name=name, held_out=data.test, oracle=data.oracle, levels=levels, say=say
+        denoiser, name=name, held_out=data.test, oracle=data.oracle, parts=parts, say=say
     )

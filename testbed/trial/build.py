@@ -103,7 +103,7 @@ def objective(config: TrialConfig, registry: Registry) -> Objective:
 def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoiser, Objective]:
     """The untrained denoiser and the objective of a trial."""
     states = stream(config.seed, "states").initial_seed()
-    started = objective(config, registry).started(states)
+    started = objective(config, registry).with_states(states)
     weights = stream(config.seed, "weights").initial_seed()
     labels, further = class_conditions.built(config.conditions, data)
     learned = started.vlb is not None

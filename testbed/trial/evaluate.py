@@ -11,6 +11,7 @@ import torch
 
 from testbed.audit.trained import check_model
 from testbed.components.dataset import Data
+from testbed.components.guidance import Denoise
 from testbed.components.metric import MetricValue
 from testbed.diffusion.ddpm import Chain
 from testbed.diffusion.denoiser import Denoiser
@@ -19,8 +20,8 @@ from testbed.metrics.guidance import end_points
 from testbed.metrics.resampling import mean
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.sampling.guidance import Given
-from testbed.sampling.loop import Denoise, sample
+from testbed.sampling.guidance import ConditionedDenoiser
+from testbed.sampling.loop import sample
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
@@ -33,8 +34,8 @@ from testbed.trial.guided import Guide
 @functools.lru_cache(maxsize=4)
 def _held_out(
     data: Data, low: float, high: float, levels: int, draws: int, conditions: tuple[str, ...]
-) -> denoising.Held:
-    return denoising.held(data, low, high, levels, draws, conditions)
+) -> denoising.HeldOutPairs:
+    return denoising.held_out_pairs(data, low, high, levels, draws, conditions)
 
 
 def measure(
@@ -107,7 +108,7 @@ def measure(
 def elbo(
     denoiser: Denoiser,
     objective: Objective,
-    against: denoising.Held,
+    against: denoising.HeldOutPairs,
     variance: str,
     device: torch.device,
 ) -> dict[str, MetricValue]:
@@ -115,7 +116,7 @@ def elbo(
 
     All in nats per dimension; the matching terms are added.
     """
-    given = Given(denoiser, against.on(device))
+    given = ConditionedDenoiser(denoiser, against.on(device))
     x0 = against.x0.to(device)
     with torch.no_grad():
         terms = Chain(objective.levels).elbo(given, x0, stream(0, "elbo"), variance)

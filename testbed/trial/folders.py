@@ -138,7 +138,7 @@ class TrainingFolder(Folder):
 
     def checkpoints(
         self, warn: Callable[[str], None] = lambda line: None
-    ) -> Iterator[checkpoint.State]:
+    ) -> Iterator[checkpoint.Contents]:
         """The checkpoint and the one before; a damaged one is left out, and `warn` is told."""
         for name in ("checkpoint", "checkpoint.previous"):
             content = self.store.get(name)

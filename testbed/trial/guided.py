@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=64)
 def _classifier(
-    data: Data, of: str, low: float, high: float, settings: classifier.Settings, seed: int
+    data: Data, of: str, low: float, high: float, settings: classifier.ClassifierSettings, seed: int
 ) -> classifier.Classifier:
     """One for all trials of a data set and a seed, trained once a process."""
     return classifier.train(data, of, low, high, settings, seed)
@@ -51,7 +51,7 @@ class Guide:
         device: torch.device,
     ) -> None:
         guidance = component(registry, "guidance", config.evaluation.guidance)
-        self.way: GuidanceMethod = guidance.built()
+        self.way: GuidanceMethod = guidance.build()
         self.conditions: Mapping[str, float] = config.conditions
         self.config, self.data, self.denoiser, self.device = config, data, denoiser, device
         exact = data.conditional
@@ -95,7 +95,7 @@ class Guide:
         return found.to(self.device)
 
     def measured(
-        self, against: denoising.Held, levels: pd.DataFrame
+        self, against: denoising.HeldOutPairs, levels: pd.DataFrame
     ) -> tuple[dict[str, MetricValue], pd.DataFrame | None]:
         """Adds the guided columns to the table by level.
 

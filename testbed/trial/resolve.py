@@ -21,7 +21,8 @@ from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError
-from testbed.registry import Provenance, Registry
+from testbed.plugin_files import Provenance
+from testbed.registry import Registry
 from testbed.trial import build, class_conditions, sources, validity
 from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
 from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model
@@ -76,7 +77,7 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     evaluation = config.evaluation
     objective = build.objective(config, registry)
     network = build.component(registry, "network", config.network)
-    method = build.component(registry, "guidance", evaluation.guidance).built()
+    method = build.component(registry, "guidance", evaluation.guidance).build()
     sampler = build.component(registry, "sampler", evaluation.sampler)
     schedule = build.component(registry, "schedule", evaluation.schedule)
     guided = evaluation.guidance.name != "none"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
-from testbed.errors import InputError, said
+from testbed.errors import InputError, one_line
 from testbed.registry import Registry
 from testbed.trial import folders
 from testbed.trial.build import assemble, dataset, module_of, registry_of
@@ -67,5 +67,5 @@ def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, Tri
     except InputError:
         raise
     except Exception as problem:  # a damaged file raises whatever its damage leads to
-        raise InputError(f"trial {at} cannot be restored: {said(problem)}") from problem
+        raise InputError(f"trial {at} cannot be restored: {one_line(problem)}") from problem
     return denoiser.to(device).eval(), data, config, registry

@@ -18,7 +18,7 @@ from testbed.diffusion.denoiser import SHARED
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError, said
+from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import sample
@@ -29,6 +29,8 @@ FAR = 10.0
 """What a first step may leave of noise, over what it should: a large variance leaves more."""
 MOST_EXACT = 256
 """Dimensions up to which the divergence of a likelihood may be exact."""
+ROUNDED = 2.0**-20
+"""How far, as a part of it, a level may lie beyond an end of its range: rounding, and no more."""
 RARE = 2.0**-20
 """A share of the draws that training does not see."""
 
@@ -61,6 +63,11 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
         data: what is trained on.
     """
     p, (low, high) = objective.parameterization, span(objective.density)
+    if objective.table is not None:
+        levels = objective.table.sigmas
+        if not bool((levels > 0).all()) or not _rising(levels):
+            yield f"{objective.table.label}: its levels must be positive, finite and ascending."
+            return
     if math.isinf(high):
         yield _at_infinity(p)
         return
@@ -80,7 +87,12 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
             f"{wired / data.sigma_data:.4g}), let the plugin ask for sigma_data, or write "
             f"sigma_data = {{ assumed = {wired:g} }} to train with a wrong one on purpose."
         )
-    if objective.noise.kept != 1 and not p.affine:
+    try:
+        objective.noise.shape_of_z(data.shape)
+    except InputError as problem:
+        yield one_line(problem)
+        return
+    if objective.noise.regression(data.shape) != 1 and not p.affine:
         yield (
             f"{objective.noise.label} is in x and not in the target: {p.label} is not affine, and "
             "reads x in its target too. Take an affine one."
@@ -100,9 +112,9 @@ class Zero:
 class ZeroLearned(Zero):
     """D = 0, and the small variance for a learned one."""
 
-    def posterior(self, x: Tensor, sigma: float, following: float) -> Normal:
-        variance = torch.full_like(x, small(sigma, following))
-        return Normal((following / sigma) ** 2 * x, variance)
+    def posterior(self, x: Tensor, sigma: float, sigma_next: float) -> Normal:
+        variance = torch.full_like(x, small(sigma, sigma_next))
+        return Normal((sigma_next / sigma) ** 2 * x, variance)
 
 
 def unsampled(
@@ -117,21 +129,30 @@ def unsampled(
         return
     try:
         sigmas = schedule(steps, low, high, objective.table)
+        if not _rising(sigmas.flip(0)) or sigmas[-1] != 0:
+            yield f"evaluation: {schedule.label}: its levels must fall strictly, the last to 0."
+            return
+        if sigmas[0] > high * (1 + ROUNDED):
+            yield (
+                f"evaluation: {schedule.label} begins at sigma = {float(sigmas[0]):.4g}, and the "
+                f"denoiser is trained up to {high:g}."
+            )
+            return
         few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
         passed: list[Tensor] = []
         start = torch.full((1, 256), float(sigmas[0]))
         common = few, sampler, stream(0, "validity")
         zero = Zero() if objective.vlb is None or guided else ZeroLearned()
         end = sample(zero, start, *common, lambda i, s, x: passed.append(x))
-        after, following = [*passed, end][1].square().mean().sqrt(), few[1]
-        if few[0] >= TERMINAL and not following / 2 <= after <= FAR * following:
+        after, target = [*passed, end][1].square().mean().sqrt(), few[1]
+        if few[0] >= TERMINAL and not target / 2 <= after <= FAR * target:
             yield (
                 f"evaluation: {sampler.label} cannot step from sigma = infinity: noise of size "
-                f"{float(following):.4g} should be left, and it leaves {float(after):.2g}. Take "
+                f"{float(target):.4g} should be left, and it leaves {float(after):.2g}. Take "
                 "one that goes towards D, such as ddim."
             )
     except (InputError, ArithmeticError) as problem:
-        yield f"evaluation: {said(problem)}"
+        yield f"evaluation: {one_line(problem)}"
     except Exception:  # a plugin's: the trial itself will fail and say why
         return
 
@@ -150,7 +171,7 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         yield 'evaluation.elbo = "learned" needs variance = "learned".'
     if not learned:
         return
-    if objective.noise.of:
+    if not objective.noise.white:
         yield (
             f'variance = "learned": L_vlb is of a chain whose noise is white, and '
             f'{objective.noise.label} is not: write noise = "white".'
@@ -162,7 +183,7 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         )
     if not objective.parameterization.affine:
         yield f"{objective.parameterization.label} is not affine: its variance cannot be learned."
-    if not network.multiplies:
+    if not network.takes_outputs:
         yield (
             f'variance = "learned" needs a network with twice the channels, F and nu: the build of '
             f"{network.label} does not take `outputs`."
@@ -193,6 +214,11 @@ def unlikely(likelihood: Likelihood, objective: Objective, data: Data) -> Iterat
         levels(likelihood.steps, low, high, objective.table)
     except InputError as problem:
         yield f"evaluation.likelihood: {problem}"
+
+
+def _rising(levels: Tensor) -> bool:
+    """Whether they are finite, each above the one before."""
+    return bool(torch.isfinite(levels).all() and (levels.diff() > 0).all())
 
 
 def _drawn_last(objective: Objective, table: NoiseTable) -> Iterator[str]:
@@ -265,7 +291,7 @@ def _noise(
 def _numbers(objective: Objective) -> Iterator[str]:
     """Coefficients and weights must be numbers that training can use, in its float32."""
     p, sigma = objective.parameterization, _trained(objective)
-    objective = objective.started(0)
+    objective = objective.with_states(0)
     with torch.no_grad():
         if p.affine:
             c = p.coefficients(sigma, sigma_data=objective.sigma_data)

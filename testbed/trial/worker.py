@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from testbed.components.dataset import Data
-from testbed.errors import no_room, said
+from testbed.errors import disk_is_full, one_line
 from testbed.registry import Registry
 from testbed.training.batch import Batch
-from testbed.training.checkpoint import State
+from testbed.training.checkpoint import Contents
 from testbed.training.trainer import Loop, Trainer, TrainingJob
 from testbed.trial import evaluate
 from testbed.trial.build import dataset, module_of, registry_of, training_job
@@ -55,14 +55,14 @@ def run(
             registry = registry_of(tuple(plugins), tuple(folders))
             return _run(config, trial, registry, torch.device(device), stop)
         except Exception as problem:
-            if no_room(problem):
+            if disk_is_full(problem):
                 raise
             return _failed(trial, problem)
 
 
 def _failed(trial: TrialFolder, problem: Exception) -> str:
     """Keeps the traceback and the message of what ended a trial."""
-    trial.fail("".join(traceback.format_exception(problem)), said(problem))
+    trial.fail("".join(traceback.format_exception(problem)), one_line(problem))
     return "failed"
 
 
@@ -98,7 +98,7 @@ def run_together(
             where = torch.device(device)
             return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
-            if no_room(problem):
+            if disk_is_full(problem):
                 raise
             together.dissolve(traceback.format_exc())
     sources = tuple(plugins), tuple(folders), device, stop
@@ -173,7 +173,7 @@ def _run_together(
         try:
             statuses.append(_conclude(config, trial, registry, data, trained, device, facts))
         except Exception as problem:
-            if no_room(problem):
+            if disk_is_full(problem):
                 raise
             statuses.append(_failed(trial, problem))
     if "interrupted" not in statuses:
@@ -187,7 +187,7 @@ def resumable(
     training: TrainingFolder,
     trials: Sequence[TrialFolder | None],
     say: Callable[[str], None] = lambda line: None,
-) -> State | None:
+) -> Contents | None:
     """What training goes on from: the newest whole checkpoint whose rows are all in the curves.
 
     Args:

@@ -29,6 +29,7 @@ def test_every_registered_parameterization_passes(name: str, sigma_data: float) 
     assert all(row.passed for row in rows), audit.table(rows).query("not passed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dim", [2, 8])
 def test_every_parameterization_passes_on_embedded_data(name: str, dim: int) -> None:
@@ -37,6 +38,7 @@ def test_every_parameterization_passes_on_embedded_data(name: str, dim: int) -> 
     assert all(row.passed for row in rows), audit.table(rows).query("not passed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_trajectory_agrees_by_x0_and_by_score(name: str) -> None:
     rows = audit.check_sampler(REGISTRY.parameterization(name), 0.5, SAMPLERS)
@@ -114,6 +116,7 @@ def test_a_wrong_parameterization_fails_its_laws(name: str) -> None:
     assert SCORE in laws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_parameterization_fails_in_every_trajectory(name: str) -> None:
     rows = audit.check_sampler(MUTANTS[name], 0.5, SAMPLERS)
@@ -134,6 +137,7 @@ def test_nan_fails() -> None:
     assert {TARGET, TWEEDIE, SCORE} <= {row.law for row in rows if not row.passed}
 
 
+@pytest.mark.slow
 def test_a_parameterization_that_is_not_affine_is_checked_and_says_what_is_not() -> None:
     warped = testbed.Parameterization(
         name="warped",
@@ -162,7 +166,7 @@ class Linear(torch.nn.Module):
         return x @ self.A + torch.tanh(c_noise)[:, None]
 
 
-def model_rows(denoiser: testbed.Denoiser) -> list[audit.Row]:
+def model_rows(denoiser: testbed.Denoiser) -> list[audit.LawCheck]:
     generator = torch.Generator().manual_seed(3)
     sigma = torch.logspace(-3, 2, 24)
     x0, eps = (torch.randn(24, 3, generator=generator) + shift for shift in (0.4, 0.0))
@@ -193,6 +197,7 @@ def test_gamma_is_k_u_over_one_minus_k_u(k: int, dtype: torch.dtype) -> None:
     assert gamma(k, dtype) == k * u / (1 - k * u)
 
 
+@pytest.mark.slow
 def test_the_bound_is_not_larger_than_a_visible_effect() -> None:
     """Vacuous passes: the Tweedie bound stays 9 decades below the size of x."""
     for name in NAMES:
@@ -201,6 +206,7 @@ def test_the_bound_is_not_larger_than_a_visible_effect() -> None:
                 assert row.bound < 1e-9 * (2 + row.sigma)
 
 
+@pytest.mark.slow
 def test_a_gaussian_oracle_is_as_good() -> None:
     S = torch.tensor([[1.0, 0.4, 0.0], [0.4, 0.5, 0.1], [0.0, 0.1, 0.2]]).double()
     oracle = Gaussian(torch.tensor([1.0, -2.0, 0.5]).double(), S)
@@ -212,7 +218,7 @@ def test_a_gaussian_oracle_is_as_good() -> None:
 
 def test_the_table_counts_a_nan_ratio_as_failed_unless_there_is_a_reason() -> None:
     nan = float("nan")
-    row = audit.Row("law", "subject", 1.0, "float64", nan, nan, nan)
+    row = audit.LawCheck("law", "subject", 1.0, "float64", nan, nan, nan)
     assert not row.passed
-    assert audit.Row("law", "subject", 1.0, "", nan, nan, nan, "because").passed
+    assert audit.LawCheck("law", "subject", 1.0, "", nan, nan, nan, "because").passed
     assert list(audit.table([row]).passed) == [False]

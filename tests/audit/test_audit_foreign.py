@@ -84,7 +84,7 @@ def model(adapter: Adapter, oracle: Oracle) -> Callable[[Tensor, Tensor], Tensor
     return answer
 
 
-def found_by(adapter: Adapter, level: str = "mixture") -> list[rows.Row]:
+def found_by(adapter: Adapter, level: str = "mixture") -> list[rows.LawCheck]:
     subject = ExternalDenoiser(
         "model", lambda oracle: model(adapter, oracle), adapter, {level: reference.mixture()}
     )
@@ -95,6 +95,7 @@ def found_by(adapter: Adapter, level: str = "mixture") -> list[rows.Row]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [word for word in TIME_ARGUMENTS if word != "index"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
@@ -144,7 +145,7 @@ def test_a_schedule_of_ones_own() -> None:
     found = audit.run(
         lambda oracle: answer(oracle),
         adapter=Adapter("eps", schedule, "time"),
-        levels=COARSE,
+        parts=COARSE,
         oracle=reference.mixture(),
     )
     assert found.passed
@@ -206,14 +207,15 @@ def by_network(network: Any, sigma_data: float) -> Callable[[Tensor, Tensor], Te
 
 @pytest.mark.parametrize("factory", [Owner, Module, functools.partial(Owner)])
 def test_a_factory_may_be_a_class_or_a_partial(factory: Any) -> None:
-    found = audit.run(factory, levels=COARSE, oracle=reference.mixture())
+    found = audit.run(factory, parts=COARSE, oracle=reference.mixture())
     assert found.passed
-    assert {row.level for row in found.rows} == set(COARSE)
+    assert {row.part for row in found.rows} == set(COARSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_data", [0.1, 0.5, 2.0])
 def test_a_wrapper_of_a_network_is_audited_with_the_exact_one(sigma_data: float) -> None:
-    found = audit.run(by_network, parameterization="edm", sigma_data=sigma_data, levels=COARSE)
+    found = audit.run(by_network, parameterization="edm", sigma_data=sigma_data, parts=COARSE)
     assert found.passed
     assert {row.data for row in found.rows} == {"", "mixture", "gaussian", "empirical"}
 
@@ -244,14 +246,14 @@ def test_the_exact_network_reads_sigma_off_c_noise() -> None:
 def test_one_that_is_taken_as_it_is_owes_its_caller_only() -> None:
     found = audit.run(lambda x, sigma: x / (1 + sigma[:, None] ** 2))
     assert found.passed
-    assert {row.level for row in found.rows} == {"algebra"}
+    assert {row.part for row in found.rows} == {"algebra"}
     assert found.notes == ("no oracle: only what every denoiser owes its caller was checked.",)
 
 
 def test_a_factory_of_nothing_builds_the_denoiser() -> None:
     oracle = reference.mixture()
-    assert audit.run(lambda: oracle.denoise, oracle=oracle, levels=COARSE).passed
-    assert audit.run(lambda sigma_data: oracle.denoise, oracle=oracle, levels=COARSE).passed
+    assert audit.run(lambda: oracle.denoise, oracle=oracle, parts=COARSE).passed
+    assert audit.run(lambda sigma_data: oracle.denoise, oracle=oracle, parts=COARSE).passed
 
 
 def test_a_trained_callable_has_sizes_and_cannot_fail_by_them() -> None:
@@ -284,15 +286,16 @@ NOT_CALLED = [
 @pytest.mark.parametrize(("factory", "said"), NOT_CALLED)
 def test_what_cannot_be_asked_is_refused_with_the_reason(factory: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        audit.run(factory, oracle=reference.mixture(), levels=("oracle",))
+        audit.run(factory, oracle=reference.mixture(), parts=("oracle",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", driver.PARTS)
 def test_nan_passes_no_level(level: str) -> None:
     def factory(oracle: Oracle) -> Any:
         return lambda x, sigma: oracle.denoise(x, sigma) * math.nan
 
-    found = audit.run(factory, oracle=reference.gaussian(), levels=(level,))
+    found = audit.run(factory, oracle=reference.gaussian(), parts=(level,))
     assert not found.passed
     assert found.findings[0].startswith("its output is not finite")
 
@@ -385,11 +388,12 @@ def test_out_writes_every_check(mine: Path) -> None:
     done = run_here(mine, "audit", "mine.py:wrong", *FAST, "--out", "found.csv")
     assert done.code == 3
     table = pd.read_csv(mine / "found.csv")
-    assert list(table.columns[:6]) == ["level", "law", "subject", "data", "sigma", "dtype"]
+    assert list(table.columns[:6]) == ["part", "law", "subject", "data", "sigma", "dtype"]
     assert set(table["law"]) == {exact.TARGET, exact.TWEEDIE, exact.SCORE}
     assert not table["passed"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("v", *FAST), ("mine.py:wrong", *FAST)])
 def test_out_draws(mine: Path, words: tuple[str, ...]) -> None:
     run_here(mine, "audit", *words, "--out", "found.svg")
@@ -462,6 +466,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert done.out == ""
 
 
+@pytest.mark.slow
 def test_a_trained_trial_is_a_subject(tiny: Path) -> None:
     words = ("--only", "v,mixture,published", "--seeds", "1", "--no-mlflow", "--jobs", "0")
     trained = run_here(tiny, "study", "tiny.toml", *words)
@@ -472,7 +477,7 @@ def test_a_trained_trial_is_a_subject(tiny: Path) -> None:
         assert done.code == 0, done.err
         found = json.loads(done.out)
         assert found["passed"]
-        assert {row["level"] for row in found["rows"]} == {"algebra", "oracle"}
+        assert {row["part"] for row in found["rows"]} == {"algebra", "oracle"}
         names = {effect["name"] for effect in found["effects"]}
         assert {"excess risk", "Fisher divergence", "asymmetry of dD/dx"} <= names
         assert all(one["low"] <= one["value"] <= one["high"] for one in found["effects"])

@@ -30,11 +30,11 @@ from testbed.audit import (
     trajectories,
 )
 from testbed.audit.render import VARIANT
-from testbed.audit.subject import Affine
+from testbed.audit.subject import ParameterizedDenoiser
 from testbed.diffusion.noise_levels import karras_sigmas
 from testbed.errors import InputError, UnknownName
+from testbed.plugin_files import import_file
 from testbed.random import stream
-from testbed.registry import import_file
 
 REGISTRY = testbed.Registry()
 NAMES = REGISTRY.names("parameterization")
@@ -44,12 +44,14 @@ NOT_AFFINE = "not affine: no bound is derived"
 WIDE = (torch.float64, torch.float32)
 
 
-def failed(found: list[rows.Row]) -> set[tuple[str, float, str]]:
+def failed(found: list[rows.LawCheck]) -> set[tuple[str, float, str]]:
     assert found
     return {(row.law, row.sigma, row.dtype) for row in found if not row.passed}
 
 
-def every_law(subject: Affine, dtypes: tuple[torch.dtype, ...] = driver.DTYPES) -> list[rows.Row]:
+def every_law(
+    subject: ParameterizedDenoiser, dtypes: tuple[torch.dtype, ...] = driver.DTYPES
+) -> list[rows.LawCheck]:
     """All five levels; the ODE, the slowest, on the Gaussian alone."""
     found = subject.algebra(dtypes)
     for oracle in subject.data().values():
@@ -63,7 +65,7 @@ def every_law(subject: Affine, dtypes: tuple[torch.dtype, ...] = driver.DTYPES) 
     ]
 
 
-def inside(subject: Affine, sigmas: Tensor) -> Tensor:
+def inside(subject: ParameterizedDenoiser, sigmas: Tensor) -> Tensor:
     low, high = subject.p.sigma_range
     return sigmas[(sigmas > low) & (sigmas < high)]
 
@@ -77,14 +79,16 @@ def companded() -> testbed.Parameterization:
 # --- what is right passes ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_data", [0.1, 0.5, 10.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_registered_parameterization_obeys_every_law(name: str, sigma_data: float) -> None:
-    found = every_law(Affine(REGISTRY.parameterization(name), sigma_data))
+    found = every_law(ParameterizedDenoiser(REGISTRY.parameterization(name), sigma_data))
     assert failed(found) == set()
     assert not any(row.reason for row in found)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.sampled_from(NAMES),
@@ -97,21 +101,23 @@ def test_at_any_sigma_data_and_any_levels(
     p = REGISTRY.parameterization(name)
     sigma = torch.tensor(levels, dtype=torch.float64)
     assert failed(algebra.check(p, sigma_data, sigma, WIDE, samples=4)) == set()
-    subject = Affine(p, sigma_data)
+    subject = ParameterizedDenoiser(p, sigma_data)
     subject.levels = sigma
     assert failed(exact.check(subject, reference.mixture(), WIDE)) == set()
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.floats(0.1, 10))
 def test_a_non_affine_one_obeys_what_can_be_checked(c: float) -> None:
-    found = every_law(Affine(companded().bound({"c": c}), 0.5), WIDE)
+    found = every_law(ParameterizedDenoiser(companded().bound({"c": c}), 0.5), WIDE)
     assert failed(found) == set()
     assert {row.reason for row in found} == {"", NOT_AFFINE}
     checked = {row.law for row in found if not row.reason}
     assert {algebra.CONSISTENT, algebra.LIMITS, exact.TARGET, curvature.COVARIANCE} <= checked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_range", [(0.002, math.inf), (0.0, 80.0), (0.002, 80.0)])
 def test_a_range_of_sigma_is_kept_to(sigma_range: tuple[float, float]) -> None:
     """NaN outside of the range: no law may look there."""
@@ -124,21 +130,23 @@ def test_a_range_of_sigma_is_kept_to(sigma_range: tuple[float, float]) -> None:
         return testbed.Coefficients(*(torch.where(outside, math.nan, c) for c in found))
 
     p = testbed.Parameterization("ranged", scaling, target=v.stated_target, sigma_range=sigma_range)
-    found = every_law(Affine(p, 0.5), (torch.float64,))
+    found = every_law(ParameterizedDenoiser(p, 0.5), (torch.float64,))
     assert failed(found) == set()
     assert all(low < row.sigma < high for row in found if not math.isnan(row.sigma))
     assert {row.law for row in found} >= {algebra.LIMITS, exact.TWEEDIE, trajectories.ODE}
 
 
+@pytest.mark.slow
 def test_a_run_has_every_level_its_table_and_its_notes() -> None:
     found = audit.run("edm")
     assert found.passed
     assert found.findings == ()
-    assert found.notes == ("twin of trigflow at sigma_data = 0.5: its F is -1 times this one's.",)
+    note = "trigflow is the same objective at sigma_data = 0.5: its F is -1 times this one's."
+    assert found.notes == (note,)
     table = found.table()
-    first = ["level", "law", "subject", "data", "sigma", "dtype"]
+    first = ["part", "law", "subject", "data", "sigma", "dtype"]
     assert list(table.columns) == [*first, "error", "bound", "ratio", "reason", "passed"]
-    assert set(table["level"]) == set(driver.PARTS)
+    assert set(table["part"]) == set(driver.PARTS)
     assert set(table["dtype"]) == {"float64", "float32", "bfloat16"}
     assert set(table["data"]) == {"", "mixture", "gaussian", "empirical"}
     assert (table["error"] <= table["bound"])[table["bound"].notna()].all()
@@ -146,10 +154,11 @@ def test_a_run_has_every_level_its_table_and_its_notes() -> None:
     assert laws["checks"].sum() == len(table) == laws["held"].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", driver.PARTS)
 def test_one_level_alone(level: str) -> None:
-    found = audit.run("v", levels=[level], oracle=reference.gaussian())
-    assert {row.level for row in found.rows} == {level}
+    found = audit.run("v", parts=[level], oracle=reference.gaussian())
+    assert {row.part for row in found.rows} == {level}
     assert found.passed
 
 
@@ -160,7 +169,7 @@ def test_nothing_that_could_be_checked_is_no_pass() -> None:
     left_out = rows.skipped("law", "subject", "because")
     assert not driver.Audit("subject", ()).passed
     assert not driver.Audit("subject", (left_out,)).passed
-    assert not audit.run("edm", levels=[]).passed
+    assert not audit.run("edm", parts=[]).passed
 
 
 def test_nan_passes_nowhere() -> None:
@@ -196,6 +205,7 @@ def test_a_row_is_the_worst_of_its_level() -> None:
     assert (high.sigma, high.error, high.bound, high.ratio) == (2.0, 3.0, 6.0, 0.5)
 
 
+@pytest.mark.slow
 def test_no_bound_of_any_law_reaches_a_thousandth_of_what_is_compared() -> None:
     """Against vacuous passes: float64, level by level, beside the largest of the second side.
 
@@ -218,7 +228,7 @@ def test_no_bound_of_any_law_reaches_a_thousandth_of_what_is_compared() -> None:
 
     with everywhere("rows", watched):
         for name in NAMES:
-            found = every_law(Affine(REGISTRY.parameterization(name), 0.5), WIDE[:1])
+            found = every_law(ParameterizedDenoiser(REGISTRY.parameterization(name), 0.5), WIDE[:1])
             assert failed(found) == set()
     assert len(worst) >= 14
     assert {law: ratio for law, ratio in worst.items() if not 0 < ratio < 1e-3} == {}
@@ -262,6 +272,7 @@ def test_a_constant_error_has_its_square_as_excess(delta: float) -> None:
         assert effect.unit == "nats"
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """(1 + c) D* on a Gaussian: excess = c^2 (|m|^2 + sum L^2/(L + sigma^2))/d, 300 times.
 
@@ -384,13 +395,13 @@ def test_a_model_of_data_without_an_oracle_has_no_excess() -> None:
 
 
 def test_json_has_no_number_that_is_not_finite() -> None:
-    found = audit.run("v", levels=["oracle"], oracle=reference.gaussian())
-    row = rows.Row("law", "subject", 1.0, "", math.nan, math.inf, math.nan, "because")
+    found = audit.run("v", parts=["oracle"], oracle=reference.gaussian())
+    row = rows.LawCheck("law", "subject", 1.0, "", math.nan, math.inf, math.nan, "because")
     stored = json.loads(driver.Audit("v", (*found.rows, row)).json())
     assert stored["passed"]
     assert stored["rows"][-1]["bound"] is None
-    assert rows.Row.read({k: v for k, v in stored["rows"][0].items() if k != "passed"}).passed
-    assert not rows.Row.read(
+    assert rows.LawCheck.read({k: v for k, v in stored["rows"][0].items() if k != "passed"}).passed
+    assert not rows.LawCheck.read(
         {k: v for k, v in stored["rows"][-1].items() if k != "passed"} | {"reason": ""}
     ).passed
 
@@ -400,7 +411,7 @@ def test_json_has_no_number_that_is_not_finite() -> None:
 
 def test_an_unknown_level_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="sampling"):
-        audit.run("v", levels=["samplin"])
+        audit.run("v", parts=["samplin"])
 
 
 def test_an_unknown_name_names_the_nearest() -> None:

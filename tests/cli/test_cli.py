@@ -63,6 +63,7 @@ main()
 """The command line, which says at its end what it has imported of what takes long."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [["--help"], ["study", "--help"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run(
@@ -87,6 +88,7 @@ COMPLETED = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(("line", "words"), COMPLETED.items(), ids=COMPLETED)
 def test_a_shell_completes_without_anything_heavy(
@@ -190,6 +192,7 @@ def test_plugins_shows_what_is_added_left_out_and_broken(tmp_path: Path) -> None
 # --- explain ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({name for _, name in components()}))
 def test_every_component_is_explained(tmp_path: Path, name: str) -> None:
     done = run_here(tmp_path, "explain", name)
@@ -206,6 +209,7 @@ def test_every_component_is_explained(tmp_path: Path, name: str) -> None:
     assert "<svg" in (tmp_path / f"{name}.svg").read_text()[:1000]
 
 
+@pytest.mark.slow
 def test_plan_says_which_losses_do_not_elicit_the_mean(tiny: Path) -> None:
     done = run_here(tiny, "plan", "tiny.toml", "--set", "loss=l1", "--only", "v")
     assert (done.code, done.err) == (0, "")
@@ -213,12 +217,14 @@ def test_plan_says_which_losses_do_not_elicit_the_mean(tiny: Path) -> None:
     assert "elicit" not in run_here(tiny, "plan", "tiny.toml", "--only", "v").out
 
 
+@pytest.mark.slow
 def test_the_next_command_has_the_words_of_the_plan(tiny: Path) -> None:
     words = ["tiny.toml", "--only", "v", "--set", "loss={name = 'l1'}"]
     done = run_here(tiny, "plan", *words)
     assert f"Next: testbed study {shlex.join(words)}" in done.out
 
 
+@pytest.mark.slow
 def test_explain_shows_the_coefficients_at_the_sigma_data_that_is_given(tmp_path: Path) -> None:
     done = run_here(tmp_path, "explain", "edm", "--sigma-data", "2", "--out", "deep.png")
     lines = done.out.splitlines()
@@ -246,6 +252,7 @@ def test_explain_shows_a_stated_target_as_it_is_written(tmp_path: Path) -> None:
 # --- plan ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plan_says_what_would_run_and_runs_nothing(tiny: Path) -> None:
     words = ("plan", "tiny.toml", "--only", "mixture", "--seeds", 1)
     done = run_here(tiny, *words, "--set", "cases.mixture.sigma_data.assumed=1")
@@ -263,6 +270,7 @@ def test_plan_says_what_would_run_and_runs_nothing(tiny: Path) -> None:
     assert [file.name for file in tiny.iterdir()] == ["tiny.toml"]
 
 
+@pytest.mark.slow
 def test_a_plan_as_a_document(tiny: Path) -> None:
     done = run_here(tiny, "plan", "tiny.toml", "--only", "mixture", "--seeds", 1, "--json")
     assert done.code == 0, done.err
@@ -285,6 +293,8 @@ def test_a_plan_as_a_document(tiny: Path) -> None:
 LOUD = "import os\nprint('loud')\nos.write(1, b'louder')\n"
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_study_as_a_document_is_alone_on_the_standard_output(tiny: Path) -> None:
     """A plugin may print what it likes, in the driver and in workers."""
     (tiny / "loud.py").write_text(LOUD + INDEXED)
@@ -312,6 +322,7 @@ def test_a_study_as_a_document_is_alone_on_the_standard_output(tiny: Path) -> No
     assert found["seconds"] < wall < found["seconds"] + max(3, wall / 4)
 
 
+@pytest.mark.slow
 def test_where_a_study_writes_is_said_before_it_does(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +345,8 @@ def test_where_a_study_writes_is_said_before_it_does(
     assert set(there) == {"tiny.toml"}
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_under_nox_the_next_command_is_one_that_works_there(tiny: Path) -> None:
     done = run_here(tiny, "plan", "tiny.toml", "--only", "v", NOX_CURRENT_SESSION="study")
     assert "Next: nox -s study -- tiny.toml --only v\n" in done.out
@@ -351,6 +364,7 @@ def test_interrupted_trials_are_not_counted_as_done() -> None:
     assert shown.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_plan_takes_a_folder_and_a_bundled_name(tmp_path: Path) -> None:
     done = run_here(tmp_path, "plan", "default", "--only", "mixture,edm", "--out", "there")
     assert done.code == 0
@@ -380,6 +394,8 @@ def alive(pid: int) -> bool:
     return not (state.is_file() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ui_ends_with_its_server_and_the_processes_of_that(tmp_path: Path, number: int) -> None:
     (tmp_path / "mlflow").mkdir()
@@ -493,6 +509,8 @@ def test_a_device_that_is_not_there_is_told_with_the_torch_that_sees_none(tiny: 
     assert f"this torch ({torch.__version__}) sees no CUDA device." in done.err
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_mistake_has_no_traceback_in_a_process_either(mistaken: Path) -> None:
     done = run_process(mistaken, "study", "tiny.toml", "--set", "training.steps=x")
     assert (done.code, done.out) == (2, "")
@@ -510,6 +528,8 @@ def test_debug_shows_the_traceback(tiny: Path, words: tuple[str, ...]) -> None:
         run_here(tiny, *words, "--set", "training.steps=x")
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_debug_shows_the_traceback_in_a_process(tiny: Path) -> None:
     done = run_process(tiny, "study", "tiny.toml", "--set", "x", "--debug")
     assert done.code == 1

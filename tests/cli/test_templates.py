@@ -27,6 +27,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[testbed.
         yield registry, Context.of(components, registry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", AXES)
 def test_a_template_passes_its_checks_as_it_stands(
     axis: str, written: tuple[testbed.Registry, Context]
@@ -64,6 +65,7 @@ def test_a_template_says_what_to_edit_and_nothing_of_its_own_name_is_left(axis: 
     assert f"testbed.{AXES[axis].__name__}(" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", AXES)
 def test_what_to_type_next_works(tmp_path: Path, axis: str) -> None:
     done = run_here(tmp_path, "new", "grebe", "--axis", axis, "--out", "grebe.py")
@@ -79,9 +81,16 @@ def test_what_to_type_next_works(tmp_path: Path, axis: str) -> None:
         assert words[0] == "study" or "grebe" in shown.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "bundled"),
-    [("weighting", "edm"), ("loss", "l2"), ("density", "lognormal"), ("network", "mlp")],
+    [
+        ("weighting", "edm"),
+        ("loss", "l2"),
+        ("density", "lognormal"),
+        ("network", "mlp"),
+        ("noise", "white"),
+    ],
 )
 def test_what_is_suggested_compares_it_with_a_bundled_one(
     tmp_path: Path, axis: str, bundled: str
@@ -143,6 +152,8 @@ def test_a_file_that_would_hide_a_module_is_not_written(tmp_path: Path, module: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_module_of_that_name_elsewhere_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert run_here(tmp_path, "new", "torch", "--out", "mine/torch.py").code == 0

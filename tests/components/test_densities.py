@@ -119,6 +119,7 @@ def test_cosine_is_a_tangent_of_uniform_time(u: float) -> None:
     assert abs(found - wanted) <= gamma(K) * wanted * (1 + wanted + 1 / wanted)
 
 
+@pytest.mark.slow
 @given(u=st.floats(0, 1), mean=st.floats(-2, 2), std=st.floats(0.5, 2))
 def test_logit_normal_in_time_is_log_normal_in_sigma(u: float, mean: float, std: float) -> None:
     """logit t = log sigma. t/(1 - t) loses 1 + sigma roundings; near the edges the inverse CDF
@@ -167,6 +168,7 @@ def test_table_has_equal_masses(cut: tuple[float, float]) -> None:
     law_table_has_equal_masses(density("ddpm", sigma_min=cut[0], sigma_max=cut[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [(0.002, 80.0), (0.002, 200.0), (0.05, 10.0)])
 def test_table_pdf_is_mass_over_spacing(cut: tuple[float, float]) -> None:
     law_table_pdf_is_mass_over_spacing(density("ddpm", sigma_min=cut[0], sigma_max=cut[1]))

@@ -202,6 +202,7 @@ SCALES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "space", "weighting"), SCALES)
 def test_scale_is_the_expected_loss_at_zero(name: str, space: str, weighting: str | None) -> None:
     o = objective(name, space, weighting)
@@ -467,9 +468,9 @@ def test_a_penalty_alone_may_ask_for_the_state() -> None:
     w = testbed.Weighting("w", lambda sigma: 1 / sigma, state=build, penalty=learned_penalty)
     state, sigma = w.build(), float64([1.0, 2.0])
     assert isinstance(state, Drawn)
-    assert torch.equal(w.added(sigma, state), state.u[1] * sigma)
-    assert torch.equal(w.bound({"times": 3.0}).added(sigma, state), 3.0 * state.u[1] * sigma)
-    assert default_registry().weighting("edm").added(sigma, None) == 0
+    assert torch.equal(w.penalty_at(sigma, state), state.u[1] * sigma)
+    assert torch.equal(w.bound({"times": 3.0}).penalty_at(sigma, state), 3.0 * state.u[1] * sigma)
+    assert default_registry().weighting("edm").penalty_at(sigma, None) == 0
 
 
 @pytest.mark.parametrize("component", [LEARNED, STATEFUL], ids=["weighting", "loss"])
@@ -496,29 +497,29 @@ def stateful(
 def test_an_objective_starts_the_states_of_its_parts_from_the_seed() -> None:
     both = stateful(LEARNED, STATEFUL)
     before = torch.get_rng_state()
-    one, same, other = both.started(3), both.started(3), both.started(4)
+    one, same, other = both.with_states(3), both.with_states(3), both.with_states(4)
     assert torch.equal(before, torch.get_rng_state())
     assert both.states is None
     assert set(one.states) == {"weighting", "loss"}
     for axis in ("weighting", "loss"):
         assert torch.equal(one.states[axis].u, same.states[axis].u)
         assert not torch.equal(one.states[axis].u, other.states[axis].u)
-    assert set(stateful(None, STATEFUL).started(0).states) == {"loss"}
-    assert set(stateful().started(0).states) == {"weighting"}
+    assert set(stateful(None, STATEFUL).with_states(0).states) == {"loss"}
+    assert set(stateful().with_states(0).states) == {"weighting"}
     plain = objective("v", "x0", "edm")
-    assert plain.started(3) is plain
+    assert plain.with_states(3) is plain
 
 
 def test_terms_are_fixed_where_nothing_learns_the_weight() -> None:
     assert objective("v", "x0", "edm").fixed
-    assert stateful(None, STATEFUL).started(0).fixed
-    assert not stateful().started(0).fixed
+    assert stateful(None, STATEFUL).with_states(0).fixed
+    assert not stateful().with_states(0).fixed
     assert not replace(objective("v", "x0", None), parameterization=BENT).fixed
 
 
 def test_a_learned_weighting_is_the_weight_of_its_state_plus_the_penalty() -> None:
     """The same bits as a fixed weighting of that number, and u_1 sigma on top."""
-    c, o = levels(), stateful().started(3)
+    c, o = levels(), stateful().with_states(3)
     F = draws(tuple(c.x0.shape), 99)
     u = o.states["weighting"].u
     number = testbed.Weighting("number", lambda sigma: u[0].exp() / sigma**2)
@@ -535,7 +536,7 @@ def test_a_learned_weighting_is_the_weight_of_its_state_plus_the_penalty() -> No
 
 
 def test_a_loss_with_a_state_is_given_it() -> None:
-    c, o = levels(), stateful(None, STATEFUL).started(3)
+    c, o = levels(), stateful(None, STATEFUL).with_states(3)
     F = draws(tuple(c.x0.shape), 99)
     u = o.states["loss"].u[0].exp().detach()
     known = replace(o, loss=testbed.Loss("known", lambda a, b: u * (a - b).abs()), states=None)
@@ -544,7 +545,7 @@ def test_a_loss_with_a_state_is_given_it() -> None:
 
 
 def test_the_scale_changes_no_state() -> None:
-    o = stateful(LEARNED, STATEFUL).started(3)
+    o = stateful(LEARNED, STATEFUL).with_states(3)
     o = replace(o, weighting=None)
     first = o.scale(cloud())
     assert o.states["loss"].calls == 0

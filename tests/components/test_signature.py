@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def formula(function: Callable[..., Any], leading: int = 0) -> Signature:
 
 def test_only_the_quantities_named_are_passed() -> None:
     found = formula(lambda p, sigma: (p, sigma))
-    assert found.wanted == ("p", "sigma")
+    assert found.inputs == ("p", "sigma")
     assert found(options={}, sigma=1, sigma_data=2, p=3) == (3, 1)
 
 
@@ -44,7 +45,7 @@ def test_a_quantity_with_a_default_is_still_a_quantity() -> None:
 
 def test_leading_arguments_go_by_position_whatever_their_name() -> None:
     found = formula(lambda q_hat, sigma, p, gamma=1: (q_hat, sigma, p, gamma), leading=2)
-    assert found.wanted == ("p",)
+    assert found.inputs == ("p",)
     assert found("a", "b", options={}, sigma=1, p=2) == ("a", "b", 2, 1)
 
 
@@ -206,3 +207,29 @@ def test_a_value_of_another_type_is_refused(name: str, value: Any) -> None:
 def test_an_unknown_option_gets_the_nearest_one() -> None:
     with pytest.raises(InputError, match=r"mine: Unknown option 'reel'\. Did you mean 'real'"):
         bind("mine", DEFAULTS, {"reel": 1.0})
+
+
+def test_the_values_of_an_option_are_those_of_its_literal() -> None:
+    def function(
+        sigma: float, kind: Literal["a", "b"] = "a", n: Literal[1, 2, 3] = 2, gamma: float = 1.0
+    ) -> None: ...
+
+    assert formula(function).choices == {"kind": ("a", "b"), "n": (1, 2, 3)}
+    assert formula(lambda sigma, kind="a": sigma).choices == {}
+
+
+def test_annotations_that_mean_nothing_are_no_values() -> None:
+    def function(sigma: float, kind: "Nowhere" = 1) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    assert formula(function).choices == {}
+
+
+def test_the_fields_of_a_dataclass_are_options_with_their_values() -> None:
+    @dataclass(frozen=True)
+    class Method:
+        kind: Literal["a", "b"] = "b"
+        scale: float = 2.0
+
+    found = Signature("guidance 'mine'", Method, ())
+    assert found.defaults == {"kind": "b", "scale": 2.0}
+    assert found.choices == {"kind": ("a", "b")}

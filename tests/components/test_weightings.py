@@ -40,6 +40,7 @@ OPTIONS: list[tuple[str, dict[str, float]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 @given(dtype=st.sampled_from(WIDE), sigma=levels(0.003, 79), sigma_data=sigma_datas)
 def test_weight_is_the_formula(
@@ -120,6 +121,7 @@ def test_p2_in_eps_space(k: float, g: float) -> None:
     assert weighting("p2").options == {"k": 1.0, "g": 1.0}
 
 
+@pytest.mark.slow
 @given(
     name=st.sampled_from(["lognormal", "loguniform", "cosine", "logit_normal", "ddpm"]),
     sigma=levels(0.001, 100),

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from testbed.components.dataset import Data
 from testbed.data.files import array, digits
-from testbed.data.synthetic import embedded, plane
+from testbed.data.synthetic import embed, plane
 from testbed.errors import InputError
 from testbed.registry import Registry
 
@@ -483,4 +483,4 @@ def test_sizes_are_checked_before_anything_is_drawn() -> None:
         raise AssertionError("drawn")
 
     with pytest.raises(InputError, match="must be positive"):
-        embedded(draw, 2, 1.0, -1, 10, 0)
+        embed(draw, 2, 1.0, -1, 10, 0)

@@ -53,12 +53,14 @@ def test_conversion_gives_the_kind_for_every_pair(source: str) -> None:
         law_conversion_gives_the_kind(testbed.convert, source, target, fixed())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", NAMED)
 @given(two=any_kind, three=any_kind, c=cases())
 def test_triangle(one: str, two: str, three: str, c: Case) -> None:
     law_triangle(testbed.convert, one, two, three, c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", NAMED)
 @given(back=any_kind, c=cases())
 def test_round_trip(there: str, back: str, c: Case) -> None:

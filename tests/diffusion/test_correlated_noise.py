@@ -15,8 +15,8 @@ from scipy import stats
 from torch import Tensor
 
 import testbed
-from testbed.diffusion.correlated import NOISES, WHITE, CorrelatedOracle, Noise, learned
-from testbed.errors import InputError, UnknownName
+from testbed.diffusion.correlated import NOISES, WHITE, CorrelatedOracle, Noise, training_optimum
+from testbed.errors import ComponentError, InputError, UnknownName
 from testbed.oracles import Empirical, Gaussian, Mixture, Oracle
 from testbed.random import stream
 from testbed.registry import default_registry
@@ -24,12 +24,37 @@ from testbed.tensors import per_sample
 from testbed.training import trainer as trainers
 from testbed.training.batch import Batch
 from testbed.training.objective import Objective
-from testbed.training.trainer import BLOCK, Levels, Trainer, TrainingJob
+from testbed.training.trainer import BLOCK, SigmaFunctions, Trainer, TrainingJob
 
 U = 2.0**-53
 Z = 5.0
 SHAPES = [(3,), (2, 3), (2, 2, 3)]
+
+
+def row(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One number a row: of any axis but the last."""
+    return (*shape[:-1], 1)
+
+
+def column(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One number a column, which does not lie in one piece: for (H, W), W numbers."""
+    return (*shape[:-2], *(1 for _ in shape[-2:-1]), shape[-1])
+
+
+COMPONENTS = {
+    **NOISES,
+    "rows": Noise("rows", row),
+    "columns": Noise("columns", column),
+    "hidden": Noise("hidden", row, in_target=False),
+}
 KINDS = ["offset", "perturbed"]
+MORE = [*KINDS, "rows", "columns", "hidden"]
+
+
+def noise(name: str, strength: float) -> Noise:
+    return COMPONENTS[name].bound({"strength": strength})
+
+
 FIVE = ["edm", "eps", "score", "v", "x0"]
 
 
@@ -38,6 +63,13 @@ def covariance(name: str, strength: float, shape: tuple[int, ...]) -> np.ndarray
     d = math.prod(shape)
     if name == "perturbed":
         return (1 + strength**2) * np.eye(d)
+    if name in ("rows", "hidden"):
+        of = np.arange(d) // shape[-1]
+        return np.eye(d) + strength**2 * (of[:, None] == of)
+    if name == "columns":
+        place = np.indices(shape).reshape(len(shape), d)
+        of = np.delete(place, -2, axis=0) if len(shape) > 1 else place
+        return np.eye(d) + strength**2 * (of[:, :, None] == of[:, None]).all(0)
     channels = shape[0] if len(shape) == 3 else 1
     ones = np.ones((d // channels, d // channels))
     return np.eye(d) + strength**2 * np.kron(np.eye(channels), ones)
@@ -68,9 +100,9 @@ def law_covariance(applied: Applied) -> None:
 
     Of N draws an entry's standard error is sqrt((S_ii S_jj + S_ij^2)/N).
     """
-    for name in KINDS:
+    for name in MORE:
         for shape in SHAPES:
-            one, N, d = default_registry().noise(name, strength=0.7), 20_000, math.prod(shape)
+            one, N, d = noise(name, 0.7), 20_000, math.prod(shape)
             g = stream(1, "draws")
             eps = torch.randn(N, *shape, generator=g, dtype=torch.float64)
             n, target = (t.reshape(N, d).numpy() for t in applied(one, eps, shape, g))
@@ -82,7 +114,7 @@ def law_covariance(applied: Applied) -> None:
 
 
 def test_the_noise_has_its_covariance() -> None:
-    law_covariance(Noise.applied)
+    law_covariance(Noise.pair)
 
 
 def everywhere(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
@@ -91,16 +123,16 @@ def everywhere(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple
 
 
 def weak(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
-    return default_registry().noise(one.name, strength=one.strength**2).applied(eps, shape, g)
+    return noise(one.name, one.strength**2).pair(eps, shape, g)
 
 
 def all_taught(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
-    n, _ = one.applied(eps, shape, g)
+    n, _ = one.pair(eps, shape, g)
     return n, n
 
 
 def none_taught(one: Noise, eps: Tensor, shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
-    n, _ = one.applied(eps, shape, g)
+    n, _ = one.pair(eps, shape, g)
     return n, eps
 
 
@@ -120,7 +152,7 @@ def test_white_noise_is_eps_and_draws_nothing() -> None:
     g = stream(0, "white")
     before = g.get_state()
     eps = torch.ones(2, 3)
-    n, target = WHITE.applied(eps, (3,), g)
+    n, target = WHITE.pair(eps, (3,), g)
     assert n is eps
     assert target is eps
     assert torch.equal(g.get_state(), before)
@@ -137,10 +169,10 @@ def law_exact(make: Make) -> None:
     The condition of a covariance matrix here is below 1e4, so that the log-density and D keep
     1e4 d^2 u of their size, with a hundred operations.
     """
-    for name in KINDS:
+    for name in MORE:
         for shape in SHAPES:
             for sigma in (0.3, 2.0):
-                one, d = default_registry().noise(name, strength=0.8), math.prod(shape)
+                one, d = noise(name, 0.8), math.prod(shape)
                 oracle = world(shape)
                 assert isinstance(oracle, Mixture)
                 assert oracle.Q is not None
@@ -166,10 +198,10 @@ def law_exact(make: Make) -> None:
 
 def law_tweedie(make: Make, kind: str = "mixture") -> None:
     """D = x + sigma^2 Sigma grad log p by autograd, and Cov = sigma^2 dD/dx Sigma."""
-    for name in KINDS:
+    for name in MORE:
         for shape in SHAPES:
             for sigma in (0.3, 2.0):
-                one, d = default_registry().noise(name, strength=0.8), math.prod(shape)
+                one, d = noise(name, 0.8), math.prod(shape)
                 oracle = world(shape, kind)
                 coloured = make(oracle, one)
                 x = (oracle.sample(5, stream(2, "x")) + sigma).requires_grad_()
@@ -224,9 +256,8 @@ class Mean(CorrelatedOracle):
     """One offset for all channels."""
 
     def __init__(self, oracle: Oracle, colour: Noise) -> None:
-        super().__init__(oracle, colour)
-        if colour.of == "channel" and self.groups > 1:
-            self.groups = 1
+        one = dataclasses.replace(colour, z_shape=lambda shape: (1,) * len(shape))
+        super().__init__(oracle, one if colour.name == "offset" else colour)
 
 
 @pytest.mark.parametrize("mutant", [Untouched, Halved, Unnormalised, Mean])
@@ -262,10 +293,10 @@ def law_limit(limit: Limit) -> None:
     give it with its own standard errors.
     """
     oracle, sigma, sd, N = world((3,), "gaussian"), 0.6, 0.9, 200_000
-    for name in KINDS:
-        one, g = default_registry().noise(name, strength=0.9), stream(3, "limit")
+    for name in (*KINDS, "hidden"):
+        one, g = noise(name, 0.9), stream(3, "limit")
         x0 = oracle.sample(N, g)
-        n, target = one.applied(torch.randn(N, 3, generator=g, dtype=torch.float64), (3,), g)
+        n, target = one.pair(torch.randn(N, 3, generator=g, dtype=torch.float64), (3,), g)
         x = x0 + sigma * n
         design = torch.cat([x, torch.ones(N, 1, dtype=torch.float64)], 1)
         probe = x[:4]
@@ -286,7 +317,7 @@ def law_limit(limit: Limit) -> None:
 
 
 def test_training_tends_to_the_stated_denoiser() -> None:
-    law_limit(learned)
+    law_limit(training_optimum)
 
 
 def white_limit(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
@@ -300,10 +331,17 @@ def no_skip(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: flo
 def kept_for_lost(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
     D_n = CorrelatedOracle(oracle, one).denoise(x, sigma)
     skip = p.coefficients(torch.tensor(sigma), sigma_data=sd).skip
-    return D_n + one.kept * skip * (x - D_n)
+    return D_n + one.regression((3,)) * skip * (x - D_n)
 
 
-@pytest.mark.parametrize("mutant", [white_limit, no_skip, kept_for_lost])
+def all_lost(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: float) -> Tensor:
+    """As if what z does not move were lost too: right where z is of a coordinate."""
+    D_n = CorrelatedOracle(oracle, one).denoise(x, sigma)
+    skip = p.coefficients(torch.tensor(sigma), sigma_data=sd).skip
+    return D_n + (1 - one.regression((3,))) * skip * (x - D_n)
+
+
+@pytest.mark.parametrize("mutant", [white_limit, no_skip, kept_for_lost, all_lost])
 def test_another_limit_is_caught(mutant: Limit) -> None:
     with pytest.raises(AssertionError):
         law_limit(mutant)
@@ -317,8 +355,8 @@ def test_only_c_skip_of_zero_keeps_the_denoiser_under_perturbation(
     x = oracle.sample(4, stream(0, "x")) + sigma
     x0, eps = (default_registry().parameterization(name) for name in ("x0", "eps"))
     exact = CorrelatedOracle(oracle, one).denoise(x, sigma)
-    assert torch.equal(learned(one, oracle, x0, x, sigma, 1.0), exact)
-    off = learned(one, oracle, eps, x, sigma, 1.0) - exact
+    assert torch.equal(training_optimum(one, oracle, x0, x, sigma, 1.0), exact)
+    off = training_optimum(one, oracle, eps, x, sigma, 1.0) - exact
     expected = strength**2 / (1 + strength**2) * (x - exact)
     size = float((x.abs() + exact.abs()).max())
     torch.testing.assert_close(off, expected, rtol=0, atol=16 * U * size)
@@ -343,8 +381,8 @@ def test_a_step_sees_n_in_x_and_its_target_is_as_taught(monkeypatch: pytest.Monk
     for name in ("white", *KINDS):
         one, seen = NOISES[name].bound({}), []
 
-        def spy(network: Any, objective: Any, x0: Tensor, eps: Tensor, at: Levels, *rest: Any,
-                seen: Any = seen) -> Tensor:  # fmt: skip
+        def spy(network: Any, objective: Any, x0: Tensor, eps: Tensor, at: SigmaFunctions,
+                *rest: Any, seen: Any = seen) -> Tensor:  # fmt: skip
             def watched(scaled: Tensor, c_noise: Tensor, condition: Any) -> Tensor:
                 x = scaled / per_sample(at.c_in, x0)
                 seen.append(((x - x0) / per_sample(at.sigma, x0), eps, at.sigma, x0))
@@ -356,7 +394,7 @@ def test_a_step_sees_n_in_x_and_its_target_is_as_taught(monkeypatch: pytest.Monk
         run = with_noise(one, steps=3)
         list(run)
         block = trainers.draws(run.seed, 0, run.training.batch, len(run.samples), (2,))
-        n, target = trainers.noised(one, run.seed, 0, block.eps)
+        n, target = trainers.noise_pair(one, run.seed, 0, block.eps)
         for step, (found, eps, sigma, x0) in enumerate(seen):
             assert torch.equal(eps, target[step])
             # x = x0 + sigma n was rounded thrice at its own size, and is divided by sigma.
@@ -422,3 +460,19 @@ def test_wrong_names_and_strengths_are_refused() -> None:
     with pytest.raises(InputError, match="strength"):
         default_registry().noise("white", strength=0.1)
     assert testbed.registry.default_registry().noise("offset", strength=0.2).strength == 0.2
+
+
+@pytest.mark.parametrize(
+    ("z_shape", "said"),
+    [
+        (lambda shape: (2, *shape[1:]), r"must return \(3, 4\) with ones in it, got '\(2, 4\)'"),
+        (lambda shape: (1,), r"must return 2 numbers, \(3, 4\) with ones in it, got a tuple of 1"),
+        (lambda shape: 1, r"with ones in it, got 1"),
+        (lambda shape: shape[7], r"z_shape raised IndexError"),
+    ],
+)
+def test_a_shape_that_z_cannot_have_is_refused(
+    z_shape: Callable[[tuple[int, ...]], Any], said: str
+) -> None:
+    with pytest.raises(ComponentError, match=f"noise 'mine': .*{said}"):
+        Noise("mine", z_shape).bound({}).shape_of_z((3, 4))

@@ -1,11 +1,13 @@
-"""Laws of the DDPM chain, of its evidence lower bound and of a learned variance.
+"""The DDPM chain, its evidence lower bound and a learned variance.
+
+Their laws (tests/laws/ddpm.py) are stated of them together with their mutants, in
+tests/mutants/ddpm.py.
 
 Expectations are exact where a term is quadratic in eps: the mean over eps = -1 and +1 is that over
 N(0, 1). The same holds for x0 = m +- sqrt(L) of Gaussian data.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,25 +21,13 @@ from helpers.bounds import assert_within, exact, u
 from helpers.strategies import draws, float64
 from helpers.studies import LEARNED_VARIANCE, ONE_TRIAL
 from laws.ddpm import (
-    BOUND_LAWS,
     LEVELS,
     Doubled,
     ExactReverse,
     L,
-    Made,
-    Vlb,
     doubled,
     few,
-    law_best_variance_is_the_known_one,
-    law_draws_have_the_marginal,
-    law_kl_and_density_are_torch_s,
-    law_marginal_is_printed,
     law_posterior,
-    law_posterior_is_bayes,
-    law_posterior_is_printed,
-    law_steps_give_the_marginal,
-    law_vlb_is_the_bound,
-    law_vlb_moves_nu_alone,
     objective,
     printed,
 )
@@ -52,28 +42,13 @@ from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.study import plan, study_file
 from testbed.training import batch
-from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import Trainer, TrainingJob
-from testbed.training.variational import Variational
 from testbed.trial import restore, worker
 from testbed.trial.folders import Folder
 from testbed.trial.specs import Variance
 
 # --- the chain -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "law",
-    [
-        law_steps_give_the_marginal,
-        law_marginal_is_printed,
-        law_draws_have_the_marginal,
-        law_posterior_is_bayes,
-    ],
-)
-def test_chain(law: Callable[[Made], None]) -> None:
-    law(Chain)
 
 
 def test_beta_is_the_table_s() -> None:
@@ -150,16 +125,7 @@ def test_chain_is_diffusers(t: int) -> None:
 # --- Gaussians -----------------------------------------------------------------------------------
 
 
-def test_kl_and_density_are_torch_s() -> None:
-    law_kl_and_density_are_torch_s(Normal)
-
-
 # --- the evidence lower bound --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("law", BOUND_LAWS)
-def test_bound(law: Callable[[Made], None]) -> None:
-    law(Chain)
 
 
 def test_bound_of_draws_is_that_in_expectation() -> None:
@@ -185,10 +151,6 @@ def test_an_unknown_variance_is_refused() -> None:
 
 
 # --- a learned variance --------------------------------------------------------------------------
-
-
-def test_posterior_is_printed() -> None:
-    law_posterior_is_printed(doubled)
 
 
 def test_posterior_of_a_longer_step() -> None:
@@ -234,9 +196,9 @@ def test_a_denoiser_without_one_says_so() -> None:
     single = testbed.Denoiser(same, p, 0.5, table=few(), learned_variance=True)
     with pytest.raises(InputError, match="twice as many channels"):
         single(draws((2, 2), 1), 1.0)
-    for following in (1.0, 2.0, -0.5):
-        with pytest.raises(InputError, match="following = "):
-            doubled("v", few()).posterior(draws((2, 2), 1), 1.0, following)
+    for sigma_next in (1.0, 2.0, -0.5):
+        with pytest.raises(InputError, match="sigma_next = "):
+            doubled("v", few()).posterior(draws((2, 2), 1), 1.0, sigma_next)
 
 
 def test_the_first_half_is_F() -> None:
@@ -255,15 +217,6 @@ def test_the_first_half_is_F() -> None:
 
 
 # --- L_vlb ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("law", [law_vlb_is_the_bound, law_best_variance_is_the_known_one])
-def test_vlb(law: Callable[[Vlb], None]) -> None:
-    law(Variational)
-
-
-def test_vlb_moves_nu_alone() -> None:
-    law_vlb_moves_nu_alone(Objective)
 
 
 @pytest.mark.parametrize("name", ["eps", "v", "x0", "edm"])
@@ -347,6 +300,7 @@ def trainer(one: TrainingJob) -> Trainer:
     return Trainer(one.denoiser, one.objective, isotropic(), one.training, one.seed, cpu)
 
 
+@pytest.mark.slow
 def test_a_learned_variance_approaches_the_known_one() -> None:
     """Gaussian data: v of exp(v log beta + (1 - v) log beta~) at every level but the first, where
     log beta - log beta~ is the largest. Before training v = 1/2; afterwards its distance from the
@@ -377,6 +331,7 @@ def test_a_learned_variance_approaches_the_known_one() -> None:
     assert learned < 0.1 * start, costs
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_trained_model_is_above_the_oracle_s() -> None:
     """Paired over the same draws: 5 standard errors."""
     one = trainer(contestant(200, 0.001))
@@ -466,8 +421,8 @@ class SampledExact:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.exactly(x, sigma)
 
-    def posterior(self, x: Tensor, sigma: float, following: float) -> Normal:
-        each = (torch.full((len(x),), s, dtype=x.dtype) for s in (sigma, following))
+    def posterior(self, x: Tensor, sigma: float, sigma_next: float) -> Normal:
+        each = (torch.full((len(x),), s, dtype=x.dtype) for s in (sigma, sigma_next))
         return self.exactly.posterior(x, *each)
 
 

@@ -47,6 +47,7 @@ def test_denoiser_is_its_algebra(name: str, c: Case) -> None:
     law_denoiser_is_its_algebra(d, d.output(c.x, c.sigma), name, c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 @given(c=cases(dtypes=WIDE))
 def test_score_is_tweedie(name: str, c: Case) -> None:
@@ -66,6 +67,7 @@ def shared(c: Case) -> tuple[Any, Any]:
     return 1 / (c.S**2 + c.SD**2) ** 0.5, log(c.S) / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 @given(c=cases(dtypes=WIDE))
 def test_native_scales(name: str, c: Case) -> None:

@@ -162,6 +162,7 @@ def planted(folder: Path, values: dict[str, Any], *groups: dict[str, Any], **mor
     return plant(folder, {("c", "", name): y for name, y in values.items()}, twins=groups, **more)
 
 
+@pytest.mark.slow
 def test_a_study_of_twins_alone_has_no_winner_and_says_how_alike_they_are(tmp_path: Path) -> None:
     y = [3.0, 4.0, 3.5, 4.5, 5.0]  # the planted mmd is y - 1
     for name, other, measured in (
@@ -171,13 +172,14 @@ def test_a_study_of_twins_alone_has_no_winner_and_says_how_alike_they_are(tmp_pa
     ):
         folder = planted(tmp_path / name, {"a": y, "b": other}, group("a", "b"), baseline="a")
         text = said(folder)
-        assert f"Overall there is no winner: a and b are twins ({WHY}){measured}" in text
+        assert f"Overall there is no winner: a and b are equal objectives ({WHY}){measured}" in text
         assert "lowest mean" not in text
         assert "learning rate" not in text
         page = " ".join(report.write(folder).read_text().split())
-        assert page.count(f"a and b are twins ({WHY}){measured.rstrip('.')}") == 3
+        assert page.count(f"a and b are equal objectives ({WHY}){measured.rstrip('.')}") == 3
 
 
+@pytest.mark.slow
 def test_a_difference_of_any_metric_at_any_seed_shows(tmp_path: Path) -> None:
     y = noisy(1.0)
     for seed in range(5):
@@ -198,16 +200,19 @@ def test_a_winner_with_a_twin_is_measured_against_the_others(tmp_path: Path, bas
     values = {"a": noisy(0.9), "b": noisy(0.9), "d": noisy(1.1, stream=1)}
     folder = planted(tmp_path, values, group("a", "b"), baseline=baseline)
     text = said(folder)
-    assert "Overall a (and its twin b) wins: it is better than every other; " in text
+    assert "Overall a (and b, of equal objective) wins: it is better than every other; " in text
     lead = {
         "a": "it is the baseline, and the next, d, is at 1.2",
-        "b": "it is a twin of the baseline, and the next, d, is at 1.2",
+        "b": "it has the baseline’s objective, and the next, d, is at 1.2",
         "d": "it is 0.8",
     }
     assert lead[baseline] in text
     assert "without a ratio" not in text
-    assert "twin: not compared" not in text
-    assert f"A and b are twins ({WHY}), and every metric of theirs is the same number" in text
+    assert "equal objectives: not compared" not in text
+    assert (
+        f"A and b are equal objectives ({WHY}), and every metric of theirs is the same number"
+        in text
+    )
     read = results.read(folder)
     assert finding.ranking(read, "c", "") == ["a", "d"]
 
@@ -224,12 +229,13 @@ def test_another_size_of_f_is_shown_and_compared(tmp_path: Path) -> None:
     folder = planted(tmp_path, {"a": noisy(0.9), "b": noisy(1.1, stream=1)}, one)
     text = said(folder)
     assert "Overall a wins" in text
-    assert f"A and b are twins ({why})." in text
+    assert f"A and b are equal objectives ({why})." in text
     versus = comparisons.make(results.read(folder)).of("c", "", "a", "b")
     assert versus is not None
     assert versus.verdict == "better"
 
 
+@pytest.mark.slow
 def test_twins_of_one_place_are_none_of_another(tmp_path: Path) -> None:
     labels = [(case, arm, name) for case in "cd" for arm in "xy" for name in "ab"]
     twin = {**group("a", "b"), "arm": "x"}
@@ -239,14 +245,15 @@ def test_twins_of_one_place_are_none_of_another(tmp_path: Path) -> None:
         (case, arm)
         for case in "cd"
         for arm in "xy"
-        if equal_objectives.are_twins(read, case, arm, "a", "b")
+        if "b" in equal_objectives.equal_to(read, case, arm, "a")
     ]
     assert found == [("c", "x")]
-    assert not equal_objectives.are_twins(read, "c", "x", "a", "a")
+    assert equal_objectives.equal_to(read, "c", "x", "a") == ["b"]
 
 
+@pytest.mark.slow
 def test_the_spread_of_twins_is_compared_only_where_something_else_is_there(tmp_path: Path) -> None:
-    for names, reason in (("ab", "fewer than two variants, twins aside"), ("abd", "")):
+    for names, reason in (("ab", "fewer than two different objectives"), ("abd", "")):
         labels = [("c", arm, name) for arm in "xy" for name in names]
         groups = [{**group("a", "b"), "arm": arm} for arm in "xy"]
         values = {label: noisy(1.0 + (label[2] == "d"), stream=i) for i, label in enumerate(labels)}

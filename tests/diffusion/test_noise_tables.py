@@ -1,4 +1,8 @@
-"""Laws of discrete denoisers: tables, the nearest level, and what is computed at it."""
+"""Discrete denoisers: tables, the nearest level, and what is computed at it.
+
+Their laws (tests/laws/noise_tables.py) are stated together with their mutants, in
+tests/mutants/noise_tables.py.
+"""
 
 import dataclasses
 import math
@@ -19,13 +23,7 @@ from laws.noise_tables import (
     Tanh,
     discrete,
     few,
-    law_discrete_is_stability,
-    law_everything_is_at_the_level,
-    law_index_is_nearest,
-    law_rescaled_is_algorithm_1,
-    law_training_quantises_before_noising,
     objective,
-    of_table,
     sqrt,
 )
 
@@ -88,10 +86,6 @@ def test_table_is_the_printed_formula(name: str, n: int) -> None:
     assert_within(found, wanted, wanted * exact(grown + 1), k)
 
 
-def test_rescaled_is_algorithm_1() -> None:
-    law_rescaled_is_algorithm_1(noise_levels.zero_terminal)
-
-
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("rescale", [False, True])
 def test_table_is_diffusers(schedule: str, rescale: bool) -> None:
@@ -115,10 +109,6 @@ def test_table_is_diffusers(schedule: str, rescale: bool) -> None:
 
 
 # --- the nearest level ---------------------------------------------------------------------------
-
-
-def test_index_is_nearest() -> None:
-    law_index_is_nearest(of_table)
 
 
 def test_the_two_kinds_of_nearest_differ_between_the_two_middles() -> None:
@@ -176,14 +166,6 @@ def test_what_is_no_table_is_refused(name: str, options: dict[str, Any], said: s
 # --- the denoiser --------------------------------------------------------------------------------
 
 
-def test_discrete_is_stability() -> None:
-    law_discrete_is_stability(discrete)
-
-
-def test_everything_is_at_the_level() -> None:
-    law_everything_is_at_the_level(discrete)
-
-
 def test_without_a_table_nothing_is_quantised() -> None:
     p = default_registry().parameterization("v")
     plain, coarse = testbed.Denoiser(Tanh(), p, 0.5), discrete("v", few(), "native")
@@ -210,10 +192,6 @@ def test_the_audit_of_a_discrete_model_passes(name: str) -> None:
 
 
 # --- training ------------------------------------------------------------------------------------
-
-
-def test_training_quantises_before_noising() -> None:
-    law_training_quantises_before_noising(objective(few()))
 
 
 def test_the_scale_of_a_loss_is_that_of_the_levels() -> None:
@@ -337,6 +315,7 @@ def test_a_study_names_its_table(tmp_path: Path) -> None:
     assert planned(tmp_path, *continuous).table is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [[], ZERO, ["density=lognormal", "table=karras"]])
 def test_a_discrete_trial_runs_and_is_restored(tmp_path: Path, changes: list[str]) -> None:
     config, at = planned(tmp_path, *changes), tmp_path / "trial"

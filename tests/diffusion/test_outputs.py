@@ -38,6 +38,7 @@ from testbed.trial import build, worker
 AFFINE = [name for name in TABLE if name != "score"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [by_scaling, by_wrapper, by_flag])
 @pytest.mark.parametrize("name", AFFINE)
 @given(c=cases(dtypes=WIDE))
@@ -60,6 +61,7 @@ def test_the_wrapper_passes_the_condition_on() -> None:
 # --- every kind ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(c=cases(dtypes=(torch.float64,)))
 def test_reading_is_the_kind(c: Case) -> None:
     law_reading_is_the_kind(outputs.with_output, c)
@@ -73,6 +75,7 @@ def test_readings_of_one_parameterization_are_equal() -> None:
     assert outputs.with_output(p, "F") is p
 
 
+@pytest.mark.slow
 def test_a_reading_obeys_the_laws_of_parameterizations() -> None:
     for output in PREDICTION_TYPES:
         assert kit(outputs.with_output(default_registry().parameterization("edm"), output)) == set()

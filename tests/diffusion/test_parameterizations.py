@@ -143,6 +143,7 @@ def test_edm_at_unit_data_is_minus_v(c: Case) -> None:
     assert_within(edm, -exact(v), terms, 2 * K_AFFINE[c.dtype], c.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edm", "v"])
 @given(sigma_data=sigma_datas, small=levels(1e-6, 1e-3))
 def test_limits(name: str, sigma_data: float, small: float) -> None:
@@ -220,7 +221,7 @@ def test_sigma_data_goes_by_keyword(function: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(
     "stated",
-    [PREDICTION_TYPES["v"], testbed.Recipe("cosine"), FLOW, VP, FLOW.formulas()[0]],
+    [PREDICTION_TYPES["v"], testbed.Recipe("cosine"), FLOW, VP, FLOW.signature("scaling")],
     ids=type,
 )
 def test_what_is_stated_cannot_be_changed(stated: Any) -> None:

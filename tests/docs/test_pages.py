@@ -20,7 +20,7 @@ import torch
 from helpers import pages
 from helpers.command_line import environment, run_here
 from helpers.pages import BLOCK, blocks
-from helpers.paths import ROOT
+from helpers.paths import DOCS, ROOT
 from helpers.strategies import float64
 from helpers.studies import CONDITIONAL, ONE_TRIAL, SMALL, WITHOUT_NETWORK, config, planned
 from laws.ddpm import ExactReverse, expected, signs
@@ -30,6 +30,7 @@ import testbed
 import testbed.components.base
 from testbed import hookspecs
 from testbed.audit import adapters, driver
+from testbed.components import guidance
 from testbed.diffusion.ddpm import Chain
 from testbed.diffusion.noise_levels import SPACINGS, TERMINAL
 from testbed.diffusion.noise_tables import NEAREST, TABLES
@@ -42,16 +43,24 @@ from testbed.report.words import METRICS
 from testbed.sampling.guidance_methods import GUIDANCES
 from testbed.sampling.schedules import BORDERS, SCHEDULES
 from testbed.study import plan, study_file
-from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
-from testbed.testing.claims import OF_LOSSES, OF_PARAMETERIZATIONS
+from testbed.testing import CheckFailed, Context, Skipped, claims, iter_checks, plugin
 from testbed.testing.running import GROUPS
 from testbed.trial.config import TrialConfig
 from testbed.trial.specs import Likelihood
 from testbed.trial.validity import MOST_EXACT
 
-GUIDE = (ROOT / "docs" / "plugins.md").read_text()
-TUTORIAL = GUIDE[GUIDE.index("## A tutorial") : GUIDE.index("## The hooks")]
-REFERENCE = GUIDE[GUIDE.index("## The hooks") :]
+PAGES = {
+    page: (DOCS / page).read_text()
+    for page in (
+        "tutorials/first-plugin.md",
+        "reference/hooks.md",
+        "reference/checks.md",
+        "how-to/own-plugin.md",
+    )
+}
+GUIDE = "\n".join(PAGES.values())
+TUTORIAL = PAGES["tutorials/first-plugin.md"]
+REFERENCE = GUIDE.removeprefix(TUTORIAL)
 FINISHED = ", finished"
 """Behind the name of a file that the tutorial has arrived at, and shows whole."""
 RENAMED = {"learned.py": ('"log_variance"', '"edm2"')}
@@ -130,6 +139,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple
     return folder, steps
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_tutorial_shows_what_its_commands_show(
     followed: tuple[Path, list[tuple[str, str, str]]],
 ) -> None:
@@ -154,6 +165,8 @@ def test_the_tutorial_ends_as_it_says(
     assert (folder / "consistency.svg").is_file()
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_without_a_stated_target_the_mistake_is_not_found(tmp_path: Path) -> None:
     text = python(TUTORIAL)["consistency.py"]
     (tmp_path / "consistency.py").write_text(text.replace("        target=target,\n", ""))
@@ -162,6 +175,8 @@ def test_without_a_stated_target_the_mistake_is_not_found(tmp_path: Path) -> Non
     assert failed == ["parameterization.singular", "claim.boundary"]
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_the_test_file_of_the_guide_passes(
     followed: tuple[Path, list[tuple[str, str, str]]],
 ) -> None:
@@ -203,6 +218,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
         yield Loaded(registry, Context.of(every, registry), found)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "summary.py"])
 def test_an_example_passes_its_checks(name: str, loaded: Loaded) -> None:
     (component,) = loaded.components[name]
@@ -297,6 +314,7 @@ def test_the_guide_shows_what_explain_shows_of_a_weighting(tmp_path: Path) -> No
 STUDIES = re.findall(r"^testbed study (.*)$", REFERENCE, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", STUDIES)
 def test_a_study_of_the_guide_compares_an_example_in_both_arms(tmp_path: Path, line: str) -> None:
     words = shlex.split(line)
@@ -367,9 +385,7 @@ def hooks() -> dict[str, list[str]]:
 
 def fields(kind: type) -> list[str]:
     """What a component is made of, as its author writes it."""
-    if kind is testbed.Parameterization:
-        return list(inspect.signature(kind).parameters)
-    return [field.name for field in dataclasses.fields(kind) if field.name != "options"]
+    return [name for name in inspect.signature(kind).parameters if name != "options"]
 
 
 def test_the_guide_names_every_hook_and_no_other() -> None:
@@ -381,6 +397,7 @@ def test_the_guide_names_every_hook_and_no_other() -> None:
             assert f"`{name}({', '.join(arguments)})`" in section(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "hook"), HOOKS.items())
 def test_the_guide_names_every_field_and_no_other(kind: type, hook: str) -> None:
     assert first_column(section(hook), f"field of `{kind.__name__}`") == fields(kind)
@@ -397,13 +414,17 @@ def test_the_guide_names_the_fields_of_what_components_hold() -> None:
     assert recipe == [field.name for field in dataclasses.fields(testbed.Recipe)]
     assert coefficients == list(testbed.Coefficients._fields)
     assert first_column(text, "claim") == list(CLAIMS)
+    assert first_column(section("testbed_guidances"), "claim") == list(guidance.CLAIMS)
+    methods = [word.split("(")[0] for word in first_column(section("testbed_guidances"), "method")]
+    assert methods == ["classes", "misfits", "denoiser"]
+    assert all(hasattr(guidance.GuidanceMethod, method) for method in methods)
     data = section("testbed_datasets")
     for field in dataclasses.fields(testbed.Data):
         assert re.search(rf"\b{field.name}\b", data) or field.name == "sigma_data"
 
 
 def test_the_guide_names_every_check_and_no_other() -> None:
-    groups = [*GROUPS.values(), OF_PARAMETERIZATIONS, OF_LOSSES]
+    groups = [*GROUPS.values(), *claims.GROUPS.values()]
     known = [check.id for group in groups for check in group]
     told = first_column(section("Of a parameterization"), "check")
     told += first_column(section("Of the others"), "check")
@@ -414,8 +435,8 @@ def test_what_the_guide_says_of_testing_exists() -> None:
     from testbed import testing
     from testbed.testing import strategies
 
-    start = GUIDE.index("## Checks in your own tests")
-    text = GUIDE[start : GUIDE.index("## A plugin as a package")]
+    page = PAGES["how-to/own-plugin.md"]
+    text = page[page.index("## Checks in your own tests") : page.index("## A plugin as a package")]
     for name in re.findall(r"^- `(\w+)\(", text, flags=re.MULTILINE):
         assert hasattr(testing, name), name
     listed = text[text.index("has Hypothesis strategies:") :]
@@ -423,11 +444,22 @@ def test_what_the_guide_says_of_testing_exists() -> None:
         assert hasattr(strategies, name), name
 
 
-def test_every_link_in_the_guide_leads_somewhere() -> None:
-    titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", GUIDE), flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-    for target in re.findall(r"\]\(#([^)]+)\)", GUIDE):
-        assert target in anchors, target
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), flags=re.MULTILINE)
+    own = re.findall(r"^\(([\w-]+)\)=$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in titles} | set(own)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_every_link_in_a_page_leads_somewhere(page: Path) -> None:
+    prose = re.sub(r"`[^`\n]*`", "", BLOCK.sub("", page.read_text()))
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"https?://", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("mistake", ["a wrong field", "a wrong example"])
@@ -624,6 +656,7 @@ def test_the_samplers_that_cannot_start_at_infinity_are_those_named(
 # --- figures and names --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_bound() -> None:
     """To the four digits shown."""
     m, L = 0.5, 0.3

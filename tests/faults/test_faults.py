@@ -44,6 +44,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Pa
     return folder, found
 
 
+@pytest.mark.process
 def test_a_killed_study_loses_and_doubles_nothing(killed: tuple[Path, Verdict]) -> None:
     _, found = killed
     assert found.problems == []
@@ -143,6 +144,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("change", "problem"), MISTAKES.values(), ids=MISTAKES)
 def test_what_the_checker_must_catch_it_catches(
     killed: tuple[Path, Verdict], tmp_path: Path, change: Change, problem: str
@@ -157,6 +159,7 @@ def test_what_the_checker_must_catch_it_catches(
     assert any(problem in one for one in found.problems), found.problems
 
 
+@pytest.mark.process
 def test_a_moment_is_counted_and_comes_once(tmp_path: Path) -> None:
     """The hook ends the process before the third file, and not without its variable."""
     script = "for i in range(5): open(f'{i}.json', 'w').close()\nopen('0.json').close()"

@@ -9,7 +9,8 @@ from fuzz import command_lines, hostile
 from fuzz.inputs import Input
 
 from testbed import templates
-from testbed.registry import AXES, Registry, bundled
+from testbed.bundled import bundled
+from testbed.registry import AXES, Registry
 
 KEYS = {"sampler": "evaluation.sampler", "metric": "evaluation.metrics"}
 RETURNED = (

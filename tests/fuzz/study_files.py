@@ -9,7 +9,8 @@ from typing import Any
 from fuzz import hostile
 from fuzz.inputs import Input
 
-from testbed.registry import AXES, bundled, default_registry
+from testbed.bundled import bundled
+from testbed.registry import AXES, default_registry
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
 SMALL = {"mixture": {"n": 300, "test": 60}}

@@ -33,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "case"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, EACH, CHUNK))
 @pytest.mark.parametrize("kind", law.MAKERS)
 def test_bad_input_is_one_message_or_a_valid_run(kind: str, first: int) -> None:
@@ -168,6 +169,7 @@ FOUND: dict[str, tuple[Input, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "message"), FOUND.values(), ids=FOUND)
 def test_what_was_found_is_one_message(given: Input, message: str, folder: Path) -> None:
     done = law.run(given, folder)

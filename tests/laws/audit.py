@@ -30,7 +30,7 @@ from testbed.audit import (
     trajectories,
 )
 from testbed.audit.external import ExternalDenoiser
-from testbed.audit.subject import Affine
+from testbed.audit.subject import ParameterizedDenoiser
 from testbed.diffusion import equal_objectives, predictions
 from testbed.diffusion.noise_levels import karras_sigmas
 from testbed.diffusion.predictions import PredictionType
@@ -100,8 +100,8 @@ def asked(answer: Callable[[Oracle, Tensor, Tensor], Tensor]) -> Factory:
     return lambda oracle: lambda x, sigma: answer(oracle, x, sigma)
 
 
-def edm() -> Affine:
-    return Affine(REGISTRY.parameterization("edm"), 0.5)
+def edm() -> ParameterizedDenoiser:
+    return ParameterizedDenoiser(REGISTRY.parameterization("edm"), 0.5)
 
 
 # --- what is right passes ------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def a_nan_is_rejected() -> None:
     """NaN on one side, and a ratio that is NaN, are failures."""
     assert failed_oracle(changed(lambda D, x, sigma: D * math.nan)) >= {exact.TARGET, exact.TWEEDIE}
     nan = math.nan
-    assert not rows.Row("law", "subject", 1.0, "float64", nan, nan, nan).passed
+    assert not rows.LawCheck("law", "subject", 1.0, "float64", nan, nan, nan).passed
 
 
 @self_test
@@ -355,7 +355,7 @@ def a_denoiser_that_raises_is_refused() -> None:
 
     said = ""
     try:
-        driver.run(factory, levels=("oracle",), oracle=reference.mixture())
+        driver.run(factory, parts=("oracle",), oracle=reference.mixture())
     except InputError as refused:
         said = str(refused)
     assert "no such layer" in said

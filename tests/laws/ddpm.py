@@ -179,10 +179,10 @@ class ExactReverse:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.m + self.L / (self.L + sigma[:, None] ** 2) * (x - self.m)
 
-    def posterior(self, x: Tensor, sigma: Tensor, following: Tensor) -> Normal:
-        D, q2 = self(x, sigma), (following / sigma)[:, None] ** 2
+    def posterior(self, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Normal:
+        D, q2 = self(x, sigma), (sigma_next / sigma)[:, None] ** 2
         left = self.L * sigma[:, None] ** 2 / (self.L + sigma[:, None] ** 2)
-        tilde = following[:, None] ** 2 * (1 - q2)
+        tilde = sigma_next[:, None] ** 2 * (1 - q2)
         return Normal(D + q2 * (x - D), (tilde + (1 - q2) ** 2 * left).expand_as(x))
 
 

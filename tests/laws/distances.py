@@ -11,6 +11,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from testbed.metrics import distances, kernels
+
 Distance = Callable[[Tensor, Tensor], float]
 Row = Sequence[float]
 EPS = torch.finfo(torch.float64).eps
@@ -27,6 +29,24 @@ def generator(seed: int = 0) -> torch.Generator:
 def normal(*shape: int, seed: int = 0, mean: float = 0.0, scale: float = 1.0) -> Tensor:
     draws = torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
     return mean + scale * draws
+
+
+def mmd(samples: Tensor, reference: Tensor) -> float:
+    x, y = distances.rows(samples, reference, least=2)
+    return kernels.two_sample(x, y, distances.gaussians(y), generator()).value
+
+
+def energy(samples: Tensor, reference: Tensor) -> float:
+    x, y = distances.rows(samples, reference, least=2)
+    return kernels.two_sample(x, y, torch.neg, generator()).value
+
+
+def nearest(samples: Tensor, data: Tensor) -> float:
+    return float(distances.to_nearest(samples, data).mean())
+
+
+def off_plane(samples: Tensor, basis: Tensor, mean: Tensor) -> float:
+    return float(distances.outside(samples, basis, mean).mean())
 
 
 def rows(x: Tensor) -> list[list[float]]:

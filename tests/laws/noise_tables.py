@@ -148,7 +148,7 @@ class Spied:
         return found
 
 
-engine_levels_of = trainer.levels_of
+engine_levels_of = trainer.sigma_functions
 
 
 def law_training_quantises_before_noising(one: Objective) -> None:
@@ -164,7 +164,7 @@ def law_training_quantises_before_noising(one: Objective) -> None:
         (batch, lambda: batch.Batch([TrainingJob(denoiser, one, settings, 0)], data, cpu)),
     ):
         spied = Spied()
-        with mock.patch.object(home, "levels_of", spied):
+        with mock.patch.object(home, "sigma_functions", spied):
             list(make().windows())
         sigma, c_noise, k = (
             torch.cat([call[i].flatten() for call in spied.calls]) for i in range(3)

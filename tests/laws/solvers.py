@@ -25,25 +25,25 @@ def mixture(numbers: dict[str, Any]) -> Mixture:
     return Mixture(float64(given["means"]), float64(given["stds"]), float64(given["weights"]))
 
 
-def euler_step(denoise: Denoise, x: Any, sigma: Any, following: Any) -> Any:
+def euler_step(denoise: Denoise, x: Any, sigma: Any, sigma_next: Any) -> Any:
     """x + (sigma' - sigma) (x - D)/sigma, as printed."""
-    return x + (following - sigma) * (x - denoise(x, sigma)) / sigma
+    return x + (sigma_next - sigma) * (x - denoise(x, sigma)) / sigma
 
 
-def heun_step(denoise: Denoise, x: Any, sigma: Any, following: Any) -> Any:
+def heun_step(denoise: Denoise, x: Any, sigma: Any, sigma_next: Any) -> Any:
     """The mean of the slopes at both ends of Euler's step."""
     slope = (x - denoise(x, sigma)) / sigma
-    end = x + (following - sigma) * slope
-    slope_there = (end - denoise(end, following)) / following
-    return x + (following - sigma) * (slope + slope_there) / 2
+    end = x + (sigma_next - sigma) * slope
+    slope_there = (end - denoise(end, sigma_next)) / sigma_next
+    return x + (sigma_next - sigma) * (slope + slope_there) / 2
 
 
 STEPS = {"euler": euler_step, "heun": heun_step}
 
 
-def textbook(name: str, following: float) -> Callable[..., Any]:
+def textbook(name: str, sigma_next: float) -> Callable[..., Any]:
     """The step of that method; to 0 it is Euler's (Karras et al. 2022, algorithm 1)."""
-    return STEPS[name] if following else euler_step
+    return STEPS[name] if sigma_next else euler_step
 
 
 def half(x: Any, sigma: Any) -> Any:

@@ -18,9 +18,13 @@ from laws.distances import (
     EPS,
     Distance,
     brute_mmd,
+    energy,
     example,
     generator,
+    mmd,
+    nearest,
     normal,
+    off_plane,
     plane,
     rows,
 )
@@ -31,7 +35,6 @@ import testbed
 from testbed.data import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics import denoising, distances
-from testbed.metrics.distances import Floor, energy, floor, mmd, nearest, off_plane
 from testbed.oracles import Gaussian
 from testbed.registry import default_registry
 
@@ -183,63 +186,6 @@ def test_off_plane_accepts_what_qr_gives_and_nothing_skew() -> None:
         off_plane(x[:0], B, m)
 
 
-# --- floor ------------------------------------------------------------------------------------
-
-
-def test_floor_compares_disjoint_random_subsets() -> None:
-    reference = torch.arange(50.0).reshape(50, 1)
-    seen: list[tuple[set[float], set[float]]] = []
-
-    def spy(samples: Tensor, other: Tensor) -> float:
-        seen.append((set(samples.flatten().tolist()), set(other.flatten().tolist())))
-        return [1.0, 2.0, 6.0][len(seen) - 1]
-
-    result = floor(spy, reference, generator(), n=20, repeats=3)
-    assert result == Floor(mean=3.0, sd=pytest.approx(math.sqrt(7), rel=4 * EPS))
-    for one, other in seen:
-        assert len(one) == len(other) == 20
-        assert not one & other
-    assert len({frozenset(one) for one, _ in seen}) == 3
-    assert all(one | other != set(range(40)) for one, other in seen)
-
-
-def test_floor_draws_from_its_generator_alone() -> None:
-    reference = normal(60, 3)
-    before = torch.get_rng_state()
-    one, other = (floor(energy, reference, generator(4), n=30, repeats=5) for _ in range(2))
-    assert one == other != floor(energy, reference, generator(5), n=30, repeats=5)
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_floor_of_unbiased_distances_is_zero_and_a_difference_stands_out() -> None:
-    reference = normal(400, 4, seed=21)
-    for distance in (mmd, energy):
-        mean, sd = floor(distance, reference, generator(), n=100, repeats=20)
-        # Splits share rows, so the error of the mean may be all of sd, not sd / sqrt(20).
-        assert abs(mean) < 4 * sd
-        assert distance(normal(100, 4, seed=22, mean=1.0), reference) > mean + 10 * sd
-
-
-def test_floor_at_the_edges() -> None:
-    reference = normal(10, 2)
-    floor(energy, reference, generator(), n=5, repeats=2)
-    for n in (0, 6):
-        with pytest.raises(ValueError, match="disjoint"):
-            floor(energy, reference, generator(), n=n, repeats=2)
-    with pytest.raises(ValueError, match="repeats"):
-        floor(energy, reference, generator(), n=5, repeats=1)
-    assert all(
-        math.isnan(v) for v in floor(lambda x, y: math.nan, reference, generator(), n=2, repeats=2)
-    )
-
-
-def test_floor_of_single_rows_and_what_it_says_of_too_few() -> None:
-    found = floor(nearest, torch.tensor([[0.0], [3.0]]), generator(), n=1, repeats=2)
-    assert found == Floor(mean=3.0, sd=0.0)
-    with pytest.raises(ValueError, match=r"two disjoint subsets of 3 need 6 rows, got 5"):
-        floor(nearest, normal(5, 2), generator(), n=3, repeats=2)
-
-
 def test_off_plane_of_one_row_and_what_it_says_of_a_wrong_basis() -> None:
     B = torch.eye(3, dtype=torch.float64)[:, :2]
     assert off_plane(torch.tensor([[1.0, 2.0, 3.0]]), B, torch.zeros(3)) == 3.0
@@ -287,7 +233,7 @@ def linear(x: np.ndarray, sigma: float, m: np.ndarray, C: np.ndarray) -> np.ndar
 
 def test_held_pairs_are_rows_of_the_test_split_in_turn_with_normal_noise() -> None:
     data = known()
-    held = denoising.held(data, 0.01, 100.0, 5, 2005)
+    held = denoising.held_out_pairs(data, 0.01, 100.0, 5, 2005)
     # log10 and 10^e: |e| ln 10 < 5 times the roundings of e, and one of each function.
     np.testing.assert_allclose(held.sigma, [0.01, 0.1, 1, 10, 100], rtol=32 * EPS, atol=0)
     order = [data.test.tolist().index(row) for row in held.x0.tolist()]
@@ -295,18 +241,18 @@ def test_held_pairs_are_rows_of_the_test_split_in_turn_with_normal_noise() -> No
     assert order == (order[:10] * 201)[:2005]
     assert held.eps.shape == held.x0.shape
     assert stats.kstest(held.eps.double().flatten().numpy(), "norm").pvalue > 1e-6
-    again = denoising.held(known(), 0.01, 100.0, 5, 2005)
+    again = denoising.held_out_pairs(known(), 0.01, 100.0, 5, 2005)
     assert torch.equal(held.x0, again.x0)
     assert torch.equal(held.eps, again.eps)
     for draws in (4, 11):
-        few = denoising.held(data, 0.01, 100.0, 2, draws)
+        few = denoising.held_out_pairs(data, 0.01, 100.0, 2, draws)
         assert torch.equal(few.x0, held.x0[:draws])
         assert few.eps.shape == few.x0.shape
 
 
 def test_held_losses_are_those_of_the_best_linear_denoiser_and_of_the_oracle() -> None:
     data = known()
-    held = denoising.held(data, 0.1, 10.0, 3, 25)
+    held = denoising.held_out_pairs(data, 0.1, 10.0, 3, 25)
     y = data.train.double().numpy()
     m, C = y.mean(0), np.cov(y.T, ddof=0)
     assert held.optimum is not None
@@ -319,11 +265,11 @@ def test_held_losses_are_those_of_the_best_linear_denoiser_and_of_the_oracle() -
         # (C + sigma^2)^-1 has condition below 300, and some 30 roundings of |x| <= 1e2.
         wanted = linear(x, float(s), MEAN, S)
         np.testing.assert_allclose(held.optimum[i], wanted, rtol=0, atol=300 * 30 * 1e2 * EPS)
-    assert denoising.held(Data(data.train, data.test), 0.1, 10.0, 3, 25).optimum is None
+    assert denoising.held_out_pairs(Data(data.train, data.test), 0.1, 10.0, 3, 25).optimum is None
 
 
 def test_held_pairs_cannot_be_changed() -> None:
-    held = denoising.held(known(), 0.1, 10.0, 3, 25)
+    held = denoising.held_out_pairs(known(), 0.1, 10.0, 3, 25)
     with pytest.raises(dataclasses.FrozenInstanceError):
         held.wiener = torch.zeros(3)
 
@@ -334,7 +280,9 @@ def test_errors_per_level_are_the_formulas_of_edm(truth: bool) -> None:
     n, d, sigma_data = 20, 3, 0.7
     x0, eps, optimum = normal(n, d, seed=1), normal(n, d, seed=2), normal(2, n, d, seed=3)
     sigma, wiener = torch.tensor([0.3, 5.0]).double(), torch.tensor([0.25, 0.75]).double()
-    held = denoising.Held(sigma, x0, eps, wiener, optimum if truth else None, index=torch.arange(n))
+    held = denoising.HeldOutPairs(
+        sigma, x0, eps, wiener, optimum if truth else None, index=torch.arange(n)
+    )
     denoiser = Denoiser(
         lambda x, noise, condition: x / 2 + noise[:, None],
         default_registry().parameterization("edm"),

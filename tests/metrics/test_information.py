@@ -72,6 +72,7 @@ def test_the_gap_of_the_ode_is_the_bound_where_that_is_an_equality() -> None:
 # --- entropy -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "law",
     [law_entropy_of_a_gaussian, law_entropy_of_a_mixture, law_a_sign_is_one_bit,

@@ -36,6 +36,7 @@ from testbed.registry import default_registry
 # --- energy and MMD: one statistic of a kernel ------------------------------------------------
 
 
+@pytest.mark.slow
 def test_p_of_mmd_has_its_level_although_its_kernel_comes_from_the_reference() -> None:
     p = []
     for s in range(300):
@@ -254,6 +255,7 @@ def test_off_hull_is_zero_on_a_plane_and_unit_noise_is_seen() -> None:
 # --- the classifier ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_classifier_has_its_level_and_its_power() -> None:
     p = [
         classifier.accuracy(
@@ -371,10 +373,11 @@ def test_a_metric_may_state_its_error_and_its_p() -> None:
         pytest.approx(math.nan, nan_ok=True),
         pytest.approx(math.nan, nan_ok=True),
     )
-    with pytest.raises(testbed.errors.InputError, match="a number or an Estimate"):
+    with pytest.raises(testbed.errors.InputError, match="a number or a MetricValue"):
         testbed.Metric("c", lambda x, data, g: MetricValue("x")).estimate(None, None, None)
 
 
+@pytest.mark.slow
 def test_every_metric_has_an_error_of_the_size_of_its_spread() -> None:
     """Between real samples; the jackknife's is above it, up to twice (Efron and Stein 1981)."""
     registry = default_registry()

@@ -160,6 +160,7 @@ def test_signflip_by_draws_agrees_with_enumeration() -> None:
 # --- compare: the detectable ratio ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 4, 20, 64, 1000])
 def test_detectable_is_solved_for_every_n(n: int) -> None:
     effect = our_effect(n)

@@ -1,4 +1,4 @@
-"""`python tests/mutants`: writes the page of the mutants in docs/ from the catalogue."""
+"""`python tests/mutants`: writes docs/maintainers/mutants.md from the catalogue."""
 
 import sys
 from pathlib import Path
@@ -8,5 +8,4 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.paths import DOCS
 from mutants.catalogue import markdown
 
-(page,) = DOCS.rglob("mutants.md")
-page.write_text(markdown())
+(DOCS / "maintainers" / "mutants.md").write_text(markdown())

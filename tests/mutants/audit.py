@@ -114,7 +114,7 @@ def never_cut(denoise: Any, x: Tensor, sigma: Tensor) -> Any:
     return torch.zeros(len(x), 3, 3).to(x) if J is None else J
 
 
-def held(law: str, subject: str, truth: bool, dtype: str = "") -> rows.Row:
+def held(law: str, subject: str, truth: bool, dtype: str = "") -> rows.LawCheck:
     return VERDICT(law, subject, True, dtype)
 
 
@@ -183,7 +183,7 @@ audit(
 )
 audit(
     "a ratio of NaN passes",
-    lambda: mock.patch.object(rows.Row, "passed", property(lambda self: not self.ratio > 1)),
+    lambda: mock.patch.object(rows.LawCheck, "passed", property(lambda self: not self.ratio > 1)),
     "a_nan_is_rejected",
 )
 audit(
@@ -361,13 +361,13 @@ audit(
 )
 audit(
     "a diagnosis that fits anything",
-    lambda: mock.patch.object(diagnosis, "LEFT", 2.0),
+    lambda: mock.patch.object(diagnosis, "RESIDUAL", 2.0),
     "an_unknown_mistake_is_not_named",
     "a_known_mistake_is_named",
 )
 audit(
     "a diagnosis that fits nothing",
-    lambda: mock.patch.object(diagnosis, "LEFT", 0.0),
+    lambda: mock.patch.object(diagnosis, "RESIDUAL", 0.0),
     "a_known_mistake_is_named",
 )
 audit(

@@ -1,4 +1,4 @@
-"""Every mutant, and the page in docs/ made of them: python tests/mutants writes it.
+"""Every mutant, and docs/maintainers/mutants.md made of them: python tests/mutants writes it.
 
 A mutant is tried on every check of its family. It must fail the one meant for it and those named
 with it, and no other; what is not mutated must pass them all.
@@ -71,7 +71,7 @@ def laws() -> dict[str, str]:
 
 
 def markdown() -> str:
-    """The page."""
+    """docs/maintainers/mutants.md."""
     lines = [
         "# Mutants",
         "",

@@ -237,11 +237,11 @@ FAMILIES["learned variance"] = Family(
 
 
 def built(changed: Callable[..., Normal]) -> Learned:
-    """A denoiser whose posterior goes through `changed(denoiser, right, x, sigma, following)`."""
+    """A denoiser whose posterior goes through `changed(denoiser, right, x, sigma, sigma_next)`."""
 
     class Wrong(testbed.Denoiser):
-        def posterior(self, x: Tensor, sigma: Any, following: Any = None, c: Any = None) -> Normal:
-            return changed(self, super().posterior, x, sigma, following)
+        def posterior(self, x: Tensor, sigma: Any, sigma_next: Any = None, c: Any = None) -> Normal:
+            return changed(self, super().posterior, x, sigma, sigma_next)
 
     def build(name: str, t: Any) -> testbed.Denoiser:
         right = chains.doubled(name, t)
@@ -282,8 +282,8 @@ posterior("between the variances, not their logarithms",
 posterior("the log variance itself", through(lambda a, b, nu: torch.exp(nu) + 0 * a))
 
 
-def in_vp(d: Any, right: Any, x: Tensor, sigma: Any, following: Any) -> Normal:
-    mean, variance = right(x, sigma, following)
+def in_vp(d: Any, right: Any, x: Tensor, sigma: Any, sigma_next: Any) -> Normal:
+    mean, variance = right(x, sigma, sigma_next)
     t = d.table.index(torch.as_tensor(sigma, dtype=torch.float64))
     before = ddpm.Chain(d.table.sigmas).before[t]
     return Normal(mean, variance / per_sample(1 + before**2, x))
@@ -292,8 +292,8 @@ def in_vp(d: Any, right: Any, x: Tensor, sigma: Any, following: Any) -> Normal:
 posterior("in VP coordinates, not divided by abar'", built(in_vp))
 
 
-def euler_mean(d: Any, right: Any, x: Tensor, sigma: Any, following: Any) -> Normal:
-    return Normal(d(x, sigma), right(x, sigma, following).variance)
+def euler_mean(d: Any, right: Any, x: Tensor, sigma: Any, sigma_next: Any) -> Normal:
+    return Normal(d(x, sigma), right(x, sigma, sigma_next).variance)
 
 
 posterior("D for the posterior's mean", built(euler_mean))
@@ -302,9 +302,9 @@ posterior("D for the posterior's mean", built(euler_mean))
 def unclipped(d: Any, right: Any, *given: Any) -> Normal:
     """At the first step beta for beta~."""
 
-    def both(sigma: Tensor, following: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        high = ddpm.large(sigma, following)
-        return torch.where(following > 0, ddpm.small(sigma, following), high), high
+    def both(sigma: Tensor, sigma_next: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        high = ddpm.large(sigma, sigma_next)
+        return torch.where(sigma_next > 0, ddpm.small(sigma, sigma_next), high), high
 
     with mock.patch.object(ddpm, "extremes", both):
         found: Normal = right(*given)
@@ -318,7 +318,7 @@ class OneTerm(Variational):
     """E_t without the n."""
 
     def __call__(self, *given: Any) -> Tensor:
-        return super().__call__(*given) / len(self.rows)
+        return super().__call__(*given) / len(self.terms)
 
 
 class AsDrawn(Variational):
@@ -330,7 +330,7 @@ class AsDrawn(Variational):
         super().__init__(*given)
         s = given[1]
         q = torch.cat([torch.zeros(1).double(), s[:-1]]) / s
-        self.rows[:, 1] *= ((1 - q**2) ** self.power).float()
+        self.terms[:, 1] *= ((1 - q**2) ** self.power).float()
 
 
 class Half(AsDrawn):
@@ -341,7 +341,7 @@ class OutForItsSquare(Variational):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         out = given[0].coefficients(given[1], sigma_data=given[2]).out
-        self.rows[:, 1] /= out.abs().float()
+        self.terms[:, 1] /= out.abs().float()
 
 
 class ReverseSign(Variational):
@@ -356,7 +356,7 @@ class NoKlInTheFirst(Variational):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.rows[0, 2] = 1.0
+        self.terms[0, 2] = 1.0
 
 
 class LevelBelow(Variational):
@@ -364,7 +364,7 @@ class LevelBelow(Variational):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.rows = torch.cat([self.rows[:1], self.rows[:-1]])
+        self.terms = torch.cat([self.terms[:1], self.terms[:-1]])
 
 
 for mistake, variational, also in (

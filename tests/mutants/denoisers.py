@@ -45,7 +45,7 @@ def of_denoiser(subject: Read) -> set[str]:
     try:
         found = driver.run(
             subject.factory,
-            levels=driver.PARTS[:3],
+            parts=driver.PARTS[:3],
             adapter=subject.adapter,
             oracle=reference.mixture(),
             parameterization=subject.parameterization,
@@ -56,7 +56,7 @@ def of_denoiser(subject: Read) -> set[str]:
     TOLD[id(subject)] = " ".join(found.findings)
     if subject.parameterization:
         return broken(found.rows)
-    read = driver.made(
+    read = driver.external_denoiser(
         "wrong", subject.factory, subject.adapter, reference.mixture(), None, 0.5, False
     )
     table = subject.adapter.table

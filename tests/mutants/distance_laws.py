@@ -8,6 +8,7 @@ from laws.distances import (
     Row,
     brute_energy,
     brute_mmd,
+    energy,
     law_brute_energy,
     law_brute_mmd,
     law_copies,
@@ -16,11 +17,12 @@ from laws.distances import (
     law_off_plane,
     law_same_kernel,
     law_unbiased,
+    mmd,
+    nearest,
+    off_plane,
 )
 from mutants.registry import laws_of, rejected_by
 from torch import Tensor
-
-from testbed.metrics.distances import energy, mmd, nearest, off_plane
 
 
 def everyone(x: list[Row]) -> Iterator[tuple[Row, Row]]:

@@ -27,7 +27,7 @@ from torch import Tensor
 import testbed
 from testbed import tensors
 from testbed.audit import reference
-from testbed.audit.subject import Affine
+from testbed.audit.subject import ParameterizedDenoiser
 from testbed.diffusion import parameterization, predictions
 from testbed.diffusion.predictions import PredictionType
 
@@ -35,7 +35,7 @@ from testbed.diffusion.predictions import PredictionType
 
 
 def of_conversions(p: testbed.Parameterization) -> set[str]:
-    return audited(Affine(p, 0.5), reference.mixture(), "algebra", "oracle") | kit(p)
+    return audited(ParameterizedDenoiser(p, 0.5), reference.mixture(), "algebra", "oracle") | kit(p)
 
 
 FAMILIES["conversion"] = Family(
@@ -145,7 +145,7 @@ conversion(
 
 
 def of_parameterization(p: testbed.Parameterization) -> set[str]:
-    return audited(Affine(p, 0.5), reference.mixture()) | kit(p)
+    return audited(ParameterizedDenoiser(p, 0.5), reference.mixture()) | kit(p)
 
 
 FAMILIES["coefficients"] = Family(

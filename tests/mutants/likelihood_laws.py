@@ -61,21 +61,21 @@ TWO = integral(integrals.law_a_sign_is_one_bit)
 STEP = integral(integrals.law_the_step_is_the_rule_s_error)
 ERRORS = integral(integrals.law_errors_of_levels_add)
 
-RATE = "before, rate = rate, d - traces(asked, y.to(x.dtype), following, V)"
+RATE = "before, rate = rate, d - traces(D, y.to(x.dtype), sigma_next, V)"
 ROWS: list[tuple[str, str, str, str, Test]] = [
     ("the divergence of the other sign", LIKELIHOOD,
-     "gained += math.log(following / sigma)", "gained -= math.log(following / sigma)", POINT),
+     "gained += math.log(sigma_next / sigma)", "gained -= math.log(sigma_next / sigma)", POINT),
     ("the sign of the trace", LIKELIHOOD,
      RATE, RATE.replace("d - traces", "d + traces"), ORDER),
     ("d forgotten", LIKELIHOOD, RATE, RATE.replace("d - traces", "-traces"), POINT),
     ("dsigma for dlog sigma", LIKELIHOOD,
-     "gained += math.log(following / sigma)", "gained += (following - sigma)", POINT),
+     "gained += math.log(sigma_next / sigma)", "gained += (sigma_next - sigma)", POINT),
     ("log sigma^2 for log sigma", LIKELIHOOD,
-     "math.log(following / sigma)", "2 * math.log(following / sigma)", PLANE),
+     "math.log(sigma_next / sigma)", "2 * math.log(sigma_next / sigma)", PLANE),
     ("the trace at the left end alone", LIKELIHOOD, "(before + rate) / 2", "before", ORDER),
     ("the trace at the right end alone", LIKELIHOOD, "(before + rate) / 2", "rate", ORDER),
     ("the trace where x was before the step", LIKELIHOOD,
-     "following, V)\n        gained", "sigma, V)\n        gained", ORDER),
+     "sigma_next, V)\n        gained", "sigma, V)\n        gained", ORDER),
     ("Euler's step", LIKELIHOOD, "import heun", "import euler as heun", ORDER),
     ("the prior at the first level", LIKELIHOOD,
      "prior(y, levels[-1])", "prior(y, levels[0])", POINT),

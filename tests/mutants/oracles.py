@@ -17,12 +17,12 @@ from mutants.registry import (
 from torch import Tensor
 
 from testbed.audit import reference
-from testbed.audit.subject import Affine
+from testbed.audit.subject import ParameterizedDenoiser
 from testbed.oracles import Empirical, Gaussian, Mixture, Oracle
 
 
 def of_oracle(oracle: Oracle) -> set[str]:
-    v = Affine(REGISTRY.parameterization("v"), 0.5)
+    v = ParameterizedDenoiser(REGISTRY.parameterization("v"), 0.5)
     return audited(v, oracle, "oracle", "second order", "learning", "derivative")
 
 

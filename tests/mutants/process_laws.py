@@ -147,9 +147,9 @@ def step(function: Callable[..., Tensor]) -> testbed.Sampler:
     """A sampler from a step without generator and history."""
 
     def full(
-        denoise: Any, x: Tensor, sigma: float, following: float, generator: Any, history: Any
+        denoise: Any, x: Tensor, sigma: float, sigma_next: float, generator: Any, history: Any
     ) -> Tensor:
-        return function(denoise, x, sigma, following)
+        return function(denoise, x, sigma, sigma_next)
 
     return testbed.Sampler("wrong", full)
 

@@ -63,7 +63,7 @@ STEPS = noise_levels.karras_sigmas(8)[:-1]
 SAMPLERS = [REGISTRY.sampler(name) for name in ("euler", "heun")]
 
 
-def broken(found: Iterable[rows.Row]) -> set[str]:
+def broken(found: Iterable[rows.LawCheck]) -> set[str]:
     """The ids of the laws that failed; a law's variants are one."""
     return {LAWS.get(row.law) or LAWS[VARIANT.sub("", row.law)] for row in found if not row.passed}
 
@@ -90,7 +90,7 @@ def tests(**laws: Callable[[], None]) -> set[str]:
 
 def audited(subject: Subject, oracle: Oracle, *levels: str, sigmas: Tensor = STEPS) -> set[str]:
     """The laws of the audit that a subject breaks on one distribution, in float64."""
-    parts: dict[str, Callable[[], list[rows.Row]]] = {
+    parts: dict[str, Callable[[], list[rows.LawCheck]]] = {
         "algebra": lambda: subject.algebra((torch.float64,)),
         "oracle": lambda: exact.check(subject, oracle),
         "second order": lambda: curvature.check(subject, oracle),

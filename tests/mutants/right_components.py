@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 import testbed
 from testbed.components.base import Component
+from testbed.components.guidance import Condition, Conditional, Denoise, LogClasses
 from testbed.diffusion.noise_levels import ddpm_sigmas, linear_betas
+from testbed.sampling.guidance_methods import ClassifierFreeGuidance
 
 RIGHT: dict[str, Component] = {}
 
@@ -212,32 +215,106 @@ RIGHT["two bumps"] = testbed.Density(
 )
 
 
-def churn(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
+def churn(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, history: Any) -> Any:
     """An ancestral step: as much noise as a posterior draw has."""
     D = denoise(x, sigma)
-    up = following * math.sqrt(max(0.0, 1 - (following / sigma) ** 2))
-    down = following**2 / sigma
+    up = sigma_next * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2))
+    down = sigma_next**2 / sigma
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     return D + down / sigma * (x - D) + up * z
 
 
-def adams(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
+def adams(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, history: Any) -> Any:
     """Second order in log sigma with one evaluation a step (DPM-Solver++(2M), Lu et al. 2022)."""
     D = denoise(x, sigma)
     last, history[:] = list(history), [(D, sigma)]
-    if not last or following == 0:
-        return D + following / sigma * (x - D)
+    if not last or sigma_next == 0:
+        return D + sigma_next / sigma * (x - D)
     before, previous = last[0]
-    ratio = math.log(previous / sigma) / math.log(sigma / following)
+    ratio = math.log(previous / sigma) / math.log(sigma / sigma_next)
     D = D + (D - before) / (2 * ratio)
-    return D + following / sigma * (x - D)
+    return D + sigma_next / sigma * (x - D)
 
 
 RIGHT["an ancestral sampler"] = testbed.Sampler("right", churn, deterministic=False)
 RIGHT["a multistep sampler"] = testbed.Sampler("right", adams)
 RIGHT["the exact solution of no ODE step"] = testbed.Sampler(
     "right",
-    lambda denoise, x, sigma, following, generator, history: (
-        (D := denoise(x, sigma)) + following / sigma * (x - D)
+    lambda denoise, x, sigma, sigma_next, generator, history: (
+        (D := denoise(x, sigma)) + sigma_next / sigma * (x - D)
     ),
+)
+
+
+TEN = torch.tensor([14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113]).double()
+
+
+def aligned(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Ten printed levels, and between them by log sigma, within the range (Sabour et al. 2024)."""
+    y = TEN.log().clamp(math.log(sigma_min), math.log(sigma_max)).unique()
+    if steps == 1:
+        return torch.stack([y[-1].exp(), y.new_zeros(())])
+    at = torch.linspace(len(y) - 1, 0, steps, dtype=torch.float64)
+    low = at.floor().clamp(max=len(y) - 2).long()
+    between = torch.lerp(y[low], y[low + 1], at - low)
+    return torch.cat([between.exp(), y.new_zeros(1)])
+
+
+def few(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Seven steps at most, and it says so."""
+    if steps > 7:
+        raise ValueError(f"steps = {steps}: there are 7.")
+    y = torch.linspace(math.log(sigma_max), math.log(sigma_min), steps, dtype=torch.float64)
+    return torch.cat([y.exp().clamp(sigma_min, sigma_max), y.new_zeros(1)])
+
+
+RIGHT["ten printed levels, below sigma_max"] = testbed.Schedule("right", aligned)
+RIGHT["no more than seven steps"] = testbed.Schedule("right", few)
+RIGHT["a table of two levels"] = testbed.NoiseTable(
+    "right", lambda: torch.tensor([0.1, 20.0], dtype=torch.float64)
+)
+RIGHT["a table up to sigma = 1e4"] = testbed.NoiseTable(
+    "right", lambda: torch.logspace(-3, 4, 64, dtype=torch.float64)
+)
+
+Axis = Literal["rows", "columns", "all"]
+
+
+def along(shape: tuple[int, ...], axis: Axis = "rows") -> tuple[int, ...]:
+    """One number a row, a column or a sample."""
+    if len(shape) == 1 or axis == "all":
+        return (1,) * len(shape)
+    return (*shape[:-1], 1) if axis == "rows" else (*shape[:-2], 1, shape[-1])
+
+
+RIGHT["z of a row or a column"] = testbed.Noise("right", along)
+RIGHT["z of a row, not in the target"] = testbed.Noise("right", along, in_target=False)
+
+
+@dataclass(frozen=True)
+class Interval(ClassifierFreeGuidance):
+    """Guidance between two levels alone (Kynkäänniemi et al. 2024)."""
+
+    scale: float = 3.0
+    low: float = 0.2
+    high: float = 5.0
+
+    def denoiser(
+        self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
+    ) -> Denoise:
+        guided = super().denoiser(denoiser, log_classes, condition)
+
+        def within(x: Tensor, sigma: Tensor) -> Tensor:
+            inside = ((self.low <= sigma) & (sigma <= self.high)).expand(len(x))
+            inside = inside.reshape(-1, *[1] * (x.ndim - 1))
+            return torch.where(inside, guided(x, sigma), denoiser(x, sigma, condition))
+
+        return within
+
+
+RIGHT["guidance between two levels"] = testbed.Guidance(
+    "right", Interval, claims=("conditional_at_one",)
+)
+RIGHT["guidance that calls its scale otherwise"] = testbed.Guidance(
+    "right", lambda w=2.0: ClassifierFreeGuidance(w)
 )

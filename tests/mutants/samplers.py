@@ -24,7 +24,7 @@ from torch import Tensor
 
 import testbed
 from testbed.audit import reference, trajectories
-from testbed.audit.subject import Affine
+from testbed.audit.subject import ParameterizedDenoiser
 from testbed.diffusion import noise_levels
 
 
@@ -38,7 +38,7 @@ class Sampled:
 
 
 def of_sampler(subject: Sampled) -> set[str]:
-    v = Affine(REGISTRY.parameterization("v"), 0.5)
+    v = ParameterizedDenoiser(REGISTRY.parameterization("v"), 0.5)
     found = trajectories.check(v, reference.mixture(), [subject.sampler], STEPS)
     known = {
         "converges_with_order": lambda: sampling.law_converges_with_order(
@@ -56,10 +56,12 @@ def of_sampler(subject: Sampled) -> set[str]:
 
 
 def step(function: Callable[..., Tensor]) -> testbed.Sampler:
-    """A sampler from `function(D, x, sigma, following)`."""
+    """A sampler from `function(D, x, sigma, sigma_next)`."""
 
-    def full(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
-        return function(denoise, x, sigma, following)
+    def full(
+        denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, history: Any
+    ) -> Any:
+        return function(denoise, x, sigma, sigma_next)
 
     return testbed.Sampler("wrong", full)
 
@@ -73,7 +75,7 @@ def euler_step(D: Any, x: Tensor, s: float, t: float) -> Tensor:
 
 
 def midpoint(level: Callable[[float, float], float]) -> testbed.Sampler:
-    """Half an Euler step, then a whole one by the slope there, at `level(sigma, following)`."""
+    """Half an Euler step, then a whole one by the slope there, at `level(sigma, sigma_next)`."""
 
     def function(D: Any, x: Tensor, s: float, t: float) -> Tensor:
         if t == 0:
@@ -226,7 +228,7 @@ class Named:
 
 def of_named(subject: Named) -> set[str]:
     sampler, name, levels = subject.sampler, subject.name, samplers.LADDERS["to zero"]
-    v = Affine(REGISTRY.parameterization("v"), 0.5)
+    v = ParameterizedDenoiser(REGISTRY.parameterization("v"), 0.5)
     found = trajectories.check(v, reference.mixture(), [sampler], STEPS)
     known = {
         "run_is_the_printed_formula": lambda: samplers.law_run_is_the_printed_formula(

@@ -11,14 +11,15 @@ from mutants.registry import FAMILIES, LAWS, MUTANTS, TOLD, Mutant
 from mutants.wrong_processes import OTHER_PROCESSES
 from properties.states import LAWS as PROPERTIES
 
-from testbed.testing.claims import OF_LOSSES, OF_PARAMETERIZATIONS
+from testbed.testing.claims import GROUPS as CLAIMS
 from testbed.testing.running import GROUPS
 
 SLOW = {
     *("conversion", "coefficients", "target", "chain", "denoiser", "audit"),
+    *("sampler", "named sampler", "laws: likelihood", "laws: sample quality"),
     *("components: parameterization", "components: density"),
 }
-"""Families whose checks take about half a second or more, each time."""
+"""Families whose checks take a quarter of a second or more, each time."""
 
 
 def row(family: str, *values: object, id: str) -> object:
@@ -67,7 +68,7 @@ def test_every_law_of_the_tests_rejects_something() -> None:
 
 
 def test_every_check_of_the_kit_rejects_something_and_each_is_known() -> None:
-    every = {check.id for check in chain(OF_PARAMETERIZATIONS, OF_LOSSES, *GROUPS.values())}
+    every = {check.id for check in chain(*CLAIMS.values(), *GROUPS.values())}
     kit = [one for one in MUTANTS if one.family.startswith("components: ")]
     rejecting = set(chain.from_iterable(one.caught_by for one in kit))
     rejecting |= {f"{component.axis}.spawned" for component in OTHER_PROCESSES}

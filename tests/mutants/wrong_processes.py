@@ -6,6 +6,8 @@ import os
 from typing import Any
 
 import torch
+from mutants.wrong_conditions import Right
+from mutants.wrong_levels import LEVELS
 from mutants.wrong_objectives import normal
 from mutants.wrong_parameterizations import r_of
 from mutants.wrong_worlds import NOISE, Small, distance, euler
@@ -15,6 +17,8 @@ import testbed
 from testbed.components.base import Component
 from testbed.components.dataset import Data
 from testbed.data.synthetic import gaussian
+from testbed.diffusion.correlated import channel
+from testbed.diffusion.noise_levels import karras_sigmas
 
 
 def here() -> float:
@@ -56,12 +60,30 @@ def network_here(shape: tuple[int, ...], labels: int) -> nn.Module:
     return NetworkHere(shape, labels)
 
 
-def step_here(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, history: Any) -> Tensor:
-    return here() * euler(denoise, x, sigma, following, g, history)
+def step_here(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, history: Any) -> Tensor:
+    return here() * euler(denoise, x, sigma, sigma_next, g, history)
 
 
 def measure_here(x: Tensor, data: Data, g: Any) -> float:
     return here() * distance(x, data.test)
+
+
+def levels_here(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    return here() * karras_sigmas(steps, sigma_min, sigma_max)
+
+
+def table_here() -> Tensor:
+    return here() * LEVELS
+
+
+class NoiseHere(testbed.Noise):
+    @property
+    def strength(self) -> float:
+        return here() * super().strength
+
+
+def method_here() -> Right:
+    return Right(scale=here())
 
 
 OTHER_PROCESSES: list[Component] = [
@@ -72,5 +94,9 @@ OTHER_PROCESSES: list[Component] = [
     testbed.Dataset("wrong", data_here),
     testbed.Network("wrong", network_here, NOISE),
     testbed.Sampler("wrong", step_here),
+    testbed.Schedule("wrong", levels_here),
+    testbed.Guidance("wrong", method_here),
+    testbed.NoiseTable("wrong", table_here),
+    NoiseHere("wrong", channel),
     testbed.Metric("wrong", measure_here),
 ]

@@ -17,99 +17,101 @@ from testbed.networks.mlp import ResidualMLP
 from testbed.oracles import Conditional, Gaussian, Mixture
 
 
-def euler(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Tensor:
+def euler(
+    denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, history: Any
+) -> Tensor:
     D = denoise(x, sigma)
-    return D + following / sigma * (x - D)
+    return D + sigma_next / sigma * (x - D)
 
 
 def sampler(step: Callable[..., Tensor], **more: Any) -> testbed.Sampler:
     return testbed.Sampler("wrong", step, **more)
 
 
-def at_end(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, history: Any) -> Any:
-    D = denoise(x, following)
-    return D + following / sigma * (x - D)
+def at_end(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, history: Any) -> Any:
+    D = denoise(x, sigma_next)
+    return D + sigma_next / sigma * (x - D)
 
 
-def backwards(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) -> Any:
-    return x - (following - sigma) * (x - denoise(x, sigma)) / sigma
+def backwards(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any) -> Any:
+    return x - (sigma_next - sigma) * (x - denoise(x, sigma)) / sigma
 
 
-def half(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) -> Any:
-    return x + (following - sigma) * (x - denoise(x, sigma)) / sigma / 2
+def half(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any) -> Any:
+    return x + (sigma_next - sigma) * (x - denoise(x, sigma)) / sigma / 2
 
 
-def vp_half(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) -> Any:
+def vp_half(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any) -> Any:
     return (
-        x + (following - sigma) * (x - denoise(x, sigma)) / following
-        if following
+        x + (sigma_next - sigma) * (x - denoise(x, sigma)) / sigma_next
+        if sigma_next
         else denoise(x, sigma)
     )
 
 
-def wrong_sigma(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) -> Any:
+def wrong_sigma(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any) -> Any:
     D = denoise(x, 1.1 * sigma)
-    return D + following / sigma * (x - D)
+    return D + sigma_next / sigma * (x - D)
 
 
-def second_moment(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) -> Any:
+def second_moment(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any) -> Any:
     D = denoise(x, sigma)
-    return D + (following / sigma) ** 2 * (x - D)
+    return D + (sigma_next / sigma) ** 2 * (x - D)
 
 
-def batch_centred(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) -> Any:
+def batch_centred(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any) -> Any:
     D = denoise(x, sigma)
-    D = D + 1e-6 * (sigma - following) * (x - x.mean(0))
-    return D + following / sigma * (x - D)
+    D = D + 1e-6 * (sigma - sigma_next) * (x - x.mean(0))
+    return D + sigma_next / sigma * (x - D)
 
 
-def noisy(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, h: Any) -> Any:
+def noisy(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, h: Any) -> Any:
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    return euler(denoise, x, sigma, following, generator, h) + following / 10 * z
+    return euler(denoise, x, sigma, sigma_next, generator, h) + sigma_next / 10 * z
 
 
-def global_noise(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, h: Any) -> Any:
+def global_noise(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, h: Any) -> Any:
     torch.rand(())
-    return euler(denoise, x, sigma, following, generator, h)
+    return euler(denoise, x, sigma, sigma_next, generator, h)
 
 
-def in_place(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, h: Any) -> Any:
+def in_place(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, h: Any) -> Any:
     D = denoise(x, sigma)
-    return x.sub_(D).mul_(following / sigma).add_(D)
+    return x.sub_(D).mul_(sigma_next / sigma).add_(D)
 
 
 MEMORY: list[Tensor] = []
 
 
-def adams(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, history: Any) -> Any:
+def adams(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, history: Any) -> Any:
     """Two-step Adams-Bashforth whose history outlives the run."""
     d = (x - denoise(x, sigma)) / sigma
     last = MEMORY[-1] if MEMORY and MEMORY[-1].shape == x.shape else d
     MEMORY.append(d)
-    slope = 1.5 * d - 0.5 * last if following else d
-    return x + (following - sigma) * slope
+    slope = 1.5 * d - 0.5 * last if sigma_next else d
+    return x + (sigma_next - sigma) * slope
 
 
-def clipped(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) -> Any:
+def clipped(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any) -> Any:
     D = denoise(x, sigma).clamp(-1, 1)
-    return D + following / sigma * (x - D)
+    return D + sigma_next / sigma * (x - D)
 
 
-def widened(denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any) -> Any:
-    return euler(denoise, x, sigma, following, g, h).double()
+def widened(denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any) -> Any:
+    return euler(denoise, x, sigma, sigma_next, g, h).double()
 
 
-def on_top(denoise: Any, x: Any, sigma: Any, following: Any, generator: Any, h: Any) -> Any:
+def on_top(denoise: Any, x: Any, sigma: Any, sigma_next: Any, generator: Any, h: Any) -> Any:
     """A whole step of Euler's, and the noise of an ancestral one."""
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    up = following * (1 - (following / sigma) ** 2) ** 0.5
-    return euler(denoise, x, sigma, following, generator, h) + up * z
+    up = sigma_next * (1 - (sigma_next / sigma) ** 2) ** 0.5
+    return euler(denoise, x, sigma, sigma_next, generator, h) + up * z
 
 
 def never(
-    denoise: Any, x: Any, sigma: Any, following: Any, g: Any, h: Any, eta: float = 0.0
+    denoise: Any, x: Any, sigma: Any, sigma_next: Any, g: Any, h: Any, eta: float = 0.0
 ) -> Any:
-    return euler(denoise, x, sigma, following, g, h)
+    return euler(denoise, x, sigma, sigma_next, g, h)
 
 
 wrong("the wrong way", sampler(backwards), "order", "data_point")

@@ -65,6 +65,7 @@ def test_a_registered_network_obeys(network: testbed.Network, law: Callable[[Bui
     law(network)
 
 
+@pytest.mark.slow
 def test_a_registered_network_tells_noise_levels_apart(network: testbed.Network) -> None:
     assert set(network.noise) <= {"sigma", "log_sigma", "time", "index"}
     law_injective(network, network.noise)

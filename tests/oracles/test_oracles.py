@@ -83,6 +83,7 @@ every_case = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
 fast = settings(max_examples=40, deadline=None)
 
 
+@pytest.mark.slow
 @every_case
 @fast
 @given(seed=SEEDS, d=st.integers(1, 3), sigma=SIGMAS, far=FAR, dtype=DTYPES)
@@ -91,6 +92,7 @@ def test_exact(make, seed, d, sigma, far, dtype):
     law_exact(case, queries(case, seed, sigma, far).to(dtype), sigma)
 
 
+@pytest.mark.slow
 @every_case
 @fast
 @given(seed=SEEDS, d=st.integers(1, 3), sigma=SIGMAS, far=FAR)
@@ -110,6 +112,7 @@ def test_sigma_per_sample(make, seed, levels):
     law_exact(case, queries(case, seed, 1.0), torch.tensor(levels, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @fast
 @given(
     seed=SEEDS,
@@ -162,6 +165,7 @@ def test_one_dimensional_identities(name):
         law_mmse(case, sigma)
 
 
+@pytest.mark.slow
 def test_immse_of_points():
     law_immse(empirical(3, 1, N=5, offset=1.0))
 
@@ -309,6 +313,7 @@ def test_error_of_a_gaussian_mmse_is_its_rounding(sigma):
     assert abs(float(oracle.mmse(sigma).error) - wanted) <= gamma(32) * wanted
 
 
+@pytest.mark.slow
 @every_case
 def test_layout(make):
     """Any layout of x, any way to give sigma, the same bits; answers have x's shape and dtype."""
@@ -498,6 +503,8 @@ def test_reference_trajectories(scheme, order):
     agree("end point", path[-1], np.array(want), slack.numpy())
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_memory_of_empirical():
     """60,000 x 784 with 256 queries: within 1 GB in all, torch included, and it does not grow with
     N by what one (256, N) matrix would."""

@@ -17,6 +17,7 @@ from testbed.diffusion.noise_levels import VP
 from testbed.diffusion.predictions import from_pair
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_law(name: str) -> None:
     LAWS[name]()

@@ -269,7 +269,7 @@ def learned(
         REGISTRY.loss("l2"),
         REGISTRY.density("lognormal"),
         0.5,
-    ).started(seed)
+    ).with_states(seed)
     assert found.states is not None
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -326,7 +326,7 @@ def test_training_starts_as_edm() -> None:
     c = fixed()
     F = c.eps * 0.3
     edm = replace(learned(), weighting=REGISTRY.weighting("edm"), states=None)
-    fresh = replace(edm, weighting=EDM2).started(3)
+    fresh = replace(edm, weighting=EDM2).with_states(3)
     assert torch.equal(fresh(F, c.x0, c.eps, c.sigma), edm(F, c.x0, c.eps, c.sigma))
     assert torch.equal(fresh.effective_weight(c.sigma), edm.effective_weight(c.sigma))
 
@@ -398,10 +398,12 @@ def law_u_is_the_log_of_the_weighted_loss(w: testbed.Weighting) -> None:
     assert float(off) < 5 * math.sqrt(2 / (d * n))
 
 
+@pytest.mark.slow
 def test_u_becomes_the_log_of_the_weighted_loss() -> None:
     law_u_is_the_log_of_the_weighted_loss(EDM2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", UNCERTAIN)
 def test_a_wrong_optimum_is_caught(mutant: testbed.Weighting) -> None:
     with pytest.raises(AssertionError):
@@ -422,6 +424,8 @@ def test_an_escape_hatch_passes_the_checks(component: Any, check: Any) -> None:
     check(component)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_wrong_inverse_is_caught() -> None:
     right = REGISTRY.parameterization("companded")
     wrong = testbed.Parameterization(
@@ -450,7 +454,7 @@ def stateful(
         REGISTRY.loss(loss),
         REGISTRY.density("lognormal"),
         data().sigma_data,
-    ).started(states)
+    ).with_states(states)
     settings = Training(**{"steps": 60, "batch": 16, "points": 200, **training})
     return Trainer(denoiser, objective, data(), settings, 0, CPU)
 
@@ -486,11 +490,13 @@ def forgetting(kind: str, one: Trainer, tensors: dict[str, Tensor], facts: dict[
                 value.copy_(old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", STATEFUL.values(), ids=STATEFUL)
 def test_a_state_resumes_bit_for_bit(parts: tuple[str, str]) -> None:
     law_a_state_resumes(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "kind"),
     [("edm2", "parameters"), ("edm2", "moments"), ("edm2", "buffers"),
@@ -550,6 +556,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "runs" / "hatches"
 
 
+@pytest.mark.slow
 def test_a_study_with_escape_hatches_finishes_and_keeps_their_states(studied: Path) -> None:
     for at in (studied / "trials").iterdir():
         config = json.loads((at / "trial.json").read_text())["config"]

@@ -79,6 +79,8 @@ def testbed_there(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     return command
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_the_wheel_holds_all_that_is_shipped(wheels: dict[str, Path]) -> None:
     with zipfile.ZipFile(wheels["diffusion_testbed"]) as wheel:
         names = set(wheel.namelist())
@@ -96,6 +98,8 @@ def test_the_wheel_holds_all_that_is_shipped(wheels: dict[str, Path]) -> None:
     assert not [name for name in names if name.startswith(("tests", "runs"))]
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_plugin_is_found_by_its_entry_point(testbed_there: Command) -> None:
     found = json.loads(testbed_there("plugins", "--json").stdout)
     assert found["failures"] == []
@@ -107,10 +111,14 @@ def test_the_plugin_is_found_by_its_entry_point(testbed_there: Command) -> None:
     assert bundled.parts[-3:] == ("_bundled", "plugins", "edm.py")
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_plugin_passes_its_checks(testbed_there: Command) -> None:
     assert "0 failed" in testbed_there("check", "residual").stdout
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_study_with_the_plugin_runs_and_reports_it(testbed_there: Command) -> None:
     words = ("study", "packaged.toml", "--jobs", 1, "--no-mlflow")
     assert "2 finished in" in testbed_there(*words).stdout

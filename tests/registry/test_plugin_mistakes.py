@@ -98,6 +98,8 @@ def test_a_wrong_scaling_is_one_line(tmp_path: Path, mistake: str, command: str)
     assert re.search(rf"parameterization 'mine': {said}$", done.err.rstrip("\n")), done.err
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_right_one_is_shown_by_every_command(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(scaled(RIGHT))
     for words in COMMANDS.values():
@@ -204,9 +206,44 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: testbed.Network("a", lambda: None, noise={})((2,), 0, 0),  # type: ignore[arg-type,return-value]
         "network 'a': build must return a torch.nn.Module, got None.",
     ),
+    "schedule, a list": (
+        lambda: testbed.Schedule("a", lambda steps: [1.0, 0.0])(1, 0.1, 1.0),  # type: ignore[arg-type,return-value]
+        "schedule 'a': levels must return a tensor of 2 levels for 1 steps, got a list of 2.",
+    ),
+    "schedule, a level too many": (
+        lambda: testbed.Schedule("a", lambda steps: torch.zeros(steps + 2))(3, 0.1, 1.0),
+        "schedule 'a': levels must return a tensor of 4 levels for 3 steps, got a tensor of shape "
+        "(5,).",
+    ),
+    "schedule, an index": (
+        lambda: testbed.Schedule("a", lambda steps: S[steps])(9, 0.1, 1.0),
+        "schedule 'a': levels raised IndexError: index 9 is out of bounds for dimension 0 with "
+        "size 4 (test_plugin_mistakes.py, line ",
+    ),
+    "table, a number": (
+        lambda: testbed.NoiseTable("a", lambda: 3).bound({}),  # type: ignore[arg-type,return-value]
+        "table 'a': levels must return a tensor of levels (n,), got 3.",
+    ),
+    "table, a division": (
+        lambda: testbed.NoiseTable("a", lambda n=0: S / (1 // n)).bound({}),
+        "table 'a': levels raised ZeroDivisionError: integer division or modulo by zero "
+        "(test_plugin_mistakes.py, line ",
+    ),
+    "noise, a number": (
+        lambda: testbed.Noise("a", lambda shape: shape[0]).shape_of_z((4, 3)),  # type: ignore[arg-type,return-value]
+        "noise 'a': z_shape must return 2 numbers, (4, 3) with ones in it, got 4.",
+    ),
+    "guidance, a number": (
+        lambda: testbed.Guidance("a", lambda scale=2.0: scale).build(),
+        "guidance 'a': method must return an object with classes, misfits and denoiser, got 2.0.",
+    ),
+    "guidance, an option": (
+        lambda: testbed.Guidance("a", lambda scale=2.0: {}[scale]).build(),
+        "guidance 'a': method raised KeyError: 2.0 (test_plugin_mistakes.py, line ",
+    ),
     "metric, None": (
         lambda: testbed.Metric("a", nothing)(X, None, None),  # type: ignore[arg-type]
-        "metric 'a': measure must return a number or an Estimate, got None.",
+        "metric 'a': measure must return a number or a MetricValue, got None.",
     ),
 }
 
@@ -304,6 +341,7 @@ def test_a_name_that_is_not_there_may_be_in_a_file(tmp_path: Path, command: str)
 # --- explain a file -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_explain_takes_a_file(tmp_path: Path) -> None:
     (tmp_path / "both.py").write_text(scaled(RIGHT) + WEIGHTING.replace("None", "1 / sigma"))
     done = run_here(tmp_path, "explain", "both.py", "--out", "both.svg")
@@ -327,6 +365,7 @@ def test_a_file_without_anything_to_explain(tmp_path: Path) -> None:
 # --- what check prints ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_what_fails_alike_is_one_row(tmp_path: Path) -> None:
     """Fine around sigma = 1, where a component is tried first, and not at the ends."""
@@ -345,6 +384,7 @@ def test_what_fails_alike_is_one_row(tmp_path: Path) -> None:
     assert done.out.count("too large") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_check_says_what_it_cannot_see_and_what_could_be_claimed(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(scaled(RIGHT))

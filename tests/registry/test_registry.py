@@ -335,6 +335,7 @@ def test_p_loads_a_file_that_is_already_there_once(tmp_path: Path) -> None:
     assert [source.plugin for source in registry.provenance].count("drift") == 1
 
 
+@pytest.mark.slow
 def test_p_loads_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "rectified_flow_plugin.py", DRIFT)
     monkeypatch.syspath_prepend(tmp_path)
@@ -743,6 +744,8 @@ def test_a_whole_component_survives_pickling(drift: testbed.Parameterization) ->
     assert pickle.loads(pickle.dumps(drift)) == drift
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_plugin_s_function_is_unpickled_in_another_process(
     drift: testbed.Parameterization, tmp_path: Path
 ) -> None:

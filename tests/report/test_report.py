@@ -23,7 +23,7 @@ from scipy import stats
 
 from testbed import report
 from testbed.errors import InputError
-from testbed.report import comparisons, drawing, results, summaries, words
+from testbed.report import comparisons, drawing, finding, results, summaries, words
 from testbed.report.results import Results
 
 CASE = "c & <e>"
@@ -94,6 +94,21 @@ def test_pairing_law_catches_unpaired_seeds(
         law_pairs_by_seed(tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_what_divides_the_loss_is_told_where_the_optimiser_feels_it(
+    tmp_path: Path, optimizer: str
+) -> None:
+    found = results.read(plant(tmp_path, WINNER))
+    training = replace(next(iter(found.configs.values())).training, optimizer=optimizer)
+    configs = {i: c.model_copy(update={"training": training}) for i, c in found.configs.items()}
+    text = " ".join(finding._rates(replace(found, configs=configs)))
+    assert ("the steps of sgd are proportional" in text) == (optimizer == "sgd")
+    assert (
+        f"optimizer {optimizer}"
+        in dict(summaries.setup(replace(found, configs=configs)))["training"][0]
+    )
+
+
 def test_finding_states_the_numbers_of_scipy(tmp_path: Path) -> None:
     text = said(plant(tmp_path, WINNER))
     r = np.log(WINNER["c", "", "a"]) - np.log(WINNER["c", "", "b"])  # type: ignore[arg-type]
@@ -149,10 +164,12 @@ def law_corrects(folder: Path) -> None:
     assert one.verdict == "no difference shown"
 
 
+@pytest.mark.slow
 def test_verdicts_are_corrected(tmp_path: Path) -> None:
     law_corrects(tmp_path)
 
 
+@pytest.mark.slow
 def test_correction_law_catches_raw_p_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +217,7 @@ def test_nothing_finished(tmp_path: Path) -> None:
     assert "diverged in 3 of 3" in report.write(folder).read_text()
 
 
+@pytest.mark.slow
 def test_twins_are_never_compared(tmp_path: Path) -> None:
     twins = [{"case": "c", "arm": "", "members": ["b", "a"], "why": "mirrors"}]
     folder = plant(tmp_path, WINNER, twins=twins)
@@ -207,7 +225,7 @@ def test_twins_are_never_compared(tmp_path: Path) -> None:
     assert one is not None
     assert one.comparison is None
     text = said(folder)
-    assert "Overall a (and its twin b) wins" in text  # over d, the only other setting
+    assert "Overall a (and b, of equal objective) wins" in text  # over d, the only other setting
     assert comparisons.per_level(results.read(folder), "c", "", "a", "b") == {}
 
 
@@ -233,6 +251,7 @@ def test_equal_trials_of_two_arms_are_not_compared(tmp_path: Path) -> None:
     assert {one.verdict for one in comparisons.make(read).arms} == {"the same trials"}
 
 
+@pytest.mark.slow
 def test_arms_of_the_same_trials_are_one_arm(tmp_path: Path) -> None:
     """Nothing is said, drawn or tabled twice, nor an arm compared with itself."""
     twins = [{"case": "c", "arm": arm, "members": ["d", "b"], "why": "w"} for arm in ("x", "y")]
@@ -283,6 +302,7 @@ WEIGHTINGS: Planted = {
 }
 
 
+@pytest.mark.slow
 def test_a_parameterization_that_fits_several_variants_is_one_baseline_the_first(
     tmp_path: Path,
 ) -> None:
@@ -320,6 +340,7 @@ def test_a_grid_of_two_axes_has_one_baseline(tmp_path: Path) -> None:
     assert (len(made.baseline), len(made.pairs)) == (3, 3)
 
 
+@pytest.mark.slow
 def test_a_baseline_that_was_left_out_is_replaced_and_said(tmp_path: Path) -> None:
     text = said(plant(tmp_path, WINNER, baseline="edm"))
     assert "The baseline edm is not among them: a, the first, takes its place." in text
@@ -334,6 +355,7 @@ def test_baseline_defaults_to_the_first_variant(tmp_path: Path) -> None:
 # --- tables -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tables_equal_scipy(whole: Path) -> None:
     table = pd.read_csv(whole / "tables" / "results.csv")
     value = {"first": noisy(1.0, stream=2), "second": noisy(1.0, stream=5)}
@@ -387,6 +409,7 @@ def test_parquet_holds_the_same_tables(whole: Path) -> None:
 # --- the page ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rebuilds_byte_for_byte_anywhere(whole: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(whole, copy, ignore=shutil.ignore_patterns("report.html", "figures", "tables"))
@@ -401,7 +424,7 @@ def test_rebuilds_byte_for_byte_anywhere(whole: Path, tmp_path: Path) -> None:
 
 def test_page_is_complete_and_self_contained(whole: Path) -> None:
     page = (whole / "report.html").read_text()
-    for heading in ("Results", "Figures", "Twins", "Failures", "Provenance"):
+    for heading in ("Results", "Figures", "Equal objectives", "Failures", "Provenance"):
         assert f"<h2>{heading}</h2>" in page
     assert "<script" not in page
     assert 'src="http' not in page
@@ -450,6 +473,7 @@ def shown(page: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", page))
 
 
+@pytest.mark.slow
 def test_a_report_of_a_part_says_so_and_how_to_run_it_again(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, WINNER, asked=ASKED, note="n", file="[study]")).read_text()
     part = "part of it: a, c, 5 seeds; changed: grid.loss, training.steps, report.level, and 2 more"
@@ -467,6 +491,7 @@ def test_a_report_of_a_part_says_so_and_how_to_run_it_again(tmp_path: Path) -> N
     assert "The study file, as it is without that:" in page
 
 
+@pytest.mark.slow
 def test_a_report_of_a_whole_file_says_nothing_of_parts(tmp_path: Path) -> None:
     asked = {"command": ["testbed", "study", "f.toml"], "set": [], "only": [], "seeds": None}
     page = report.write(plant(tmp_path, WINNER, asked=asked, note="n", file="[study]")).read_text()
@@ -476,6 +501,7 @@ def test_a_report_of_a_whole_file_says_nothing_of_parts(tmp_path: Path) -> None:
     assert page.count("testbed study f.toml") == 2
 
 
+@pytest.mark.slow
 def test_a_title_or_note_that_was_given_for_the_part_stands(tmp_path: Path) -> None:
     asked = {**ASKED, "set": ["study.title=Planted", "study.note=n"]}
     page = report.write(plant(tmp_path, WINNER, asked=asked, note="n")).read_text()
@@ -483,6 +509,7 @@ def test_a_title_or_note_that_was_given_for_the_part_stands(tmp_path: Path) -> N
     assert "<p>n</p>" in page
 
 
+@pytest.mark.slow
 def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_finished(
     tmp_path: Path,
 ) -> None:
@@ -508,6 +535,7 @@ def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_fi
     assert "6 trials (6 finished)" in run_here(tmp_path, "plan", *words).out
 
 
+@pytest.mark.slow
 def test_failed_identity_is_red(tmp_path: Path) -> None:
     folder = plant(tmp_path, {("c", "", "b"): [1.0]})
     rows = [_row(0.5), _row(2.0, law="broken"), _row(math.nan, law="not a number")]
@@ -519,6 +547,7 @@ def test_failed_identity_is_red(tmp_path: Path) -> None:
     assert "<td>a law</td>" in page
 
 
+@pytest.mark.slow
 def test_skipped_identity_is_not_a_failure(whole: Path) -> None:
     assert "All 1 Tweedie identity checks hold" in said(whole)
 
@@ -537,6 +566,7 @@ PIECES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [*PIECES, sum(PIECES, ())], ids=str)
 def test_missing_pieces_are_named_and_do_not_raise(tmp_path: Path, pieces: tuple[str, ...]) -> None:
     folder = plant(tmp_path, {label: values[:1] for label, values in DRAW.items()})
@@ -550,6 +580,7 @@ def test_missing_pieces_are_named_and_do_not_raise(tmp_path: Path, pieces: tuple
     assert "nan" not in page.split("<h2>Figures")[0]
 
 
+@pytest.mark.slow
 def test_damaged_pieces_do_not_raise(tmp_path: Path) -> None:
     folder = plant(tmp_path, {label: values[:1] for label, values in DRAW.items()})
     (folder / "coefficients.csv").write_bytes(b"\xff\xfe\x00")
@@ -564,6 +595,8 @@ def test_empty_folder_is_bad_input(tmp_path: Path) -> None:
         report.write(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_reads_without_plugins_training_or_mlflow() -> None:
     code = (
         "import sys, testbed.report\n"
@@ -586,6 +619,7 @@ def test_numbers(value: float, text: str) -> None:
     assert words.number(value) == text
 
 
+@pytest.mark.slow
 def test_a_single_panel_does_not_fill_the_page(tmp_path: Path, whole: Path) -> None:
     """The first figure of a study with one arm, and of one with two."""
     one = report.write(plant(tmp_path, WINNER)).read_text()

@@ -128,7 +128,7 @@ def followed(
 
 def law_end_is_diffusers(one: Same, sampler: Any) -> None:
     """The same end, within what rounding to float32 in every step carries."""
-    oracle, scheduler = mixture(SGM), one.built()
+    oracle, scheduler = mixture(SGM), one.build()
     scheduler.set_timesteps(STEPS)
     calls, levels = levels_of(scheduler, one.vp)
     x = float64(SGM["x_unit"]) * math.sqrt(1 + levels[0] ** 2)
@@ -151,7 +151,7 @@ def test_2s_without_noise_is_the_singlestep_solver() -> None:
         "dpmsolver_singlestep", "DPMSolverSinglestepScheduler", "dpmpp_2s_ancestral",
         "lambda", True, EXPONENTIAL, options={"eta": 0.0},
     )  # fmt: skip
-    oracle, scheduler = mixture(SGM), one.built()
+    oracle, scheduler = mixture(SGM), one.build()
     scheduler.set_timesteps(STEPS + 1)
     calls, levels = levels_of(scheduler, True)
     x = float64(SGM["x_unit"]) * math.sqrt(1 + levels[0] ** 2)
@@ -168,7 +168,7 @@ def test_sde_is_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its Brownian motion is drawn by a package that is not needed here: increments are given."""
     monkeypatch.setitem(sys.modules, "torchsde", ModuleType("torchsde"))
     one = Same("dpmsolver_sde", "DPMSolverSDEScheduler", "dpmpp_sde", "lambda", settings=KARRAS)
-    oracle, scheduler = mixture(SGM), one.built()
+    oracle, scheduler = mixture(SGM), one.build()
     scheduler.set_timesteps(STEPS)
     levels = list(dict.fromkeys(scheduler.sigmas.double().tolist()))
     x = float64(SGM["x_unit"]) * math.sqrt(1 + levels[0] ** 2)
@@ -198,12 +198,13 @@ def test_sde_is_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- schedules -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("steps", [2, 7, 18, 50, 1000])
 def test_a_ddpm_schedule_has_diffusers_levels(spacing: str, steps: int) -> None:
     """Its betas are float32, off by u/2 of the last, so that abar_t has (t + 1) (u beta + 2 u) and
     sigma half of that over 1 - abar."""
-    scheduler = Same(*DDIM, {**WHOLE, "timestep_spacing": spacing}).built()
+    scheduler = Same(*DDIM, {**WHOLE, "timestep_spacing": spacing}).build()
     scheduler.set_timesteps(steps)
     t = scheduler.timesteps.double()
     abar = scheduler.alphas_cumprod.double()[scheduler.timesteps]
@@ -217,7 +218,7 @@ def test_a_ddpm_schedule_has_diffusers_levels(spacing: str, steps: int) -> None:
 
 @pytest.mark.parametrize("steps", [2, 18])
 def test_a_karras_schedule_has_diffusers_levels(steps: int) -> None:
-    scheduler = Same(*EULER, settings=KARRAS).built()
+    scheduler = Same(*EULER, settings=KARRAS).build()
     scheduler.set_timesteps(steps)
     sigmas = scheduler.sigmas.double()
     found = default_registry().schedule("karras")(steps, float(sigmas[-2]), float(sigmas[0]))

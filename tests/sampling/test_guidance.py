@@ -251,6 +251,7 @@ def guided_gaussian(w: float) -> ClassifierFree:
     return ClassifierFree(denoiser, [({"label": FIRST}, w)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler", "heun", "lms", "dpmpp_2m", "ddim"])
 @pytest.mark.parametrize("w", [0.5, 1.0, 2.0, 4.0])
 def test_guided_sampling_converges_to_the_guided_path(sampler: str, w: float) -> None:
@@ -276,9 +277,10 @@ def data() -> testbed.Data:
     return REGISTRY.dataset("mixture", dim=3, n=4000, test=1000)()
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_the_exact_one(data: testbed.Data) -> None:
     """Its KL from p(y|x) is a small part of that of equal odds, and its guess as often right."""
-    settings = classifier.Settings(steps=800, width=32)
+    settings = classifier.ClassifierSettings(steps=800, width=32)
     model = classifier.train(data, "label", 0.01, 20.0, settings, 0)
     assert data.conditional is not None
     for sigma in (0.02, 0.3, 1.0, 4.0):
@@ -297,7 +299,7 @@ def test_a_classifier_learns_the_exact_one(data: testbed.Data) -> None:
 
 
 def test_a_classifier_is_that_of_its_seed_alone(data: testbed.Data) -> None:
-    settings = classifier.Settings(steps=60, width=8, depth=1, batch=16)
+    settings = classifier.ClassifierSettings(steps=60, width=8, depth=1, batch=16)
     before = torch.get_rng_state()
     one, two, other = (
         classifier.train(data, "group", 0.01, 20.0, settings, seed).state_dict()
@@ -310,7 +312,7 @@ def test_a_classifier_is_that_of_its_seed_alone(data: testbed.Data) -> None:
 
 
 def test_a_classifier_starts_from_equal_odds_and_depends_on_the_noise(data: testbed.Data) -> None:
-    model = classifier.Classifier((3,), 4, 0.5, classifier.Settings(width=8, depth=1))
+    model = classifier.Classifier((3,), 4, 0.5, classifier.ClassifierSettings(width=8, depth=1))
     x, sigma = data.test[:5], torch.logspace(-2, 1, 5)
     assert_within(
         model(x, sigma).exp(), torch.full((5, 4), 0.25), torch.ones(5, 4), 8, torch.float32
@@ -328,9 +330,9 @@ def test_bad_settings_of_a_classifier_are_told(data: testbed.Data) -> None:
         ({"width": 0}, "width = 0, depth = 2: expected"),
     ):
         with pytest.raises(InputError, match=message):
-            classifier.Settings(**wrong)  # type: ignore[arg-type]
+            classifier.ClassifierSettings(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="condition 'shape'"):
-        classifier.train(data, "shape", 0.01, 20.0, classifier.Settings(steps=1), 0)
+        classifier.train(data, "shape", 0.01, 20.0, classifier.ClassifierSettings(steps=1), 0)
 
 
 def test_the_synthetic_mixture_tells_its_components(data: testbed.Data) -> None:

@@ -61,6 +61,7 @@ def test_density(law: Callable[[Measure], None]) -> None:
     law(log_likelihood)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_converges_with_order_two(case: str) -> None:
     law_converges_with_order_two(log_likelihood, case)

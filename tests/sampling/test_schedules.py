@@ -14,10 +14,12 @@ from helpers.studies import SMALL
 from laws.schedules import HIGH, LOW, law_ends_are_its_own, law_spacing_is_table_2
 
 import testbed
+from testbed.components.signature import Signature
 from testbed.diffusion import noise_levels
 from testbed.errors import InputError, UnknownName
 from testbed.random import stream
 from testbed.registry import default_registry
+from testbed.sampling import schedules
 from testbed.sampling.schedules import SCHEDULES
 from testbed.trial import build, evaluate
 from testbed.trial.config import TrialConfig
@@ -118,6 +120,16 @@ def test_names_and_options_have_a_nearest() -> None:
         default_registry().schedule("karras", rho="7")
 
 
+def test_every_name_of_an_option_is_listed_where_the_checks_look() -> None:
+    for function, name, names in (
+        (schedules.uniform, "time", schedules.BORDERS),
+        (schedules.ddpm, "spacing", noise_levels.SPACINGS),
+        (schedules.own, "spacing", noise_levels.SPACINGS),
+    ):
+        signature = Signature("a schedule", function, ("steps", "sigma_min", "sigma_max", "table"))
+        assert signature.choices == {name: tuple(names)}
+
+
 # --- in a study ----------------------------------------------------------------------------------
 
 
@@ -186,7 +198,10 @@ def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path)
         (['evaluation.sampler={name="ddpm", variance="lage"}'], "Did you mean 'large'"),
         (['evaluation.sampler={name="ddim", eta=2.0}'], "eta = 2.0 must be between 0 and 1"),
         (["evaluation.schedule.rho=-1.0"], "rho = -1.0 must be positive"),
-        (["evaluation.schedule.rho=1e-300"], "evaluation: OverflowError"),
+        (
+            ["evaluation.schedule.rho=1e-300"],
+            "evaluation: schedule 'karras': levels raised OverflowError",
+        ),
         (['evaluation.schedule="kara"'], "Did you mean 'karras'"),
         (['evaluation.sampler="dpmpp2m"'], "Did you mean 'dpmpp_2m'"),
         (["evaluation.steps=10000000"], "less than or equal to 1000000"),

@@ -208,10 +208,10 @@ def test_sigmas_as_a_tensor_or_a_list() -> None:
 
 
 def noisy(
-    denoise: Denoise, x: Tensor, sigma: float, following: float, generator: Any, history: Any
+    denoise: Denoise, x: Tensor, sigma: float, sigma_next: float, generator: Any, history: Any
 ) -> Tensor:
     history.append(sigma)
-    return x + following * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return x + sigma_next * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 
 def test_a_stochastic_sampler_asks_for_a_generator() -> None:

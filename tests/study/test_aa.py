@@ -111,12 +111,14 @@ def identities(at: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "subject"} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("case", ["digits", "mixture"])
 def test_eps_and_its_mirror_image_agree_bit_for_bit(ran: Ran, case: str, seed: int) -> None:
     law_mirror(*(ran.trials[case, name, seed] for name in ("eps", "minus_eps")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("case", ["digits", "mixture"])
 def test_trained_as_one_they_agree_bit_for_bit_too(together: Ran, case: str, seed: int) -> None:
@@ -224,10 +226,13 @@ def test_the_study_names_the_twins_before_and_after_and_declares_no_winner(ran: 
     for case in ("digits", "mixture"):
         assert f"twins: eps and minus_eps in case {case}: {why}\n" in ran.done.out
     said = " ".join((ran.folder / "report.html").read_text().split())
-    found = f"eps and minus_eps are twins ({why}), and every metric of theirs is the same number"
+    found = (
+        f"eps and minus_eps are equal objectives ({why}), and every metric of theirs is the same "
+        "number"
+    )
     assert said.count(f"there is no winner: {found}") == 4, "headline and numbers, two cases"
     table = pd.read_csv(ran.folder / "tables" / "comparisons.csv")
-    assert table["verdict"].tolist() == ["twin: not compared"] * 2
+    assert table["verdict"].tolist() == ["equal objectives: not compared"] * 2
     assert table["p"].isna().all()
     assert " wins" not in said
 
@@ -301,7 +306,7 @@ def by_report(equal: Results) -> Callable[[Array, Array], str]:
         one = made.to_baseline("", "", "b")
         assert one is not None
         won = {"better": "b", "worse": "a"}.get(one.verdict)
-        assert finding.winner(read, made, "", "") == won
+        assert finding.standing(read, made, "", "").winner == won
         return one.verdict
 
     return decide
@@ -350,6 +355,7 @@ def law_pairing(decide: Callable[[Array, Array], str], y: Array, count: int) -> 
         assert decide(y[one], y[one] * np.exp(0.02 + 0.005 * z)) == "worse"
 
 
+@pytest.mark.slow
 def test_at_most_7_percent_of_200_random_halves_of_16_equal_runs_differ(equal: Results) -> None:
     """By the report's own decision: 11 of 200 where it is 5 %, 5.0 % over many more splits.
 
@@ -358,11 +364,13 @@ def test_at_most_7_percent_of_200_random_halves_of_16_equal_runs_differ(equal: R
     law_level(by_report(equal), values(equal), 200)
 
 
+@pytest.mark.slow
 def test_at_most_7_percent_of_many_random_halves_differ(equal: Results) -> None:
     """3,000 splits have a standard error of 0.4 %: a test of level 9 % is told from one of 5 %."""
     law_level(by_statistics(compare), values(equal), 3000)
 
 
+@pytest.mark.slow
 def test_the_report_decides_as_the_statistics_do(equal: Results) -> None:
     y, decisions = values(equal), (by_report(equal), by_statistics(compare))
     for factor in (1.0, worsening(y, 0.5)):
@@ -443,6 +451,7 @@ BREAKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", BREAKS, ids=lambda interval: interval.__name__)
 def test_a_wrong_test_breaks_its_law_and_the_right_one_none(
     equal: Results, interval: Callable[[Array, Array], Found]

@@ -70,6 +70,7 @@ def ids(engine: engines.ExecutionPlan) -> list[list[str]]:
 # --- who trains with whom -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trials_of_a_case_train_together_and_each_once(tmp_path: Path) -> None:
     tiny = made(tmp_path)
     found = engines.choose(tiny, REGISTRY, "batched", 1)
@@ -80,6 +81,7 @@ def test_trials_of_a_case_train_together_and_each_once(tmp_path: Path) -> None:
     assert found.groups[0].title == "6 trials as one · mixture"
 
 
+@pytest.mark.slow
 def test_every_worker_has_its_part(tmp_path: Path) -> None:
     assert sizes(engines.choose(made(tmp_path), REGISTRY, "batched", 2)) == [3, 3, 3]
     # Three trials of digits are one and two; one alone would be no batch.
@@ -91,6 +93,7 @@ def test_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None:
     assert (found.name, found.slots, sizes(found)) == ("sequential", 2, [1] * 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "parts"),
     [
@@ -117,6 +120,7 @@ def test_what_depends_on_more_than_sigma_trains_alone(tmp_path: Path) -> None:
 STEPS = '"evaluation.steps" = [3, 5]'
 
 
+@pytest.mark.slow
 def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: Path) -> None:
     tiny = made(tmp_path, grid=STEPS)
     one_by_one = engines.choose(tiny, REGISTRY, "sequential")
@@ -131,6 +135,7 @@ def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: 
     assert (sizes(split), [len(g.trainings) for g in split.groups]) == ([6, 6, 6], [3, 3, 3])
 
 
+@pytest.mark.slow
 def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
     tmp_path: Path, no_report: None
 ) -> None:
@@ -163,6 +168,7 @@ def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
         assert mine == its
 
 
+@pytest.mark.slow
 def test_trials_with_equal_settings_are_neighbours(tmp_path: Path) -> None:
     tiny = made(tmp_path, grid='"training.learning_rate" = [1e-3, 1e-2]')
     for group in engines.choose(tiny, REGISTRY, "batched", 1).groups:
@@ -189,6 +195,7 @@ def paced(monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]) -> None:
     monkeypatch.setattr(engines, "_measure", lambda way, *rest: rates[way.title])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("together", "slots", "threads", "parts"), [(0.6, 2, 1, [3, 3, 3]), (0.4, 1, 2, [6, 3])]
 )
@@ -226,6 +233,7 @@ def test_auto_compiles_what_takes_long_enough_and_gains(
     assert ("compiled" in found.measured) == (batched > 1)
 
 
+@pytest.mark.slow
 def test_auto_does_without_torch_compile_where_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +296,7 @@ def described(tiny: Plan) -> None:
     runner.describe(tiny, REGISTRY)
 
 
+@pytest.mark.slow
 def test_a_resumed_study_takes_up_its_groups(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
@@ -300,6 +309,7 @@ def test_a_resumed_study_takes_up_its_groups(tmp_path: Path) -> None:
     assert (found.name, found.slots, ids(found)) == ("batched", 2, ids(chosen))
 
 
+@pytest.mark.slow
 def test_more_workers_than_trials_are_kept_as_asked_for(tmp_path: Path) -> None:
     """Else the same command would not find its own plan again."""
     first = made(tmp_path)
@@ -311,6 +321,7 @@ def test_more_workers_than_trials_are_kept_as_asked_for(tmp_path: Path) -> None:
     assert ids(engines.choose(made(tmp_path), REGISTRY, "auto", 40)) == ids(chosen)
 
 
+@pytest.mark.slow
 def test_what_is_new_gets_groups_of_its_own(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
@@ -323,6 +334,7 @@ def test_what_is_new_gets_groups_of_its_own(tmp_path: Path) -> None:
     assert sizes(found) == [6, 3, 6]
 
 
+@pytest.mark.slow
 def test_a_group_that_has_lost_a_member_is_made_anew(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
@@ -335,6 +347,7 @@ def test_a_group_that_has_lost_a_member_is_made_anew(tmp_path: Path) -> None:
     assert sizes(found) == [3, 3]
 
 
+@pytest.mark.slow
 def test_another_engine_or_number_of_workers_begins_anew(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
@@ -355,6 +368,7 @@ def weights(at: Path) -> bytes:
     return (at / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_batched_study_leaves_what_one_by_one_leaves(tmp_path: Path, no_report: None) -> None:
     folders = {}
     for name in ("batched", "sequential"):
@@ -394,6 +408,7 @@ def together(tiny: Plan, stop: Stop) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_group_resumes_to_the_same_bits(tmp_path: Path) -> None:
     """Stopped in training, then while its trials are measured, then to the end."""
     plans = {}
@@ -418,6 +433,7 @@ def test_a_stopped_group_resumes_to_the_same_bits(tmp_path: Path) -> None:
         assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_a_group_is_not_used(tmp_path: Path) -> None:
     tiny = made(tmp_path)
     described(tiny)
@@ -432,6 +448,7 @@ def test_a_damaged_checkpoint_of_a_group_is_not_used(tmp_path: Path) -> None:
         assert [row["step"] for row in rows] == [50, 100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 4])
 def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) -> None:
     """At once, or in the midst of training: the group is dissolved, and only the guilty fails."""
@@ -451,6 +468,7 @@ def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) ->
             assert "ValueError: enough" in (at / "error.txt").read_text()
 
 
+@pytest.mark.slow
 def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
     tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,6 +504,7 @@ def test_options_that_a_network_refuses_end_the_plan(tmp_path: Path, engine: str
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> None:
     assert study(tmp_path, "--engine", "batched").code == 0
     for one in StudyFolder.at(tmp_path / "runs" / "tiny").descriptions()[:2]:
@@ -497,6 +516,7 @@ def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> No
         assert json.loads((at / "result.json").read_text())["parameters"] > 0
 
 
+@pytest.mark.slow
 def test_a_group_that_is_being_measured_shows_how_far_it_is(tmp_path: Path) -> None:
     """A bar of its trials takes the place of the one of its steps; without a terminal, a line."""
     engine = engines.choose(made(tmp_path, grid=STEPS), REGISTRY, "batched", 1)

@@ -193,6 +193,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[str]:
         yield from leaves(value, f"{prefix}{key}.")
 
 
+@pytest.mark.slow
 def test_an_identity_depends_on_every_setting(folder: Path, registry: testbed.Registry) -> None:
     first = made(folder, registry).trials[0]
     found = {"": first.id}
@@ -483,6 +484,7 @@ def test_a_baseline_with_values_of_the_grid_is_one_of_the_variants_or_left_out(
     ]
 
 
+@pytest.mark.slow
 def test_the_plan_says_which_variant_is_the_baseline_and_what_has_no_effect(folder: Path) -> None:
     arms = '[arms]\nown = {}\nequal = { weighting = "edm", density = "lognormal" }\n'
     text = SMALL + arms + '[report]\nbaseline = "v"\n'
@@ -502,6 +504,7 @@ def test_the_plan_says_which_variant_is_the_baseline_and_what_has_no_effect(fold
 # --- what was asked for -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_record_of_a_study_says_what_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -737,6 +740,7 @@ def test_twins_are_found_without_data_and_without_a_network(
     assert len(equal_objectives.find(study, registry)) == 1
 
 
+@pytest.mark.slow
 def test_the_plan_names_the_twins_of_each_case_and_arm(folder: Path) -> None:
     arms = '[arms]\nfirst = {}\nlast = { loss = { name = "l1", space = "x0" } }\n'
     (folder.parent / "study.toml").write_text(SHARED + arms + '[[cases]]\nname = "[a]"\n')

@@ -83,6 +83,8 @@ def points(address: str) -> dict[str, Any]:
 # --- MLflow ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [["mlflow.json"], ["study.json"]])
 def test_a_driver_that_forgot_what_it_sent_sends_nothing_twice(
     tmp_path: Path, new_store: NewStore, lost: list[str]
@@ -98,6 +100,7 @@ def test_a_driver_that_forgot_what_it_sent_sends_nothing_twice(
     assert points(address) == before
 
 
+@pytest.mark.slow
 def test_rows_that_were_trained_again_are_not_sent_again(
     tmp_path: Path, new_store: NewStore
 ) -> None:
@@ -116,6 +119,7 @@ def test_rows_that_were_trained_again_are_not_sent_again(
     assert points(address) == before
 
 
+@pytest.mark.slow
 def test_what_ended_as_interrupted_and_goes_on_has_each_metric_once(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +134,7 @@ def test_what_ended_as_interrupted_and_goes_on_has_each_metric_once(
         assert name == "study" or metrics["diverged"] == [(100, 0.0)]
 
 
+@pytest.mark.slow
 def test_the_run_of_a_trial_that_another_has_replaced_does_not_stay_running(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +155,7 @@ def test_the_run_of_a_trial_that_another_has_replaced_does_not_stay_running(
         assert status == ("KILLED" if name in {one.id for one in before.trials} else "FINISHED")
 
 
+@pytest.mark.slow
 def test_an_experiment_that_another_study_creates_first_is_taken(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +173,7 @@ def test_an_experiment_that_another_study_creates_first_is_taken(
     assert (done.code, "does not answer" in done.out) == (0, False)
 
 
+@pytest.mark.slow
 def test_mlflow_that_comes_back_within_a_study_gets_everything(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +195,7 @@ def test_mlflow_that_comes_back_within_a_study_gets_everything(
     assert len(points(address)) == 3
 
 
+@pytest.mark.slow
 def test_sync_does_not_speak_of_a_study_that_goes_on(tmp_path: Path) -> None:
     assert study(tmp_path).code == 0
     away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -197,6 +205,8 @@ def test_sync_does_not_speak_of_a_study_that_goes_on(tmp_path: Path) -> None:
     assert "study goes on" not in done.out
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_what_a_killed_creation_of_the_store_left_is_not_read(tmp_path: Path) -> None:
     """SQLite would roll a journal of the old file back into the new one."""
     for name in ("mlflow.db.new", "mlflow.db.new-journal", "mlflow.db.new-wal"):
@@ -209,6 +219,7 @@ def test_what_a_killed_creation_of_the_store_left_is_not_read(tmp_path: Path) ->
 # --- one driver at a time -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_told_and_touches_nothing(tmp_path: Path) -> None:
     assert study(tmp_path).code == 0
     (places(tmp_path)[0] / "result.json").unlink()
@@ -224,6 +235,7 @@ def test_a_second_driver_is_told_and_touches_nothing(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_trial_in_other_hands_is_not_called_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +252,7 @@ def test_a_trial_in_other_hands_is_not_called_failed(
     assert not (at / "error.txt").exists()
 
 
+@pytest.mark.process
 def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None:
     workers = executors.ProcessExecutor(1, "cpu")
     nothing = executors.Job([], [], tmp_path / "group", (), (), "cpu", False)
@@ -260,6 +273,7 @@ def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None
 # --- a full disk ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["sequential", "batched"])
 @pytest.mark.parametrize("name", ["rows.jsonl", "checkpoint", "weights.safetensors", "result.json"])
 def test_a_full_disk_fails_no_trial_and_says_what_to_do(
@@ -295,6 +309,7 @@ def halved(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_told_and_written_anew(tmp_path: Path) -> None:
     assert study(tmp_path).code == 0
     at = tmp_path / "runs" / "one"
@@ -311,6 +326,7 @@ def test_a_damaged_record_is_told_and_written_anew(tmp_path: Path) -> None:
         Folder.at(file.parent).json(file.name)
 
 
+@pytest.mark.slow
 def test_a_damaged_result_or_curve_is_told_and_made_anew(tmp_path: Path) -> None:
     assert study(tmp_path).code == 0
     first, second = places(tmp_path)
@@ -327,6 +343,7 @@ def test_a_damaged_result_or_curve_is_told_and_made_anew(tmp_path: Path) -> None
     assert [row["step"] for row in TrialFolder.at(second).rows()] == [50, 100]
 
 
+@pytest.mark.slow
 def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
     """Alone it would have other bits; the members that are kept are not touched."""
     assert study(tmp_path, engine="batched").code == 0
@@ -342,6 +359,7 @@ def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
     assert {f.name for f in before if after[f] != before[f]} <= {"lock"}
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_asked_for_by_its_id_runs_alone(tmp_path: Path) -> None:
     assert study(tmp_path, engine="batched").code == 0
     at = places(tmp_path)[0]
@@ -376,6 +394,7 @@ def test_a_damaged_checkpoint_or_curve_is_told(
     assert [row["step"] for row in TrialFolder.at(at).rows()] == [50, 100]
 
 
+@pytest.mark.slow
 def test_a_study_tells_of_a_damaged_checkpoint(tmp_path: Path) -> None:
     begun = made(tmp_path)
     runner.describe(begun, REGISTRY)
@@ -391,6 +410,7 @@ def test_a_study_tells_of_a_damaged_checkpoint(tmp_path: Path) -> None:
 # --- leftovers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_a_kill_after_the_result_leaves_is_cleared_away(tmp_path: Path) -> None:
     assert study(tmp_path).code == 0
     folder, (ended, other) = tmp_path / "runs" / "one", places(tmp_path)

@@ -12,6 +12,7 @@ REGISTRY = testbed.Registry()
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.toml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_can_be_planned(name: str, tmp_path: Path) -> None:
     study = study_file.read(ROOT / "studies" / f"{name}.toml")
@@ -25,12 +26,13 @@ def test_a_study_can_be_planned(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_has_its_finding_in_the_guides(name: str) -> None:
-    texts = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+    texts = {path.stem: path.read_text() for path in (ROOT / "docs").rglob("*.md")}
     titles = [line for line in texts["studies"].splitlines() if line.startswith("## ")]
     told = any(title.startswith(f"## {name}:") for title in titles)
     assert told or f"testbed study {name}" in texts.get(name, (ROOT / "README.md").read_text())
 
 
+@pytest.mark.slow
 def test_the_sampling_study_trains_once_for_all_samplers(
     tmp_path: Path,
 ) -> None:

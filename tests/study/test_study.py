@@ -292,6 +292,8 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "there"
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_study_says_what_it_does_and_how_it_ended(finished: Finished) -> None:
     out = finished.first.out
     assert re.search(r"Study tiny: 9 trials \(9 new\) on cpu \(.*\); folder runs/tiny", out)
@@ -309,6 +311,7 @@ def test_a_study_says_what_it_does_and_how_it_ended(finished: Finished) -> None:
     assert "\x1b" not in out
 
 
+@pytest.mark.process
 def test_every_trial_leaves_its_record(finished: Finished) -> None:
     found = trials(finished.folder)
     assert set(found) == {
@@ -349,6 +352,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
         )
 
 
+@pytest.mark.process
 def test_the_study_leaves_its_record(finished: Finished) -> None:
     record = Folder.at(finished.folder).json("study.json")
     assert record["file"] == TINY
@@ -367,6 +371,7 @@ def test_the_study_leaves_its_record(finished: Finished) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_broken_plugin_of_a_folder_is_told_and_the_others_work(finished: Finished) -> None:
     line = "is broken and left out: RuntimeError: broken on purpose [/x]"
     assert finished.first.err.count(line) == 1
@@ -375,6 +380,7 @@ def test_a_broken_plugin_of_a_folder_is_told_and_the_others_work(finished: Finis
     assert "broken on purpose [/x]" in page
 
 
+@pytest.mark.process
 def test_the_finished_hook_is_called_once_in_the_driver(finished: Finished) -> None:
     first, second = (finished.root / "extra" / "diary.txt").read_text().splitlines()
     pid, name, rows, *columns = first.split()
@@ -388,6 +394,7 @@ def test_the_finished_hook_is_called_once_in_the_driver(finished: Finished) -> N
 # --- the same command again ---------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_same_command_again_repeats_nothing(finished: Finished) -> None:
     assert finished.second.code == 0, finished.second.err
     assert "Study tiny: 9 trials (9 finished)" in finished.second.out
@@ -401,6 +408,7 @@ def test_the_same_command_again_repeats_nothing(finished: Finished) -> None:
         assert finished.after[name] == finished.before[name], name
 
 
+@pytest.mark.process
 def test_the_same_command_again_gives_the_same_results(finished: Finished) -> None:
     assert set(finished.after) == set(finished.before)
     for name, (_, digest) in finished.before.items():
@@ -409,6 +417,8 @@ def test_the_same_command_again_gives_the_same_results(finished: Finished) -> No
             assert finished.after[name][1] == digest, name
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_report_is_rebuilt_without_training(finished: Finished, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "tiny"
     shutil.copytree(finished.folder, folder)
@@ -426,6 +436,8 @@ def test_the_report_is_rebuilt_without_training(finished: Finished, tmp_path: Pa
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_report_is_written_where_out_says_and_named_in_a_document(
     finished: Finished, tmp_path: Path
 ) -> None:
@@ -444,6 +456,8 @@ def test_a_report_is_written_where_out_says_and_named_in_a_document(
     assert files(finished.folder) == before
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_one_trial_runs_again_alone_by_its_id(
     finished: Finished, tmp_path: Path, no_report: None
 ) -> None:
@@ -466,6 +480,8 @@ def test_one_trial_runs_again_alone_by_its_id(
 # --- bit for bit --------------------------------------------------------------------------------
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_study_is_the_same_bit_for_bit_in_another_folder_and_executor(
     finished: Finished, again: Path
 ) -> None:
@@ -484,6 +500,7 @@ def test_seeds_arms_and_parameterizations_differ(again: Path) -> None:
     assert len(set(found)) == len(found)
 
 
+@pytest.mark.slow
 def test_other_parameterizations_change_no_trial_bit_for_bit(
     again: Path, tmp_path: Path, no_report: None
 ) -> None:
@@ -503,6 +520,7 @@ def test_other_parameterizations_change_no_trial_bit_for_bit(
 # --- numbers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> None:
     for case, arms in (("mixture", "published"), ("digits", "published+equal")):
         variant = "v" if arms == "published" else "edm"
@@ -512,7 +530,7 @@ def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> Non
         assert not denoiser.training
         config = Folder.at(at).json("trial.json")["config"]
         data = testbed.Registry().dataset(case, **config["dataset"]["options"])()
-        held = denoising.held(data, 0.002, 80.0, 4, 32)
+        held = denoising.held_out_pairs(data, 0.002, 80.0, 4, 32)
         table = pd.read_csv(at / "levels.csv")
         for i, row in table.iterrows():
             sigma = held.sigma[i].expand(32)
@@ -526,6 +544,7 @@ def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> Non
                 assert excess == pytest.approx(row["excess"], rel=1e-6)
 
 
+@pytest.mark.process
 def test_the_metrics_of_a_trial_follow_from_its_table(finished: Finished) -> None:
     for (case, _, _), at in trials(finished.folder).items():
         table, metrics = pd.read_csv(at / "levels.csv"), result(at)["metrics"]
@@ -538,6 +557,7 @@ def test_the_metrics_of_a_trial_follow_from_its_table(finished: Finished) -> Non
             assert metrics["excess_nats"] == pytest.approx(area, rel=1e-12)
 
 
+@pytest.mark.process
 def test_the_tables_of_the_report_follow_from_the_trials(finished: Finished) -> None:
     table = pd.read_csv(finished.folder / "tables" / "results.csv")
     levels = pd.read_csv(finished.folder / "tables" / "levels.csv")
@@ -580,6 +600,8 @@ def test_the_tables_of_the_report_follow_from_the_trials(finished: Finished) -> 
             assert value == pytest.approx(math.prod(found) ** (1 / len(found)), rel=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_samples_are_drawn_as_numbers_or_a_picture(finished: Finished, tmp_path: Path) -> None:
     digits = trials(finished.folder)["digits/equal", "v", 0]
     moved = tmp_path / "runs" / "tiny" / "trials"
@@ -623,6 +645,7 @@ def test_a_store_is_made_whole_by_its_first_study(template: Path) -> None:
     assert template.stat().st_mtime_ns == before
 
 
+@pytest.mark.process
 def test_mlflow_holds_one_parent_and_a_nested_run_for_each_trial(finished: Finished) -> None:
     (parent,) = of_kind(finished.logged, "study")
     nested = of_kind(finished.logged, "trial")
@@ -639,6 +662,7 @@ def test_mlflow_holds_one_parent_and_a_nested_run_for_each_trial(finished: Finis
     assert arms == {"published", "equal", "published+equal"}
 
 
+@pytest.mark.process
 def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: Finished) -> None:
     by_id = {at.name: at for at in trials(finished.folder).values()}
     for run in of_kind(finished.logged, "trial"):
@@ -662,6 +686,7 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
         }  # fmt: skip
 
 
+@pytest.mark.process
 def test_mlflow_holds_the_report_the_tables_and_the_plugins(finished: Finished) -> None:
     (parent,) = of_kind(finished.logged, "study")
     assert {"study.json", "report.html", "coefficients.csv", "tweedie.json"} <= parent.artifacts
@@ -672,6 +697,7 @@ def test_mlflow_holds_the_report_the_tables_and_the_plugins(finished: Finished) 
     assert parent.metrics == {name: [(0, value)] for name, value in counts.items()}
 
 
+@pytest.mark.process
 def test_the_same_command_again_logs_no_run_and_no_metric_twice(finished: Finished) -> None:
     def key(run: Run) -> str:
         return run.id
@@ -682,6 +708,7 @@ def test_the_same_command_again_logs_no_run_and_no_metric_twice(finished: Finish
         assert one == other
 
 
+@pytest.mark.slow
 def test_while_mlflow_is_away_a_study_goes_on_and_a_later_one_catches_up(
     tmp_path: Path, new_store: Callable[[Path], str], no_report: None
 ) -> None:
@@ -708,6 +735,7 @@ def test_while_mlflow_is_away_a_study_goes_on_and_a_later_one_catches_up(
         assert files(at.parent)[name] == before[name]
 
 
+@pytest.mark.slow
 def test_sync_brings_mlflow_up_to_date_and_sends_nothing_twice(
     tmp_path: Path, new_store: Callable[[Path], str], no_report: None
 ) -> None:
@@ -731,6 +759,7 @@ def test_sync_brings_mlflow_up_to_date_and_sends_nothing_twice(
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.slow
 def test_a_study_logs_to_the_store_that_is_asked_for(
     tmp_path: Path, new_store: Callable[[Path], str], no_report: None
 ) -> None:
@@ -750,6 +779,7 @@ def test_a_study_logs_to_the_store_that_is_asked_for(
     assert (done.code, f"1 of 1 trials are in MLflow at {address}." in done.out) == (0, True)
 
 
+@pytest.mark.slow
 def test_sync_without_trials_or_without_an_answer(tmp_path: Path) -> None:
     put(tmp_path, "one.toml", ONE)
     done = run_here(tmp_path, "sync", "one.toml")
@@ -786,6 +816,8 @@ main()
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_without_mlflow_a_study_trains_and_says_so(tmp_path: Path) -> None:
     put(tmp_path, "one.toml", ONE)
     done = subprocess.run(
@@ -802,6 +834,8 @@ def test_without_mlflow_a_study_trains_and_says_so(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("mlflow.json"))
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_training_imports_neither_mlflow_nor_what_a_study_needs() -> None:
     code = """
 import sys
@@ -857,6 +891,7 @@ def status_of(folder: Path) -> dict[str, str]:
     return {place.strip("/"): result(at)["status"] for (place, _, _), at in trials(folder).items()}
 
 
+@pytest.mark.slow
 def test_a_trial_that_raises_fails_with_its_traceback_and_the_others_go_on(
     troubled: Troubled,
 ) -> None:
@@ -907,6 +942,7 @@ def test_mlflow_says_how_each_trial_ended(troubled: Troubled) -> None:
     assert parent.metrics == {name: [(0, value)] for name, value in counts.items()}
 
 
+@pytest.mark.slow
 def test_a_failed_identity_has_its_own_exit_code_and_is_red(tmp_path: Path) -> None:
     put(tmp_path, "one.toml", ONE)
     plugin = put(tmp_path, "wrong_sign.py", WRONG)
@@ -988,6 +1024,8 @@ def rows_at_least(root: Path, n: int) -> Callable[[], bool]:
     return reached
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_an_interrupted_study_resumes_to_the_same_bits(
     tmp_path: Path,
     started: Callable[..., subprocess.Popen[str]],
@@ -1031,6 +1069,8 @@ def test_an_interrupted_study_resumes_to_the_same_bits(
     assert nested.metrics["loss"] == [(row["step"], row["loss"]) for row in curve(at)]
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_second_interrupt_ends_a_study_at_once(
     tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -1052,6 +1092,8 @@ def test_a_second_interrupt_ends_a_study_at_once(
     assert not Path(f"/proc/{worker}").exists()
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [0.0, 1000.0])
 def test_a_killed_worker_is_resumed_to_the_same_bits(
     tmp_path: Path,
@@ -1084,6 +1126,8 @@ def test_a_killed_worker_is_resumed_to_the_same_bits(
     assert nested.metrics["loss"] == [(row["step"], row["loss"]) for row in curve(at)]
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_worker_that_dies_every_time_fails_its_trial_after_three(
     tmp_path: Path, no_report: None
 ) -> None:
@@ -1101,6 +1145,8 @@ def test_a_worker_that_dies_every_time_fails_its_trial_after_three(
     assert "the worker died 3 times" in (at / "error.txt").read_text()
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_trial_in_the_hands_of_another_process_is_left_alone(tmp_path: Path) -> None:
     with Folder.at(tmp_path / "t").own():
         script = (
@@ -1115,6 +1161,7 @@ def test_a_trial_in_the_hands_of_another_process_is_left_alone(tmp_path: Path) -
         pass
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(
     tmp_path: Path, no_report: None, uninterrupted: Callable[[Path], Path]
 ) -> None:

@@ -779,6 +779,7 @@ overrides = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(text=studies(), sets=overrides)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_study_file_is_valid_or_an_input_error(

@@ -12,6 +12,8 @@ from testbed.components.base import Component
 from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("component", OTHER_PROCESSES, ids=lambda one: one.axis)
 def test_another_number_in_another_process(component: Component) -> None:
     (check,) = [one for one in iter_checks(component) if one.id.endswith(".spawned")]
@@ -19,6 +21,8 @@ def test_another_number_in_another_process(component: Component) -> None:
         replace(check, context=CONTEXT)(component)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_what_no_other_process_can_load() -> None:
     loose = testbed.Weighting("wrong", lambda sigma: 1 / sigma)
     (check,) = [one for one in iter_checks(loose) if one.id.endswith(".spawned")]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -136,6 +137,44 @@ def test_true_claims_that_are_not_made_are_suggested() -> None:
     assert suggest_claims(testbed.Loss("own", lambda a, b: 3 * (a - b) ** 2)) == [
         "claim.elicits_mean"
     ]
+
+
+def test_true_claims_of_a_guidance_are_suggested() -> None:
+    free = default_registry().guidance("classifier_free")
+    both = ["claim.conditional_at_one", "claim.unconditional_at_zero"]
+    assert suggest_claims(free) == []
+    assert suggest_claims(testbed.Guidance("bare", free.method)) == both
+    assert suggest_claims(default_registry().guidance("none")) == []
+    with pytest.raises(InputError, match="Did you mean 'conditional_at_one'"):
+        testbed.Guidance("mine", free.method, claims=("unconditional_at_one",))
+
+
+Kind = Literal["a", "b", "c"]
+
+
+def with_options(
+    u: torch.Tensor, kind: Kind = "b", even: bool = True, n: int = 5, scale: float = 2.0
+) -> torch.Tensor:
+    return u
+
+
+def test_a_component_is_tried_around_its_options() -> None:
+    density = testbed.Density("mine", with_options, lambda sigma: sigma)
+    tried = dict(behaviour.variants(density.bound({"scale": 3.0})))
+    assert list(tried) == [
+        "by default",
+        "with kind = 'a'",
+        "with kind = 'c'",
+        "with even = False",
+        "with n = 6",
+        "with n = 2",
+        "with scale = 4.5",
+        "with scale = 1.5",
+    ]
+    assert tried["by default"].options["scale"] == tried["with n = 6"].options["scale"] == 3.0
+    assert tried["with kind = 'a'"].options["kind"] == "a"
+    table = default_registry().table("karras", n=2)
+    assert "with n = 1" not in dict(behaviour.variants(table))  # which the table refuses
 
 
 def test_failure_says_who_which_law_and_the_numbers() -> None:
@@ -286,6 +325,7 @@ def test_ids_are_readable_and_one_process_serves_all() -> None:
     assert len(contexts) == 1
 
 
+@pytest.mark.process
 def test_under_pytest(tmp_path: Path) -> None:
     """An expected failure is an xfail; a pass where one was expected fails; a skip is a skip."""
     sign = {"wrong-weighting.positive": "a sign"}
@@ -319,6 +359,7 @@ def test_under_pytest(tmp_path: Path) -> None:
 # --- without pytest and Hypothesis ---------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_needs_neither_pytest_nor_hypothesis(tmp_path: Path) -> None:
     script = """
 import sys

@@ -25,7 +25,15 @@ from testbed.training import checkpoint
 from testbed.training.batch import Batch, unbatchable
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
-from testbed.training.trainer import BLOCK, Levels, Row, Trainer, TrainingJob, Window, losses
+from testbed.training.trainer import (
+    BLOCK,
+    CurvePoint,
+    SigmaFunctions,
+    Trainer,
+    TrainingJob,
+    Window,
+    losses,
+)
 from testbed.training.weights import Weights
 
 CPU = torch.device("cpu")
@@ -73,16 +81,16 @@ def contestant(
     return TrainingJob(denoiser, objective, settings, seed)
 
 
-def alone(one: TrainingJob) -> tuple[list[Row], Tensor, Trainer]:
+def alone(one: TrainingJob) -> tuple[list[CurvePoint], Tensor, Trainer]:
     """Rows without their times, and averaged weights (P,), of a trial trained for itself."""
     trainer = Trainer(one.denoiser, one.objective, data(), one.training, one.seed, CPU)
     rows = [dataclasses.replace(row, seconds=0.0) for row in trainer]
     return rows, trainer.ema[0], trainer
 
 
-def ran(batch: Batch) -> list[list[Row]]:
+def ran(batch: Batch) -> list[list[CurvePoint]]:
     """The rows of each trial, without their times."""
-    found: list[list[Row]] = [[] for _ in batch.trials]
+    found: list[list[CurvePoint]] = [[] for _ in batch.trials]
     for rows in batch.windows():
         for i, row in enumerate(rows):
             if row is not None:
@@ -104,10 +112,10 @@ class Recorded(Batch):
         super().__init__(*arguments)
         self.kept: list[tuple[Tensor, tuple[Tensor, ...]]] = []
 
-    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _evaluate(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.step % BLOCK == 0:
             self.kept.append((self.weights.W.clone(), arguments))
-        return super()._evaluated(arguments)
+        return super()._evaluate(arguments)
 
 
 @functools.cache
@@ -129,8 +137,8 @@ def gradient(batch: Batch, k: int, row: Tensor, arguments: tuple[Tensor, ...]) -
     state |= {name: stacked[k].to(dtype) for name, stacked in batch.buffers.items()}
     x0, eps, *rest = (t.to(dtype) for t in arguments)
     at = [t[k] for t in rest]
-    seed = int(batch.of_seed[k])
-    levels = Levels(at[0], at[1], at[2], Terms(*at[3:]))
+    seed = int(batch.seed_index[k])
+    levels = SigmaFunctions(at[0], at[1], at[2], Terms(*at[3:]))
 
     def called(*inputs: Any) -> Tensor:
         found: Tensor = functional_call(batch.network, state, inputs)
@@ -199,6 +207,7 @@ def batched_gradient(batch: Batch, leaves: list[Tensor], arguments: tuple[Tensor
         batch.buffers = kept
 
 
+@pytest.mark.slow
 def test_one_step_as_one_is_one_step_alone_but_for_rounding() -> None:
     law_one_step(batched_gradient)
 
@@ -242,21 +251,23 @@ def law_trace(made: type[Batch]) -> None:
     for W, arguments in batch.kept[-3:]:
         batch.weights.W.copy_(W)
         for mine, right in zip(
-            batch._evaluated(arguments), batch._step(batch.leaves, *arguments), strict=True
+            batch._evaluate(arguments), batch._step(batch.leaves, *arguments), strict=True
         ):
             assert torch.equal(mine, right)
 
 
 class NarrowTrace(Recorded):
-    def _evaluated(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        found = super()._evaluated(arguments)
+    def _evaluate(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        found = super()._evaluate(arguments)
         return tuple(t + t * 2.0**-23 * (self._evaluations > BLOCK) for t in found)
 
 
+@pytest.mark.slow
 def test_the_trace_of_a_step_has_its_bits() -> None:
     law_trace(Recorded)
 
 
+@pytest.mark.slow
 def test_a_trace_with_other_bits_is_caught() -> None:
     with pytest.raises(AssertionError):
         law_trace(NarrowTrace)
@@ -292,6 +303,7 @@ def thousand_nudged() -> float:
     return float(np.mean(drifts))
 
 
+@pytest.mark.slow
 def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_causes() -> None:
     batch = batch_of([contestant(name, steps=1000) for name in FIVE])
     ran(batch)
@@ -299,6 +311,7 @@ def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_c
     assert 0 < np.mean(drifts) <= thousand_nudged()
 
 
+@pytest.mark.slow
 def test_other_trials_in_the_batch_change_no_more_than_that() -> None:
     many = batch_of([contestant(name, seed, steps=1000) for seed in (0, 1) for name in FIVE])
     few = batch_of([contestant("v", steps=1000), contestant("edm", steps=1000)])
@@ -352,14 +365,17 @@ def varied() -> list[TrainingJob]:
     ]
 
 
+@pytest.mark.slow
 def test_settings_are_each_trial_s_own() -> None:
     law_as_alone(varied)
 
 
+@pytest.mark.slow
 def test_five_parameterizations_and_seeds() -> None:
     law_as_alone(lambda: [contestant(name, seed) for seed in (3, 0) for name in FIVE])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_quadratic() -> None:
     loss = REGISTRY.loss("huber", space="eps")
     law_as_alone(lambda: [contestant(name, loss=loss) for name in ("v", "edm")])
@@ -380,8 +396,9 @@ class OneClip(Batch):
 
 def alike(weights: Weights, **settings: float | str) -> None:
     """Gives every trial the same settings."""
-    weights.runs = [
-        run._replace(settings=dataclasses.replace(run.settings, **settings)) for run in weights.runs
+    weights.groups = [
+        run._replace(settings=dataclasses.replace(run.settings, **settings))
+        for run in weights.groups
     ]
 
 
@@ -394,7 +411,7 @@ class OneDecay(Batch):
 class OneSeed(Batch):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.of_seed = torch.zeros_like(self.of_seed)
+        self.seed_index = torch.zeros_like(self.seed_index)
 
 
 class OneRate(Batch):
@@ -427,9 +444,10 @@ class AllAlike(Batch):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.alike = [list(range(len(self.trials)))]
+        self.groups = [list(range(len(self.trials)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant", [OneClip, OneDecay, OneSeed, OneRate, OneOptimizer, OneScale, Shifted, AllAlike]
 )
@@ -485,6 +503,7 @@ def law_divergence(made: type[Batch] = Batch) -> None:
         assert torch.equal(batch.ema[k], healthy.ema[k])
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_stops_and_touches_nobody() -> None:
     law_divergence()
 
@@ -505,6 +524,7 @@ class Infects(Batch):
         self.weights.__class__ = Spreads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [GoesOn, Infects])
 def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> None:
     with pytest.raises(AssertionError):
@@ -514,6 +534,7 @@ def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> 
 # --- resuming -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trials", [varied, mixed], ids=["varied", "one diverged"])
 @pytest.mark.parametrize("stop", [BLOCK, BLOCK + 23])
 def test_a_resumed_batch_is_the_uninterrupted_one(
@@ -553,7 +574,7 @@ def test_a_state_of_other_trials_is_refused() -> None:
 def learned() -> TrainingJob:
     one = contestant("edm")
     weighting = REGISTRY.weighting("edm2")
-    objective = dataclasses.replace(one.objective, weighting=weighting).started(0)
+    objective = dataclasses.replace(one.objective, weighting=weighting).with_states(0)
     return one._replace(objective=objective)
 
 
@@ -580,6 +601,7 @@ def test_what_cannot_be_batched_is_refused_with_the_reason(
         batch_of([contestant(), other()])
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_and_of_twenty() -> None:
     law_as_alone(lambda: [contestant("v", 4)])
     assert unbatchable([contestant(name, seed) for seed in range(4) for name in FIVE]) == ""

@@ -129,9 +129,9 @@ def test_a_run_uses_the_rate_of_its_step(schedule: str) -> None:
     descend = by_hand.weights.descend
 
     def set_rate(step: int) -> None:
-        (run,) = by_hand.weights.runs
+        (run,) = by_hand.weights.groups
         settings = dataclasses.replace(run.settings, learning_rate=expected[step])
-        by_hand.weights.runs = [run._replace(settings=settings)]
+        by_hand.weights.groups = [run._replace(settings=settings)]
         descend(step)
 
     by_hand.weights.descend = set_rate  # type: ignore[method-assign]
@@ -171,6 +171,7 @@ def law_power(decay: Rate) -> None:
         assert abs(found - width) <= 2 / n**2
 
 
+@pytest.mark.slow
 def test_the_power_profile_has_its_width() -> None:
     law_power(rates.decay)
 

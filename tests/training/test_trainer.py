@@ -190,6 +190,7 @@ class OfTheGlobalStream(Trainer):
         self.seed = seed
 
 
+@pytest.mark.slow
 def test_every_trial_of_a_seed_has_the_same_draws() -> None:
     law_same_draws(trainer)
 
@@ -293,6 +294,7 @@ def law_unit_loss(scale: Callable[[Objective, Data], float] = Objective.scale) -
         assert abs(math.log(row.loss)) < Z * error
 
 
+@pytest.mark.slow
 def test_the_loss_starts_at_one() -> None:
     law_unit_loss()
 
@@ -369,6 +371,7 @@ def test_v_and_edm_are_mirrors_at_sigma_data_one() -> None:
     law_mirrors(lambda name: trainer(name, sigma_data=1.0), "v", "edm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", [None, "unit", "min_snr"])
 @pytest.mark.parametrize("density", ["cosine", "ddpm"])
 def test_v_and_edm_are_mirrors_whatever_they_share(weighting: str | None, density: str) -> None:
@@ -469,9 +472,9 @@ def test_divergence_of_the_very_last_update_is_noticed(steps: int) -> None:
 
     def last(step: int) -> None:
         if step == steps - 1:
-            (run,) = one.weights.runs
+            (run,) = one.weights.groups
             settings = dataclasses.replace(run.settings, learning_rate=1e39)
-            one.weights.runs = [run._replace(settings=settings)]
+            one.weights.groups = [run._replace(settings=settings)]
         descend(step)
 
     one.weights.descend = last
@@ -525,10 +528,12 @@ def from_step(step: int) -> Restore:
     return lambda one, tensors, facts: one.restore(tensors, {**facts, "step": step})
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one() -> None:
     law_resumes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant",
     [
@@ -689,6 +694,7 @@ def cut(u: Tensor) -> Tensor:
     return low + u * (high - low)
 
 
+@pytest.mark.slow
 def test_the_engine_is_a_ten_line_loop_bit_for_bit() -> None:
     one = trainer("eps", weighting="eps", steps=BLOCK + 10)
     list(one)
@@ -773,10 +779,12 @@ def law_textbook(make: Callable[[], Trainer], weight: Weight, skip: Skip, **more
     assert apart([p.detach() for p in one.parameters], theirs) <= 10 * drift
 
 
+@pytest.mark.slow
 def test_the_engine_is_the_textbook_s_edm() -> None:
     law_textbook(lambda: trainer("edm", weighting="edm"), edm_weight, edm_skip)
 
 
+@pytest.mark.slow
 def test_the_engine_is_the_textbook_s_eps_with_another_weight() -> None:
     law_textbook(
         lambda: trainer("eps", weighting="min_snr"),
@@ -785,6 +793,7 @@ def test_the_engine_is_the_textbook_s_eps_with_another_weight() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "skip", "more"),
     [
@@ -819,6 +828,7 @@ def law_learns(make: Make) -> None:
     assert float(gain.mean() / gain.std()) * math.sqrt(len(gain)) > Z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIVE)
 def test_training_lowers_the_loss(name: str) -> None:
     law_learns(functools.partial(trainer, name))
@@ -842,6 +852,7 @@ class Uphill(Trainer):
         self.weights.descend = ascend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [NoStep, Uphill])
 def test_training_that_does_not_learn_is_caught(mutant: type[Trainer]) -> None:
     with pytest.raises(AssertionError):
@@ -863,6 +874,7 @@ def without_a_scaling(kind: str) -> testbed.Parameterization:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["x0", "eps", "F"])
 def test_a_parameterization_without_a_scaling_learns(space: str) -> None:
     p = without_a_scaling("asinh")
@@ -871,6 +883,7 @@ def test_a_parameterization_without_a_scaling_learns(space: str) -> None:
     law_learns(functools.partial(trainer, p, weighting=weighting, loss=loss))
 
 
+@pytest.mark.slow
 def test_eps_without_a_scaling_is_the_textbook_s_eps() -> None:
     # D - x0 cancels at small sigma; above 1/2 it loses no more than the roundings allowed for.
     density = REGISTRY.density("lognormal", sigma_min=0.5)
@@ -1065,7 +1078,7 @@ def narrow(
     generator = torch.Generator().manual_seed(3)
     x0 = data().train[: len(sigma)]
     eps = torch.randn(x0.shape, generator=generator)
-    at = trainers.levels_of(one.denoiser, one.objective, sigma)
+    at = trainers.sigma_functions(one.denoiser, one.objective, sigma)
     net = one.denoiser.network
     x = x0 + at.sigma[:, None] * eps
     with torch.autocast("cpu", torch.bfloat16):
@@ -1096,7 +1109,7 @@ def all_narrow(
     objective: Objective,
     x0: Tensor,
     eps: Tensor,
-    at: trainers.Levels,
+    at: trainers.SigmaFunctions,
     precision: str = "float32",
 ) -> Tensor:
     def left_narrow(*inputs: Any) -> Tensor:
@@ -1106,6 +1119,7 @@ def all_narrow(
     return trainers.losses(left_narrow, objective, x0, eps, at)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_only_the_network_is_narrow() -> None:
     law_only_the_network_is_narrow(trainers.losses)
 

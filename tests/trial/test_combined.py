@@ -22,7 +22,7 @@ from testbed.metrics import denoising, likelihood
 from testbed.oracles import Conditional, Mixture
 from testbed.random import stream
 from testbed.registry import default_registry
-from testbed.sampling.guidance import Given
+from testbed.sampling.guidance import ConditionedDenoiser
 from testbed.trial import worker
 from testbed.trial.folders import TrialFolder
 
@@ -73,6 +73,7 @@ def test_a_wrong_conditional_density_is_caught(mutant: Callable[..., Tensor]) ->
 # --- likelihood and bound given the classes -----------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["label"], ["label", "group"]])
 def test_the_exact_conditional_denoiser_has_no_gap_given_the_classes(names: list[str]) -> None:
     """Its log p(x|y) is that of the components, but for Heun's step and the prior.
@@ -106,7 +107,7 @@ def test_the_bound_is_given_the_classes() -> None:
     chain = Chain(default_registry().table("ddpm", n=20, start=0.01, end=0.5).sigmas)
     x0 = data().test[:30].double()
     label = data().condition("test", ["label"])["label"][:30]
-    found = chain.elbo(Given(exact(), {"label": label}), x0, stream(0, "e")).total
+    found = chain.elbo(ConditionedDenoiser(exact(), {"label": label}), x0, stream(0, "e")).total
     one = data().conditional
     assert one is not None
     for y in range(4):
@@ -138,14 +139,14 @@ def learned() -> testbed.Denoiser:
 def test_a_conditional_model_is_sampled_with_its_own_variance() -> None:
     """nu = 1 is the large variance, nu = -1 would be the small one."""
     denoiser, x = learned(), torch.ones(2, 3)
-    given = Given(denoiser, {"label": torch.tensor([1, 1])})
-    sigma, following = float(denoiser.table.sigmas[9]), float(denoiser.table.sigmas[8])  # type: ignore[union-attr]
-    _, variance = given.posterior(x, sigma, following)
-    assert float(variance[0, 0]) == pytest.approx(large(sigma, following), rel=8 * 2.0**-24)
-    _, other = denoiser.posterior(x, sigma, following)
+    given = ConditionedDenoiser(denoiser, {"label": torch.tensor([1, 1])})
+    sigma, sigma_next = float(denoiser.table.sigmas[9]), float(denoiser.table.sigmas[8])  # type: ignore[union-attr]
+    _, variance = given.posterior(x, sigma, sigma_next)
+    assert float(variance[0, 0]) == pytest.approx(large(sigma, sigma_next), rel=8 * 2.0**-24)
+    _, other = denoiser.posterior(x, sigma, sigma_next)
     assert float(other[0, 0]) != float(variance[0, 0])
     with pytest.raises(NoPosterior):
-        Given(exact(), None).posterior(x, sigma, following)
+        ConditionedDenoiser(exact(), None).posterior(x, sigma, sigma_next)
 
 
 LEARNED = ONE_TRIAL.replace("gaussian", "mixture").replace(
@@ -178,6 +179,6 @@ def test_a_guided_sampler_has_no_learned_variance_and_says_so_before(tmp_path: P
 
 def test_a_conditional_model_has_no_stated_limit() -> None:
     """That of other noise is known for the unconditional oracle: it is not shown in its place."""
-    against = denoising.held(data(), 0.05, 5.0, 2, 8, ["label"])
+    against = denoising.held_out_pairs(data(), 0.05, 5.0, 2, 8, ["label"])
     table = denoising.per_level(exact(), against, CPU, False, default_registry().noise("offset"))
     assert "limit" not in table

@@ -147,11 +147,11 @@ DROPOUT = [
 
 @pytest.mark.parametrize("law", DROPOUT)
 def test_dropout_obeys(law: Callable[[OfBlock], None]) -> None:
-    law(conditions.of_block)
+    law(conditions.block_classes)
 
 
 def dropping(
-    kept: Callable[[Tensor, Tensor, float], Tensor] = conditions.kept,
+    kept: Callable[[Tensor, Tensor, float], Tensor] = conditions.drop,
     stream: Callable[[int, str, int], tuple[int, str, int]] = lambda *given: given,
     rows: Callable[[Tensor], Tensor] = lambda index: index,
 ) -> OfBlock:
@@ -161,7 +161,7 @@ def dropping(
         return {
             name: kept(
                 classes[name][rows(index)],
-                conditions.draws(*stream(seed, name, block), tuple(index.shape)),
+                conditions.uniforms(*stream(seed, name, block), tuple(index.shape)),
                 rate,
             )
             for name, rate in rates.items()
@@ -173,7 +173,7 @@ def dropping(
 def one_stream(classes: Any, rates: Any, seed: int, block: int, index: Tensor) -> Any:
     generator = torch.Generator().manual_seed(seed + 1000 * block)
     return {
-        name: conditions.kept(
+        name: conditions.drop(
             classes[name][index],
             torch.rand(index.shape, generator=generator, dtype=torch.float64),
             rate,
@@ -260,7 +260,7 @@ def law_network_sees_the_classes() -> None:
     for step, found in enumerate(seen):
         block, offset = divmod(step, BLOCK)
         index = trainers.draws(one.seed, block, 16, len(data().train), data().shape).indices
-        wanted = conditions.of_block(
+        wanted = conditions.block_classes(
             data().condition("train", one.conditions), one.conditions, one.seed, block, index
         )
         assert {n: y.tolist() for n, y in found.items()} == {
@@ -315,6 +315,7 @@ def test_the_network_is_given_the_classes_of_its_batch() -> None:
     law_network_sees_the_classes()
 
 
+@pytest.mark.slow
 def test_conditional_trials_train_as_one_batch() -> None:
     law_batched_is_one_by_one()
 
@@ -322,20 +323,21 @@ def test_conditional_trials_train_as_one_batch() -> None:
 def swapped(*arguments: Any) -> dict[str, Tensor]:
     """The conditions of the seed 0 for everyone."""
     classes, rates, _, block, index = arguments
-    return conditions.of_block(classes, rates, 0, block, index)
+    return conditions.block_classes(classes, rates, 0, block, index)
 
 
 def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tensor:
     return losses(*arguments, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "module", "name", "wrong"),
     [
         pytest.param(
             law_always_dropped_is_unconditional,
             trainers,
-            "of_block",
+            "block_classes",
             dropping(lambda y, u, rate: torch.where(u < rate, 0, y)),
             id="class 0 for none",
         ),
@@ -347,7 +349,7 @@ def unconditional(*arguments: Any, condition: Any = None, **given: Any) -> Tenso
             id="classes of other rows",
         ),
         pytest.param(
-            law_batched_is_one_by_one, batches, "of_block", swapped, id="draws of one seed"
+            law_batched_is_one_by_one, batches, "block_classes", swapped, id="draws of one seed"
         ),
         pytest.param(
             law_batched_is_one_by_one,
@@ -365,6 +367,7 @@ def test_mistakes_in_conditional_training_are_caught(
         law()
 
 
+@pytest.mark.slow
 def test_training_goes_on_bit_for_bit_from_a_state() -> None:
     whole, first, second = (trainer(contestant({"label": 0.3}, steps=150)) for _ in range(3))
     for _ in whole:
@@ -388,7 +391,7 @@ def test_trials_with_other_conditions_are_not_batched() -> None:
 
 def law_exact_denoiser_has_no_excess(per_level: Callable[..., pd.DataFrame]) -> None:
     """Given the classes and with all off: the oracle of each is the yardstick, to rounding."""
-    held = denoising.held(data(), 0.05, 20.0, 5, 64, ["label", "group"])
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 5, 64, ["label", "group"])
     found = per_level(exact(), held, CPU, True)
     # F = D in x0 form, rounded to the float32 of x at most.
     size = float(data().test.abs().max()) ** 2 * (4 * U) ** 2
@@ -419,7 +422,7 @@ def test_mistakes_in_measuring_are_caught(wrong: Callable[..., pd.DataFrame]) ->
 
 
 def test_an_unconditional_model_is_measured_as_before() -> None:
-    held = denoising.held(data(), 0.05, 20.0, 3, 16)
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 3, 16)
     assert (held.condition, held.optimum_dropped) == (None, None)
     assert data().oracle is not None
     x = held.x0 + float(held.sigma[1]) * held.eps
@@ -445,7 +448,7 @@ def config(name: str, rates: Mapping[str, float], **options: Any) -> TrialConfig
 @pytest.mark.parametrize("negative", [-1, 2])
 def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negative: int) -> None:
     """Guidance on both sides is one: no excess. A model without conditions is D_u on both."""
-    held = denoising.held(data(), 0.05, 20.0, 4, 32, ["label"])
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 32, ["label"])
     set_ = config("classifier_free", {"label": 0.1}, scale=scale, negative=negative)
     guide = Guide(set_, REGISTRY, data(), exact(), CPU)
     levels = pd.DataFrame({"sigma": held.sigma.numpy()})
@@ -459,8 +462,9 @@ def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negat
     assert float(levels["excess_guided"].max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_classifier_is_measured_beside_the_exact_one() -> None:
-    held = denoising.held(data(), 0.05, 20.0, 4, 60)
+    held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 60)
     set_ = config("classifier", {}, steps=400, width=32, depth=1)
     guide = Guide(set_, REGISTRY, data(), exact(), CPU)
     levels = pd.DataFrame({"sigma": held.sigma.numpy()})
@@ -551,7 +555,7 @@ REFUSED = {
     ),
     "classifier-free without dropout": (
         [FREE, "conditions.label=0"],
-        "asks the model with condition 'label' switched off, which conditions.label = 0 never "
+        "it needs the model with condition 'label' switched off, which conditions.label = 0 never "
         "trains: give it a rate above 0.",
     ),
     "a negative label of no label": (
@@ -568,7 +572,7 @@ REFUSED = {
             "conditions.label=0",
             "conditions.group=0",
         ],
-        "asks the model with condition 'group' switched off",
+        "it needs the model with condition 'group' switched off",
     ),
     "an infinite scale": (
         ['evaluation.guidance={name="classifier_free", scale=inf}', "conditions.label=0.1"],
@@ -592,7 +596,7 @@ REFUSED = {
     ),
     "classifier on a model that always has its label": (
         [BY, "conditions.label=0"],
-        "asks the model with condition 'label' switched off",
+        "it needs the model with condition 'label' switched off",
     ),
 }
 
@@ -687,6 +691,7 @@ def results(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_study_measures_conditional_and_guided_models(ran: Path) -> None:
     found = results(ran)
     metrics = {name: set(result["metrics"]) for name, (_, result) in found.items()}
@@ -763,6 +768,6 @@ def test_conditions_of_samples_are_the_same_for_every_trial() -> None:
 def test_draws_are_not_used_up() -> None:
     """A conditional trial sees the batches, noises and levels of an unconditional one."""
     before = trainers.draws(3, 1, 8, 100, (2,))
-    conditions.draws(3, "label", 1, (BLOCK, 8))
+    conditions.uniforms(3, "label", 1, (BLOCK, 8))
     after = trainers.draws(3, 1, 8, 100, (2,))
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

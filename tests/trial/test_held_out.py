@@ -34,19 +34,19 @@ from testbed.trial.specs import Likelihood
 # --- dequantisation ------------------------------------------------------------------------------
 
 
-def law_cells_keep_their_values(dequantised: Callable[..., Tensor]) -> None:
+def law_cells_keep_their_values(dequantise: Callable[..., Tensor]) -> None:
     """Uniform over the cell around each value: rounding to the grid gives the value back.
 
     Kolmogorov and Smirnov's test of 60,000 offsets; its p is fixed by the stream.
     """
     values = torch.randint(17, (60_000, 1), generator=stream(0, "values")) / 8 - 1
-    found = dequantised(values, 1 / 8, stream(1, "noise"))
+    found = dequantise(values, 1 / 8, stream(1, "noise"))
     assert found.dtype == values.dtype
     offsets = ((found - values).double() * 8).flatten()
     # float32 rounds x of size 1 to 2^-24, half a millionth of a cell.
     assert float(offsets.abs().max()) <= 0.5 + 2.0**-20
     assert stats.kstest(offsets.numpy() + 0.5, "uniform").pvalue > 1e-3
-    assert torch.equal(dequantised(values, 1 / 8, stream(1, "noise")), found)
+    assert torch.equal(dequantise(values, 1 / 8, stream(1, "noise")), found)
 
 
 def wrong_width(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor:
@@ -66,7 +66,7 @@ def one_for_all(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor
 
 
 def test_dequantisation() -> None:
-    law_cells_keep_their_values(dataset.dequantised)
+    law_cells_keep_their_values(dataset.dequantise)
 
 
 @pytest.mark.parametrize("wrong", [wrong_width, wrong_place, wrong_shape, one_for_all])
@@ -181,6 +181,7 @@ def test_the_gap_of_a_wrong_gaussian_is_its_kl() -> None:
     assert found.keys() == {"nll", "nll_gap"}
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_likelihood() -> None:
     data, other = normals()
     denoiser = exact_denoiser(other, data.sigma_data)
@@ -214,6 +215,7 @@ def test_quantised_data_have_bits_and_no_gap() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_table_is_measured_at_its_own_levels() -> None:
     """A denoiser that is exact at its levels has no gap, though its D is constant between them."""
     data, _ = normals()
@@ -243,6 +245,7 @@ def test_nothing_is_measured_that_is_not_asked_for(tmp_path: Path) -> None:
     assert some == full.model_copy(update={"samples": 8})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "names"),
     [

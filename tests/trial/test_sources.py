@@ -74,6 +74,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_bundled_network_more_changes_no_id_and_a_constant_of_training_changes_all(
     copy: Path,
 ) -> None:

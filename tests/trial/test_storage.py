@@ -375,7 +375,7 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(
     with pytest.raises(OSError, match="No space left on device") as caught:
         write(disk, "a", b"new")
     monkeypatch.undo()
-    assert errors.no_room(caught.value)
+    assert errors.disk_is_full(caught.value)
     assert caught.value.filename == str(disk.path("a"))
     assert {file.name: file.read_bytes() for file in disk.at.iterdir()} == {"a": b"old"}
 

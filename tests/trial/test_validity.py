@@ -65,6 +65,29 @@ def testbed_weightings():
 
 
 @testbed.hookimpl
+def testbed_schedules():
+    yield testbed.Schedule("rising", lambda steps: torch.arange(steps + 1.0))
+    yield testbed.Schedule("open", lambda steps: torch.arange(steps + 1.0).flip(0) + 1)
+    yield testbed.Schedule("far", lambda steps: 100 * torch.arange(steps + 1.0).flip(0))
+    yield testbed.Schedule("mine", lambda steps: torch.arange(steps + 1.0).flip(0))
+    yield testbed.Schedule("longer", lambda steps: torch.arange(steps + 2.0).flip(0))
+
+
+@testbed.hookimpl
+def testbed_tables():
+    yield testbed.NoiseTable("falling", lambda: torch.arange(1.0, 9.0).flip(0).double())
+    yield testbed.NoiseTable("from_zero", lambda: torch.arange(9.0).double())
+    yield testbed.NoiseTable("endless", lambda: torch.tensor([1.0, 2.0, math.inf]).double())
+    yield testbed.NoiseTable("few", lambda: torch.arange(1.0, 9.0).double())
+
+
+@testbed.hookimpl
+def testbed_noises():
+    yield testbed.Noise("odd", lambda shape: (*shape, 1))
+    yield testbed.Noise("hidden", lambda shape: (1,) * len(shape), in_target=False)
+
+
+@testbed.hookimpl
 def testbed_networks():
     mlp = testbed.Registry().network("mlp").build
     yield testbed.Network("table", mlp, noise={"index": (0, 999)})
@@ -139,6 +162,33 @@ REFUSED = {
         [ONLY.format("bent"), 'loss={name = "l2", space = "F"}'],
         "not affine: its target has no coefficients",
     ),
+    "a schedule that rises": (
+        ["evaluation.schedule=rising"],
+        "schedule 'rising': its levels must fall strictly, the last to 0",
+    ),
+    "a schedule that does not end at 0": (
+        ["evaluation.schedule=open"],
+        "schedule 'open': its levels must fall strictly, the last to 0",
+    ),
+    "a schedule beyond what is trained": (
+        ["evaluation.schedule=far"],
+        "schedule 'far' begins at sigma = 100, and the denoiser is trained up to 80",
+    ),
+    "a schedule of other numbers of levels": (
+        ["evaluation.schedule=longer"],
+        "schedule 'longer': levels must return a tensor of 2 levels for 1 steps",
+    ),
+    "a table that falls": (["table=falling"], "'falling': its levels must be positive, finite and"),
+    "a table from 0": (["table=from_zero"], "'from_zero': its levels must be positive, finite and"),
+    "a table to infinity": (["table=endless"], "'endless': its levels must be positive, finite an"),
+    "noise of another shape": (
+        ["noise=odd"],
+        "noise 'odd': z_shape must return 1 numbers, (2,) with ones in it, got a tuple of 2",
+    ),
+    "shared noise in x alone for a non-affine one": (
+        [ONLY.format("bent"), "noise=hidden"],
+        "noise 'hidden' is in x and not in the target: parameterization 'bent' is not affine",
+    ),
     "noise in x alone for a non-affine one": (
         [ONLY.format("bent"), "noise=perturbed"],
         "noise 'perturbed' is in x and not in the target: parameterization 'bent' is not affine",
@@ -169,6 +219,9 @@ def test_a_combination_that_cannot_work_is_refused_with_the_reason(
         [ONLY.format("late"), "sigma_min=1.5"],
         [ONLY.format("bent")],
         [ONLY.format("bent"), "noise=offset"],
+        ["evaluation.schedule=mine"],
+        ["table=few"],
+        ["noise=hidden"],
     ],
 )
 def test_its_neighbour_that_can_work_is_planned(

@@ -27,8 +27,7 @@ from testbed.testing.rounding import K, Worst
 def stated_target(p: Parameterization, context: Context) -> str:
     if not p.affine:
         raise Skipped("not affine: its target is compared with its denoise, in optimal_denoiser")
-    formula = p._formula("target")
-    if formula is None:
+    if p.stated_target is None:
         raise Skipped("states no target of its own: it follows from the scaling")
     worst, g = Worst(), gamma(K, torch.float64)
     for c in cases(p, torch.float64):
@@ -39,7 +38,7 @@ def stated_target(p: Parameterization, context: Context) -> str:
         lost = g * (1 + skip.abs()) / out.abs()
         worst.compare("a = dF*/dx0", a, (1 - skip) / out, g * a.abs() + lost, s, **where)
         worst.compare("b = dF*/deps", b, -skip * s / out, g * b.abs() + lost * s, s, **where)
-        found = formula(
+        found = p.signature("stated_target")(
             options=p.options, x0=c.x0.clone(), eps=c.eps.clone(), sigma=c.s.clone(), sigma_data=sd
         )
         wanted = per_sample(a, c.x0) * c.x0 + per_sample(b, c.x0) * c.eps

@@ -63,10 +63,10 @@ def pure(p: Parameterization, context: Context) -> None:
     )
     if p.affine:
         behaviour.pure(lambda s: torch.stack(p.coefficients(s, sigma_data=sd)), (c.sigma.clone(),))
-        formula = p._formula("target")
-        if formula is not None:
+        if p.stated_target is not None:
+            F_star = p.signature("stated_target")
             behaviour.pure(
-                lambda a, b, s: formula(options=p.options, x0=a, eps=b, sigma=s, sigma_data=sd),
+                lambda a, b, s: F_star(options=p.options, x0=a, eps=b, sigma=s, sigma_data=sd),
                 (c.x0.clone(), c.eps.clone(), c.s.clone()),
             )
 

@@ -1,0 +1,78 @@
+"""Builds the wheel and the sdist, installs each in a fresh environment, and uses it.
+
+The environment sees the dependencies of the one that runs this, by a path. Nothing is downloaded.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+USE = """
+import testbed
+for name in testbed.__all__:
+    getattr(testbed, name)
+assert "site-packages" in testbed.__file__, testbed.__file__
+print("testbed", testbed.__version__, "with", len(testbed.__all__), "public names")
+"""
+
+
+def ran(*words: object, cwd: Path) -> str:
+    """The output of a command, without the checkout on its path; what it said, where it fails."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INDEX": "1"}
+    done = subprocess.run(
+        list(map(str, words)), cwd=cwd, env=variables, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def fresh(folder: Path) -> Path:
+    """A new environment that sees the dependencies; its folder of commands."""
+    venv.create(folder, with_pip=False)
+    commands = folder / ("Scripts" if os.name == "nt" else "bin")
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(ran(commands / "python", "-c", where, cwd=folder).strip())
+    seen = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    # A .pth file that is found by way of this one has no effect: an editable testbed stays unseen.
+    (packages / "dependencies.pth").write_text("\n".join(seen) + "\n")
+    return commands
+
+
+def used(package: Path, folder: Path) -> None:
+    """Installs a wheel or an sdist, and runs the command and the library that it brings."""
+    commands = fresh(folder / "env")
+    flags = ("--no-deps", "--no-build-isolation", "--quiet")
+    pip = (sys.executable, "-m", "pip", "--python", commands / "python", "install")
+    ran(*pip, *flags, package, cwd=folder)
+    assert "study" in ran(commands / "testbed", "--help", cwd=folder)
+    plugins = ran(commands / "testbed", "plugins", cwd=folder)
+    assert "minus_eps" in plugins, plugins
+    assert "not loaded" not in plugins, plugins
+    assert "6 new" in ran(commands / "testbed", "plan", "aa", "--only", "mixture", cwd=folder)
+    print(package.name, "-", ran(commands / "python", "-c", USE, cwd=folder).strip())
+
+
+def main() -> None:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        ran(sys.executable, "-m", "hatchling", "build", "-d", out / "dist", cwd=ROOT)
+        packages = sorted((out / "dist").iterdir())
+        assert {file.suffix for file in packages} == {".whl", ".gz"}, packages
+        for package in packages:
+            folder = out / package.suffix.removeprefix(".")
+            folder.mkdir()
+            used(package, folder)
+    print(f"Both are whole: built, installed and used in {time.monotonic() - began:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()
