@@ -54,6 +54,7 @@ ELSEWHERE = {
     "cli/models.py": "a table, written where --out says",
     "audit/render.py": "a picture, written where --out says",
     "data/files.py": "data sets",
+    "plugin_files.py": "plugins' own files",
     "registry.py": "plugins' own files",
     "report/drawing.py": "a picture, drawn into memory",
     "report/page.py": "the report itself, written where --out says",
