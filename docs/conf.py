@@ -28,7 +28,11 @@ exclude_patterns = ["_build", "_ext"]
 nitpicky = True
 # Other projects' names are not looked up: their inventories would have to be fetched.
 nitpick_ignore_regex = [(r"py:.*", r"(?!testbed\b).*")]
-nitpick_ignore = [("py:class", "testbed.diffusion.ddpm.Level")]  # a type variable
+nitpick_ignore = [  # type variables
+    ("py:class", "testbed.diffusion.ddpm.Level"),
+    ("py:class", "testbed.trial.resolve._T"),
+    ("py:class", "testbed.trial.resolve._M"),
+]
 suppress_warnings = ["ref.python"]  # a hint that two modules have a class for, such as Tracker
 show_warning_types = True
 highlight_language = "text"

@@ -28,8 +28,8 @@ from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
 from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model
 
 RECIPE = ("weighting", "loss", "density")
-T = TypeVar("T")
-M = TypeVar("M", bound=Model)
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=Model)
 
 
 def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConfig:
@@ -108,7 +108,7 @@ class Components:
         )
         self.table: NoiseTable | None = self.attempt(lambda: build.noise_table(registry, table))
 
-    def attempt(self, make: Callable[[], T]) -> T | None:
+    def attempt(self, make: Callable[[], _T]) -> _T | None:
         """What `make` returns; None with its message among the problems where it raises one."""
         try:
             return make()
@@ -129,7 +129,7 @@ class Components:
             specs[axis] = spec
         return stated.model_copy(update=specs)
 
-    def complete(self, model: M) -> M:
+    def complete(self, model: _M) -> _M:
         """The model with the options of every component written out, and of those within it."""
         update: dict[str, Any] = {}
         for field in settings.fields(type(model)):

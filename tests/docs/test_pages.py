@@ -152,6 +152,8 @@ def test_the_tutorial_shows_what_its_commands_show(
             assert plain(part) in plain(found), (line, part)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_tutorial_ends_as_it_says(
     followed: tuple[Path, list[tuple[str, str, str]]],
 ) -> None:
@@ -230,6 +232,7 @@ def test_an_example_passes_its_checks(name: str, loaded: Loaded) -> None:
             continue
 
 
+@pytest.mark.slow
 def test_every_hook_has_an_example(loaded: Loaded) -> None:
     axes = {component.axis for several in loaded.components.values() for component in several}
     assert axes == set(AXES)
@@ -528,6 +531,7 @@ RUN = {
 """How many blocks of a page make one program, and what is then true."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
 def test_the_python_blocks_run(
     page: str,
@@ -544,6 +548,7 @@ def test_the_python_blocks_run(
     holds(names, capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_factory_of_the_audit_passes_by_the_command_shown(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(blocks("audit", "python")[0])
     done = run_here(tmp_path, *blocks("audit", "sh")[1].split()[1:])
@@ -551,6 +556,7 @@ def test_the_factory_of_the_audit_passes_by_the_command_shown(tmp_path: Path) ->
     assert "laws hold" in done.out
 
 
+@pytest.mark.slow
 def test_without_the_division_the_audit_says_what_its_page_says(tmp_path: Path) -> None:
     wrong = blocks("audit", "python")[0].replace("x = x_t / alpha[:, None]", "x = x_t")
     (tmp_path / "mine.py").write_text(wrong)

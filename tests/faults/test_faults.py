@@ -44,6 +44,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Pa
     return folder, found
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_killed_study_loses_and_doubles_nothing(killed: tuple[Path, Verdict]) -> None:
     _, found = killed
@@ -51,6 +52,8 @@ def test_a_killed_study_loses_and_doubles_nothing(killed: tuple[Path, Verdict]) 
     assert found.kills == 3
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_damaged_checkpoint_loses_nothing() -> None:
     found = damage.resumed("batched", 0)
     assert found.problems == []
@@ -144,6 +147,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize(("change", "problem"), MISTAKES.values(), ids=MISTAKES)
 def test_what_the_checker_must_catch_it_catches(

@@ -16,7 +16,7 @@ from testbed.testing.running import GROUPS
 
 SLOW = {
     *("conversion", "coefficients", "target", "chain", "denoiser", "audit"),
-    *("sampler", "named sampler", "laws: likelihood", "laws: sample quality"),
+    *("sampler", "named sampler", "laws: likelihood", "laws: sample quality", "laws: statistics"),
     *("components: parameterization", "components: density"),
 }
 """Families whose checks take a quarter of a second or more, each time."""

@@ -27,7 +27,7 @@ def noise(z_shape: Callable[..., Any]) -> testbed.Noise:
 class OneForAll(testbed.Noise):
     """One z for the whole batch."""
 
-    def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
+    def pair(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         z = torch.randn(self.shape_of_z(shape), generator=generator, dtype=eps.dtype)
         n = eps + self.strength * z
         return n, n
@@ -36,7 +36,7 @@ class OneForAll(testbed.Noise):
 class Wide(testbed.Noise):
     """z in float64, whatever eps is."""
 
-    def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
+    def pair(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         n, target = super().pair(eps.double(), shape, generator)
         return n, target
 
@@ -44,7 +44,7 @@ class Wide(testbed.Noise):
 class Global(testbed.Noise):
     """z from torch's global generator."""
 
-    def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
+    def pair(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         lead = eps.shape[: eps.ndim - len(shape)]
         n = eps + self.strength * torch.randn(*lead, *self.shape_of_z(shape), dtype=eps.dtype)
         return n, n
@@ -53,7 +53,7 @@ class Global(testbed.Noise):
 class Variance(testbed.Noise):
     """z of variance `strength`, as if that were a variance."""
 
-    def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
+    def pair(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         n, _ = super().pair(eps, shape, generator)
         found = eps + (n - eps) / self.strength**0.5 if self.strength else eps
         return found, found
@@ -62,7 +62,7 @@ class Variance(testbed.Noise):
 class Uniform(testbed.Noise):
     """z between 0 and 1."""
 
-    def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
+    def pair(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         lead = eps.shape[: eps.ndim - len(shape)]
         z = torch.rand(*lead, *self.shape_of_z(shape), generator=generator, dtype=eps.dtype)
         n = eps + self.strength * z
@@ -72,14 +72,14 @@ class Uniform(testbed.Noise):
 class Untold(testbed.Noise):
     """The target is eps, and it says n."""
 
-    def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
+    def pair(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         return super().pair(eps, shape, generator)[0], eps
 
 
 class Denser(testbed.Noise):
     """z of every coordinate, whatever is said to share one."""
 
-    def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
+    def pair(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         n = eps + self.strength * torch.randn(eps.shape, generator=generator, dtype=eps.dtype)
         return n, n
 
@@ -112,7 +112,7 @@ class MovesAll(testbed.Noise):
 
 
 class InPlace(testbed.Noise):
-    def applied(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
+    def pair(self, eps: Tensor, shape: Shape, generator: torch.Generator) -> Pair:
         n, _ = super().pair(eps, shape, generator)
         eps.copy_(n)
         return n, n

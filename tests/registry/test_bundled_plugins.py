@@ -590,7 +590,7 @@ def test_twins_are_told_where_nothing_is_learned_and_nowhere_else(studied: Path)
     ],
 )
 def test_escape_hatches_are_explained(tmp_path: Path, name: str, said: list[str]) -> None:
-    done = run_here(tmp_path, "explain", name, *WORDS)
+    done = run_here(tmp_path, "explain", name, *WORDS, "--out", f"{name}.svg")
     assert (done.code, done.err) == (0, "")
     for words in said[:-1] if name == "edm2" else said:
         assert words in done.out
