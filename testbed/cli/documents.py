@@ -8,7 +8,6 @@ from typing import Any
 from testbed.study.engines import ExecutionPlan
 from testbed.study.plan import Plan, Trial, notes
 from testbed.study.session import Ending
-from testbed.trial import storage
 
 
 def plan(made: Plan, engine: ExecutionPlan, tracking_uri: str) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def study(made: Plan, ending: Ending, tracking_uri: str, seconds: float) -> dict
     """What `testbed study --json` prints; `tracking_uri` is empty where nothing is logged."""
     trials = []
     for one in made.trials:
-        error = storage.result(storage.folder(made.folder, one.id)).get("error")
+        error = made.files.trial(one.id).result().get("error")
         trials.append({**_trial(one), "status": one.state, "error": error})
     checked = [row for row in ending.identities if not row.reason]
     failed = sum(not row.passed for row in checked)

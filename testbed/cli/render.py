@@ -20,7 +20,6 @@ from testbed.study import equal_objectives, runner
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.plan import Plan, Trial
 from testbed.study.session import Ending
-from testbed.trial import storage
 from testbed.trial.build import component
 from testbed.trial.worker import device_title
 
@@ -196,9 +195,9 @@ def ending_lines(
     yield f"{counts} in {clock(seconds)}."
     for trial in plan.trials:
         if trial.state == "failed":
-            at = storage.folder(plan.folder, trial.id)
-            said = storage.read_json(at / "result.json")["error"]
-            what = escape(f"{trial.title}: {said} (traceback in {at / 'error.txt'})")
+            folder = plan.files.trial(trial.id)
+            said = folder.json("result.json")["error"]
+            what = escape(f"{trial.title}: {said} (traceback in {folder.path / 'error.txt'})")
             yield f"[red]failed[/] {what}"
     checked = [row for row in ending.identities if not row.reason]
     broken = [row for row in checked if not row.passed]
@@ -212,7 +211,7 @@ def ending_lines(
     else:
         yield f"All {len(checked)} Tweedie identities hold within their bounds."
     if ending.tracked:
-        record = storage.read_json(plan.folder / "study.json")
+        record = plan.files.json("study.json")
         share = record["logging_seconds"] / max(record["seconds"], 1e-9)
         yield (
             f"MLflow: {record['logging_seconds']:.1f} s of CPU, {share:.1%} of the study's "

@@ -161,8 +161,9 @@ def report(folder: StudyFolder, out: ReportOut = None, as_json: options.AsJSON =
     The document of --json has the keys folder (the study's), page and tables (their paths).
     """
     from testbed import report as reports
+    from testbed.trial.folders import StudyFolder
 
-    if not (folder / "study.json").is_file():
+    if not StudyFolder.at(folder).has("study.json"):
         raise InputError(f"{folder} is not a study's folder: it has no study.json.")
     with terminal.text_on_stderr(as_json):
         try:

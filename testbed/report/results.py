@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from testbed.errors import InputError
-from testbed.trial import storage
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 LABEL = ["case", "arm", "variant"]
 IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
 CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,13 @@ class Results:
         """(n, *shape) samples of the first seed that finished."""
         for trial in self.of(case, arm, variant).itertuples():
             if trial.status == "finished":
-                return _tensor(storage.folder(self.folder, str(trial.id)) / "samples.safetensors")
+                files = StudyFolder.at(self.folder).trial(str(trial.id))
+                return _tensor(files, "samples.safetensors")
         return None
 
     def real(self, case: str) -> NDArray[np.float64] | None:
         """(n, *shape) real held-out samples."""
-        return _tensor(self.folder / "data" / f"{case or 'data'}.safetensors")
+        return _tensor(StudyFolder.at(self.folder).data, f"{case or 'data'}.safetensors")
 
 
 def read(folder: Path) -> Results:
@@ -128,30 +131,31 @@ def read(folder: Path) -> Results:
         InputError: it holds no trial at all.
     """
     missing: list[str] = []
-    study = _json(folder / "study.json", missing) or {"name": folder.resolve().name}
-    listed = study.get("trials") or storage.trials(folder)
+    files = StudyFolder.at(folder)
+    study = _json(files, "study.json", missing) or {"name": folder.resolve().name}
+    listed = study.get("trials") or files.descriptions()
     if not listed:
         raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
-    files = {one["id"]: storage.folder(folder, one["id"]) / "trial.json" for one in listed}
-    described = {id_: storage.read_json(file) for id_, file in files.items() if file.is_file()}
+    folders = {one["id"]: files.trial(one["id"]) for one in listed}
+    described = {id_: at.json("trial.json") for id_, at in folders.items() if at.has("trial.json")}
     arms = _arms(listed)
     trials: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []
     levels: list[pd.DataFrame] = []
     curves: list[pd.DataFrame] = []
-    identities = _identities(_json(folder / "tweedie.json", missing))
+    identities = _identities(_json(files, "tweedie.json", missing))
     configs: dict[str, TrialConfig] = {}
     for number, entry in enumerate(listed):
-        at = storage.folder(folder, entry["id"])
+        at = folders[entry["id"]]
         config = _config(described.get(entry["id"]), entry["id"], missing)
         if config is not None:
             configs[entry["id"]] = config
-        status = storage.state(folder, entry["id"])
-        ended = _json(at / "result.json", []) or {}
-        level_table = _csv(at / "levels.csv", missing) if status == "finished" else None
+        status = files.state(entry["id"])
+        ended = _json(at, "result.json", []) or {}
+        level_table = _csv(at, "levels.csv", missing) if status == "finished" else None
         curve = _curve(at, missing)
         if status == "finished":
-            identities += _identities(_json(at / "tweedie.json", missing))
+            identities += _identities(_json(at, "tweedie.json", missing))
         for label in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
             key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
             key["seed"] = number if config is None else config.seed
@@ -177,7 +181,7 @@ def read(folder: Path) -> Results:
             if curve is not None:
                 curves.append(curve.assign(**key))
     rows = pd.DataFrame(trials)
-    coefficients = _csv(folder / "coefficients.csv", missing)
+    coefficients = _csv(files, "coefficients.csv", missing)
     if coefficients is not None and set(LABEL) <= set(coefficients):
         shown = [_shown(label, arms) for label in coefficients[LABEL].to_dict("records")]
         coefficients[LABEL] = pd.DataFrame(shown, columns=LABEL, index=coefficients.index)
@@ -191,7 +195,7 @@ def read(folder: Path) -> Results:
     facts = {
         case: found
         for case in _unique(rows["case"])
-        if (found := _json(folder / "data" / f"{case or 'data'}.json", missing))
+        if (found := _json(files.data, f"{case or 'data'}.json", missing))
     }
     values = _table(metrics, [*LABEL, "seed", "metric", "value", "error"])
     values = values.astype({"value": float, "error": float})
@@ -271,16 +275,26 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _json(file: Path, missing: list[str]) -> dict[str, Any] | None:
+def _read(
+    folder: Folder, name: str, missing: list[str], parse: Callable[[bytes], Parsed]
+) -> Parsed | None:
+    """What a file holds; None where it is not there or cannot be read, which `missing` tells."""
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
-    except FileNotFoundError:
-        missing.append(f"{_short(file)} is not there.")
+        content = folder.store.get(name)
+        if content is not None:
+            return parse(content)
+        missing.append(f"{_short(folder, name)} is not there.")
     except (OSError, ValueError) as problem:
-        missing.append(f"{_short(file)} cannot be read: {problem}.")
-    else:
-        return found
+        missing.append(f"{_short(folder, name)} cannot be read: {problem}.")
     return None
+
+
+def _json(folder: Folder, name: str, missing: list[str]) -> dict[str, Any] | None:
+    def parse(content: bytes) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(content.decode())
+        return found
+
+    return _read(folder, name, missing, parse)
 
 
 def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) -> TrialConfig | None:
@@ -295,35 +309,31 @@ def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) ->
         return None
 
 
-def _csv(file: Path, missing: list[str]) -> pd.DataFrame | None:
-    try:
-        return pd.read_csv(file, converters=dict.fromkeys(LABEL, str))
-    except FileNotFoundError:
-        missing.append(f"{_short(file)} is not there.")
-    except (OSError, ValueError) as problem:
-        missing.append(f"{_short(file)} cannot be read: {problem}.")
-    return None
+def _csv(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
+    def parse(content: bytes) -> pd.DataFrame:
+        return pd.read_csv(io.BytesIO(content), converters=dict.fromkeys(LABEL, str))
+
+    return _read(folder, name, missing, parse)
 
 
-def _curve(at: Path, missing: list[str]) -> pd.DataFrame | None:
-    file = at / "rows.jsonl"
-    rows, end = storage.rows(at)
-    if file.is_file() and b"\n" in file.read_bytes()[end:]:
-        missing.append(f"{_short(file)} cannot be read from byte {end} on.")
+def _curve(folder: TrialFolder, missing: list[str]) -> pd.DataFrame | None:
+    name = _short(folder, "rows.jsonl")
+    rows = folder.rows(lambda byte: missing.append(f"{name} cannot be read from byte {byte} on."))
     return pd.DataFrame(rows).reindex(columns=CURVE).astype(float) if rows else None
 
 
-def _short(file: Path) -> str:
+def _short(folder: Folder, name: str) -> str:
     """The part of a path that means something in the report."""
-    return f"{file.parent.name}/{file.name}"
+    return f"{folder.path.name}/{name}"
 
 
-def _tensor(file: Path) -> NDArray[np.float64] | None:
+def _tensor(folder: Folder, name: str) -> NDArray[np.float64] | None:
     try:
-        tensors = load_file(file)
+        content = folder.store.get(name)
+        tensors = load(content) if content is not None else {}
     except (OSError, SafetensorError):
         return None
-    return np.asarray(next(iter(tensors.values())), dtype=np.float64)
+    return np.asarray(next(iter(tensors.values())), dtype=np.float64) if tensors else None
 
 
 def _identities(record: dict[str, Any] | None) -> list[dict[str, Any]]:

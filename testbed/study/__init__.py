@@ -1,1 +1,1 @@
-"""Studies: from a TOML file to trials, their journals, MLflow and the report."""
+"""Studies: from a TOML file to trials, their folders, MLflow and the report."""

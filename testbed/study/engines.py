@@ -25,7 +25,8 @@ from testbed.study.plan import Plan, Trial
 from testbed.training.batch import Batch, alone, in_common
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Loop, Trainer, TrainingJob
-from testbed.trial import build, storage
+from testbed.trial import build
+from testbed.trial.folders import ENDED, StudyFolder
 from testbed.trial.specs import canonical
 
 NAMES = ("auto", "sequential", "batched", "compiled")
@@ -123,13 +124,13 @@ class ExecutionPlan:
         """
         if not self.groups:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         groups = [[one.id for one in group.trials] for group in self.groups]
         mine = set(itertools.chain(*groups))
-        stored = storage.found(folder / "plan.json")
+        files = StudyFolder.at(folder)
+        stored = files.json_or_empty("plan.json")
         if (stored.get("name"), stored.get("slots")) == (self.name, self.slots):
             groups += [ids for ids in stored["groups"] if not mine.intersection(ids)]
-        storage.write_json(folder / "plan.json", asdict(self) | {"groups": groups})
+        files.put_json("plan.json", asdict(self) | {"groups": groups})
 
 
 def choose(
@@ -240,7 +241,7 @@ def _refused(problem: Exception) -> bool:
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
     """The engine of `plan.json` with those of its groups that are to be resumed or begun."""
-    record = storage.found(plan.folder / "plan.json")
+    record = plan.files.json_or_empty("plan.json")
     if not record:
         return None
     if wanted not in ("auto", record["name"]) or slots not in (None, record["slots"]):
@@ -253,11 +254,11 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
         if not pending.intersection(ids) or not known.keys() >= set(ids):
             continue
         group = Group([known[id_] for id_ in ids])
-        at = storage.group(plan.folder, group.id)
-        if (at / "error.txt").is_file():  # dissolved: each runs alone
+        folder = plan.files.group(group.id)
+        if folder.dissolved:
             engine.groups += [Group([one]) for one in group.trials if one.id in pending]
             continue
-        begun = (at / "checkpoint").is_file()
+        begun = folder.has("checkpoint")
         # Neither failed nor kept: its result was lost, and only its group makes it again.
         lost = plan.chosen is None and not any(known[id_].state == "failed" for id_ in ids)
         rest = all(id_ in pending or _ended(known[id_]) for id_ in ids)
@@ -267,7 +268,7 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
 
 
 def _ended(one: Trial) -> bool:
-    return one.state in storage.ENDED
+    return one.state in ENDED
 
 
 def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:

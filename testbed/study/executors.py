@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from testbed.trial import worker
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
 
 _stop: Any = None
 
@@ -31,9 +32,11 @@ class Job(NamedTuple):
     compiled: bool
 
     @property
-    def checkpoint(self) -> Path:
-        """What it resumes from."""
-        return (self.places[0] if len(self.places) == 1 else self.group) / "checkpoint"
+    def training(self) -> TrainingFolder:
+        """The folder of the checkpoint that it resumes from."""
+        if len(self.places) == 1:
+            return TrialFolder.at(self.places[0])
+        return GroupFolder.at(self.group)
 
     def run(self, stop: Callable[[], bool]) -> list[str]:
         """The statuses of the trials."""

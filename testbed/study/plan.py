@@ -12,8 +12,8 @@ from testbed.errors import InputError, one_line, unknown
 from testbed.registry import Registry
 from testbed.study import baseline
 from testbed.study.study_file import StudyFile, TrialTemplate
-from testbed.trial import storage
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import ENDED, StudyFolder
 from testbed.trial.resolve import resolve
 from testbed.trial.specs import ComponentSpec
 
@@ -59,12 +59,17 @@ class Plan:
     chosen: frozenset[str] | None = None
     damaged: list[str] = field(default_factory=list)
 
+    @property
+    def files(self) -> StudyFolder:
+        """What the study keeps in its folder."""
+        return StudyFolder.at(self.folder)
+
     def pending(self) -> list[Trial]:
         """Those that still have to run."""
         return [
             one
             for one in self.trials
-            if one.state not in storage.ENDED and (self.chosen is None or one.id in self.chosen)
+            if one.state not in ENDED and (self.chosen is None or one.id in self.chosen)
         ]
 
 
@@ -189,16 +194,16 @@ def variant(template: TrialTemplate, distinguishing: DistinguishingOptions) -> s
 def _look_up(plan: Plan) -> None:
     """Sets every trial's state: finished, diverged, interrupted, failed, stale or new."""
     for name, action in REWRITTEN.items():
-        if (plan.folder / name).is_file():
+        if plan.files.has(name):
             try:
-                storage.read_json(plan.folder / name)
+                plan.files.json(name)
             except InputError as problem:
                 plan.damaged.append(f"{problem} {action}")
     elsewhere: dict[tuple[str, str, str, int], TrialConfig] = {}
-    for file in storage.described(plan.folder):
+    for trial in plan.files.trials():
         try:
-            found = storage.read_json(file)
-            if storage.state(plan.folder, found["id"]) == "new":
+            found = trial.json("trial.json")
+            if plan.files.state(found["id"]) == "new":
                 continue
             config = TrialConfig.model_validate(found["config"])
             for label in found["labels"]:
@@ -206,10 +211,11 @@ def _look_up(plan: Plan) -> None:
         except InputError as problem:
             plan.damaged.append(f"{problem} {DESCRIBED}")
         except (KeyError, TypeError, ValueError) as problem:
+            file = trial.path / "trial.json"
             plan.damaged.append(f"{file}: is damaged: {one_line(problem)}. {DESCRIBED}")
     for one in plan.trials:
-        one.state = storage.state(plan.folder, one.id)
-        if lost := storage.damage(storage.folder(plan.folder, one.id)):
+        one.state = plan.files.state(one.id)
+        if lost := plan.files.trial(one.id).damage():
             plan.damaged.append(f"{lost} {one.title} is trained anew.")
         for label in one.labels:
             key = _key(label, one.config.seed)

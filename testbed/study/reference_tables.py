@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,10 +13,9 @@ from testbed.random import stream
 from testbed.registry import Registry
 from testbed.study import equal_objectives
 from testbed.study.plan import Plan
-from testbed.training.checkpoint import save_weights
-from testbed.trial import storage
 from testbed.trial.build import assemble, component, dataset
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import Folder
 from testbed.trial.validity import levels_of
 
 REPEATS = 8
@@ -44,9 +42,9 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
                 tables.append(_coefficients(label, denoiser, objective, data))
             known.add(key)
     if tables:
-        pd.concat(tables).to_csv(plan.folder / "coefficients.csv", index=False)
+        plan.files.put_table("coefficients.csv", pd.concat(tables))
     for case, config in cases.items():
-        _real(plan.folder / "data", case or "data", config, registry)
+        _real(plan.files.data, case or "data", config, registry)
     return equal_objectives.find(plan, registry)
 
 
@@ -78,9 +76,8 @@ def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Da
     return table
 
 
-def _real(folder: Path, case: str, config: TrialConfig, registry: Registry) -> None:
+def _real(folder: Folder, case: str, config: TrialConfig, registry: Registry) -> None:
     """The real samples and, for each metric's floor: the other split in place of a model."""
-    folder.mkdir(exist_ok=True)
     data = dataset(registry, config.dataset)
     n = config.evaluation.samples
     floors = {}
@@ -108,5 +105,5 @@ def _real(folder: Path, case: str, config: TrialConfig, registry: Registry) -> N
         "oracle": data.oracle is not None,
         "floors": floors,
     }
-    storage.write_json(folder / f"{case}.json", described)
-    save_weights(folder / f"{case}.safetensors", {"real": data.test[:n]}, {"case": case})
+    folder.put_json(f"{case}.json", described)
+    folder.put_tensors(f"{case}.safetensors", {"real": data.test[:n]}, {"case": case})

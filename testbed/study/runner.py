@@ -1,4 +1,4 @@
-"""Runs a plan: one loop that feeds an executor, tails the journals and tells MLflow."""
+"""Runs a plan: one loop that feeds an executor, reads the curves and tells MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -26,8 +25,9 @@ from testbed.study import invocation
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors import Executor, Job
 from testbed.study.plan import Plan, Trial
-from testbed.trial import storage
 from testbed.trial.build import component, dataset
+from testbed.trial.folders import ENDED, TrialFolder
+from testbed.trial.storage import Busy
 from testbed.trial.worker import device_title, resumable
 
 if TYPE_CHECKING:
@@ -70,10 +70,9 @@ class Outcome:
 
 def describe(plan: Plan, registry: Registry) -> None:
     """Writes the study's own record: what was asked for, versions, device, plugins."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    before = storage.found(plan.folder / "study.json")
+    before = plan.files.json_or_empty("study.json")
     record = {
-        "key": storage.key(plan.folder),
+        "key": plan.files.key(),
         "seconds": before.get("seconds", 0.0),
         "logging_seconds": before.get("logging_seconds", 0.0),
         "name": plan.study.header.name,
@@ -88,14 +87,12 @@ def describe(plan: Plan, registry: Registry) -> None:
         "failures": [asdict(source) for source in registry.failures],
         "trials": [{"id": trial.id, "labels": trial.labels} for trial in plan.trials],
     }
-    storage.write_json(plan.folder / "study.json", record)
+    plan.files.put_json("study.json", record)
     for trial in plan.trials:
         if plan.chosen is not None and trial.id not in plan.chosen:
             continue
-        at = storage.folder(plan.folder, trial.id)
-        at.mkdir(parents=True, exist_ok=True)
-        storage.write_json(
-            at / "trial.json",
+        plan.files.trial(trial.id).put_json(
+            "trial.json",
             {
                 "id": trial.id,
                 "config": trial.config.record(),
@@ -133,7 +130,7 @@ def execute(
     start = time.monotonic()
     waiting = list(engine.groups)
     running: dict[Future[list[str]], Group] = {}
-    ended = [trial for trial in plan.trials if trial.state in storage.ENDED]
+    ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
     tries: dict[str, int] = {}
     with _interrupts(executor, outcome), _Telling(tracker) as tell:
@@ -144,22 +141,23 @@ def execute(
                 group = waiting.pop(0)
                 tries[group.id] = tries.get(group.id, 0) + 1
                 job = _job(plan, registry, engine, group)
-                resumable(job.checkpoint, job.places, progress.say)
+                trials = [plan.files.trial(trial.id) for trial in group.trials]
+                resumable(job.training, trials, progress.say)
                 running[executor.submit(job)] = group
             for future, group in list(running.items()):
-                places = [storage.folder(plan.folder, trial.id) for trial in group.trials]
+                trials = [plan.files.trial(trial.id) for trial in group.trials]
                 if not future.done():
-                    step, measured = max(map(storage.last_step, places)), 0
+                    step, measured = max(trial.last_step() for trial in trials), 0
                     if step >= group.steps:
-                        measured = sum((at / "result.json").is_file() for at in places)
+                        measured = sum(trial.has("result.json") for trial in trials)
                     progress.show(group, step, measured)
                     continue
                 del running[future]
-                statuses = _statuses(future, places, tries[group.id])
+                statuses = _statuses(future, trials, tries[group.id])
                 if statuses is None:
                     waiting.insert(0, group)
                     continue
-                progress.show(group, group.steps, len(places))
+                progress.show(group, group.steps, len(trials))
                 for trial, status in zip(group.trials, statuses, strict=True):
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)
@@ -173,8 +171,8 @@ def execute(
 def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) -> Job:
     return Job(
         [trial.config for trial in group.trials],
-        [storage.folder(plan.folder, trial.id) for trial in group.trials],
-        storage.group(plan.folder, group.id),
+        [plan.files.trial(trial.id).path for trial in group.trials],
+        plan.files.group(group.id).path,
         registry.plugins,
         registry.plugin_dirs,
         plan.device,
@@ -219,7 +217,7 @@ class _Telling:
             self._told = self._thread.submit(self._tracker.end, trial, status)
 
 
-def _statuses(future: Future[list[str]], places: list[Path], tries: int) -> list[str] | None:
+def _statuses(future: Future[list[str]], trials: list[TrialFolder], tries: int) -> list[str] | None:
     """The trials' statuses; None for a killed worker: worth two more tries from its checkpoint."""
     try:
         return future.result()
@@ -227,15 +225,14 @@ def _statuses(future: Future[list[str]], places: list[Path], tries: int) -> list
         if tries < TRIES:
             return None
         message = f"the worker died {tries} times; see the system's log (out of memory?)"
-    except (storage.Busy, OSError):  # no trial is to blame
+    except (Busy, OSError):  # no trial is to blame
         raise
     except Exception as problem:
         message = one_line(problem)
-    for at in places:
-        if not storage.ended(at):
-            (at / "error.txt").write_text(message + "\n")
-            storage.write_json(at / "result.json", {"status": "failed", "error": message})
-    return [str(storage.result(at)["status"]) for at in places]
+    for trial in trials:
+        if not trial.ended():
+            trial.fail(message + "\n", message)
+    return [str(trial.result()["status"]) for trial in trials]
 
 
 @contextlib.contextmanager

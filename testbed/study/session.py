@@ -13,7 +13,7 @@ from testbed.study.engines import ExecutionPlan
 from testbed.study.executors import Executor
 from testbed.study.plan import Plan
 from testbed.study.tracking import Tracker
-from testbed.trial import storage
+from testbed.trial.folders import ENDED
 
 if TYPE_CHECKING:  # they take a second to import, which training need not wait for
     import pandas as pd
@@ -71,10 +71,10 @@ def run(
         Busy: another process runs this study.
         OSError: the disk is full.
     """
-    with storage.locked(plan.folder):
+    with plan.files.own():
         runner.describe(plan, registry)
         engine.write(plan.folder)
-        storage.tidy(plan.folder, {group.id for group in engine.groups})
+        plan.files.tidy({group.id for group in engine.groups})
         tracker = Tracker(plan, tracking_uri, say, AWAY) if tracking_uri else None
         try:
             try:
@@ -110,10 +110,10 @@ def sync(plan: Plan, registry: Registry, tracking_uri: str, say: Callable[[str],
     Raises:
         Busy: the study is running, and tells MLflow itself.
     """
-    with storage.locked(plan.folder):
+    with plan.files.own():
         tracker = Tracker(plan, tracking_uri, say, ONCE_BACK)
         states = {trial.state for trial in plan.trials}
-        whole = "FINISHED" if states <= set(storage.ENDED) else "KILLED"
+        whole = "FINISHED" if states <= set(ENDED) else "KILLED"
         tracker.close("FAILED" if "failed" in states else whole, _files(registry))
     return not tracker.away
 
@@ -129,9 +129,9 @@ def trained(plan: Plan) -> list[audit.LawCheck]:
 
     found = []
     for trial in plan.trials:
-        file = storage.folder(plan.folder, trial.id) / "tweedie.json"
-        if trial.state in storage.ENDED and file.is_file():
-            for row in storage.read_json(file)["rows"]:
+        folder = plan.files.trial(trial.id)
+        if trial.state in ENDED and folder.has("tweedie.json"):
+            for row in folder.json("tweedie.json")["rows"]:
                 found.append(audit.LawCheck.read(row))
     return found
 
@@ -148,10 +148,9 @@ def conclude(
     """Writes the study's own tables and the report, tells MLflow and the plugins."""
     from testbed.study import reference_tables
 
-    folder = plan.folder
-    storage.write_json(folder / "tweedie.json", {"rows": [asdict(row) for row in found]})
+    plan.files.put_json("tweedie.json", {"rows": [asdict(row) for row in found]})
     twins = reference_tables.write(plan, registry)
-    record = storage.read_json(folder / "study.json")
+    record = plan.files.json("study.json")
     # A run that only resumes must not forget what the training took.
     before = record.get("seconds") or 0.0
     record |= {
@@ -160,9 +159,9 @@ def conclude(
         "logging_seconds": (record.get("logging_seconds") or 0.0)
         + (tracker.seconds if tracker else 0.0),
     }
-    storage.write_json(folder / "study.json", record)
+    plan.files.put_json("study.json", record)
     say("writing the report")
-    page = write_report(folder)
+    page = write_report(plan.folder)
     if tracker is not None:
         failed = "failed" in outcome.statuses.values() or not all(row.passed for row in found)
         tracker.close("FAILED" if failed else "FINISHED", _files(registry))
@@ -179,10 +178,9 @@ def results(plan: Plan) -> pd.DataFrame:
 
     table = []
     for trial in plan.trials:
-        at = storage.folder(plan.folder, trial.id)
         metrics = {}
-        if trial.state in storage.ENDED:
-            metrics = storage.read_json(at / "result.json")["metrics"]
+        if trial.state in ENDED:
+            metrics = plan.files.trial(trial.id).json("result.json")["metrics"]
         for label in trial.labels:
             seed = trial.config.seed
             table.append({"id": trial.id, **label, "seed": seed, "status": trial.state, **metrics})

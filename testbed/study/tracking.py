@@ -1,6 +1,6 @@
 """MLflow, the only place that imports it: a view of the trial directories.
 
-The driver alone writes to it, from what the journals hold, so it can be away and be caught up with
+The driver alone writes to it, from what the folders hold, so it can be away and be caught up with
 later. A row sent twice is stored once: MLflow drops an identical (key, timestamp, step, value).
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from testbed.errors import InputError
 from testbed.study.plan import Plan, Trial
-from testbed.trial import storage
+from testbed.trial.folders import ENDED
 
 SQLITE = "sqlite:///"
 QUIET = {
@@ -148,8 +148,7 @@ class Tracker:
         self._warned = False
         self._again = 0.0
         self._plan = plan
-        self._file = plan.folder / "mlflow.json"
-        self._key = storage.key(plan.folder)
+        self._key = plan.files.key()
         self._sent: dict[str, Any] = {}
         self._told: set[tuple[str, str]] = set()
         self._own: set[str] = set()
@@ -186,7 +185,7 @@ class Tracker:
 
             self._client = MlflowClient(tracking_uri=self.uri)
             experiment = self._experiment()
-            known = storage.found(self._file).get("trials", {})
+            known = self._plan.files.json_or_empty("mlflow.json").get("trials", {})
             self._sent = {"uri": self.uri, "key": self._key, "experiment": experiment, "trials": {}}
             self._parent = ""
             for run in self._runs(experiment):
@@ -242,7 +241,7 @@ class Tracker:
         return str(run.info.run_id)
 
     def _save(self) -> None:
-        storage.write_json(self._file, self._sent)
+        self._plan.files.put_json("mlflow.json", self._sent)
 
     def update(self, trial: Trial) -> None:
         """Sends the rows since the last call; the first call creates the nested run."""
@@ -256,13 +255,13 @@ class Tracker:
         self.open()
         if self.away or (trial.id, status) in self._told:
             return
-        if status in storage.ENDED and self._ended(trial) == status:
+        if status in ENDED and self._ended(trial) == status:
             return
         with self._guarded():
-            at = storage.folder(self._plan.folder, trial.id)
+            folder = self._plan.files.trial(trial.id)
             result, final = {}, {}
-            if status in storage.ENDED:
-                result = storage.read_json(at / "result.json")
+            if status in ENDED:
+                result = folder.json("result.json")
                 final = {
                     **result["metrics"],
                     **{
@@ -274,13 +273,13 @@ class Tracker:
                 }
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
             run = self._send(trial, final, tags, trial.config.training.steps)
-            if (at / "rows.jsonl").is_file():
+            if folder.has("rows.jsonl"):
                 import pandas as pd
 
-                pd.DataFrame(storage.rows(at)[0]).to_parquet(at / "rows.parquet")
+                folder.put_parquet("rows.parquet", pd.DataFrame(folder.rows()))
             for name in ARTIFACTS:
-                if (at / name).is_file():
-                    self._client.log_artifact(run, str(at / name))
+                if folder.has(name):
+                    self._client.log_artifact(run, str(folder.path / name))
             ended = {"failed": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED")
             self._client.set_terminated(run, status=ended)
             self._sent["trials"][trial.id]["ended"] = status
@@ -307,7 +306,6 @@ class Tracker:
         """New rows of the curve, final metrics and tags in as few calls as MLflow allows."""
         from mlflow.entities import Metric, Param, RunTag
 
-        at = storage.folder(self._plan.folder, trial.id)
         entry = self._sent["trials"].get(trial.id)
         params: list[Param] = []
         if entry is None:
@@ -324,7 +322,8 @@ class Tracker:
         if entry["step"] == 0:
             params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config.record())]
         # By step, not by place in the file: a resumed trial cuts its curve and writes it again.
-        fresh = [row for row in storage.rows(at)[0] if row["step"] > entry["step"]]
+        rows = self._plan.files.trial(trial.id).rows()
+        fresh = [row for row in rows if row["step"] > entry["step"]]
         now = int(1000 * time.time())
         metrics = [
             Metric(key, row[key], int(1000 * row["time"]), row["step"])
@@ -359,7 +358,7 @@ class Tracker:
         """
         self._again = 0.0
         for trial in self._plan.trials:
-            if trial.state in (*storage.ENDED, "failed", "interrupted"):
+            if trial.state in (*ENDED, "failed", "interrupted"):
                 self.end(trial, trial.state)
         self.open()
         if self.away:
@@ -370,18 +369,18 @@ class Tracker:
             for entry in self._sent["trials"].values():
                 if not entry["ended"]:  # of a trial that another one has replaced
                     self._client.set_terminated(entry["run"], status="KILLED")
-            folder = self._plan.folder
+            files = self._plan.files
             states = [trial.state for trial in self._plan.trials]
             counts = {state: states.count(state) for state in ("finished", "diverged", "failed")}
             now = int(1000 * time.time())
             metrics = [Metric(f"trials_{s}", float(n), now, 0) for s, n in counts.items()]
             self._client.log_batch(self._parent, metrics=self._unsent(self._parent, metrics))
             for name in ("study.json", "report.html", "coefficients.csv", "tweedie.json"):
-                if (folder / name).is_file():
-                    self._client.log_artifact(self._parent, str(folder / name))
+                if files.has(name):
+                    self._client.log_artifact(self._parent, str(files.path / name))
             for name in ("tables", "figures"):
-                if (folder / name).is_dir():
-                    self._client.log_artifacts(self._parent, str(folder / name), name)
+                if files.store.folder(name).names():
+                    self._client.log_artifacts(self._parent, str(files.path / name), name)
             for file in plugin_files.values():
                 self._client.log_artifact(self._parent, str(file), "plugins")
             self._client.set_terminated(self._parent, status=status)

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
@@ -23,12 +22,12 @@ from testbed.random import stream
 from testbed.registry import Registry
 from testbed.sampling.guidance import ConditionedDenoiser
 from testbed.sampling.loop import sample
-from testbed.training import checkpoint
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
-from testbed.trial import class_conditions, storage
+from testbed.trial import class_conditions
 from testbed.trial.build import component
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import TrialFolder
 from testbed.trial.guided import Guide
 
 
@@ -41,7 +40,7 @@ def _held_out(
 
 def measure(
     config: TrialConfig,
-    at: Path,
+    trial: TrialFolder,
     registry: Registry,
     data: Data,
     contestant: TrainingJob,
@@ -65,8 +64,8 @@ def measure(
     of_guidance, table = guide.measured(against, levels)
     found |= of_guidance
     if table is not None:
-        table.to_csv(at / "classifier.csv", index=False)
-    levels.to_csv(at / "levels.csv", index=False)
+        trial.put_table("classifier.csv", table)
+    trial.put_table("levels.csv", levels)
     if evaluation.likelihood:
         of, settings = (trained, data, low, high, device), evaluation.likelihood.model_dump()
         found |= likelihood.held_out(*of, **settings, conditions=tuple(conditions))
@@ -78,7 +77,7 @@ def measure(
     x0, eps = (t[:few].repeat(len(against.sigma), *[1] * (t.ndim - 1)).to(device)
                for t in (against.x0, against.eps))  # fmt: skip
     checked = check_model(trained, x0, eps, sigma)
-    storage.write_json(at / "tweedie.json", {"rows": [asdict(row) for row in checked]})
+    trial.put_json("tweedie.json", {"rows": [asdict(row) for row in checked]})
 
     condition = guide.of_samples(evaluation.samples)
 
@@ -93,7 +92,7 @@ def measure(
     # One entry: safetensors writes several in any order, and the file would differ each time.
     words = evaluation.sampler.name, evaluation.steps, evaluation.schedule.name
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
-    checkpoint.save_weights(at / "samples.safetensors", {"samples": samples}, facts)
+    trial.put_tensors("samples.safetensors", {"samples": samples}, facts)
     for spec in evaluation.metrics:
         metric = component(registry, "metric", spec)
         generator = stream(0, f"metric/{metric.name}")

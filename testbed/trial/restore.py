@@ -8,8 +8,7 @@ from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError, one_line
 from testbed.registry import Registry
-from testbed.training import checkpoint
-from testbed.trial import storage
+from testbed.trial import folders
 from testbed.trial.build import assemble, dataset, module_of, registry_of
 from testbed.trial.config import TrialConfig
 
@@ -20,12 +19,13 @@ def find(trial: str | Path) -> Path:
     Raises:
         InputError: none, or several.
     """
-    if (Path(trial) / "trial.json").is_file():
+    if folders.TrialFolder.at(Path(trial)).has("trial.json"):
         return Path(trial)
     found = [
-        path.parent
-        for path in sorted(Path("runs").glob("*/trials/*/trial.json"))
-        if path.parent.name.startswith(str(trial))
+        one.path
+        for study in folders.studies(Path("runs"))
+        for one in study.trials()
+        if one.name.startswith(str(trial))
     ]
     if len(found) == 1:
         return found[0]
@@ -53,17 +53,17 @@ def load(trial: str | Path, device: str = "cpu") -> Denoiser:
 def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, TrialConfig, Registry]:
     """The trained Denoiser, its data, its configuration and its registry; see `load`."""
     at = find(trial)
-    described = storage.read_json(at / "trial.json")
-    weights = at / "weights.safetensors"
-    if not weights.is_file():
-        state = storage.state(at.parents[1], at.name)
+    folder = folders.TrialFolder.at(at)
+    described = folder.json("trial.json")
+    if not folder.has("weights.safetensors"):
+        state = folders.StudyFolder.at(at.parents[1]).state(at.name)
         raise InputError(f"trial {at} has no weights yet: it is {state}.")
     try:
         config = TrialConfig.model_validate(described["config"])
         registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
         data = dataset(registry, config.dataset)
         denoiser, _ = assemble(config, registry, data)
-        module_of(denoiser).load_state_dict(checkpoint.load_weights(weights)[0])
+        module_of(denoiser).load_state_dict(folder.tensors("weights.safetensors"))
     except InputError:
         raise
     except Exception as problem:  # a damaged file raises whatever its damage leads to

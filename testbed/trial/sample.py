@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from testbed.errors import InputError
 from testbed.random import stream
-from testbed.training.checkpoint import save_weights
 from testbed.trial import class_conditions, evaluate, restore
+from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
 
 SUFFIXES = (".npy", ".safetensors", ".png", ".svg")
@@ -62,7 +62,8 @@ def draw(
     if out.suffix == ".npy":
         np.save(out, samples.numpy())
     elif out.suffix == ".safetensors":
-        save_weights(out, {"samples": samples}, {"trial": str(which), "seed": str(seed)})
+        facts = {"trial": str(which), "seed": str(seed)}
+        Folder.at(out.parent).put_tensors(out.name, {"samples": samples}, facts)
     else:
         picture(samples, data.test, config.parameterization.name).savefig(out, dpi=150)
 

@@ -22,6 +22,7 @@ APART = (
     "testbed.errors",
     "testbed.hookspecs",
     "testbed.registry",
+    "testbed.trial.folders",
     "testbed.trial.storage",
 )
 """What finds components, words messages and keeps files: no number comes from it."""

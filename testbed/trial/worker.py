@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import platform
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,12 +17,13 @@ import torch
 from testbed.components.dataset import Data
 from testbed.errors import disk_is_full, one_line
 from testbed.registry import Registry
-from testbed.training import checkpoint
 from testbed.training.batch import Batch
+from testbed.training.checkpoint import Contents
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import evaluate, storage
+from testbed.trial import evaluate
 from testbed.trial.build import dataset, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
 
 CHECKPOINT_SECONDS = 15.0
 
@@ -49,20 +49,20 @@ def run(
         Busy: another process is at work on it.
         OSError: the disk is full, which no trial is to blame for.
     """
-    with storage.locked(at, ORPHANED):
+    trial = TrialFolder.at(at)
+    with trial.own(ORPHANED):
         try:
             registry = registry_of(tuple(plugins), tuple(folders))
-            return _run(config, at, registry, torch.device(device), stop)
+            return _run(config, trial, registry, torch.device(device), stop)
         except Exception as problem:
             if disk_is_full(problem):
                 raise
-            return _failed(at, problem)
+            return _failed(trial, problem)
 
 
-def _failed(at: Path, problem: Exception) -> str:
+def _failed(trial: TrialFolder, problem: Exception) -> str:
     """Keeps the traceback and the message of what ended a trial."""
-    (at / "error.txt").write_text("".join(traceback.format_exception(problem)))
-    storage.write_json(at / "result.json", {"status": "failed", "error": one_line(problem)})
+    trial.fail("".join(traceback.format_exception(problem)), one_line(problem))
     return "failed"
 
 
@@ -89,64 +89,59 @@ def run_together(
     Returns:
         each trial's status, as from `run`.
     """
+    trials, together = [TrialFolder.at(at) for at in places], GroupFolder.at(group)
     with contextlib.ExitStack() as locks:
-        for at in places:
-            locks.enter_context(storage.locked(at, ORPHANED))
+        for trial in trials:
+            locks.enter_context(trial.own(ORPHANED))
         try:
             registry = registry_of(tuple(plugins), tuple(folders))
             where = torch.device(device)
-            return _run_together(configs, places, group, registry, where, stop, compiled)
+            return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
             if disk_is_full(problem):
                 raise
-            group.mkdir(parents=True, exist_ok=True)
-            (group / "error.txt").write_text(traceback.format_exc())
-            checkpoint.remove(group / "checkpoint")
+            together.dissolve(traceback.format_exc())
     sources = tuple(plugins), tuple(folders), device, stop
     return [
-        str(storage.result(at)["status"]) if storage.ended(at) else run(config, at, *sources)
-        for config, at in zip(configs, places, strict=True)
+        str(trial.result()["status"]) if trial.ended() else run(config, trial.path, *sources)
+        for config, trial in zip(configs, trials, strict=True)
     ]
 
 
 def _run(
     config: TrialConfig,
-    at: Path,
+    trial: TrialFolder,
     registry: Registry,
     device: torch.device,
     stop: Callable[[], bool],
 ) -> str:
-    for name in ("error.txt", "result.json", "group.json"):
-        (at / name).unlink(missing_ok=True)
+    trial.begin()
     data = dataset(registry, config.dataset)
     one = training_job(config, registry, data)
     trainer = Trainer.of(one, data, device)
-    if not _train(trainer, [at], at / "checkpoint", stop):
+    if not _train(trainer, [trial], trial, stop):
         return "interrupted"
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
     trained = one._replace(denoiser=trainer.averaged())
-    status = _conclude(config, at, registry, data, trained, device, facts)
-    checkpoint.remove(at / "checkpoint")
+    status = _conclude(config, trial, registry, data, trained, device, facts)
+    trial.remove_checkpoint()
     return status
 
 
 def _run_together(
     configs: Sequence[TrialConfig],
-    places: Sequence[Path],
-    group: Path,
+    trials: Sequence[TrialFolder],
+    group: GroupFolder,
     registry: Registry,
     device: torch.device,
     stop: Callable[[], bool],
     compiled: bool,
 ) -> list[str]:
-    group.mkdir(parents=True, exist_ok=True)
     # A killed group may have measured some of its trials already.
-    concluded = [storage.ended(at) for at in places]
-    for at, done in zip(places, concluded, strict=True):
+    concluded = [trial.ended() for trial in trials]
+    for trial, done in zip(trials, concluded, strict=True):
         if not done:
-            (at / "error.txt").unlink(missing_ok=True)
-            (at / "result.json").unlink(missing_ok=True)
-            storage.write_json(at / "group.json", {"group": group.name, "trials": len(places)})
+            trial.begin(group.path.name, len(trials))
     data = dataset(registry, configs[0].dataset)
     known = {config.training_text: config for config in configs}
     of = [list(known).index(config.training_text) for config in configs]
@@ -157,13 +152,13 @@ def _run_together(
         loop = Trainer.of(one, data, device)
     else:
         loop = Batch(contestants, data, device, compiled)
-    curves = [None if done else at for at, done in zip(places, concluded, strict=True)]
-    if not _train(loop, curves, group / "checkpoint", stop, of):
-        return ["interrupted"] * len(places)
+    curves = [None if done else trial for trial, done in zip(trials, concluded, strict=True)]
+    if not _train(loop, curves, group, stop, of):
+        return ["interrupted"] * len(trials)
     statuses = []
-    for i, (config, at) in enumerate(zip(configs, places, strict=True)):
+    for i, (config, trial) in enumerate(zip(configs, trials, strict=True)):
         if concluded[i]:
-            statuses.append(str(storage.result(at)["status"]))
+            statuses.append(str(trial.result()["status"]))
             continue
         if stop():
             statuses.append("interrupted")
@@ -176,34 +171,36 @@ def _run_together(
         }
         trained = contestants[of[i]]._replace(denoiser=loop.averaged(of[i]))
         try:
-            statuses.append(_conclude(config, at, registry, data, trained, device, facts))
+            statuses.append(_conclude(config, trial, registry, data, trained, device, facts))
         except Exception as problem:
             if disk_is_full(problem):
                 raise
-            statuses.append(_failed(at, problem))
+            statuses.append(_failed(trial, problem))
     if "interrupted" not in statuses:
-        shutil.rmtree(group)
-        for at in places:
-            (at / "group.json").unlink(missing_ok=True)
+        group.remove()
+        for trial in trials:
+            trial.leave()
     return statuses
 
 
 def resumable(
-    file: Path, places: Sequence[Path | None], say: Callable[[str], None] = lambda line: None
-) -> checkpoint.Contents | None:
+    training: TrainingFolder,
+    trials: Sequence[TrialFolder | None],
+    say: Callable[[str], None] = lambda line: None,
+) -> Contents | None:
     """What training goes on from: the newest whole checkpoint whose rows are all in the curves.
 
     Args:
-        file: the checkpoint.
-        places: of its trials; None for one whose curve is done with.
+        training: the folder of the checkpoint.
+        trials: those that train; None for one whose curve is done with.
         say: told what is damaged, and from where training goes on then.
     """
     damaged: list[str] = []
-    for tensors, facts in checkpoint.intact(file, damaged.append):
+    for tensors, facts in training.checkpoints(damaged.append):
         torn = [
-            f"{at / 'rows.jsonl'} is cut short or damaged."
-            for at, (size, digest) in zip(places, facts["rows"], strict=True)
-            if at is not None and storage.digest(at, size) != digest
+            f"{trial.path / 'rows.jsonl'} is cut short or damaged."
+            for trial, (size, digest) in zip(trials, facts["rows"], strict=True)
+            if trial is not None and trial.curve_mark(size)[1] != digest
         ]
         if not torn:
             if damaged:
@@ -217,50 +214,50 @@ def resumable(
 
 def _train(
     loop: Loop,
-    places: Sequence[Path | None],
-    file: Path,
+    trials: Sequence[TrialFolder | None],
+    training: TrainingFolder,
     stop: Callable[[], bool],
     of: Sequence[int] = (0,),
 ) -> bool:
     """Trains to the end; False where stop() ended it before.
 
-    Place i gets the rows of contestant of[i].
+    Trial i gets the rows of contestant of[i].
     """
-    stored = resumable(file, places)
-    sizes = [0] * len(places)
+    stored = resumable(training, trials)
+    sizes = [0] * len(trials)
     if stored is not None:
         loop.restore(*stored)
         sizes = [size for size, _ in stored[1]["rows"]]
-    for at, size in zip(places, sizes, strict=True):
-        if at is not None:
-            storage.cut_rows(at, size)
+    for trial, size in zip(trials, sizes, strict=True):
+        if trial is not None:
+            trial.cut_curve(size)
     saved = time.monotonic()
     for rows in loop.windows():
         now = time.time()
-        for at, i in zip(places, of, strict=True):
-            if at is not None and (row := rows[i]) is not None:
-                storage.append_row(at, {**asdict(row), "time": now})
+        for trial, i in zip(trials, of, strict=True):
+            if trial is not None and (row := rows[i]) is not None:
+                trial.append_row({**asdict(row), "time": now})
         stopping = stop()
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _store(loop, places, file)
+            _store(loop, trials, training)
             saved = time.monotonic()
         if stopping:
             return False
-    if len(places) > 1:  # what follows takes a while, and may be killed
-        _store(loop, places, file)
+    if len(trials) > 1:  # what follows takes a while, and may be killed
+        _store(loop, trials, training)
     return True
 
 
-def _store(loop: Loop, places: Sequence[Path | None], file: Path) -> None:
+def _store(loop: Loop, trials: Sequence[TrialFolder | None], training: TrainingFolder) -> None:
     """A checkpoint, with the lengths and digests of the curves that belong to it."""
     tensors, facts = loop.state()
-    rows = [(storage.length(at), storage.digest(at)) if at else (0, "") for at in places]
-    checkpoint.write(file, tensors, {**facts, "rows": rows})
+    rows = [trial.curve_mark() if trial else (0, "") for trial in trials]
+    training.put_checkpoint(tensors, {**facts, "rows": rows})
 
 
 def _conclude(
     config: TrialConfig,
-    at: Path,
+    trial: TrialFolder,
     registry: Registry,
     data: Data,
     trained: TrainingJob,
@@ -271,20 +268,17 @@ def _conclude(
     status = "finished" if facts["diverged_at"] is None else "diverged"
     denoiser, objective = trained.denoiser, trained.objective
     since = time.perf_counter()
-    checkpoint.save_weights(
-        at / "weights.safetensors", module_of(denoiser).state_dict(), {"status": status}
-    )
+    told = {"status": status}
+    trial.put_tensors("weights.safetensors", module_of(denoiser).state_dict(), told)
     if objective.states is not None:
-        checkpoint.save_weights(
-            at / "states.safetensors", objective.states.state_dict(), {"status": status}
-        )
+        trial.put_tensors("states.safetensors", objective.states.state_dict(), told)
     metrics: dict[str, float] = {}
     errors: dict[str, dict[str, float]] = {}
     if status != "diverged":
-        metrics, errors = evaluate.measure(config, at, registry, data, trained, device)
-    curve = storage.rows(at)[0]
-    storage.write_json(
-        at / "result.json",
+        metrics, errors = evaluate.measure(config, trial, registry, data, trained, device)
+    curve = trial.rows()
+    trial.put_json(
+        "result.json",
         {
             "status": status,
             **facts,
@@ -292,7 +286,7 @@ def _conclude(
             "metrics": metrics,
             "errors": errors,
             "final_loss": curve[-1]["loss"] if curve else None,
-            "curve": storage.digest(at),
+            "curve": trial.curve_mark()[1],
             "training_seconds": sum(row["seconds"] for row in curve),
             "measuring_seconds": time.perf_counter() - since,
             "device": device_title(device),

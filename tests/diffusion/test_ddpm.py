@@ -45,6 +45,7 @@ from testbed.training import batch
 from testbed.training.settings import Training
 from testbed.training.trainer import Trainer, TrainingJob
 from testbed.trial import restore, worker
+from testbed.trial.folders import Folder
 from testbed.trial.specs import Variance
 
 # --- the chain -----------------------------------------------------------------------------------
@@ -487,9 +488,9 @@ def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:
     at = tmp_path / "out" / "trials" / one.id
     at.mkdir(parents=True)
     described = {"id": one.id, "config": one.config.record(), "labels": []}
-    worker.storage.write_json(at / "trial.json", {**described, "plugins": [], "plugin_dirs": []})
+    Folder.at(at).put_json("trial.json", {**described, "plugins": [], "plugin_dirs": []})
     assert worker.run(one.config, at) == "finished", (at / "error.txt").read_text()
-    result = worker.storage.read_json(at / "result.json")
+    result = Folder.at(at).json("result.json")
     assert math.isfinite(result["metrics"]["elbo"])
     terms = [result["metrics"][f"elbo_{t}"] for t in ("reconstruction", "matching", "prior")]
     assert sum(terms) == pytest.approx(result["metrics"]["elbo"], rel=1e-12)

@@ -33,6 +33,7 @@ from testbed.diffusion import noise_levels
 from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
 from testbed.trial import worker
+from testbed.trial.folders import Folder
 from testbed.trial.specs import ComponentSpec
 
 # --- the tables ----------------------------------------------------------------------------------
@@ -320,12 +321,11 @@ def test_a_discrete_trial_runs_and_is_restored(tmp_path: Path, changes: list[str
     config, at = planned(tmp_path, *changes), tmp_path / "trial"
     at.mkdir()
     assert worker.run(config, at) == "finished", (at / "error.txt").read_text()
-    from testbed.trial import storage
 
-    storage.write_json(
-        at / "trial.json", {"config": config.record(), "plugins": [], "plugin_dirs": []}
+    Folder.at(at).put_json(
+        "trial.json", {"config": config.record(), "plugins": [], "plugin_dirs": []}
     )
-    assert all(row["ratio"] <= 1 for row in storage.read_json(at / "tweedie.json")["rows"])
+    assert all(row["ratio"] <= 1 for row in Folder.at(at).json("tweedie.json")["rows"])
     D = testbed.load(at)
     assert D.table is not None
     assert dataclasses.asdict(D.table)["options"] == config.table.options

@@ -11,7 +11,7 @@ from faults.subject import SEQUENTIAL, SMALL, Moment, command, lay_out, start
 from faults.verdict import Scenario, Verdict
 from helpers.paths import ROOT
 
-from testbed.trial import storage
+from testbed.trial.folders import Folder, StudyFolder
 
 OWN = """
 import torch, testbed
@@ -72,8 +72,8 @@ def changed(folder: Path, edit: Edit, key: str, cases: set[str]) -> Verdict:
     found.hold("stale: " in ended.out, f"not told: {ended.said}")
     found.hold(f"{key}: " in ended.out and "it is trained anew." in ended.out, ended.said)
     at = folder / "runs" / "small"
-    listed = {one["id"] for one in storage.read_json(at / "study.json")["trials"]}
-    described = {one["id"]: one for one in storage.trials(at)}
+    listed = {one["id"] for one in Folder.at(at).json("study.json")["trials"]}
+    described = {one["id"]: one for one in StudyFolder.at(at).descriptions()}
     for id_ in before:
         case = described[id_]["labels"][0]["case"]
         found.hold((id_ in listed) != (case in cases), f"a trial of {case}: {id_ in listed}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.study import tracking
-from testbed.trial import storage
+from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 CLOCKS = ("time", "seconds")
 TIMES = ("training_seconds", "measuring_seconds", "curve")
@@ -27,8 +27,8 @@ class Kept:
 
 def kept(at: Path) -> Kept:
     """A trial's result and curve without what the clock says, and its files."""
-    result = storage.read_json(at / "result.json")
-    curve = [{k: v for k, v in row.items() if k not in CLOCKS} for row in storage.rows(at)[0]]
+    result = Folder.at(at).json("result.json")
+    curve = [{k: v for k, v in row.items() if k not in CLOCKS} for row in TrialFolder.at(at).rows()]
     files = {name: (at / name).read_bytes() for name in BITS if (at / name).is_file()}
     return Kept({k: v for k, v in result.items() if k not in TIMES}, curve, files)
 
@@ -78,7 +78,7 @@ def logged(folder: Path, address: str) -> list[str]:
     runs = [
         run
         for run in client.search_runs([experiment.experiment_id], max_results=1000)
-        if run.data.tags["testbed.study"] == storage.key(folder)
+        if run.data.tags["testbed.study"] == StudyFolder.at(folder).key()
     ]
     said = [
         f"a {run.data.tags['testbed.kind']}'s run is {run.info.status}"
@@ -100,7 +100,7 @@ def logged(folder: Path, address: str) -> list[str]:
         if known[id_] != 1:
             said.append(f"trial {id_} has {known[id_]} runs")
     for run in nested:
-        at = storage.folder(folder, run.data.tags["testbed.trial"])
+        at = folder / "trials" / run.data.tags["testbed.trial"]
         said += _of_trial(client, run, at) if at.is_dir() else [f"{at.name} has a run alone"]
     return said
 
@@ -116,10 +116,10 @@ def statuses(address: str, study: str) -> list[str]:
 
 
 def _of_trial(client: Any, run: Any, at: Path) -> list[str]:
-    result = storage.read_json(at / "result.json")
-    config = storage.read_json(at / "trial.json")["config"]
+    result = Folder.at(at).json("result.json")
+    config = Folder.at(at).json("trial.json")["config"]
     expected = {
-        key: [(row["step"], row[key]) for row in storage.rows(at)[0] if row[key] is not None]
+        key: [(row["step"], row[key]) for row in TrialFolder.at(at).rows() if row[key] is not None]
         for key in tracking.CURVES
     }
     final = result["metrics"] | {"diverged": float(result["status"] == "diverged")}

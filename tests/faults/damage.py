@@ -23,7 +23,8 @@ from faults.verdict import Scenario, Verdict
 from testbed.registry import Registry
 from testbed.study import engines, plan, runner, study_file
 from testbed.training import checkpoint
-from testbed.trial import storage, worker
+from testbed.trial import worker
+from testbed.trial.folders import Folder, TrainingFolder
 
 Harm = Callable[[Random, bytes], bytes]
 HEADER = checkpoint.HEADER
@@ -72,17 +73,17 @@ class Stopped:
     reference: dict[str, checker.Kept]
 
     @property
-    def file(self) -> Path:
-        """Their checkpoint."""
+    def training(self) -> TrainingFolder:
+        """The folder of their checkpoint."""
         if len(self.group.trials) > 1:
-            return storage.group(self.made.folder, self.group.id) / "checkpoint"
-        return storage.folder(self.made.folder, self.group.trials[0].id) / "checkpoint"
+            return self.made.files.group(self.group.id)
+        return self.made.files.trial(self.group.trials[0].id)
 
 
 def train(made: plan.Plan, group: engines.Group, windows: int | None = None) -> list[str]:
     """What a worker does, in this process; a checkpoint at each row, and an end after some."""
     calls = iter(range(10**6))
-    places = [storage.folder(made.folder, one.id) for one in group.trials]
+    places = [made.folder / "trials" / one.id for one in group.trials]
     configs = [one.config for one in group.trials]
 
     def stop() -> bool:
@@ -91,7 +92,7 @@ def train(made: plan.Plan, group: engines.Group, windows: int | None = None) -> 
     with mock.patch.object(worker, "CHECKPOINT_SECONDS", 0.0):
         if len(places) == 1:
             return [worker.run(configs[0], places[0], stop=stop)]
-        at = storage.group(made.folder, group.id)
+        at = made.folder / "groups" / group.id
         return worker.run_together(configs, places, at, stop=stop)
 
 
@@ -124,12 +125,12 @@ def resumed(name: str, number: int) -> Verdict:
             chance = Random(f"{label} {both} {number}")
             shutil.rmtree(begun.made.folder)
             shutil.copytree(saved, begun.made.folder)
-            files = [begun.file, checkpoint.previous(begun.file)][: 1 + both]
-            for file in files:
+            for which in ("checkpoint", "checkpoint.previous")[: 1 + both]:
+                file = begun.training.path / which
                 file.write_bytes(harm(chance, file.read_bytes()))
             told: list[str] = []
-            places = [storage.folder(begun.made.folder, one.id) for one in begun.group.trials]
-            worker.resumable(begun.file, places, told.append)
+            trials = [begun.made.files.trial(one.id) for one in begun.group.trials]
+            worker.resumable(begun.training, trials, told.append)
             statuses = train(begun.made, begun.group)
             where = f"{name}, {'both' if both else 'the newest'} with {label}"
             action = "begins anew" if both else "goes on from step 100"
@@ -222,7 +223,7 @@ def results(folder: Path) -> Verdict:
         at = here / "runs" / "small"
         together, alone = [], []
         for one in sorted((at / "trials").iterdir()):
-            several = "trained_together" in storage.read_json(one / "result.json")
+            several = "trained_together" in Folder.at(one).json("result.json")
             (together if several else alone).append(one)
         files = [alone[0] / "result.json", alone[1] / "rows.jsonl", at / "study.json"]
         files += [together[0] / "result.json", together[1] / "rows.jsonl"] if together else []

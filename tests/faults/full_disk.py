@@ -11,6 +11,8 @@ from faults import checker, kills
 from faults.subject import SEQUENTIAL, Ended, command, lay_out, start
 from faults.verdict import Scenario, Verdict
 
+from testbed.trial.folders import Folder
+
 SMALLEST = (20_000, 40_000)
 """Bytes of the largest file that may be written: less than a checkpoint has."""
 SIZES = ("96k", "192k", "320k")
@@ -29,7 +31,9 @@ def told(ended: Ended, found: Verdict, reason: str) -> None:
 def whole(at: Path, found: Verdict) -> None:
     """No trial is called failed, and no file is half written."""
     for file in at.glob("trials/*/*.json"):
-        found.hold(bool(checker.storage.found(file)), f"{file.name} is half written")
+        found.hold(
+            bool(Folder.at(file.parent).json_or_empty(file.name)), f"{file.name} is half written"
+        )
     failed = [file for file in at.glob("trials/*/error.txt") if file.stat().st_size]
     found.hold(not failed, "a trial is called failed")
     found.hold(not list(at.rglob("*.tmp")), "temporary files are left")

@@ -39,7 +39,7 @@ TRAINING = (
 )
 MEASURING = (
     Moment("group", "os.rename", "weights.safetensors"),
-    Moment("driver", "open", "levels.csv"),
+    Moment("driver", "os.rename", "levels.csv"),
     Moment("group", "os.rename", "samples.safetensors"),
     Moment("group", "os.rename", "result.json"),
     Moment("driver", "os.rename", "result.json"),

@@ -10,7 +10,7 @@ from faults import checker, kills
 from faults.subject import SMALL, command, lay_out, start
 from faults.verdict import Scenario, Verdict
 
-from testbed.trial import storage
+from testbed.trial.folders import Folder
 
 FIXED = SMALL.partition('[[cases]]\nname = "learned"')[0].replace("seeds = 2", "seeds = 1")
 GUILTY = FIXED.replace('"edm"]', '"edm", "guilty"]')
@@ -70,7 +70,7 @@ def alone(folder: Path, source: str, engine: str) -> Verdict:
             metric = one.result["metrics"][key]
             found.hold(near(metric, value), f"trial {id_}: {key} = {metric} for {value}")
     (guilty,) = kept
-    result = storage.read_json(folders["with"] / "trials" / guilty / "result.json")
+    result = Folder.at(folders["with"] / "trials" / guilty).json("result.json")
     status = "failed" if source is RAISES else "diverged"
     found.hold(result["status"] == status, f"the guilty trial is {result['status']}")
     if status == "diverged":

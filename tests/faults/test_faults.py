@@ -17,7 +17,7 @@ from faults.subject import Moment, command, lay_out, left, start
 from faults.verdict import Verdict
 
 from testbed.study import tracking
-from testbed.trial import storage
+from testbed.trial.folders import StudyFolder
 
 KILLS = (
     Moment("group", "os.rename", "mlflow.json", 3),
@@ -155,9 +155,9 @@ def test_what_the_checker_must_catch_it_catches(
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(killed[0], folder)
-    key = storage.key(folder / "runs" / "small")
+    key = StudyFolder.at(folder / "runs" / "small").key()
     change(folder)
-    assert storage.key(folder / "runs" / "small") == key
+    assert StudyFolder.at(folder / "runs" / "small").key() == key
     found = Verdict()
     kills.checked(folder, "batched", found)
     assert any(problem in one for one in found.problems), found.problems

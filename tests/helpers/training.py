@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,13 +87,10 @@ def same(one: Any, two: Any) -> bool:
 Restore = Callable[[Trainer, dict[str, Tensor], dict[str, Any]], None]
 
 
-def resumed(file: Path, make: Make, stop: int, steps: int, restore: Restore) -> Any:
+def resumed(make: Make, stop: int, steps: int, restore: Restore) -> Any:
     """Rows after `stop` and final state of a run whose second half begins from a checkpoint."""
     first = make(steps=stop)
     list(first)
-    checkpoint.write(file, *first.state())
-    read = checkpoint.newest(file)
-    assert read is not None
     second = make(steps=steps, net=network(data(), seed=99))
-    restore(second, *read)
+    restore(second, *checkpoint.decode(checkpoint.encode(*first.state()), "state"))
     return ran(second)

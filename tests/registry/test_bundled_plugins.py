@@ -460,7 +460,7 @@ def stateful(
 
 
 def law_a_state_resumes(
-    folder: Path, parts: tuple[str, str], restore: Callable[..., None] = Trainer.restore
+    parts: tuple[str, str], restore: Callable[..., None] = Trainer.restore
 ) -> None:
     """A run in two parts is the run in one, bit for bit, whatever state the second began with."""
     rows, state = ran(stateful(*parts, steps=3 * BLOCK))
@@ -469,7 +469,7 @@ def law_a_state_resumes(
         return stateful(*parts, states=7 if "net" in given else 0, **given)
 
     for stop in (BLOCK, BLOCK + 23):
-        later, found = resumed(folder / f"{stop}", make, stop, 3 * BLOCK, restore)
+        later, found = resumed(make, stop, 3 * BLOCK, restore)
         assert same(found, state)
         whole = math.ceil(stop / BLOCK)
         assert same(later[len(later) - len(rows) + whole :], rows[whole:])
@@ -492,8 +492,8 @@ def forgetting(kind: str, one: Trainer, tensors: dict[str, Tensor], facts: dict[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", STATEFUL.values(), ids=STATEFUL)
-def test_a_state_resumes_bit_for_bit(tmp_path: Path, parts: tuple[str, str]) -> None:
-    law_a_state_resumes(tmp_path, parts)
+def test_a_state_resumes_bit_for_bit(parts: tuple[str, str]) -> None:
+    law_a_state_resumes(parts)
 
 
 @pytest.mark.slow
@@ -502,9 +502,9 @@ def test_a_state_resumes_bit_for_bit(tmp_path: Path, parts: tuple[str, str]) -> 
     [("edm2", "parameters"), ("edm2", "moments"), ("edm2", "buffers"),
      ("tracked_huber", "buffers")],
 )  # fmt: skip
-def test_a_forgotten_state_is_caught(tmp_path: Path, parts: str, kind: str) -> None:
+def test_a_forgotten_state_is_caught(parts: str, kind: str) -> None:
     with pytest.raises(AssertionError):
-        law_a_state_resumes(tmp_path, STATEFUL[parts], functools.partial(forgetting, kind))
+        law_a_state_resumes(STATEFUL[parts], functools.partial(forgetting, kind))
 
 
 def test_training_changes_the_states() -> None:

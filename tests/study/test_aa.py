@@ -26,9 +26,9 @@ from testbed.report import comparisons, finding, results
 from testbed.report.results import Results
 from testbed.study import plan, runner, study_file
 from testbed.training import trainer
-from testbed.training.checkpoint import load_weights
-from testbed.trial import build, storage, worker
+from testbed.trial import build, worker
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 Array = NDArray[np.float64]
 Compare = Callable[[Array, Array], Comparison]
@@ -67,9 +67,9 @@ def run_by(engine_name: str, folder: Path) -> Ran:
     done = run_here(folder, "study", "aa", *words, *sets)
     assert done.code == 0, done.err
     found = {}
-    for one in storage.trials(folder / "runs" / "aa"):
+    for one in StudyFolder.at(folder / "runs" / "aa").descriptions():
         for label in one["labels"]:
-            at = storage.folder(folder / "runs" / "aa", one["id"])
+            at = folder / "runs" / "aa" / "trials" / one["id"]
             found[label["case"], label["variant"], one["config"]["seed"]] = at
     return Ran(done, folder / "runs" / "aa", found)
 
@@ -83,7 +83,7 @@ def law_mirror(one: Path, other: Path) -> None:
     weights are negated and everything else is equal: the other weights, the training curve, the
     losses per level, the samples and their metrics, and the errors of the identities.
     """
-    first, second = (storage.read_json(at / "result.json") for at in (one, other))
+    first, second = (Folder.at(at).json("result.json") for at in (one, other))
     assert first["status"] == "finished"
     for key in ("status", "metrics", "scale", "final_loss", "steps", "parameters"):
         assert first[key] == second[key], key
@@ -91,7 +91,7 @@ def law_mirror(one: Path, other: Path) -> None:
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
     assert curve(one) == curve(other)
     assert identities(one) == identities(other)
-    left, right = (load_weights(at / "weights.safetensors")[0] for at in (one, other))
+    left, right = (Folder.at(at).tensors("weights.safetensors") for at in (one, other))
     assert left.keys() == right.keys()
     for name, weights in left.items():
         assert weights.any(), name
@@ -100,13 +100,13 @@ def law_mirror(one: Path, other: Path) -> None:
 
 def curve(at: Path) -> list[dict[str, Any]]:
     """The training curve without what the clock says."""
-    rows = storage.rows(at)[0]
+    rows = TrialFolder.at(at).rows()
     assert rows
     return [{k: v for k, v in row.items() if k not in ("seconds", "time")} for row in rows]
 
 
 def identities(at: Path) -> list[dict[str, Any]]:
-    rows = storage.read_json(at / "tweedie.json")["rows"]
+    rows = Folder.at(at).json("tweedie.json")["rows"]
     assert rows
     return [{k: v for k, v in row.items() if k != "subject"} for row in rows]
 
@@ -123,7 +123,7 @@ def test_eps_and_its_mirror_image_agree_bit_for_bit(ran: Ran, case: str, seed: i
 @pytest.mark.parametrize("case", ["digits", "mixture"])
 def test_trained_as_one_they_agree_bit_for_bit_too(together: Ran, case: str, seed: int) -> None:
     law_mirror(*(together.trials[case, name, seed] for name in ("eps", "minus_eps")))
-    assert storage.read_json(together.trials[case, "eps", seed] / "result.json")["trained_together"]
+    assert Folder.at(together.trials[case, "eps", seed]).json("result.json")["trained_together"]
 
 
 def test_other_seeds_are_no_mirror_images(ran: Ran) -> None:
@@ -174,7 +174,7 @@ def mutated(ran: Ran, folder: Path, name: str, change: Mapping[str, str]) -> Pat
     """A trial of minus_eps on the mixture with its formulas changed."""
     file = folder / f"{name}.py"
     file.write_text(MUTANT.format(**{**RIGHT, **change}))
-    config = dict(storage.read_json(ran.trials["mixture", "minus_eps", 0] / "trial.json")["config"])
+    config = dict(Folder.at(ran.trials["mixture", "minus_eps", 0]).json("trial.json")["config"])
     config |= {
         axis: {"name": "mutant", "options": {}} for axis in ("parameterization", "weighting")
     }
@@ -263,7 +263,7 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> Results:
     made = plan.make(study_file.read(folder / "one.toml"), registry, folder / "one", "cpu")
     runner.describe(made, registry)
     for one in made.trials:
-        assert worker.run(one.config, storage.folder(made.folder, one.id)) == "finished"
+        assert worker.run(one.config, made.folder / "trials" / one.id) == "finished"
     return results.read(made.folder)
 
 

@@ -25,8 +25,9 @@ from testbed.study import engines, plan, runner, study_file
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
-from testbed.trial import evaluate, storage, worker
+from testbed.trial import evaluate, worker
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 REGISTRY = Registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
@@ -147,8 +148,8 @@ def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
         assert done.code == 0, done.out + done.err
         folders[name] = tmp_path / name / "runs" / "tiny"
     of: dict[str, list[Path]] = {}
-    for one in storage.trials(folders["sequential"]):
-        at = storage.folder(folders["sequential"], one["id"])
+    for one in StudyFolder.at(folders["sequential"]).descriptions():
+        at = folders["sequential"] / "trials" / one["id"]
         config = TrialConfig.model_validate(one["config"])
         of.setdefault(config.training_text, []).append(at)
         worker.run(config, alone / one["id"])
@@ -284,11 +285,11 @@ def begun(tiny: Plan, groups: list[list[str]]) -> None:
     """As if these groups had written a checkpoint and been killed."""
     for members in groups:
         group = engines.Group([one for id_ in members for one in tiny.trials if one.id == id_])
-        at = storage.group(tiny.folder, group.id)
+        at = tiny.folder / "groups" / group.id
         at.mkdir(parents=True)
         (at / "checkpoint").write_bytes(b"")
         for id_ in members:
-            storage.write_json(storage.folder(tiny.folder, id_) / "group.json", {"group": at.name})
+            Folder.at(tiny.folder / "trials" / id_).put_json("group.json", {"group": at.name})
 
 
 def described(tiny: Plan) -> None:
@@ -376,10 +377,10 @@ def test_a_batched_study_leaves_what_one_by_one_leaves(tmp_path: Path, no_report
         assert done.code == 0, done.out + done.err
         folders[name] = tmp_path / name / "runs" / "tiny"
     assert not list((folders["batched"] / "groups").iterdir())
-    for one in storage.trials(folders["batched"]):
-        mine, its = (storage.folder(folders[name], one["id"]) for name in folders)
+    for one in StudyFolder.at(folders["batched"]).descriptions():
+        mine, its = (folders[name] / "trials" / one["id"] for name in folders)
         assert {f.name for f in mine.iterdir()} == {f.name for f in its.iterdir()}
-        result, other = (storage.read_json(at / "result.json") for at in (mine, its))
+        result, other = (Folder.at(at).json("result.json") for at in (mine, its))
         assert result["trained_together"] == (6 if "mixture" in str(one["labels"]) else 3)
         assert result["steps"] == other["steps"] == 100
         for name, value in other["metrics"].items():
@@ -401,8 +402,8 @@ def together(tiny: Plan, stop: Stop) -> list[str]:
     group = engines.choose(tiny, REGISTRY, "batched", 1).groups[0]
     return worker.run_together(
         [one.config for one in group.trials],
-        [storage.folder(tiny.folder, one.id) for one in group.trials],
-        storage.group(tiny.folder, group.id),
+        [tiny.folder / "trials" / one.id for one in group.trials],
+        tiny.folder / "groups" / group.id,
         stop=stop,
     )
 
@@ -422,11 +423,12 @@ def test_a_stopped_group_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert sorted(partly) == ["finished"] * 2 + ["interrupted"] * 4
     assert together(plans["stopped"], lambda: False) == ["finished"] * 6
     for one in engines.choose(plans["whole"], REGISTRY, "batched", 1).groups[0].trials:
-        mine, its = (storage.folder(p.folder, one.id) for p in plans.values())
+        mine, its = (p.folder / "trials" / one.id for p in plans.values())
         for name in ("weights.safetensors", "levels.csv", "samples.safetensors"):
             assert (mine / name).read_bytes() == (its / name).read_bytes(), name
         rows = [
-            [{**row, "seconds": 0, "time": 0} for row in storage.rows(at)[0]] for at in (mine, its)
+            [{**row, "seconds": 0, "time": 0} for row in TrialFolder.at(at).rows()]
+            for at in (mine, its)
         ]
         assert rows[0] == rows[1]
 
@@ -442,7 +444,7 @@ def test_a_damaged_checkpoint_of_a_group_is_not_used(tmp_path: Path) -> None:
     file.write_bytes(content)
     assert together(tiny, lambda: False) == ["finished"] * 6
     for one in engines.choose(tiny, REGISTRY, "batched", 1).groups[0].trials:
-        rows = storage.rows(storage.folder(tiny.folder, one.id))[0]
+        rows = TrialFolder.at(tiny.folder / "trials" / one.id).rows()
         assert [row["step"] for row in rows] == [50, 100]
 
 
@@ -455,14 +457,12 @@ def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) ->
     done = study(tmp_path, *words, "--only", "mixture,equal", "--engine", "batched")
     assert done.code == 1, done.err
     assert "Engine: batched, 6 trials up to 6 as one" in done.out
-    found = storage.trials(tmp_path / "runs" / "tiny")
+    found = StudyFolder.at(tmp_path / "runs" / "tiny").descriptions()
     assert len(found) == 6
     for one in found:
-        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
+        at = tmp_path / "runs" / "tiny" / "trials" / one["id"]
         guilty = one["config"]["parameterization"]["name"] == "raises"
-        assert storage.read_json(at / "result.json")["status"] == (
-            "failed" if guilty else "finished"
-        )
+        assert Folder.at(at).json("result.json")["status"] == ("failed" if guilty else "finished")
         assert (at / "error.txt").is_file() == guilty
         if guilty:
             assert "ValueError: enough" in (at / "error.txt").read_text()
@@ -483,12 +483,12 @@ def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
     monkeypatch.setattr(worker, "run", None)
     done = study(tmp_path, "--only", "mixture", "--engine", "batched")
     assert done.code == 1
-    found = storage.trials(tmp_path / "runs" / "tiny")
+    found = StudyFolder.at(tmp_path / "runs" / "tiny").descriptions()
     assert len(found) == 6
     for one in found:
-        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
+        at = tmp_path / "runs" / "tiny" / "trials" / one["id"]
         guilty = one["config"]["seed"] == 1
-        result = storage.read_json(at / "result.json")
+        result = Folder.at(at).json("result.json")
         assert result["status"] == ("failed" if guilty else "finished")
         assert (at / "error.txt").is_file() == guilty
         if guilty:
@@ -507,8 +507,8 @@ def test_options_that_a_network_refuses_end_the_plan(tmp_path: Path, engine: str
 @pytest.mark.slow
 def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> None:
     assert study(tmp_path, "--engine", "batched").code == 0
-    for one in storage.trials(tmp_path / "runs" / "tiny")[:2]:
-        at = storage.folder(tmp_path / "runs" / "tiny", one["id"])
+    for one in StudyFolder.at(tmp_path / "runs" / "tiny").descriptions()[:2]:
+        at = tmp_path / "runs" / "tiny" / "trials" / one["id"]
         denoiser = testbed.load(at)
         spec = one["config"]["dataset"]
         x = torch.ones(2, *REGISTRY.dataset(spec["name"], **spec["options"])().shape)

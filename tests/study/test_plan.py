@@ -12,7 +12,8 @@ import testbed
 from testbed.errors import InputError
 from testbed.study import equal_objectives, invocation, plan, reference_tables, runner, study_file
 from testbed.study.plan import Plan
-from testbed.trial import build, sources, storage
+from testbed.trial import build, sources
+from testbed.trial.folders import Folder
 
 SMALL = """
 [study]
@@ -405,11 +406,11 @@ def test_a_trial_is_new_interrupted_failed_finished_or_diverged_by_what_its_fold
     runner.describe(first, registry)
     # A study that was stopped before this trial began: not stale, nothing has been trained.
     assert states(made(folder, registry)) == ["new"]
-    at = storage.folder(folder, first.trials[0].id)
+    at = folder / "trials" / first.trials[0].id
     (at / "checkpoint").write_bytes(b"")
     assert states(made(folder, registry)) == ["interrupted"]
     for status in ("failed", "diverged", "finished"):
-        storage.write_json(at / "result.json", {"status": status})
+        Folder.at(at).put_json("result.json", {"status": status})
         found = made(folder, registry)
         assert states(found) == [status]
         assert len(found.pending()) == (status == "failed")
@@ -420,8 +421,8 @@ def test_a_trial_that_was_trained_with_other_settings_is_stale_and_says_which(
 ) -> None:
     first = made(folder, registry, SMALL, "seeds=2")
     runner.describe(first, registry)
-    at = storage.folder(folder, first.trials[0].id)
-    storage.write_json(at / "result.json", {"status": "finished"})
+    at = folder / "trials" / first.trials[0].id
+    Folder.at(at).put_json("result.json", {"status": "finished"})
     changed = made(folder, registry, SMALL, "seeds=2", "training.steps=60", "weighting=edm")
     stale, untouched = changed.trials
     assert (stale.state, untouched.state) == ("stale", "new")
@@ -437,8 +438,8 @@ def test_a_change_of_the_sources_makes_a_trial_stale(
 ) -> None:
     first = made(folder, registry)
     runner.describe(first, registry)
-    at = storage.folder(folder, first.trials[0].id)
-    storage.write_json(at / "result.json", {"status": "finished"})
+    at = folder / "trials" / first.trials[0].id
+    Folder.at(at).put_json("result.json", {"status": "finished"})
     monkeypatch.setattr(sources, "digest", lambda modules: "new")
     (stale,) = made(folder, registry).trials
     assert stale.state == "stale"
@@ -515,7 +516,7 @@ def test_the_record_of_a_study_says_what_was_asked_for(
     sets = ("training.steps=9", 'grid.weighting=["mine"]')
     read = study_file.read(Path("study.toml"), sets, ["v"], 2)
     runner.describe(plan.make(read, registry, Path("runs/small"), "cpu"), registry)
-    asked = storage.read_json(Path("runs/small/study.json"))["asked"]
+    asked = Folder.at(Path("runs/small")).json("study.json")["asked"]
     flags = ["-p", "asked_for.py", "-p", "no:edm2", "--plugin-dir", "."]
     flags += ["--set", sets[0], "--set", sets[1], "--only", "v", "--seeds", "2"]
     assert asked == {

@@ -18,8 +18,8 @@ from helpers.command_line import Done, run_here
 
 from testbed.registry import Registry
 from testbed.study import engines, executors, plan, runner, study_file, tracking
-from testbed.training import checkpoint
-from testbed.trial import storage, worker
+from testbed.trial import worker
+from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 STUDY = """
 [study]
@@ -109,10 +109,10 @@ def test_rows_that_were_trained_again_are_not_sent_again(
     assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
     before = points(address)
     sent = tmp_path / "runs" / "one" / "mlflow.json"
-    record = storage.read_json(sent)
+    record = Folder.at(sent.parent).json(sent.name)
     for entry in record["trials"].values():
         entry |= {"step": 0, "ended": ""}
-    storage.write_json(sent, record)
+    Folder.at(sent.parent).put_json(sent.name, record)
     for at in places(tmp_path):
         (at / "result.json").unlink()
     assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
@@ -224,7 +224,7 @@ def test_a_second_driver_is_told_and_touches_nothing(tmp_path: Path) -> None:
     assert study(tmp_path).code == 0
     (places(tmp_path)[0] / "result.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
-    with storage.locked(tmp_path / "runs" / "one"):
+    with Folder.at(tmp_path / "runs" / "one").own():
         for done in (study(tmp_path), run_here(tmp_path, "sync", "one.toml")):
             assert done.code == 2
             assert done.err.startswith("testbed: runs/one is being worked on by another process")
@@ -244,7 +244,7 @@ def test_a_trial_in_other_hands_is_not_called_failed(
     assert study(tmp_path).code == 0
     at = places(tmp_path)[0]
     (at / "result.json").unlink()
-    with storage.locked(at):
+    with Folder.at(at).own():
         done = study(tmp_path)
     assert done.code == 2
     assert f"trials/{at.name} is being worked on by another process" in done.err
@@ -323,7 +323,7 @@ def test_a_damaged_record_is_told_and_written_anew(tmp_path: Path) -> None:
         for file in files:
             assert f"{file.name}: cannot be read as JSON" in done.out
     for file in (files[0], files[2]):
-        storage.read_json(file)
+        Folder.at(file.parent).json(file.name)
 
 
 @pytest.mark.slow
@@ -340,7 +340,7 @@ def test_a_damaged_result_or_curve_is_told_and_made_anew(tmp_path: Path) -> None
     assert f"{second.name}/rows.jsonl: is not the curve that the trial wrote" in done.out
     assert done.out.count("is trained anew.") == 2
     assert [(at / "weights.safetensors").read_bytes() for at in (first, second)] == expected
-    assert [row["step"] for row in storage.rows(second)[0]] == [50, 100]
+    assert [row["step"] for row in TrialFolder.at(second).rows()] == [50, 100]
 
 
 @pytest.mark.slow
@@ -354,7 +354,7 @@ def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
         (lost / name).unlink()
     assert study(tmp_path, engine="batched").code == 0
     assert (lost / "weights.safetensors").read_bytes() == expected
-    assert storage.result(lost)["trained_together"] == 2
+    assert TrialFolder.at(lost).result()["trained_together"] == 2
     after = {file: file.stat().st_mtime_ns for file in before}
     assert {f.name for f in before if after[f] != before[f]} <= {"lock"}
 
@@ -365,7 +365,7 @@ def test_a_trial_that_is_asked_for_by_its_id_runs_alone(tmp_path: Path) -> None:
     at = places(tmp_path)[0]
     done = study(tmp_path, "--trial", at.name, engine="auto")
     assert (done.code, "1 trials one by one" in done.out) == (0, True)
-    assert "trained_together" not in storage.result(at)
+    assert "trained_together" not in TrialFolder.at(at).result()
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -377,13 +377,13 @@ def test_a_damaged_checkpoint_or_curve_is_told(
     begun = made(tmp_path)
     runner.describe(begun, REGISTRY)
     one, calls = begun.trials[0], iter([False, True])
-    at = storage.folder(begun.folder, one.id)
+    at = begun.folder / "trials" / one.id
     assert worker.run(one.config, at, stop=lambda: next(calls)) == "interrupted"
     rows = (at / "rows.jsonl").read_bytes().splitlines(keepends=True)
     assert len(rows) == 2
     (at / "rows.jsonl").write_bytes(b"".join(rows[: 0 if both else 1]))
     told: list[str] = []
-    found = worker.resumable(at / "checkpoint", [at], told.append)
+    found = worker.resumable(TrialFolder.at(at), [TrialFolder.at(at)], told.append)
     what = f"{at / 'rows.jsonl'} is cut short or damaged."
     if both:
         assert (found, told) == (None, [f"{what} Training begins anew."])
@@ -391,7 +391,7 @@ def test_a_damaged_checkpoint_or_curve_is_told(
         assert found is not None
         assert told == [f"{what} Training goes on from step 50."]
     assert worker.run(one.config, at) == "finished"
-    assert [row["step"] for row in storage.rows(at)[0]] == [50, 100]
+    assert [row["step"] for row in TrialFolder.at(at).rows()] == [50, 100]
 
 
 @pytest.mark.slow
@@ -399,7 +399,7 @@ def test_a_study_tells_of_a_damaged_checkpoint(tmp_path: Path) -> None:
     begun = made(tmp_path)
     runner.describe(begun, REGISTRY)
     one = begun.trials[0]
-    at = storage.folder(begun.folder, one.id)
+    at = begun.folder / "trials" / one.id
     assert worker.run(one.config, at, stop=lambda: True) == "interrupted"
     halved(at / "checkpoint")
     done = study(tmp_path)
@@ -417,20 +417,20 @@ def test_what_a_kill_after_the_result_leaves_is_cleared_away(tmp_path: Path) -> 
     names = set(folder.rglob("*"))
     (other / "result.json").unlink()
     for at in (ended, other):
-        checkpoint.write(at / "checkpoint", {}, {})
-        checkpoint.write(at / "checkpoint", {}, {})
+        TrialFolder.at(at).put_checkpoint({}, {})
+        TrialFolder.at(at).put_checkpoint({}, {})
         (at / "checkpoint.tmp").write_bytes(b"half")
     for name in ("done", "begun"):
-        checkpoint_of = storage.group(folder, name) / "checkpoint"
+        checkpoint_of = folder / "groups" / name / "checkpoint"
         checkpoint_of.parent.mkdir(parents=True)
         checkpoint_of.write_bytes(b"")
-    storage.write_json(other / "group.json", {"group": "begun", "trials": 2})
-    storage.write_json(ended / "group.json", {"group": "done", "trials": 2})
+    Folder.at(other).put_json("group.json", {"group": "begun", "trials": 2})
+    Folder.at(ended).put_json("group.json", {"group": "done", "trials": 2})
     theirs = [folder / "groups" / "mine" / "notes.txt", folder / "a.tmp"]
     theirs[0].parent.mkdir()
     for file in theirs:  # --out may name a folder that holds more
         file.write_text("kept")
-    storage.tidy(folder, set())
+    StudyFolder.at(folder).tidy(set())
     assert all(file.read_text() == "kept" for file in theirs)
     shutil.rmtree(theirs[0].parent)
     theirs[1].unlink()
@@ -449,7 +449,7 @@ def test_a_dissolved_group_stays_dissolved(tmp_path: Path) -> None:
     chosen = engines.choose(first, REGISTRY, "batched", 1)
     (group,) = chosen.groups
     chosen.write(first.folder)
-    at = storage.group(first.folder, group.id)
+    at = first.folder / "groups" / group.id
     at.mkdir(parents=True)
     (at / "error.txt").write_text("Traceback")
     again = engines.choose(made(tmp_path), REGISTRY, "batched", 1)
@@ -459,22 +459,24 @@ def test_a_dissolved_group_stays_dissolved(tmp_path: Path) -> None:
 def test_a_part_of_a_study_does_not_forget_the_groups_of_the_rest(tmp_path: Path) -> None:
     whole = made(tmp_path)
     engines.choose(whole, REGISTRY, "batched", 1).write(whole.folder)
-    stored = storage.read_json(whole.folder / "plan.json")
+    stored = Folder.at(whole.folder).json("plan.json")
     other = engines.ExecutionPlan("batched", 1, 1, [engines.Group([plan.Trial("other", {})])])
     other.write(whole.folder)
-    kept = storage.read_json(whole.folder / "plan.json")["groups"]
+    kept = Folder.at(whole.folder).json("plan.json")["groups"]
     assert kept == [["other"], *stored["groups"]]
 
 
 def test_the_key_of_a_study_survives_either_file(tmp_path: Path) -> None:
-    assert storage.key(tmp_path) != storage.key(tmp_path)
-    storage.write_json(tmp_path / "mlflow.json", {"key": "k"})
-    assert storage.key(tmp_path) == "k"
+    assert StudyFolder.at(tmp_path).key() != StudyFolder.at(tmp_path).key()
+    Folder.at(tmp_path).put_json("mlflow.json", {"key": "k"})
+    assert StudyFolder.at(tmp_path).key() == "k"
     (tmp_path / "study.json").write_text("{")
-    assert storage.key(tmp_path) == "k"
+    assert StudyFolder.at(tmp_path).key() == "k"
     shutil.copy(tmp_path / "mlflow.json", tmp_path / "study.json")
     (tmp_path / "mlflow.json").unlink()
-    assert json.loads((tmp_path / "study.json").read_text())["key"] == storage.key(tmp_path)
+    assert (
+        json.loads((tmp_path / "study.json").read_text())["key"] == StudyFolder.at(tmp_path).key()
+    )
 
 
 def test_a_broken_driver_does_not_leave_the_study_running(

@@ -28,7 +28,8 @@ import testbed
 from testbed import report
 from testbed.metrics import denoising
 from testbed.study import runner, tracking
-from testbed.trial import storage, worker
+from testbed.trial import worker
+from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 ONE = """
 [study]
@@ -156,11 +157,11 @@ def put(folder: Path, name: str, text: str) -> Path:
 def trials(folder: Path) -> dict[tuple[str, str, int], Path]:
     """The folder of every trial by (case, variant, seed) and arms."""
     found = {}
-    for described in storage.trials(folder):
+    for described in StudyFolder.at(folder).descriptions():
         first = described["labels"][0]
         arms = "+".join(label["arm"] for label in described["labels"])
         key = (f"{first['case']}/{arms}", first["variant"], described["config"]["seed"])
-        found[key] = storage.folder(folder, described["id"])
+        found[key] = folder / "trials" / described["id"]
     return found
 
 
@@ -170,7 +171,7 @@ def the_trial(folder: Path) -> Path:
 
 
 def result(at: Path) -> dict[str, Any]:
-    return storage.read_json(at / "result.json")
+    return Folder.at(at).json("result.json")
 
 
 def weights(at: Path) -> bytes:
@@ -180,7 +181,7 @@ def weights(at: Path) -> bytes:
 def curve(at: Path) -> list[dict[str, Any]]:
     """The rows of a trial without what the clock says."""
     clocks = ("time", "seconds")
-    return [{k: v for k, v in row.items() if k not in clocks} for row in storage.rows(at)[0]]
+    return [{k: v for k, v in row.items() if k not in clocks} for row in TrialFolder.at(at).rows()]
 
 
 def files(folder: Path) -> dict[str, tuple[int, str]]:
@@ -326,7 +327,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
             "trial.json", "result.json", "rows.jsonl", "levels.csv", "samples.safetensors",
             "tweedie.json", "weights.safetensors",
         }  # fmt: skip
-        described, ended = storage.read_json(at / "trial.json"), result(at)
+        described, ended = Folder.at(at).json("trial.json"), result(at)
         config = described["config"]
         assert described["id"] == at.name
         assert (config["parameterization"]["name"], config["seed"]) == (variant, seed)
@@ -345,7 +346,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
         samples = load_file(at / "samples.safetensors")["samples"]
         assert samples.shape == (16, *shape)
         assert samples.isfinite().all()
-        assert all(row["ratio"] <= 1 for row in storage.read_json(at / "tweedie.json")["rows"])
+        assert all(row["ratio"] <= 1 for row in Folder.at(at).json("tweedie.json")["rows"])
         assert ended["parameters"] == sum(
             t.numel() for t in load_file(at / "weights.safetensors").values()
         )
@@ -353,7 +354,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
 
 @pytest.mark.process
 def test_the_study_leaves_its_record(finished: Finished) -> None:
-    record = storage.read_json(finished.folder / "study.json")
+    record = Folder.at(finished.folder).json("study.json")
     assert record["file"] == TINY
     assert record["report"] == {"baseline": "edm", "primary": "", "level": 0.95}
     assert {trial["id"] for trial in record["trials"]} == {
@@ -527,7 +528,7 @@ def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> Non
         denoiser = testbed.load(at)
         assert isinstance(denoiser, testbed.Denoiser)
         assert not denoiser.training
-        config = storage.read_json(at / "trial.json")["config"]
+        config = Folder.at(at).json("trial.json")["config"]
         data = testbed.Registry().dataset(case, **config["dataset"]["options"])()
         held = denoising.held_out_pairs(data, 0.002, 80.0, 4, 32)
         table = pd.read_csv(at / "levels.csv")
@@ -666,7 +667,7 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
     by_id = {at.name: at for at in trials(finished.folder).values()}
     for run in of_kind(finished.logged, "trial"):
         at = by_id[run.tags["testbed.trial"]]
-        config = storage.read_json(at / "trial.json")["config"]
+        config = Folder.at(at).json("trial.json")["config"]
         assert run.params["parameterization"] == config["parameterization"]["name"]
         assert run.params["training.steps"] == "100"
         assert run.params["network.width"] == "16"
@@ -1018,7 +1019,7 @@ def wait_for(true: Callable[[], bool], process: subprocess.Popen[str], seconds: 
 def rows_at_least(root: Path, n: int) -> Callable[[], bool]:
     def reached() -> bool:
         found = list((root / "runs" / "one" / "trials").glob("*/rows.jsonl"))
-        return bool(found) and len(storage.rows(found[0].parent)[0]) >= n
+        return bool(found) and len(TrialFolder.at(found[0].parent).rows()) >= n
 
     return reached
 
@@ -1047,14 +1048,14 @@ def test_an_interrupted_study_resumes_to_the_same_bits(
     assert not (at / "result.json").exists()
     assert 100 <= curve(at)[-1]["step"] < 600
     assert {run.status for run in stored(address, "one")} == {"KILLED"}
-    made = storage.rows(at)[0]
+    made = TrialFolder.at(at).rows()
 
     (root / "slow").unlink()
     words = ("one.toml", "-p", "mortal_loss.py")
     assert re.search(r"\ninterrupted|interrupted  ", run_here(root, "plan", *words).out)
     done = run_here(root, "study", *words, "--jobs", 0, MLFLOW_TRACKING_URI=address)
     assert done.code == 0, done.err
-    assert storage.rows(at)[0][: len(made)] == made
+    assert TrialFolder.at(at).rows()[: len(made)] == made
     assert not (at / "checkpoint").exists()
     undisturbed = uninterrupted(root)
     assert at.name == undisturbed.name
@@ -1147,16 +1148,16 @@ def test_a_worker_that_dies_every_time_fails_its_trial_after_three(
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_trial_in_the_hands_of_another_process_is_left_alone(tmp_path: Path) -> None:
-    with storage.locked(tmp_path / "t"):
+    with Folder.at(tmp_path / "t").own():
         script = (
-            "from pathlib import Path; from testbed.trial import storage\n"
-            f"with storage.locked(Path({str(tmp_path / 't')!r})): pass"
+            "from pathlib import Path; from testbed.trial.folders import Folder\n"
+            f"with Folder.at(Path({str(tmp_path / 't')!r})).own(): pass"
         )
         done = subprocess.run(
             [sys.executable, "-c", script], env=environment(), capture_output=True, text=True
         )
     assert "is being worked on by another process" in done.stderr
-    with storage.locked(tmp_path / "t"):
+    with Folder.at(tmp_path / "t").own():
         pass
 
 

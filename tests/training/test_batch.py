@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -539,7 +538,7 @@ def test_a_divergence_that_goes_on_or_spreads_is_caught(mutant: type[Batch]) -> 
 @pytest.mark.parametrize("trials", [varied, mixed], ids=["varied", "one diverged"])
 @pytest.mark.parametrize("stop", [BLOCK, BLOCK + 23])
 def test_a_resumed_batch_is_the_uninterrupted_one(
-    tmp_path: Path, trials: Callable[[], list[TrainingJob]], stop: int
+    trials: Callable[[], list[TrainingJob]], stop: int
 ) -> None:
     def lasting(steps: int) -> Batch:
         return batch_of(
@@ -553,11 +552,8 @@ def test_a_resumed_batch_is_the_uninterrupted_one(
     ran(whole)
     first = lasting(stop)
     ran(first)
-    checkpoint.write(tmp_path / "state", *first.state())
-    read = checkpoint.newest(tmp_path / "state")
-    assert read is not None
     second = lasting(3 * BLOCK)
-    second.restore(*read)
+    second.restore(*checkpoint.decode(checkpoint.encode(*first.state()), "state"))
     ran(second)
     mine, its = second.state(), whole.state()
     assert mine[1] == its[1]

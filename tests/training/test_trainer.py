@@ -9,7 +9,6 @@ import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -499,12 +498,12 @@ def test_a_run_that_does_not_diverge_says_so() -> None:
 # --- state --------------------------------------------------------------------------------------
 
 
-def law_resumes(folder: Path, restore: Restore = Trainer.restore) -> None:
+def law_resumes(restore: Restore = Trainer.restore) -> None:
     """A run in two parts is the run in one, bit for bit: at a block's edge and within one."""
     make = functools.partial(trainer, "v", points=200)
     rows, state = ran(make(steps=3 * BLOCK))
     for stop in (BLOCK, 2 * BLOCK, 1, BLOCK - 1, BLOCK + 23):
-        later, found = resumed(folder / f"{stop}", make, stop, 3 * BLOCK, restore)
+        later, found = resumed(make, stop, 3 * BLOCK, restore)
         assert same(found, state)
         # A row of which a part was before the stop is a mean over the rest.
         assert [row[0] for row in later] == [row[0] for row in rows if row[0] > stop]
@@ -530,8 +529,8 @@ def from_step(step: int) -> Restore:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    law_resumes(tmp_path)
+def test_a_resumed_run_is_the_uninterrupted_one() -> None:
+    law_resumes()
 
 
 @pytest.mark.slow
@@ -545,9 +544,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
         pytest.param(from_step(0), id="draws from the start"),
     ],
 )
-def test_a_resumption_that_forgets_is_caught(tmp_path: Path, mutant: Restore) -> None:
+def test_a_resumption_that_forgets_is_caught(mutant: Restore) -> None:
     with pytest.raises((AssertionError, ZeroDivisionError)):
-        law_resumes(tmp_path, mutant)
+        law_resumes(mutant)
 
 
 def test_a_state_of_step_zero_is_the_start() -> None:

@@ -24,6 +24,7 @@ from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.sampling.guidance import ConditionedDenoiser
 from testbed.trial import worker
+from testbed.trial.folders import TrialFolder
 
 CPU = torch.device("cpu")
 Z = 5.0
@@ -160,7 +161,7 @@ def test_a_learned_variance_with_conditions_trains_and_is_measured(tmp_path: Pat
     ).trials
     at = tmp_path / "trial"
     assert worker.run(one.config, at) == "finished", (at / "error.txt").read_text()
-    metrics = worker.storage.result(at)["metrics"]
+    metrics = TrialFolder.at(at).result()["metrics"]
     assert {"elbo", "nll", "nll_gap", "excess_nats", "excess_dropped_nats"} <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values())
 

@@ -1,0 +1,359 @@
+"""The folders of a study: what their files are called and what the files hold.
+
+A trial's folder is the truth about the trial; MLflow and the report only read it.
+
+trials/<id>/trial.json       identity, configuration, labels
+            rows.jsonl       training curve, a line per row
+            checkpoint       state to resume from, and checkpoint.previous
+            group.json       the group that it trains with, in whose folder that state is then
+            weights.safetensors  averaged weights
+            states.safetensors   what else the objective has learned
+            levels.csv       per-sigma table
+            classifier.csv   per-sigma table of the classifier that guides
+            samples.safetensors
+            tweedie.json     identity rows of the trained model
+            result.json      status, final metrics, sampling error and p of each sample metric
+            error.txt        the traceback of a failure
+groups/<id>/checkpoint       of trials that train as one
+data/<case>.json, .safetensors   facts about a data set, and real samples
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
+
+from testbed.errors import InputError
+from testbed.training import checkpoint
+from testbed.trial.storage import LocalDisk, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ENDED = ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Files of several formats in a store."""
+
+    store: Store
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The folder at a path of the local disk."""
+        return cls(LocalDisk(path))
+
+    @property
+    def path(self) -> Path:
+        """Where the folder lies."""
+        return self.store.path()
+
+    def own(self, patience: float = 0.0) -> AbstractContextManager[None]:
+        """See `Store.own`."""
+        return self.store.own(patience)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return self.store.has(name)
+
+    def put_json(self, name: str, value: Any) -> None:
+        """Writes JSON; numbers that are not finite become null."""
+        text = json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False)
+        self.store.put(name, text.encode())
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object.
+
+        Raises:
+            InputError: the file is missing or is not one.
+        """
+        file = self.store.path(name)
+        try:
+            content = self.store.get(name)
+            if content is None:
+                raise _missing(file)
+            value = json.loads(content.decode())
+        except (OSError, ValueError, RecursionError) as problem:
+            raise InputError(f"{file}: cannot be read as JSON: {problem}") from None
+        if not isinstance(value, dict):
+            raise InputError(f"{file}: expected a JSON object, got {type(value).__name__}.")
+        return value
+
+    def json_or_empty(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty where the file is missing or is not one."""
+        try:
+            return self.json(name)
+        except InputError:
+            return {}
+
+    def put_tensors(self, name: str, tensors: Mapping[str, Tensor], facts: dict[str, str]) -> None:
+        """Writes a plain safetensors file, with `facts` as its metadata."""
+        self.store.put(name, checkpoint.encode_tensors(tensors, facts))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a safetensors file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            SafetensorError: the file is damaged.
+        """
+        content = self.store.get(name)
+        if content is None:
+            raise _missing(self.store.path(name))
+        return checkpoint.decode_tensors(content)
+
+    def put_table(self, name: str, table: pd.DataFrame) -> None:
+        """Writes a table as comma-separated values, without its index."""
+        self.store.put(name, table.to_csv(index=False).encode())
+
+    def put_parquet(self, name: str, table: pd.DataFrame) -> None:
+        """Writes a table as Parquet."""
+        self.store.put(name, table.to_parquet())
+
+
+class TrainingFolder(Folder):
+    """A folder that holds the checkpoint of a training: a trial's own, or that of a group."""
+
+    def put_checkpoint(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Writes a checkpoint; the one before is kept as checkpoint.previous.
+
+        A damaged one is not kept: it would replace a whole one.
+        """
+        content = checkpoint.encode(tensors, facts)
+        if checkpoint.is_intact(self.store.get("checkpoint")):
+            self.store.rename("checkpoint", "checkpoint.previous")
+        self.store.put("checkpoint", content)
+
+    def checkpoints(
+        self, warn: Callable[[str], None] = lambda line: None
+    ) -> Iterator[checkpoint.Contents]:
+        """The checkpoint and the one before; a damaged one is left out, and `warn` is told."""
+        for name in ("checkpoint", "checkpoint.previous"):
+            content = self.store.get(name)
+            if content is not None:
+                try:
+                    yield checkpoint.decode(content, str(self.store.path(name)))
+                except checkpoint.Damaged as problem:
+                    warn(str(problem))
+
+    def remove_checkpoint(self) -> None:
+        """Deletes the checkpoint and the one before."""
+        self.store.remove("checkpoint", "checkpoint.previous")
+
+
+class GroupFolder(TrainingFolder):
+    """The folder of trials that train as one."""
+
+    @property
+    def dissolved(self) -> bool:
+        """Whether training together has failed, so that each trial runs alone."""
+        return self.has("error.txt")
+
+    def dissolve(self, traceback: str) -> None:
+        """Keeps why training together has failed, and deletes the checkpoint."""
+        self.store.put("error.txt", _text(traceback))
+        self.remove_checkpoint()
+
+    def remove(self) -> None:
+        """Deletes all that is ours in the folder; it stays where it holds something else."""
+        self.store.remove("checkpoint", "checkpoint.previous", "error.txt")
+
+
+class TrialFolder(TrainingFolder):
+    """The folder of a trial."""
+
+    @property
+    def name(self) -> str:
+        """The id of the trial."""
+        return self.path.name
+
+    def result(self) -> dict[str, Any]:
+        """The trial's result; empty where it has none, or one that is damaged."""
+        return self._result_and_damage()[0]
+
+    def damage(self) -> str:
+        """What is wrong with the result or with the curve that it was made with; else empty."""
+        return self._result_and_damage()[1]
+
+    def ended(self) -> bool:
+        """Whether the trial has a result, finished or diverged."""
+        return self.result().get("status") in ENDED
+
+    def _result_and_damage(self) -> tuple[dict[str, Any], str]:
+        if not self.has("result.json"):
+            return {}, ""
+        try:
+            result = self.json("result.json")
+        except InputError as problem:
+            return {}, str(problem)
+        if "status" not in result:
+            return {}, f"{self.store.path('result.json')}: has no 'status'."
+        if result.get("curve") not in (None, self.curve_mark()[1]):
+            return {}, f"{self.store.path('rows.jsonl')}: is not the curve that the trial wrote."
+        return result, ""
+
+    def fail(self, traceback: str, message: str) -> None:
+        """Keeps what ended the trial: the traceback for a person, the message for the report."""
+        self.store.put("error.txt", _text(traceback))
+        self.put_json("result.json", {"status": "failed", "error": message})
+
+    def begin(self, group: str = "", trials: int = 1) -> None:
+        """Deletes what an earlier run of the trial has ended with, and keeps its group.
+
+        Args:
+            group: the id of the group that the trial trains with; empty where it trains alone.
+            trials: how many trials the group has.
+        """
+        self.store.remove("error.txt", "result.json")
+        if group:
+            self.put_json("group.json", {"group": group, "trials": trials})
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """Forgets the group."""
+        self.store.remove("group.json")
+
+    @property
+    def group(self) -> str:
+        """The id of the group that the trial trains with; empty where it trains alone."""
+        return str(self.json_or_empty("group.json").get("group") or "")
+
+    def rows(self, warn: Callable[[int], None] = lambda byte: None) -> list[dict[str, Any]]:
+        """The rows of the curve up to the first damaged one; `warn` is told where that begins."""
+        rows, end = [], 0
+        content = self._curve()
+        for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # damaged: what follows is not trusted either
+                warn(end)
+                break
+            end += len(line)
+        return rows
+
+    def last_step(self) -> int:
+        """The step of the last row, or 0."""
+        rows = self.rows()
+        return int(rows[-1]["step"]) if rows else 0
+
+    def append_row(self, row: Mapping[str, Any]) -> None:
+        """Adds a row to the curve."""
+        line = json.dumps(_finite(row), allow_nan=False) + "\n"
+        self.store.append("rows.jsonl", line.encode())
+
+    def curve_mark(self, size: int | None = None) -> tuple[int, str]:
+        """The length and the sha256 of the curve's first `size` bytes, or of all of them."""
+        content = self._curve()[:size]
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    def cut_curve(self, size: int) -> None:
+        """Drops all after `size` bytes: the rows since the checkpoint that a run resumes from."""
+        self.store.put("rows.jsonl", self._curve()[:size])
+
+    def _curve(self) -> bytes:
+        return self.store.get("rows.jsonl") or b""
+
+
+class StudyFolder(Folder):
+    """The folder of a study: its own records, its trials and its groups."""
+
+    def trial(self, id_: str) -> TrialFolder:
+        """The folder of a trial."""
+        return TrialFolder(self.store.folder("trials").folder(id_))
+
+    def group(self, id_: str) -> GroupFolder:
+        """The folder of trials that train as one."""
+        return GroupFolder(self.store.folder("groups").folder(id_))
+
+    @property
+    def data(self) -> Folder:
+        """What is known of each case's data."""
+        return Folder(self.store.folder("data"))
+
+    def trials(self) -> list[TrialFolder]:
+        """The folders of the trials that have a trial.json, by id."""
+        folders = map(self.trial, self.store.folder("trials").names())
+        return [one for one in folders if one.has("trial.json")]
+
+    def descriptions(self) -> list[dict[str, Any]]:
+        """The trial.json of every trial, by id.
+
+        Raises:
+            InputError: one of them is damaged.
+        """
+        return [one.json("trial.json") for one in self.trials()]
+
+    def key(self) -> str:
+        """What marks the study's runs in a tracker: drawn once, and kept in two files."""
+        for name in ("study.json", "mlflow.json"):
+            if word := self.json_or_empty(name).get("key"):
+                return str(word)
+        return uuid.uuid4().hex
+
+    def state(self, trial: str) -> str:
+        """ "finished", "diverged", "failed", "interrupted" (it can resume) or "new"."""
+        own = self.trial(trial)
+        if result := own.result():
+            return str(result["status"])
+        group = own.group
+        training = self.group(group) if group else own
+        return "interrupted" if training.has("checkpoint") else "new"
+
+    def tidy(self, groups: Collection[str]) -> None:
+        """Removes what kills have left: half-written files, and states of what has ended.
+
+        Args:
+            groups: the ids of those that are about to run, whose state stays.
+        """
+        # Its own files alone: --out may name a folder that holds more.
+        own = "study.json", "plan.json", "mlflow.json", "tweedie.json", "coefficients.csv"
+        self.store.sweep(*own)
+        self.data.store.sweep()
+        wanted = set(groups)
+        for trial in map(self.trial, self.store.folder("trials").names()):
+            trial.store.sweep()
+            if trial.ended():
+                trial.remove_checkpoint()
+                trial.leave()
+            else:
+                wanted.add(trial.group)
+        for name in self.store.folder("groups").names():
+            if name not in wanted:
+                self.group(name).remove()
+
+
+def studies(within: Path) -> list[StudyFolder]:
+    """The folders of studies in a folder, such as ./runs."""
+    runs = LocalDisk(within)
+    return [StudyFolder(runs.folder(name)) for name in runs.names()]
+
+
+def _missing(file: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+
+
+def _text(words: str) -> bytes:
+    return words.encode(errors="backslashreplace")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
