@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,8 @@ from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 LABEL = ["case", "arm", "variant"]
 IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
+ENDED = {"diverged_at": None, "error": "", "training_seconds": 0.0, "parameters": None}
+"""What the table of trials has of a result, with what stands where it is missing."""
 CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
 Parsed = TypeVar("Parsed")
 
@@ -159,39 +161,18 @@ def read(folder: Path) -> Results:
         for label in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
             key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
             key["seed"] = number if config is None else config.seed
-            trials.append(
-                {
-                    "id": entry["id"],
-                    **key,
-                    "status": status,
-                    "diverged_at": ended.get("diverged_at"),
-                    "error": ended.get("error", ""),
-                    "training_seconds": ended.get("training_seconds") or 0.0,
-                    "parameters": ended.get("parameters"),
-                }
-            )
+            row = {column: ended.get(column, empty) for column, empty in ENDED.items()}
+            trials.append({"id": entry["id"], **key, "status": status, **row})
             if status == "finished":
-                errors = ended.get("errors") or {}
-                for name, value in (ended.get("metrics") or {}).items():
-                    error = errors.get(name, {}).get("error")
-                    error = math.nan if error is None else float(error)
-                    metrics.append({**key, "metric": name, "value": _number(value), "error": error})
+                metrics += [{**key, **metric} for metric in _metrics(ended)]
             if level_table is not None:
                 levels.append(level_table.assign(**key))
             if curve is not None:
                 curves.append(curve.assign(**key))
     rows = pd.DataFrame(trials)
-    coefficients = _csv(files, "coefficients.csv", missing)
-    if coefficients is not None and set(LABEL) <= set(coefficients):
-        shown = [_shown(label, arms) for label in coefficients[LABEL].to_dict("records")]
-        coefficients[LABEL] = pd.DataFrame(shown, columns=LABEL, index=coefficients.index)
-        coefficients = coefficients.drop_duplicates(ignore_index=True)
+    coefficients = _coefficients(_csv(files, "coefficients.csv", missing), arms)
     if study.get("twins"):
-        once: list[dict[str, Any]] = []
-        for twin in study["twins"]:
-            one = {**twin, "arm": arms.get((twin["case"], twin["arm"]), twin["arm"])}
-            once += [] if one in once else [one]
-        study = {**study, "twins": once}
+        study = {**study, "twins": _twins(study["twins"], arms)}
     facts = {
         case: found
         for case in _unique(rows["case"])
@@ -207,13 +188,44 @@ def read(folder: Path) -> Results:
         metrics=values,
         levels=pd.concat(levels) if levels else _table([], empty),
         curves=pd.concat(curves) if curves else _table([], [*LABEL, "seed", *CURVE]),
-        coefficients=_table([], [*LABEL, "sigma"]) if coefficients is None else coefficients,
+        coefficients=coefficients,
         identities=_judged(identities),
         configs=configs,
         facts=facts,
         missing=missing,
     )
     return replace(results, metrics=_with_diverged(results))
+
+
+def _coefficients(table: pd.DataFrame | None, arms: Mapping[tuple[str, str], str]) -> pd.DataFrame:
+    """coefficients.csv with the arms as the report calls them; without rows where there is none."""
+    if table is None:
+        return _table([], [*LABEL, "sigma"])
+    if set(LABEL) <= set(table):
+        shown = [_shown(label, arms) for label in table[LABEL].to_dict("records")]
+        table[LABEL] = pd.DataFrame(shown, columns=LABEL, index=table.index)
+        table = table.drop_duplicates(ignore_index=True)
+    return table
+
+
+def _metrics(ended: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Metric, value and error of each metric in a trial's result."""
+    errors = ended.get("errors") or {}
+    for name, value in (ended.get("metrics") or {}).items():
+        error = errors.get(name, {}).get("error")
+        error = math.nan if error is None else float(error)
+        yield {"metric": name, "value": _number(value), "error": error}
+
+
+def _twins(
+    stored: list[dict[str, Any]], arms: Mapping[tuple[str, str], str]
+) -> list[dict[str, Any]]:
+    """The equal objectives with the arms as the report calls them, each once."""
+    once: list[dict[str, Any]] = []
+    for twin in stored:
+        one = {**twin, "arm": arms.get((twin["case"], twin["arm"]), twin["arm"])}
+        once += [] if one in once else [one]
+    return once
 
 
 def _arms(listed: list[dict[str, Any]]) -> dict[tuple[str, str], str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from testbed.errors import ComponentError, InputError
 from testbed.testing.checks import Context
 from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.probes import probe
 
 
 @contextmanager
@@ -151,8 +152,6 @@ def reached(module: nn.Module, loss: Callable[[], Tensor], steps: int = 4) -> st
 
 def equal_elsewhere(component: Any, context: Context) -> str:
     """CheckFailed unless another process computes the same numbers, bit for bit."""
-    from testbed.testing.probes import probe
-
     here, there = probe(component), context.courier.answer(component)
     if len(here) != len(there) or not all(map(same, here, there)):
         raise CheckFailed("another process computes other numbers.")
@@ -191,8 +190,6 @@ def variants(component: Any) -> Iterator[tuple[str, Any]]:
 
 def options_matter(component: Any) -> str:
     """CheckFailed if an option's default changes something or another value changes nothing."""
-    from testbed.testing.probes import probe
-
     here = probe(component)
     if not all(map(same, here, probe(component))):
         raise Skipped("gives other numbers at every call, whatever the options")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,31 +11,23 @@ from torch import Tensor
 from testbed.audit.rows import gamma
 from testbed.components.dataset import Data
 from testbed.components.guidance import (
-    Condition,
-    Conditional,
-    Denoise,
     Guidance,
     GuidanceMethod,
-    LogClasses,
 )
-from testbed.data.synthetic import mixture
 from testbed.oracles import Gaussian
-from testbed.sampling.guidance_methods import ClassifierGuidance
 from testbed.tensors import per_sample
 from testbed.testing import behaviour
 from testbed.testing.cases import draws
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.guided_cases import (
+    Case,
+    guided_denoiser,
+    mixture_data,
+    trained_conditions,
+)
 
 LAWS = Group("guidance")
-COMPONENTS = {"label": torch.arange(4), "group": torch.tensor([0, 0, 1, 1])}
-"""The classes of the four components of the data, as `testbed.data.synthetic.mixture` has them."""
-VARIANCE = 0.25
-
-
-@functools.cache
-def _data() -> Data:
-    return mixture(dim=3, n=64, test=64)
 
 
 @functools.cache
@@ -44,94 +35,6 @@ def _plain() -> Data:
     """Data without classes."""
     x = draws((8, 3), 91, torch.float32)
     return Data(x, x + 1, oracle=Gaussian(torch.zeros(3), torch.eye(3)))
-
-
-def _trained(data: Data, rate: float = 0.1) -> dict[str, float]:
-    """The conditions of a model that knows all that the data have."""
-    return dict.fromkeys(data.classes, rate)
-
-
-@dataclass(frozen=True)
-class Exact:
-    """The exact answers for four components N(m_k, VARIANCE I), float64, of any shape.
-
-    r_k = softmax(log(1/4) - |x - m_k|^2/(2 (VARIANCE + sigma^2))) over the components that have the
-    classes asked for, D = sum r_k (VARIANCE x + sigma^2 m_k)/(VARIANCE + sigma^2).
-    """
-
-    m: Tensor
-
-    def logits(self, x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
-        """(B, 4), -inf for a component of other classes."""
-        v = VARIANCE + sigma.double() ** 2
-        far = (x.double()[:, None] - self.m).square().flatten(2).sum(2)
-        found = -far / (2 * v.expand(len(x))[:, None])
-        for name, y in (condition or {}).items():
-            other = (y[:, None] >= 0) & (y[:, None] != COMPONENTS[name])
-            found = found.masked_fill(other, -torch.inf)
-        return found
-
-    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
-        """D_y, like x."""
-        s2 = per_sample(sigma.double(), x) ** 2
-        r = torch.softmax(self.logits(x, sigma, condition), 1)
-        centre = (r.reshape(*r.shape, *[1] * (x.ndim - 1)) * self.m).sum(1)
-        return ((VARIANCE * x.double() + s2 * centre) / (VARIANCE + s2)).to(x.dtype)
-
-    def log_classes(self, name: str, x: Tensor, sigma: Tensor) -> Tensor:
-        """log p(y|x) of one condition, (B, classes)."""
-        log_r = torch.log_softmax(self.logits(x, sigma, None), 1)
-        classes = COMPONENTS[name]
-        return torch.stack(
-            [log_r[:, classes == y].logsumexp(1) for y in range(int(classes.max()) + 1)], 1
-        ).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class Case:
-    """x (B, ...), sigma (B,), the component of each sample, and the exact answers there."""
-
-    x: Tensor
-    sigma: Tensor
-    component: Tensor
-    exact: Exact
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], batch: int, dtype: torch.dtype = torch.float64) -> Case:
-        """Samples of `shape` around the components, at levels from 0.1 to 10."""
-        exact = Exact(draws((4, *shape), 92))
-        component = (3 * torch.arange(batch) + 1) % 4
-        sigma = torch.logspace(-1, 1, batch, dtype=torch.float64)
-        x = exact.m[component] + per_sample(sigma, exact.m[component]) * draws((batch, *shape), 93)
-        return cls(x.to(dtype), sigma.to(dtype), component, exact)
-
-    def classes(self, names: list[str]) -> dict[str, Tensor]:
-        """Those of every sample."""
-        return {name: COMPONENTS[name][self.component] for name in names}
-
-    def guided(self, method: GuidanceMethod) -> Denoise:
-        """The exact denoiser, guided for these samples."""
-        return _guided(
-            method,
-            self.exact.denoise,
-            self.exact.log_classes,
-            self.classes(method.classes(_trained(_data()))),
-        )
-
-    def found(self, method: GuidanceMethod) -> Tensor:
-        """D_w of its samples, like x."""
-        return self.guided(method)(self.x.clone(), self.sigma.clone())
-
-
-def _guided(
-    method: GuidanceMethod, denoiser: Conditional, log_classes: object, condition: Condition
-) -> Denoise:
-    """As a study does it: a classifier is there for classifier guidance alone."""
-    classes: LogClasses | None = None
-    if isinstance(method, ClassifierGuidance):
-        assert callable(log_classes)
-        classes = functools.partial(log_classes, method.of)
-    return method.denoiser(denoiser, classes, condition)
 
 
 def methods(g: Guidance) -> Iterator[tuple[str, GuidanceMethod]]:
@@ -143,7 +46,9 @@ def methods(g: Guidance) -> Iterator[tuple[str, GuidanceMethod]]:
             if how == "by default" or not behaviour.refuses(problem):
                 raise
             continue
-        if how == "by default" or not list(method.misfits(_trained(_data()), _data())):
+        if how == "by default" or not list(
+            method.misfits(trained_conditions(mixture_data()), mixture_data())
+        ):
             yield how, method
 
 
@@ -152,22 +57,22 @@ def classes(g: Guidance, context: Context) -> str:
     for how, method in methods(g):
         for names in ([], ["label"], ["label", "group"]):
             found = method.classes(dict.fromkeys(names, 0.1))
-            known = list(_data().classes)
+            known = list(mixture_data().classes)
             demand(
                 isinstance(found, list)
                 and len(set(found)) == len(found)
                 and all(name in known for name in found),
                 f"classes of a model with {names} are {found!r}, the data have {known} {how}.",
             )
-    return ", ".join(g.build().classes(_trained(_data()))) or "none"
+    return ", ".join(g.build().classes(trained_conditions(mixture_data()))) or "none"
 
 
 @LAWS.law("Every misfit is a line of text, for any model and data; asked twice it is the same.")
 def misfits(g: Guidance, context: Context) -> str:
     shown = 0
     for how, method in methods(g):
-        for data in (_data(), _plain()):
-            for conditions in ({}, {"label": 0.0}, {"label": 0.1}, _trained(data)):
+        for data in (mixture_data(), _plain()):
+            for conditions in ({}, {"label": 0.0}, {"label": 0.1}, trained_conditions(data)):
                 first, second = (list(method.misfits(conditions, data)) for _ in range(2))
                 bad = [one for one in first if not isinstance(one, str) or not one.strip()]
                 demand(not bad, f"a misfit is {bad[:1]} {how}.")
@@ -179,7 +84,7 @@ def misfits(g: Guidance, context: Context) -> str:
 
 @LAWS.law("It guides a model that was trained with every condition of the data, and without them.")
 def fits(g: Guidance, context: Context) -> None:
-    found = list(g.build().misfits(_trained(_data()), _data()))
+    found = list(g.build().misfits(trained_conditions(mixture_data()), mixture_data()))
     demand(not found, f"{len(found)} misfits: {found[:1]}.")
 
 
@@ -199,14 +104,14 @@ def shape(g: Guidance, context: Context) -> None:
 
 @LAWS.law("On an exact mixture D_w is finite, from sigma = 1e-3 to 1e3.")
 def finite(g: Guidance, context: Context) -> str:
-    data, n = _data(), 16
+    data, n = mixture_data(), 16
     exact = data.conditional
     assert exact is not None
     x0 = data.test[:n].double()
     for how, method in methods(g):
-        held = data.condition("test", method.classes(_trained(data)))
+        held = data.condition("test", method.classes(trained_conditions(data)))
         condition = {name: y[:n] for name, y in held.items()}
-        denoise = _guided(method, exact.denoise, exact.log_classes, condition)
+        denoise = guided_denoiser(method, exact.denoise, exact.log_classes, condition)
         for sigma in (1e-3, 0.1, 1.0, 10.0, 1e3):
             each = torch.full((n,), sigma, dtype=torch.float64)
             found = denoise(x0 + sigma * draws((n, 3), 94), each)
@@ -236,7 +141,7 @@ def per_sample_(g: Guidance, context: Context) -> None:
 @LAWS.law("The classes of the samples have an effect on D_w.")
 def sees_condition(g: Guidance, context: Context) -> str:
     case, method = Case.of((3,), 5), g.build()
-    if not method.classes(_trained(_data())):
+    if not method.classes(trained_conditions(mixture_data())):
         raise Skipped("it asks for no classes")
     other = Case(case.x, case.sigma, (case.component + 2) % 4, case.exact)
     far = float((other.found(method) - case.found(method)).abs().max())
@@ -248,8 +153,8 @@ def sees_condition(g: Guidance, context: Context) -> str:
 def pure(g: Guidance, context: Context) -> None:
     case = Case.of((3,), 5)
     for _, method in methods(g):
-        condition = case.classes(method.classes(_trained(_data())))
-        denoise = _guided(method, case.exact.denoise, case.exact.log_classes, condition)
+        condition = case.classes(method.classes(trained_conditions(mixture_data())))
+        denoise = guided_denoiser(method, case.exact.denoise, case.exact.log_classes, condition)
         with behaviour.harmless(*condition.values()):
             behaviour.pure(denoise, (case.x, case.sigma))
 
@@ -278,7 +183,9 @@ def compare_at(g: Guidance, scale: float, conditioned: bool) -> str:
     worst = 0.0
     for dims in ((3,), (2, 3)):
         case = Case.of(dims, 8)
-        names: Mapping[str, Tensor] = case.classes(method.classes(_trained(_data())))
+        names: Mapping[str, Tensor] = case.classes(
+            method.classes(trained_conditions(mixture_data()))
+        )
         wanted = case.exact.denoise(case.x, case.sigma, names if conditioned else None)
         found = case.found(method)
         # A softmax knows its weights to gamma max|logit|; the rest are sums of terms of this size.

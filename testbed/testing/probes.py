@@ -29,6 +29,7 @@ from testbed.registry import AXES
 from testbed.sampling.guidance_methods import ClassifierGuidance
 from testbed.sampling.loop import sample
 from testbed.testing.cases import case, draws, levels
+from testbed.testing.guided_cases import Case
 
 
 def probe(component: Component) -> list[Tensor]:
@@ -134,8 +135,6 @@ def noise(c: Noise) -> list[Tensor]:
 
 def guidance(g: Guidance) -> list[Tensor]:
     """The guided denoiser, and of a classifier the settings by which it is trained."""
-    from testbed.testing.guidances import Case
-
     method = g.build()
     found = [Case.of(shape, 5).found(method) for shape in ((3,), (2, 3))]
     if isinstance(method, ClassifierGuidance):
