@@ -139,10 +139,8 @@ def run(
         return _trained(name, subject, oracle, held_out, parts, say)
     if not callable(subject):
         raise InputError(f"cannot audit {subject!r}: neither a name nor a callable.")
-    adapter = adapter or Adapter()
-    external = external_denoiser(
-        name, subject, adapter, oracle, parameterization, sigma_data, trained
-    )
+    given = adapter or Adapter(), oracle, parameterization, sigma_data, trained
+    external = external_denoiser(name, subject, *given)
     if trained:
         denoise = external.denoiser(oracle or mixture())
         return _trained(name, denoise, oracle, None, parts, say, external)
