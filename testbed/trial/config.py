@@ -268,12 +268,14 @@ class TrialConfig(TrialFields):
         str,
         Setting(
             "Digest of the core's sources that the trial's numbers come from.",
+            evaluation=True,
         ),
     ] = ""
     plugins: Annotated[
         dict[str, str],
         Setting(
             "The version or digest of each plugin that it uses.",
+            evaluation=True,
             objective=True,
         ),
     ] = Field(default_factory=dict)
@@ -304,7 +306,11 @@ class TrialConfig(TrialFields):
 
     @property
     def training_text(self) -> str:
-        """Equal for trials that are one training, and differ in how it is measured."""
+        """Equal for trials that are one training, and differ in how it is measured.
+
+        Without the digests of sources, which differ with the sampler's module: trials that are
+        compared here are of one process, whose sources are the same.
+        """
         return canonical(_identified(self, evaluation=False))
 
     def text(self, **wanted: bool) -> str:

@@ -364,9 +364,9 @@ def test_needs_neither_pytest_nor_hypothesis(tmp_path: Path) -> None:
     script = """
 import sys
 sys.modules["pytest"] = sys.modules["hypothesis"] = None
-from testbed import cli
+from testbed.cli import app
 sys.argv = ["testbed", "check", "lognormal", "--json"]
-cli.main()
+app.main()
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True,

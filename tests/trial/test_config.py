@@ -60,7 +60,7 @@ def test_the_identity_is_of_every_setting_whatever_their_order() -> None:
 def test_trials_that_differ_in_how_they_are_measured_are_one_training() -> None:
     first = config()
     alike = {n for n, v in OTHERS.items() if config(**{n: v}).training_text == first.training_text}
-    assert alike == {"evaluation", "schema"}
+    assert alike == {"evaluation", "plugins", "schema", "sources"}
     assert {f.name for f in settings.fields(Evaluation) if not f.setting.evaluation} == set()
 
 
