@@ -10,7 +10,6 @@ import torch
 
 from testbed.components.dataset import Data
 from testbed.components.density import Density
-from testbed.components.signature import bind
 from testbed.components.weighting import Weighting
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.noise_tables import NoiseTable
@@ -24,7 +23,6 @@ from testbed.trial import class_conditions
 from testbed.trial.config import TrialConfig
 from testbed.trial.specs import ComponentSpec
 
-TABLE_OPTIONS = {"sigma_min": 0.002, "sigma_max": 80.0}
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 
 
@@ -78,7 +76,8 @@ def density(registry: Registry, spec: ComponentSpec, table: NoiseTable | None) -
         return found
     if table is None:
         raise InputError(TABLELESS)
-    return table.density(**bind("density 'table'", TABLE_OPTIONS, spec.options))
+    levels = table.density(float(table.sigmas[0]), float(table.sigmas[-1]))
+    return levels.bound(spec.options)
 
 
 def objective(config: TrialConfig, registry: Registry) -> Objective:

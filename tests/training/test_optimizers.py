@@ -27,7 +27,7 @@ STEPS = 100
 RATE = 1e-2
 SHAPE = (5, 7)
 SMALLEST = 1e-13
-"""Relative: 100 steps of a dozen roundings each, 1.3e-13 at most if all of them pointed one way."""
+"""Relative. A dozen roundings a step, 100 steps: 1.3e-13 if every one of them pointed one way."""
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "adam": [{}, {"betas": (0.8, 0.95)}, {"betas": (0.0, 0.0)}, {"eps": 1e-3}, {"eps": 0.5}],
