@@ -29,12 +29,12 @@ from rich.table import Table
 from side import Figure, interleaved, machine, ratios, seconds
 from trials import (
     BLOCK,
-    contestant,
-    contestants,
     data,
     operations,
     run_blocks,
     trainer,
+    training_job,
+    training_jobs,
 )
 
 from testbed.oracles import Empirical
@@ -45,8 +45,8 @@ CPU = torch.device("cpu")
 
 def hand(rounds: int) -> Iterator[Figure]:
     """One trial of EDM against a loop that is written for it alone."""
-    one = trainer(contestant("edm", 0, 64, 64))
-    other = contestant("edm", 0, 64, 64)
+    one = trainer(training_job("edm", 0, 64, 64))
+    other = training_job("edm", 0, 64, 64)
     found = interleaved(
         {"ours": lambda: run_blocks(one, 4), "hand": lambda: hand_loop(other, 4 * BLOCK)}, rounds
     )
@@ -64,8 +64,8 @@ def azula(rounds: int) -> Iterator[Figure]:
     except ImportError as problem:
         yield Figure("azula", f"not measured: {problem}", [float("nan")])
         return
-    ours = trainer(contestant("edm", 0, 64, 64))
-    other = contestant("edm", 0, 64, 64)
+    ours = trainer(training_job("edm", 0, 64, 64))
+    other = training_job("edm", 0, 64, 64)
     network, training = other.denoiser.network, other.training
     assert isinstance(network, torch.nn.Module)
     denoiser = KarrasDenoiser(_Takes(network), VESchedule(0.002, 80.0))
@@ -106,7 +106,7 @@ def together(
 ) -> Iterator[Figure]:
     """Many trials as one computation against one after another, on all cores."""
     cores = os.cpu_count() or 1
-    alone = [trainer(one) for one in contestants(5, width, batch)]
+    alone = [trainer(one) for one in training_jobs(5, width, batch)]
 
     def one_by_one(threads: int) -> None:
         torch.set_num_threads(threads)
@@ -169,11 +169,11 @@ def _matmul(trials: int, width: int, batch: int) -> None:
 
 def flat(rounds: int) -> Iterator[Figure]:
     """The cost of a trial's step must not grow with the number of trials or steps."""
-    loops = {n: Batch(contestants(n, 64, 64), data(), CPU) for n in (20, 100)}
+    loops = {n: Batch(training_jobs(n, 64, 64), data(), CPU) for n in (20, 100)}
     found = interleaved({str(n): functools.partial(run_blocks, loops[n], 1) for n in loops}, rounds)
     per = {n: [s / n for s in found[str(n)]] for n in loops}
     yield Figure("flat", "a trial's step among 100 / among 20", ratios(per[100], per[20]), -1.10)
-    early, late = (trainer(contestant("edm", 0, 64, 64)) for _ in range(2))
+    early, late = (trainer(training_job("edm", 0, 64, 64)) for _ in range(2))
     late.step = 10**5
     found = interleaved(
         {"early": lambda: run_blocks(early, 2), "late": lambda: run_blocks(late, 2)}, rounds
@@ -181,7 +181,7 @@ def flat(rounds: int) -> Iterator[Figure]:
     yield Figure(
         "flat", "a step from 1e5 on / from 0 on", ratios(found["late"], found["early"]), -1.10
     )
-    one = trainer(contestant("edm", 0, 16, 16, 20000))
+    one = trainer(training_job("edm", 0, 16, 16, 20000))
     rows = iter(one)
     next(rows)
     before = _memory()

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from trials import contestants, data, run_blocks, trainer
+from trials import data, run_blocks, trainer, training_jobs
 
 from testbed.training.batch import Batch
 from testbed.training.trainer import Trainer
@@ -19,7 +19,7 @@ _held: list[Trainer] | Batch = []
 def _hold(engine: str, trials: int, width: int, batch: int) -> None:
     global _held
     torch.set_num_threads(1)
-    many = contestants(trials, width, batch)
+    many = training_jobs(trials, width, batch)
     if engine == "sequential":
         _held = [trainer(one) for one in many]
     else:

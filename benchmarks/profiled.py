@@ -10,7 +10,7 @@ from collections import Counter
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from trials import contestants, data, run_blocks
+from trials import data, run_blocks, training_jobs
 
 from testbed.training.batch import Batch
 
@@ -25,7 +25,7 @@ KINDS = {
 def main(engine: str) -> None:
     """Prints the share of each kind of work in the time of two blocks of steps."""
     torch.set_num_threads(1)
-    batch = Batch(contestants(20, 64, 64), data(), torch.device("cpu"), engine == "compiled")
+    batch = Batch(training_jobs(20, 64, 64), data(), torch.device("cpu"), engine == "compiled")
     run_blocks(batch, 2)  # compiled or traced by then
     with profile(activities=[ProfilerActivity.CPU]) as found:
         run_blocks(batch, 2)

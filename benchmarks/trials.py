@@ -29,7 +29,7 @@ def part(axis: str, value: Any) -> Any:
     return getattr(REGISTRY, axis)(given.pop("name"), **given)
 
 
-def contestant(name: str, seed: int, width: int, batch: int, steps: int = LONG) -> TrainingJob:
+def training_job(name: str, seed: int, width: int, batch: int, steps: int = LONG) -> TrainingJob:
     """A trial of `steps` steps, with a row every 2,000."""
     p = REGISTRY.parameterization(name)
     recipe = p.recipe
@@ -49,9 +49,9 @@ def contestant(name: str, seed: int, width: int, batch: int, steps: int = LONG) 
     return TrainingJob(denoiser, objective, Training(steps=steps, batch=batch, points=points), seed)
 
 
-def contestants(trials: int, width: int, batch: int, steps: int = LONG) -> list[TrainingJob]:
+def training_jobs(trials: int, width: int, batch: int, steps: int = LONG) -> list[TrainingJob]:
     """The five, with as many seeds as it takes."""
-    return [contestant(FIVE[i % 5], i // 5, width, batch, steps) for i in range(trials)]
+    return [training_job(FIVE[i % 5], i // 5, width, batch, steps) for i in range(trials)]
 
 
 def trainer(one: TrainingJob, device: str = "cpu") -> Trainer:

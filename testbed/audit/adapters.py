@@ -43,8 +43,9 @@ class Adapter:
     table: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in PREDICTION_TYPES:
-            raise UnknownName(unknown("prediction type", self.kind, PREDICTION_TYPES))
+        unsigned = self.unsigned_prediction_type
+        if unsigned not in PREDICTION_TYPES:
+            raise UnknownName(unknown("prediction type", unsigned, PREDICTION_TYPES))
         if isinstance(self.schedule, str) and self.schedule not in SCHEDULES:
             raise UnknownName(unknown("schedule", self.schedule, SCHEDULES))
         if self.time_argument not in TIME_ARGUMENTS:
@@ -55,7 +56,7 @@ class Adapter:
             )
 
     @property
-    def kind(self) -> str:
+    def unsigned_prediction_type(self) -> str:
         """The prediction type without its sign."""
         return self.prediction_type.removeprefix("-")
 
@@ -101,7 +102,7 @@ class Adapter:
 
     def __call__(self, function: Callable[..., Tensor]) -> Denoise:
         """(x, sigma) -> x0."""
-        raw = self.raw(function)
+        raw, unsigned = self.raw(function), self.unsigned_prediction_type
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             q = raw(x, sigma)
@@ -109,9 +110,9 @@ class Adapter:
                 given = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
                 raise InputError(f"the denoiser returned {given}, expected x's {tuple(x.shape)}.")
             q = self.sign * q
-            if self.kind == "score":
+            if unsigned == "score":
                 t = self.noise_schedule.time(sigma)
                 q = q * per_sample(self.noise_schedule.alpha(t), q).to(q.dtype)
-            return q if self.kind == "x0" else convert(q, self.kind, "x0", x=x, sigma=sigma)
+            return q if unsigned == "x0" else convert(q, unsigned, "x0", x=x, sigma=sigma)
 
         return denoise

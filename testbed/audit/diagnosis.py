@@ -241,34 +241,35 @@ def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> lis
     if subject.preconditioning is not None:
         return _wrapped(fit, *subject.preconditioning, levels)
     adapter = subject.adapter
-    kind = PREDICTION_TYPES[adapter.kind]
+    unsigned = adapter.unsigned_prediction_type
+    pair = PREDICTION_TYPES[unsigned]
     # g x = D' + sigma' eps': the weights of the pair that it believes to have.
     a, b = fit.A / fit.g + fit.B, fit.A / fit.g * fit.sigma
     sign, time = adapter.sign, adapter.noise_schedule.time
-    scale = adapter.noise_schedule.alpha if adapter.kind == "score" else torch.ones_like
+    scale = adapter.noise_schedule.alpha if unsigned == "score" else torch.ones_like
     factor = sign / scale(time(levels))
     beliefs = [
-        sign / scale(time(s)) * torch.stack((kind.a(s), kind.b(s))) for s in (fit.sigma, levels)
+        sign / scale(time(s)) * torch.stack((pair.a(s), pair.b(s))) for s in (fit.sigma, levels)
     ]
     if any(_same((a, b), (one[0], one[1]), levels) for one in beliefs):
         return []
     outer = fit.A + fit.B, fit.A * levels
-    right = factor * kind.a(levels), factor * kind.b(levels)
+    right = factor * pair.a(levels), factor * pair.b(levels)
     if fit.mistakes and _same(outer, right, levels):
         return []
     name = _named(a, b, fit.sigma) or _named(*outer, levels)
-    if name == "the score" and adapter.kind == "score":
+    if name == "the score" and unsigned == "score":
         return ["its score is of x = x_t/alpha, not of the state x_t: 1/alpha is missing"]
     if name is not None:
         return [f"it returns {name}, read as {adapter.prediction_type}"]
-    if adapter.kind in ("x0", "eps", "score"):
+    if unsigned in ("x0", "eps", "score"):
         # One of the weights a and b of these is 0, and the other has the factor.
-        i = 0 if adapter.kind == "x0" else 1
+        i = 0 if unsigned == "x0" else 1
         ratio = outer[i] / right[i]
         if _same(outer, (ratio * right[0], ratio * right[1]), levels):
-            return [f"it returns {_times(ratio, levels)} the right {adapter.kind}"]
+            return [f"it returns {_times(ratio, levels)} the right {unsigned}"]
     w = fit.B
-    if adapter.kind == "x0" and _same((fit.A + w, w), (torch.ones_like(w), w), levels):
+    if unsigned == "x0" and _same((fit.A + w, w), (torch.ones_like(w), w), levels):
         return [f"it goes {_times(w, levels)} the way from x to D"]
     pairs = zip(levels.tolist(), fit.A.tolist(), fit.B.tolist(), strict=True)
     numbers = "; ".join(f"at sigma = {s:.3g} {A:.4g} x + {B:.4g} D" for s, A, B in pairs)

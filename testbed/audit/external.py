@@ -85,8 +85,9 @@ class ExternalDenoiser(Subject):
         """
         if self.preconditioning is not None:
             return ParameterizedDenoiser(*self.preconditioning).sensitivity(oracle, x, sigma)
-        a, b = pair_weights(self.adapter.kind, sigma)
-        B = 1 / slope(self.adapter.kind, sigma).abs()
+        unsigned = self.adapter.unsigned_prediction_type
+        a, b = pair_weights(unsigned, sigma)
+        B = 1 / slope(unsigned, sigma).abs()
         by_x = (b / (b - sigma * a)).abs().clamp(min=1)
         return Sensitivity(*(per_sample(each, x) for each in (by_x, B * a.abs(), B * b.abs())))
 
@@ -133,13 +134,13 @@ class ExternalDenoiser(Subject):
         self, x: Tensor, D: Tensor, eps: Tensor, sigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Returns |alpha dD/dalpha| and |sigma dD/dsigma| of D read off q, q being of a fixed D."""
-        kind = self.adapter.kind
-        weights = jvp(lambda s: pair_weights(kind, s), (sigma,), (sigma,))
+        unsigned = self.adapter.unsigned_prediction_type
+        weights = jvp(lambda s: pair_weights(unsigned, s), (sigma,), (sigma,))
         (_, b), (a_slope, b_slope) = weights[0], weights[1]
-        B = (1 / slope(kind, sigma).abs())[:, None]
+        B = (1 / slope(unsigned, sigma).abs())[:, None]
         by_level = B * (a_slope[:, None] * D + (b_slope - b)[:, None] * eps).abs()
         by_alpha = B * (b / sigma).abs()[:, None] * x.abs()
-        if kind == "score":  # that of the state's own density, 1/alpha times ours
+        if unsigned == "score":  # that of the state's own density, 1/alpha times ours
             by_alpha = by_alpha + B * b.abs()[:, None] * eps.abs()
         return by_alpha, by_level
 

@@ -86,8 +86,8 @@ def with_output(parameterization: Parameterization, output: str) -> Parameteriza
 class OutputAsF(nn.Module):
     """A network q(x, sigma) of another prediction type as the F of a parameterization.
 
-    It serves a `Denoiser` whose network takes x and sigma themselves: `c_in=outputs.unscaled` and
-    `c_noise=outputs.itself`. F = a x0 + b eps, with x0 and eps those of q at x.
+    It serves a `Denoiser` whose network takes x and sigma themselves: `c_in=outputs.unit_c_in` and
+    `c_noise=outputs.sigma_c_noise`. F = a x0 + b eps, with x0 and eps those of q at x.
 
     Args:
         network: called as `network(x, sigma, condition)`, x (B, ...), sigma (B,).
@@ -121,11 +121,11 @@ class OutputAsF(nn.Module):
         return convert(q, self.prediction_type, F, x=x, sigma=sigma, sigma_data=sd)
 
 
-def unscaled(sigma: Tensor, sigma_data: float) -> Tensor:
+def unit_c_in(sigma: Tensor, sigma_data: float) -> Tensor:
     """c_in = 1, shaped like sigma: the network's input is x itself."""
     return torch.ones_like(sigma)
 
 
-def itself(sigma: Tensor, sigma_data: float) -> Tensor:
+def sigma_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
     """c_noise = sigma: the network's time is the noise level itself."""
     return sigma

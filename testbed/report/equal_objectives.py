@@ -12,7 +12,7 @@ from testbed.report.words import listed, number
 
 def groups(results: Results, case: str, arm: str) -> list[dict[str, Any]]:
     """Returns the records of equal objectives, as in study.json, of one case and arm."""
-    records = results.study.get("twins") or []
+    records = results.study.get("equal_objectives") or []
     return [group for group in records if (group["case"], group["arm"]) == (case, arm)]
 
 

@@ -158,7 +158,7 @@ def _page(
 
 def _equal_objectives(results: Results) -> list[tuple[str, str]] | None:
     """(case and arm, sentence) of every group; None where equal objectives were not looked for."""
-    groups = results.study.get("twins")
+    groups = results.study.get("equal_objectives")
     return groups and [
         (
             ", ".join(filter(None, (group["case"], group["arm"]))),

@@ -171,8 +171,9 @@ def read(folder: Path) -> Results:
                 curves.append(curve.assign(**key))
     rows = pd.DataFrame(trials)
     coefficients = _coefficients(_csv(files, "coefficients.csv", missing), arms)
-    if study.get("twins"):
-        study = {**study, "twins": _twins(study["twins"], arms)}
+    # "twins" is the key's name in the folders of older studies.
+    equal = study.get("equal_objectives", study.get("twins"))
+    study = {**study, "equal_objectives": equal and _equal_objectives(equal, arms)}
     facts = {
         case: found
         for case in _unique(rows["case"])
@@ -217,13 +218,14 @@ def _metrics(ended: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"metric": name, "value": _number(value), "error": error}
 
 
-def _twins(
+def _equal_objectives(
     stored: list[dict[str, Any]], arms: Mapping[tuple[str, str], str]
 ) -> list[dict[str, Any]]:
     """The equal objectives with the arms as the report calls them, each once."""
     once: list[dict[str, Any]] = []
-    for twin in stored:
-        one = {**twin, "arm": arms.get((twin["case"], twin["arm"]), twin["arm"])}
+    for group in stored:
+        arm = arms.get((group["case"], group["arm"]), group["arm"])
+        one = {**group, "arm": arm}
         once += [] if one in once else [one]
     return once
 

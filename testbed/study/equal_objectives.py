@@ -67,7 +67,7 @@ def signature(objective: Objective, denoiser: Denoiser) -> ObjectiveSignature | 
 
 
 def compared(first: ObjectiveSignature, second: ObjectiveSignature) -> float | None:
-    """c with F_second = c F_first and all else equal, or None where they are no twins."""
+    """c with F_second = c F_first and all else equal, or None where their objectives differ."""
     off = (first.rest - second.rest).abs()
     if first.loss != second.loss or not bool((off <= RESOLUTION * second.rest.abs()).all()):
         return None
@@ -77,7 +77,7 @@ def compared(first: ObjectiveSignature, second: ObjectiveSignature) -> float | N
 
 
 def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
-    """The twins within each case and arm, from the formulas alone: no data set, no network.
+    """The equal objectives of each case and arm, from the formulas alone: no data set, no network.
 
     Returns:
         A record for each group: `case`, `arm`, `members` (its variants), `factors` (each one's F
@@ -144,7 +144,7 @@ def _groups(
 
 
 def why(factors: Sequence[float]) -> str:
-    """What twins have in common and in what they differ; the first factor is 1."""
+    """What equal objectives have in common and in what they differ; the first factor is 1."""
     if all(c == 1 for c in factors):
         return "the same objective; F is the same"
     if all(abs(c) == 1 for c in factors):
@@ -155,9 +155,9 @@ def why(factors: Sequence[float]) -> str:
     )
 
 
-def line(twin: Mapping[str, Any]) -> str:
-    """`twins: v and edm in case digits, arm equal: the same objective; F differs by the sign`."""
-    places = ", ".join(f"{key} {twin[key]}" for key in ("case", "arm") if twin[key])
-    where = f" in {places}" if places else ""
-    *members, last = twin["members"]
-    return f"twins: {', '.join(members)} and {last}{where}: {twin['why']}"
+def line(group: Mapping[str, Any]) -> str:
+    """A line for the terminal, such as `equal objectives: v and edm in case digits: ...`."""
+    where = ", ".join(f"{key} {group[key]}" for key in ("case", "arm") if group[key])
+    where = f" in {where}" if where else ""
+    *members, last = group["members"]
+    return f"equal objectives: {', '.join(members)} and {last}{where}: {group['why']}"

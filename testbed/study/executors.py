@@ -24,27 +24,27 @@ class Job(NamedTuple):
     """Trials that train as one: each one's configuration and directory, and the group's own."""
 
     configs: list[TrialConfig]
-    places: list[Path]
+    trial_dirs: list[Path]
     group: Path
     plugins: Sequence[str]
-    folders: Sequence[str]
+    plugin_dirs: Sequence[str]
     device: str
     compiled: bool
 
     @property
     def training(self) -> TrainingFolder:
         """The folder of the checkpoint that it resumes from."""
-        if len(self.places) == 1:
-            return TrialFolder.at(self.places[0])
+        if len(self.trial_dirs) == 1:
+            return TrialFolder.at(self.trial_dirs[0])
         return GroupFolder.at(self.group)
 
     def run(self, stop: Callable[[], bool]) -> list[str]:
         """The statuses of the trials."""
-        sources = self.plugins, self.folders, self.device, stop
+        sources = self.plugins, self.plugin_dirs, self.device, stop
         if len(self.configs) == 1:
-            return [worker.run(self.configs[0], self.places[0], *sources)]
+            return [worker.run(self.configs[0], self.trial_dirs[0], *sources)]
         return worker.run_together(
-            self.configs, self.places, self.group, *sources, compiled=self.compiled
+            self.configs, self.trial_dirs, self.group, *sources, compiled=self.compiled
         )
 
 

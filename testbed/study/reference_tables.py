@@ -1,4 +1,7 @@
-"""What a study knows without training: coefficients, weights, twins, and the real data's floors."""
+"""Tables of a study that need no training.
+
+They hold coefficients, weights, equal objectives and the floors of the real data.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ REPEATS = 8
 
 
 def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
-    """Writes coefficients.csv and data/<case>.*; returns the twins of each case and arm."""
+    """Writes coefficients.csv and data/<case>.*; returns all groups of equal objectives."""
     tables: list[pd.DataFrame] = []
     known: set[tuple[str, str, str]] = set()
     cases: dict[str, TrialConfig] = {}

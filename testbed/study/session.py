@@ -149,12 +149,12 @@ def conclude(
     from testbed.study import reference_tables
 
     plan.files.put_json("tweedie.json", {"rows": [asdict(row) for row in found]})
-    twins = reference_tables.write(plan, registry)
+    groups = reference_tables.write(plan, registry)
     record = plan.files.json("study.json")
     # A run that only resumes must not forget what the training took.
     before = record.get("seconds") or 0.0
     record |= {
-        "twins": twins,
+        "equal_objectives": groups,
         "seconds": before + outcome.seconds,
         "logging_seconds": (record.get("logging_seconds") or 0.0)
         + (tracker.seconds if tracker else 0.0),

@@ -120,9 +120,9 @@ class Courier:
 
 def _answers(load: Any) -> list[Any]:
     """For every parcel the component's numbers, or what went wrong in words."""
-    words, folders, threads, parcels = load
+    words, plugin_dirs, threads, parcels = load
     torch.set_num_threads(threads)
-    registry = Registry(words, folders)
+    registry = Registry(words, plugin_dirs)
     found: list[Any] = []
     for how, what in parcels:
         try:

@@ -43,7 +43,7 @@ def measure(
     trial: TrialFolder,
     registry: Registry,
     data: Data,
-    contestant: TrainingJob,
+    training_job: TrainingJob,
     device: torch.device,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Per-sigma table, identity rows of the trained model, samples and their metrics.
@@ -51,7 +51,7 @@ def measure(
     Returns:
         metrics, and the sampling error and p of those that have one.
     """
-    trained, objective = contestant.denoiser, contestant.objective
+    trained, objective = training_job.denoiser, training_job.objective
     evaluation, low, high = config.evaluation, config.sigma_min, config.sigma_max
     conditions, d = config.conditions, data.train[0].numel()
     size = evaluation.levels, evaluation.draws, tuple(conditions)

@@ -36,7 +36,7 @@ def run(
     config: TrialConfig,
     at: Path,
     plugins: Sequence[str] = (),
-    folders: Sequence[str] = (),
+    plugin_dirs: Sequence[str] = (),
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
 ) -> str:
@@ -52,7 +52,7 @@ def run(
     trial = TrialFolder.at(at)
     with trial.own(ORPHANED):
         try:
-            registry = registry_of(tuple(plugins), tuple(folders))
+            registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             return _run(config, trial, registry, torch.device(device), stop)
         except Exception as problem:
             if disk_is_full(problem):
@@ -68,10 +68,10 @@ def _failed(trial: TrialFolder, problem: Exception) -> str:
 
 def run_together(
     configs: Sequence[TrialConfig],
-    places: Sequence[Path],
+    trial_dirs: Sequence[Path],
     group: Path,
     plugins: Sequence[str] = (),
-    folders: Sequence[str] = (),
+    plugin_dirs: Sequence[str] = (),
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     compiled: bool = False,
@@ -82,26 +82,26 @@ def run_together(
     alone: then it fails alone, and the others do not.
 
     Args:
-        configs, places: of each trial, as for `run`.
+        configs, trial_dirs: of each trial, as for `run`.
         group: the folder of their common checkpoint.
         compiled: see `training.batch.Batch`.
 
     Returns:
         each trial's status, as from `run`.
     """
-    trials, together = [TrialFolder.at(at) for at in places], GroupFolder.at(group)
+    trials, together = [TrialFolder.at(at) for at in trial_dirs], GroupFolder.at(group)
     with contextlib.ExitStack() as locks:
         for trial in trials:
             locks.enter_context(trial.own(ORPHANED))
         try:
-            registry = registry_of(tuple(plugins), tuple(folders))
+            registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)
             return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
             if disk_is_full(problem):
                 raise
             together.dissolve(traceback.format_exc())
-    sources = tuple(plugins), tuple(folders), device, stop
+    sources = tuple(plugins), tuple(plugin_dirs), device, stop
     return [
         str(trial.result()["status"]) if trial.ended() else run(config, trial.path, *sources)
         for config, trial in zip(configs, trials, strict=True)
@@ -145,13 +145,13 @@ def _run_together(
     data = dataset(registry, configs[0].dataset)
     known = {config.training_text: config for config in configs}
     of = [list(known).index(config.training_text) for config in configs]
-    contestants = [training_job(config, registry, data) for config in known.values()]
+    jobs = [training_job(config, registry, data) for config in known.values()]
     loop: Trainer | Batch
-    if len(contestants) == 1:
-        (one,) = contestants
+    if len(jobs) == 1:
+        (one,) = jobs
         loop = Trainer.of(one, data, device)
     else:
-        loop = Batch(contestants, data, device, compiled)
+        loop = Batch(jobs, data, device, compiled)
     curves = [None if done else trial for trial, done in zip(trials, concluded, strict=True)]
     if not _train(loop, curves, group, stop, of):
         return ["interrupted"] * len(trials)
@@ -167,9 +167,9 @@ def _run_together(
             "diverged_at": loop.diverged[of[i]],
             "steps": loop.steps(of[i]),
             "scale": loop.scale_of(of[i]),
-            "trained_together": len(contestants),
+            "trained_together": len(jobs),
         }
-        trained = contestants[of[i]]._replace(denoiser=loop.averaged(of[i]))
+        trained = jobs[of[i]]._replace(denoiser=loop.averaged(of[i]))
         try:
             statuses.append(_conclude(config, trial, registry, data, trained, device, facts))
         except Exception as problem:
@@ -221,7 +221,7 @@ def _train(
 ) -> bool:
     """Trains to the end; False where stop() ended it before.
 
-    Trial i gets the rows of contestant of[i].
+    Trial i gets the rows of training job of[i].
     """
     stored = resumable(training, trials)
     sizes = [0] * len(trials)

@@ -78,7 +78,7 @@ def model(adapter: Adapter, oracle: Oracle) -> Callable[[Tensor, Tensor], Tensor
             "score": score / alpha,
             "v": (eps - s * D) / torch.sqrt(1 + s**2),
             "flow": eps - D,
-        }[adapter.kind]
+        }[adapter.unsigned_prediction_type]
         return adapter.sign * q
 
     return answer

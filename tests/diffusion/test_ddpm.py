@@ -277,7 +277,7 @@ def isotropic() -> testbed.Data:
     return testbed.Data(train, test)
 
 
-def contestant(steps: int, vlb: float | None, name: str = "eps", **more: Any) -> TrainingJob:
+def training_job(steps: int, vlb: float | None, name: str = "eps", **more: Any) -> TrainingJob:
     """A small network on eight levels."""
     t = few(0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
     one = objective(name, t, vlb, **more)
@@ -306,7 +306,7 @@ def test_a_learned_variance_approaches_the_known_one() -> None:
     log beta - log beta~ is the largest. Before training v = 1/2; afterwards its distance from the
     known one, weighted by what the distance costs, is at most a tenth of that. The mean is held
     against what the network's own mean asks for, beta~ + (1 - q^2)^2 E|x0 - D|^2."""
-    one = trainer(contestant(1500, 0.001))
+    one = trainer(training_job(1500, 0.001))
     list(one)
     d = one.averaged()
     assert d.table is not None
@@ -334,7 +334,7 @@ def test_a_learned_variance_approaches_the_known_one() -> None:
 @pytest.mark.slow
 def test_the_bound_of_a_trained_model_is_above_the_oracle_s() -> None:
     """Paired over the same draws: 5 standard errors."""
-    one = trainer(contestant(200, 0.001))
+    one = trainer(training_job(200, 0.001))
     list(one)
     d = one.averaged()
     assert d.table is not None
@@ -355,7 +355,7 @@ def test_the_bound_of_a_trained_model_is_above_the_oracle_s() -> None:
 @pytest.mark.parametrize("name", ["eps", "v", "x0"])
 def test_the_mean_does_not_see_the_last_layer_s_second_half(name: str) -> None:
     """One step of training: the first half of the last layer moves as without L_vlb."""
-    plain, learned = trainer(contestant(1, 0.0, name)), trainer(contestant(1, 0.001, name))
+    plain, learned = trainer(training_job(1, 0.0, name)), trainer(training_job(1, 0.001, name))
     for one in (plain, learned):
         list(one)
     first = plain.denoiser.network.last  # type: ignore[union-attr]
@@ -369,15 +369,15 @@ def test_a_constant_in_the_weight_changes_nothing() -> None:
     same bits."""
     r = default_registry()
     fours = testbed.Weighting("fours", lambda sigma: 4 / sigma**2).bound({})
-    one, two = (trainer(contestant(20, 0.001, weighting=w)) for w in (r.weighting("eps"), fours))
+    one, two = (trainer(training_job(20, 0.001, weighting=w)) for w in (r.weighting("eps"), fours))
     for each in (one, two):
         list(each)
     assert torch.equal(one.weights.W, two.weights.W)
 
 
 def test_it_trains_one_by_one() -> None:
-    assert batch.unbatchable([contestant(1, 0.001)]) == "a variance is learned"
-    assert batch.unbatchable([contestant(1, None)]) == ""
+    assert batch.unbatchable([training_job(1, 0.001)]) == "a variance is learned"
+    assert batch.unbatchable([training_job(1, None)]) == ""
 
 
 # --- sampling ------------------------------------------------------------------------------------

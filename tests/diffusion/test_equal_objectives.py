@@ -159,7 +159,9 @@ def group(*members: str, factors: tuple[float, ...] = (), why: str = WHY) -> dic
 
 
 def planted(folder: Path, values: dict[str, Any], *groups: dict[str, Any], **more: Any) -> Path:
-    return plant(folder, {("c", "", name): y for name, y in values.items()}, twins=groups, **more)
+    return plant(
+        folder, {("c", "", name): y for name, y in values.items()}, equal_objectives=groups, **more
+    )
 
 
 @pytest.mark.slow
@@ -239,7 +241,7 @@ def test_another_size_of_f_is_shown_and_compared(tmp_path: Path) -> None:
 def test_twins_of_one_place_are_none_of_another(tmp_path: Path) -> None:
     labels = [(case, arm, name) for case in "cd" for arm in "xy" for name in "ab"]
     twin = {**group("a", "b"), "arm": "x"}
-    folder = plant(tmp_path, {label: noisy(1.0) for label in labels}, twins=[twin])
+    folder = plant(tmp_path, {label: noisy(1.0) for label in labels}, equal_objectives=[twin])
     read = results.read(folder)
     found = [
         (case, arm)
@@ -257,6 +259,6 @@ def test_the_spread_of_twins_is_compared_only_where_something_else_is_there(tmp_
         labels = [("c", arm, name) for arm in "xy" for name in names]
         groups = [{**group("a", "b"), "arm": arm} for arm in "xy"]
         values = {label: noisy(1.0 + (label[2] == "d"), stream=i) for i, label in enumerate(labels)}
-        folder = plant(tmp_path / names, values, twins=groups)
+        folder = plant(tmp_path / names, values, equal_objectives=groups)
         (spread,) = comparisons.make(results.read(folder)).spreads
         assert spread.reason == reason

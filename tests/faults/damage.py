@@ -83,17 +83,17 @@ class Stopped:
 def train(made: plan.Plan, group: engines.Group, windows: int | None = None) -> list[str]:
     """What a worker does, in this process; a checkpoint at each row, and an end after some."""
     calls = iter(range(10**6))
-    places = [made.folder / "trials" / one.id for one in group.trials]
+    trial_dirs = [made.folder / "trials" / one.id for one in group.trials]
     configs = [one.config for one in group.trials]
 
     def stop() -> bool:
         return windows is not None and next(calls) >= windows
 
     with mock.patch.object(worker, "CHECKPOINT_SECONDS", 0.0):
-        if len(places) == 1:
-            return [worker.run(configs[0], places[0], stop=stop)]
+        if len(trial_dirs) == 1:
+            return [worker.run(configs[0], trial_dirs[0], stop=stop)]
         at = made.folder / "groups" / group.id
-        return worker.run_together(configs, places, at, stop=stop)
+        return worker.run_together(configs, trial_dirs, at, stop=stop)
 
 
 @functools.cache

@@ -45,7 +45,7 @@ def plant(
         "title": "Planted",
         "report": {"baseline": baseline, "primary": "", "level": 0.95},
         "trials": order(trials),
-        "twins": [],
+        "equal_objectives": [],
         **study,
     }
     _json(folder / "study.json", record)

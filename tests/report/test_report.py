@@ -220,13 +220,23 @@ def test_nothing_finished(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_twins_are_never_compared(tmp_path: Path) -> None:
     twins = [{"case": "c", "arm": "", "members": ["b", "a"], "why": "mirrors"}]
-    folder = plant(tmp_path, WINNER, twins=twins)
+    folder = plant(tmp_path, WINNER, equal_objectives=twins)
     one = comparisons.make(results.read(folder)).of("c", "", "a", "b")
     assert one is not None
     assert one.comparison is None
     text = said(folder)
     assert "Overall a (and b, of equal objective) wins" in text  # over d, the only other setting
     assert comparisons.per_level(results.read(folder), "c", "", "a", "b") == {}
+
+
+def test_the_folder_of_an_older_study_has_its_equal_objectives(tmp_path: Path) -> None:
+    """In it study.json has them under the key `twins`."""
+    groups = [{"case": "c", "arm": "", "members": ["b", "a"], "why": "mirrors"}]
+    folder = plant(tmp_path, WINNER, equal_objectives=groups)
+    record = json.loads((folder / "study.json").read_text())
+    record["twins"] = record.pop("equal_objectives")
+    (folder / "study.json").write_text(json.dumps(record))
+    assert results.read(folder).study["equal_objectives"] == groups
 
 
 def in_both_arms(folder: Path, *variants: str) -> Path:
@@ -255,14 +265,14 @@ def test_equal_trials_of_two_arms_are_not_compared(tmp_path: Path) -> None:
 def test_arms_of_the_same_trials_are_one_arm(tmp_path: Path) -> None:
     """Nothing is said, drawn or tabled twice, nor an arm compared with itself."""
     twins = [{"case": "c", "arm": arm, "members": ["d", "b"], "why": "w"} for arm in ("x", "y")]
-    folder = in_both_arms(plant(tmp_path, WINNER, twins=twins, oracle=True))
+    folder = in_both_arms(plant(tmp_path, WINNER, equal_objectives=twins, oracle=True))
     read = results.read(folder)
     assert read.arms("c") == ["x = y"]
     assert len(read.coefficients) == len(WINNER) * len(SIGMA)
     assert len(read.trials) == len(read.metrics["seed"]) / 4 == 15
     compared = comparisons.make(read)
     assert (compared.arms, compared.spreads) == ([], [])
-    assert [twin["arm"] for twin in read.study["twins"]] == ["x = y"]
+    assert [twin["arm"] for twin in read.study["equal_objectives"]] == ["x = y"]
     assert len(re.findall(r"\ba wins\b", says(read))) == 2, "in the headline and in numbers"
     page = report.write(folder).read_text()
     assert "The same variant between arms" not in page

@@ -224,7 +224,7 @@ def test_another_start_is_no_mirror_image(
 def test_the_study_names_the_twins_before_and_after_and_declares_no_winner(ran: Ran) -> None:
     why = "the same objective; F differs by the sign"
     for case in ("digits", "mixture"):
-        assert f"twins: eps and minus_eps in case {case}: {why}\n" in ran.done.out
+        assert f"equal objectives: eps and minus_eps in case {case}: {why}\n" in ran.done.out
     said = " ".join((ran.folder / "report.html").read_text().split())
     found = (
         f"eps and minus_eps are equal objectives ({why}), and every metric of theirs is the same "

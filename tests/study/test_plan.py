@@ -746,13 +746,13 @@ def test_the_plan_names_the_twins_of_each_case_and_arm(folder: Path) -> None:
     (folder.parent / "study.toml").write_text(SHARED + arms + '[[cases]]\nname = "[a]"\n')
     done = run_here(folder.parent, "plan", "study.toml", "--set", V_AND_EDM)
     assert done.code == 0, done.err
-    said = [line for line in done.out.splitlines() if line.startswith("twins")]
+    said = [line for line in done.out.splitlines() if line.startswith("equal objectives")]
     assert said == [
-        f"twins: v and edm in case [a], arm {arm}: {MIRROR}" for arm in ("first", "last")
+        f"equal objectives: v and edm in case [a], arm {arm}: {MIRROR}" for arm in ("first", "last")
     ]
-    assert done.out.index("twins: ") < done.out.index("Engine: ")
+    assert done.out.index("equal objectives: ") < done.out.index("Engine: ")
 
 
 def test_twins_of_a_study_with_one_case_and_arm_are_named_alone() -> None:
     twin = {"case": "", "arm": "", "members": ["a", "b", "c"], "factors": [1, 1, -1], "why": MIRROR}
-    assert equal_objectives.line(twin) == f"twins: a, b and c: {MIRROR}"
+    assert equal_objectives.line(twin) == f"equal objectives: a, b and c: {MIRROR}"

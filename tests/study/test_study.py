@@ -363,7 +363,7 @@ def test_the_study_leaves_its_record(finished: Finished) -> None:
     assert record["versions"]["torch"] == torch.__version__
     assert {"v", "edm", "diary"} <= {source["plugin"] for source in record["plugins"]}
     assert [failure["plugin"] for failure in record["failures"]] == ["broken_one"]
-    assert record["twins"] == []
+    assert record["equal_objectives"] == []
     page = (finished.folder / "report.html").read_text()
     assert "A tiny study" in page
     assert {file.name for file in (finished.folder / "data").iterdir()} == {

@@ -51,7 +51,7 @@ def network(seed: int = 0, width: int = WIDTH) -> nn.Module:
     return REGISTRY.network("mlp", width=width, depth=1, features=4)(data().shape, 0, seed)
 
 
-def contestant(
+def training_job(
     name: str | testbed.Parameterization = "eps",
     seed: int = 0,
     *,
@@ -121,7 +121,7 @@ class Recorded(Batch):
 @functools.cache
 def along_a_run() -> tuple[Recorded, list[tuple[Tensor, tuple[Tensor, ...]]]]:
     """20 trials at 50 states each."""
-    trials = [contestant(name, seed, steps=50 * BLOCK) for seed in range(4) for name in FIVE]
+    trials = [training_job(name, seed, steps=50 * BLOCK) for seed in range(4) for name in FIVE]
     batch = Recorded(trials, data(), CPU)
     ran(batch)
     return batch, batch.kept
@@ -227,7 +227,7 @@ def test_a_wrong_step_is_caught(wrong: Callable[[Tensor], Tensor]) -> None:
 
 
 def test_in_bfloat16_a_step_is_off_by_the_rounding_of_bfloat16() -> None:
-    trials = [contestant(name, precision="bfloat16") for name in FIVE]
+    trials = [training_job(name, precision="bfloat16") for name in FIVE]
     batch = Recorded(trials, data(), CPU)
     batch._block(Window.empty(len(FIVE), batch.BINS, CPU), 1)
     ((W, arguments),) = batch.kept
@@ -244,7 +244,7 @@ def test_in_bfloat16_a_step_is_off_by_the_rounding_of_bfloat16() -> None:
 
 def law_trace(made: type[Batch]) -> None:
     """A step's trace gives the bits of the step: a resumed run is traced elsewhere."""
-    trials = [contestant(name, seed, clip=0.5) for seed in range(2) for name in FIVE]
+    trials = [training_job(name, seed, clip=0.5) for seed in range(2) for name in FIVE]
     batch = made(trials, data(), CPU)
     ran(batch)
     assert batch.step > BLOCK
@@ -290,14 +290,14 @@ def nudged(net: nn.Module) -> nn.Module:
 
 @functools.cache
 def thousand_alone() -> list[Tensor]:
-    return [alone(contestant(name, steps=1000))[1] for name in FIVE]
+    return [alone(training_job(name, steps=1000))[1] for name in FIVE]
 
 
 @functools.cache
 def thousand_nudged() -> float:
     """The mean drift that one unit in the last place of the first weights causes."""
     drifts = [
-        far(alone(contestant(name, net=nudged(network()), steps=1000))[1], right)
+        far(alone(training_job(name, net=nudged(network()), steps=1000))[1], right)
         for name, right in zip(FIVE, thousand_alone(), strict=True)
     ]
     return float(np.mean(drifts))
@@ -305,7 +305,7 @@ def thousand_nudged() -> float:
 
 @pytest.mark.slow
 def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_causes() -> None:
-    batch = batch_of([contestant(name, steps=1000) for name in FIVE])
+    batch = batch_of([training_job(name, steps=1000) for name in FIVE])
     ran(batch)
     drifts = [far(batch.ema[k], right) for k, right in enumerate(thousand_alone())]
     assert 0 < np.mean(drifts) <= thousand_nudged()
@@ -313,8 +313,8 @@ def test_after_a_thousand_steps_it_is_off_by_no_more_than_one_unit_of_rounding_c
 
 @pytest.mark.slow
 def test_other_trials_in_the_batch_change_no_more_than_that() -> None:
-    many = batch_of([contestant(name, seed, steps=1000) for seed in (0, 1) for name in FIVE])
-    few = batch_of([contestant("v", steps=1000), contestant("edm", steps=1000)])
+    many = batch_of([training_job(name, seed, steps=1000) for seed in (0, 1) for name in FIVE])
+    few = batch_of([training_job("v", steps=1000), training_job("edm", steps=1000)])
     ran(many)
     ran(few)
     for k, name in enumerate(("v", "edm")):
@@ -354,14 +354,14 @@ def law_as_alone(trials: Callable[[], list[TrainingJob]], made: type[Batch] = Ba
 def varied() -> list[TrainingJob]:
     """Each with settings of its own, neighbours of the batch sharing some."""
     return [
-        contestant("eps", 0),
-        contestant("edm", 1, ema=0.5),
-        contestant("v", 0, learning_rate=1e-2),
-        contestant("x0", 2, learning_rate=1e-2, clip=0.1),
-        contestant("score", 3, learning_rate=1e-2, betas=(0.5, 0.9)),
-        contestant("eps", 1, ema=0.9, clip=0.05),
-        contestant("v", 1, optimizer="adamw", weight_decay=0.1, learning_rate=1e-2),
-        contestant("edm", 0, optimizer="sgd", momentum=0.9, learning_rate=1e-2),
+        training_job("eps", 0),
+        training_job("edm", 1, ema=0.5),
+        training_job("v", 0, learning_rate=1e-2),
+        training_job("x0", 2, learning_rate=1e-2, clip=0.1),
+        training_job("score", 3, learning_rate=1e-2, betas=(0.5, 0.9)),
+        training_job("eps", 1, ema=0.9, clip=0.05),
+        training_job("v", 1, optimizer="adamw", weight_decay=0.1, learning_rate=1e-2),
+        training_job("edm", 0, optimizer="sgd", momentum=0.9, learning_rate=1e-2),
     ]
 
 
@@ -372,13 +372,13 @@ def test_settings_are_each_trial_s_own() -> None:
 
 @pytest.mark.slow
 def test_five_parameterizations_and_seeds() -> None:
-    law_as_alone(lambda: [contestant(name, seed) for seed in (3, 0) for name in FIVE])
+    law_as_alone(lambda: [training_job(name, seed) for seed in (3, 0) for name in FIVE])
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_quadratic() -> None:
     loss = REGISTRY.loss("huber", space="eps")
-    law_as_alone(lambda: [contestant(name, loss=loss) for name in ("v", "edm")])
+    law_as_alone(lambda: [training_job(name, loss=loss) for name in ("v", "edm")])
 
 
 class Updates(Weights):
@@ -476,7 +476,7 @@ def mixed(big: float = 1e30) -> list[TrainingJob]:
     gains = (1.0, big, 1.0)
     names = ("eps", "v", "edm")
     return [
-        contestant(name, seed, net=Ending(network(seed), gain), steps=3 * BLOCK, points=3)
+        training_job(name, seed, net=Ending(network(seed), gain), steps=3 * BLOCK, points=3)
         for seed, (name, gain) in enumerate(zip(names, gains, strict=True))
     ]
 
@@ -563,32 +563,32 @@ def test_a_resumed_batch_is_the_uninterrupted_one(
 
 
 def test_a_state_of_other_trials_is_refused() -> None:
-    state = batch_of([contestant("eps", 0), contestant("v", 1)]).state()
+    state = batch_of([training_job("eps", 0), training_job("v", 1)]).state()
     with pytest.raises(InputError, match="other trials"):
-        batch_of([contestant("eps", 0), contestant("v", 2)]).restore(*state)
+        batch_of([training_job("eps", 0), training_job("v", 2)]).restore(*state)
 
 
 # --- what cannot be batched ---------------------------------------------------------------------
 
 
 def learned() -> TrainingJob:
-    one = contestant("edm")
+    one = training_job("edm")
     weighting = REGISTRY.weighting("edm2")
     objective = dataclasses.replace(one.objective, weighting=weighting).with_states(0)
     return one._replace(objective=objective)
 
 
 CANNOT = {
-    "steps": (lambda: contestant(steps=50), "steps, batches, points or precision differ"),
-    "batch": (lambda: contestant(batch=8), "steps, batches, points or precision differ"),
-    "width": (lambda: contestant(net=network(width=8)), "networks differ"),
-    "dtype": (lambda: contestant(net=network().double()), "networks differ"),
+    "steps": (lambda: training_job(steps=50), "steps, batches, points or precision differ"),
+    "batch": (lambda: training_job(batch=8), "steps, batches, points or precision differ"),
+    "width": (lambda: training_job(net=network(width=8)), "networks differ"),
+    "dtype": (lambda: training_job(net=network().double()), "networks differ"),
     "precision": (
-        lambda: contestant(precision="bfloat16"),
+        lambda: training_job(precision="bfloat16"),
         "steps, batches, points or precision differ",
     ),
     "learned weighting": (learned, "depends on more than sigma"),
-    "loss": (lambda: contestant(loss="l1"), "losses are different functions"),
+    "loss": (lambda: training_job(loss="l1"), "losses are different functions"),
 }
 
 
@@ -596,12 +596,12 @@ CANNOT = {
 def test_what_cannot_be_batched_is_refused_with_the_reason(
     other: Callable[[], TrainingJob], said: str
 ) -> None:
-    assert said in unbatchable([contestant(), other()])
+    assert said in unbatchable([training_job(), other()])
     with pytest.raises(InputError, match=said):
-        batch_of([contestant(), other()])
+        batch_of([training_job(), other()])
 
 
 @pytest.mark.slow
 def test_a_batch_of_one_and_of_twenty() -> None:
-    law_as_alone(lambda: [contestant("v", 4)])
-    assert unbatchable([contestant(name, seed) for seed in range(4) for name in FIVE]) == ""
+    law_as_alone(lambda: [training_job("v", 4)])
+    assert unbatchable([training_job(name, seed) for seed in range(4) for name in FIVE]) == ""

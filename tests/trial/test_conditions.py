@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 U = 2.0**-24
 
 
-def contestant(
+def training_job(
     rates: Mapping[str, float],
     seed: int = 0,
     parameterization: str = "edm",
@@ -232,8 +232,8 @@ def test_mistakes_in_dropout_are_caught(mistake: str) -> None:
 
 def law_always_dropped_is_unconditional() -> None:
     """With rate 1 the other weights are, bit for bit, those of the unconditional training."""
-    plain = weights(contestant({}))
-    found = weights(contestant({"label": 1.0, "group": 1.0}))
+    plain = weights(training_job({}))
+    found = weights(training_job({"label": 1.0, "group": 1.0}))
     assert {key for key in found if key not in plain} == {
         "conditions.label.weight",
         "conditions.group.weight",
@@ -244,7 +244,7 @@ def law_always_dropped_is_unconditional() -> None:
 
 def law_network_sees_the_classes() -> None:
     """What the network is given, step by step: the dropped classes of the rows that are drawn."""
-    one = contestant({"label": 0.3, "group": 0.0}, steps=60)
+    one = training_job({"label": 0.3, "group": 0.0}, steps=60)
     seen: list[Mapping[str, Tensor]] = []
     inner = one.denoiser.network
     alone = trainer(one)
@@ -285,7 +285,7 @@ def law_batched_is_one_by_one() -> None:
         {"label": 1.0, "group": 1.0},
     ]
     trials = [
-        contestant(rate, seed, name)
+        training_job(rate, seed, name)
         for seed, (rate, name) in enumerate(zip(rates, ("edm", "eps", "v"), strict=True))
     ]
     together = Batch([copied(one) for one in trials], data(), CPU)
@@ -302,7 +302,7 @@ def law_batched_is_one_by_one() -> None:
 
 
 def copied(one: TrainingJob) -> TrainingJob:
-    return contestant(
+    return training_job(
         one.conditions, one.seed, one.denoiser.parameterization.name, steps=one.training.steps
     )
 
@@ -369,7 +369,7 @@ def test_mistakes_in_conditional_training_are_caught(
 
 @pytest.mark.slow
 def test_training_goes_on_bit_for_bit_from_a_state() -> None:
-    whole, first, second = (trainer(contestant({"label": 0.3}, steps=150)) for _ in range(3))
+    whole, first, second = (trainer(training_job({"label": 0.3}, steps=150)) for _ in range(3))
     for _ in whole:
         pass
     next(iter(first))
@@ -381,9 +381,9 @@ def test_training_goes_on_bit_for_bit_from_a_state() -> None:
 
 def test_trials_with_other_conditions_are_not_batched() -> None:
     both = {"label": 0.1, "group": 0.1}
-    one, other = contestant({"label": 0.1}, built=both), contestant(both)
+    one, other = training_job({"label": 0.1}, built=both), training_job(both)
     assert unbatchable([one, other]) == "their conditions differ"
-    assert unbatchable([contestant(both), contestant({"group": 0.0, "label": 0.7})]) == ""
+    assert unbatchable([training_job(both), training_job({"group": 0.0, "label": 0.7})]) == ""
 
 
 # --- what a conditional model is measured by ----------------------------------------------------
