@@ -18,12 +18,13 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError
 
 from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
+from testbed.settings import Setting
 from testbed.trial.config import TrialSettings
 from testbed.trial.specs import Model
 
@@ -33,20 +34,40 @@ LONGEST = 100
 
 
 class Header(Model):
-    """`[study]`."""
+    """`[study]`: the study's name, and what its report says of it."""
 
-    # A folder below runs/: more than dots.
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=LONGEST)
-    title: str = ""
-    note: str = ""
+    name: Annotated[
+        str,
+        # A folder below runs/: more than dots.
+        Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=LONGEST),
+        Setting("Name of the study, and of its folder in runs/ where --out names no other."),
+    ]
+    title: Annotated[str, Setting("Heading of the report; without one it is the name.")] = ""
+    note: Annotated[str, Setting("Text below the heading of the report.")] = ""
 
 
 class ReportSettings(Model):
     """`[report]`: what is compared with what."""
 
-    baseline: str = ""
-    primary: str = ""
-    level: float = Field(0.95, gt=0, lt=1)
+    baseline: Annotated[
+        str,
+        Setting(
+            "Variant, or parameterization, that the others are compared with; without one it is "
+            "the first variant of the case and arm."
+        ),
+    ] = ""
+    primary: Annotated[
+        str,
+        Setting(
+            "Metric that decides which variant is better; without one it is excess_nats where "
+            "the data have an oracle, and loss_vs_wiener otherwise."
+        ),
+    ] = ""
+    level: Annotated[
+        float,
+        Field(gt=0, lt=1),
+        Setting("Confidence level of the intervals and of the comparisons."),
+    ] = 0.95
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from testbed import settings
 from testbed.settings import Setting
+from testbed.study.study_file import Header, ReportSettings
 from testbed.training.settings import Training
 from testbed.trial.config import SCHEMA, TrialConfig, TrialFields, TrialSettings
 from testbed.trial.specs import ComponentSpec, Evaluation, Likelihood, Variance
@@ -26,7 +27,7 @@ def config(**changes: Any) -> TrialConfig:
     return TrialConfig.model_validate({**SMALL, **changes})
 
 
-MODELS = (TrialSettings, TrialConfig, Evaluation, Likelihood, Training)
+MODELS = (Header, ReportSettings, TrialSettings, TrialConfig, Evaluation, Likelihood, Training)
 
 
 @pytest.mark.parametrize("model", MODELS)
