@@ -21,10 +21,10 @@ Subject = Annotated[
         autocompletion=completion.parameterizations,
     ),
 ]
-Levels = Annotated[
+Parts = Annotated[
     list[str] | None,
     typer.Option(
-        help="Check only this level: algebra, oracle, 'second order', learning or sampling. "
+        help="Check only this part: algebra, oracle, 'second order', learning or sampling. "
         "The option may be given several times."
     ),
 ]
@@ -82,7 +82,7 @@ AuditOut = Annotated[
 
 def audit(
     subject: Subject,
-    level: Levels = None,
+    part: Parts = None,
     prediction_type: PredictionType = "x0",
     schedule: ScheduleName = "ve",
     time_argument: TimeArgument = "sigma",
@@ -119,7 +119,7 @@ def audit(
 
         torch.set_num_threads(1)
         registry = options.registry(plugin, plugin_dir)
-        parts = level or PARTS
+        parts = part or PARTS
         adapter = Adapter(prediction_type, schedule, time_argument, driver.read_table(table))
         with terminal.console().status("auditing") as status:
 

@@ -290,12 +290,12 @@ def test_what_cannot_be_asked_is_refused_with_the_reason(factory: Any, said: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", driver.PARTS)
-def test_nan_passes_no_level(level: str) -> None:
+@pytest.mark.parametrize("part", driver.PARTS)
+def test_nan_passes_no_part(part: str) -> None:
     def factory(oracle: Oracle) -> Any:
         return lambda x, sigma: oracle.denoise(x, sigma) * math.nan
 
-    found = audit.run(factory, oracle=reference.gaussian(), parts=(level,))
+    found = audit.run(factory, oracle=reference.gaussian(), parts=(part,))
     assert not found.passed
     assert found.findings[0].startswith("its output is not finite")
 
@@ -351,7 +351,7 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-FAST = ("--level", "oracle")
+FAST = ("--part", "oracle")
 RIGHT = {
     "a name": ("v",),
     "file.py:factory": ("mine.py:right",),
@@ -412,7 +412,7 @@ def test_json_is_one_document_with_everything(mine: Path, word: str, code: int) 
 
 MISTAKES = {
     "an unknown name": (("edn",), "Did you mean 'edm'?"),
-    "an unknown level": (("v", "--level", "oracel"), "Did you mean 'oracle'?"),
+    "an unknown part": (("v", "--part", "oracel"), "Did you mean 'oracle'?"),
     "an unknown prediction type": (
         ("mine.py:right", "--prediction-type", "scor"), "Did you mean 'score'?",
     ),

@@ -165,7 +165,7 @@ def option(chance: Random, command: str, parameter: Any) -> list[str]:
         "only": ("v", "tiny", "v,v", ",", ",,v", "edm", "", " ", *NAMES),
         "axis": (*AXES, *hostile.STRINGS),
         "device": ("auto", "cpu", "cuda", "cuda:9", "meta", "cpu:0", "cuda:-1", "gpu", *NAMES),
-        "level": ("algebra", "algebra", "oracle ", "second", *hostile.STRINGS),
+        "part": ("algebra", "algebra", "oracle ", "second", *hostile.STRINGS),
         "table": ("bytes.npy", *PATHS),
         "tracking_uri": ("sqlite:///out/a.db", "http://127.0.0.1:9", "file:///nowhere", *PATHS),
     }
@@ -177,9 +177,9 @@ def option(chance: Random, command: str, parameter: Any) -> list[str]:
 
 
 def _audit(chance: Random, command: str) -> list[str]:
-    """Only the shortest level; one of another name has to be wrong."""
+    """Only the shortest part; one of another name has to be wrong."""
     words = any_words(chance, command)
-    return [*words, "--level", "algebra"] if "--level" not in words else words
+    return [*words, "--part", "algebra"] if "--part" not in words else words
 
 
 def _sample(chance: Random, command: str) -> list[str]:

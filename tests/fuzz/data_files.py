@@ -90,7 +90,7 @@ def _array(chance: Random) -> Input:
 
 
 def _table(chance: Random) -> Input:
-    words = ["audit", "factory.py:factory", "--level", "algebra", "--time-argument", "index"]
+    words = ["audit", "factory.py:factory", "--part", "algebra", "--time-argument", "index"]
     words += ["--table", "t.npy"]
     content = npy(chance)[1] if chance.random() < 0.6 else npy_of(_levels(chance))
     if chance.random() < 0.15:
@@ -193,7 +193,7 @@ def other(chance: Random) -> tuple[str, bytes]:
 READERS = (
     ("sample", command_lines.FOLDER, "-n", "2", "--out", "out/a.npy"),
     ("sample", command_lines.FOLDER, "-n", "2", "--out", "out/a.png"),
-    ("audit", command_lines.FOLDER, "--level", "algebra"),
+    ("audit", command_lines.FOLDER, "--part", "algebra"),
     ("plan", "tiny.toml"),
     ("report", "runs/tiny"),
 )

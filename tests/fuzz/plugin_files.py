@@ -115,7 +115,7 @@ def commands(chance: Random, file: str, axis: str, name: str) -> list[str]:
     if how < 0.40 and axis in templates.EXPLAINED:
         return ["explain", name, "-p", file, "--out", "out.svg"]
     if how < 0.60 and axis == "parameterization":
-        return ["audit", name, "-p", file, "--level", "algebra"]
+        return ["audit", name, "-p", file, "--part", "algebra"]
     value = f'["{name}"]' if axis in ("metric", "parameterization") else f'"{name}"'
     key = "grid.parameterization" if axis == "parameterization" else KEYS.get(axis, axis)
     study = ["study", "tiny.toml", "--jobs", "0", "--no-mlflow"] if how > 0.985 else None

@@ -77,7 +77,7 @@ TRIAL_FILE = f"{law.command_lines.FOLDER}/trial.json"
 TWO = ("--set", 'grid.parameterization=["v", "edm"]')
 
 CASES = [{"name": "../../up"}]
-LEVELS = ("audit", "f.py:f", "--level", "algebra", "--time-argument", "index", "--table", "t.npy")
+AUDIT = ("audit", "f.py:f", "--part", "algebra", "--time-argument", "index", "--table", "t.npy")
 F = {"f.py": b"def f(): return lambda x, i: x\n"}
 ICDF = "def f(u): return {}['a']\ndef g(sigma): return sigma\n"
 LOSS = "def f(a, b): return torch.ones(7)\n"
@@ -148,11 +148,11 @@ FOUND: dict[str, tuple[Input, str]] = {
         "--sigma-data 0.0 must be a positive number.",
     ),
     "a header that is no Python": (
-        Input(LEVELS, {**F, "t.npy": data_files.headed("{" * 500)}),
+        Input(AUDIT, {**F, "t.npy": data_files.headed("{" * 500)}),
         "--table t.npy: cannot be read as .npy: ",
     ),
     "complex levels": (
-        Input(LEVELS, {**F, "t.npy": data_files.npy_of(np.array([1j, 2j]))}),
+        Input(AUDIT, {**F, "t.npy": data_files.npy_of(np.array([1j, 2j]))}),
         "its numbers are complex",
     ),
     "a list for a trial": (
