@@ -30,6 +30,8 @@ class Setting:
             training.
         axis: the axis of the components that it names; "" for other values.
         report: the row of the report's settings that shows it; "" for none.
+        replaced_by: the setting that, where it is not 0, acts in this one's place; "" for none. The
+            report's settings then show that one alone.
         since: the schema with which it came, 0 for those of the first. A trial of an earlier one
             is read with the default, and the default leaves the identity as it was.
     """
@@ -41,6 +43,7 @@ class Setting:
     evaluation: bool = False
     axis: str = ""
     report: str = ""
+    replaced_by: str = ""
     since: int = 0
 
 

@@ -183,9 +183,13 @@ def _after_check(subject: str, first: Component, plugins: Sequence[str], passed:
         words = terminal.words_after("check", subject)
         terminal.next_step(terminal.command("check", *words), " again, when what failed is mended.")
         return
-    explained = first.axis in ("parameterization", "weighting", "loss", "density")
-    words = ["explain", first.name] if explained else ["study", "default"]
-    words += [part for word in plugins for part in ("-p", word)]
+    from testbed import templates
+
+    given = [part for word in plugins for part in ("-p", word)]
+    if first.axis in templates.EXPLAINED:
+        words = ["explain", first.name, *given]
+    else:
+        words = templates.study_words(first.name, first.axis, given)
     terminal.next_step(terminal.command(*words))
 
 

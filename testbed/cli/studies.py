@@ -357,9 +357,7 @@ def _show_ending(
     for line in ending_lines(made, ending, seconds, _pages(tracking_uri)):
         console.print(line)
     states = {one.state: one.id for one in reversed(made.trials)}
-    words = record(made, registry)["command"][2:]
-    words += ["--tracking-uri", tracking_uri] if tracking_uri else []
-    again = terminal.command("study", *words)
+    again = terminal.command("study", *record(made, registry, tracking_uri)["command"][2:])
     if ending.outcome.interrupted:
         terminal.next_step(again, " resumes.")
     elif "failed" in states:

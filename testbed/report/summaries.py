@@ -121,7 +121,7 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
 
 
 def _settings(configs: Sequence[TrialConfig]) -> dict[str, str]:
-    """The rows that the settings' own fields ask for: each value that is not 0, by its name."""
+    """The rows that the settings' own fields ask for: each value that acts, by its name."""
     rows: dict[str, list[str]] = {}
     for config in configs:
         here: dict[str, list[str]] = {}
@@ -129,6 +129,9 @@ def _settings(configs: Sequence[TrialConfig]) -> dict[str, str]:
             for field in settings.fields(type(model)):
                 title, value = field.setting.report, getattr(model, field.name)
                 if not title or title == RECIPE:
+                    continue
+                instead = field.setting.replaced_by
+                if instead and getattr(model, instead):
                     continue
                 name = field.name.replace("_", " ")
                 bare = title in (name, "data") or isinstance(value, BaseModel)

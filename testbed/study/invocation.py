@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from testbed.registry import Registry
+from testbed.study import tracking
 from testbed.study.plan import Plan
 
 
-def record(plan: Plan, registry: Registry) -> dict[str, Any]:
-    """`command`, the words that run this study again in this folder, and its flags one by one."""
+def record(plan: Plan, registry: Registry, tracking_uri: str = "") -> dict[str, Any]:
+    """`command`, the words that run this study again in this folder, and its flags one by one.
+
+    `tracking_uri` is the MLflow store; the command names one that is not the default of this folder
+    and environment, without a user's name and password, since the report repeats it.
+    """
     asked = plan.study.asked
     plugins = [_near(word) for word in registry.plugins]
     command = ["testbed", "study", _near(asked.file)]
@@ -24,6 +30,7 @@ def record(plan: Plan, registry: Registry) -> dict[str, Any]:
         ("--only", [",".join(asked.only)] if asked.only else []),
         ("--seeds", [] if asked.seeds is None else [str(asked.seeds)]),
         ("--device", [] if plan.device == _auto() else [plan.device]),
+        ("--tracking-uri", [] if tracking_uri in ("", tracking.uri()) else [_public(tracking_uri)]),
         ("--out", [] if plan.folder == default_folder(plan) else [_near(str(plan.folder))]),
     ):
         command += [part for word in words for part in (flag, word)]
@@ -44,6 +51,11 @@ def default_folder(plan: Plan) -> Path:
 def _auto() -> str:
     """What `--device auto` means here."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _public(uri: str) -> str:
+    """An address without the user's name and password that it may hold."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def _near(word: str) -> str:

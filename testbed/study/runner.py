@@ -68,7 +68,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def describe(plan: Plan, registry: Registry) -> None:
+def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
     """Writes the study's own record: what was asked for, versions, device, plugins."""
     before = plan.files.json_or_empty("study.json")
     record = {
@@ -80,7 +80,7 @@ def describe(plan: Plan, registry: Registry) -> None:
         "note": plan.study.header.note,
         "report": plan.study.report.model_dump(),
         "file": plan.study.text,
-        "asked": invocation.record(plan, registry),
+        "asked": invocation.record(plan, registry, tracking_uri),
         "device": device_title(torch.device(plan.device)),
         "versions": versions(),
         "plugins": [asdict(source) for source in registry.provenance],

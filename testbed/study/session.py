@@ -72,7 +72,7 @@ def run(
         OSError: the disk is full.
     """
     with plan.files.own():
-        runner.describe(plan, registry)
+        runner.describe(plan, registry, tracking_uri)
         engine.write(plan.folder)
         plan.files.tidy({group.id for group in engine.groups})
         tracker = Tracker(plan, tracking_uri, say, AWAY) if tracking_uri else None

@@ -9,6 +9,7 @@ import importlib.util
 import keyword
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.errors import InputError, UnknownName, unknown
@@ -92,6 +93,14 @@ def source_of(axis: str, name: str) -> str:
 def commands(name: str, axis: str, file: Path) -> list[str]:
     """What to type next: check, explain (where there is something to explain) and a study."""
     explain = [["explain", name, "-p", str(file)]] if axis in EXPLAINED else []
-    settings = [word for text in SETTINGS[axis] for word in ("--set", text.replace("NAME", name))]
-    study = ["study", "default", "-p", str(file), *settings, "--only", "mixture"]
+    study = study_words(name, axis, ["-p", str(file)])
     return [shlex.join(["testbed", *words]) for words in (["check", str(file)], *explain, study)]
+
+
+def study_words(name: str, axis: str, plugins: Sequence[str] = ()) -> list[str]:
+    """The command, after `testbed`, of a study that has the component `name` of an axis.
+
+    `plugins` are the words that bring its plugin, such as `-p mine.py`.
+    """
+    settings = [word for text in SETTINGS[axis] for word in ("--set", text.replace("NAME", name))]
+    return ["study", "default", *plugins, *settings, "--only", "mixture"]

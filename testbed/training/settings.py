@@ -84,6 +84,7 @@ class Training:
         Setting(
             "Decay of the averaged weights; at step t it is min(ema, (1 + t)/(10 + t)).",
             report="training",
+            replaced_by="ema_width",
         ),
     ] = 0.999
     clip: Annotated[

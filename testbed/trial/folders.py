@@ -245,9 +245,13 @@ class TrialFolder(TrainingFolder):
         return rows
 
     def last_step(self) -> int:
-        """The step of the last row, or 0."""
-        rows = self.rows()
-        return int(rows[-1]["step"]) if rows else 0
+        """The step of the last whole row, or 0; the rows before it are read where it is damaged."""
+        lines = self._curve().rsplit(b"\n", 2)
+        try:
+            return int(json.loads(lines[-2])["step"])
+        except (IndexError, KeyError, TypeError, ValueError):
+            rows = self.rows()
+            return int(rows[-1]["step"]) if rows else 0
 
     def append_row(self, row: Mapping[str, Any]) -> None:
         """Adds a row to the curve."""

@@ -106,6 +106,25 @@ def test_what_is_suggested_compares_it_with_a_bundled_one(
     assert f": the first, edm {axis}={bundled}, is taken." in planned.out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("karras", "--set evaluation.schedule=karras"),
+        (
+            "offset",
+            """--set 'grid.parameterization=["edm"]' --set 'grid.noise=["white","offset"]'""",
+        ),
+    ],
+)
+def test_a_check_ends_with_a_study_of_what_was_checked(
+    tmp_path: Path, name: str, setting: str
+) -> None:
+    done = run_here(tmp_path, "check", name)
+    assert (done.code, done.err) == (0, "")
+    assert f"Next: testbed study default {setting} --only mixture\n" in done.out
+
+
 def test_the_default_is_a_parameterization(tmp_path: Path) -> None:
     done = run_here(tmp_path, "new", "grebe", "--out", "other.py")
     assert (done.code, done.err) == (0, "")

@@ -109,6 +109,17 @@ def test_what_divides_the_loss_is_told_where_the_optimiser_feels_it(
     )
 
 
+@pytest.mark.parametrize(("width", "row"), [(0.0, "ema 0.999"), (0.1, "ema width 0.1")])
+def test_the_average_that_acts_is_the_one_in_the_settings(
+    tmp_path: Path, width: float, row: str
+) -> None:
+    found = results.read(plant(tmp_path, WINNER))
+    training = replace(next(iter(found.configs.values())).training, ema_width=width)
+    configs = {i: c.model_copy(update={"training": training}) for i, c in found.configs.items()}
+    (shown,) = dict(summaries.setup(replace(found, configs=configs)))["training"]
+    assert [words for words in shown.split(", ") if words.startswith("ema")] == [row]
+
+
 def test_finding_states_the_numbers_of_scipy(tmp_path: Path) -> None:
     text = said(plant(tmp_path, WINNER))
     r = np.log(WINNER["c", "", "a"]) - np.log(WINNER["c", "", "b"])  # type: ignore[arg-type]

@@ -10,7 +10,15 @@ from helpers.command_line import run_here
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import equal_objectives, invocation, plan, reference_tables, runner, study_file
+from testbed.study import (
+    equal_objectives,
+    invocation,
+    plan,
+    reference_tables,
+    runner,
+    study_file,
+    tracking,
+)
 from testbed.study.plan import Plan
 from testbed.trial import build, sources
 from testbed.trial.folders import Folder
@@ -532,10 +540,17 @@ def test_the_record_of_a_study_says_what_was_asked_for(
     )
     bundled = plan.make(study_file.read(Path("default")), registry, Path("runs/default"), "cpu")
     assert asked_for(bundled, testbed.Registry()) == "testbed study default"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for store, words in {
+        tracking.uri(): "",
+        "sqlite:///other.db": " --tracking-uri sqlite:///other.db",
+        "https://me:secret@host:5000/a@b": " --tracking-uri https://host:5000/a@b",
+    }.items():
+        assert asked_for(bundled, testbed.Registry(), store) == f"testbed study default{words}"
 
 
-def asked_for(found: Plan, registry: testbed.Registry) -> str:
-    return " ".join(invocation.record(found, registry)["command"])
+def asked_for(found: Plan, registry: testbed.Registry, store: str = "") -> str:
+    return " ".join(invocation.record(found, registry, store)["command"])
 
 
 # --- twins --------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ def test_every_field_says_what_it_is_in_a_sentence(model: type[Any]) -> None:
     assert {field.name for field in settings.fields(model)} == set(declared)
     for field in settings.fields(model):
         assert re.fullmatch(r'["A-Za-z].*[.]', field.setting.says), field.name
+        assert field.setting.replaced_by in ("", *declared), field.name
 
 
 OTHERS: dict[str, Any] = {

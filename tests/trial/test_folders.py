@@ -108,6 +108,38 @@ def test_rows_are_read_as_appended(trial: TrialFolder) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "step"),
+    [
+        (b'{"step": 50}\n{"step": 100}\n', 100),
+        (b'{"step": 50}\n{"step": 100', 50),
+        (b'{"step": 50}\n{"st\x00p": 100}\n', 50),
+        (b'{"step": 50}\n{"step": null}\n', 50),
+        (b'{"step": 50', 0),
+        (b"\n", 0),
+    ],
+    ids=["whole", "cut short", "damaged", "without a step", "one that is cut short", "empty"],
+)
+def test_the_last_step_is_that_of_the_last_whole_row(
+    trial: TrialFolder, content: bytes, step: int
+) -> None:
+    trial.store.put("rows.jsonl", content)
+    assert trial.last_step() == step
+
+
+def test_the_last_step_takes_no_row_before_the_last(
+    trial: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal reads it five times a second of every trial."""
+    for step in range(1, 201):
+        trial.append_row({"step": step, "loss": 0.1})
+    parsed: list[Any] = []
+    monkeypatch.setattr(
+        "testbed.trial.folders.json.loads", lambda text: parsed.append(text) or {"step": 7}
+    )
+    assert (trial.last_step(), len(parsed)) == (7, 1)
+
+
+@pytest.mark.parametrize(
     ("damage", "rows", "told"),
     [
         (lambda content: content[:-1], 2, []),
