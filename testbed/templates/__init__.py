@@ -102,5 +102,8 @@ def study_words(name: str, axis: str, plugins: Sequence[str] = ()) -> list[str]:
 
     `plugins` are the words that bring its plugin, such as `-p mine.py`.
     """
-    settings = [word for text in SETTINGS[axis] for word in ("--set", text.replace("NAME", name))]
+    texts = [text.replace("NAME", name) for text in SETTINGS[axis]]
+    # A component that stands on the grid already, such as white noise, is there once.
+    texts = [text.replace(f'"{name}","{name}"', f'"{name}"') for text in texts]
+    settings = [word for text in texts for word in ("--set", text)]
     return ["study", "default", *plugins, *settings, "--only", "mixture"]

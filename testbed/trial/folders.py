@@ -20,6 +20,7 @@ data/<case>.json, .safetensors   facts about a data set, and real samples
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -245,13 +246,11 @@ class TrialFolder(TrainingFolder):
         return rows
 
     def last_step(self) -> int:
-        """The step of the last whole row, or 0; the rows before it are read where it is damaged."""
-        lines = self._curve().rsplit(b"\n", 2)
-        try:
-            return int(json.loads(lines[-2])["step"])
-        except (IndexError, KeyError, TypeError, ValueError):
-            rows = self.rows()
-            return int(rows[-1]["step"]) if rows else 0
+        """The step of the last row that is whole, or 0; no row before it is parsed."""
+        for line in reversed(self._curve().split(b"\n")[:-1]):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                return int(json.loads(line)["step"])
+        return 0
 
     def append_row(self, row: Mapping[str, Any]) -> None:
         """Adds a row to the curve."""

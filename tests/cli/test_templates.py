@@ -125,6 +125,11 @@ def test_a_check_ends_with_a_study_of_what_was_checked(
     assert f"Next: testbed study default {setting} --only mixture\n" in done.out
 
 
+def test_what_a_grid_has_already_is_on_it_once() -> None:
+    assert 'grid.noise=["white"]' in templates.study_words("white", "noise")
+    assert 'grid.noise=["white","offset"]' in templates.study_words("offset", "noise")
+
+
 def test_the_default_is_a_parameterization(tmp_path: Path) -> None:
     done = run_here(tmp_path, "new", "grebe", "--out", "other.py")
     assert (done.code, done.err) == (0, "")
