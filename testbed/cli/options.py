@@ -44,8 +44,8 @@ Sets = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="Override the study file, for example training.steps=500 (in every trial) or "
-        "base.network.width=64. The option may be given several times.",
+        help="Override the study file, for example training.steps=500 (in every trial), "
+        "base.network.width=64 or report.level=0.9. The option may be given several times.",
     ),
 ]
 Only = Annotated[
