@@ -14,6 +14,7 @@ import testbed
 pytest.register_assert_rewrite("helpers", "faults", "fuzz", "laws", "mutants", "properties")
 
 from helpers import strategies  # noqa: E402, F401  registers and loads the Hypothesis profiles
+from helpers.command_line import run_here, trials_only  # noqa: E402
 from helpers.studies import TINY  # noqa: E402
 
 torch.set_num_threads(1)
@@ -45,6 +46,18 @@ def tiny(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the study tiny.toml, whose trials were trained one by one; to read or copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.toml").write_text(TINY)
+    words = ("study", "tiny.toml", "--jobs", 0, "--no-mlflow", "--engine", "sequential")
+    with trials_only():
+        done = run_here(folder, *words)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store, migrated once a session."""
     from testbed.study import tracking
@@ -65,12 +78,11 @@ def new_store(template: Path) -> Callable[[Path], str]:
     return make
 
 
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report, which is not what the test is about, is not drawn."""
-    from testbed import report
-
-    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+@pytest.fixture(name="trials_only")
+def _trials_only() -> Iterator[None]:
+    """A study of this test ends with its trials."""
+    with trials_only():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers.command_line import environment, run_here, run_process
 from helpers.paths import ROOT
+from helpers.studies import TINY
 from rich.console import Console
 
 import testbed
@@ -88,34 +89,60 @@ COMPLETED = {
 }
 
 
+COMPLETING = f"""
+import contextlib, io, json, os, sys
+from testbed.cli.app import main
+shown = {{}}
+for line in {list(COMPLETED)}:
+    os.environ.update(COMP_WORDS=line, COMP_CWORD=str(len(line.split()) - 1),
+                      _TYPER_COMPLETE_ARGS=line)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    shown[line] = out.getvalue(), [name for name in {HEAVY} if name in sys.modules]
+print(json.dumps(shown))
+"""
+"""Every line as a shell asks for it: what it is answered, and what was imported by then."""
+
+
+@pytest.fixture(scope="module")
+def completions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple[str, list]]]:
+    """By shell and line."""
+    folder = tmp_path_factory.mktemp("completed")
+    (folder / "tiny.toml").write_text(TINY)
+    (folder / "other").mkdir()
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "local.py").write_text('testbed.Weighting("local_weighting", len)\n')
+    (folder / "runs" / "tiny" / "trials" / "12ab").mkdir(parents=True)
+    (folder / "runs" / "tiny" / "trials" / "12ab" / "trial.json").write_text("{}")
+    (folder / "runs" / "tiny" / "study.json").write_text("{}")
+    found = {}
+    for shell in ("bash", "zsh", "fish"):
+        asked = {
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            "_TESTBED_COMPLETE": f"complete_{shell}",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", COMPLETING],
+            env={**environment(), **asked, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found[shell] = json.loads(done.stdout)
+    return found
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(("line", "words"), COMPLETED.items(), ids=COMPLETED)
 def test_a_shell_completes_without_anything_heavy(
-    tiny: Path, line: str, words: list[str], shell: str
+    completions: dict[str, dict[str, tuple[str, list]]], line: str, words: list[str], shell: str
 ) -> None:
-    (tiny / "other").mkdir()
-    (tiny / "plugins").mkdir()
-    (tiny / "plugins" / "local.py").write_text('testbed.Weighting("local_weighting", len)\n')
-    (tiny / "runs" / "tiny" / "trials" / "12ab").mkdir(parents=True)
-    (tiny / "runs" / "tiny" / "trials" / "12ab" / "trial.json").write_text("{}")
-    (tiny / "runs" / "tiny" / "study.json").write_text("{}")
-    asked = {
-        "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_TYPER_COMPLETE_ARGS": line,
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED],
-        env={**environment(), **asked, "_TESTBED_COMPLETE": f"complete_{shell}"},
-        cwd=tiny,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    shown = done.stdout.splitlines()
-    assert shown[-1] == "[]"
+    shown, heavy = completions[shell][line]
+    assert heavy == []
     # zsh has words with their help as "word":"help", fish in two columns.
-    found = re.findall(r'"([\w/.]+)"', done.stdout) if shell == "zsh" else shown[:-1]
+    found = re.findall(r'"([\w/.]+)"', shown) if shell == "zsh" else shown.splitlines()
     assert [word.partition("\t")[0] for word in found] == words
 
 

@@ -17,9 +17,10 @@ import testbed
 from testbed import report
 from testbed.diffusion.equal_objectives import RESOLUTION, equal_objectives_of, factor
 from testbed.diffusion.parameterization import Parameterization
+from testbed.registry import default_registry
 from testbed.report import comparisons, equal_objectives, finding, results
 
-REGISTRY = testbed.Registry()
+REGISTRY = default_registry()
 EVERY = [REGISTRY.parameterization(name) for name in REGISTRY.names("parameterization")]
 V, EDM, EPS = (REGISTRY.parameterization(name) for name in ("v", "edm", "eps"))
 

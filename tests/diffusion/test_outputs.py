@@ -154,7 +154,7 @@ planned = partial(studies.planned, ONE_TRIAL.replace("[base]\n", f"[base]\n{SHAR
 def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) -> None:
     """`output = "score"` with v trains the same weights as `parameterization = "score"` where the
     rest is equal; a study calls them twins."""
-    registry = testbed.Registry()
+    registry = default_registry()
     found = []
     for sets in (["output=score"], ["parameterization=score"]):
         (one,) = planned(tmp_path, *sets).trials
@@ -177,7 +177,7 @@ def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) 
 def test_the_recipe_is_the_parameterization_s_own(tmp_path: Path) -> None:
     """A score network with EDM's inputs."""
     (one,) = planned(tmp_path, "output=score", "parameterization=edm", "c_in=native").trials
-    registry = testbed.Registry()
+    registry = default_registry()
     data = build.dataset(registry, one.config.dataset)
     d, objective = build.assemble(one.config, registry, data)
     sd = one.config.sigma_data

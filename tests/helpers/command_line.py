@@ -4,7 +4,8 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from helpers.paths import ROOT
 
 import testbed.ext
 from testbed.cli import app
+from testbed.study import runner
 
 OURS = ("MLFLOW_", "TESTBED_", "NOX_")
 
@@ -32,6 +34,20 @@ def environment(**more: str) -> dict[str, str]:
     # In a subprocess with another working directory, a relative PYTHONPATH leads nowhere.
     kept |= {"PYTHONPATH": str(ROOT), "COLUMNS": "250", "OMP_NUM_THREADS": "1"}
     return {**kept, "MLFLOW_DISABLE_TELEMETRY": "true", **more}
+
+
+@contextmanager
+def trials_only() -> Iterator[None]:
+    """A study in this process neither checks its identities nor draws the report.
+
+    Both cost more than a small study's training, and are not what most tests are about.
+    """
+    from testbed import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda folder: folder / "report.html")
+        patch.setattr(runner, "identities", lambda plan, registry: [])
+        yield
 
 
 def run_here(folder: Path, *words: object, **more: str) -> Done:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import testbed
 from testbed.components.dataset import Data
-from testbed.registry import Registry
+from testbed.registry import default_registry
 
-REGISTRY = Registry()
+REGISTRY = default_registry()
 
 
 @functools.cache

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 import testbed
+from testbed.errors import InputError
+from testbed.registry import default_registry
 from testbed.study import plan, study_file
 from testbed.trial.config import TrialConfig
 
@@ -98,10 +102,21 @@ def planned(
     file = folder / "planned.toml"
     file.write_text(text)
     study = study_file.read(file, sets, seeds=seeds)
-    return plan.make(study, registry or testbed.Registry(), folder / "out", "cpu")
+    return plan.make(study, registry or default_registry(), folder / "out", "cpu")
 
 
 def config(text: str, folder: Path, *sets: str) -> TrialConfig:
     """The configuration of the only trial of such a study."""
     (one,) = planned(text, folder, *sets).trials
     return one.config
+
+
+def assert_refused(
+    said: str, text: str, folder: Path, *sets: str, registry: testbed.Registry | None = None
+) -> None:
+    """The plan of such a study is refused by one line with these words, which names the file."""
+    with pytest.raises(InputError) as refused:
+        planned(text, folder, *sets, registry=registry)
+    (line,) = str(refused.value).splitlines()
+    assert said in line
+    assert "planned.toml" in line

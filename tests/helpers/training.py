@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 import testbed
 from testbed.components.dataset import Data
-from testbed.registry import Registry
+from testbed.registry import default_registry
 from testbed.training import checkpoint
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-REGISTRY = Registry()
+REGISTRY = default_registry()
 State = tuple[dict[str, Tensor], dict[str, Any]]
 Make = Callable[..., Trainer]
 

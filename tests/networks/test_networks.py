@@ -26,9 +26,9 @@ from laws.networks import (
 import testbed
 from testbed.errors import InputError
 from testbed.networks.mlp import FourierFeatures, ResidualMLP
-from testbed.registry import Registry
+from testbed.registry import default_registry
 
-NETWORKS = Registry().names("network")
+NETWORKS = default_registry().names("network")
 U = 2.0**-24
 
 
@@ -41,7 +41,7 @@ def nothing_drawn_from_the_global_generator() -> Iterator[None]:
 
 @pytest.fixture(params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> testbed.Network:
-    return Registry().network(request.param)
+    return default_registry().network(request.param)
 
 
 # --- the laws -----------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_a_label_is_refused_if_built_without_labels() -> None:
 
 
 def mlp_of(shape: tuple[int, ...], labels: int, **options: Any) -> ResidualMLP:
-    return Registry().network("mlp", **options)(shape, labels, 0)
+    return default_registry().network("mlp", **options)(shape, labels, 0)
 
 
 def test_width_and_depth_are_the_size_of_the_network() -> None:

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -24,8 +25,11 @@ from torch import Tensor
 
 from testbed.registry import default_registry
 
-pytest.importorskip("diffusers")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not installed"),
+    pytest.mark.slow,  # the import alone takes seconds
+]
 
 KARRAS = {"use_karras_sigmas": True}
 EXPONENTIAL = {"use_exponential_sigmas": True}
@@ -198,7 +202,6 @@ def test_sde_is_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- schedules -----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("steps", [2, 7, 18, 50, 1000])
 def test_a_ddpm_schedule_has_diffusers_levels(spacing: str, steps: int) -> None:

@@ -154,7 +154,7 @@ def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["", 'evaluation.schedule="ddpm"'])
 def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> None:
     config = planned(tmp_path, 'evaluation.sampler={name="ddim", eta=1.0}', *filter(None, [change]))
-    registry = testbed.Registry()
+    registry = default_registry()
     data = build.dataset(registry, config.dataset)
     denoiser, _ = build.assemble(config, registry, data)
     seen: list[float] = []
@@ -176,7 +176,7 @@ def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> Non
 
 def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path) -> None:
     config = planned(tmp_path)
-    registry = testbed.Registry()
+    registry = default_registry()
     data = build.dataset(registry, config.dataset)
     denoiser, _ = build.assemble(config, registry, data)
     common = stream, torch.device("cpu"), registry
@@ -210,7 +210,4 @@ def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path)
 def test_what_cannot_be_sampled_is_refused_before_training(
     tmp_path: Path, changes: list[str], said: str
 ) -> None:
-    with pytest.raises(InputError) as refused:
-        planned(tmp_path, *changes)
-    assert said.removeprefix("mixture: ") in str(refused.value)
-    assert len(str(refused.value).splitlines()) == 1
+    studies.assert_refused(said.removeprefix("mixture: "), SMALL, tmp_path, *changes)

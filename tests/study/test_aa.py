@@ -18,10 +18,10 @@ from helpers.command_line import Done, run_here
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-import testbed
 from testbed.metrics import statistics
 from testbed.metrics.statistics import Comparison, compare, correct
 from testbed.random import stream
+from testbed.registry import default_registry
 from testbed.report import comparisons, finding, results
 from testbed.report.results import Results
 from testbed.study import plan, runner, study_file
@@ -259,7 +259,7 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Sixteen trials that differ by their seed."""
     folder = tmp_path_factory.mktemp("equal")
     (folder / "one.toml").write_text(ONE)
-    registry = testbed.Registry()
+    registry = default_registry()
     made = plan.make(study_file.read(folder / "one.toml"), registry, folder / "one", "cpu")
     runner.describe(made, registry)
     for one in made.trials:

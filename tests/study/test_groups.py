@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import pytest
 import torch
-from helpers.command_line import Done, run_here
+from helpers.command_line import Done, run_here, trials_only
 from helpers.studies import TINY
 from rich.console import Console
 
 import testbed
 from testbed.cli import render
 from testbed.errors import InputError, UnknownName
-from testbed.registry import Registry
+from testbed.registry import default_registry
 from testbed.study import engines, plan, runner, study_file
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
@@ -29,7 +29,7 @@ from testbed.trial import evaluate, worker
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
-REGISTRY = Registry()
+REGISTRY = default_registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
 
 RAISES = """
@@ -137,14 +137,15 @@ def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: 
 
 @pytest.mark.slow
 def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
-    tmp_path: Path, no_report: None
+    tmp_path: Path, trials_only: None
 ) -> None:
     """Whatever the engine: the same curve and weights, and each way's own samples."""
     folders, alone = {}, tmp_path / "alone"
     for name in ("batched", "sequential"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "tiny.toml").write_text(TINY.replace("[grid]", f"[grid]\n{STEPS}"))
-        done = run_here(tmp_path / name, "study", "tiny.toml", *QUIET, "--engine", name)
+        words = (*QUIET, "--only", "v", "--seeds", 1, "--engine", name)
+        done = run_here(tmp_path / name, "study", "tiny.toml", *words)
         assert done.code == 0, done.out + done.err
         folders[name] = tmp_path / name / "runs" / "tiny"
     of: dict[str, list[Path]] = {}
@@ -155,14 +156,14 @@ def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
         worker.run(config, alone / one["id"])
         for name in ("weights.safetensors", "samples.safetensors", "levels.csv"):
             assert (at / name).read_bytes() == (alone / one["id"] / name).read_bytes(), name
-    assert [len(same) for same in of.values()] == [2] * 9
+    assert [len(same) for same in of.values()] == [2] * 4
     for first, second in of.values():
         assert weights(first) == weights(second)
         assert (first / "samples.safetensors").read_bytes() != (
             second / "samples.safetensors"
         ).read_bytes()
     # No two trainings are taken for one another.
-    assert len({weights(first) for first, _ in of.values()}) == 9
+    assert len({weights(first) for first, _ in of.values()}) == 4
     for same in of.values():
         mine, its = (weights(folders["batched"] / "trials" / at.name) for at in same)
         assert mine == its
@@ -296,13 +297,19 @@ def described(tiny: Plan) -> None:
     runner.describe(tiny, REGISTRY)
 
 
-@pytest.mark.slow
-def test_a_resumed_study_takes_up_its_groups(tmp_path: Path) -> None:
-    first = made(tmp_path)
+def interrupted(folder: Path, workers: int) -> engines.ExecutionPlan:
+    """The groups of the study for so many workers, all of which were killed in training."""
+    first = made(folder)
     described(first)
-    chosen = engines.choose(first, REGISTRY, "batched", 2)
+    chosen = engines.choose(first, REGISTRY, "batched", workers)
     chosen.write(first.folder)
     begun(first, ids(chosen))
+    return chosen
+
+
+@pytest.mark.slow
+def test_a_resumed_study_takes_up_its_groups(tmp_path: Path) -> None:
+    chosen = interrupted(tmp_path, 2)
     again = made(tmp_path)
     assert {one.state for one in again.trials} == {"interrupted"}
     found = engines.choose(again, REGISTRY)
@@ -312,37 +319,23 @@ def test_a_resumed_study_takes_up_its_groups(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_more_workers_than_trials_are_kept_as_asked_for(tmp_path: Path) -> None:
     """Else the same command would not find its own plan again."""
-    first = made(tmp_path)
-    described(first)
-    chosen = engines.choose(first, REGISTRY, "batched", 40)
-    chosen.write(first.folder)
+    chosen = interrupted(tmp_path, 40)
     assert chosen.workers == len(chosen.groups) < 40
-    begun(first, ids(chosen))
     assert ids(engines.choose(made(tmp_path), REGISTRY, "auto", 40)) == ids(chosen)
 
 
 @pytest.mark.slow
 def test_what_is_new_gets_groups_of_its_own(tmp_path: Path) -> None:
-    first = made(tmp_path)
-    described(first)
-    chosen = engines.choose(first, REGISTRY, "batched", 1)
-    chosen.write(first.folder)
-    begun(first, ids(chosen))
-    more = made(tmp_path, "cases.mixture.seeds=4")
-    found = engines.choose(more, REGISTRY)
+    chosen = interrupted(tmp_path, 1)
+    found = engines.choose(made(tmp_path, "cases.mixture.seeds=4"), REGISTRY)
     assert ids(found)[:2] == ids(chosen)
     assert sizes(found) == [6, 3, 6]
 
 
 @pytest.mark.slow
 def test_a_group_that_has_lost_a_member_is_made_anew(tmp_path: Path) -> None:
-    first = made(tmp_path)
-    described(first)
-    chosen = engines.choose(first, REGISTRY, "batched", 1)
-    chosen.write(first.folder)
-    begun(first, ids(chosen))
-    fewer = made(tmp_path, "cases.mixture.seeds=1")
-    found = engines.choose(fewer, REGISTRY)
+    chosen = interrupted(tmp_path, 1)
+    found = engines.choose(made(tmp_path, "cases.mixture.seeds=1"), REGISTRY)
     assert ids(found)[0] == ids(chosen)[1]
     assert sizes(found) == [3, 3]
 
@@ -368,17 +361,21 @@ def weights(at: Path) -> bytes:
     return (at / "weights.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def batched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the study, whose trials were trained as one for each case."""
+    folder = tmp_path_factory.mktemp("batched")
+    with trials_only():
+        done = study(folder, "--engine", "batched")
+    assert done.code == 0, done.out + done.err
+    return folder / "runs" / "tiny"
+
+
 @pytest.mark.slow
-def test_a_batched_study_leaves_what_one_by_one_leaves(tmp_path: Path, no_report: None) -> None:
-    folders = {}
-    for name in ("batched", "sequential"):
-        (tmp_path / name).mkdir()
-        done = study(tmp_path / name, "--engine", name)
-        assert done.code == 0, done.out + done.err
-        folders[name] = tmp_path / name / "runs" / "tiny"
-    assert not list((folders["batched"] / "groups").iterdir())
-    for one in StudyFolder.at(folders["batched"]).descriptions():
-        mine, its = (folders[name] / "trials" / one["id"] for name in folders)
+def test_a_batched_study_leaves_what_one_by_one_leaves(batched: Path, trained: Path) -> None:
+    assert not list((batched / "groups").iterdir())
+    for one in StudyFolder.at(batched).descriptions():
+        mine, its = (at / "trials" / one["id"] for at in (batched, trained / "runs" / "tiny"))
         assert {f.name for f in mine.iterdir()} == {f.name for f in its.iterdir()}
         result, other = (Folder.at(at).json("result.json") for at in (mine, its))
         assert result["trained_together"] == (6 if "mixture" in str(one["labels"]) else 3)
@@ -450,7 +447,7 @@ def test_a_damaged_checkpoint_of_a_group_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 4])
-def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) -> None:
+def test_what_raises_fails_alone(tmp_path: Path, trials_only: None, calls: int) -> None:
     """At once, or in the midst of training: the group is dissolved, and only the guilty fails."""
     (tmp_path / "raises.py").write_text(RAISES.format(calls=calls))
     words = ("-p", "raises.py", "--set", 'grid.parameterization=["v","raises","edm"]')
@@ -470,7 +467,7 @@ def test_what_raises_fails_alone(tmp_path: Path, no_report: None, calls: int) ->
 
 @pytest.mark.slow
 def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
-    tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trials_only: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine = evaluate.measure
 
@@ -505,10 +502,9 @@ def test_options_that_a_network_refuses_end_the_plan(tmp_path: Path, engine: str
 
 
 @pytest.mark.slow
-def test_a_trained_trial_of_a_group_loads(tmp_path: Path, no_report: None) -> None:
-    assert study(tmp_path, "--engine", "batched").code == 0
-    for one in StudyFolder.at(tmp_path / "runs" / "tiny").descriptions()[:2]:
-        at = tmp_path / "runs" / "tiny" / "trials" / one["id"]
+def test_a_trained_trial_of_a_group_loads(batched: Path) -> None:
+    for one in StudyFolder.at(batched).descriptions()[:2]:
+        at = batched / "trials" / one["id"]
         denoiser = testbed.load(at)
         spec = one["config"]["dataset"]
         x = torch.ones(2, *REGISTRY.dataset(spec["name"], **spec["options"])().shape)

@@ -10,6 +10,7 @@ from helpers.command_line import run_here
 
 import testbed
 from testbed.errors import InputError
+from testbed.registry import default_registry
 from testbed.study import (
     equal_objectives,
     invocation,
@@ -59,7 +60,7 @@ def testbed_weightings():
 
 @pytest.fixture(scope="module")
 def registry() -> testbed.Registry:
-    return testbed.Registry()
+    return default_registry()
 
 
 @pytest.fixture
@@ -535,18 +536,18 @@ def test_the_record_of_a_study_says_what_was_asked_for(
         "plugins": ["asked_for.py", "no:edm2"],
     }
     elsewhere = plan.make(study_file.read(Path("study.toml")), registry, Path("other"), "cuda:1")
-    assert asked_for(elsewhere, testbed.Registry()) == (
+    assert asked_for(elsewhere, default_registry()) == (
         "testbed study study.toml --device cuda:1 --out other"
     )
     bundled = plan.make(study_file.read(Path("default")), registry, Path("runs/default"), "cpu")
-    assert asked_for(bundled, testbed.Registry()) == "testbed study default"
+    assert asked_for(bundled, default_registry()) == "testbed study default"
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for store, words in {
         tracking.uri(): "",
         "sqlite:///other.db": " --tracking-uri sqlite:///other.db",
         "https://me:secret@host:5000/a@b": " --tracking-uri https://host:5000/a@b",
     }.items():
-        assert asked_for(bundled, testbed.Registry(), store) == f"testbed study default{words}"
+        assert asked_for(bundled, default_registry(), store) == f"testbed study default{words}"
 
 
 def asked_for(found: Plan, registry: testbed.Registry, store: str = "") -> str:
@@ -704,9 +705,9 @@ def testbed_losses():
 """
 
 
-@pytest.fixture
-def others(tmp_path: Path) -> testbed.Registry:
-    file = tmp_path / "others_than_bundled.py"
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> testbed.Registry:
+    file = tmp_path_factory.mktemp("plugins") / "others_than_bundled.py"
     file.write_text(OTHERS)
     return testbed.Registry([str(file)])
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.command_line import Done, run_here
+from helpers.command_line import Done, run_here, trials_only
 
-from testbed.registry import Registry
+from testbed.registry import default_registry
 from testbed.study import engines, executors, plan, runner, study_file, tracking
 from testbed.trial import worker
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
@@ -33,11 +33,11 @@ seeds = 1
 [grid]
 parameterization = ["v", "edm"]
 """
-REGISTRY = Registry()
+REGISTRY = default_registry()
 NewStore = Callable[[Path], str]
 
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("trials_only")
 
 
 def study(folder: Path, *words: object, engine: str = "sequential", **more: str) -> Done:
@@ -47,6 +47,27 @@ def study(folder: Path, *words: object, engine: str = "sequential", **more: str)
     return run_here(
         folder, "study", "one.toml", "--jobs", 0, "--engine", engine, *quiet, *words, **more
     )
+
+
+@pytest.fixture(scope="module")
+def by_engine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each engine, with the study that it has run to its end."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("sequential", "batched")}
+    with trials_only():
+        assert [study(folder, engine=name).code for name, folder in folders.items()] == [0, 0]
+    return folders
+
+
+@pytest.fixture
+def ended(tmp_path: Path, by_engine: dict[str, Path]) -> Path:
+    """A copy of the study that was run one by one."""
+    return Path(shutil.copytree(by_engine["sequential"], tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def ended_together(tmp_path: Path, by_engine: dict[str, Path]) -> Path:
+    """A copy of the study whose trials were one batch."""
+    return Path(shutil.copytree(by_engine["batched"], tmp_path, dirs_exist_ok=True))
 
 
 def places(folder: Path) -> list[Path]:
@@ -196,10 +217,9 @@ def test_mlflow_that_comes_back_within_a_study_gets_everything(
 
 
 @pytest.mark.slow
-def test_sync_does_not_speak_of_a_study_that_goes_on(tmp_path: Path) -> None:
-    assert study(tmp_path).code == 0
+def test_sync_does_not_speak_of_a_study_that_goes_on(ended: Path) -> None:
     away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    done = run_here(tmp_path, "sync", "one.toml", **away)
+    done = run_here(ended, "sync", "one.toml", **away)
     assert done.code == 1
     assert "nothing is lost: once it does, testbed sync sends all." in done.out
     assert "study goes on" not in done.out
@@ -220,16 +240,15 @@ def test_what_a_killed_creation_of_the_store_left_is_not_read(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_second_driver_is_told_and_touches_nothing(tmp_path: Path) -> None:
-    assert study(tmp_path).code == 0
-    (places(tmp_path)[0] / "result.json").unlink()
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
-    with Folder.at(tmp_path / "runs" / "one").own():
-        for done in (study(tmp_path), run_here(tmp_path, "sync", "one.toml")):
+def test_a_second_driver_is_told_and_touches_nothing(ended: Path) -> None:
+    (places(ended)[0] / "result.json").unlink()
+    before = {file: file.stat().st_mtime_ns for file in (ended / "runs").rglob("*")}
+    with Folder.at(ended / "runs" / "one").own():
+        for done in (study(ended), run_here(ended, "sync", "one.toml")):
             assert done.code == 2
             assert done.err.startswith("testbed: runs/one is being worked on by another process")
             assert done.err.count("\n") == 1
-    after = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
+    after = {file: file.stat().st_mtime_ns for file in (ended / "runs").rglob("*")}
     assert {k: v for k, v in after.items() if k.name != "lock"} == {
         k: v for k, v in before.items() if k.name != "lock"
     }
@@ -237,15 +256,14 @@ def test_a_second_driver_is_told_and_touches_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trial_in_other_hands_is_not_called_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose driver was killed may hold it a moment longer."""
     monkeypatch.setattr(worker, "ORPHANED", 0.0)
-    assert study(tmp_path).code == 0
-    at = places(tmp_path)[0]
+    at = places(ended)[0]
     (at / "result.json").unlink()
     with Folder.at(at).own():
-        done = study(tmp_path)
+        done = study(ended)
     assert done.code == 2
     assert f"trials/{at.name} is being worked on by another process" in done.err
     assert not (at / "result.json").exists()
@@ -310,14 +328,13 @@ def halved(file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_record_is_told_and_written_anew(tmp_path: Path) -> None:
-    assert study(tmp_path).code == 0
-    at = tmp_path / "runs" / "one"
-    files = [at / "study.json", at / "plan.json", places(tmp_path)[0] / "trial.json"]
+def test_a_damaged_record_is_told_and_written_anew(ended: Path) -> None:
+    at = ended / "runs" / "one"
+    files = [at / "study.json", at / "plan.json", places(ended)[0] / "trial.json"]
     for file in files:
         halved(file)
     for command in (("plan", "one.toml"), ("study", "one.toml", "--jobs", 0, "--no-mlflow")):
-        done = run_here(tmp_path, *command)
+        done = run_here(ended, *command)
         assert done.code == 0, done.err
         assert "2 finished" in done.out
         for file in files:
@@ -327,14 +344,13 @@ def test_a_damaged_record_is_told_and_written_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_result_or_curve_is_told_and_made_anew(tmp_path: Path) -> None:
-    assert study(tmp_path).code == 0
-    first, second = places(tmp_path)
+def test_a_damaged_result_or_curve_is_told_and_made_anew(ended: Path) -> None:
+    first, second = places(ended)
     expected = [(at / "weights.safetensors").read_bytes() for at in (first, second)]
     halved(first / "result.json")
     halved(second / "rows.jsonl")
     (first / "weights.safetensors").unlink()
-    done = study(tmp_path)
+    done = study(ended)
     assert done.code == 0
     assert f"{first.name}/result.json: cannot be read as JSON" in done.out
     assert f"{second.name}/rows.jsonl: is not the curve that the trial wrote" in done.out
@@ -344,15 +360,14 @@ def test_a_damaged_result_or_curve_is_told_and_made_anew(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
+def test_a_lost_member_of_a_group_is_made_by_the_group(ended_together: Path) -> None:
     """Alone it would have other bits; the members that are kept are not touched."""
-    assert study(tmp_path, engine="batched").code == 0
-    lost, kept = places(tmp_path)
+    lost, kept = places(ended_together)
     expected = (lost / "weights.safetensors").read_bytes()
     before = {file: file.stat().st_mtime_ns for file in kept.iterdir() if file.name != "trial.json"}
     for name in ("result.json", "weights.safetensors"):
         (lost / name).unlink()
-    assert study(tmp_path, engine="batched").code == 0
+    assert study(ended_together, engine="batched").code == 0
     assert (lost / "weights.safetensors").read_bytes() == expected
     assert TrialFolder.at(lost).result()["trained_together"] == 2
     after = {file: file.stat().st_mtime_ns for file in before}
@@ -360,10 +375,9 @@ def test_a_lost_member_of_a_group_is_made_by_the_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_trial_that_is_asked_for_by_its_id_runs_alone(tmp_path: Path) -> None:
-    assert study(tmp_path, engine="batched").code == 0
-    at = places(tmp_path)[0]
-    done = study(tmp_path, "--trial", at.name, engine="auto")
+def test_a_trial_that_is_asked_for_by_its_id_runs_alone(ended_together: Path) -> None:
+    at = places(ended_together)[0]
+    done = study(ended_together, "--trial", at.name, engine="auto")
     assert (done.code, "1 trials one by one" in done.out) == (0, True)
     assert "trained_together" not in TrialFolder.at(at).result()
 
@@ -411,12 +425,11 @@ def test_a_study_tells_of_a_damaged_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_kill_after_the_result_leaves_is_cleared_away(tmp_path: Path) -> None:
-    assert study(tmp_path).code == 0
-    folder, (ended, other) = tmp_path / "runs" / "one", places(tmp_path)
+def test_what_a_kill_after_the_result_leaves_is_cleared_away(ended: Path) -> None:
+    folder, (whole, other) = ended / "runs" / "one", places(ended)
     names = set(folder.rglob("*"))
     (other / "result.json").unlink()
-    for at in (ended, other):
+    for at in (whole, other):
         TrialFolder.at(at).put_checkpoint({}, {})
         TrialFolder.at(at).put_checkpoint({}, {})
         (at / "checkpoint.tmp").write_bytes(b"half")
@@ -425,7 +438,7 @@ def test_what_a_kill_after_the_result_leaves_is_cleared_away(tmp_path: Path) -> 
         checkpoint_of.parent.mkdir(parents=True)
         checkpoint_of.write_bytes(b"")
     Folder.at(other).put_json("group.json", {"group": "begun", "trials": 2})
-    Folder.at(ended).put_json("group.json", {"group": "done", "trials": 2})
+    Folder.at(whole).put_json("group.json", {"group": "done", "trials": 2})
     theirs = [folder / "groups" / "mine" / "notes.txt", folder / "a.tmp"]
     theirs[0].parent.mkdir()
     for file in theirs:  # --out may name a folder that holds more

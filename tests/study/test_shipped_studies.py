@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from helpers.paths import ROOT
 
-import testbed
+from testbed.registry import default_registry
 from testbed.study import engines, plan, study_file
 
-REGISTRY = testbed.Registry()
+REGISTRY = default_registry()
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.toml"))
 
 

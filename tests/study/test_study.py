@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from scipy import stats
 
 import testbed
-from testbed import report
 from testbed.metrics import denoising
+from testbed.registry import default_registry
 from testbed.study import runner, tracking
 from testbed.trial import worker
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
@@ -279,17 +279,10 @@ def finished(
     return Finished(root, address, first, second, before, after, logged, logged_again)
 
 
-@pytest.fixture(scope="session")
-def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def again(trained: Path) -> Path:
     """The trials of the same study, run in one process in another folder."""
-    root = tmp_path_factory.mktemp("again")
-    put(root, "tiny.toml", TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write", lambda folder: folder / "report.html")
-        words = ("--jobs", 0, "--no-mlflow", "--out", "there", *ONE_BY_ONE)
-        done = run_here(root, "study", "tiny.toml", *words)
-    assert done.code == 0, done.err
-    return root / "there"
+    return trained / "runs" / "tiny"
 
 
 @pytest.mark.process
@@ -459,7 +452,7 @@ def test_a_report_is_written_where_out_says_and_named_in_a_document(
 @pytest.mark.process
 @pytest.mark.slow
 def test_one_trial_runs_again_alone_by_its_id(
-    finished: Finished, tmp_path: Path, no_report: None
+    finished: Finished, tmp_path: Path, trials_only: None
 ) -> None:
     shutil.copytree(finished.folder, tmp_path / "runs" / "tiny")
     put(tmp_path, "tiny.toml", TINY)
@@ -502,7 +495,7 @@ def test_seeds_arms_and_parameterizations_differ(again: Path) -> None:
 
 @pytest.mark.slow
 def test_other_parameterizations_change_no_trial_bit_for_bit(
-    again: Path, tmp_path: Path, no_report: None
+    again: Path, tmp_path: Path, trials_only: None
 ) -> None:
     put(tmp_path, "tiny.toml", TINY)
     words = ["--set", 'grid.parameterization=["x0", "v"]', "--only", "mixture,published"]
@@ -529,7 +522,7 @@ def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> Non
         assert isinstance(denoiser, testbed.Denoiser)
         assert not denoiser.training
         config = Folder.at(at).json("trial.json")["config"]
-        data = testbed.Registry().dataset(case, **config["dataset"]["options"])()
+        data = default_registry().dataset(case, **config["dataset"]["options"])()
         held = denoising.held_out_pairs(data, 0.002, 80.0, 4, 32)
         table = pd.read_csv(at / "levels.csv")
         for i, row in table.iterrows():
@@ -710,7 +703,7 @@ def test_the_same_command_again_logs_no_run_and_no_metric_twice(finished: Finish
 
 @pytest.mark.slow
 def test_while_mlflow_is_away_a_study_goes_on_and_a_later_one_catches_up(
-    tmp_path: Path, new_store: Callable[[Path], str], no_report: None
+    tmp_path: Path, new_store: Callable[[Path], str], trials_only: None
 ) -> None:
     put(tmp_path, "one.toml", ONE)
     words = ("study", "one.toml", "--jobs", 0, "--seeds", 2, "--set", "training.steps=100")
@@ -737,7 +730,7 @@ def test_while_mlflow_is_away_a_study_goes_on_and_a_later_one_catches_up(
 
 @pytest.mark.slow
 def test_sync_brings_mlflow_up_to_date_and_sends_nothing_twice(
-    tmp_path: Path, new_store: Callable[[Path], str], no_report: None
+    tmp_path: Path, new_store: Callable[[Path], str], trials_only: None
 ) -> None:
     put(tmp_path, "one.toml", ONE)
     words = ("one.toml", "--seeds", 2, "--set", "training.steps=100")
@@ -761,7 +754,7 @@ def test_sync_brings_mlflow_up_to_date_and_sends_nothing_twice(
 
 @pytest.mark.slow
 def test_a_study_logs_to_the_store_that_is_asked_for(
-    tmp_path: Path, new_store: Callable[[Path], str], no_report: None
+    tmp_path: Path, new_store: Callable[[Path], str], trials_only: None
 ) -> None:
     put(tmp_path, "one.toml", ONE)
     (tmp_path / "elsewhere").mkdir()
@@ -780,7 +773,7 @@ def test_a_study_logs_to_the_store_that_is_asked_for(
 
 
 @pytest.mark.slow
-def test_sync_without_trials_or_without_an_answer(tmp_path: Path) -> None:
+def test_sync_without_trials_or_without_an_answer(tmp_path: Path, trials_only: None) -> None:
     put(tmp_path, "one.toml", ONE)
     done = run_here(tmp_path, "sync", "one.toml")
     assert done.code == 2
@@ -960,7 +953,7 @@ def test_a_failed_identity_has_its_own_exit_code_and_is_red(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def uninterrupted(tmp_path: Path, no_report: None) -> Callable[[Path], Path]:
+def uninterrupted(tmp_path: Path, trials_only: None) -> Callable[[Path], Path]:
     """Runs the study of a folder elsewhere, undisturbed, and returns its trial's folder."""
 
     def run(root: Path) -> Path:
@@ -1129,7 +1122,7 @@ def test_a_killed_worker_is_resumed_to_the_same_bits(
 @pytest.mark.slow
 @pytest.mark.process
 def test_a_worker_that_dies_every_time_fails_its_trial_after_three(
-    tmp_path: Path, no_report: None
+    tmp_path: Path, trials_only: None
 ) -> None:
     root = mortal(tmp_path)
     put(root, "deaths", "9 20 1000")
@@ -1163,7 +1156,7 @@ def test_a_trial_in_the_hands_of_another_process_is_left_alone(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(
-    tmp_path: Path, no_report: None, uninterrupted: Callable[[Path], Path]
+    tmp_path: Path, trials_only: None, uninterrupted: Callable[[Path], Path]
 ) -> None:
     root = mortal(tmp_path / "here", steps=100)
     words = ("study", "one.toml", "-p", "mortal_loss.py", "--jobs", 0, "--no-mlflow")

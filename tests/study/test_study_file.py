@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import testbed
 from testbed.errors import InputError
+from testbed.registry import default_registry
 from testbed.study import plan, study_file
 from testbed.study.study_file import StudyFile
 from testbed.trial import resolve
@@ -345,7 +346,7 @@ def test_names_and_options_that_no_component_has_are_told_at_once(tmp_path: Path
     text = text.replace('weighting = "v"', 'weighting = "mni_snr", density = "cosin"')
     text = text.replace('"moons"', '"moon"')
     with pytest.raises(InputError) as found:
-        plan.make(read(tmp_path, text), testbed.Registry(), tmp_path, "cpu")
+        plan.make(read(tmp_path, text), default_registry(), tmp_path, "cpu")
     lines = str(found.value).splitlines()
     for expected in (
         "flat published eps, flat published v, flat published edm and 3 more: Unknown dataset "
@@ -619,7 +620,7 @@ PUBLISHED = {
 
 @pytest.fixture(scope="module")
 def registry() -> testbed.Registry:
-    return testbed.Registry()
+    return default_registry()
 
 
 def configs(study: StudyFile, registry: testbed.Registry) -> Iterator[TrialConfig]:

@@ -20,7 +20,7 @@ from torch.func import functional_call
 import testbed
 from testbed.components.dataset import Data
 from testbed.errors import InputError
-from testbed.registry import Registry
+from testbed.registry import default_registry
 from testbed.training import checkpoint
 from testbed.training.batch import Batch, unbatchable
 from testbed.training.objective import Objective, Terms
@@ -39,7 +39,7 @@ from testbed.training.weights import Weights
 CPU = torch.device("cpu")
 FIVE = ["edm", "eps", "score", "v", "x0"]
 WIDTH, SIZE = 16, 16
-REGISTRY = Registry()
+REGISTRY = default_registry()
 
 
 @functools.cache

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import testbed
 from testbed.errors import InputError
+from testbed.registry import default_registry
 from testbed.study import plan, study_file
 from testbed.training import optimizers, rates
 from testbed.training.settings import OPTIMIZERS, Training
@@ -228,7 +228,7 @@ def test_they_are_factors_of_a_study_and_the_default_leaves_identities_alone(
 ) -> None:
     file = tmp_path / "optimizers.toml"
     file.write_text(STUDY)
-    registry = testbed.Registry()
+    registry = default_registry()
     made = plan.make(study_file.read(file), registry, tmp_path / "out", "cpu")
     assert [one.labels[0]["variant"] for one in made.trials] == [
         f"v optimizer={name} learning_rate={rate}"

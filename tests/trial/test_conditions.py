@@ -6,6 +6,7 @@ A law is a function of an implementation. It passes for ours and fails for its m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import studies
-from helpers.command_line import run_here
+from helpers.command_line import run_here, trials_only
 from helpers.conditional import REGISTRY, data, exact
 from helpers.studies import CONDITIONAL
 from scipy import stats
@@ -509,8 +510,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> testbed.Registry:
     return testbed.Registry([str(file)])
 
 
-def planned(folder: Path, registry: testbed.Registry, *sets: str) -> plan.Plan:
-    return studies.planned(CONDITIONAL, folder, *sets, registry=registry, seeds=None)
+planned = functools.partial(studies.planned, CONDITIONAL)
 
 
 FREE = "evaluation.guidance=classifier_free"
@@ -606,10 +606,7 @@ def test_what_does_not_fit_is_refused_before_training(
     why: str, tmp_path: Path, registry: testbed.Registry
 ) -> None:
     sets, reason = REFUSED[why]
-    with pytest.raises(InputError) as found:
-        planned(tmp_path, registry, *sets)
-    assert reason in str(found.value)
-    assert "planned.toml" in str(found.value)
+    studies.assert_refused(reason, CONDITIONAL, tmp_path, *sets, registry=registry)
     assert not (tmp_path / "out").exists()
 
 
@@ -630,13 +627,13 @@ def test_what_does_not_fit_is_refused_before_training(
 def test_its_neighbour_that_fits_is_planned(
     sets: list[str], tmp_path: Path, registry: testbed.Registry
 ) -> None:
-    assert len(planned(tmp_path, registry, *sets).trials) == 1
+    assert len(planned(tmp_path, *sets, registry=registry).trials) == 1
 
 
 def test_guidance_and_conditions_are_in_the_identity_with_their_defaults(
     tmp_path: Path, registry: testbed.Registry
 ) -> None:
-    (one,) = planned(tmp_path, registry).trials
+    (one,) = planned(tmp_path, registry=registry).trials
     assert one.config.conditions == {}
     assert one.config.evaluation.guidance == ComponentSpec(name="none")
     text = CONDITIONAL.replace("metrics = [] }", 'metrics = [], guidance = "classifier_free" }')
@@ -677,7 +674,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         + '"evaluation.guidance" = ["none", "classifier_free", '
         '{ name = "classifier", steps = 20, width = 8, depth = 1 }]\n'
     )
-    done = run_here(folder, "study", "c.toml", "--no-mlflow", "--jobs", 0, "--device", "cpu")
+    with trials_only():
+        done = run_here(folder, "study", "c.toml", "--no-mlflow", "--jobs", 0, "--device", "cpu")
     assert done.code == 0, done.err
     return folder
 

@@ -1,5 +1,6 @@
 """The plan refuses what cannot work, before training, and says why."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from helpers import studies
 
 import testbed
 from testbed.errors import InputError
-from testbed.study import plan
+from testbed.registry import default_registry
 
 STUDY = """
 [study]
@@ -95,14 +96,14 @@ def testbed_networks():
 """
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> testbed.Registry:
-    (tmp_path / "misfits.py").write_text(PLUGIN)
-    return testbed.Registry([str(tmp_path / "misfits.py")])
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> testbed.Registry:
+    file = tmp_path_factory.mktemp("plugins") / "misfits.py"
+    file.write_text(PLUGIN)
+    return testbed.Registry([str(file)])
 
 
-def planned(folder: Path, registry: testbed.Registry, *sets: str) -> plan.Plan:
-    return studies.planned(STUDY, folder, *sets, registry=registry, seeds=None)
+planned = functools.partial(studies.planned, STUDY)
 
 
 ONLY = 'grid.parameterization=["{}"]'
@@ -201,10 +202,7 @@ def test_a_combination_that_cannot_work_is_refused_with_the_reason(
     why: str, tmp_path: Path, registry: testbed.Registry
 ) -> None:
     sets, reason = REFUSED[why]
-    with pytest.raises(InputError) as found:
-        planned(tmp_path, registry, *sets)
-    assert reason in str(found.value)
-    assert "planned.toml" in str(found.value)
+    studies.assert_refused(reason, STUDY, tmp_path, *sets, registry=registry)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ def test_a_combination_that_cannot_work_is_refused_with_the_reason(
 def test_its_neighbour_that_can_work_is_planned(
     sets: list[str], tmp_path: Path, registry: testbed.Registry
 ) -> None:
-    assert len(planned(tmp_path, registry, *sets).trials) == 1
+    assert len(planned(tmp_path, *sets, registry=registry).trials) == 1
 
 
 def test_a_stated_sigma_data_is_accepted_within_four_standard_errors_and_no_further(
@@ -235,10 +233,10 @@ def test_a_stated_sigma_data_is_accepted_within_four_standard_errors_and_no_furt
 ) -> None:
     data = registry.dataset("mixture", dim=2, n=256, test=64)()
     near, far = (data.sigma_data + k * data.sigma_data_error for k in (3.9, 4.1))
-    (one,) = planned(tmp_path, registry, f"sigma_data={near!r}").trials
+    (one,) = planned(tmp_path, f"sigma_data={near!r}", registry=registry).trials
     assert one.config.sigma_data == near
     with pytest.raises(InputError, match="assumed"):
-        planned(tmp_path, registry, f"sigma_data={far!r}")
+        planned(tmp_path, f"sigma_data={far!r}", registry=registry)
 
 
 def test_the_standard_error_of_sigma_data_is_that_of_repeated_samples() -> None:
@@ -270,7 +268,7 @@ def test_one_sample_has_no_standard_error_and_agrees_with_anything() -> None:
 def test_a_wrong_declaration_is_told_where_it_is_written(
     change: dict[str, object], message: str
 ) -> None:
-    eps = testbed.Registry().parameterization("eps")
+    eps = default_registry().parameterization("eps")
     with pytest.raises(InputError, match=message):
         testbed.Parameterization("mine", eps.scaling, **change)  # type: ignore[arg-type]
 
