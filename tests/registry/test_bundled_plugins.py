@@ -568,6 +568,7 @@ def test_a_study_with_escape_hatches_finishes_and_keeps_their_states(studied: Pa
         assert word in report
 
 
+@pytest.mark.slow
 def test_twins_are_told_where_nothing_is_learned_and_nowhere_else(studied: Path) -> None:
     found = plan.make(
         study_file.read(studied.parents[1] / "hatches.toml"), REGISTRY, studied, "cpu"

@@ -126,6 +126,7 @@ def test_trained_as_one_they_agree_bit_for_bit_too(together: Ran, case: str, see
     assert Folder.at(together.trials[case, "eps", seed]).json("result.json")["trained_together"]
 
 
+@pytest.mark.slow
 def test_other_seeds_are_no_mirror_images(ran: Ran) -> None:
     with pytest.raises(AssertionError):
         law_mirror(ran.trials["mixture", "eps", 0], ran.trials["mixture", "minus_eps", 1])
@@ -185,10 +186,12 @@ def mutated(ran: Ran, folder: Path, name: str, change: Mapping[str, str]) -> Pat
     return at
 
 
+@pytest.mark.slow
 def test_the_mutants_are_minus_eps_but_for_their_change(ran: Ran, tmp_path: Path) -> None:
     law_mirror(ran.trials["mixture", "eps", 0], mutated(ran, tmp_path, "mutant_of_none", {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", WRONG)
 def test_a_formula_that_is_off_by_a_millionth_is_no_mirror_image(
     ran: Ran, tmp_path: Path, where: str
@@ -199,6 +202,7 @@ def test_a_formula_that_is_off_by_a_millionth_is_no_mirror_image(
         law_mirror(ran.trials["mixture", "eps", 0], mutant)
 
 
+@pytest.mark.slow
 def test_other_draws_are_no_mirror_images(
     ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +213,7 @@ def test_other_draws_are_no_mirror_images(
         law_mirror(ran.trials["mixture", "eps", 0], mutant)
 
 
+@pytest.mark.slow
 def test_another_start_is_no_mirror_image(
     ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +226,7 @@ def test_another_start_is_no_mirror_image(
         law_mirror(ran.trials["mixture", "eps", 0], mutant)
 
 
+@pytest.mark.slow
 def test_the_study_names_the_twins_before_and_after_and_declares_no_winner(ran: Ran) -> None:
     why = "the same objective; F differs by the sign"
     for case in ("digits", "mixture"):

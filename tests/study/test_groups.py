@@ -362,7 +362,7 @@ def weights(at: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def batched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the study, whose trials were trained as one for each case."""
     folder = tmp_path_factory.mktemp("batched")
     with trials_only():
@@ -372,10 +372,14 @@ def batched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_batched_study_leaves_what_one_by_one_leaves(batched: Path, trained: Path) -> None:
-    assert not list((batched / "groups").iterdir())
-    for one in StudyFolder.at(batched).descriptions():
-        mine, its = (at / "trials" / one["id"] for at in (batched, trained / "runs" / "tiny"))
+def test_a_batched_study_leaves_what_one_by_one_leaves(
+    trained_together: Path, trained: Path
+) -> None:
+    assert not list((trained_together / "groups").iterdir())
+    for one in StudyFolder.at(trained_together).descriptions():
+        mine, its = (
+            at / "trials" / one["id"] for at in (trained_together, trained / "runs" / "tiny")
+        )
         assert {f.name for f in mine.iterdir()} == {f.name for f in its.iterdir()}
         result, other = (Folder.at(at).json("result.json") for at in (mine, its))
         assert result["trained_together"] == (6 if "mixture" in str(one["labels"]) else 3)
@@ -502,9 +506,9 @@ def test_options_that_a_network_refuses_end_the_plan(tmp_path: Path, engine: str
 
 
 @pytest.mark.slow
-def test_a_trained_trial_of_a_group_loads(batched: Path) -> None:
-    for one in StudyFolder.at(batched).descriptions()[:2]:
-        at = batched / "trials" / one["id"]
+def test_a_trained_trial_of_a_group_loads(trained_together: Path) -> None:
+    for one in StudyFolder.at(trained_together).descriptions()[:2]:
+        at = trained_together / "trials" / one["id"]
         denoiser = testbed.load(at)
         spec = one["config"]["dataset"]
         x = torch.ones(2, *REGISTRY.dataset(spec["name"], **spec["options"])().shape)

@@ -492,6 +492,7 @@ def test_the_key_of_a_study_survives_either_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_broken_driver_does_not_leave_the_study_running(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -304,6 +304,7 @@ def test_a_study_says_what_it_does_and_how_it_ended(finished: Finished) -> None:
     assert "\x1b" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_every_trial_leaves_its_record(finished: Finished) -> None:
     found = trials(finished.folder)
@@ -345,6 +346,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_study_leaves_its_record(finished: Finished) -> None:
     record = Folder.at(finished.folder).json("study.json")
@@ -364,6 +366,7 @@ def test_the_study_leaves_its_record(finished: Finished) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_broken_plugin_of_a_folder_is_told_and_the_others_work(finished: Finished) -> None:
     line = "is broken and left out: RuntimeError: broken on purpose [/x]"
@@ -373,6 +376,7 @@ def test_a_broken_plugin_of_a_folder_is_told_and_the_others_work(finished: Finis
     assert "broken on purpose [/x]" in page
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_finished_hook_is_called_once_in_the_driver(finished: Finished) -> None:
     first, second = (finished.root / "extra" / "diary.txt").read_text().splitlines()
@@ -387,6 +391,7 @@ def test_the_finished_hook_is_called_once_in_the_driver(finished: Finished) -> N
 # --- the same command again ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_same_command_again_repeats_nothing(finished: Finished) -> None:
     assert finished.second.code == 0, finished.second.err
@@ -401,6 +406,7 @@ def test_the_same_command_again_repeats_nothing(finished: Finished) -> None:
         assert finished.after[name] == finished.before[name], name
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_same_command_again_gives_the_same_results(finished: Finished) -> None:
     assert set(finished.after) == set(finished.before)
@@ -488,6 +494,7 @@ def test_a_study_is_the_same_bit_for_bit_in_another_folder_and_executor(
         assert result(at)["metrics"] == result(other[key])["metrics"]
 
 
+@pytest.mark.slow
 def test_seeds_arms_and_parameterizations_differ(again: Path) -> None:
     found = [weights(at) for at in trials(again).values()]
     assert len(set(found)) == len(found)
@@ -513,6 +520,7 @@ def test_other_parameterizations_change_no_trial_bit_for_bit(
 # --- numbers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> None:
     for case, arms in (("mixture", "published"), ("digits", "published+equal")):
@@ -537,6 +545,7 @@ def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> Non
                 assert excess == pytest.approx(row["excess"], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_metrics_of_a_trial_follow_from_its_table(finished: Finished) -> None:
     for (case, _, _), at in trials(finished.folder).items():
@@ -550,6 +559,7 @@ def test_the_metrics_of_a_trial_follow_from_its_table(finished: Finished) -> Non
             assert metrics["excess_nats"] == pytest.approx(area, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_tables_of_the_report_follow_from_the_trials(finished: Finished) -> None:
     table = pd.read_csv(finished.folder / "tables" / "results.csv")
@@ -622,6 +632,7 @@ def test_samples_are_drawn_as_numbers_or_a_picture(finished: Finished, tmp_path:
 # --- MLflow -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_store_is_made_whole_by_its_first_study(template: Path) -> None:
     import sqlite3
 
@@ -638,6 +649,7 @@ def test_a_store_is_made_whole_by_its_first_study(template: Path) -> None:
     assert template.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_mlflow_holds_one_parent_and_a_nested_run_for_each_trial(finished: Finished) -> None:
     (parent,) = of_kind(finished.logged, "study")
@@ -655,6 +667,7 @@ def test_mlflow_holds_one_parent_and_a_nested_run_for_each_trial(finished: Finis
     assert arms == {"published", "equal", "published+equal"}
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: Finished) -> None:
     by_id = {at.name: at for at in trials(finished.folder).values()}
@@ -679,6 +692,7 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
         }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_mlflow_holds_the_report_the_tables_and_the_plugins(finished: Finished) -> None:
     (parent,) = of_kind(finished.logged, "study")
@@ -690,6 +704,7 @@ def test_mlflow_holds_the_report_the_tables_and_the_plugins(finished: Finished) 
     assert parent.metrics == {name: [(0, value)] for name, value in counts.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_same_command_again_logs_no_run_and_no_metric_twice(finished: Finished) -> None:
     def key(run: Run) -> str:
@@ -905,6 +920,7 @@ def test_a_trial_that_raises_fails_with_its_traceback_and_the_others_go_on(
         assert f"RuntimeError: {error}" in troubled.page
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_a_result(troubled: Troubled) -> None:
     assert troubled.without.code == 0, troubled.without.err
     at = trials(troubled.folder)["wild/", "v", 0]
@@ -921,6 +937,7 @@ def test_a_trial_that_diverges_is_a_result(troubled: Troubled) -> None:
     assert wild["value"].isna().all()
 
 
+@pytest.mark.slow
 def test_mlflow_says_how_each_trial_ended(troubled: Troubled) -> None:
     found = {run.tags["testbed.case"]: run for run in of_kind(troubled.runs, "trial")}
     failed = dict.fromkeys(("raising", "unbuilt", "unmeasured"), "FAILED")

@@ -708,6 +708,7 @@ def test_a_study_measures_conditional_and_guided_models(ran: Path) -> None:
     assert samples[0] != samples[1] or samples[1] != samples[2]
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_of_a_class(ran: Path) -> None:
     at = results(ran)["none"][0]
 
@@ -725,6 +726,7 @@ def test_samples_are_drawn_of_a_class(ran: Path) -> None:
     assert np.array_equal(held, drawn())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
