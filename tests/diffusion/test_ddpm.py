@@ -456,7 +456,7 @@ PLAIN = ("density=lognormal", "c_noise=shared", "network=mlp", "evaluation.sched
     ],
 )
 def test_what_cannot_be_learned_is_refused(tmp_path: Path, sets: list[str], said: str) -> None:
-    studies.assert_refused(said, STUDY, tmp_path, *sets)
+    assert said in studies.refusal(STUDY, tmp_path, *sets)
 
 
 def test_a_network_with_one_output_is_refused(tmp_path: Path) -> None:

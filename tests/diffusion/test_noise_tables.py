@@ -398,7 +398,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("changes", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_discrete_is_refused(tmp_path: Path, changes: list[str], said: str) -> None:
-    studies.assert_refused(said, STUDY, tmp_path, *changes)
+    (line,) = studies.refusal(STUDY, tmp_path, *changes).splitlines()
+    assert said in line
 
 
 def test_what_stands_for_infinity_is_far_enough() -> None:

@@ -304,7 +304,8 @@ def test_what_cannot_be_measured_is_refused_before_training(
 ) -> None:
     own = {"samples", "steps", "probes", "divergence", "samplez"}
     words = [f"evaluation.likelihood.{c}" if c.partition("=")[0] in own else c for c in changes]
-    studies.assert_refused(said, SMALL, tmp_path, *words)
+    (line,) = studies.refusal(SMALL, tmp_path, *words).splitlines()
+    assert said in line
 
 
 def test_many_dimensions_go_by_hutchinson(tmp_path: Path) -> None:
