@@ -48,8 +48,8 @@ def path_folders() -> list[Path]:
 
 
 def is_file(word: str) -> bool:
-    """Whether a word of the command line means a plugin file rather than a name or a module."""
-    return word.endswith(".py") or os.sep in word
+    """Whether a word of the command line means a plugin file, not a name, a table or a module."""
+    return not word.lstrip().startswith("{") and (word.endswith(".py") or os.sep in word)
 
 
 def absolute(word: str) -> str:

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partialmethod
 from pathlib import Path
@@ -245,6 +245,22 @@ class Registry:
             raise InputError(f"{word} registers no component.")
         order = list(AXES)
         return sorted(components, key=lambda one: (order.index(one.axis), one.name))
+
+    def called(self, name: str, options: Mapping[str, Any], axes: Iterable[str]) -> list[Component]:
+        """The components of a name on these axes that take the options, with these bound.
+
+        Raises:
+            UnknownName: no component of that name.
+            InputError: none of them takes the options, or a value is of the wrong type.
+        """
+        named = [axis for axis in axes if name in self.names(axis)]
+        if not named:
+            known = {known for axis in axes for known in self.names(axis)}
+            raise UnknownName(f"{unknown('component', name, known)} {FILE_HINT}")
+        found: list[Component] = [getattr(self, axis)(name) for axis in named]
+        taking = [one for one in found if set(options) <= set(one.defaults)]
+        # Without any the first says what its options are.
+        return [getattr(self, one.axis)(name, **options) for one in taking or found[:1]]
 
     # -- look-up -------------------------------------------------------------------------------
 

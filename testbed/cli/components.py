@@ -94,8 +94,9 @@ def explain(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|NAME",
-            help="The name of a parameterization, weighting, loss or density, or a plugin file.",
+            metavar="FILE|NAME|TABLE",
+            help="The name of a parameterization, weighting, loss or density, a table with options "
+            "as in a study file, such as '{name = \"min_snr\", gamma = 3}', or a plugin file.",
             autocompletion=completion.explained,
         ),
     ],
@@ -116,6 +117,7 @@ def explain(
     named = _file_named(name)
     registry = options.registry([*(plugin or ()), *named], plugin_dir)
     from testbed.cli import explanation
+    from testbed.trial.specs import ComponentSpec
 
     text = explanation.explain(name, registry, sigma_data, out)
     console = terminal.console()
@@ -125,7 +127,7 @@ def explain(
         words = [part for word in plugin or () for part in ("-p", word)]
         terminal.next_step(terminal.command("check", name, *words))
     else:
-        stem = Path(name).stem if named else name
+        stem = Path(name).stem if named else ComponentSpec.parse(name).name
         words = [*terminal.words_after("explain", name), "--out", f"{stem}.svg"]
         terminal.next_step(terminal.command("explain", *words), " draws it.")
 
@@ -134,8 +136,9 @@ def check(
     subject: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|NAME",
-            help="A plugin file, or the name of a component of any axis.",
+            metavar="FILE|NAME|TABLE",
+            help="A plugin file, the name of a component of any axis, or a table with options as in "
+            "a study file, such as '{name = \"min_snr\", gamma = 3}'.",
             autocompletion=completion.explained,
         ),
     ],
@@ -148,6 +151,9 @@ def check(
     plugin_dir: options.PluginDirs = None,
 ) -> None:
     """Check components against the laws of their axis and their own claims.
+
+    Every law is checked at several values of every option: the component's own, numbers above
+    and below them, and all names.
 
     Exit codes: 0 every check holds or is skipped for a stated reason, 1 one fails, 2 bad input.
 

@@ -20,11 +20,12 @@ from testbed.components.density import Density
 from testbed.components.loss import Loss
 from testbed.components.weighting import Weighting
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError, UnknownName, one_line, unknown
+from testbed.errors import InputError, one_line
 from testbed.plugin_files import is_file
-from testbed.registry import FILE_HINT, Registry
+from testbed.registry import Registry
 from testbed.training.objective import Objective
 from testbed.trial.resolve import published
+from testbed.trial.specs import ComponentSpec
 from testbed.trial.validity import levels_of
 
 SHOWN = torch.tensor([0.002, 0.01, 0.05, 0.2, 0.5, 1, 2, 10, 80], dtype=torch.float64)
@@ -71,19 +72,14 @@ def _save(figure: Figure, file: Path, name: str) -> None:
 
 
 def _found(word: str, registry: Registry) -> list[Component]:
-    """What a word names: the components of a plugin file, or those of a name."""
+    """What a word names: the components of a plugin file, or those of a name, with options."""
     if is_file(word):
         of_file = [one for one in registry.of_file(word) if one.axis in AXES]
         if not of_file:
             raise InputError(f"{word} registers none of what is explained: {', '.join(AXES)}.")
         return [getattr(registry, one.axis)(one.name) for one in of_file]
-    named: list[Component] = [
-        getattr(registry, axis)(word) for axis in AXES if word in registry.names(axis)
-    ]
-    if not named:
-        known = {known for axis in AXES for known in registry.names(axis)}
-        raise UnknownName(f"{unknown('component', word, known)} {FILE_HINT}")
-    return named
+    spec = ComponentSpec.parse(word)
+    return registry.called(spec.name, spec.options, AXES)
 
 
 def _body(component: Component, registry: Registry, sigma_data: float, panel: Figure) -> str:
@@ -113,8 +109,9 @@ def _head(component: Component, registry: Registry) -> str:
     reference = component.__dict__["reference"]
     if reference:
         lines.append(f"  reference: {reference}")
-    if component.defaults:
-        shown = ", ".join(f"{key} = {value!r}" for key, value in component.defaults.items())
+    options = {**component.defaults, **component.options}
+    if options:
+        shown = ", ".join(f"{key} = {value!r}" for key, value in options.items())
         lines.append(f"  options: {shown}")
     return "\n".join(lines)
 

@@ -75,6 +75,11 @@ class Component:
                     raise InputError(f"{self.label}: option {name!r} has two defaults.")
         return defaults
 
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """All values of each option that has names for values."""
+        return {k: v for signature in self.signatures() for k, v in signature.choices.items()}
+
     def bound(self, options: Mapping[str, Any]) -> Self:
         """This component with `options` resolved against the defaults.
 
@@ -84,6 +89,16 @@ class Component:
         component = copy.copy(self)
         object.__setattr__(component, "options", bind(self.label, self.defaults, options))
         return component
+
+
+def check_shapes(owner: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """InputError unless they are one or more shapes, tuples of positive whole numbers."""
+    for shape in shapes or ((),):
+        sizes = shape if isinstance(shape, tuple) else ()
+        if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
+            raise InputError(
+                f"{owner}: shapes = {shapes!r}: expected shapes of samples, such as ((1, 8, 8),)."
+            )
 
 
 def check_range(owner: str, sigma_range: tuple[float, float]) -> None:

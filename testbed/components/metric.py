@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from testbed.components.base import Component, Takes
+from testbed.components.base import Component, Takes, check_shapes
 
 if TYPE_CHECKING:
     from testbed.components.dataset import Data
@@ -42,6 +42,10 @@ class Metric(Component):
         against: the split, "test" or "train", with which samples are compared; real samples of the
             other one give the metric's floor.
         most: the largest value, where the metric has one; the worst samples need not differ there.
+        shapes: shapes of samples that it takes, at which the conformance kit checks it.
+
+    Raises:
+        InputError: no shapes, or one that holds anything but positive whole numbers.
     """
 
     axis = "metric"
@@ -49,6 +53,11 @@ class Metric(Component):
     measure: Callable[..., float | MetricValue]
     against: str = "test"
     most: float = math.inf
+    shapes: tuple[tuple[int, ...], ...] = ((4,),)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shapes(self.label, self.shapes)
 
     def __call__(self, samples: Tensor, data: Data, generator: torch.Generator) -> float:
         """The metric of `samples` against a split of `data`; see `estimate`."""

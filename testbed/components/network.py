@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from testbed.components.base import Component, Takes
+from testbed.components.base import Component, Takes, check_shapes
 from testbed.errors import InputError
 
 
@@ -23,7 +23,12 @@ class Network(Component):
     without it). A network whose build takes neither has no condition, and one whose build takes
     `labels` alone has the label alone. A build that takes `outputs` gives a module that returns
     `outputs` times the channels, (B, outputs C, ...): 2 for a learned variance, else 1. `noise`
-    maps each kind of c_noise that the network takes to the range that it is made for.
+    maps each kind of c_noise that the network takes to the range that it is made for. `shapes` are
+    shapes of samples that it takes, at which the conformance kit checks it: a network of images
+    states others than the default, a network of one shape that alone.
+
+    Raises:
+        InputError: no shapes, or one that holds anything but positive whole numbers.
     """
 
     axis = "network"
@@ -32,6 +37,11 @@ class Network(Component):
     }
     build: Callable[..., torch.nn.Module]
     noise: Mapping[str, tuple[float, float]]
+    shapes: tuple[tuple[int, ...], ...] = ((2,), (1, 8, 8))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shapes(self.label, self.shapes)
 
     @property
     def takes_outputs(self) -> bool:

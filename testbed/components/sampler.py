@@ -20,9 +20,11 @@ class Sampler(Component):
     at 0; `history` is a list that belongs to the run, for multistep methods. A step may take
     `steps`, the number of steps of the whole run. `noise` names the option by which all fresh noise
     is multiplied: the sampler is deterministic where it is 0, and `deterministic` says so.
+    `inflation` names the option by which fresh noise is made larger than what the step takes away
+    (S_noise of Karras et al. 2022, algorithm 2): the marginals are right where it is 1.
 
     Raises:
-        InputError: `noise` names no option of the step.
+        InputError: `noise` or `inflation` names no option of the step.
     """
 
     axis = "sampler"
@@ -30,11 +32,13 @@ class Sampler(Component):
     step: Callable[..., Tensor]
     deterministic: bool = True
     noise: str = ""
+    inflation: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.noise and self.noise not in self.defaults:
-            raise InputError(f"{self.label}: noise: {unknown('option', self.noise, self.defaults)}")
+        for role, name in (("noise", self.noise), ("inflation", self.inflation)):
+            if name and name not in self.defaults:
+                raise InputError(f"{self.label}: {role}: {unknown('option', name, self.defaults)}")
         self._set_deterministic(self.defaults)
 
     def bound(self, options: Mapping[str, Any]) -> Self:

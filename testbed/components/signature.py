@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from torch import OutOfMemoryError, Tensor
 
@@ -112,12 +112,18 @@ class Signature:
     @property
     def choices(self) -> dict[str, tuple[Any, ...]]:
         """Of each option that is annotated by a `typing.Literal`, all its values."""
-        try:
-            hints = get_type_hints(self.function)
-        except (NameError, TypeError):  # an annotation that means nothing outside of its module
-            return {}
-        named = {name: hints[name] for name in self.defaults if name in hints}
-        return {k: get_args(v) for k, v in named.items() if get_origin(v) is Literal}
+        function = inspect.unwrap(self.function)
+        found = {}
+        for name in self.defaults:
+            hint = getattr(function, "__annotations__", {}).get(name)
+            if isinstance(hint, str):
+                try:
+                    hint = eval(hint, getattr(function, "__globals__", {}))
+                except (NameError, TypeError):  # it means nothing outside of its module
+                    continue
+            if get_origin(hint) is Literal:
+                found[name] = get_args(hint)
+        return found
 
     @property
     def title(self) -> str:

@@ -38,6 +38,10 @@ class NoiseTable(Component):
     def defaults(self) -> dict[str, Any]:
         return {"nearest": "sigma", "zero_terminal_snr": False, **super().defaults}
 
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        return {"nearest": NEAREST, **super().choices}
+
     def bound(self, options: Mapping[str, Any]) -> Self:
         table = super().bound(options)
         nearest = table.options["nearest"]

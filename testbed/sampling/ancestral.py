@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ from testbed.sampling.solvers import ScalarDenoise, fresh, toward
 
 if TYPE_CHECKING:
     from testbed.sampling.loop import StepDenoiser
+
+
+Variance = Literal["small", "large", "learned"]
+"""What the variance of a step of `ddpm` is."""
 
 
 def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
@@ -82,7 +86,7 @@ def ddpm(
     sigma_next: float,
     generator: torch.Generator | None,
     history: list[Any],
-    variance: str = "small",
+    variance: Variance = "small",
 ) -> Tensor:
     """x' = D + (sigma'/sigma)^2 (x - D) + s z: the mean of q(x'|x, x0 = D) in x = x_t/alpha.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.testing.checks import Check, Context
 from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.options import OptionPoint, option_points
 from testbed.testing.plugins import plugin
 from testbed.testing.pytests import parametrize_with_checks
 from testbed.testing.running import Outcome, check_component, iter_checks, suggest_claims
@@ -29,10 +30,12 @@ __all__ = [
     "Check",
     "CheckFailed",
     "Context",
+    "OptionPoint",
     "Outcome",
     "Skipped",
     "check_component",
     "iter_checks",
+    "option_points",
     "parametrize_with_checks",
     "plugin",
     "strategies",

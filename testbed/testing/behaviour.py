@@ -6,16 +6,18 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from testbed.errors import ComponentError, InputError
-from testbed.testing.checks import Context
+from testbed.errors import ComponentError
 from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.probes import probe
+
+if TYPE_CHECKING:
+    from testbed.testing.checks import Context
 
 
 @contextmanager
@@ -156,80 +158,3 @@ def equal_elsewhere(component: Any, context: Context) -> str:
     if len(here) != len(there) or not all(map(same, here, there)):
         raise CheckFailed("another process computes other numbers.")
     return "the same bits in another process"
-
-
-def refuses(problem: Exception) -> bool:
-    """Whether a component turned values down on purpose: by an InputError or a ValueError."""
-    if isinstance(problem, ComponentError):
-        return isinstance(problem.__cause__, ValueError)
-    return isinstance(problem, ValueError)
-
-
-def variants(component: Any) -> Iterator[tuple[str, Any]]:
-    """What the component does by itself, and with another value of one of its options each.
-
-    Values tried: numbers around its own on both sides, both truths, and all names of an option
-    that is annotated by a `typing.Literal`. What binding refuses is left out.
-
-    Yields:
-        (how it was bound, the component so bound).
-    """
-    options = {**component.defaults, **component.options}
-    yield "by default", component.bound(options)
-    for formula in component.signatures():
-        for name in formula.defaults:
-            for other in _others(options[name], formula.choices.get(name, ())):
-                try:
-                    one = component.bound({**options, name: other})
-                except InputError as problem:
-                    if not refuses(problem):
-                        raise
-                else:
-                    yield f"with {name} = {other!r}", one
-
-
-def options_matter(component: Any) -> str:
-    """CheckFailed if an option's default changes something or another value changes nothing."""
-    here = probe(component)
-    if not all(map(same, here, probe(component))):
-        raise Skipped("gives other numbers at every call, whatever the options")
-    options = {**component.defaults, **component.options}
-    if not all(map(same, here, probe(component.bound(options)))):
-        raise CheckFailed("bound to its own options it gives other numbers.")
-    tried = []
-    mine = {
-        name: one.choices.get(name, ()) for one in component.signatures() for name in one.defaults
-    }
-    for name in sorted(mine):
-        value, alike = options[name], []
-        for other in _others(value, mine[name]):
-            try:
-                there = probe(component.bound({**options, name: other}))
-            except ValueError as problem:
-                if not refuses(problem):
-                    raise
-                continue
-            if len(there) != len(here) or not all(map(same, here, there)):
-                tried.append(name)
-                break
-            alike.append(other)
-        else:  # of an option whose other values are all refused, nothing can be said
-            if alike:
-                raise CheckFailed(
-                    f"option {name!r} does nothing: {value!r} and "
-                    f"{' and '.join(map(repr, alike))} give the same numbers."
-                )
-    return f"{', '.join(tried)}: each has an effect" if tried else "no numeric option"
-
-
-def _others(value: Any, choices: Sequence[Any]) -> list[Any]:
-    """Other values of an option than `value`, of which all are `choices` if there are any."""
-    if choices:
-        return [other for other in choices if other != value]
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, int):
-        return [value + 1, max(1, value // 2)]
-    if isinstance(value, float):
-        return [value * 1.5 + (value == 0), value / 2 - (value == 0)]
-    return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from testbed.components.base import Component
 from testbed.errors import InputError, one_line
 from testbed.registry import Registry, default_registry
 from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.options import OptionPoint, option_points
 from testbed.testing.processes import Courier
 
 
@@ -20,16 +22,28 @@ class Context:
     Args:
         registry: the other components: what to convert to, what a recipe may name.
         courier: takes components to another process.
+        every: by the id of each component, the values of its options at which it is checked.
     """
 
     registry: Registry
     courier: Courier
+    every: dict[int, list[OptionPoint]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, components: Sequence[Component], registry: Registry | None = None) -> Context:
-        """A context in which one process serves all `components`."""
+        """A context in which one process serves all `components`, at all values of options."""
         registry = registry or default_registry()
-        return cls(registry, Courier(components, registry))
+        context = cls(registry, Courier((), registry))
+        for component in components:
+            context.courier.components += [one.component for one in context.points(component)]
+        return context
+
+    def points(self, component: Component) -> list[OptionPoint]:
+        """The values of the component's options at which it is checked, its own the first."""
+        points = self.every.get(id(component))
+        if points is None or points[0].component is not component:
+            points = self.every[id(component)] = option_points(component)
+        return points
 
 
 Run = Callable[[Any, Context], str | None]
@@ -37,7 +51,7 @@ Run = Callable[[Any, Context], str | None]
 
 @dataclass(frozen=True)
 class Check:
-    """One law of one axis.
+    """One law of one axis, which holds at every value of a component's options.
 
     Args:
         id: for example "parameterization.round_trip" or "claim.unit_target".
@@ -45,6 +59,7 @@ class Check:
         law: one sentence, with the equation.
         run: `run(component, context)` returns what to show besides "passed" and raises CheckFailed
             or Skipped.
+        own: whether the law is checked at the component's own options alone.
         context: set where several checks share one.
     """
 
@@ -52,30 +67,53 @@ class Check:
     axis: str
     law: str
     run: Run = field(repr=False)
+    own: bool = False
     context: Context | None = field(default=None, repr=False, compare=False)
 
     def __call__(self, component: Component) -> str:
-        """Checks the component and returns the measured number, in words.
+        """Checks the component at several values of its options.
+
+        Returns:
+            The measured number in words, that of its own options where the law applies there.
 
         Raises:
             CheckFailed: the law is broken, or the component raised something.
             Skipped: the law cannot be checked, for the stated reason.
         """
         context = self.context or Context.of([component])
+        points = context.points(component)[: 1 if self.own else None]
+        reason: Skipped | None = None
+        found = []
+        for point in points:
+            try:
+                found.append(self._at(point, context))
+            except Skipped as skipped:
+                reason = reason or skipped
+        if reason is not None and not found:
+            raise reason
+        others = len(found) - 1
+        return ", ".join(
+            filter(None, (found[0], others and f"and at {others} other values of its options"))
+        )
+
+    def _at(self, point: OptionPoint, context: Context) -> str:
+        component, broken = point.component, functools.partial(self._failed, point)
         try:
             return self.run(component, context) or ""
         except Skipped:
             raise
-        except CheckFailed as broken:
-            raise self._failed(component, broken.numbers) from broken.__cause__
+        except CheckFailed as found:
+            raise broken(found.numbers) from found.__cause__
         except InputError as problem:
             numbers = _brief(str(problem).removeprefix(f"{component.label}: "))
-            raise self._failed(component, numbers) from problem.__cause__ or problem
+            raise broken(numbers) from problem.__cause__ or problem
         except Exception as problem:
-            raise self._failed(component, f"raised {_brief(one_line(problem))}") from problem
+            raise broken(f"raised {_brief(one_line(problem))}") from problem
 
-    def _failed(self, component: Component, numbers: str) -> CheckFailed:
-        sentence = f"{component.label} breaks {self.id}. Law: {self.law} Found: {numbers}"
+    def _failed(self, point: OptionPoint, numbers: str) -> CheckFailed:
+        if point.where:
+            numbers = f"{point.where}: {numbers}"
+        sentence = f"{point.component.label} breaks {self.id}. Law: {self.law} Found: {numbers}"
         return CheckFailed(sentence, numbers)
 
 
@@ -91,12 +129,15 @@ class Group:
         self.axis, self.prefix = axis, prefix or axis
         self.checks: list[Check] = []
 
-    def law(self, sentence: str) -> Callable[[Run], Run]:
-        """Enters a function under the law that it checks; its name is the check's."""
+    def law(self, sentence: str, own: bool = False) -> Callable[[Run], Run]:
+        """Enters a function under the law that it checks; its name is the check's.
+
+        `own`: whether it is checked at the component's own options alone.
+        """
 
         def enter(run: Run) -> Run:
             name = f"{self.prefix}.{run.__name__.rstrip('_')}"
-            self.checks.append(Check(name, self.axis, sentence, run))
+            self.checks.append(Check(name, self.axis, sentence, run, own))
             return run
 
         return enter

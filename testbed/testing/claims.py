@@ -194,6 +194,10 @@ def conditional_at_one(g: Guidance, context: Context) -> str:
     return guidances.compare_at(g, 1.0, conditioned=True)
 
 
-@OF_GUIDANCES.law("unconditional_at_zero: at scale = 0, D_w is D with every condition off.")
+@OF_GUIDANCES.law(
+    # Another option may put a class in the place of none.
+    "unconditional_at_zero: at scale = 0, D_w is D with every condition off.",
+    own=True,
+)
 def unconditional_at_zero(g: Guidance, context: Context) -> str:
     return guidances.compare_at(g, 0.0, conditioned=False)

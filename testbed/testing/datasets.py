@@ -16,6 +16,7 @@ from testbed.random import stream
 from testbed.testing import behaviour
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import Skipped
+from testbed.testing.options import options_matter
 from testbed.testing.probes import digest
 
 LAWS = Group("dataset")
@@ -99,10 +100,10 @@ def labels(d: Dataset, context: Context) -> str:
     return f"{data.labels} classes"
 
 
-@LAWS.law("Options change the data: every numeric one has an effect.")
+@LAWS.law("Options change the data: every numeric one has an effect.", own=True)
 def options(d: Dataset, context: Context) -> str:
     _built(d)
-    return behaviour.options_matter(d)
+    return options_matter(d)
 
 
 def chance(tests: int) -> float:

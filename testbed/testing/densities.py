@@ -16,6 +16,7 @@ from testbed.testing import behaviour
 from testbed.testing.cases import levels
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import CheckFailed
+from testbed.testing.options import options_matter
 
 LAWS = Group("density")
 CELLS = 2**18
@@ -173,9 +174,9 @@ def pure(d: Density, context: Context) -> None:
     behaviour.pure(d.pdf_over_log_sigma, (levels(_edges(d), 65),))
 
 
-@LAWS.law("Every option has an effect, and binding its default has none.")
+@LAWS.law("Every option has an effect, and binding its default has none.", own=True)
 def options(d: Density, context: Context) -> str:
-    return behaviour.options_matter(d)
+    return options_matter(d)
 
 
 @LAWS.law("A worker process that loads the same plugins computes the same numbers.")

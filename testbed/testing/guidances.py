@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from testbed.audit.rows import gamma
 from testbed.components.dataset import Data
 from testbed.components.guidance import (
     Guidance,
-    GuidanceMethod,
 )
 from testbed.oracles import Gaussian
 from testbed.tensors import per_sample
@@ -26,6 +25,7 @@ from testbed.testing.guided_cases import (
     mixture_data,
     trained_conditions,
 )
+from testbed.testing.options import options_matter
 
 LAWS = Group("guidance")
 
@@ -37,48 +37,31 @@ def _plain() -> Data:
     return Data(x, x + 1, oracle=Gaussian(torch.zeros(3), torch.eye(3)))
 
 
-def methods(g: Guidance) -> Iterator[tuple[str, GuidanceMethod]]:
-    """The method at several values of every option, those that no trained model fits left out."""
-    for how, one in behaviour.variants(g):
-        try:
-            method = one.build()
-        except ValueError as problem:
-            if how == "by default" or not behaviour.refuses(problem):
-                raise
-            continue
-        if how == "by default" or not list(
-            method.misfits(trained_conditions(mixture_data()), mixture_data())
-        ):
-            yield how, method
-
-
 @LAWS.law("Its classes are conditions of the data, of a model trained with any of them, once each.")
 def classes(g: Guidance, context: Context) -> str:
-    for how, method in methods(g):
-        for names in ([], ["label"], ["label", "group"]):
-            found = method.classes(dict.fromkeys(names, 0.1))
-            known = list(mixture_data().classes)
-            demand(
-                isinstance(found, list)
-                and len(set(found)) == len(found)
-                and all(name in known for name in found),
-                f"classes of a model with {names} are {found!r}, the data have {known} {how}.",
-            )
-    return ", ".join(g.build().classes(trained_conditions(mixture_data()))) or "none"
+    method, known = g.build(), list(mixture_data().classes)
+    for names in ([], ["label"], ["label", "group"]):
+        found = method.classes(dict.fromkeys(names, 0.1))
+        demand(
+            isinstance(found, list)
+            and len(set(found)) == len(found)
+            and all(name in known for name in found),
+            f"classes of a model with {names} are {found!r}, the data have {known}.",
+        )
+    return ", ".join(method.classes(trained_conditions(mixture_data()))) or "none"
 
 
 @LAWS.law("Every misfit is a line of text, for any model and data; asked twice it is the same.")
 def misfits(g: Guidance, context: Context) -> str:
-    shown = 0
-    for how, method in methods(g):
-        for data in (mixture_data(), _plain()):
-            for conditions in ({}, {"label": 0.0}, {"label": 0.1}, trained_conditions(data)):
-                first, second = (list(method.misfits(conditions, data)) for _ in range(2))
-                bad = [one for one in first if not isinstance(one, str) or not one.strip()]
-                demand(not bad, f"a misfit is {bad[:1]} {how}.")
-                demand(first == second, f"the misfits of {conditions} changed {how}.")
-                demand(not any("\n" in one for one in first), f"a misfit has several lines {how}.")
-                shown += len(first)
+    shown, method = 0, g.build()
+    for data in (mixture_data(), _plain()):
+        for conditions in ({}, {"label": 0.0}, {"label": 0.1}, trained_conditions(data)):
+            first, second = (list(method.misfits(conditions, data)) for _ in range(2))
+            bad = [one for one in first if not isinstance(one, str) or not one.strip()]
+            demand(not bad, f"a misfit is {bad[:1]}.")
+            demand(first == second, f"the misfits of {conditions} changed.")
+            demand(not any("\n" in one for one in first), "a misfit has several lines.")
+            shown += len(first)
     return f"{shown} reasons in all"
 
 
@@ -90,16 +73,15 @@ def fits(g: Guidance, context: Context) -> None:
 
 @LAWS.law("D_w has the shape and dtype of x, for any shape of samples and any batch.")
 def shape(g: Guidance, context: Context) -> None:
-    for how, method in methods(g):
-        for dims, batch in (((3,), 3), ((3,), 5), ((2, 3), 2), ((2, 3, 4), 4), ((3,), 0)):
-            for dtype in (torch.float64, torch.float32):
-                case = Case.of(dims, batch, dtype)
-                found = case.found(method)
-                demand(
-                    found.shape == case.x.shape and found.dtype == dtype,
-                    f"D_w is {tuple(found.shape)} {found.dtype} for {tuple(case.x.shape)} {dtype} "
-                    f"{how}.",
-                )
+    method = g.build()
+    for dims, batch in (((3,), 3), ((3,), 5), ((2, 3), 2), ((2, 3, 4), 4), ((3,), 0)):
+        for dtype in (torch.float64, torch.float32):
+            case = Case.of(dims, batch, dtype)
+            found = case.found(method)
+            demand(
+                found.shape == case.x.shape and found.dtype == dtype,
+                f"D_w is {tuple(found.shape)} {found.dtype} for {tuple(case.x.shape)} {dtype}.",
+            )
 
 
 @LAWS.law("On an exact mixture D_w is finite, from sigma = 1e-3 to 1e3.")
@@ -108,34 +90,33 @@ def finite(g: Guidance, context: Context) -> str:
     exact = data.conditional
     assert exact is not None
     x0 = data.test[:n].double()
-    for how, method in methods(g):
-        held = data.condition("test", method.classes(trained_conditions(data)))
-        condition = {name: y[:n] for name, y in held.items()}
-        denoise = guided_denoiser(method, exact.denoise, exact.log_classes, condition)
-        for sigma in (1e-3, 0.1, 1.0, 10.0, 1e3):
-            each = torch.full((n,), sigma, dtype=torch.float64)
-            found = denoise(x0 + sigma * draws((n, 3), 94), each)
-            bad = ~torch.isfinite(found).flatten(1).all(1)
-            demand(not bool(bad.any()), f"{int(bad.sum())} of {n} are not at {sigma:g} {how}.")
+    method = g.build()
+    held = data.condition("test", method.classes(trained_conditions(data)))
+    condition = {name: y[:n] for name, y in held.items()}
+    denoise = guided_denoiser(method, exact.denoise, exact.log_classes, condition)
+    for sigma in (1e-3, 0.1, 1.0, 10.0, 1e3):
+        each = torch.full((n,), sigma, dtype=torch.float64)
+        found = denoise(x0 + sigma * draws((n, 3), 94), each)
+        bad = ~torch.isfinite(found).flatten(1).all(1)
+        demand(not bool(bad.any()), f"{int(bad.sum())} of {n} are not at {sigma:g}.")
     return "finite"
 
 
 @LAWS.law("Per sample: D_w depends on the sample's own x, sigma and class alone.")
 def per_sample_(g: Guidance, context: Context) -> None:
-    case = Case.of((3,), 5)
-    for how, method in methods(g):
-        whole = case.found(method)
-        for i in range(len(case.x)):
-            mine = torch.arange(len(case.x)) == i
-            other = Case(
-                torch.where(mine[:, None], case.x, 1 - case.x.flip(0)),
-                torch.where(mine, case.sigma, 2 * case.sigma.flip(0)),
-                torch.where(mine, case.component, (case.component + 1) % 4),
-                case.exact,
-            )
-            # The same shapes run the same sums: equal bits.
-            moved = float((other.found(method)[i] - whole[i]).abs().max())
-            demand(moved == 0, f"sample {i} moves by {moved:.3g} with the others {how}.")
+    case, method = Case.of((3,), 5), g.build()
+    whole = case.found(method)
+    for i in range(len(case.x)):
+        mine = torch.arange(len(case.x)) == i
+        other = Case(
+            torch.where(mine[:, None], case.x, 1 - case.x.flip(0)),
+            torch.where(mine, case.sigma, 2 * case.sigma.flip(0)),
+            torch.where(mine, case.component, (case.component + 1) % 4),
+            case.exact,
+        )
+        # The same shapes run the same sums: equal bits.
+        moved = float((other.found(method)[i] - whole[i]).abs().max())
+        demand(moved == 0, f"sample {i} moves by {moved:.3g} with the others.")
 
 
 @LAWS.law("The classes of the samples have an effect on D_w.")
@@ -151,19 +132,18 @@ def sees_condition(g: Guidance, context: Context) -> str:
 
 @LAWS.law("Pure: x, sigma, the classes and global state stay as they were; two calls are equal.")
 def pure(g: Guidance, context: Context) -> None:
-    case = Case.of((3,), 5)
-    for _, method in methods(g):
-        condition = case.classes(method.classes(trained_conditions(mixture_data())))
-        denoise = guided_denoiser(method, case.exact.denoise, case.exact.log_classes, condition)
-        with behaviour.harmless(*condition.values()):
-            behaviour.pure(denoise, (case.x, case.sigma))
+    case, method = Case.of((3,), 5), g.build()
+    condition = case.classes(method.classes(trained_conditions(mixture_data())))
+    denoise = guided_denoiser(method, case.exact.denoise, case.exact.log_classes, condition)
+    with behaviour.harmless(*condition.values()):
+        behaviour.pure(denoise, (case.x, case.sigma))
 
 
-@LAWS.law("Every option has an effect, and binding its default has none.")
+@LAWS.law("Every option has an effect, and binding its default has none.", own=True)
 def options(g: Guidance, context: Context) -> str:
     """What bends the denoiser has none of its own at a scale of 1, so that it is at 2."""
     bent = {"scale": 2.0} if "scale" in g.defaults else {}
-    return behaviour.options_matter(g.bound({**g.options, **bent}))
+    return options_matter(g.bound({**g.options, **bent}))
 
 
 @LAWS.law("A worker process that loads the same plugins computes the same numbers.")

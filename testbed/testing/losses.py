@@ -13,6 +13,7 @@ from testbed.testing import behaviour
 from testbed.testing.cases import draws
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.options import options_matter
 from testbed.testing.probes import awaken
 
 LAWS = Group("loss")
@@ -148,9 +149,9 @@ def pure(m: Loss, context: Context) -> None:
     behaviour.pure(lambda a, b: m(a, b, copy.deepcopy(state)), _pair((6, 8)))
 
 
-@LAWS.law("Every option has an effect, and binding its default has none.")
+@LAWS.law("Every option has an effect, and binding its default has none.", own=True)
 def options(m: Loss, context: Context) -> str:
-    return behaviour.options_matter(m)
+    return options_matter(m)
 
 
 @LAWS.law("A state that is saved and restored goes on with the same bits.")

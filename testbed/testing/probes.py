@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any
@@ -98,10 +100,11 @@ def network(build: Network) -> list[Tensor]:
     found: list[Tensor] = []
     for kind, (low, _) in build.noise.items():
         labels = 3 if build.takes("label") else 0
-        module = build((2,), labels, 0).eval()
+        shape = build.shapes[0]
+        module = build(shape, labels, 0).eval()
         found += [value for value in module.state_dict().values() if value.is_floating_point()]
         awaken(module)
-        x, noise = draws((5, 2), 31, torch.float32), low + torch.arange(5.0) / 8
+        x, noise = draws((5, *shape), 31, torch.float32), low + torch.arange(5.0) / 8
         condition = {"label": torch.tensor([0, 1, 2, 0, 1])} if labels else None
         noise = noise.to(torch.float32) if kind != "index" else noise.round()
         found.append(module(x, noise, condition))
@@ -142,8 +145,17 @@ def guidance(g: Guidance) -> list[Tensor]:
     return found
 
 
+@functools.cache
+def normal_data(shape: tuple[int, ...], n: int) -> Data:
+    """Two splits of n samples of a shape, of one correlated Gaussian about a plane."""
+    data = gaussian(dim=math.prod(shape), n=n, test=n)
+    if data.shape == shape:
+        return data
+    return Data(data.train.reshape(n, *shape), data.test.reshape(n, *shape))
+
+
 def metric(m: Metric) -> list[Tensor]:
-    data = gaussian(dim=4, n=2048, test=2048)
+    data = normal_data(m.shapes[0], 2048)
     values = [m(data.train[:100] * k, data, stream(0, "testing/metric")) for k in (1, 2)]
     return [torch.tensor(values, dtype=torch.float64)]
 

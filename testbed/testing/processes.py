@@ -35,6 +35,29 @@ def _options(component: Component) -> dict[str, Any]:
     return options
 
 
+def _modules(components: Sequence[Component]) -> set[str]:
+    """The names of the modules in which the functions of the components are written."""
+    functions = (value for one in components for value in vars(one).values() if callable(value))
+    return {getattr(function, "__module__", None) or "" for function in functions}
+
+
+def _search_path(modules: Sequence[str]) -> list[str]:
+    """The entries of sys.path, without the current folder where nothing is asked of it.
+
+    What needs it: testbed itself, one of these modules, or PYTHONPATH, which names it.
+    """
+    here = os.path.realpath(os.getcwd())
+    files = (
+        getattr(sys.modules.get(name), "__file__", None) for name in ("testbed", *modules) if name
+    )
+    named = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    needed = here in map(os.path.realpath, named) or any(
+        Path(os.path.realpath(file)).is_relative_to(here) for file in files if file
+    )
+    entries = [entry or here for entry in sys.path]
+    return [entry for entry in entries if needed or os.path.realpath(entry) != here]
+
+
 class Courier:
     """Takes components to one new process, at the first question, and keeps the answers.
 
@@ -79,9 +102,11 @@ class Courier:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "parcels"
             file.write_bytes(pickle.dumps(load))
-            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+            # With -P, and without the folder's own entry: a file of the folder may have the name
+            # of a module that a library imports.
+            path = os.pathsep.join(_search_path([*words, *_modules(self.components)]))
             done = subprocess.run(
-                [sys.executable, "-m", "testbed.testing.processes", str(file)],
+                [sys.executable, "-P", "-m", "testbed.testing.processes", str(file)],
                 env={**os.environ, "PYTHONPATH": path},
                 capture_output=True,
                 text=True,

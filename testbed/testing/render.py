@@ -13,13 +13,16 @@ from rich.progress import Progress
 from rich.table import Table
 
 from testbed.components.base import Component
+from testbed.components.network import Network
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import ComponentError, UnknownName, unknown
+from testbed.errors import ComponentError
 from testbed.plugin_files import is_file
-from testbed.registry import AXES, FILE_HINT, Registry
+from testbed.registry import AXES, Registry
+from testbed.testing import networks
 from testbed.testing.checks import Context
 from testbed.testing.probes import probe
 from testbed.testing.running import Outcome, iter_checks, run, suggest_claims
+from testbed.trial.specs import ComponentSpec
 
 COLOURS = {"passed": "green", "skipped": "dim", "failed": "red"}
 PATIENCE = 1.0
@@ -28,19 +31,17 @@ PATIENCE = 1.0
 def subjects(word: str, registry: Registry) -> list[Component]:
     """The components of a plugin file, which `registry` has loaded, or all of a name.
 
+    A table, `{name = "min_snr", gamma = 3}`, names those that take its options.
+
     Raises:
-        InputError: the file registers no component.
+        InputError: the file registers no component; a table that does not fit.
         UnknownName: no component of that name on any axis.
     """
     if is_file(word):
         found = registry.of_file(word)
         return [getattr(registry, one.axis)(one.name) for one in found]
-    every = [getattr(registry, axis)(name) for axis in AXES for name in registry.names(axis)]
-    named = [one for one in every if one.name == word]
-    if not named:
-        names = {one.name for one in every}
-        raise UnknownName(f"{unknown('component', word, names)} {FILE_HINT}")
-    return named
+    spec = ComponentSpec.parse(word)
+    return registry.called(spec.name, spec.options, AXES)
 
 
 def outcomes(
@@ -96,7 +97,26 @@ def notes(components: Sequence[Component]) -> list[str]:
         for one in components
         if (reference := str(getattr(one, "reference", ""))).startswith("EDIT")
     ]
-    return without + unedited
+    return without + unedited + [_start(one) for one in components if isinstance(one, Network)]
+
+
+def _start(network: Network) -> str:
+    """What F at the start means for a comparison: advice, no law."""
+    try:
+        zero = networks.zero_at_start(network)
+    except Exception:  # the checks say what is wrong
+        return f"{network.label}: whether F = 0 before training is not known."
+    if zero:
+        return (
+            f"{network.label}: F = 0 before training, so that equal objectives train as exact "
+            "mirrors. Where the best linear prediction of the target is 0, F = 0 is a plateau that "
+            "training may never leave: a study says of such a variant that it learnt nothing."
+        )
+    return (
+        f"{network.label}: F is not 0 before training, so that equal objectives (v and edm at "
+        "sigma_data = 1) do not train as exact mirrors. A last layer that starts at zero makes "
+        "them mirrors, at the price of a plateau at F = 0 on symmetric data."
+    )
 
 
 def folded(found: Sequence[Outcome]) -> list[tuple[Outcome, str]]:

@@ -18,6 +18,7 @@ from testbed.testing import behaviour
 from testbed.testing.cases import draws
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import Skipped
+from testbed.testing.options import options_matter
 from testbed.testing.rounding import Worst
 
 LAWS = Group("sampler")
@@ -92,13 +93,20 @@ def order(s: Sampler, context: Context) -> str:
 
 
 @LAWS.law(
-    "One that draws keeps the marginals: draws of a Gaussian at sigma_0 end with mean and variance "
-    "of x0 + sigma eps, within 5 standard errors and what twice the steps change."
+    "One that draws keeps the marginals, with its own noise and with the whole of it: draws of a "
+    "Gaussian at sigma_0 end with mean and variance of x0 + sigma eps, within 5 standard errors "
+    "and what twice the steps change (noise that an option inflates is not inflated)."
 )
 def marginal(s: Sampler, context: Context) -> str:
-    s = _with_noise(s, 1.0)
-    if s.deterministic:
+    s = s.bound({**s.options, s.inflation: 1.0}) if s.inflation else s
+    drawing = {str(one.options): one for one in (s, _with_noise(s, 1.0)) if not one.deterministic}
+    if not drawing:
         raise Skipped("deterministic: its order says more")
+    return "; ".join(map(_marginal, drawing.values()))
+
+
+def _marginal(s: Sampler) -> str:
+    """How far mean and variance of draws are off at END, in words; CheckFailed where too far."""
     oracle, n = _oracle(), 8192
     generator = stream(0, "testing/marginal")
     x = oracle.sample(n, generator)
@@ -218,9 +226,9 @@ def _drawn(s: Sampler) -> str:
     return "deterministic" if s.deterministic else "reproducible with its generator"
 
 
-@LAWS.law("Every option has an effect, and binding its default has none.")
+@LAWS.law("Every option has an effect, and binding its default has none.", own=True)
 def options(s: Sampler, context: Context) -> str:
-    return behaviour.options_matter(_with_noise(s, 1.0))
+    return options_matter(_with_noise(s, 1.0))
 
 
 @LAWS.law("A worker process that loads the same plugins computes the same numbers.")

@@ -13,6 +13,7 @@ from testbed.diffusion.noise_tables import NEAREST, NoiseTable
 from testbed.testing import behaviour, densities
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import CheckFailed
+from testbed.testing.options import options_matter
 from testbed.testing.rounding import Worst
 
 LAWS = Group("table")
@@ -41,34 +42,25 @@ def _between(levels: Tensor) -> Tensor:
     return torch.cat([low * (high / low) ** grid, levels])
 
 
-@LAWS.law("The levels are (n,) float64, n >= 2, at several values of every option.")
+@LAWS.law("The levels are (n,) float64, n >= 2.")
 def shape(t: NoiseTable, context: Context) -> str:
-    sizes = []
-    for how, one in behaviour.variants(t):
-        s = one.sigmas
-        demand(
-            s.ndim == 1 and len(s) >= 2 and s.dtype == torch.float64,
-            f"{tuple(s.shape)} {s.dtype} {how}.",
-        )
-        sizes.append(len(s))
-    return f"{sizes[0]} levels"
+    s = _bound(t).sigmas
+    demand(s.ndim == 1 and len(s) >= 2 and s.dtype == torch.float64, f"{tuple(s.shape)} {s.dtype}.")
+    return f"{len(s)} levels"
 
 
-@LAWS.law("The levels are positive, finite and ascend strictly, at several values of every option.")
+@LAWS.law("The levels are positive, finite and ascend strictly.")
 def ascending(t: NoiseTable, context: Context) -> str:
-    shown = ""
-    for how, one in behaviour.variants(t):
-        s = one.sigmas
-        demand(
-            bool(torch.isfinite(s).all() and (s > 0).all()),
-            f"they go from {float(s.min()):.4g} to {float(s.max()):.4g} {how}.",
-        )
-        rise = s.diff()
-        if not bool((rise > 0).all()):
-            i = int((rise <= 0).nonzero()[0])
-            raise CheckFailed(f"{float(s[i]):.6g} is followed by {float(s[i + 1]):.6g} {how}.")
-        shown = shown or f"{float(s[0]):.4g} to {float(s[-1]):.4g}"
-    return shown
+    s = _bound(t).sigmas
+    demand(
+        bool(torch.isfinite(s).all() and (s > 0).all()),
+        f"they go from {float(s.min()):.4g} to {float(s.max()):.4g}.",
+    )
+    rise = s.diff()
+    if not bool((rise > 0).all()):
+        i = int((rise <= 0).nonzero()[0])
+        raise CheckFailed(f"{float(s[i]):.6g} is followed by {float(s[i + 1]):.6g}.")
+    return f"{float(s[0]):.4g} to {float(s[-1]):.4g}"
 
 
 @LAWS.law("The level taken for sigma is the nearest, in sigma or in log sigma, of all of them.")
@@ -158,9 +150,9 @@ def pure(t: NoiseTable, context: Context) -> None:
     behaviour.pure(lambda: _bound(t).sigmas, ())
 
 
-@LAWS.law("Every option has an effect, and binding its default has none.")
+@LAWS.law("Every option has an effect, and binding its default has none.", own=True)
 def options(t: NoiseTable, context: Context) -> str:
-    return behaviour.options_matter(t)
+    return options_matter(t)
 
 
 @LAWS.law("A worker process that loads the same plugins computes the same numbers.")

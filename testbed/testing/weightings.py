@@ -14,6 +14,7 @@ from testbed.testing import behaviour
 from testbed.testing.cases import SIGMA_DATAS, levels
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.options import options_matter
 from testbed.testing.probes import LOGNORMAL, awaken
 from testbed.testing.rounding import K, Worst, carried
 
@@ -138,9 +139,9 @@ def pure(w: Weighting, context: Context) -> None:
         )
 
 
-@LAWS.law("Every option has an effect, and binding its default has none.")
+@LAWS.law("Every option has an effect, and binding its default has none.", own=True)
 def options(w: Weighting, context: Context) -> str:
-    return behaviour.options_matter(w)
+    return options_matter(w)
 
 
 @LAWS.law("A step of gradient descent moves every parameter of a learned weighting's state.")

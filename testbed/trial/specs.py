@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from testbed.errors import unknown
+from testbed.errors import InputError, unknown
 from testbed.settings import Setting
 
 MOST_STEPS = 1_000_000
@@ -58,6 +59,26 @@ class ComponentSpec(Model):
             options = {key: option for key, option in value.items() if key != "name"}
             return {"name": value.get("name", "recipe"), "options": options}
         raise ValueError('must be a name, or a table {name = "...", option = ...}')
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The component that a word of the command line names, as a study file writes it.
+
+        A name, or a table in TOML, `{name = "min_snr", gamma = 5}`.
+
+        Raises:
+            InputError: a table that is no TOML, or has no name.
+        """
+        if not text.lstrip().startswith("{"):
+            return cls(name=text)
+        expected = 'expected a name, or a table as in a study file: {name = "min_snr", gamma = 5}'
+        try:
+            table = tomllib.loads(f"component = {text}")["component"]
+        except (tomllib.TOMLDecodeError, ValueError, RecursionError) as problem:
+            raise InputError(f"{text}: cannot be read as TOML ({problem}): {expected}.") from None
+        if not isinstance(table.get("name"), str):
+            raise InputError(f"{text}: has no name: {expected}.")
+        return cls.model_validate(table)
 
     @property
     def text(self) -> str:

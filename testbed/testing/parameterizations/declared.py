@@ -10,10 +10,10 @@ from torch import Tensor
 
 from testbed.audit.rows import gamma
 from testbed.diffusion.parameterization import Parameterization
-from testbed.testing import behaviour
 from testbed.testing.cases import levels
 from testbed.testing.checks import Context, demand
 from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.options import options_matter
 from testbed.testing.parameterizations.cases import LAWS, sigma_datas
 from testbed.testing.rounding import K, Worst
 
@@ -41,9 +41,9 @@ def metadata(p: Parameterization, context: Context) -> str | None:
     return None
 
 
-@LAWS.law("Every option has an effect, and binding its default has none.")
+@LAWS.law("Every option has an effect, and binding its default has none.", own=True)
 def options(p: Parameterization, context: Context) -> str:
-    return behaviour.options_matter(p)
+    return options_matter(p)
 
 
 @LAWS.law("c_noise is strictly monotone in sigma: no two levels look the same to the network.")
@@ -74,39 +74,63 @@ def injective_noise(p: Parameterization, context: Context) -> str:
 def noise_kind(p: Parameterization, context: Context) -> str:
     if not p.affine:
         raise Skipped("not affine: training gives it log(sigma)/4")
-    worst, g = Worst(), gamma(K, torch.float64)
     for sd in sigma_datas(p):
         sigma = levels(p.sigma_range, 17)
         noise = p.coefficients(sigma.clone(), sigma_data=sd).noise
-        if p.noise_kind == "sigma":
-            slope = noise / sigma
-            worst.compare(
-                "c_noise/sigma",
-                slope,
-                slope[:1].expand_as(slope),
-                2 * g * slope.abs(),
-                sigma,
-                sigma_data=sd,
-            )
-            demand(float(slope[0]) > 0, f"c_noise/sigma = {float(slope[0]):.4g} is not positive.")
-        elif p.noise_kind == "log_sigma":
-            y = torch.log(sigma)
-            slope = (noise[-1] - noise[0]) / (y[-1] - y[0])
-            line = noise[0] + slope * (y - y[0])
-            # Where log sigma is small its parts are not: the constant's rounding counts.
-            size = noise.abs() + noise[0].abs() + noise[-1].abs() + slope.abs() * y.abs().max()
-            worst.compare(
-                "c_noise, affine in log sigma", noise, line, 4 * g * size, sigma, sigma_data=sd
-            )
-            demand(float(slope) != 0, "c_noise does not depend on sigma.")
-        elif p.noise_kind == "time":
-            demand(bool((noise >= 0).all()), f"c_noise is {float(noise.min()):.4g} < 0.")
-        elif p.noise_kind == "index":
-            demand(
-                bool((noise == noise.round()).all() and (noise >= 0).all()),
-                f"c_noise holds {float(noise[noise != noise.round()][:1].sum()):.4g}.",
-            )
+        try:
+            _of_kind(p.noise_kind, noise, sigma, sd)
+        except CheckFailed as broken:
+            kind, formula = _formula(noise, sigma, sd)
+            if kind in ("", p.noise_kind):
+                raise
+            said = "the default is" if p.noise_kind == "sigma" else "declared:"
+            raise CheckFailed(
+                f'c_noise is {formula}: declare noise_kind = "{kind}" ({said} "{p.noise_kind}").'
+            ) from broken
     return p.noise_kind
+
+
+def _of_kind(kind: str, noise: Tensor, sigma: Tensor, sd: float) -> None:
+    """CheckFailed unless c_noise at these levels is of the kind."""
+    worst, g = Worst(), gamma(K, torch.float64)
+    if kind == "sigma":
+        slope = noise / sigma
+        line, bound = slope[:1].expand_as(slope), 2 * g * slope.abs()
+        worst.compare("c_noise/sigma", slope, line, bound, sigma, sigma_data=sd)
+        demand(float(slope[0]) > 0, f"c_noise/sigma = {float(slope[0]):.4g} is not positive.")
+    elif kind == "log_sigma":
+        y = torch.log(sigma)
+        rate = (noise[-1] - noise[0]) / (y[-1] - y[0])
+        line = noise[0] + rate * (y - y[0])
+        # Where log sigma is small its parts are not: the constant's rounding counts.
+        size = noise.abs() + noise[0].abs() + noise[-1].abs() + rate.abs() * y.abs().max()
+        what = "c_noise, affine in log sigma"
+        worst.compare(what, noise, line, 4 * g * size, sigma, sigma_data=sd)
+        demand(float(rate) != 0, "c_noise does not depend on sigma.")
+    elif kind == "time":
+        demand(bool((noise >= 0).all()), f"c_noise is {float(noise.min()):.4g} < 0.")
+    elif kind == "index":
+        demand(
+            bool((noise == noise.round()).all() and (noise >= 0).all()),
+            f"c_noise holds {float(noise[noise != noise.round()][:1].sum()):.4g}.",
+        )
+
+
+def _formula(noise: Tensor, sigma: Tensor, sd: float) -> tuple[str, str]:
+    """The kind of c_noise that these numbers have a formula of, and the formula, or nothing."""
+    for kind, argument in (("sigma", sigma), ("log_sigma", torch.log(sigma))):
+        try:
+            _of_kind(kind, noise, sigma, sd)
+        except CheckFailed:
+            continue
+        factor = float((noise[-1] - noise[0]) / (argument[-1] - argument[0]))
+        offset = float(noise[0] - factor * argument[0])
+        word = kind.replace("_", " ")
+        formula = f"{word}/{1 / factor:g}" if abs(factor) < 1 else f"{factor:g} {word}"
+        formula = word if f"{factor:g}" == "1" else formula
+        small = abs(offset) <= 1e-9 * float(noise.abs().max())
+        return kind, formula if small else f"{formula} {'-+'[offset > 0]} {abs(offset):g}"
+    return "", ""
 
 
 @LAWS.law(
