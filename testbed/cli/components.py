@@ -137,8 +137,8 @@ def check(
         str,
         typer.Argument(
             metavar="FILE|NAME|TABLE",
-            help="A plugin file, the name of a component of any axis, or a table with options as in "
-            "a study file, such as '{name = \"min_snr\", gamma = 3}'.",
+            help="A plugin file, the name of a component of any axis, or a table with options as "
+            "in a study file, such as '{name = \"min_snr\", gamma = 3}'.",
             autocompletion=completion.explained,
         ),
     ],

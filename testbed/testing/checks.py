@@ -91,10 +91,7 @@ class Check:
                 reason = reason or skipped
         if reason is not None and not found:
             raise reason
-        others = len(found) - 1
-        return ", ".join(
-            filter(None, (found[0], others and f"and at {others} other values of its options"))
-        )
+        return found[0]
 
     def _at(self, point: OptionPoint, context: Context) -> str:
         component, broken = point.component, functools.partial(self._failed, point)

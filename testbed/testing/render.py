@@ -20,6 +20,7 @@ from testbed.plugin_files import is_file
 from testbed.registry import AXES, Registry
 from testbed.testing import networks
 from testbed.testing.checks import Context
+from testbed.testing.options import option_points
 from testbed.testing.probes import probe
 from testbed.testing.running import Outcome, iter_checks, run, suggest_claims
 from testbed.trial.specs import ComponentSpec
@@ -97,7 +98,14 @@ def notes(components: Sequence[Component]) -> list[str]:
         for one in components
         if (reference := str(getattr(one, "reference", ""))).startswith("EDIT")
     ]
-    return without + unedited + [_start(one) for one in components if isinstance(one, Network)]
+    tried = [
+        f"{one.label}: every law was checked {'; '.join(others)} as well."
+        for one in components
+        if (others := [point.where for point in option_points(one)[1:]])
+    ]
+    return (
+        without + unedited + tried + [_start(one) for one in components if isinstance(one, Network)]
+    )
 
 
 def _start(network: Network) -> str:

@@ -24,6 +24,7 @@ from testbed.testing import (
     samplers,
     schedules,
     tables,
+    values,
     weightings,
 )
 from testbed.testing.checks import Check, Context, Group
@@ -76,7 +77,7 @@ class Outcome:
 
 
 def iter_checks(subject: Component) -> list[Check]:
-    """The checks of a component: the laws of its axis, and one for every claim it makes.
+    """The checks of a component: the laws of its axis, a bundled name's values, and its claims.
 
     Raises:
         InputError: no component.
@@ -86,7 +87,7 @@ def iter_checks(subject: Component) -> list[Check]:
             f"expected a component ({', '.join(kind.__name__ for kind in AXES.values())}), "
             f"got {subject!r}."
         )
-    return [*GROUPS[subject.axis], *claims.made(subject)]
+    return [*GROUPS[subject.axis], *values.made(subject), *claims.made(subject)]
 
 
 def suggest_claims(subject: Component) -> list[str]:
