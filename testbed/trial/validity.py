@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from testbed.components.base import Sigma
 from testbed.components.dataset import Data
 from testbed.components.density import Density
 from testbed.components.network import Network
@@ -22,6 +23,7 @@ from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import sample
+from testbed.tensors import widen
 from testbed.training.objective import Objective
 from testbed.trial.specs import Likelihood
 
@@ -72,7 +74,7 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
         yield _at_infinity(p)
         return
     if objective.table is not None and objective.table.options["zero_terminal_snr"]:
-        if math.inf in p.singular:
+        if math.inf in p.singular or bool(_lost(objective, TERMINAL) > objective.sigma_data):
             yield _at_infinity(p)
             return
         yield from _drawn_last(objective, objective.table)
@@ -298,6 +300,15 @@ def _numbers(objective: Objective) -> Iterator[str]:
             for name, values in zip(("c_skip", "c_out", "c_in", "c_noise"), c, strict=True):
                 yield from _finite(f"{p.label}: {name}", values, sigma)
             yield from _finite(f"{p.label}: 1/c_out, by which F is read from x0,", 1 / c.out, sigma)
+            lost = _lost(objective, sigma)
+            at = int(lost.nan_to_num().argmax())
+            if lost[at] > objective.sigma_data:
+                yield (
+                    f"{p.label} with these options: |c_out F*| is {float(lost[at] * 2**24):.3g} at "
+                    f"sigma = {float(sigma[at]):.3g}: one rounding of F in float32 moves D by "
+                    f"{float(lost[at]):.3g}, more than sigma_data = {objective.sigma_data:.3g}. "
+                    "Take other options, or a smaller range of sigma."
+                )
         whose = objective.weighting.label if objective.weighting else objective.loss.label
         k = objective.k(sigma)
         yield from _finite(f"{whose}: the weight", k, sigma)
@@ -311,6 +322,19 @@ def _numbers(objective: Objective) -> Iterator[str]:
                 yield from _finite(
                     f"{p.label} with {whose}: the loss's factor {name} in float32", values, sigma
                 )
+
+
+def _lost(objective: Objective, sigma: Sigma) -> Tensor:
+    """How far one rounding of F in float32 moves D: 2^-24 |c_out F*|, shaped like sigma.
+
+    It is 0 for a parameterization that is not affine, whose D may be any function of F.
+    """
+    p, sd, sigma = objective.parameterization, objective.sigma_data, widen(sigma)
+    if not p.affine:
+        return torch.zeros_like(sigma)
+    a, b = p.pair_weights(sigma, sigma_data=sd)
+    reach = p.coefficients(sigma, sigma_data=sd).out.abs() * torch.sqrt((a * sd) ** 2 + b**2)
+    return 2.0**-24 * reach
 
 
 def _finite(what: str, values: Tensor, sigma: Tensor) -> Iterator[str]:

@@ -46,8 +46,25 @@ def nothing(sigma):
     return testbed.Coefficients(zero, zero, zero + 1, sigma)
 
 
+def mixed(sigma, k=0.5):
+    """u = k x0 - (1 - k) eps."""
+    d = k * sigma + 1 - k
+    return testbed.Coefficients((1 - k) / d, sigma / d, torch.ones_like(sigma), sigma)
+
+
+def mixed_target(x0, eps, sigma, k=0.5):
+    return k * x0 - (1 - k) * eps
+
+
+def heavy(sigma, c=0.0):
+    one = torch.ones_like(sigma)
+    return testbed.Coefficients(c * one, one, one, sigma)
+
+
 @testbed.hookimpl
 def testbed_parameterizations():
+    yield testbed.Parameterization("mixed", mixed, target=mixed_target)
+    yield testbed.Parameterization("heavy", heavy)
     yield testbed.Parameterization("narrow", plain, sigma_range=(0.01, 100.0))
     yield testbed.Parameterization("wired", plain, sigma_data=0.123)
     yield testbed.Parameterization("late", late)
@@ -107,6 +124,9 @@ planned = functools.partial(studies.planned, STUDY)
 
 
 ONLY = 'grid.parameterization=["{}"]'
+BOUND = 'grid.parameterization=[{{name="{}", {} = {}}}]'
+TERMINAL = ['table={name="ddpm", zero_terminal_snr=true}', "sigma_max=inf", "density=table"]
+TERMINAL += ["c_noise=shared"]
 REFUSED = {
     "eps at infinity": (
         ["sigma_max=inf"],
@@ -115,6 +135,15 @@ REFUSED = {
     "score at infinity": (
         ["sigma_max=inf", ONLY.format("score")],
         "'score' at sigma_max = infinity (zero terminal SNR)",
+    ),
+    "singular at infinity with its bound options alone": (
+        [BOUND.format("mixed", "k", 0.0), *TERMINAL],
+        "'mixed' at sigma_max = infinity (zero terminal SNR): x is pure noise there and F says",
+    ),
+    "an output that float32 cannot carry with its bound options": (
+        [BOUND.format("heavy", "c", 1e9)],
+        "'heavy' with these options: |c_out F*| is 8e+10 at sigma = 80: one rounding of F in float32 "
+        "moves D by 4.77e+03, more than sigma_data",
     ),
     "v at infinity": (
         ["sigma_max=inf", ONLY.format("v")],
@@ -209,6 +238,9 @@ def test_a_combination_that_cannot_work_is_refused_with_the_reason(
     "sets",
     [
         [],
+        [BOUND.format("mixed", "k", 0.5), *TERMINAL],
+        [BOUND.format("mixed", "k", 0.0)],
+        [ONLY.format("heavy")],
         [ONLY.format("narrow"), "sigma_min=0.02"],
         ["weighting=clipped", "sigma_min=0.2"],
         [ONLY.format("wired"), "sigma_data.assumed=0.123"],
