@@ -47,7 +47,7 @@ def nothing(sigma):
 
 
 def mixed(sigma, k=0.5):
-    """u = k x0 - (1 - k) eps."""
+    # u = k x0 - (1 - k) eps
     d = k * sigma + 1 - k
     return testbed.Coefficients((1 - k) / d, sigma / d, torch.ones_like(sigma), sigma)
 
@@ -142,8 +142,8 @@ REFUSED = {
     ),
     "an output that float32 cannot carry with its bound options": (
         [BOUND.format("heavy", "c", 1e9)],
-        "'heavy' with these options: |c_out F*| is 8e+10 at sigma = 80: one rounding of F in float32 "
-        "moves D by 4.77e+03, more than sigma_data",
+        "'heavy' with these options: |c_out F*| is 8e+10 at sigma = 80: one rounding of F in "
+        "float32 moves D by 4.77e+03, more than sigma_data",
     ),
     "v at infinity": (
         ["sigma_max=inf", ONLY.format("v")],
