@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from testbed import __version__
-from testbed.cli import components, models, studies
+from testbed.cli import components, installation, models, studies
 from testbed.errors import InputError, disk_is_full
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ for panel, commands in (
     ("Studies", (studies.study, studies.plan, studies.report, studies.sync, studies.ui)),
     ("Components", (components.plugins, components.explain, components.check, components.new)),
     ("Denoisers", (models.audit, models.sample)),
+    ("Installation", (installation.selftest,)),
 ):
     for command in commands:
         app.command(rich_help_panel=panel)(command)
