@@ -50,10 +50,10 @@ def selftest(
             found.append(one)
             if not as_json:
                 mark = "[green]holds [/]" if one.passed else "[red]BROKEN[/]"
-                console.print(f"{mark} {one.law}", highlight=False)
-                console.print(f"       {one.sentence}", highlight=False, markup=False)
+                console.print(f"{mark} {one.law:14}", end="", highlight=False)
+                console.print(one.sentence, highlight=False, markup=False)
                 if not one.passed:
-                    console.print(f"       {one.message}", highlight=False, markup=False)
+                    console.print(f"{'':22}{one.message}", highlight=False, markup=False)
     broken = [one.law for one in found if not one.passed]
     if as_json:
         terminal.document(

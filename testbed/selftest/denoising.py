@@ -89,7 +89,7 @@ def denoiser(setup: Setup) -> str:
     return str(worst)
 
 
-@law("conversions: at x = x0 + sigma eps each of x0, eps, score, v and flow gives each other")
+@law("At x = x0 + sigma eps each of x0, eps, score, v and flow gives each other")
 def conversions(setup: Setup) -> str:
     worst = Nearest()
     s = SIGMA[:, None]
@@ -112,7 +112,7 @@ def conversions(setup: Setup) -> str:
     return str(worst)
 
 
-@law("posteriors: Gaussian, two components and two points: E[x0|x], score and log-density")
+@law("Gaussian, two components and two points: E[x0|x], score and log-density")
 def posteriors(setup: Setup) -> str:
     worst, g = Nearest(), gamma(256)
     x = 3 * setup.normal("x", len(SIGMA), 2).double()
@@ -217,7 +217,7 @@ def gradient(setup: Setup) -> str:
     return str(worst)
 
 
-@law("draws: sigma(u) is the density's quantile, and lambda p(log sigma) the effective weight")
+@law("sigma(u) is the density's quantile, and lambda p(log sigma) the effective weight")
 def draws(setup: Setup) -> str:
     worst = Nearest()
     objective = _objective(setup, "v", "min_snr", "l2", "x0")
@@ -232,7 +232,7 @@ def draws(setup: Setup) -> str:
     return str(worst)
 
 
-@law("scale: edm's expected loss at F = 0 is 1 on data of its sigma_data, by which it is divided")
+@law("edm's expected loss at F = 0 is 1 on data of its sigma_data, by which it is divided")
 def scale(setup: Setup) -> str:
     worst = Nearest()
     rows = (SD * torch.stack([A, B, -A, -B])).float()
@@ -247,7 +247,7 @@ def scale(setup: Setup) -> str:
     return f"{found:.4f}"
 
 
-@law("borders: x = x_t/alpha, sigma = s/alpha for the VP, cosine and flow schedules")
+@law("x = x_t/alpha, sigma = s/alpha for the VP, cosine and flow schedules")
 def borders(setup: Setup) -> str:
     worst, g = Nearest(), gamma(256)
     t = torch.tensor([0.1, 0.4, 0.7], dtype=torch.float64)

@@ -11,7 +11,7 @@ from scipy import special
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics import denoising, statistics
-from testbed.metrics.information import kl_bound
+from testbed.metrics.information import entropy, kl_bound, mutual_information
 from testbed.oracles import Gaussian
 from testbed.random import stream
 from testbed.registry import AXES
@@ -25,7 +25,7 @@ from testbed.trial.config import TrialSettings
 from testbed.trial.resolve import resolve
 
 
-@law("risk: the loss is that of the draws, the excess |D - D*|^2/d, KL d int excess/sigma^2 dlog s")
+@law("The loss is that of the draws, the excess |D - D*|^2/d, KL d int excess/sigma^2 dlog s")
 def risk(setup: Setup) -> str:
     worst, g = Nearest(), gamma(512, torch.float32)
     x = SD * setup.normal("held out", 64, 2).float()
@@ -56,7 +56,18 @@ def risk(setup: Setup) -> str:
     return str(worst)
 
 
-@law("distances: energy 2E|x - y| - E|x - x'| - E|y - y'| of one point against another is 2|x - y|")
+@law("Of a Gaussian h = d/2 log(2 pi e (v + s^2)) and I = d/2 log(1 + v/s^2), from its mmse curve")
+def information(setup: Setup) -> str:
+    worst, s, v = Nearest(), SIGMA.numpy(), SD**2
+    mmse = v * s**2 / (v + s**2)
+    h = math.log(2 * math.pi * math.e * (v + 0.002**2))
+    worst.near("the entropy", entropy(s, mmse, 2, v).value, h, gamma(256) * 16)
+    found = mutual_information(s, mmse, 2, v).value
+    worst.near("the mutual information", found, math.log(1 + v / 0.002**2), gamma(256) * 32)
+    return str(worst)
+
+
+@law("Energy 2E|x - y| - E|x - x'| - E|y - y'| of one point against another is 2|x - y|")
 def distances(setup: Setup) -> str:
     worst = Nearest()
     zero, one = torch.zeros(8, 4), torch.full((8, 4), 0.5)
@@ -69,8 +80,8 @@ def distances(setup: Setup) -> str:
     return str(worst)
 
 
-@law("statistics: the paired t interval and p of three log ratios, Holm's correction, two-sided t")
-def tests(setup: Setup) -> str:
+@law("The paired t interval and p of three log ratios, Holm's correction, two-sided t")
+def statistics_(setup: Setup) -> str:
     worst, g = Nearest(), gamma(2**16)
     r = np.array([0.1, 0.2, 0.6])
     found = statistics.compare(np.exp(r), np.ones(3))
@@ -94,7 +105,7 @@ def tests(setup: Setup) -> str:
     return str(worst)
 
 
-@law("streams: equal names give equal numbers, others do not; a table's D is that of its level")
+@law("Equal names give equal numbers, others do not; a table's D is that of its level")
 def streams(setup: Setup) -> str:
     a, b, c, d = (
         torch.rand(4, generator=stream(seed, name))
@@ -115,7 +126,7 @@ def streams(setup: Setup) -> str:
     return str(worst)
 
 
-@law("names: every bundled weighting, loss, density, schedule and so on has its paper's values")
+@law("Every bundled weighting, loss, density, schedule and so on has its paper's values")
 def names(setup: Setup) -> str:
     count = 0
     for axis in AXES:
@@ -130,7 +141,7 @@ def names(setup: Setup) -> str:
     return f"{count} names"
 
 
-@law("trial: settings by name become edm's denoiser and objective at the data's sigma_data")
+@law("Settings by name become edm's denoiser and objective at the data's sigma_data")
 def trial(setup: Setup) -> str:
     worst, g = Nearest(), gamma(64, torch.float32)
     stated = TrialSettings.model_validate(

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 
 import testbed
+from testbed.diffusion.ddpm import Chain, Normal
 from testbed.diffusion.denoiser import Denoiser
 from testbed.sampling.likelihood import levels
 from testbed.selftest.denoising import nothing
@@ -34,7 +35,7 @@ def _factor(sigmas: list[float], second: bool) -> float:
     return x
 
 
-@law("ODE: dx/dsigma = (x - D)/sigma takes N(0, 80^2 + 1/4) to a standard deviation of 0.5")
+@law("dx/dsigma = (x - D)/sigma takes N(0, 80^2 + 1/4) to a standard deviation of 0.5")
 def ode(setup: Setup) -> str:
     worst, denoiser = Nearest(), _denoiser(setup)
     x = setup.normal("start", 64, 2)
@@ -56,7 +57,7 @@ def ode(setup: Setup) -> str:
     return f"standard deviation {end['heun', 64]:.4f}, {worst}"
 
 
-@law("noise: ancestral steps keep the marginals' variance, by its own recursion in 64 steps")
+@law("Ancestral steps keep the marginals' variance, by its own recursion in 64 steps")
 def noise(setup: Setup) -> str:
     n, sigmas = 8192, karras(64)
     x = HIGHEST * setup.normal("start of noise", n, 2)
@@ -77,7 +78,37 @@ def noise(setup: Setup) -> str:
     return f"variance {variance:.4f}, {worst}"
 
 
-@law("likelihood: log p of N(0, I/4) at sigma = 0.002, in nats, and in bits per dimension")
+@law("q(x_t|x_0) and q(x_(t-1)|x_t, x_0) of three steps of beta (Ho et al. 2020, eqs. 4, 6 and 7)")
+def chain(setup: Setup) -> str:
+    worst, g = Nearest(), gamma(64, setup.dtype)
+    beta, abar = (0.1, 0.2, 0.3), (0.9, 0.72, 0.504)
+    levels = [math.sqrt((1 - a) / a) for a in abar]
+    found = Chain(torch.tensor(levels, dtype=torch.float64))
+    x0, x = (setup.normal(name, 4, 2) for name in ("x0 of a chain", "x_t"))
+    size = x0.double().abs() + x.double().abs()
+    for t in range(3):
+        marginal = found.marginal(x0, t)
+        worst.near("a marginal's mean", marginal.mean, math.sqrt(abar[t]) * x0.double(), g * size)
+        worst.near("a marginal's variance", marginal.variance, 1 - abar[t], gamma(64))
+        step = found.step(x, t)
+        worst.near("a step's mean", step.mean, math.sqrt(1 - beta[t]) * x.double(), g * size)
+        worst.near("a step's variance", step.variance, beta[t], gamma(64))
+        before = abar[t - 1] if t else 1.0
+        mean = math.sqrt(before) * beta[t] / (1 - abar[t]) * x0.double()
+        mean = mean + math.sqrt(1 - beta[t]) * (1 - before) / (1 - abar[t]) * x.double()
+        posterior, variance = found.posterior(x, x0, t), beta[t] * (1 - before) / (1 - abar[t])
+        worst.near("a posterior's mean", posterior.mean, mean, g * size)
+        worst.near("a posterior's variance", posterior.variance, variance, gamma(64))
+    one, other = (
+        Normal(torch.full((1, 2), m).double(), torch.tensor(v).double())
+        for m, v in ((0.0, 1.0), (1.0, 4.0))
+    )
+    # Two dimensions of (1/4 - 1 + log 4 + 1/4)/2.
+    worst.near("a divergence", one.kl(other)[0], math.log(4) - 0.5, gamma(64))
+    return str(worst)
+
+
+@law("log p of N(0, I/4) at sigma = 0.002, in nats, and in bits per dimension")
 def likelihood(setup: Setup) -> str:
     worst, denoiser, low = Nearest(), _denoiser(setup), 0.002
     x = setup.normal("points", 16, 2)

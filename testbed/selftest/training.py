@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
+from testbed.random import stream
 from testbed.selftest.formulas import SCALINGS, SD, WEIGHTS, lognormal
 from testbed.selftest.law import Broken, Nearest, Setup, gamma, law
 from testbed.training.batch import Batch
@@ -22,6 +24,14 @@ from testbed.training.trainer import draws as drawn
 STEPS, BATCH, D = 30, 16, 4
 RATE = 0.05
 CPU = torch.device("cpu")
+
+
+class Case(NamedTuple):
+    """What is trained: a parameterization under a weighting, with offset noise of a strength."""
+
+    parameterization: str
+    weighting: str
+    offset: float = 0.0
 
 
 class Constant(nn.Module):
@@ -63,10 +73,13 @@ def power(t: int) -> float:
 
 
 def replay(
-    p: str, weighting: str, data: Data, seed: int, scale: float, decay: Callable[[int], float]
+    case: Case, data: Data, seed: int, scale: float, decay: Callable[[int], float]
 ) -> Replay:
     """Gradient descent on lambda |D - x0|^2/(d scale) for F = w, in float64, on the same draws."""
+    p, weighting, strength = case
     indices, u, eps = drawn(seed, 0, BATCH, len(data.train), (D,))
+    z = torch.randn(*eps.shape[:2], 1, generator=stream(seed, "channel z/0"))
+    eps = eps + strength * z
     w = Constant().w.detach().double()
     ema, lost, losses, loss_lost = w.clone(), torch.zeros(D).double(), [], 0.0
     g = gamma(BATCH + 64, torch.float32)
@@ -96,16 +109,17 @@ def _data(setup: Setup) -> Data:
     return Data(x, x + 1)
 
 
-def _job(setup: Setup, p: str, weighting: str, training: Training, seed: int) -> TrainingJob:
+def _job(setup: Setup, case: Case, training: Training, seed: int) -> TrainingJob:
     found = setup.registry
-    parameterization = found.parameterization(p)
+    parameterization = found.parameterization(case.parameterization)
     denoiser = Denoiser(Constant(), parameterization, SD, c_in="shared", c_noise="shared")
     objective = Objective(
         parameterization,
-        found.weighting(weighting),
+        found.weighting(case.weighting),
         found.loss("l2"),
         found.density("lognormal"),
         SD,
+        noise=found.noise("offset", strength=case.offset) if case.offset else found.noise("white"),
     )
     return TrainingJob(denoiser, objective, training, seed)
 
@@ -113,19 +127,20 @@ def _job(setup: Setup, p: str, weighting: str, training: Training, seed: int) ->
 SETTINGS = Training(
     steps=STEPS, batch=BATCH, learning_rate=RATE, optimizer="sgd", ema=0.5, points=1
 )
-CASES = (("edm", "edm"), ("v", "min_snr"), ("eps", "eps"))
+EDM = Case("edm", "edm")
+CASES = (EDM, Case("v", "min_snr"), Case("eps", "eps"))
 
 
-@law("training: sgd goes w - rate dloss/dw on the loss over its scale, one by one and in a batch")
+@law("Sgd goes w - rate dloss/dw on the loss over its scale, one by one and in a batch")
 def training(setup: Setup) -> str:
     worst, data, seed = Nearest(), _data(setup), setup.seed
-    jobs = [_job(setup, *case, SETTINGS, seed) for case in CASES]
+    jobs = [_job(setup, case, SETTINGS, seed) for case in CASES]
     batch = Batch(jobs, data, CPU)
     points = [point for window in batch.windows() for point in window]
     for i, case in enumerate(CASES):
-        one = Trainer.of(_job(setup, *case, SETTINGS, seed), data, CPU)
+        one = Trainer.of(_job(setup, case, SETTINGS, seed), data, CPU)
         (point,) = list(one)
-        wanted = replay(*case, data, seed, one.scale, beta)
+        wanted = replay(case, data, seed, one.scale, beta)
         both = (("alone", one, 0, point), ("in a batch", batch, i, points[i]))
         for how, loop, row, at in both:
             what = f"of {case[0]} weighted by {case[1]}, {how}"
@@ -138,32 +153,31 @@ def training(setup: Setup) -> str:
         averaged = batch.averaged(i).network
         assert isinstance(averaged, nn.Module)
         worst.near("the network's average", next(averaged.parameters()), wanted.ema, wanted.lost)
+    offset = EDM._replace(offset=0.5)
+    one = Trainer.of(_job(setup, offset, SETTINGS, seed), data, CPU)
+    list(one)
+    wanted = replay(offset, data, seed, one.scale, beta)
+    worst.near("the weights with offset noise", one.weights.W[0], wanted.w, wanted.lost)
     return str(worst)
 
 
-@law("averages: beta = ((t/(t + 1))^(gamma + 1)) for a profile of width 1/10 (Karras et al. 2024)")
+@law("beta = ((t/(t + 1))^(gamma + 1)) for a profile of width 1/10 (Karras et al. 2024)")
 def averages(setup: Setup) -> str:
     worst, data = Nearest(), _data(setup)
-    one = Trainer.of(
-        _job(setup, "edm", "edm", replace(SETTINGS, ema_width=0.1), setup.seed), data, CPU
-    )
+    one = Trainer.of(_job(setup, EDM, replace(SETTINGS, ema_width=0.1), setup.seed), data, CPU)
     list(one)
-    wanted = replay("edm", "edm", data, setup.seed, one.scale, power)
+    wanted = replay(EDM, data, setup.seed, one.scale, power)
     worst.near("the average", one.ema[0], wanted.ema, wanted.lost)
     return str(worst)
 
 
-@law(
-    "Adam: its first step is the learning rate against the gradient's sign; clipping keeps its sign"
-)
+@law("Its first step is the learning rate against the gradient's sign; clipping keeps its sign")
 def adam(setup: Setup) -> str:
     worst, data = Nearest(), _data(setup)
     start = Constant().w.detach().double()
     first = replace(SETTINGS, steps=1, optimizer="adam", learning_rate=0.01)
     for clip in (0.0, 1e-3):
-        one = Trainer.of(
-            _job(setup, "edm", "edm", replace(first, clip=clip), setup.seed), data, CPU
-        )
+        one = Trainer.of(_job(setup, EDM, replace(first, clip=clip), setup.seed), data, CPU)
         list(one)
         gradient = one.weights.G[0].double()
         step = one.weights.W[0].double() - start
@@ -177,15 +191,15 @@ def adam(setup: Setup) -> str:
     return str(worst)
 
 
-@law("resuming: a run that is stored and goes on ends at the same bits as one that was not")
+@law("A run that is stored and goes on ends at the same bits as one that was not")
 def resuming(setup: Setup) -> str:
     data, longer = _data(setup), replace(SETTINGS, steps=100, points=2)
-    whole = Trainer.of(_job(setup, "v", "min_snr", longer, setup.seed), data, CPU)
+    whole = Trainer.of(_job(setup, CASES[1], longer, setup.seed), data, CPU)
     list(whole)
-    half = Trainer.of(_job(setup, "v", "min_snr", longer, setup.seed), data, CPU)
+    half = Trainer.of(_job(setup, CASES[1], longer, setup.seed), data, CPU)
     next(iter(half))
     tensors, facts = half.state()
-    again = Trainer.of(_job(setup, "v", "min_snr", longer, setup.seed), data, CPU)
+    again = Trainer.of(_job(setup, CASES[1], longer, setup.seed), data, CPU)
     again.restore({name: value.clone() for name, value in tensors.items()}, facts)
     list(again)
     for name in ("W", "ema"):
