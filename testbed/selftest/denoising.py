@@ -57,7 +57,7 @@ def _inputs(c: Scaling, shared: bool) -> tuple[Tensor, Tensor]:
     return 1 / torch.sqrt(SIGMA**2 + SD**2), SIGMA.log() / 4
 
 
-@law("D = c_skip x + c_out F(c_in x, c_noise), for every parameterization, with own inputs and not")
+@law("D = c_skip x + c_out F(c_in x, c_noise), for every parameterization, with own inputs and shared ones")
 def denoiser(setup: Setup) -> str:
     worst, g = Nearest(), gamma(32, setup.dtype)
     x = setup.normal("x", len(SIGMA), 3) * (1 + SIGMA[:, None]).to(setup.dtype)
@@ -232,7 +232,7 @@ def draws(setup: Setup) -> str:
     return str(worst)
 
 
-@law("edm's expected loss at F = 0 is 1 on data of its sigma_data, by which it is divided")
+@law("The expected loss of edm at F = 0 is 1 on data of its sigma_data, by which it is divided")
 def scale(setup: Setup) -> str:
     worst = Nearest()
     rows = (SD * torch.stack([A, B, -A, -B])).float()

@@ -10,8 +10,7 @@ from scipy import special
 
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
-from testbed.metrics import denoising, statistics
-from testbed.metrics.information import entropy, kl_bound, mutual_information
+from testbed.metrics import denoising, information, statistics
 from testbed.oracles import Gaussian
 from testbed.random import stream
 from testbed.registry import AXES
@@ -51,18 +50,18 @@ def risk(setup: Setup) -> str:
         worst.near("the network's output", table["output_rms"][i], 1.0, g * root)
     rate = 2 * (c.out / s) ** 2
     wanted = float(torch.trapezoid(rate, s.log()))
-    found = kl_bound(s.numpy(), c.out.square().numpy(), 2)
+    found = information.kl_bound(s.numpy(), c.out.square().numpy(), 2)
     worst.near("the KL bound", found.value, wanted, gamma(256) * wanted)
     return str(worst)
 
 
 @law("Of a Gaussian h = d/2 log(2 pi e (v + s^2)) and I = d/2 log(1 + v/s^2), from its mmse curve")
-def information(setup: Setup) -> str:
+def nats(setup: Setup) -> str:
     worst, s, v = Nearest(), SIGMA.numpy(), SD**2
     mmse = v * s**2 / (v + s**2)
     h = math.log(2 * math.pi * math.e * (v + 0.002**2))
-    worst.near("the entropy", entropy(s, mmse, 2, v).value, h, gamma(256) * 16)
-    found = mutual_information(s, mmse, 2, v).value
+    worst.near("the entropy", information.entropy(s, mmse, 2, v).value, h, gamma(256) * 16)
+    found = information.mutual_information(s, mmse, 2, v).value
     worst.near("the mutual information", found, math.log(1 + v / 0.002**2), gamma(256) * 32)
     return str(worst)
 

@@ -58,8 +58,8 @@ class Replay:
 
 
 def beta(t: int) -> float:
-    """The average's decay with ema = 1/2: min(1/2, (1 + t)/(10 + t))."""
-    return min(0.5, (1 + t) / (10 + t))
+    """The average's decay with ema = 0.7: min(0.7, (1 + t)/(10 + t))."""
+    return min(0.7, (1 + t) / (10 + t))
 
 
 def power(t: int) -> float:
@@ -125,13 +125,13 @@ def _job(setup: Setup, case: Case, training: Training, seed: int) -> TrainingJob
 
 
 SETTINGS = Training(
-    steps=STEPS, batch=BATCH, learning_rate=RATE, optimizer="sgd", ema=0.5, points=1
+    steps=STEPS, batch=BATCH, learning_rate=RATE, optimizer="sgd", ema=0.7, points=1
 )
 EDM = Case("edm", "edm")
 CASES = (EDM, Case("v", "min_snr"), Case("eps", "eps"))
 
 
-@law("Sgd goes w - rate dloss/dw on the loss over its scale, one by one and in a batch")
+@law("Gradient descent goes w - rate dloss/dw on the loss over its scale, one by one and in a batch")
 def training(setup: Setup) -> str:
     worst, data, seed = Nearest(), _data(setup), setup.seed
     jobs = [_job(setup, case, SETTINGS, seed) for case in CASES]
@@ -161,7 +161,7 @@ def training(setup: Setup) -> str:
     return str(worst)
 
 
-@law("beta = ((t/(t + 1))^(gamma + 1)) for a profile of width 1/10 (Karras et al. 2024)")
+@law("The average's beta is ((t/(t + 1))^(gamma + 1)) for a profile of width 1/10 (Karras et al. 2024)")
 def averages(setup: Setup) -> str:
     worst, data = Nearest(), _data(setup)
     one = Trainer.of(_job(setup, EDM, replace(SETTINGS, ema_width=0.1), setup.seed), data, CPU)
@@ -171,7 +171,7 @@ def averages(setup: Setup) -> str:
     return str(worst)
 
 
-@law("Its first step is the learning rate against the gradient's sign; clipping keeps its sign")
+@law("Adam's first step is rate g/(|g| + 1e-8); a clipped gradient has the stated norm")
 def adam(setup: Setup) -> str:
     worst, data = Nearest(), _data(setup)
     start = Constant().w.detach().double()
@@ -184,6 +184,8 @@ def adam(setup: Setup) -> str:
         # w and its step are rounded to float32.
         bound = gamma(16, torch.float32) * (start.abs() + 0.01)
         worst.near("the first step", step, -0.01 * gradient / (gradient.abs() + 1e-8), bound)
+        average = start + 0.9 * step
+        worst.near("the first step's average", one.ema[0], average, bound)
         if clip:
             # 1e-6 is added to the norm that is divided by, and that is 1e-2 and more here.
             norm, small = float(gradient.norm()), 1e-4 + gamma(64, torch.float32)

@@ -35,6 +35,7 @@ MODULES = [
     "distance_laws",
     "sample_quality_laws",
     "property_laws",
+    "installations",
     "wrong_components",
 ]
 """Each enters its families."""
@@ -67,6 +68,7 @@ def laws() -> dict[str, str]:
     stated = [one.subject for one in MUTANTS if isinstance(one.subject, Stated)]
     found |= {one.id: first_line(one.law) for one in stated} | laws_of_tests()
     found |= {name: (law.__doc__ or "").strip() for name, law in SELF_TESTS.items()}
+    found |= {name: text for family in FAMILIES.values() for name, text in family.sentences.items()}
     return {check: law or check.partition(".")[2].replace("_", " ") for check, law in found.items()}
 
 
