@@ -57,7 +57,7 @@ def _inputs(c: Scaling, shared: bool) -> tuple[Tensor, Tensor]:
     return 1 / torch.sqrt(SIGMA**2 + SD**2), SIGMA.log() / 4
 
 
-@law("D = c_skip x + c_out F(c_in x, c_noise), for every parameterization, with own inputs and shared ones")
+@law("D = c_skip x + c_out F(c_in x, c_noise), for every parameterization, own inputs or shared")
 def denoiser(setup: Setup) -> str:
     worst, g = Nearest(), gamma(32, setup.dtype)
     x = setup.normal("x", len(SIGMA), 3) * (1 + SIGMA[:, None]).to(setup.dtype)

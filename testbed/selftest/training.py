@@ -131,7 +131,7 @@ EDM = Case("edm", "edm")
 CASES = (EDM, Case("v", "min_snr"), Case("eps", "eps"))
 
 
-@law("Gradient descent goes w - rate dloss/dw on the loss over its scale, one by one and in a batch")
+@law("Gradient descent: w - rate dloss/dw of the loss over its scale, alone and in a batch")
 def training(setup: Setup) -> str:
     worst, data, seed = Nearest(), _data(setup), setup.seed
     jobs = [_job(setup, case, SETTINGS, seed) for case in CASES]
@@ -161,7 +161,7 @@ def training(setup: Setup) -> str:
     return str(worst)
 
 
-@law("The average's beta is ((t/(t + 1))^(gamma + 1)) for a profile of width 1/10 (Karras et al. 2024)")
+@law("beta is (t/(t + 1))^(gamma + 1) for an average of width 1/10 (Karras et al. 2024)")
 def averages(setup: Setup) -> str:
     worst, data = Nearest(), _data(setup)
     one = Trainer.of(_job(setup, EDM, replace(SETTINGS, ema_width=0.1), setup.seed), data, CPU)

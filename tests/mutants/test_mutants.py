@@ -13,6 +13,7 @@ from properties.states import LAWS as PROPERTIES
 
 from testbed.testing.claims import GROUPS as CLAIMS
 from testbed.testing.running import GROUPS
+from testbed.testing.values import CHECKS as VALUES
 
 SLOW = {
     *("conversion", "coefficients", "target", "chain", "denoiser", "audit"),
@@ -68,7 +69,7 @@ def test_every_law_of_the_tests_rejects_something() -> None:
 
 
 def test_every_check_of_the_kit_rejects_something_and_each_is_known() -> None:
-    every = {check.id for check in chain(*CLAIMS.values(), *GROUPS.values())}
+    every = {check.id for check in chain(*CLAIMS.values(), *GROUPS.values(), VALUES.values())}
     kit = [one for one in MUTANTS if one.family.startswith("components: ")]
     rejecting = set(chain.from_iterable(one.caught_by for one in kit))
     rejecting |= {f"{component.axis}.spawned" for component in OTHER_PROCESSES}

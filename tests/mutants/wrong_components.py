@@ -1,5 +1,6 @@
 """The families of wrong components, with the unusual right ones that no check may reject."""
 
+import importlib
 from functools import partial
 
 from mutants.registry import FAMILIES, MUTANTS, Family, kit
@@ -9,6 +10,8 @@ from mutants.wrong_processes import OTHER_PROCESSES
 
 from testbed.testing import Context
 
+for name in ("wrong_options", "wrong_values"):  # each enters its mutants
+    importlib.import_module(f"mutants.{name}")
 CONTEXT = Context.of(OTHER_PROCESSES)
 CATALOGUE = [one for one in MUTANTS if one.family.startswith("components: ")]
 for mutant in CATALOGUE:

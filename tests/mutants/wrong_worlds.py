@@ -256,12 +256,6 @@ def network(kind: type[nn.Module], **more: Any) -> testbed.Network:
     return testbed.Network("wrong", build, **{"noise": NOISE, **more})
 
 
-class NotZero(Small):
-    def __init__(self, shape: tuple[int, ...], labels: int) -> None:
-        super().__init__(shape, labels)
-        nn.init.normal_(self.last.weight, std=1e-3)
-
-
 class BatchNorm(Small):
     def __init__(self, shape: tuple[int, ...], labels: int) -> None:
         super().__init__(shape, labels)
@@ -336,7 +330,6 @@ class Scaling(Small):
         return super().forward(x, c_noise, condition)
 
 
-wrong("last layer not zero", network(NotZero), "zero_at_start")
 wrong("batch norm", network(BatchNorm), "shape", "per_sample")
 wrong("centred on the batch", network(Centred), "per_sample")
 wrong("does not look at the noise", network(Deaf), "sees_noise")
@@ -358,7 +351,6 @@ wrong(
     "not finite at the end of its range",
     network(Logarithm, noise={"time": (0.0, 1.0)}),
     "finite",
-    "zero_at_start",
     "learns",
 )
 wrong("flattens images", network(Flat), "shape")
