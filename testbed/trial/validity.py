@@ -71,11 +71,11 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
             yield f"{objective.table.label}: its levels must be positive, finite and ascending."
             return
     if math.isinf(high):
-        yield _at_infinity(p)
+        yield _at_infinity(p, math.inf in p.singular)
         return
     if objective.table is not None and objective.table.options["zero_terminal_snr"]:
         if math.inf in p.singular or bool(_lost(objective, TERMINAL) > objective.sigma_data):
-            yield _at_infinity(p)
+            yield _at_infinity(p, singular=True)
             return
         yield from _drawn_last(objective, objective.table)
     for component in (p, objective.weighting):
@@ -234,9 +234,9 @@ def _drawn_last(objective: Objective, table: NoiseTable) -> Iterator[str]:
         )
 
 
-def _at_infinity(p: Parameterization) -> str:
+def _at_infinity(p: Parameterization, singular: bool) -> str:
     """Zero terminal SNR is sigma = infinity (Lin et al. 2024, sec. 3)."""
-    if math.inf in p.singular:
+    if singular:
         return (
             f"{p.label} at sigma_max = infinity (zero terminal SNR): x is pure noise there and F "
             "says nothing of x0. Take one that is not singular at infinity, such as v, or a finite "

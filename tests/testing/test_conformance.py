@@ -1,5 +1,6 @@
 """The conformance kit: everything registered conforms, and the kit itself does what it says."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from testbed.testing import (
     behaviour,
     check_component,
     iter_checks,
+    option_points,
     parametrize_with_checks,
     plugin,
     strategies,
@@ -158,23 +160,130 @@ def with_options(
     return u
 
 
-def test_a_component_is_tried_around_its_options() -> None:
+def test_a_component_is_checked_around_its_options() -> None:
     density = testbed.Density("mine", with_options, lambda sigma: sigma)
-    tried = dict(behaviour.variants(density.bound({"scale": 3.0})))
-    assert list(tried) == [
-        "by default",
+    points = option_points(density.bound({"scale": 3.0, "sigma_min": 0.02}))
+    assert [point.where for point in points] == [
+        "",
+        "with sigma_min = 0.03, sigma_max = 120, n = 6, scale = 4.5",
+        "with sigma_min = 0.01, sigma_max = 40, n = 2, scale = 1.5",
         "with kind = 'a'",
         "with kind = 'c'",
         "with even = False",
-        "with n = 6",
-        "with n = 2",
-        "with scale = 4.5",
-        "with scale = 1.5",
     ]
-    assert tried["by default"].options["scale"] == tried["with n = 6"].options["scale"] == 3.0
-    assert tried["with kind = 'a'"].options["kind"] == "a"
+    tried = {point.where: point.component.options for point in points}
+    assert tried[""]["scale"] == tried["with kind = 'a'"]["scale"] == 3.0
+    assert tried["with kind = 'a'"]["kind"] == "a"
+
+
+def test_what_a_component_refuses_is_left_out_and_the_rest_is_tried() -> None:
+    def weight(sigma: torch.Tensor, k: float = 0.0, n: int = 4) -> torch.Tensor:
+        if k < 0:
+            raise ValueError("k must be at least 0.")
+        return (1 + k) * n / sigma**2
+
+    found = [point.where for point in option_points(testbed.Weighting("mine", weight))]
+    assert found == ["", "with k = 0.5, n = 5", "with n = 2"]
     table = default_registry().table("karras", n=2)
-    assert "with n = 1" not in dict(behaviour.variants(table))  # which the table refuses
+    assert not any("n = 1," in point.where for point in option_points(table))
+
+
+def test_a_law_that_breaks_beside_the_default_says_where() -> None:
+    def weight(sigma: torch.Tensor, k: float = 2.0) -> torch.Tensor:
+        return (k - 1.5) / sigma**2
+
+    mine = testbed.Weighting("mine", weight)
+    (check,) = [one for one in iter_checks(mine) if one.id == "weighting.positive"]
+    with pytest.raises(CheckFailed, match=r"Found: with k = 1: lambda = -.* is negative"):
+        check(mine)
+    assert check(mine.bound({"k": 4.0}))
+
+
+def test_every_bundled_name_with_a_formula_has_values() -> None:
+    without = {"dataset", "network", "metric"}
+    for component in registered():
+        ids = [check.id for check in iter_checks(component)]
+        assert (f"{component.axis}.values" in ids) == (component.axis not in without)
+    other = testbed.Weighting("mine", unit)
+    assert "weighting.values" not in [check.id for check in iter_checks(other)]
+
+
+@pytest.mark.parametrize(
+    ("p", "declared", "message"),
+    [
+        ("edm", {}, 'log sigma/4: declare noise_kind = "log_sigma" (the default is "sigma").'),
+        ("edm", {"noise_kind": "time"}, 'declare noise_kind = "log_sigma" (declared: "time").'),
+        ("eps", {"noise_kind": "log_sigma"}, 'c_noise is sigma: declare noise_kind = "sigma" ('),
+    ],
+)
+def test_a_forgotten_noise_kind_is_named(p: str, declared: dict[str, str], message: str) -> None:
+    right = default_registry().parameterization(p)
+    mine = testbed.Parameterization("mine", right.scaling, target=right.stated_target, **declared)
+    (check,) = [one for one in iter_checks(mine) if one.id == "parameterization.noise_kind"]
+    with pytest.raises(CheckFailed) as caught:
+        check(mine)
+    assert message in str(caught.value)
+
+
+class Convolution(torch.nn.Module):
+    """A network of images alone, whose last layer does not start at zero."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.noise = torch.nn.Linear(2, 4)
+        self.first = torch.nn.Conv2d(shape[0], 4, 3, padding=1)
+        self.last = torch.nn.Conv2d(4, shape[0], 3, padding=1)
+
+    def forward(
+        self, x: torch.Tensor, c_noise: torch.Tensor, condition: object = None
+    ) -> torch.Tensor:
+        c = c_noise[:, None].to(x.dtype)
+        h = self.first(x) + self.noise(torch.cat([c.sin(), c.cos()], 1))[..., None, None]
+        out: torch.Tensor = self.last(torch.tanh(h))
+        return out
+
+
+def test_a_network_is_checked_at_the_shapes_that_it_states() -> None:
+    noise = {"log_sigma": (-2.4, 2.4)}
+    mine = testbed.Network("mine", Convolution, noise, shapes=((1, 8, 8), (3, 5, 5)))
+    slow = (".spawned", ".compile")
+    for check in iter_checks(mine):
+        if not check.id.endswith(slow):
+            with contextlib.suppress(Skipped):
+                check(mine)
+    (check,) = [one for one in iter_checks(mine) if one.id == "network.shape"]
+    with pytest.raises(CheckFailed):
+        check(testbed.Network("mine", Convolution, noise))
+    for shapes in ((), ((),), ((0, 2),), (3,), [[1, 8]]):
+        with pytest.raises(InputError, match="expected shapes of samples"):
+            testbed.Network("mine", Convolution, noise, shapes=shapes)  # type: ignore[arg-type]
+
+
+def test_a_metric_is_checked_at_the_shapes_that_it_states() -> None:
+    def measure(samples: torch.Tensor, data: testbed.Data, generator: object) -> float:
+        if samples[0].numel() <= 32:
+            raise InputError("needs more than 32 dimensions.")
+        return float((samples.double().mean(0) - data.test.double().mean(0)).square().sum())
+
+    mine = testbed.Metric("mine", measure, shapes=((40,), (1, 6, 6)))
+    for check in iter_checks(mine):
+        if not check.id.endswith(".spawned"):
+            check(mine)
+    with pytest.raises(CheckFailed, match="more than 32"):
+        iter_checks(mine)[1](testbed.Metric("mine", measure))
+
+
+def test_a_start_at_zero_is_advice_and_no_law() -> None:
+    from testbed.testing.render import notes
+
+    noise = {"log_sigma": (-2.4, 2.4)}
+    mine = testbed.Network("mine", Convolution, noise, shapes=((1, 8, 8),))
+    (note,) = notes([mine])
+    assert "F is not 0 before training" in note
+    assert "plateau" in note
+    (zero,) = [one for one in notes([default_registry().network("mlp")]) if "F = 0" in one]
+    assert "exact mirrors" in zero
+    assert "plateau" in zero
 
 
 def test_failure_says_who_which_law_and_the_numbers() -> None:
@@ -531,6 +640,44 @@ def test_check_a_broken_file(tmp_path: Path, text: str, message: str) -> None:
     assert done.out == ""
 
 
+@pytest.mark.usefixtures("at_home")
+def test_check_a_name_with_options(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "check", '{name = "min_snr", gamma = 3}')
+    assert done.code == 0, done.out + done.err
+    assert "every law was checked with gamma = 4.5; with gamma = 1.5 as well" in done.out
+    (tmp_path / "velocity_plugin.py").write_text(FLOW)
+    words = ('{name = "velocity"}', "-p", "velocity_plugin.py")
+    done = run_here(tmp_path, "check", *words)
+    assert done.code == 0, done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            '{name = "min_snr", gama = 3}',
+            "weighting 'min_snr': Unknown option 'gama'. Did you mean",
+        ),
+        ('{name = "min_snr", gamma = "x"}', "option gamma = 'x' must be a float"),
+        ('{name = "min_snrr"}', "Unknown component 'min_snrr'. Did you mean 'min_snr'"),
+        ("{gamma = 3}", 'has no name: expected a name, or a table as in a study file: {name = "'),
+        ("{name = ", "cannot be read as TOML"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "explain"])
+def test_a_table_that_means_nothing(command: str, table: str, message: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, command, table)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_explain_a_name_with_options(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "explain", '{name = "min_snr", gamma = 3}')
+    assert done.code == 0, done.out + done.err
+    assert "options: gamma = 3.0" in done.out
+    assert "--out min_snr.svg" in done.out
+
+
 def test_check_what_is_not_there(tmp_path: Path) -> None:
     done = run_here(tmp_path, "check", "no.py")
     assert (done.code, "no such file" in done.err) == (2, True)
@@ -551,6 +698,38 @@ def test_subjects_of_a_name() -> None:
     assert {one.name for one in subjects(str(bundled), default_registry())} == {"eps"}
     with pytest.raises(UnknownName, match="Unknown component"):
         subjects("nothing", default_registry())
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_file_of_the_folder_is_no_module_of_the_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pandas imports `bottleneck` where there is one."""
+    (tmp_path / "bottleneck.py").write_text("raise RuntimeError('the folder is on the path')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    edm = default_registry().weighting("edm")
+    (value, _) = Context.of([edm]).courier.answer(edm)
+    assert value.shape == (65,)
+
+
+def test_a_folder_that_a_module_is_in_stays_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from testbed.testing.processes import _search_path
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert str(tmp_path) not in _search_path([])
+    (tmp_path / "a_module_of_a_folder.py").write_text("x = 1\n")
+    import importlib
+
+    importlib.import_module("a_module_of_a_folder")
+    monkeypatch.delitem(sys.modules, "a_module_of_a_folder", raising=False)
+    sys.modules["a_module_of_a_folder"] = importlib.import_module("a_module_of_a_folder")
+    assert str(tmp_path) in _search_path(["a_module_of_a_folder"])
+    del sys.modules["a_module_of_a_folder"]
 
 
 def test_context_serves_one_process_for_all() -> None:

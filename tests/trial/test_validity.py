@@ -126,7 +126,7 @@ planned = functools.partial(studies.planned, STUDY)
 ONLY = 'grid.parameterization=["{}"]'
 BOUND = 'grid.parameterization=[{{name="{}", {} = {}}}]'
 TERMINAL = ['table={name="ddpm", zero_terminal_snr=true}', "sigma_max=inf", "density=table"]
-TERMINAL += ["c_noise=shared"]
+TERMINAL += ["c_noise=index", "network=mlp_index"]
 REFUSED = {
     "eps at infinity": (
         ["sigma_max=inf"],
