@@ -43,7 +43,7 @@ from testbed.report.words import METRICS
 from testbed.sampling.guidance_methods import GUIDANCES
 from testbed.sampling.schedules import BORDERS, SCHEDULES
 from testbed.study import plan, study_file
-from testbed.testing import CheckFailed, Context, Skipped, claims, iter_checks, plugin
+from testbed.testing import CheckFailed, Context, Skipped, claims, iter_checks, plugin, values
 from testbed.testing.running import GROUPS
 from testbed.trial.config import TrialConfig
 from testbed.trial.specs import Likelihood
@@ -429,6 +429,7 @@ def test_the_guide_names_the_fields_of_what_components_hold() -> None:
 def test_the_guide_names_every_check_and_no_other() -> None:
     groups = [*GROUPS.values(), *claims.GROUPS.values()]
     known = [check.id for group in groups for check in group]
+    known += [check.id for check in values.CHECKS.values()]
     told = first_column(section("Of a parameterization"), "check")
     told += first_column(section("Of the others"), "check")
     assert sorted(told) == sorted(known)
