@@ -104,10 +104,10 @@ def network(build: Network) -> list[Tensor]:
         module = build(shape, labels, 0).eval()
         found += [value for value in module.state_dict().values() if value.is_floating_point()]
         awaken(module)
-        x, noise = draws((5, *shape), 31, torch.float32), low + torch.arange(5.0) / 8
+        step = 1 if kind == "index" else 8
+        x, noise = draws((5, *shape), 31, torch.float32), low + torch.arange(5.0) / step
         condition = {"label": torch.tensor([0, 1, 2, 0, 1])} if labels else None
-        noise = noise.to(torch.float32) if kind != "index" else noise.round()
-        found.append(module(x, noise, condition))
+        found.append(module(x, noise.round() if step == 1 else noise, condition))
     return found
 
 
