@@ -57,6 +57,7 @@ def used(package: Path, folder: Path) -> None:
     assert "minus_eps" in plugins, plugins
     assert "not loaded" not in plugins, plugins
     assert "6 new" in ran(commands / "testbed", "plan", "aa", "--only", "mixture", cwd=folder)
+    assert "is sound" in ran(commands / "testbed", "selftest", cwd=folder)
     print(package.name, "-", ran(commands / "python", "-c", USE, cwd=folder).strip())
 
 

@@ -1,6 +1,6 @@
 """The public names, each with the module that it comes from."""
 
-from . import audit, oracles, testing
+from . import audit, oracles, selftest, testing
 from .components.dataset import Data, Dataset
 from .components.density import Density
 from .components.guidance import Guidance
@@ -51,6 +51,7 @@ __all__ = [
     "noise_levels",
     "oracles",
     "sample",
+    "selftest",
     "squared",
     "testing",
 ]
