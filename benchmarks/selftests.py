@@ -31,7 +31,8 @@ def main() -> int:
         for one in selftest.run(seed, dtype):
             if not one.passed:
                 alarms += 1
-                print(f"seed {seed}, {dtype}, {threads} threads: {one.law}: {one.message}")
+                where = f"seed {seed}, {dtype}, {threads} threads"
+                print(f"{where}: {one.law}: {one.message}", flush=True)
     seconds = time.perf_counter() - start
     print(f"{alarms} alarms in {wanted.runs} runs from seed {wanted.first}, {seconds:.0f} s")
     return int(alarms > 0)

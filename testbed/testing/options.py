@@ -6,6 +6,7 @@ for point in testbed.testing.option_points(component):
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,9 +35,10 @@ class OptionPoint:
 def option_points(component: Component) -> list[OptionPoint]:
     """The component as it is bound, and at other values of its options: where every law must hold.
 
-    All numbers are taken above their own values together and below together, and every other name
-    of an option one by one (`other_values`). What the component refuses by a ValueError is left
-    out. The space of a loss is not tried: its function does not see it.
+    The numbers are moved together, one above its own value and the next below, and then the other
+    way round, so that every number is tried on both sides and their ratios change; every other
+    name of an option is taken alone (`other_values`). What the component refuses by a ValueError
+    is left out. The space of a loss is not tried: its function does not see it.
     """
     others = (point for changes in _changes(component) for point in _bound(component, changes))
     return [OptionPoint("", component), *others]
@@ -118,15 +120,16 @@ def _beside(value: float) -> tuple[float, float]:
 
 
 def _changes(component: Component) -> Iterator[dict[str, Any]]:
-    """The options to change, with their values: all numbers up, all down, and each other alone."""
+    """The options to change, with their values: numbers in turn up and down, each other alone."""
     sides: tuple[dict[str, Any], ...] = ({}, {})
     alone: list[dict[str, Any]] = []
+    turn = itertools.cycle((1, -1))
     for name in component.defaults:
         others = other_values(component, name)
         if name in component.choices or isinstance(others[0] if others else True, bool):
             alone += [{name: other} for other in others]
         else:
-            for side, other in zip(sides, others, strict=False):
+            for side, other in zip(sides[:: next(turn)], others, strict=False):
                 side[name] = other
     yield from (side for side in (*sides, *alone) if side)
 

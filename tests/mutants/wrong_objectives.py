@@ -196,7 +196,12 @@ wrong(
     ),
     "normalised",
 )
-wrong("icdf shifted", density(lambda u: torch.exp(0.05 + torch.special.ndtri(u))), "draws")
+wrong(
+    "icdf shifted",
+    density(lambda u: torch.exp(0.05 + torch.special.ndtri(u))),
+    "draws",
+    "normalised",
+)
 wrong(
     "icdf of sigma^2",
     density(lambda u: torch.exp(2 * torch.special.ndtri(u))),

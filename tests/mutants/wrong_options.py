@@ -51,7 +51,6 @@ wrong(
     "an error is free above the default of an option",
     testbed.Loss("wrong", lambda a, b, k=1.0: (a - b) ** 2 * (k <= 1)),
     "sees_errors",
-    "differentiable",
 )
 wrong(
     "a pdf that takes its option for a variance",
@@ -119,4 +118,10 @@ def method(scale: float = 1.0) -> Right:
     return Right(scale=scale if scale <= 1 else float("inf"))
 
 
-wrong("not finite above the default of an option", testbed.Guidance("wrong", method), "finite")
+wrong(
+    "not finite above the default of an option",
+    testbed.Guidance("wrong", method),
+    "finite",
+    "per_sample",
+    "sees_condition",
+)

@@ -165,8 +165,8 @@ def test_a_component_is_checked_around_its_options() -> None:
     points = option_points(density.bound({"scale": 3.0, "sigma_min": 0.02}))
     assert [point.where for point in points] == [
         "",
-        "with sigma_min = 0.03, sigma_max = 120, n = 6, scale = 4.5",
-        "with sigma_min = 0.01, sigma_max = 40, n = 2, scale = 1.5",
+        "with sigma_min = 0.03, sigma_max = 40, n = 6, scale = 1.5",
+        "with sigma_min = 0.01, sigma_max = 120, n = 2, scale = 4.5",
         "with kind = 'a'",
         "with kind = 'c'",
         "with even = False",
@@ -183,7 +183,7 @@ def test_what_a_component_refuses_is_left_out_and_the_rest_is_tried() -> None:
         return (1 + k) * n / sigma**2
 
     found = [point.where for point in option_points(testbed.Weighting("mine", weight))]
-    assert found == ["", "with k = 0.5, n = 5", "with n = 2"]
+    assert found == ["", "with k = 0.5, n = 2", "with n = 5"]
     table = default_registry().table("karras", n=2)
     assert not any("n = 1," in point.where for point in option_points(table))
 
