@@ -11,7 +11,7 @@ from testbed.components.base import Component
 from testbed.errors import InputError, one_line
 from testbed.registry import Registry, default_registry
 from testbed.testing.failures import CheckFailed, Skipped
-from testbed.testing.options import OptionPoint, option_points
+from testbed.testing.options import OptionPoint, OptionPoints
 from testbed.testing.processes import Courier
 
 
@@ -22,28 +22,18 @@ class Context:
     Args:
         registry: the other components: what to convert to, what a recipe may name.
         courier: takes components to another process.
-        every: by the id of each component, the values of its options at which it is checked.
+        points: gives the values of a component's options at which it is checked.
     """
 
     registry: Registry
     courier: Courier
-    every: dict[int, list[OptionPoint]] = field(default_factory=dict, repr=False)
+    points: OptionPoints
 
     @classmethod
     def of(cls, components: Sequence[Component], registry: Registry | None = None) -> Context:
         """A context in which one process serves all `components`, at all values of options."""
-        registry = registry or default_registry()
-        context = cls(registry, Courier((), registry))
-        for component in components:
-            context.courier.components += [one.component for one in context.points(component)]
-        return context
-
-    def points(self, component: Component) -> list[OptionPoint]:
-        """The values of the component's options at which it is checked, its own the first."""
-        points = self.every.get(id(component))
-        if points is None or points[0].component is not component:
-            points = self.every[id(component)] = option_points(component)
-        return points
+        registry, points = registry or default_registry(), OptionPoints()
+        return cls(registry, Courier(components, registry, points), points)
 
 
 Run = Callable[[Any, Context], str | None]

@@ -44,6 +44,21 @@ def option_points(component: Component) -> list[OptionPoint]:
     return [OptionPoint("", component), *others]
 
 
+class OptionPoints:
+    """The `option_points` of components, worked out once for each of them when it is called for."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, list[OptionPoint]] = {}
+
+    def __call__(self, component: Component) -> list[OptionPoint]:
+        """The values of the component's options at which it is checked, its own the first."""
+        points = self._of.get(id(component))
+        # An id may be that of another component by now.
+        if points is None or points[0].component is not component:
+            points = self._of[id(component)] = option_points(component)
+        return points
+
+
 def other_values(component: Component, name: str) -> list[Any]:
     """Other values of an option: all names, both truths, and a number above its own and one below.
 

@@ -156,8 +156,8 @@ def normal_data(shape: tuple[int, ...], n: int) -> Data:
 
 def metric(m: Metric) -> list[Tensor]:
     data = normal_data(m.shapes[0], 2048)
-    values = [m(data.train[:100] * k, data, stream(0, "testing/metric")) for k in (1, 2)]
-    return [torch.tensor(values, dtype=torch.float64)]
+    value = m(1.5 * data.train[:100], data, stream(0, "testing/metric"))
+    return [torch.tensor([value], dtype=torch.float64)]
 
 
 PROBES: dict[type[Component], Callable[[Any], list[Tensor]]] = {

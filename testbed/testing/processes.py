@@ -18,6 +18,7 @@ from testbed.components.base import Component
 from testbed.errors import InputError, one_line
 from testbed.registry import Registry
 from testbed.testing.failures import CheckFailed, Skipped
+from testbed.testing.options import OptionPoints
 from testbed.testing.probes import probe
 
 SYNTHETIC = "testbed_testing_plugin_"
@@ -62,11 +63,14 @@ class Courier:
     """Takes components to one new process, at the first question, and keeps the answers.
 
     A component that the registry knows goes as a study sends it, by plugin words, axis, name and
-    options; another is pickled.
+    options; another is pickled. With each component go those that differ from it in the values of
+    options, as `points` gives them.
     """
 
-    def __init__(self, components: Sequence[Component], registry: Registry) -> None:
-        self.components, self.registry = list(components), registry
+    def __init__(
+        self, components: Sequence[Component], registry: Registry, points: OptionPoints
+    ) -> None:
+        self.components, self.registry, self.points = list(components), registry, points
         self._answers: dict[int, Any] | None = None
 
     def answer(self, component: Component) -> list[Tensor]:
@@ -76,7 +80,7 @@ class Courier:
             CheckFailed: it cannot go there, or fails there.
             Skipped: it was defined in a session that no other process can import.
         """
-        if not any(one is component for one in self.components):
+        if not any(one is component for one in self._everyone()):
             self.components.append(component)
             self._answers = None
         if self._answers is None:
@@ -87,10 +91,13 @@ class Courier:
         values: list[Tensor] = found
         return values
 
+    def _everyone(self) -> list[Component]:
+        return [point.component for one in self.components for point in self.points(one)]
+
     def _ask(self) -> dict[int, Any]:
         answers: dict[int, Any] = {}
         parcels: list[Any] = []
-        for component in self.components:
+        for component in self._everyone():
             try:
                 parcels.append(self._parcel(component))
                 answers[id(component)] = None
