@@ -113,7 +113,7 @@ class Signature:
     def choices(self) -> dict[str, tuple[Any, ...]]:
         """Of each option that is annotated by a `typing.Literal`, all its values."""
         function = inspect.unwrap(self.function)
-        found = {}
+        found: dict[str, tuple[Any, ...]] = {}
         for name in self.defaults:
             hint = getattr(function, "__annotations__", {}).get(name)
             if isinstance(hint, str):

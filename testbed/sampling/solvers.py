@@ -170,9 +170,8 @@ def dpmpp_2m(
 @hookimpl
 def testbed_samplers() -> Iterable[Sampler]:
     """Yields Euler's and Heun's methods, linear multistep, and DPM++ 2M."""
-    names = {"noise": "churn", "inflation": "s_noise"}
     karras = "Karras et al. 2022, arXiv:2206.00364, algorithm 2"
-    yield Sampler("euler", euler, **names, reference=karras)
-    yield Sampler("heun", heun, **names, reference=karras)
+    for name, step in (("euler", euler), ("heun", heun)):
+        yield Sampler(name, step, noise="churn", inflation="s_noise", reference=karras)
     yield Sampler("lms", lms, reference="Hairer, Norsett and Wanner 1993, sec. III.5")
     yield Sampler("dpmpp_2m", dpmpp_2m, reference="Lu et al. 2022, arXiv:2211.01095, algorithm 2")

@@ -73,7 +73,7 @@ class Check:
         context = self.context or Context.of([component])
         points = context.points(component)[: 1 if self.own else None]
         reason: Skipped | None = None
-        found = []
+        found: list[str] = []
         for point in points:
             try:
                 found.append(self._at(point, context))
