@@ -116,9 +116,9 @@ def streams(setup: Setup) -> str:
     x = setup.normal("x of a table", 5, 2)
     levels = torch.tensor(karras(5)[-2::-1], dtype=torch.float64)
     D = Denoiser(Linear(), setup.registry.parameterization("edm"), SD, c_noise="index", table=table)
-    c = SCALINGS["edm"](levels, SD)
-    F = 0.5 * c.in_[:, None] * x.double() + 0.25 * torch.arange(5).double()[:, None] + 1
-    wanted = c.skip[:, None] * x.double() + c.out[:, None] * F
+    at = SCALINGS["edm"](levels, SD)
+    F = 0.5 * at.in_[:, None] * x.double() + 0.25 * torch.arange(5).double()[:, None] + 1
+    wanted = at.skip[:, None] * x.double() + at.out[:, None] * F
     bound = gamma(64, setup.dtype) * (x.double().abs() + 3) + gamma(2**16) * x.double().abs()
     for shift in (1.0, 1.01, 0.99):
         worst.near(f"D at {shift:g} times the level", D(x, shift * levels), wanted, bound)

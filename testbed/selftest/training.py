@@ -69,7 +69,7 @@ def power(t: int) -> float:
         middle = (low + high) / 2
         width = math.sqrt((middle + 1) / ((middle + 2) ** 2 * (middle + 3)))
         low, high = (middle, high) if width > 0.1 else (low, middle)
-    return (t / (t + 1)) ** (low + 1)
+    return math.pow(t / (t + 1), low + 1)
 
 
 def replay(

@@ -1,6 +1,7 @@
 """The conformance kit: everything registered conforms, and the kit itself does what it says."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -197,6 +198,16 @@ def test_a_law_that_breaks_beside_the_default_says_where() -> None:
     with pytest.raises(CheckFailed, match=r"Found: with k = 1: lambda = -.* is negative"):
         check(mine)
     assert check(mine.bound({"k": 4.0}))
+
+
+def test_noise_that_an_option_inflates_is_not_inflated_for_the_marginals() -> None:
+    heun = default_registry().sampler("heun", churn=8.0, s_noise=1.5)
+    (check,) = [one for one in iter_checks(heun) if one.id == "sampler.marginal"]
+    assert check(heun)
+    with pytest.raises(CheckFailed, match="variance by"):
+        check(dataclasses.replace(heun, inflation=""))
+    with pytest.raises(InputError, match="inflation: Unknown option 's_nois'"):
+        testbed.Sampler("mine", heun.step, noise="churn", inflation="s_nois")
 
 
 def test_every_bundled_name_with_a_formula_has_values() -> None:
