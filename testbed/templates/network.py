@@ -17,7 +17,8 @@ class Perceptron(torch.nn.Module):
         d = math.prod(shape)
         self.first = torch.nn.Linear(d + 1, width)
         self.last = torch.nn.Linear(width, d)
-        # Zero at the start: then twins train as exact mirrors.
+        # Zero at the start: equal objectives train as exact mirrors, from a plateau at F = 0. It is
+        # advice, no law.
         torch.nn.init.zeros_(self.last.weight)
         torch.nn.init.zeros_(self.last.bias)
 
@@ -41,6 +42,8 @@ def testbed_networks():
         build,
         # EDIT: the kinds of c_noise that it takes, each with its range.
         noise={"sigma": (0.0, 200.0), "log_sigma": (-2.4, 2.4), "time": (0.0, 1.0)},
+        # EDIT: shapes of samples that it takes, at which it is checked.
+        shapes=((2,), (1, 8, 8)),
         # EDIT: the paper.
         reference="",
     )
