@@ -228,7 +228,7 @@ wrong(
     "equal_mass",
     "normalised",
 )
-wrong("options that cross", table(crossing), "ascending")
+wrong("options that cross", table(crossing), "ascending", "nearest", "quantised", "normalised")
 wrong("the level below", Floor("wrong", levels), "nearest")
 wrong("an index from 1", Shifted("wrong", levels), "nearest", "quantised")
 wrong("on the way to the level", Moving("wrong", levels), "quantised")
