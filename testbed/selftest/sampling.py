@@ -10,7 +10,7 @@ import torch
 import testbed
 from testbed.diffusion.ddpm import Chain, Normal
 from testbed.diffusion.denoiser import Denoiser
-from testbed.sampling.likelihood import levels
+from testbed.sampling import likelihood as flow
 from testbed.selftest.denoising import nothing
 from testbed.selftest.formulas import SD, karras
 from testbed.selftest.law import CHANCE, Nearest, Setup, gamma, law
@@ -114,22 +114,22 @@ def likelihood(setup: Setup) -> str:
     x = setup.normal("points", 16, 2)
     v = SD**2 + low**2
     wanted = -x.double().square().sum(1) / (2 * v) - math.log(2 * math.pi * v)
-    found = {n: testbed.log_likelihood(denoiser, x, levels(n, low, HIGHEST)) for n in (64, 128)}
+    found = {n: flow.log_likelihood(denoiser, x, flow.levels(n, low, HIGHEST)) for n in (64, 128)}
     # Second order: a third of what doubling the steps changed, and rounding of D in x's dtype.
     change = (found[128].log_p - found[64].log_p).abs()
     size = 1 + x.double().square().sum(1) / v
     bound = change + gamma(4096, setup.dtype) * size
     worst.near("log p", found[128].log_p, wanted, bound)
-    probed = testbed.log_likelihood(
+    probed = flow.log_likelihood(
         denoiser,
         x,
-        levels(128, low, HIGHEST),
+        flow.levels(128, low, HIGHEST),
         divergence="hutchinson",
         probes=2,
         generator=setup.generator("probes"),
     )
     # The Jacobian is a multiple of I: every probe gives its trace.
     worst.near("log p by probes", probed.log_p, wanted, bound)
-    bits = testbed.bits_per_dim(torch.tensor([-3.0], dtype=torch.float64), 2, 0.25)
+    bits = flow.bits_per_dim(torch.tensor([-3.0], dtype=torch.float64), 2, 0.25)
     worst.near("bits", bits[0], (3 - 2 * math.log(0.25)) / (2 * math.log(2)), gamma(16) * 4)
     return str(worst)
