@@ -81,8 +81,11 @@ class Component:
         Raises:
             InputError: an unknown option or a value of the wrong type.
         """
-        component = copy.copy(self)
-        object.__setattr__(component, "options", bind(self.label, self.defaults, options))
+        component, choices = copy.copy(self), {}
+        for signature in self.signatures():
+            choices |= signature.choices
+        resolved = bind(self.label, self.defaults, options, choices)
+        object.__setattr__(component, "options", resolved)
         return component
 
 
