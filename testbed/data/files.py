@@ -230,9 +230,7 @@ def _spacing(
         apart = quantisation.spacing(values, error)
         if apart == by.quantum:
             return by.quantum, [f"{title}: the values are 1 apart, which is their quantum."]
-        return 0.0, [
-            f"{title}: the values are {apart} apart: with quantum = {apart} they have bits/dim."
-        ]
+        return 0.0, [f"{title}: no quantum is taken, as the values are {apart} apart and not 1."]
     if not 0 < quantum < float("inf"):
         raise InputError(f"quantum = {quantum!r} must be positive and finite.")
     if dequantised == "already":
