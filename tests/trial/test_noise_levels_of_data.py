@@ -126,7 +126,7 @@ def test_without_its_data_a_trial_is_refused_for_that_reason(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("sigma_data", [0.1, 1.0, 30.0])
 def test_a_density_may_ask_for_sigma_data(sigma_data: float) -> None:
-    """The median of what is drawn is sigma_data: to the 12 digits that the cut, a bisection, has."""
+    """The median of what is drawn is sigma_data, to 12 digits: the cut is found by bisection."""
     cut = {"sigma_min": 1e-6, "sigma_max": 1e6}
     density = Density("relative", relative, relative_pdf).bound(cut).with_sigma_data(sigma_data)
     u = torch.tensor([0.5], dtype=torch.float64)
@@ -137,7 +137,7 @@ def test_a_density_may_ask_for_sigma_data(sigma_data: float) -> None:
 
 def test_a_density_without_its_sigma_data_says_what_it_needs() -> None:
     density = Density("relative", relative, relative_pdf).bound({})
-    with pytest.raises(InputError, match="asks for sigma_data: use density.with_sigma_data"):
+    with pytest.raises(InputError, match="asks for sigma_data: use"):
         density.sigma(torch.tensor([0.5]))
     with pytest.raises(InputError, match="has no mass between"):
         density.with_sigma_data(1e30)
