@@ -5,10 +5,10 @@ What a fitted one is worth depends on the number of samples N for each of the d 
 correlated, its loss over that of the best linear denoiser is, as geometric mean over noise levels,
 
     N/d        sample covariance    shrunk
-    1/4        18 to 57             1.0 to 1.6
+    1/4        20 to 54             1.0 to 1.5
     1          1.6 to 13            1.0 to 1.2
-    2          1.04 to 1.08         1.0 to 1.2
-    5          1.01 to 1.02         1.0 to 1.1
+    2          1.04 to 1.11         1.0 to 1.2
+    5          1.00 to 1.04         1.0 to 1.2
 """
 
 from __future__ import annotations
