@@ -238,8 +238,10 @@ class TrialSettings(TrialFields):
                 "must be a number, or { sigma_data = number } for a multiple of the data's"
             )
         finite = info.field_name == "sigma_min" or isinstance(value, Mapping)
-        if not number > 0 or (finite and number == math.inf):
-            raise ValueError("must be a positive number")
+        if not math.isfinite(number) and (finite or math.isnan(number)):
+            raise ValueError("Input should be a finite number")
+        if number <= 0:
+            raise ValueError("Input should be greater than 0")
         return value
 
     @field_validator("seeds", mode="before")

@@ -48,7 +48,6 @@ def open_csv(path: Path) -> Contents:
             skiprows=skipped,
             index_col=False,
             skipinitialspace=True,
-            float_precision="round_trip",
             encoding=ENCODING,
         )
     notes = []
