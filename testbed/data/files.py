@@ -195,6 +195,9 @@ def _labels(found: roles.Roles) -> tuple[Tensor | None, list[str]]:
     parts = list(found.parts.values())
     if parts[0].labels is None:
         return None, []
+    for part in parts:
+        if part.labels is None or not part.labels.shape or 0 in part.labels.shape:
+            raise InputError(f"{part.labels_title} holds no label for each sample.")
     labels = [np.asarray(part.labels[:]) for part in parts if part.labels is not None]
     y, notes = classes(labels, parts[0].labels_title)
     for part, one in zip(parts, y, strict=True):

@@ -111,6 +111,8 @@ def affine(
     """
     part = next(iter(parts.values()))
     by_hand = (scale, shift) != (1.0, 0.0)
+    if scale == 0 or not np.isfinite([scale, shift]).all():
+        raise InputError(f"scale = {scale}, shift = {shift}: expected numbers, and a scale not 0.")
     if stated is not None:
         if by_hand:
             raise InputError(
@@ -248,10 +250,10 @@ def tensor(
         if bool(beyond.any()):
             index = beyond.nonzero()[0].tolist()
             value = float(block[tuple(index)])
+            hint = f": write scale, such as scale = {1 / abs(value):.1g}" if abs(value) > 1 else ""
             raise InputError(
                 f"{part.place([start + index[0], *index[1:]])} is {value:.3g}, and scale (x + "
-                f"shift) is beyond float32, whose largest number is {LARGEST:.2g}: write scale, "
-                f"such as scale = {1 / abs(value):.1g}."
+                f"shift) is beyond float32, whose largest number is {LARGEST:.2g}{hint}."
             )
         samples[start : start + len(block)] = torch.from_numpy(arrange(x.numpy()))
     return samples if samples.ndim > 1 else samples[:, None]

@@ -381,3 +381,32 @@ def test_numbers_beyond_float32_need_a_scale(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\[0, 0\] is 1e\+39, .*: write scale, such as"):
         of(tmp_path, huge)
     assert float(of(tmp_path, huge, scale=1e-39).train.max()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "says"),
+    [
+        ({"x": REAL, "y": np.array(3)}, {}, "holds no label for each sample"),
+        ({"x": REAL, "y": np.zeros((60, 0))}, {}, "holds no label for each sample"),
+        ({"x": REAL}, {"scale": 0.0}, "expected numbers, and a scale not 0"),
+        ({"x": REAL}, {"shift": np.nan}, "expected numbers, and a scale not 0"),
+        ({"x": REAL}, {"scale": 1e39}, r"beyond float32, whose largest number is 3\.4e\+38"),
+        ({"x": REAL[:0]}, {}, r"expected samples \(N, ...\)"),
+    ],
+)
+def test_what_fuzzing_found_is_one_message(
+    tmp_path: Path, arrays: Any, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        of(tmp_path, arrays, **options)
+
+
+def test_a_header_that_claims_more_than_there_is_memory_for_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "m.npy", np.ones(3))
+    content = (tmp_path / "m.npy").read_bytes()
+    # The header is as long as before: its padding gives way.
+    claimed = content.replace(b"(3,), }             ", b"(99999999999999,), }")
+    assert claimed != content
+    (tmp_path / "m.npy").write_bytes(claimed)
+    with pytest.raises(InputError, match=r"m\.npy cannot be read as numbers"):
+        array(str(tmp_path / "m.npy"))

@@ -171,10 +171,8 @@ def test_the_kit_tries_a_density_at_several_sigma_data(tmp_path: Path) -> None:
     (tmp_path / "absolute.py").write_text(
         RELATIVE.replace("log(sigma / sigma_data)", "log(sigma / 0.5)").replace("relative", "wrong")
     )
-    for name, broken in (
-        ("relative", set()),
-        ("absolute", {"density.draws", "density.normalised"}),
-    ):
+    wrong = {"density.draws", "density.normalised"}
+    for name, broken in (("relative", set()), ("absolute", wrong)):
         registry = testbed.Registry([str(tmp_path / f"{name}.py")])
         density = registry.density("relative" if name == "relative" else "wrong")
         checks = [c for c in iter_checks(density) if not c.id.endswith(".spawned")]

@@ -56,6 +56,7 @@ ELSEWHERE = {
     "data/files.py": "data sets",
     "data/readers/__init__.py": "data sets",
     "data/readers/numpy_files.py": "data sets",
+    "data/readers/safetensors_files.py": "data sets",
     "data/readers/tables.py": "data sets",
     "plugin_files.py": "plugins' own files",
     "registry.py": "plugins' own files",

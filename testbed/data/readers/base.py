@@ -88,11 +88,11 @@ def readable(path: Path, expected: str = "") -> Iterator[None]:
     """Turns whatever is raised within into one message that names the file and what it should be.
 
     Raises:
-        InputError: anything but an InputError or a lack of memory was raised, which pass.
+        InputError: whatever exception was raised, a lack of memory too.
     """
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except Exception as problem:
         what = f": expected {expected}" if expected else ""
