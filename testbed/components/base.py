@@ -81,7 +81,8 @@ class Component:
         Raises:
             InputError: an unknown option or a value of the wrong type.
         """
-        component, choices = copy.copy(self), {}
+        component = copy.copy(self)
+        choices: dict[str, tuple[Any, ...]] = {}
         for signature in self.signatures():
             choices |= signature.choices
         resolved = bind(self.label, self.defaults, options, choices)

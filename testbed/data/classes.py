@@ -87,7 +87,7 @@ def _whole(y: NDArray[Any], title: str) -> tuple[NDArray[Any], list[str]]:
         return y, [f"{title}: text is taken as classes in its order: {listed}{rest}."]
     if y.dtype.kind not in "iufb":
         raise InputError(f"{title}: labels are {y.dtype}, expected integers or text. {HINT}")
-    wrong = np.flatnonzero(y != np.floor(y)) if y.dtype.kind == "f" else []
+    wrong = np.flatnonzero(y != np.floor(y) if y.dtype.kind == "f" else np.zeros(len(y), bool))
     if len(wrong):
         row = int(wrong[0])
         raise InputError(

@@ -114,24 +114,21 @@ def find(path: Path, names: Names, labels_path: str = "", test_path: str = "") -
 
 def _roles(contents: Contents, names: Names, separate: Contents | None) -> Roles:
     """The roles of one file's arrays, with labels from another where `separate` is one."""
-    samples = _samples(contents, names)
+    samples, source = _samples(contents, names), contents if separate is None else separate
     used = set(samples.values())
     notes = list(contents.notes)
     labels: dict[str, str] = {}
     if names.labels != NONE:
-        labels = _labels(separate or contents, names, samples, alone=separate is not None)
-        notes += separate.notes if separate else ()
+        labels = _labels(source, names, samples, alone=separate is not None)
+        notes += separate.notes if separate is not None else ()
         used |= set(labels.values()) if separate is None else set()
     parts = {}
     for split, name in samples.items():
-        if name == TABLE:
-            columns = _columns(contents, names, used)
-            table, title = _stacked(contents, columns), str(contents.path)
-            used |= set(columns)
-        else:
-            columns, table, title = (), contents[name], contents.title(name)
+        columns = _columns(contents, names, used) if name == TABLE else ()
+        title = str(contents.path) if columns else contents.title(name)
+        table: Rows = _stacked(contents, columns) if columns else contents[name]
+        used |= set(columns)
         label = labels.get(split)
-        source = separate or contents
         parts[split] = Part(
             table,
             title,
@@ -142,7 +139,7 @@ def _roles(contents: Contents, names: Names, separate: Contents | None) -> Roles
     if not names.data and list(samples.values()) not in ([TABLE], [""], ["x"]):
         notes.append(f"{contents.path}: the samples are {_listed(samples)}.")
     if not names.labels and list(labels.values()) not in ([], [""], ["y"]):
-        notes.append(f"{(separate or contents).path}: the labels are {_listed(labels)}.")
+        notes.append(f"{source.path}: the labels are {_listed(labels)}.")
     if "validation" in parts:
         held_out = parts.pop("validation")
         if "test" in parts:

@@ -224,7 +224,10 @@ class TrialSettings(TrialFields):
         ),
     ] = (0, 1, 2)
 
-    _ordered = field_validator("sigma_max")(_ordered)
+    @field_validator("sigma_max")
+    @classmethod
+    def _above_sigma_min(cls, value: Any, info: ValidationInfo) -> Any:
+        return _ordered(value, info)
 
     @field_validator("sigma_min", "sigma_max", mode="before")
     @classmethod
@@ -330,7 +333,10 @@ class TrialConfig(TrialFields):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    _ordered = field_validator("sigma_max")(_ordered)
+    @field_validator("sigma_max")
+    @classmethod
+    def _above_sigma_min(cls, value: Any, info: ValidationInfo) -> Any:
+        return _ordered(value, info)
 
     @model_validator(mode="before")
     @classmethod

@@ -50,7 +50,7 @@ def open_csv(path: Path) -> Contents:
             skipinitialspace=True,
             encoding=ENCODING,
         )
-    notes = []
+    notes: list[str] = []
     if counted:
         notes.append(f"{path}: the first line counts the columns: it is read as their names.")
     if UNNAMED in table and table[UNNAMED].tolist() == list(range(len(table))):
@@ -133,13 +133,13 @@ def _array(column: Any, title: str) -> Rows:
     raise InputError(f"{title} holds {kind}, expected numbers, lists of numbers, or text.")
 
 
-CSV = Reader(
+CSV: Reader = Reader(
     "a .csv file with a row for each sample, its first line the columns' names or numbers",
     (".csv", ".tsv", ".txt"),
     lambda path, head: path.suffix.lower() in CSV.suffixes,
     open_csv,
 )
-PARQUET = Reader(
+PARQUET: Reader = Reader(
     "a Parquet file with a row for each sample",
     (".parquet",),
     lambda path, head: head.startswith(PARQUET_MAGIC) or path.suffix.lower() == ".parquet",
