@@ -90,7 +90,7 @@ def _body(component: Component, registry: Registry, sigma_data: float, panel: Fi
         if isinstance(component, Weighting):
             return _weighting(component, registry, sigma_data, panel)
         if isinstance(component, Density):
-            return _density(component, panel)
+            return _density(component.with_sigma_data(sigma_data), panel)
         assert isinstance(component, Loss)
         return _loss(component, panel)
 

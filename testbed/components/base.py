@@ -87,7 +87,11 @@ class Component:
             InputError: an unknown option or a value of the wrong type.
         """
         component = copy.copy(self)
-        object.__setattr__(component, "options", bind(self.label, self.defaults, options))
+        choices: dict[str, tuple[Any, ...]] = {}
+        for signature in self.signatures():
+            choices |= signature.choices
+        resolved = bind(self.label, self.defaults, options, choices)
+        object.__setattr__(component, "options", resolved)
         return component
 
 

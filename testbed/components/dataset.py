@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from testbed.components import quantisation
 from testbed.components.base import Component, Takes
 from testbed.errors import InputError, UnknownName, unknown
 from testbed.oracles import Conditional, Oracle
@@ -54,10 +55,13 @@ class Data:
         conditional: the exact distributions given conditions, where they are known.
         quantum: the spacing of the values of quantised data, in units of x0, else None.
         dequantised: whether uniform noise of that width has been added to both splits.
+        notes: sentences for the plan and the report, such as what was done to the numbers of a
+            file.
 
     Raises:
         InputError: an empty split, values that are not finite, splits of different shapes, labels
-            that do not fit, all-zero training data, or values off the grid of their quantum.
+            that do not fit, all-zero training data, values off the grid of their quantum, or
+            dequantised ones without noise.
     """
 
     train: Tensor
@@ -70,6 +74,7 @@ class Data:
     conditional: Conditional | None = None
     quantum: float | None = None
     dequantised: bool = False
+    notes: tuple[str, ...] = ()
     sigma_data: float = field(init=False)
     """sqrt(E|x0|^2 / d) about zero, over the training split, in units of x0."""
 
@@ -113,17 +118,15 @@ class Data:
             return
         if not 0 < q < math.inf:
             raise InputError(f"quantum = {q!r} must be positive and finite, or None.")
+        values = torch.cat([self.train.flatten(), self.test.flatten()])
+        # scale (x + shift) in float32 is rounded three times.
+        error = 4 * 2.0**-24 * float(values.abs().max())
         if self.dequantised:
-            return
-        values = torch.cat([self.train.flatten(), self.test.flatten()]).double()
-        steps = (values - values.min()) / q
-        off = float((steps - steps.round()).abs().max())
-        # scale (x + shift) in float32 is rounded three times, and so is the least.
-        if off > 8 * 2.0**-24 * float(values.abs().max()) / q:
-            raise InputError(
-                f"quantum = {q:g}, but the data are not multiples of it apart: they lie up to "
-                f"{off:.2g} of it off that grid."
-            )
+            problem = quantisation.undequantised(values, q, error)
+        else:
+            problem = quantisation.mismatch(values, q, error)
+        if problem:
+            raise InputError(f"quantum = {q:g}, but {problem}.")
 
     @property
     def sigma_data_error(self) -> float:
@@ -201,12 +204,3 @@ def _check_classes(what: str, classes: Tensor, n: int) -> None:
         raise InputError(
             f"{what} are {classes.dtype} from {classes.min()}, expected int64 classes from 0."
         )
-
-
-def dequantise(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor:
-    """x + quantum (u - 1/2), u uniform on [0, 1), in the dtype of x (Theis et al. 2016, sec. 3.1).
-
-    Values of spacing `quantum` become a density whose cells keep their mass and their mean.
-    """
-    u = torch.rand(x.shape, generator=generator, dtype=x.dtype)
-    return x + quantum * (u - 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,18 +23,21 @@ class Density(Component):
     Its options include the two ends of the cut, `sigma_min` and `sigma_max`.
 
     Args:
-        icdf: `icdf(u[, options]) -> sigma`, the inverse of the distribution function, increasing on
-            (0, 1), before the cut.
-        pdf: `pdf(sigma[, options])`, the density over log sigma, before the cut.
+        icdf: `icdf(u[, sigma_data, options]) -> sigma`, the inverse of the distribution function,
+            increasing on (0, 1), before the cut.
+        pdf: `pdf(sigma[, sigma_data, options])`, the density over log sigma, before the cut.
+        sigma_data: sqrt(E|x0|^2 / d) of the data, where a function asks for it; see
+            `with_sigma_data`.
     """
 
     axis = "density"
     functions: ClassVar = {
-        "icdf": Takes(("u",), role="icdf"),
-        "pdf": Takes(("sigma",), role="pdf"),
+        "icdf": Takes(("u", "sigma_data"), role="icdf"),
+        "pdf": Takes(("sigma", "sigma_data"), role="pdf"),
     }
     icdf: Callable[..., Tensor]
     pdf: Callable[..., Tensor]
+    sigma_data: float | None = field(default=None, kw_only=True)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -45,16 +48,36 @@ class Density(Component):
         low, high = density.options["sigma_min"], density.options["sigma_max"]
         if not 0 < low < high:
             raise InputError(f"{self.label}: needs 0 < sigma_min < sigma_max, got {low}, {high}.")
-        cut = density._cdf(low, operator.lt), density._cdf(high, operator.le)
+        if not self.takes_sigma_data or self.sigma_data is not None:
+            density._make_cut(low, high)
+        return density
+
+    @property
+    def takes_sigma_data(self) -> bool:
+        """Whether one of its functions asks for sigma_data."""
+        return any("sigma_data" in signature.inputs for signature in self.signatures())
+
+    def with_sigma_data(self, sigma_data: float) -> Self:
+        """This density for data of that sigma_data; itself where it does not ask for it.
+
+        Raises:
+            InputError: it has no mass between sigma_min and sigma_max.
+        """
+        if not self.takes_sigma_data or sigma_data == self.sigma_data:
+            return self
+        return replace(self, sigma_data=sigma_data).bound(self.options)
+
+    def _make_cut(self, low: float, high: float) -> None:
+        cut = self._cdf(low, operator.lt), self._cdf(high, operator.le)
         if not cut[0] < cut[1]:
             raise InputError(f"{self.label}: has no mass between {low} and {high}.")
-        object.__setattr__(density, "_cut", cut)
-        return density
+        object.__setattr__(self, "_cut", cut)
 
     def _quantile(self, u: Tensor) -> Tensor:
         """The quantile before the cut, shaped like u."""
         signature = self.signature("icdf")
-        return require_shape_of(signature, signature(options=self.options, u=u), u, "u")
+        sigma = signature(options=self.options, u=u, sigma_data=self.sigma_data)
+        return require_shape_of(signature, sigma, u, "u")
 
     def _cdf(self, edge: float, inside: Callable[[float, float], bool]) -> float:
         """P(inside(sigma, edge)) before the cut: bisection of the increasing inverse, to one ulp.
@@ -70,6 +93,10 @@ class Density(Component):
     @property
     def cut(self) -> tuple[float, float]:
         """(P(sigma < sigma_min), P(sigma <= sigma_max)) before the cut."""
+        if "_cut" not in self.__dict__ and self.takes_sigma_data and self.sigma_data is None:
+            raise InputError(
+                f"{self.label} asks for sigma_data: take density.with_sigma_data(...)."
+            )
         cut: tuple[float, float] = self.__dict__.get("_cut") or self.bound({}).__dict__["_cut"]
         return cut
 
@@ -90,7 +117,7 @@ class Density(Component):
         low, high = self.cut
         sigma_min, sigma_max = self.range
         signature = self.signature("pdf")
-        p = signature(options=self.options, sigma=sigma)
+        p = signature(options=self.options, sigma=sigma, sigma_data=self.sigma_data)
         if not isinstance(p, Tensor) or p.shape != sigma.shape:
             p = shaped_like_sigma(signature, p, sigma)
         p = p / (high - low)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
@@ -181,20 +181,32 @@ def require_shape_of(signature: Signature, value: Any, argument: Tensor, name: s
     return value
 
 
-def bind(owner: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def bind(
+    owner: str,
+    defaults: Mapping[str, Any],
+    options: Mapping[str, Any],
+    choices: Mapping[str, Sequence[Any]] | None = None,
+) -> dict[str, Any]:
     """The resolved options: `defaults` overridden by `options`, names and types checked.
 
-    An option takes the type of its default; an integer is accepted for a float. A default of None
-    accepts anything.
+    An option takes one of its `choices` where it has some, else the type of its default; an integer
+    is accepted for a float. A default of None accepts anything.
 
     Raises:
-        InputError: an unknown option, or a value of another type than the default's.
+        InputError: an unknown option, a value that is not one of its choices, or one of another
+            type than the default's.
     """
     resolved = dict(defaults)
     for name, value in options.items():
         if name not in defaults:
             raise InputError(f"{owner}: {unknown('option', name, defaults)}")
         default = defaults[name]
+        if names := (choices or {}).get(name):
+            if not any(type(value) is type(one) and value == one for one in names):
+                known = [one if isinstance(one, str) else str(one).lower() for one in names]
+                raise InputError(f"{owner}: {unknown(name, value, known)}")
+            resolved[name] = value
+            continue
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if isinstance(default, tuple) and isinstance(value, list):

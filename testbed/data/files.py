@@ -1,21 +1,27 @@
-"""Real data: scikit-learn's digits, and a user's own arrays."""
+"""Real data: scikit-learn's digits, and a user's own files."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from testbed.components import dataset
+from testbed.components import quantisation
 from testbed.components.dataset import Data, Dataset
-from testbed.errors import InputError, unknown
+from testbed.data import pixels, roles
+from testbed.data.classes import classes
+from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 from testbed.random import stream
+
+Dequantised = Literal[False, True, "already"]
+ROUNDED = 2.0**-24
+"""How far float32 may be off, as a share of the number."""
 
 
 def split(
@@ -39,22 +45,51 @@ def split(
     Raises:
         InputError: a fraction that leaves either side empty, or noise without a quantum.
     """
-    n_test = round(len(data) * test)
-    if not 0 < n_test < len(data):
-        raise InputError(f"test = {test} of {len(data)} samples leaves one split empty.")
-    if dequantise:
-        if quantum is None:
-            raise InputError("dequantised = true: the data need their quantum, the noise's width.")
-        data = dataset.dequantise(data, quantum, stream(seed, "dequantisation"))
-    order = torch.randperm(len(data), generator=stream(seed, "split"))
-    train_rows, test_rows = order[n_test:], order[:n_test]
+    rows = halves(len(data), test, seed)
+    return _divided(data, labels, rows, seed, quantum, dequantise)
+
+
+def halves(n: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows of the training and of the test split, drawn from `seed`: (n_train,), (n_test,).
+
+    Raises:
+        InputError: a fraction that leaves either side empty.
+    """
+    n_test = round(n * test)
+    if not 0 < n_test < n:
+        raise InputError(f"test = {test} of {n} samples leaves one split empty.")
+    order = torch.randperm(n, generator=stream(seed, "split"))
+    return order[n_test:], order[:n_test]
+
+
+def _divided(
+    data: Tensor,
+    labels: Tensor | None,
+    rows: tuple[Tensor, Tensor],
+    seed: int,
+    quantum: float | None,
+    dequantised: Dequantised,
+    notes: tuple[str, ...] = (),
+) -> Data:
+    """The data with these rows as their training and test split, noise added where it is wanted.
+
+    Raises:
+        InputError: noise without a quantum.
+    """
+    if dequantised and quantum is None:
+        raise InputError("dequantised = true: the data need their quantum, the noise's width.")
+    if dequantised is True:
+        assert quantum is not None
+        data = quantisation.dequantise(data, quantum, stream(seed, "dequantisation"))
+    train_rows, test_rows = rows
     return Data(
         train=data[train_rows],
         test=data[test_rows],
         train_labels=None if labels is None else labels[train_rows],
         test_labels=None if labels is None else labels[test_rows],
         quantum=quantum,
-        dequantised=dequantise,
+        dequantised=bool(dequantised),
+        notes=notes,
     )
 
 
@@ -79,69 +114,140 @@ def digits(test: float = 0.2, split_seed: int = 0, dequantised: bool = False) ->
 
 def array(
     path: str = "",
-    data: str = "x",
-    labels: str = "y",
+    data: str = "",
+    labels: str = "",
+    columns: tuple[str, ...] = (),
+    labels_path: str = "",
+    test_path: str = "",
     test: float = 0.2,
     split_seed: int = 0,
+    range: Any = None,
+    layout: pixels.Layout = "auto",
     scale: float = 1.0,
     shift: float = 0.0,
     quantum: float = 0.0,
-    dequantised: bool = False,
+    dequantised: Dequantised = False,
 ) -> Data:
-    """The numbers of a .npy file, or of a .npz file with arrays of the names `data` and `labels`.
+    """The numbers of a file: .npy, .npz, .safetensors, .csv or Parquet. Nothing is unpickled.
 
-    Nothing is unpickled.
+    What is recognised, and not stated by an option, is said in the notes of the data.
 
     Args:
         path: the file, with samples (N, ...).
-        data, labels: the names of the arrays in a .npz file; labels (N,) are optional.
-        test: the fraction of the test split.
+        data, labels: the names of the arrays in a file of several; "" recognises them, "none" is no
+            labels. With `x_train` and `x_test` in the file, `x` is the name.
+        columns: the columns of a table that a sample is made of; all that have no other role by
+            default.
+        labels_path, test_path: the files of the labels and of the held-out samples, where these are
+            in files of their own.
+        test: the fraction of the test split, where the file has no split.
         split_seed: the seed of the split.
-        scale, shift: the samples are scale * (x + shift), in float32.
+        range: [low, high], which is taken to [-1, 1], or "as_stored"; by default the range of 8-bit
+            pixels is recognised.
+        layout: where the channels of images are; see `pixels.layout`.
+        scale, shift: the samples are scale * (x + shift).
         quantum: the spacing of the stored numbers where they are quantised, 1 for 8-bit images,
-            else 0.
-        dequantised: whether uniform noise of that width is added.
+            else 0; that of 8-bit pixels is recognised.
+        dequantised: whether uniform noise of that width is added, or is "already" in the numbers.
 
     Raises:
-        InputError: no such file, an array that is missing or holds no real numbers, or a quantum
-            that does not fit.
+        InputError: no such file, arrays that are missing or unclear, numbers that are not finite,
+            a range or layout in doubt, labels that are no classes, or a quantum that does not fit.
     """
-    file = Path(path)
-    if not path or not file.is_file():
-        raise InputError(f"dataset 'array': path = {path!r} is not a file; give a .npy or .npz.")
+    if not path:
+        raise InputError("dataset 'array': path = '' is not a file; name one.")
     try:
-        loaded: Any = np.load(file, allow_pickle=False)
-        archive = isinstance(loaded, np.lib.npyio.NpzFile)
-        arrays = {name: loaded[name] for name in loaded.files} if archive else None
-    except Exception as problem:  # the exception depends on the damage of the zip file
+        names = roles.Names(data, labels, columns)
+        found = roles.find(Path(path), names, labels_path, test_path)
+        x, by, notes = _samples(found, range, layout, (scale, shift))
+        y, more = _labels(found)
+        spacing, note = _spacing(found, by, quantum, dequantised)
+        if "all" in found.parts:
+            rows = halves(len(x), test, split_seed)
+        else:
+            n = found.parts["train"].samples.shape[0]
+            rows = torch.arange(n), torch.arange(n, len(x))
+        said = (*found.notes, *notes, *more, *note)
+        width = abs(by.scale) * spacing or None
+        return _divided(x, y, rows, split_seed, width, dequantised, said)
+    except InputError as problem:
+        raise InputError(f"dataset 'array': {problem}") from None
+
+
+def _samples(
+    found: roles.Roles, stated: Any, layout: pixels.Layout, by_hand: tuple[float, float]
+) -> tuple[Tensor, pixels.Affine, list[str]]:
+    """The samples of all parts (N, *shape) float32, how they were scaled, and sentences on it."""
+    shapes = {part.title: part.samples.shape[1:] for part in found.parts.values()}
+    if len(set(shapes.values())) > 1:
+        each = ", ".join(f"{title} {shape}" for title, shape in shapes.items())
+        raise InputError(f"{each}: expected samples of one shape in both splits.")
+    extent = pixels.extent(found.parts)
+    by = pixels.affine(found.parts, extent, stated, *by_hand)
+    part = next(iter(found.parts.values()))
+    arrange, note = pixels.layout(part, layout, by.quantum == 1)
+    x = torch.cat([pixels.tensor(one, by, extent, arrange) for one in found.parts.values()])
+    return x, by, [one for one in (by.note, note) if one]
+
+
+def _labels(found: roles.Roles) -> tuple[Tensor | None, list[str]]:
+    """The classes of all parts (N,) int64, or None, and sentences on what was recognised."""
+    parts = list(found.parts.values())
+    if parts[0].labels is None:
+        return None, []
+    for part in parts:
+        if part.labels is None or not part.labels.shape or 0 in part.labels.shape:
+            raise InputError(f"{part.labels_title} holds no label for each sample.")
+    labels = [np.asarray(part.labels[:]) for part in parts if part.labels is not None]
+    y, notes = classes(labels, parts[0].labels_title)
+    for part, one in zip(parts, y, strict=True):
+        if len(one) != part.samples.shape[0]:
+            raise InputError(
+                f"{part.title} has {part.samples.shape[0]} samples and labels of shape "
+                f"{tuple(one.shape)}, {part.labels_title}."
+            )
+    missing = set(y[-1].tolist()) - set(y[0].tolist())
+    if missing:
+        notes.append(f"{parts[0].labels_title}: classes {sorted(missing)} are held out only.")
+    return torch.cat(y), notes
+
+
+def _spacing(
+    found: roles.Roles, by: pixels.Affine, quantum: float, dequantised: Dequantised
+) -> tuple[float, list[str]]:
+    """The spacing of the stored numbers, 0 for none, and a sentence where one was recognised.
+
+    Raises:
+        InputError: a stated one that the numbers do not have.
+    """
+    if not quantum and not by.quantum:
+        return 0.0, []
+    some = []
+    for part in found.parts.values():
+        x = part.samples
+        step = max(1, int(np.prod(x.shape)) // quantisation.MOST_VALUES)
+        some.append(torch.from_numpy(np.asarray(x[::step]).astype(np.float64).flatten()))
+    values, title = torch.cat(some), next(iter(found.parts.values())).title
+    error = ROUNDED * float(values.abs().max())
+    if not quantum:
+        apart = quantisation.spacing(values, error)
+        if apart == by.quantum:
+            return by.quantum, [f"{title}: the values are 1 apart, which is their quantum."]
+        return 0.0, [f"{title}: no quantum is taken, as the values are {apart} apart and not 1."]
+    if not 0 < quantum < float("inf"):
+        raise InputError(f"quantum = {quantum!r} must be positive and finite.")
+    if dequantised == "already":
+        if problem := quantisation.undequantised(values, quantum, error):
+            raise InputError(
+                f'{title}: quantum = {quantum:g} and dequantised = "already", but {problem}. Write '
+                "dequantised = true to add noise of that width, or another quantum."
+            )
+    elif problem := quantisation.mismatch(values, quantum, error):
         raise InputError(
-            f"dataset 'array': {path} cannot be read as numbers: expected a .npy or .npz file "
-            f"without pickled objects ({type(problem).__name__})."
-        ) from None
-    if arrays is not None and data not in arrays:
-        raise InputError(f"dataset 'array': {path}: {unknown('array', data, arrays)}")
-    x = loaded if arrays is None else arrays[data]
-    if arrays is not None and labels != "y" and labels not in arrays:
-        raise InputError(f"dataset 'array': {path}: {unknown('array', labels, arrays)}")
-    y = None if arrays is None else arrays.get(labels)
-    if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
-        raise InputError(f"dataset 'array': {path} holds {x.dtype}, expected real numbers.")
-    if y is not None and not np.issubdtype(y.dtype, np.integer):
-        raise InputError(f"dataset 'array': labels in {path} are {y.dtype}, expected integers.")
-    if y is not None and y.size and y.min() < 0:
-        raise InputError(f"dataset 'array': labels in {path} must count from 0, got {y.min()}.")
-    with np.errstate(over="ignore", invalid="ignore"):  # Data refuses what is not finite
-        samples = scale * (torch.from_numpy(x.astype(np.float32)) + shift)
-    if samples.ndim < 2:
-        samples = samples.reshape(-1, 1)
-    classes = None if y is None else torch.from_numpy(y.astype(np.int64))
-    if classes is not None and classes.shape != samples.shape[:1]:
-        raise InputError(
-            f"dataset 'array': {path} has {len(samples)} samples and labels of shape "
-            f"{tuple(classes.shape)}."
+            f"{title}: quantum = {quantum:g}, but {problem}. Write the spacing of the numbers in "
+            'the file; or, if noise of that width is in them, dequantised = "already".'
         )
-    spacing = abs(scale) * quantum if quantum else None
-    return split(samples, classes, test, split_seed, spacing, dequantised)
+    return quantum, []
 
 
 @hookimpl

@@ -14,8 +14,9 @@ from testbed.components.dataset import Data
 from testbed.components.metric import MetricValue
 from testbed.diffusion.correlated import WHITE, Noise, training_optimum
 from testbed.diffusion.denoiser import Denoiser
+from testbed.metrics import linear_baseline
 from testbed.metrics.information import kl_bound
-from testbed.oracles import Gaussian, Oracle
+from testbed.oracles import Oracle
 from testbed.random import stream
 from testbed.tensors import per_sample
 
@@ -30,8 +31,7 @@ class HeldOutPairs:
     Args:
         sigma: The noise levels, (L,) float64.
         x0, eps: (n, *shape), the same at every level.
-        wiener: The loss of the best linear denoiser, that of a Gaussian fitted to the training
-            split, (L,).
+        wiener: The loss of the linear baseline, see `linear_baseline`, (L,).
         optimum: The oracle's denoiser under the condition, (L, n, *shape), or None.
         index: The rows of the test split that x0 are, (n,).
         condition: The classes of x0 that a conditional model gets: name -> (n,) int64, or None.
@@ -87,7 +87,7 @@ def held_out_pairs(
     eps = torch.randn(x0.shape, generator=generator)
     ends = math.log10(sigma_min), math.log10(sigma_max)
     sigma = torch.logspace(*ends, levels, dtype=torch.float64)
-    linear = Gaussian.fit(data.train)
+    linear = linear_baseline.fit(data).denoiser
     noisy = [(x0 + float(s) * eps, s) for s in sigma]
     wiener = torch.stack([(linear.denoise(x, s).double() - x0).square().mean() for x, s in noisy])
     oracle, optimum = data.oracle, None
@@ -176,8 +176,9 @@ def summary(levels: pd.DataFrame, d: int) -> dict[str, MetricValue]:
     """Returns the numbers of a whole curve, with their errors where the levels have them.
 
     `loss_vs_wiener`: geometric mean over levels of loss/Wiener loss; below 1 beats the best linear
-    denoiser. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over the levels' range by the
-    trapezoid rule (`information.kl_bound`). `limit_nats`: the same of `limit`.
+    denoiser where the baseline is sound. `excess_nats`: d int excess(sigma)/sigma^2 dlog sigma over
+    the levels' range by the trapezoid rule (`information.kl_bound`). `limit_nats`: the same of
+    `limit`.
     `excess_dropped_nats`: the same of a conditional model with all conditions switched off.
     """
     import numpy as np

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from testbed.components.dataset import Data, dequantise
+from testbed.components.dataset import Data
 from testbed.components.metric import MetricValue
+from testbed.components.quantisation import dequantise
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics.denoising import rows
 from testbed.metrics.resampling import mean

@@ -25,6 +25,7 @@ from testbed.report.drawing import (
     scale,
 )
 from testbed.report.results import Results, chosen
+from testbed.report.words import BELOW_ONE
 
 POINTS = 100
 
@@ -87,7 +88,8 @@ def wiener(results: Results, case: str) -> Picture | None:
         axes.axhline(1, color=REFERENCE, lw=1, linestyle="-.")
         return []
 
-    ylabel, note = "loss / Wiener loss", of_seeds(results, case)
+    ylabel = "loss / Wiener loss"
+    note = f"{BELOW_ONE[results.sound(case)]} {of_seeds(results, case)}"
     return by_arm(results, case, "wiener", line, ylabel, note, references, keep="low")
 
 

@@ -85,9 +85,11 @@ class _Frame:
 
 
 def _images(samples: Array) -> Array | None:
-    """Returns (n, h, w) where the data are images of one channel, else None."""
+    """Returns (n, h, w) of images of one channel, (n, h, w, 3) of three, None of other data."""
     if samples.ndim == 4 and samples.shape[1] == 1:
         return samples[:, 0]
+    if samples.ndim == 4 and samples.shape[1] == 3:
+        return np.moveaxis(samples, 1, -1)
     return samples if samples.ndim == 3 and min(samples.shape[1:]) > 1 else None
 
 
@@ -95,12 +97,14 @@ def _grid(axes: Axes, samples: Array, frame: _Frame) -> None:
     """Draws the first 64 images, with a pixel between them."""
     images = _images(samples)
     assert images is not None
-    h, w = images.shape[1:]
-    sheet = np.full((SIDE * (h + 1) - 1, SIDE * (w + 1) - 1), frame.high)
+    h, w, *colours = images.shape[1:]
+    sheet = np.full((SIDE * (h + 1) - 1, SIDE * (w + 1) - 1, *colours), frame.high)
     for i, image in enumerate(images[: SIDE**2]):
         y, x = (i // SIDE) * (h + 1), (i % SIDE) * (w + 1)
         sheet[y : y + h, x : x + w] = image
     sheet = np.clip(np.nan_to_num(sheet, nan=frame.low), frame.low, frame.high)
+    if colours:
+        sheet = (sheet - frame.low) / (frame.high - frame.low)
     axes.imshow(sheet, cmap="gray_r", vmin=frame.low, vmax=frame.high, interpolation="none")
 
 

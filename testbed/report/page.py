@@ -18,7 +18,7 @@ from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.drawing import Picture, styled
 from testbed.report.galleries import gallery
 from testbed.report.results import Results, chosen, read
-from testbed.report.words import METRICS, between, number, probability, title
+from testbed.report.words import BELOW_ONE, METRICS, between, number, probability, title
 
 FEW = 6
 """Noise levels shown in the table of learning."""
@@ -135,6 +135,7 @@ def _page(
         },
         level=f"{results.level:.0%}",
         setup=summaries.setup(results),
+        data_notes=results.data_notes(),
         recipes=summaries.recipes(results),
         views=views,
         laws=_laws(tables["tweedie"]),
@@ -178,7 +179,8 @@ def _case(
     meaning = METRICS.get(primary, ("", "a metric of a plugin"))[1]
     return CaseView(
         name=case or "all data",
-        primary=f"{title(primary)}: {meaning}.",
+        primary=f"{title(primary)}: {meaning}."
+        + (f" {BELOW_ONE[results.sound(case)]}" if primary == "loss_vs_wiener" else ""),
         table=_results(results, compared, tables["results"], case),
         arms=_arms(compared, case),
         pictures=pictures,

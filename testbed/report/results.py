@@ -96,6 +96,18 @@ class Results:
         found = self.levels[self.levels["case"] == case]
         return "excess" in found and bool(found["excess"].notna().any())
 
+    def sound(self, case: str) -> bool:
+        """Whether a loss below the linear baseline's beats the best linear denoiser."""
+        return bool(self.facts.get(case, {}).get("linear_baseline", {}).get("sound", True))
+
+    def data_notes(self) -> list[tuple[str, str]]:
+        """Case and sentence of what was recognised in the data, or does not fit."""
+        return [
+            (case, note)
+            for case in self.cases
+            for note in self.facts.get(case, {}).get("notes", [])
+        ]
+
     def primary(self, case: str) -> str:
         """The metric that decides: the report's, else excess_nats or loss_vs_wiener."""
         asked = str(self.study.get("report", {}).get("primary", ""))

@@ -107,6 +107,7 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "case": case or "all data",
             "shape": f"{shape} ({'exact oracle' if results.oracle(case) else 'no oracle'})",
             "samples": f"{facts.get('train', '?')} training, {facts.get('test', '?')} held out",
+            "linear baseline": facts.get("linear_baseline", {}).get("estimator", "?"),
             "sigma_data": _distinct(map(_sigma_data, configs)),
             "entropy": _entropy(results, case),
             "noise levels": _distinct(f"{c.sigma_min:g} to {c.sigma_max:g}" for c in configs),

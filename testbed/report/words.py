@@ -8,8 +8,8 @@ from collections.abc import Sequence
 METRICS = {
     "loss_vs_wiener": (
         "loss / Wiener loss",
-        "the geometric mean over noise levels of the loss over that of the best linear denoiser; "
-        "below 1 beats it",
+        "the geometric mean over noise levels of the loss over that of the linear denoiser of a "
+        "Gaussian fitted to the training split",
     ),
     "excess_nats": (
         "excess risk in nats",
@@ -87,6 +87,13 @@ METRICS = {
 """Each metric: its name in a table, and what it is."""
 
 
+BELOW_ONE = {
+    True: "Below 1 a model uses more than the covariance; above 1 it has not learnt even that.",
+    False: "The training samples are few for their dimensions, and that baseline is not the best "
+    "linear denoiser: nothing follows from a value below 1.",
+}
+"""What a loss below the linear baseline's means, where that is sound and where it is not."""
+
 FIGURES = {
     "excess": (
         "Excess risk by noise level.",
@@ -98,9 +105,8 @@ FIGURES = {
     ),
     "wiener": (
         "Loss against the best linear denoiser.",
-        "Denoising loss over that of the Gaussian fitted to the training split. Below 1 (grey "
-        "line) a model uses more than the covariance; above 1 it has not learnt even that. Look "
-        "at which end of σ each parameterization fails.",
+        "Denoising loss over that of the Gaussian fitted to the training split (grey line: 1). "
+        "Look at which end of σ each parameterization fails.",
     ),
     "sizes": (
         "Size of target and output.",

@@ -12,6 +12,7 @@ from testbed.errors import InputError, one_line, unknown
 from testbed.registry import Registry
 from testbed.study import baseline
 from testbed.study.study_file import StudyFile, TrialTemplate
+from testbed.trial import build, data_notes
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import ENDED, StudyFolder
 from testbed.trial.resolve import resolve
@@ -49,7 +50,8 @@ class Trial:
 class Plan:
     """The trials of a study, each once, and where they live; `chosen` ids alone run, or all.
 
-    `damaged` says which files are, and what is done about it.
+    `damaged` says which files are, and what is done about it; `data_notes` what was recognised in
+    the data of each case, or does not fit.
     """
 
     study: StudyFile
@@ -58,6 +60,7 @@ class Plan:
     trials: list[Trial]
     chosen: frozenset[str] | None = None
     damaged: list[str] = field(default_factory=list)
+    data_notes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def files(self) -> StudyFolder:
@@ -82,10 +85,13 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     trials: dict[str, Trial] = {}
     problems: dict[str, list[str]] = {}
     seen: set[tuple[Any, ...]] = set()
+    said: dict[str, dict[str, None]] = {}
     distinguishing = distinguishing_options(study)
     for template in study.templates:
         try:
             shared = resolve(template.settings, registry, device)
+            data = build.dataset(registry, shared.dataset)
+            said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(shared, data)))
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised
                 found = InputError(one_line(found))
@@ -115,7 +121,8 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
             lines.append(f"{study.file}: {', '.join(unique[:3])}{more}: {problem}")
         raise InputError("\n".join(lines))
-    plan = Plan(study, folder, device, list(trials.values()))
+    of_data = {case: list(notes) for case, notes in said.items() if notes}
+    plan = Plan(study, folder, device, list(trials.values()), data_notes=of_data)
     _look_up(plan)
     return plan
 
@@ -134,14 +141,19 @@ def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
 
 
 def notes(plan: Plan) -> list[str]:
-    """What one may not expect: replaced settings, which the baseline is, damaged files."""
+    """What one may not expect: of the data, of replaced settings, the baseline, damaged files."""
     variants: dict[tuple[str, str], dict[str, None]] = {}
     for one in plan.trials:
         for label in one.labels:
             variants.setdefault((label["case"], label["arm"]), {})[label["variant"]] = None
     asked = plan.study.report.baseline
     chosen = [baseline.note(asked, list(names)) for names in variants.values()]
-    return [*plan.study.replaced, *filter(None, dict.fromkeys(chosen)), *plan.damaged]
+    of_data = [
+        f"{case}: {note}" if case else note
+        for case, notes in plan.data_notes.items()
+        for note in notes
+    ]
+    return [*of_data, *plan.study.replaced, *filter(None, dict.fromkeys(chosen)), *plan.damaged]
 
 
 DistinguishingOptions = Mapping[tuple[str, str], Sequence[str]]

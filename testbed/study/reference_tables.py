@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 
 from testbed.components.dataset import Data
+from testbed.metrics import linear_baseline
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.study import equal_objectives
 from testbed.study.plan import Plan
 from testbed.trial.build import assemble, component, dataset
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder
 from testbed.trial.validity import levels_of
 
 REPEATS = 8
@@ -47,7 +47,7 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     if tables:
         plan.files.put_table("coefficients.csv", pd.concat(tables))
     for case, config in cases.items():
-        _real(plan.files.data, case or "data", config, registry)
+        _real(plan, case, config, registry)
     return equal_objectives.find(plan, registry)
 
 
@@ -79,9 +79,10 @@ def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Da
     return table
 
 
-def _real(folder: Folder, case: str, config: TrialConfig, registry: Registry) -> None:
+def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> None:
     """The real samples and, for each metric's floor: the other split in place of a model."""
-    data = dataset(registry, config.dataset)
+    data, folder, file = dataset(registry, config.dataset), plan.files.data, case or "data"
+    baseline = linear_baseline.fit(data)
     n = config.evaluation.samples
     floors = {}
     for spec in config.evaluation.metrics:
@@ -106,7 +107,9 @@ def _real(folder: Folder, case: str, config: TrialConfig, registry: Registry) ->
         "sigma_data": data.sigma_data,
         "variance": float(data.train.double().flatten(1).var(0, correction=0).mean()),
         "oracle": data.oracle is not None,
+        "linear_baseline": {"estimator": baseline.estimator, "sound": baseline.sound},
+        "notes": plan.data_notes.get(case, []),
         "floors": floors,
     }
-    folder.put_json(f"{case}.json", described)
-    folder.put_tensors(f"{case}.safetensors", {"real": data.test[:n]}, {"case": case})
+    folder.put_json(f"{file}.json", described)
+    folder.put_tensors(f"{file}.safetensors", {"real": data.test[:n]}, {"case": file})

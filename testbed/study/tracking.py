@@ -198,7 +198,11 @@ class Tracker:
                     entry = {"run": id_, "step": 0, "ended": ""}
                 self._sent["trials"][tags["testbed.trial"]] = entry
             title = self._plan.study.header.title or self._plan.study.header.name
-            self._parent = self._parent or self._create(title, {"testbed.kind": "study"})
+            kinds = {"testbed.kind": "study"}
+            if found := self._plan.data_notes:
+                lines = (f"{case or 'data'}: {n}" for case, notes in found.items() for n in notes)
+                kinds["testbed.data_notes"] = "\n".join(lines)[:LONGEST]
+            self._parent = self._parent or self._create(title, kinds)
             self._client.update_run(self._parent, status="RUNNING")
             self._save()
             if self.away:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,8 +15,8 @@ from testbed.audit.rows import gamma
 from testbed.components.density import Density
 from testbed.random import stream
 from testbed.testing import behaviour
-from testbed.testing.cases import levels
-from testbed.testing.checks import Context, Group, demand
+from testbed.testing.cases import SIGMA_DATAS, levels
+from testbed.testing.checks import Context, Group, Run, demand
 from testbed.testing.failures import CheckFailed
 from testbed.testing.options import options_matter
 
@@ -22,6 +24,21 @@ LAWS = Group("density")
 CELLS = 2**18
 DRAWS = 2**17
 SIGNIFICANCE = 1e-6
+
+
+def _law(sentence: str) -> Callable[[Run], Run]:
+    """Enters a law; a density that asks for sigma_data must obey it at each of several."""
+
+    def enter(run: Run) -> Run:
+        @functools.wraps(run)
+        def everywhere(d: Density, context: Context) -> str | None:
+            scales = SIGMA_DATAS if d.takes_sigma_data else (1.0,)
+            shown = [run(d.with_sigma_data(sigma_data), context) for sigma_data in scales]
+            return shown[-1]
+
+        return LAWS.law(sentence)(everywhere)
+
+    return enter
 
 
 def _edges(d: Density) -> tuple[float, float]:
@@ -55,7 +72,7 @@ def _atom(d: Density) -> float:
     return float(counts.max()) / len(sigma) if int(counts.max()) > 1 else 0.0
 
 
-@LAWS.law("p(log sigma) is finite and not negative, 0 outside [sigma_min, sigma_max].")
+@_law("p(log sigma) is finite and not negative, 0 outside [sigma_min, sigma_max].")
 def positive(d: Density, context: Context) -> None:
     low, high = _edges(d)
     sigma = levels((low, high), 1025)
@@ -70,7 +87,7 @@ def positive(d: Density, context: Context) -> None:
             raise CheckFailed(f"p = {float(p[at]):.4g} at sigma = {float(value[at]):.4g}, {where}.")
 
 
-@LAWS.law("The pdf integrates to one over log sigma within the cut (a table's to one level).")
+@_law("The pdf integrates to one over log sigma within the cut (a table's to one level).")
 def normalised(d: Density, context: Context) -> str:
     _, mass, error = _mass(d)
     atom = _atom(d)
@@ -90,7 +107,7 @@ def normalised(d: Density, context: Context) -> str:
     return f"integral 1 {total - 1:+.2g}, bound {bound:.2g}"
 
 
-@LAWS.law("The inverse CDF draws from the pdf (Kolmogorov-Smirnov, significance 1e-6).")
+@_law("The inverse CDF draws from the pdf (Kolmogorov-Smirnov, significance 1e-6).")
 def draws(d: Density, context: Context) -> str:
     edges, mass, _ = _mass(d)
     u = torch.rand(DRAWS, generator=stream(0, "testing/density"), dtype=torch.float64)
@@ -113,7 +130,7 @@ def draws(d: Density, context: Context) -> str:
     return f"distance {float(found.statistic):.2g}, p = {p_value:.2g} ({DRAWS} draws)"
 
 
-@LAWS.law("sigma(u) increases with u (a table's does not decrease) within [sigma_min, sigma_max].")
+@_law("sigma(u) increases with u (a table's does not decrease) within [sigma_min, sigma_max].")
 def increasing(d: Density, context: Context) -> str:
     low, high = _edges(d)
     tails = torch.logspace(-12, -5, 8, dtype=torch.float64)
@@ -130,7 +147,7 @@ def increasing(d: Density, context: Context) -> str:
     return f"{float(sigma[0]):.4g} to {float(sigma[-1]):.4g}"
 
 
-@LAWS.law("sigma(u) has the shape of u and float64, p the shape of sigma; elementwise, empty too.")
+@_law("sigma(u) has the shape of u and float64, p the shape of sigma; elementwise, empty too.")
 def shape(d: Density, context: Context) -> None:
     u, sigma = _uniform(12), levels(_edges(d), 12)
     for dims in ((12,), (3, 4), (0,)):
@@ -144,7 +161,7 @@ def shape(d: Density, context: Context) -> None:
             )
 
 
-@LAWS.law("Elementwise: sigma(u) and p depend on their own element alone.")
+@_law("Elementwise: sigma(u) and p depend on their own element alone.")
 def per_sample(d: Density, context: Context) -> None:
     order = torch.arange(17) * 5 % 17
     for name, function, value in (
@@ -166,7 +183,7 @@ def per_sample(d: Density, context: Context) -> None:
                 )
 
 
-@LAWS.law("Pure: arguments and global state stay as they were, the same call gives the same bits.")
+@_law("Pure: arguments and global state stay as they were, the same call gives the same bits.")
 def pure(d: Density, context: Context) -> None:
     d.cut  # noqa: B018  worked out once, before the argument is watched
     behaviour.pure(d.sigma, (_uniform(65),))

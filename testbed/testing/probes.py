@@ -75,7 +75,7 @@ def loss(m: Loss) -> list[Tensor]:
 
 
 def density(d: Density) -> list[Tensor]:
-    u = (torch.arange(257, dtype=torch.float64) + 0.5) / 257
+    d, u = d.with_sigma_data(0.5), (torch.arange(257, dtype=torch.float64) + 0.5) / 257
     return [d.sigma(u), d.pdf_over_log_sigma(levels(n=257))]
 
 

@@ -80,7 +80,7 @@ def densities(w: Weighting, context: Context) -> str:
         raise Skipped("does not ask for p, the density over log sigma")
     names = context.registry.names("density")
     for name in names:
-        density = context.registry.density(name)
+        density = context.registry.density(name).with_sigma_data(0.5)
         low, high = density.options["sigma_min"], density.options["sigma_max"]
         sigma = levels((max(low, w.sigma_range[0]), min(high, w.sigma_range[1])), 257)
         with torch.no_grad():

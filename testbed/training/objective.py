@@ -47,7 +47,7 @@ class Objective:
     |q_hat - q|^2. A learned weighting's penalty is added to it.
 
     Args:
-        sigma_data: sqrt(E|x0|^2 / d) of the training data.
+        sigma_data: sqrt(E|x0|^2 / d) of the training data; a density that asks for it gets it.
         states: the modules that the weighting and the loss train, under "weighting" and "loss";
             `with_states` builds them.
         table: the levels of a discrete denoiser; every sigma of training is replaced by the nearest
@@ -66,6 +66,9 @@ class Objective:
     table: NoiseTable | None = None
     noise: Noise = WHITE
     vlb: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "density", self.density.with_sigma_data(self.sigma_data))
 
     def with_states(self, seed: int) -> Self:
         """This objective with new states drawn from `seed`, or itself where nothing has a state."""

@@ -26,7 +26,15 @@ from pydantic import (
 from testbed import settings
 from testbed.settings import Setting
 from testbed.training.settings import Training
-from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, Variance, canonical
+from testbed.trial.specs import (
+    Assumed,
+    ComponentSpec,
+    Evaluation,
+    Model,
+    OfSigmaData,
+    Variance,
+    canonical,
+)
 
 SCHEMA = 3
 MOST_SEEDS = 10_000
@@ -137,12 +145,6 @@ class TrialFields(Model):
             "Whether the variance of a reverse step is fixed or learned.",
         ),
     ] = Variance()
-    sigma_min: Annotated[float, Setting("The lowest noise level.", objective=True)] = Field(
-        0.002, gt=0
-    )
-    sigma_max: Annotated[float, Setting("The highest noise level.", objective=True)] = Field(
-        80.0, gt=0, validate_default=True, allow_inf_nan=True
-    )
     conditions: Annotated[
         dict[str, float],
         Setting(
@@ -179,18 +181,35 @@ class TrialFields(Model):
                 raise ValueError("must have dropout rates from 0 to 1")
         return value
 
-    @field_validator("sigma_max")
-    @classmethod
-    def _ordered(cls, value: float, info: ValidationInfo) -> float:
-        low = info.data.get("sigma_min")
-        if low is not None and not low < value:
-            raise ValueError(f"must be above sigma_min, which is {low!r}")
-        return value
+
+def _ordered(value: Any, info: ValidationInfo) -> Any:
+    """A highest level above the lowest, where both are of one kind."""
+    low = info.data.get("sigma_min")
+    numbers = [one.sigma_data if isinstance(one, OfSigmaData) else one for one in (low, value)]
+    if low is not None and type(low) is type(value) and not numbers[0] < numbers[1]:
+        raise ValueError(f"must be above sigma_min, which is {numbers[0]!r}")
+    return value
 
 
 class TrialSettings(TrialFields):
     """What a study file says of a trial. "recipe" means the parameterization's own."""
 
+    sigma_min: Annotated[
+        float | OfSigmaData,
+        Setting(
+            "The lowest noise level; { sigma_data = 0.004 } is that multiple of the data's "
+            "sigma_data.",
+            objective=True,
+        ),
+    ] = 0.002
+    sigma_max: Annotated[
+        Annotated[float, Field(allow_inf_nan=True)] | OfSigmaData,
+        Setting(
+            "The highest noise level; { sigma_data = 160 } is that multiple of the data's "
+            "sigma_data.",
+            objective=True,
+        ),
+    ] = Field(80.0, validate_default=True)
     sigma_data: Annotated[
         float | Assumed | None,
         Setting(
@@ -204,6 +223,29 @@ class TrialSettings(TrialFields):
             "The seeds of each variant: a number of them, or a list.",
         ),
     ] = (0, 1, 2)
+
+    @field_validator("sigma_max")
+    @classmethod
+    def _above_sigma_min(cls, value: Any, info: ValidationInfo) -> Any:
+        return _ordered(value, info)
+
+    @field_validator("sigma_min", "sigma_max", mode="before")
+    @classmethod
+    def _level(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, OfSigmaData):
+            return value
+        number = value.get("sigma_data") if isinstance(value, Mapping) else value
+        known = not isinstance(value, Mapping) or set(value) == {"sigma_data"}
+        if not known or isinstance(number, bool) or not isinstance(number, int | float):
+            raise ValueError(
+                "must be a number, or { sigma_data = number } for a multiple of the data's"
+            )
+        finite = info.field_name == "sigma_min" or isinstance(value, Mapping)
+        if not math.isfinite(number) and (finite or math.isnan(number)):
+            raise ValueError("Input should be a finite number")
+        if number <= 0:
+            raise ValueError("Input should be greater than 0")
+        return value
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -241,6 +283,12 @@ class TrialConfig(TrialFields):
     `sigma_min` and `sigma_max` are those of the density, whose options may have changed them.
     """
 
+    sigma_min: Annotated[float, Setting("The lowest noise level.", objective=True)] = Field(
+        0.002, gt=0
+    )
+    sigma_max: Annotated[float, Setting("The highest noise level.", objective=True)] = Field(
+        80.0, gt=0, validate_default=True, allow_inf_nan=True
+    )
     seed: Annotated[int, Setting("The seed of all its draws.", objective=False)] = 0
     device: Annotated[
         str,
@@ -284,6 +332,11 @@ class TrialConfig(TrialFields):
     )
 
     model_config = ConfigDict(populate_by_name=True)
+
+    @field_validator("sigma_max")
+    @classmethod
+    def _above_sigma_min(cls, value: Any, info: ValidationInfo) -> Any:
+        return _ordered(value, info)
 
     @model_validator(mode="before")
     @classmethod

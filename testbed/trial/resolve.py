@@ -25,7 +25,7 @@ from testbed.plugin_files import Provenance
 from testbed.registry import Registry
 from testbed.trial import build, class_conditions, sources, validity
 from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
-from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model
+from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, OfSigmaData
 
 RECIPE = ("weighting", "loss", "density")
 _T = TypeVar("_T")
@@ -40,6 +40,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
             the parts do not fit together.
     """
     components = Components(registry, stated)
+    stated = components.with_levels(stated)
     complete = components.complete(components.from_recipe(stated))
     p = components.parameterization
     if p is not None:
@@ -49,6 +50,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
     data = build.dataset(registry, complete.dataset)
     sigma_data = _sigma_data(stated, data)
     density = build.density(registry, complete.density, components.table)
+    density = density.with_sigma_data(sigma_data)
     inputs = {}
     for name in ("c_in", "c_noise"):
         inputs[name] = getattr(stated, name)
@@ -116,6 +118,25 @@ class Components:
             self.problems.append(str(problem))
             return None
 
+    def with_levels(self, stated: TrialSettings) -> TrialSettings:
+        """The settings with numbers for noise levels that are multiples of sigma_data."""
+        names = ("sigma_min", "sigma_max")
+        multiples = {
+            name: level for name in names if isinstance(level := getattr(stated, name), OfSigmaData)
+        }
+        if not multiples:
+            return stated
+
+        def levels() -> dict[str, float]:
+            data = build.dataset(self.registry, self._spec("dataset", stated.dataset))
+            sigma_data = _sigma_data(stated, data)
+            return {name: level.of(sigma_data) for name, level in multiples.items()}
+
+        known = self.attempt(levels)
+        # Without its data a trial is refused anyway; the default levels stand in until then.
+        defaults = {name: TrialSettings.model_fields[name].default for name in multiples}
+        return stated.model_copy(update=known or defaults)
+
     def from_recipe(self, stated: TrialSettings) -> TrialSettings:
         """The settings with the recipe's own components in their places, and the density cut."""
         specs: dict[str, ComponentSpec | None] = {}
@@ -175,10 +196,12 @@ class Components:
 
 def _cut(spec: ComponentSpec, stated: TrialSettings, table: NoiseTable | None) -> ComponentSpec:
     """A density's spec with the trial's range of levels among its options."""
-    high = stated.sigma_max
+    low, high = stated.sigma_min, stated.sigma_max
+    assert not isinstance(low, OfSigmaData)
+    assert not isinstance(high, OfSigmaData)
     if table is not None and table.options["zero_terminal_snr"] and math.isinf(high):
         high = TERMINAL
-    levels = {"sigma_min": stated.sigma_min, "sigma_max": high}
+    levels = {"sigma_min": low, "sigma_max": high}
     return ComponentSpec(name=spec.name, options={**levels, **spec.options})
 
 

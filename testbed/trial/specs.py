@@ -86,10 +86,11 @@ class ComponentSpec(Model):
         return canonical(self.model_dump())
 
     def __str__(self) -> str:
-        """`min_snr (gamma 5)`."""
+        """`min_snr (gamma 5)`, without options that are empty."""
         options = ", ".join(
             f"{key} {json.dumps(value) if isinstance(value, list | dict) else value}"
             for key, value in self.options.items()
+            if value not in ("", [], (), None)
         )
         return f"{self.name} ({options})" if options else self.name
 
@@ -234,6 +235,16 @@ class Evaluation(Model):
             f"{self.levels} levels × {self.draws} draws, {self.samples} samples by {self.sampler}, "
             f"{self.steps} steps of {self.schedule}{guided}"
         )
+
+
+class OfSigmaData(Model):
+    """A noise level as a multiple of the data's sigma_data: `{ sigma_data = 160 }`."""
+
+    sigma_data: float = Field(gt=0)
+
+    def of(self, sigma_data: float) -> float:
+        """The level for data of that sigma_data."""
+        return self.sigma_data * sigma_data
 
 
 class Assumed(Model):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from laws.data import (
     U32,
@@ -20,13 +21,24 @@ from laws.data import (
     law_shuffled,
     law_sigma_data,
 )
+from laws.own_data import (
+    law_classes,
+    law_ledoit_wolf,
+    law_mismatch,
+    law_no_spacing,
+    law_spacing,
+    law_undequantised,
+)
 from mutants.registry import FAMILIES, REGISTRY, Stated, laws_of, rejected_by, wrong
 from torch import Tensor
 
+from testbed.components import quantisation
 from testbed.components.dataset import Data
 from testbed.data import synthetic
+from testbed.data.classes import classes
 from testbed.data.files import split
 from testbed.data.synthetic import plane
+from testbed.metrics.linear_baseline import ledoit_wolf
 from testbed.oracles import Gaussian, Mixture
 from testbed.random import stream
 
@@ -169,4 +181,80 @@ rejected_by(
     a_column_missing=points[points[:, 0] < 0.5],
     one_corner_heavier=torch.cat([points, points[:2000].abs()]),
     the_light_squares=points * torch.tensor([1.0, -1.0]),
+)
+
+
+# --- a user's own files -----------------------------------------------------------------------
+
+
+def least_difference(x: Tensor, error: float) -> float | None:
+    """The spacing as the least distance between two values."""
+    distance = torch.unique(x.double().flatten()).diff()
+    kept = distance[distance > 2 * error]
+    return float(kept.min()) if len(kept) else None
+
+
+rejected_by(
+    DATA,
+    law_spacing,
+    quantisation.spacing,
+    the_least_difference=least_difference,
+    not_from_the_least_value=lambda x, error: quantisation.spacing(
+        torch.cat([x.flatten(), x.new_zeros(1) + 0.05]), error
+    ),
+    without_rounding=lambda x, error: quantisation.spacing(x, 0.0),
+)
+rejected_by(
+    DATA,
+    law_no_spacing,
+    quantisation.spacing,
+    the_least_difference=least_difference,
+)
+rejected_by(
+    DATA,
+    law_mismatch,
+    quantisation.mismatch,
+    a_finer_grid_accepted=lambda x, q, error: (
+        "" if quantisation._off(x, q) <= 2 * error / q else quantisation.mismatch(x, q, error)
+    ),
+    never=lambda x, q, error: "",
+)
+rejected_by(
+    DATA,
+    law_undequantised,
+    quantisation.undequantised,
+    off_the_grid_is_enough=lambda x, q, error: (
+        "" if quantisation._off(x, q) > 0.1 else quantisation.undequantised(x, q, error)
+    ),
+    noise_of_twice_the_width=lambda x, q, error: quantisation.undequantised(x, 2 * q, error),
+)
+rejected_by(
+    DATA,
+    law_ledoit_wolf,
+    ledoit_wolf,
+    not_centred=lambda x: ledoit_wolf(torch.cat([x, -x])),
+    over_N_less_1=lambda x: (ledoit_wolf(x)[0] * len(x) / (len(x) - 1), ledoit_wolf(x)[1]),
+    unshrunk=lambda x: (torch.cov(x.mT, correction=0), 0.0),
+)
+
+
+def labelled(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Classes of labels that are changed beforehand."""
+    return lambda parts, title: classes([change(np.asarray(y)) for y in parts], title)
+
+
+def of_each_split(parts: Any, title: str) -> Any:
+    """Classes that are numbered in each split by itself."""
+    each = [classes([y], title) for y in parts]
+    return [one[0][0] for one in each], each[0][1]
+
+
+rejected_by(
+    DATA,
+    law_classes,
+    classes,
+    numbered_in_each_split=of_each_split,
+    the_order_turned=labelled(lambda y: y.max() - y if y.dtype.kind in "iu" else y),
+    from_one=lambda parts, title: ([y + 1 for y in classes(parts, title)[0]], []),
+    without_a_word=lambda parts, title: (classes(parts, title)[0], []),
 )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import testbed
 from testbed import oracles
-from testbed.components import dataset
+from testbed.components import quantisation
 from testbed.components.dataset import Data
 from testbed.data import files
 from testbed.errors import InputError
@@ -66,7 +66,7 @@ def one_for_all(x: Tensor, quantum: float, generator: torch.Generator) -> Tensor
 
 
 def test_dequantisation() -> None:
-    law_cells_keep_their_values(dataset.dequantise)
+    law_cells_keep_their_values(quantisation.dequantise)
 
 
 @pytest.mark.parametrize("wrong", [wrong_width, wrong_place, wrong_shape, one_for_all])
@@ -96,16 +96,16 @@ def test_your_own_8_bit_numbers(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", image)
     common = {"path": str(tmp_path / "x.npy"), "scale": 1 / 127.5, "shift": -127.5}
     assert files.array(**common).quantum is None
-    plain = files.array(**common, quantum=1.0)
-    smooth = files.array(**common, quantum=1.0, dequantised=True)
-    assert plain.quantum == 1 / 127.5
+    del common["scale"], common["shift"]
+    assert files.array(**common).quantum == 2 / 255
+    plain, smooth = files.array(**common), files.array(**common, dequantised=True)
     there, here = ((one.test.double() * 127.5 + 127.5).round() for one in (smooth, plain))
     assert torch.equal(there, here)
     assert not torch.equal(smooth.test, plain.test)
-    with pytest.raises(InputError, match=r"quantum = 0.0156863, but the data are not multiples"):
+    with pytest.raises(InputError, match=r"quantum = 2, but the values are 1 apart"):
         files.array(**common, quantum=2.0)
     with pytest.raises(InputError, match="the data need their quantum"):
-        files.array(**common, dequantised=True)
+        files.array(**common, range="as_stored", dequantised=True)
 
 
 @pytest.mark.parametrize("quantum", [0.0, -0.125, math.nan, math.inf])

@@ -1,0 +1,29 @@
+"""What a plan and a report say of a trial's data: how they were read, and what they cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from testbed.components.dataset import Data
+from testbed.metrics import linear_baseline
+from testbed.trial.config import TrialConfig
+
+
+def notes(config: TrialConfig, data: Data) -> Iterator[str]:
+    """A sentence for each thing that was recognised, and for each that does not fit."""
+    yield from data.notes
+    sigma_data = config.sigma_data_measured
+    if config.sigma_max < sigma_data:
+        yield (
+            f"sigma_max = {config.sigma_max:g} is below the data's sigma_data = {sigma_data:.4g}: "
+            "noise hides the data at no level, and samples do not start from noise alone. Scale "
+            "the data, or write sigma_max = { sigma_data = 160 }."
+        )
+    if config.sigma_min > sigma_data:
+        yield (
+            f"sigma_min = {config.sigma_min:g} is above the data's sigma_data = {sigma_data:.4g}: "
+            "noise hides the data at every level. Scale the data, or write sigma_min = "
+            "{ sigma_data = 0.004 }."
+        )
+    if note := linear_baseline.note(data):
+        yield note
