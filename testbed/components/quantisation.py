@@ -74,7 +74,7 @@ def mismatch(values: Tensor, quantum: float, error: float) -> str:
     if off > 2 * error / quantum:
         return f"the values {apart}: they lie up to {off:.2g} of it off that grid"
     factor = round(found / quantum) if found else 1
-    if factor > 1:
+    if found is not None and factor > 1:
         low = values.min()
         levels = len(torch.unique(torch.round((values.flatten()[:MOST_VALUES] - low) / found)))
         if factor ** -(levels - 1.0) < BY_CHANCE:
@@ -85,7 +85,7 @@ def mismatch(values: Tensor, quantum: float, error: float) -> str:
 def _off(values: Tensor, quantum: float) -> float:
     """The largest distance from the grid through the least value, in steps of the grid."""
     flat, low, worst = values.flatten(), values.min().double(), 0.0
-    for block in flat.split(BLOCK):
+    for block in torch.split(flat, BLOCK):
         steps = (block.double() - low) / quantum
         worst = max(worst, float((steps - steps.round()).abs().max()))
     return worst

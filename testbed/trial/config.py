@@ -185,9 +185,11 @@ class TrialFields(Model):
 def _ordered(value: Any, info: ValidationInfo) -> Any:
     """A highest level above the lowest, where both are of one kind."""
     low = info.data.get("sigma_min")
-    numbers = [one.sigma_data if isinstance(one, OfSigmaData) else one for one in (low, value)]
-    if low is not None and type(low) is type(value) and not numbers[0] < numbers[1]:
-        raise ValueError(f"must be above sigma_min, which is {numbers[0]!r}")
+    if low is None or type(low) is not type(value):
+        return value
+    lowest, highest = (x.sigma_data if isinstance(x, OfSigmaData) else x for x in (low, value))
+    if not lowest < highest:
+        raise ValueError(f"must be above sigma_min, which is {lowest!r}")
     return value
 
 
