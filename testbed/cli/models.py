@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from testbed.cli import completion, options, terminal
-from testbed.errors import InputError
+from testbed.errors import InputError, UnknownName, unknown
 
 if TYPE_CHECKING:
+    import torch
+
     from testbed.audit import Audit
+    from testbed.diffusion.parameterization import Parameterization
+    from testbed.oracles import Oracle
+    from testbed.registry import Registry
 
 Subject = Annotated[
     str,
     typer.Argument(
-        help="A parameterization, a trial (its folder or id), or module:factory or "
-        "file.py:factory of a denoiser (x, sigma) -> x0.",
+        help="A parameterization, by name or with options ('{name=\"v\"}'), a trial (its folder or "
+        "id), or module:factory or file.py:factory of a denoiser (x, sigma) -> x0.",
         autocompletion=completion.parameterizations,
     ),
 ]
@@ -49,7 +55,30 @@ LevelTable = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The .npy file of ascending noise levels that --time-argument index counts in.",
+        help="The .npy file of the noise levels that --time-argument index counts in: ascending "
+        "sigmas, betas or alpha-bars.",
+    ),
+]
+TableContents = Annotated[
+    str,
+    typer.Option(
+        help="What the numbers of --table are: sigmas, betas or alpha_bars; by default they are "
+        "told apart, or refused where they may be two of these."
+    ),
+]
+Shape = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZES",
+        help="The shape of a sample that the denoiser takes, where it takes one alone, for "
+        "example 3,8,8.",
+    ),
+]
+DtypeName = Annotated[
+    str,
+    typer.Option(
+        help="The dtype that the denoiser takes, where it takes one alone: float64, float32, "
+        "bfloat16 or float16; by default that of its weights, or what it answers in."
     ),
 ]
 NetworkOf = Annotated[
@@ -62,7 +91,8 @@ NetworkOf = Annotated[
 DataName = Annotated[
     str,
     typer.Option(
-        help="The data set, one with an oracle, that takes the place of the audit's own three."
+        help="The data set that takes the place of the audit's own three, by name or with options "
+        "('{name=\"mixture\", dim=8}'). It needs an oracle, unless the denoiser is --trained on it."
     ),
 ]
 Trained = Annotated[
@@ -87,6 +117,9 @@ def audit(
     schedule: ScheduleName = "ve",
     time_argument: TimeArgument = "sigma",
     table: LevelTable = None,
+    table_contents: TableContents = "",
+    shape: Shape = "",
+    dtype: DtypeName = "",
     parameterization: NetworkOf = "",
     data: DataName = "",
     trained: Trained = False,
@@ -114,35 +147,116 @@ def audit(
     with terminal.text_on_stderr(as_json):
         import torch
 
-        from testbed.audit import PARTS, Adapter, driver
+        from testbed.audit import PARTS, Adapter, driver, level_tables
         from testbed.trial import audited
 
         torch.set_num_threads(1)
         registry = options.registry(plugin, plugin_dir)
         parts = part or PARTS
-        adapter = Adapter(prediction_type, schedule, time_argument, driver.read_table(table))
+        levels = level_tables.read_table(table, table_contents) if table is not None else None
+        adapter = Adapter(
+            prediction_type,
+            schedule,
+            time_argument,
+            levels and levels.sigmas,
+            _sizes(shape),
+            _dtype(dtype),
+        )
+        name, chosen = options.component(subject)
         with terminal.console().status("auditing") as status:
 
             def say(text: str) -> None:
                 status.update(f"auditing: {text}")
 
-            if audited.is_trial(subject, registry):
-                found = audited.run(subject, parts, say)
-            else:
+            if name in registry.names("parameterization") or chosen:
+                p = registry.parameterization(name, **chosen)
                 found = driver.run(
-                    subject,
+                    p,
+                    parts=parts,
+                    oracle=_data(data, False, registry)[0],
+                    variants=_variants(p),
+                    sigma_data=sigma_data,
+                    registry=registry,
+                    say=say,
+                )
+            elif audited.is_trial(name, registry):
+                found = audited.run(name, parts, say)
+            else:
+                oracle, held_out = _data(data, trained, registry)
+                found = driver.run(
+                    name,
                     parts=parts,
                     adapter=adapter,
-                    oracle=driver.oracle_of(data, registry),
+                    oracle=oracle,
+                    held_out=held_out,
                     trained=trained,
                     parameterization=parameterization or None,
                     sigma_data=sigma_data,
                     registry=registry,
                     say=say,
                 )
+    if levels is not None:
+        found = replace(found, notes=(levels.note, *found.notes))
     _conclude(found, out, as_json, terminal.words_after("audit", subject))
     if not found.passed:
         raise typer.Exit(3)
+
+
+def _sizes(words: str) -> tuple[int, ...] | None:
+    """The shape that `--shape` names.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not words:
+        return None
+    sizes = [word.strip() for word in words.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in sizes):
+        raise InputError(f"--shape {words}: expected positive sizes, such as 3,8,8.")
+    return tuple(map(int, sizes))
+
+
+def _dtype(word: str) -> torch.dtype | None:
+    """The dtype that `--dtype` names.
+
+    Raises:
+        UnknownName: it is none of floating point.
+    """
+    import torch
+
+    names = ("float64", "float32", "bfloat16", "float16")
+    if word and word not in names:
+        raise UnknownName(f"--dtype: {unknown('dtype', word, names)}")
+    found: torch.dtype | None = getattr(torch, word) if word else None
+    return found
+
+
+def _variants(p: Parameterization) -> dict[str, Parameterization]:
+    """The parameterization at other values of its options, by what these are."""
+    from testbed.testing import behaviour
+
+    found = dict(behaviour.variants(p))
+    found.pop("by default")
+    return found
+
+
+def _data(
+    word: str, trained: bool, registry: Registry
+) -> tuple[Oracle | None, torch.Tensor | None]:
+    """The oracle and the held-out samples of the data set that `--data` names, if it names one.
+
+    Raises:
+        InputError: there is no such data set, or its oracle is not known and is needed.
+    """
+    from testbed.audit import driver
+
+    if not word:
+        return None, None
+    name, chosen = options.component(word, "--data")
+    data = registry.dataset(name, **chosen)()
+    if trained:
+        return data.oracle, data.test
+    return driver.oracle_of(data, word), None
 
 
 def _conclude(found: Audit, out: Path | None, as_json: bool, words: list[str]) -> None:
