@@ -40,30 +40,37 @@ def ask(subject: ExternalDenoiser, oracle: Oracle, levels: Tensor) -> Answers:
     return Answers(x, sigma, output.double())
 
 
+def mismatch(
+    found: Answers, subject: ExternalDenoiser, oracle: Oracle, form: NoiseSchedule, level: Tensor
+) -> float:
+    """Returns how far the answers at one level are from the right ones for `level`, relative.
+
+    The right output there is q = a(sigma') D + b(sigma') (x' - D)/sigma' with D = E[x0|x'] and x'
+    the state that was given, divided by alpha' of `form`.
+    """
+    adapter, sigma = subject.adapter, found.sigma[0]
+    pair = PREDICTION_TYPES[adapter.unsigned_prediction_type]
+    right, wrong = (form.alpha(form.time(s)) for s in (sigma, level))
+    x = found.x * (right / wrong)
+    D = oracle.denoise(x, level.expand(len(x)))
+    q = adapter.sign * (pair.a(level) * D + pair.b(level) * (x - D) / level)
+    if adapter.unsigned_prediction_type == "score":
+        q = q / adapter.noise_schedule.alpha(adapter.noise_schedule.time(level))
+    return float((found.output - q).norm() / found.output.norm().clamp(min=1e-300))
+
+
 def answered_level(
     found: Answers, subject: ExternalDenoiser, oracle: Oracle, form: NoiseSchedule
 ) -> float | None:
     """Returns sigma' of the answers at one level, if they are the right ones for sigma'; else None.
 
-    The right output there is q = a(sigma') D + b(sigma') (x' - D)/sigma' with D = E[x0|x'] and x'
-    the state that was given, divided by alpha' of `form`.
+    It is looked for from 1e-5 to 1e5.
     """
     from scipy import optimize
 
-    adapter, sigma = subject.adapter, found.sigma[0]
-    pair = PREDICTION_TYPES[adapter.unsigned_prediction_type]
-    size = found.output.norm().clamp(min=1e-300)
-
     def residual(log_level: float) -> float:
         level = torch.tensor(log_level, dtype=torch.float64).exp()
-        right, wrong = (form.alpha(form.time(s)) for s in (sigma, level))
-        x = found.x * (right / wrong)
-        D = oracle.denoise(x, level.expand(len(x)))
-        q = adapter.sign * (pair.a(level) * D + pair.b(level) * (x - D) / level)
-        if adapter.unsigned_prediction_type == "score":
-            schedule = adapter.noise_schedule
-            q = q / schedule.alpha(schedule.time(level))
-        return float((found.output - q).norm() / size)
+        return mismatch(found, subject, oracle, form, level)
 
     grid = torch.linspace(math.log(WIDE[0]), math.log(WIDE[1]), 231).tolist()
     residuals = [residual(log_level) for log_level in grid]
@@ -104,12 +111,10 @@ def snapped(subject: ExternalDenoiser, oracle: Oracle) -> str:
     if answers is None:
         return ""
     alike = [level for level, one in zip(levels.tolist(), answers, strict=True)
-             if _same((answers[0], one))]  # fmt: skip
+             if same((answers[0], one))]  # fmt: skip
     if len(alike) < 2:
         return ""
     where = f"it answers for {answers[0]:.5g} from {alike[0]:.5g} to {alike[-1]:.5g} at least"
-    if len(alike) == len(levels):
-        return f"the noise level has no effect: {where}"
     dtype = _representable(subject, answers)
     if dtype is not None:
         return f"its time argument is rounded to {word_of(dtype)}: {where}"
@@ -119,31 +124,36 @@ def snapped(subject: ExternalDenoiser, oracle: Oracle) -> str:
 def clamped(subject: ExternalDenoiser, oracle: Oracle, right: Sequence[float]) -> str:
     """Returns in words that levels beyond an end are answered as that end; "" where they are not.
 
+    The end is found at the first wrong level, and must be that of the others too: of one answer
+    far out there may be two roots.
+
     Args:
         right: The noise levels at which the subject's values are right, or snapped.
     """
-    if not right:
-        return ""
-    sides = {
-        "below": subject.levels[subject.levels < min(right)],
-        "above": subject.levels[subject.levels > max(right)],
-    }
     words = []
-    for side, levels in sides.items():
-        if not len(levels):
+    for side in ("below", "above") if right else ():
+        end = min(right) if side == "below" else max(right)
+        wrong = subject.levels[subject.levels < end] if side == "below" else subject.levels[
+            subject.levels > end
+        ].flip(0)  # fmt: skip
+        if not len(wrong):
             continue
-        # A second level on that side, where there is but one: two answers must agree.
-        beside = [levels[0] ** 0.5 * (min(right) if side == "below" else max(right)) ** 0.5]
-        tried = levels if len(levels) > 1 or subject.adapter.table is not None else torch.cat(
-            [levels, torch.stack(beside)]
-        )  # fmt: skip
-        answers = answered_levels(subject, oracle, tried)
-        if answers is not None and len(answers) > 1 and _same(answers, 1e-3):
-            words.append(f"noise levels {side} {answers[0]:.4g} are clamped to it")
+        levels = wrong.flip(0)
+        if len(levels) == 1 and subject.adapter.table is None:
+            levels = torch.stack([levels[0], (levels[0] * end).sqrt()])
+        found = ask(subject, oracle, levels)
+        for form in dict.fromkeys((VE, subject.adapter.noise_schedule)):
+            level = answered_level(found.at(levels[0]), subject, oracle, form)
+            at = torch.tensor(level or 1.0, dtype=torch.float64)
+            off = [mismatch(found.at(one), subject, oracle, form, at) for one in levels]
+            if level is not None and len(levels) > 1 and max(off) < 10 * RESIDUAL:
+                words.append(f"noise levels {side} {level:.4g} are clamped to it")
+                break
     return " and ".join(words)
 
 
-def _same(levels: Sequence[float], accuracy: float = SAME) -> bool:
+def same(levels: Sequence[float], accuracy: float = SAME) -> bool:
+    """Whether levels are one, to a relative accuracy."""
     return max(levels) - min(levels) <= accuracy * max(levels)
 
 

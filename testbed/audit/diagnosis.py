@@ -29,6 +29,8 @@ from testbed.tensors import per_sample
 LEVELS = torch.tensor([0.1, 0.3, 0.7, 1.6, 4.0], dtype=torch.float64)
 """Where x and D are neither equal nor unrelated, and no two functions below agree."""
 SAMPLES = 16
+ACCURACY = 1e-5
+"""Relative accuracy of weights that were fitted to float64, beside those of a named mistake."""
 RANDOM = "it gives another answer each time: it draws random numbers, or keeps a state"
 
 
@@ -83,8 +85,7 @@ def explain(subject: ExternalDenoiser, oracle: Oracle) -> str:
         again = raw(x.clone(), sigma.clone())
         ones = ((x[i : i + 1].clone(), sigma[i : i + 1].clone()) for i in range(len(x)))
         alone = torch.cat([raw(*one) for one in ones]).double()
-    narrow = 4 * torch.finfo(first.dtype).eps
-    found = Answers(x, sigma, first.double(), max(RESIDUAL, narrow))
+    found = Answers(x, sigma, first.double(), max(RESIDUAL, torch.finfo(first.dtype).eps))
     if not bool(torch.isfinite(found.output).all()):
         bad = sigma[~torch.isfinite(found.output).flatten(1).all(1)]
         return f"its output is not finite, first at sigma = {float(bad.min()):.3g}."
@@ -108,26 +109,25 @@ def _mistakes(subject: ExternalDenoiser, oracle: Oracle, found: Answers) -> tupl
     best = fits.fit(_misreadings(subject, found.sigma), found, oracle)
     if best is None:
         return _other_levels(subject, oracle, found), False
-    return _words(best, subject, found.levels), any("batch" in text for text in best.mistakes)
+    return _words(best, subject, found), any("batch" in text for text in best.mistakes)
 
 
 def _other_levels(subject: ExternalDenoiser, oracle: Oracle, found: Answers) -> str:
     """Returns in words for which noise levels it answers, each by a search; "" where none fit."""
     at = fits.fit_levels(found, oracle, subject.adapter.noise_schedule)
-    words = answered_levels.snapped(subject, oracle)
-    if at is None or words:
-        return words
-    levels = found.levels.tolist()
-    columns = (torch.stack(column) for column in zip(*at[1], strict=True))
-    A, B, g, wrong = columns
-    if float(wrong.max() - wrong.min()) <= answered_levels.SAME * float(wrong.max()):
-        said = f"it answers for sigma = {float(wrong[0]):.4g}, whichever it is asked about"
+    wrong = [] if at is None else [float(one.level) for one in at]
+    if len(wrong) > 1 and answered_levels.same(wrong):
+        said = f"it answers for sigma = {wrong[0]:.4g}, whichever it is asked about"
     else:
-        pairs = zip(wrong.tolist(), levels, strict=True)
+        words = answered_levels.snapped(subject, oracle)
+        if at is None or words:
+            return words
+        pairs = zip(wrong, found.levels.tolist(), strict=True)
         said = "it answers for other noise levels, " + ", ".join(
             f"{level:.4g} for {s:.4g}" for level, s in pairs
         )
-    return _words(Fit((said,), A, B, g, wrong), subject, found.levels)
+    columns = (torch.stack(column) for column in zip(*at, strict=True))
+    return _words(Fit((said,), *columns), subject, found)
 
 
 def _clipped(subject: ExternalDenoiser, oracle: Oracle, x: Tensor, sigma: Tensor) -> str:
@@ -160,12 +160,15 @@ def _misreadings(subject: ExternalDenoiser, sigma: Tensor) -> Iterator[Misreadin
             yield Misreading(mistakes, g(sigma) * right / wrong, level)
 
 
-def _words(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> str:
+def _words(fit: Fit, subject: ExternalDenoiser, found: Answers) -> str:
     """Returns a fit in words; "" where the fit is the declared output."""
-    return " and ".join([*fit.mistakes, *_output_mistakes(fit, subject, levels)])
+    accuracy = max(ACCURACY, 4 * (found.residual if found.residual > RESIDUAL else 0))
+    return " and ".join([*fit.mistakes, *_output_mistakes(fit, subject, found.levels, accuracy)])
 
 
-def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> list[str]:
+def _output_mistakes(
+    fit: Fit, subject: ExternalDenoiser, levels: Tensor, accuracy: float
+) -> list[str]:
     """Returns what is wrong with the output of a fit, besides the misreadings of its arguments."""
     adapter = subject.adapter
     unsigned = adapter.unsigned_prediction_type
@@ -178,13 +181,13 @@ def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> lis
     beliefs = [
         sign / scale(time(s)) * torch.stack((pair.a(s), pair.b(s))) for s in (fit.sigma, levels)
     ]
-    if any(_same((a, b), (one[0], one[1]), levels) for one in beliefs):
+    if any(_same((a, b), (one[0], one[1]), levels, accuracy) for one in beliefs):
         return []
     outer = fit.A + fit.B, fit.A * levels
     right = factor * pair.a(levels), factor * pair.b(levels)
-    if fit.mistakes and _same(outer, right, levels):
+    if fit.mistakes and _same(outer, right, levels, accuracy):
         return []
-    name = _named(a, b, fit.sigma) or _named(*outer, levels)
+    name = _named(a, b, fit.sigma, accuracy) or _named(*outer, levels, accuracy)
     if name == "the score" and unsigned == "score":
         return ["its score is of x = x_t/alpha, not of the state x_t: 1/alpha is missing"]
     if name is not None:
@@ -193,10 +196,10 @@ def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> lis
         # One of the weights a and b of these is 0, and the other has the factor.
         i = 0 if unsigned == "x0" else 1
         ratio = outer[i] / right[i]
-        if _same(outer, (ratio * right[0], ratio * right[1]), levels):
+        if _same(outer, (ratio * right[0], ratio * right[1]), levels, accuracy):
             return [f"it returns {_times(ratio, levels)} the right {unsigned}"]
     w = fit.B
-    if unsigned == "x0" and _same((fit.A + w, w), (torch.ones_like(w), w), levels):
+    if unsigned == "x0" and _same((fit.A + w, w), (torch.ones_like(w), w), levels, accuracy):
         return [f"it goes {_times(w, levels)} the way from x to D"]
     pairs = zip(levels.tolist(), fit.A.tolist(), fit.B.tolist(), strict=True)
     numbers = "; ".join(f"at sigma = {s:.3g} {A:.4g} x + {B:.4g} D" for s, A, B in pairs)
@@ -276,15 +279,21 @@ def _c_noise_mistakes(
     return [f"c_noise is {was or 'wrong'}" + (f" and must be {must}" if must else "") + f" ({at})"]
 
 
-def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], levels: Tensor) -> bool:
+def _same(
+    one: tuple[Tensor, Tensor],
+    other: tuple[Tensor, Tensor],
+    levels: Tensor,
+    accuracy: float = ACCURACY,
+) -> bool:
     size = (other[0].abs() + other[1].abs()).clamp(min=1e-12)
-    return all(bool(((p - q).abs() <= 1e-5 * size).all()) for p, q in zip(one, other, strict=True))
+    near = ((p - q).abs() <= accuracy * size for p, q in zip(one, other, strict=True))
+    return all(bool(each.all()) for each in near)
 
 
-def _named(a: Tensor, b: Tensor, levels: Tensor) -> str | None:
+def _named(a: Tensor, b: Tensor, levels: Tensor, accuracy: float) -> str | None:
     for sign, word in ((1, ""), (-1, "minus ")):
         for name, pair in PAIRS.items():
-            if _same((a, b), (sign * pair[0](levels), sign * pair[1](levels)), levels):
+            if _same((a, b), (sign * pair[0](levels), sign * pair[1](levels)), levels, accuracy):
                 return word + name
     return None
 
@@ -317,6 +326,11 @@ def by_rows(checks: Sequence[LawCheck], values: bool = True, but: str = "") -> s
         for law, symptom in SYMPTOMS.items()
         if law in failed and not (law in said and but.startswith(said[law]))
     ]
+    if external.SQUARE in failed and external.SINGLE not in failed:
+        mistakes.append(
+            "a batch that is as large as a dimension has another answer: sigma is on the wrong "
+            "axis there"
+        )
     targets = [row for row in checks if row.law == exact.TARGET and not row.reason]
     if targets and all(row.passed for row in targets) and curvature.COVARIANCE in failed:
         mistakes.append("its values are right and its gradient is not: a part of it is detached")

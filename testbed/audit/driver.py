@@ -25,10 +25,12 @@ from testbed.components.sampler import Sampler
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, UnknownName, unknown
-from testbed.oracles import Oracle
+from testbed.oracles import Empirical, Oracle
 from testbed.registry import Registry, default_registry
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+POINTS = 64
+"""Samples that stand for data of a trained model whose distribution is not known."""
 Say = Callable[[str], None]
 
 
@@ -109,7 +111,10 @@ def run(
         return audit_trained(name, subject, oracle, held_out, parts, say)
     if not callable(subject):
         raise InputError(f"cannot audit {subject!r}: neither a name nor a callable.")
-    stated = adapter or Adapter(), oracle, parameterization, sigma_data, trained
+    reference = oracle
+    if trained and oracle is None and held_out is not None:
+        reference = Empirical(held_out[:POINTS])
+    stated = adapter or Adapter(), reference, parameterization, sigma_data, trained
     external = external_denoiser(name, subject, *stated)
     if trained:
         return audit_trained(name, external, oracle, held_out, parts, say)

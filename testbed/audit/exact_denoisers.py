@@ -22,7 +22,7 @@ from testbed.errors import ComponentError, InputError, one_line
 from testbed.oracles import Gaussian, Oracle
 from testbed.registry import Registry
 
-MOST_DIMENSIONS = 64
+MOST_DIMENSIONS = 16
 """Dimensions up to which Jacobians and trajectories, which cost a pass for each, are checked."""
 DRAWS = 4096
 """Draws at each level for the law of the loss, in three dimensions; fewer in more."""

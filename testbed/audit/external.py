@@ -25,7 +25,10 @@ from testbed.oracles import Oracle
 from testbed.tensors import per_sample
 
 OPERATIONS = 32
-"""Roundings granted to an external denoiser on the way from its inputs to its output."""
+"""Roundings granted to an external denoiser on the way from its inputs to its output.
+
+A torch module has as many besides as its sums have terms, whose order may depend on the batch.
+"""
 
 ANSWERS = "answers at every noise level"
 SHAPE = "returns x's shape and dtype (float32 for a narrower one will do)"
@@ -63,6 +66,7 @@ class ExternalDenoiser(Subject):
     ) -> None:
         self.name, self.make, self.adapter, self.oracles = name, make, adapter, oracles
         self.wrapped = wrapped
+        self.roundings = OPERATIONS
         self.trouble: dict[str, str] = {}
         """What it raises, by when."""
         self.refused: dict[float, str] = {}
@@ -90,7 +94,9 @@ class ExternalDenoiser(Subject):
     def of_dtype(self, dtype: torch.dtype) -> ExternalDenoiser:
         """Returns the same denoiser as one that takes this dtype alone."""
         adapter = replace(self.adapter, dtype=dtype)
-        return ExternalDenoiser(self.name, self.make, adapter, self.oracles, self.wrapped)
+        same = ExternalDenoiser(self.name, self.make, adapter, self.oracles, self.wrapped)
+        same.roundings = self.roundings
+        return same
 
     def raises(self, dtype: torch.dtype, levels: Tensor | None = None) -> str:
         """Returns what it raises at these levels, by default all of its own; "" for nothing.
@@ -192,7 +198,8 @@ class ExternalDenoiser(Subject):
             t = self.adapter.noise_schedule.time(sigma)
             kappa_sigma = kappa_sigma * (1 + 1 / t)
         # Sigma itself is float32 in narrow dtypes, and exact here: the subject reads the same one.
-        unit = gamma(OPERATIONS, dtype)
+        most = int(1 / torch.finfo(dtype).eps)  # gamma_k has no meaning from k u = 1 on
+        unit = gamma(min(self.roundings, most), dtype)
         change = (1 + kappa_alpha)[:, None] * by_x + (1 + kappa_sigma)[:, None] * by_sigma.abs()
         if self.preconditioning is None:
             eps = ((x - D.detach().reshape(x.shape)) / per_sample(sigma, x)).flatten(1)

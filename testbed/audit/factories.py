@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -133,12 +134,15 @@ def external_denoiser(
         return ExternalDenoiser(name, make, adapter, own)
     if arguments or _takes_nothing(function):
         function = _call(name, function, arguments, sigma_data=sigma_data)
-    weight = next(iter(function.parameters()), None) if isinstance(function, nn.Module) else None
-    if weight is not None and weight.is_floating_point() and adapter.dtype is None:
-        adapter = replace(adapter, dtype=weight.dtype)
-    return ExternalDenoiser(
+    weights = list(function.parameters()) if isinstance(function, nn.Module) else []
+    floating = next((weight for weight in weights if weight.is_floating_point()), None)
+    if floating is not None and adapter.dtype is None:
+        adapter = replace(adapter, dtype=floating.dtype)
+    subject = ExternalDenoiser(
         name, lambda data: function, adapter, {} if oracle is None else {"data": oracle}
     )
+    subject.roundings += sum(math.prod(weight.shape[1:]) for weight in weights)
+    return subject
 
 
 def with_its_dtype(

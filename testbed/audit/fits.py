@@ -143,9 +143,7 @@ def fit_level(found: Answers, oracle: Oracle, schedule: NoiseSchedule) -> LevelF
     return None
 
 
-def fit_levels(
-    found: Answers, oracle: Oracle, schedule: NoiseSchedule
-) -> tuple[NoiseSchedule, list[LevelFit]] | None:
+def fit_levels(found: Answers, oracle: Oracle, schedule: NoiseSchedule) -> list[LevelFit] | None:
     """Returns the level that each level's output is for, x being formed by alpha or by none."""
     for form in dict.fromkeys((VE, schedule)):
         fits = []
@@ -155,5 +153,5 @@ def fit_levels(
                 break
             fits.append(level)
         else:
-            return form, fits
+            return fits
     return None

@@ -89,13 +89,13 @@ def check(
         Errors(adapter, values)
         for adapter, values in _readings(subject, states, sigmas, reference, x0.dtype)
     ]
-    stated, scale = every[0], v * sigmas**2 / (v + sigmas**2)
+    stated, scale, own = every[0], linear.mean(1), v * sigmas**2 / (v + sigmas**2)
     tests = len(sigmas) * len(every)
     learnt = [one for one in every if bool(one.below(linear, tests).any())]
-    if oracle is not None and bool((linear.mean(1) < LINEAR * scale).all()):
-        laws = [skipped(BEYOND_LINEAR, subject.name, "the data's best denoiser is linear")]
-        learnt = every
-    elif not learnt:
+    if oracle is not None and bool((scale < LINEAR * own).all()):
+        reason = "the best denoiser of these data is linear: it tells no readings apart"
+        return [skipped(law, subject.name, reason) for law in (STATED, BEYOND_LINEAR)], []
+    if not learnt:
         return [
             verdict(BEYOND_LINEAR, subject.name, False),
             skipped(STATED, subject.name, "it is no better than a linear denoiser"),
@@ -105,8 +105,7 @@ def check(
             "its weights loaded? (load_state_dict(..., strict=False) passes over names that do "
             "not fit.)"
         ]
-    else:
-        laws = [verdict(BEYOND_LINEAR, subject.name, True)]
+    laws = [verdict(BEYOND_LINEAR, subject.name, True)]
     best = min(learnt, key=lambda one: one.score(scale))
     better = best.below(stated.values, len(sigmas))
     fits = best.score(scale) >= stated.score(scale) or not bool(better.any())
