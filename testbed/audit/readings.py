@@ -29,8 +29,9 @@ SPAN, LEVELS = 1.5, 9
 """Decades on both sides of the data's deviation, and the number of noise levels in them."""
 CONFIDENCE = 0.95
 """Of all intervals together that decide whether a reading is better than the linear denoiser."""
-LINEAR = 1e-3
-"""Part of its own loss below which the excess of the linear denoiser leaves nothing to learn."""
+LINEAR = 10.0
+"""Excess of the linear denoiser, over its own loss and 1/n, below which nothing is left to learn: its
+mean and variance are those of n samples, which costs it about 1/n."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def check(
     stated, scale, own = every[0], linear.mean(1), v * sigmas**2 / (v + sigmas**2)
     tests = len(sigmas) * len(every)
     learnt = [one for one in every if bool(one.below(linear, tests).any())]
-    if oracle is not None and bool((scale < LINEAR * own).all()):
+    if oracle is not None and bool((scale < LINEAR / len(x0) * own).all()):
         reason = "the best denoiser of these data is linear: it tells no readings apart"
         return [skipped(law, subject.name, reason) for law in (STATED, BEYOND_LINEAR)], []
     if not learnt:

@@ -40,6 +40,7 @@ class Sampled:
 def of_sampler(subject: Sampled) -> set[str]:
     v = ParameterizedDenoiser(REGISTRY.parameterization("v"), 0.5)
     found = trajectories.check(v, reference.mixture(), [subject.sampler], STEPS)
+    found += trajectories.check_flow(v, reference.gaussian(), [subject.sampler])
     known = {
         "converges_with_order": lambda: sampling.law_converges_with_order(
             subject.sampler, subject.order
