@@ -30,8 +30,9 @@ SPAN, LEVELS = 1.5, 9
 CONFIDENCE = 0.95
 """Of all intervals together that decide whether a reading is better than the linear denoiser."""
 LINEAR = 10.0
-"""Excess of the linear denoiser, over its own loss and 1/n, below which nothing is left to learn: its
-mean and variance are those of n samples, which costs it about 1/n."""
+"""Excess of the linear denoiser, over its own loss and 1/n, below which nothing is left to learn.
+
+Its mean and variance are those of n samples, which costs it about 1/n."""
 
 
 @dataclass(frozen=True)
