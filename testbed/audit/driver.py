@@ -92,11 +92,7 @@ def run(
     Raises:
         InputError: A part or a name is unknown, the subject is none of these, or it raises.
     """
-    for part in parts:
-        if part not in PARTS:
-            raise UnknownName(unknown("part", part, PARTS))
-    if not 0 < sigma_data < float("inf"):
-        raise InputError(f"sigma_data = {sigma_data!r} must be a positive number.")
+    _check_settings(parts, sigma_data)
     registry = registry or default_registry()
     if isinstance(parameterization, str):
         parameterization = registry.parameterization(parameterization)
@@ -119,6 +115,15 @@ def run(
     if trained:
         return audit_trained(name, external, oracle, held_out, parts, say)
     return audit_external(external, parts, dtypes, registry, say)
+
+
+def _check_settings(parts: Sequence[str], sigma_data: float) -> None:
+    """InputError unless the parts are known and sigma_data is a positive number."""
+    for part in parts:
+        if part not in PARTS:
+            raise UnknownName(unknown("part", part, PARTS))
+    if not 0 < sigma_data < float("inf"):
+        raise InputError(f"sigma_data = {sigma_data!r} must be a positive number.")
 
 
 def check_sampler(

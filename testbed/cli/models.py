@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +12,11 @@ from testbed.cli import completion, options, terminal
 from testbed.errors import InputError, UnknownName, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import torch
 
-    from testbed.audit import Audit
+    from testbed.audit import Adapter, Audit
     from testbed.diffusion.parameterization import Parameterization
     from testbed.oracles import Oracle
     from testbed.registry import Registry
@@ -147,54 +149,19 @@ def audit(
     with terminal.text_on_stderr(as_json):
         import torch
 
-        from testbed.audit import PARTS, Adapter, driver, level_tables
-        from testbed.trial import audited
+        from testbed.audit import PARTS, Adapter, level_tables
 
         torch.set_num_threads(1)
         registry = options.registry(plugin, plugin_dir)
         parts = part or PARTS
         levels = level_tables.read_table(table, table_contents) if table is not None else None
-        adapter = Adapter(
-            prediction_type,
-            schedule,
-            time_argument,
-            levels and levels.sigmas,
-            _sizes(shape),
-            _dtype(dtype),
-        )
-        name, chosen = options.component(subject)
+        table_of = levels and levels.sigmas
+        reads = prediction_type, schedule, time_argument, table_of, _sizes(shape), _dtype(dtype)
+        subjects = _Subjects(registry, data, trained, parameterization, sigma_data)
         with terminal.console().status("auditing") as status:
-
-            def say(text: str) -> None:
-                status.update(f"auditing: {text}")
-
-            if name in registry.names("parameterization") or chosen:
-                p = registry.parameterization(name, **chosen)
-                found = driver.run(
-                    p,
-                    parts=parts,
-                    oracle=_data(data, False, registry)[0],
-                    variants=_variants(p),
-                    sigma_data=sigma_data,
-                    registry=registry,
-                    say=say,
-                )
-            elif audited.is_trial(name, registry):
-                found = audited.run(name, parts, say)
-            else:
-                oracle, held_out = _data(data, trained, registry)
-                found = driver.run(
-                    name,
-                    parts=parts,
-                    adapter=adapter,
-                    oracle=oracle,
-                    held_out=held_out,
-                    trained=trained,
-                    parameterization=parameterization or None,
-                    sigma_data=sigma_data,
-                    registry=registry,
-                    say=say,
-                )
+            found = subjects.audited(
+                subject, Adapter(*reads), parts, lambda text: status.update(f"auditing: {text}")
+            )
     if levels is not None:
         found = replace(found, notes=(levels.note, *found.notes))
     _conclude(found, out, as_json, terminal.words_after("audit", subject))
@@ -231,6 +198,73 @@ def _dtype(word: str) -> torch.dtype | None:
     return found
 
 
+@dataclass(frozen=True)
+class _Subjects:
+    """What subjects are audited with, besides how their outputs are read.
+
+    Args:
+        registry: the components.
+        data: the data set's word, with options or without; "" for the audit's own distributions.
+        trained: whether a denoiser is a trained model.
+        parameterization: the name of that whose network a factory wraps; "" for none.
+        sigma_data: what parameterizations get.
+    """
+
+    registry: Registry
+    data: str
+    trained: bool
+    parameterization: str
+    sigma_data: float
+
+    def audited(
+        self, word: str, adapter: Adapter, parts: Sequence[str], say: Callable[[str], None]
+    ) -> Audit:
+        """The audit of a parameterization, a trial, or a denoiser of another codebase.
+
+        Raises:
+            InputError: the word names none of these, or the subject or the data cannot be used.
+        """
+        from testbed.audit import driver
+        from testbed.trial import audited
+
+        name, chosen = options.component(word)
+        if chosen or name in self.registry.names("parameterization"):
+            p = self.registry.parameterization(name, **chosen)
+            subject, trained, kept = p, False, _variants(p)
+        elif audited.is_trial(name, self.registry):
+            return audited.run(name, parts, say)
+        else:
+            subject, trained, kept = name, self.trained, {}
+        oracle, held_out = self._distribution(trained)
+        return driver.run(
+            subject,
+            parts=parts,
+            adapter=adapter,
+            oracle=oracle,
+            held_out=held_out,
+            trained=trained,
+            parameterization=self.parameterization or None,
+            variants=kept,
+            sigma_data=self.sigma_data,
+            registry=self.registry,
+            say=say,
+        )
+
+    def _distribution(self, trained: bool) -> tuple[Oracle | None, torch.Tensor | None]:
+        """The oracle and the held-out samples of the data set, if one is named.
+
+        Raises:
+            InputError: there is no such data set, or its oracle is not known and is needed.
+        """
+        from testbed.audit import driver
+
+        if not self.data:
+            return None, None
+        name, chosen = options.component(self.data, "--data")
+        data = self.registry.dataset(name, **chosen)()
+        return (data.oracle, data.test) if trained else (driver.oracle_of(data, self.data), None)
+
+
 def _variants(p: Parameterization) -> dict[str, Parameterization]:
     """The parameterization at other values of its options, by what these are."""
     from testbed.testing import behaviour
@@ -238,25 +272,6 @@ def _variants(p: Parameterization) -> dict[str, Parameterization]:
     found = dict(behaviour.variants(p))
     found.pop("by default")
     return found
-
-
-def _data(
-    word: str, trained: bool, registry: Registry
-) -> tuple[Oracle | None, torch.Tensor | None]:
-    """The oracle and the held-out samples of the data set that `--data` names, if it names one.
-
-    Raises:
-        InputError: there is no such data set, or its oracle is not known and is needed.
-    """
-    from testbed.audit import driver
-
-    if not word:
-        return None, None
-    name, chosen = options.component(word, "--data")
-    data = registry.dataset(name, **chosen)()
-    if trained:
-        return data.oracle, data.test
-    return driver.oracle_of(data, word), None
 
 
 def _conclude(found: Audit, out: Path | None, as_json: bool, words: list[str]) -> None:
