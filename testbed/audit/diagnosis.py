@@ -23,6 +23,7 @@ from testbed.audit.rows import LawCheck, gamma
 from testbed.diffusion.noise_levels import VE
 from testbed.diffusion.parameterization import Parameterization
 from testbed.diffusion.predictions import PREDICTION_TYPES
+from testbed.errors import InputError
 from testbed.oracles import Oracle
 from testbed.tensors import per_sample
 
@@ -42,8 +43,14 @@ def findings(subject: ExternalDenoiser, oracle: Oracle, checks: Sequence[LawChec
         oracle: What it claims to be exact for.
         checks: All laws that were checked.
     """
+    try:
+        explained = explain(subject, oracle) or _beyond(subject, oracle, checks)
+    except InputError:
+        raise
+    except Exception as problem:  # the code of others may raise anything
+        subject.trouble.setdefault("the states of the diagnosis", external.brief(problem))
+        explained = ""
     causes = raised(subject)
-    explained = explain(subject, oracle) or _beyond(subject, oracle, checks)
     causes += [explained] if explained else []
     symptoms = by_rows(checks, values=not explained, but=explained)
     return causes + ([symptoms] if symptoms else [])
@@ -74,6 +81,8 @@ def explain(subject: ExternalDenoiser, oracle: Oracle) -> str:
     """Returns the mistake that explains a wrong denoiser's output, in words; "" where none does."""
     low, high = float(subject.levels.min()), float(subject.levels.max())
     levels = LEVELS[(low < LEVELS) & (high > LEVELS)]
+    if not len(levels):
+        return ""
     x0, eps, sigma = noisy(oracle, levels, SAMPLES)
     if subject.adapter.table is not None:
         near = (sigma[:, None] - subject.adapter.table).abs().argmin(1)
