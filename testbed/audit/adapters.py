@@ -17,6 +17,8 @@ from testbed.errors import InputError, UnknownName, unknown
 from testbed.tensors import per_sample
 
 SCHEDULES = {schedule.name: schedule for schedule in (VE, VP, COSINE, FLOW)}
+MOST_NUMBERS = 256
+"""Numbers that a sample of one shape may have."""
 TIME_ARGUMENTS = ("sigma", "log_sigma", "time", "1-time", "index")
 
 
@@ -64,6 +66,11 @@ class Adapter:
             )
         if self.shape is not None and not (self.shape and min(self.shape) > 0):
             raise InputError(f"shape = {self.shape}: expected positive sizes, such as (3, 8, 8).")
+        if self.shape is not None and math.prod(self.shape) > MOST_NUMBERS:
+            raise InputError(
+                f"shape = {self.shape}: at most {MOST_NUMBERS} numbers a sample, since the bounds "
+                "take a pass for each."
+            )
 
     @property
     def unsigned_prediction_type(self) -> str:
