@@ -62,7 +62,9 @@ def audit_parameterization(
         found = _compare(rows, other, sigma_data)
         findings.append(f"{where}, {found}" if found else "")
         checks += rows
-    return Audit(subject.name, tuple(checks), (), tuple(filter(None, findings)), tuple(notes))
+    changed = [f"{key} {v}" for key, v in p.options.items() if v != p.defaults.get(key)]
+    label = f"{p.name} ({', '.join(changed)})" if changed else p.name
+    return Audit(label, tuple(checks), (), tuple(filter(None, findings)), tuple(notes))
 
 
 def audit_external(

@@ -26,7 +26,7 @@ def lines(audit: Audit) -> Iterator[RenderableType]:
     checked = audit.laws()
     if len(checked):
         families = checked["law"].str.replace(VARIANT, "", regex=True)
-        yield _laws(checked.assign(family=families), audit.subject)
+        yield _laws(checked.assign(family=families))
     if audit.effects:
         yield Text("")
         yield _effects(audit.effects_table())
@@ -44,7 +44,7 @@ def lines(audit: Audit) -> Iterator[RenderableType]:
         yield f"Note: {escape(text)}"
 
 
-def _laws(checked: pd.DataFrame, subject: str) -> Table:
+def _laws(checked: pd.DataFrame) -> Table:
     table = Table("part", "law", box=None, pad_edge=False)
     for head in ("error", "bound", "error/bound"):
         table.add_column(head, justify="right")
@@ -58,7 +58,8 @@ def _laws(checked: pd.DataFrame, subject: str) -> Table:
         name = row["family"] if row["passed"] else row["law"]
         numbers = [_number(row[key]) for key in ("error", "bound", "ratio")]
         mark = "[green]holds[/]" if row["passed"] else "[bold red]broken[/]"
-        where = [row["subject"].removeprefix(subject).strip(), row["data"], row["dtype"]]
+        _, between, options = row["subject"].partition(" with ")
+        where = [f"{between.strip()} {options}".strip(), row["data"], row["dtype"]]
         where += [] if math.isnan(row["sigma"]) else [f"sigma = {row['sigma']:.3g}"]
         if row["reason"]:
             mark, where = "[yellow]not checked[/]", [row["reason"]]
