@@ -30,7 +30,7 @@ def lines(audit: Audit) -> Iterator[RenderableType]:
     if audit.effects:
         yield Text("")
         yield _effects(audit.effects_table())
-    failed = not all(row.passed for row in audit.rows)
+    failed = not audit.passed
     yield Text("")
     if len(checked):
         style = "bold red" if failed else "bold green"
@@ -38,7 +38,7 @@ def lines(audit: Audit) -> Iterator[RenderableType]:
         yield f"[{style}]{head}[/]{opening}{rest}."
     for text in audit.findings:
         yield f"[bold]Probably:[/] {escape(text)}"
-    if failed and not audit.findings:
+    if not all(row.passed for row in audit.rows) and not audit.findings:
         yield "No known mistake explains its output; look at the first part that fails."
     for text in audit.notes:
         yield f"Note: {escape(text)}"

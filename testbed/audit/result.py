@@ -41,13 +41,14 @@ class Audit:
     def summary(self) -> str:
         """How many laws hold, and how near to its bound the largest error is."""
         laws = self.laws()
+        laws = laws[laws["reason"] == ""]
         names = laws["law"].nunique()
         failed = sum(not row.passed for row in self.rows)
         if failed:
             broken = laws[~laws["passed"]]["law"].nunique()
             return f"{broken} of {names} laws broken ({failed} of {len(self.rows)} checks)"
         if not names:
-            return "no law was checked"
+            return "no law could be checked"
         return (
             f"All {names} laws hold ({len(self.rows)} checks; the largest error is "
             f"{laws['ratio'].max():.2g} of its bound)"
