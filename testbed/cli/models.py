@@ -226,8 +226,10 @@ class _Subjects:
         """
         from testbed.audit import driver
         from testbed.trial import audited
+        from testbed.trial.specs import ComponentSpec
 
-        name, chosen = options.component(word)
+        spec = ComponentSpec.parse(word)
+        name, chosen = spec.name, spec.options
         if chosen or name in self.registry.names("parameterization"):
             p = self.registry.parameterization(name, **chosen)
             subject, trained, kept = p, False, _variants(p)
@@ -257,11 +259,15 @@ class _Subjects:
             InputError: there is no such data set, or its oracle is not known and is needed.
         """
         from testbed.audit import driver
+        from testbed.trial.specs import ComponentSpec
 
         if not self.data:
             return None, None
-        name, chosen = options.component(self.data, "--data")
-        data = self.registry.dataset(name, **chosen)()
+        try:
+            spec = ComponentSpec.parse(self.data)
+            data = self.registry.dataset(spec.name, **spec.options)()
+        except InputError as problem:
+            raise InputError(f"--data {problem}") from None
         return (data.oracle, data.test) if trained else (driver.oracle_of(data, self.data), None)
 
 

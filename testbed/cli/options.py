@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -92,34 +92,6 @@ SigmaData = Annotated[
         "--sigma-data", help="The standard deviation of the data that formulas are given."
     ),
 ]
-
-
-def component(word: str, option: str = "") -> tuple[str, dict[str, Any]]:
-    """The name and the options of a component: `min_snr`, or `{name = "min_snr", gamma = 5}`.
-
-    The table is TOML, as in a study file.
-
-    Args:
-        word: what was typed.
-        option: the option of the command line that it was typed for, for messages.
-
-    Raises:
-        InputError: a table that is no TOML, or has no name.
-    """
-    if not word.lstrip().startswith("{"):
-        return word, {}
-    import tomllib
-
-    try:
-        table = tomllib.loads(f"value = {word}")["value"]
-    except tomllib.TOMLDecodeError as problem:
-        raise InputError(f"{f'{option} {word}'.strip()}: no TOML: {problem}") from None
-    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        raise InputError(
-            f"{f'{option} {word}'.strip()}: expected a name, or a table with one, such as "
-            '{name = "mixture", dim = 8}.'
-        )
-    return table["name"], {key: value for key, value in table.items() if key != "name"}
 
 
 def registry(

@@ -357,8 +357,8 @@ MISTAKES = {
     "contents that are none": (
         ("--table", "betas.npy", "--table-contents", "alphas"), "Did you mean 'alpha_bars'?",
     ),
-    "data without a name": (("--data", "{dim=8}"), "expected a name, or a table with one"),
-    "data that are no TOML": (("--data", "{name=}"), "--data {name=}: no TOML"),
+    "data without a name": (("--data", "{dim=8}"), "--data {dim=8}: has no name"),
+    "data that are no TOML": (("--data", "{name=}"), "--data {name=}: cannot be read as TOML"),
     "an unknown option of data": (
         ("--data", '{name="mixture", dims=8}'), "Did you mean 'dim'?",
     ),
