@@ -14,6 +14,7 @@ from testbed.audit.exact_denoisers import (
     audit_external,
     audit_parameterization,
 )
+from testbed.audit.external import brief
 from testbed.audit.factories import external_denoiser, find
 from testbed.audit.reference import mixture
 from testbed.audit.result import PARTS, Audit
@@ -113,7 +114,12 @@ def run(
     stated = adapter or Adapter(), reference, parameterization, sigma_data, trained
     external = external_denoiser(name, subject, *stated)
     if trained:
-        return audit_trained(name, external, oracle, held_out, parts, say)
+        try:
+            return audit_trained(name, external, oracle, held_out, parts, say)
+        except InputError:
+            raise
+        except Exception as problem:  # the code of others may raise anything
+            raise InputError(f"{name} raised {brief(problem)}") from problem
     return audit_external(external, parts, dtypes, registry, say)
 
 

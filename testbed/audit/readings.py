@@ -119,9 +119,14 @@ def _levels(subject: ExternalDenoiser, deviation: float) -> Tensor:
     """Returns the levels around the data's deviation that the subject can be asked about."""
     sigmas = deviation * torch.logspace(-SPAN, SPAN, LEVELS, dtype=torch.float64)
     low, high = subject.adapter.reaches
+    if any(level < float(subject.levels[0]) for level in subject.refused):
+        low = float(subject.levels[0])
+    if any(level > float(subject.levels[-1]) for level in subject.refused):
+        high = float(subject.levels[-1])
     table = subject.adapter.table
     if table is not None:
-        return table[torch.unique((table - sigmas[:, None]).abs().argmin(1))].double()
+        sigmas = table[torch.unique((table - sigmas[:, None]).abs().argmin(1))].double()
+        return sigmas[(sigmas >= low) & (sigmas <= high)]
     return sigmas[(sigmas > low) & (sigmas < high)]
 
 
