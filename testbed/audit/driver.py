@@ -108,19 +108,37 @@ def run(
         return audit_trained(name, subject, oracle, held_out, parts, say)
     if not callable(subject):
         raise InputError(f"cannot audit {subject!r}: neither a name nor a callable.")
-    reference = oracle
-    if trained and oracle is None and held_out is not None:
-        reference = Empirical(held_out[:POINTS])
-    stated = adapter or Adapter(), reference, parameterization, sigma_data, trained
-    external = external_denoiser(name, subject, *stated)
+    reads = adapter or Adapter(), parameterization, sigma_data
     if trained:
-        try:
-            return audit_trained(name, external, oracle, held_out, parts, say)
-        except InputError:
-            raise
-        except Exception as problem:  # the code of others may raise anything
-            raise InputError(f"{name} raised {brief(problem)}") from problem
+        return _trained(name, subject, oracle, held_out, reads, parts, say)
+    external = external_denoiser(name, subject, oracle, *reads)
     return audit_external(external, parts, dtypes, registry, say)
+
+
+def _trained(
+    name: str,
+    factory: Callable[..., Any],
+    oracle: Oracle | None,
+    held_out: Tensor | None,
+    reads: tuple[Adapter, Parameterization | None, float],
+    parts: Sequence[str],
+    say: Say,
+) -> Audit:
+    """Audits a trained network of another codebase.
+
+    Raises:
+        InputError: It raises, or wraps another network.
+    """
+    reference = oracle
+    if oracle is None and held_out is not None:
+        reference = Empirical(held_out[:POINTS])
+    external = external_denoiser(name, factory, reference, *reads, trained=True)
+    try:
+        return audit_trained(name, external, oracle, held_out, parts, say)
+    except InputError:
+        raise
+    except Exception as problem:  # the code of others may raise anything
+        raise InputError(f"{name} raised {brief(problem)}") from problem
 
 
 def _check_settings(parts: Sequence[str], sigma_data: float) -> None:

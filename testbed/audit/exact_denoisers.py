@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from testbed.audit import algebra, curvature, diagnosis, exact, external, learni
 from testbed.audit.external import ExternalDenoiser
 from testbed.audit.factories import with_its_dtype
 from testbed.audit.reference import mixture, noisy
-from testbed.audit.result import Audit
+from testbed.audit.result import PARTS, Audit
 from testbed.audit.rows import LawCheck, in_part, skipped, verdict
 from testbed.audit.subject import ParameterizedDenoiser, Subject
 from testbed.components.sampler import Sampler
@@ -52,13 +53,13 @@ def audit_parameterization(
     for where, other in variants.items():
         say(where)
         try:
-            rows = check_parameterization(other, sigma_data, oracle)
+            rows = check_parameterization(other, sigma_data, oracle, parts)
         except ComponentError as problem:
             if not isinstance(problem.__cause__, ValueError):
                 raise
             notes.append(f"{where} it is refused: {one_line(problem)}")
             continue
-        rows = [replace(row, subject=f"{p.name} {where}") for row in rows if row.part in parts]
+        rows = [replace(row, subject=f"{p.name} {where}") for row in rows]
         found = _compare(rows, other, sigma_data)
         findings.append(f"{where}, {found}" if found else "")
         checks += rows
@@ -100,7 +101,10 @@ def audit_external(
 
 
 def check_parameterization(
-    p: Parameterization, sigma_data: float, oracle: Oracle | None = None
+    p: Parameterization,
+    sigma_data: float,
+    oracle: Oracle | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> list[LawCheck]:
     """Checks what a study audits: p's conversions, and the first four parts on one distribution.
 
@@ -108,21 +112,29 @@ def check_parameterization(
         p: Any parameterization.
         sigma_data: The value that p gets.
         oracle: The distribution; by default the audit's three-dimensional mixture.
+        parts: Those of the first four that are checked.
     """
     subject, data = ParameterizedDenoiser(p, sigma_data), "mixture" if oracle is None else "data"
     oracle = oracle or mixture()
+    laws: dict[str, Laws] = {
+        "algebra": functools.partial(_conversions, subject, oracle),
+        "oracle": functools.partial(exact.check, subject, oracle),
+        "second order": functools.partial(curvature.check, subject, oracle),
+        "learning": functools.partial(learning.check, subject, oracle),
+    }
+    found = (in_part(part, check(), data) for part, check in laws.items() if part in parts)
+    return list(itertools.chain.from_iterable(found))
+
+
+def _conversions(subject: ParameterizedDenoiser, oracle: Oracle) -> list[LawCheck]:
+    """Checks a parameterization's scaling and conversions on draws of a distribution."""
     batch = noisy(oracle, subject.levels, 16)
     laws: list[LawCheck] = []
     for dtype in (torch.float64, torch.float32):
         narrow = [tensor.to(dtype) for tensor in batch]
-        laws += algebra.consistency(algebra.CONSISTENT, p, sigma_data, *narrow)
-        laws += algebra.conversions(p, sigma_data, *narrow)
-    return [
-        *in_part("algebra", laws, data),
-        *in_part("oracle", exact.check(subject, oracle), data),
-        *in_part("second order", curvature.check(subject, oracle), data),
-        *in_part("learning", learning.check(subject, oracle), data),
-    ]
+        laws += algebra.consistency(algebra.CONSISTENT, subject.p, subject.sigma_data, *narrow)
+        laws += algebra.conversions(subject.p, subject.sigma_data, *narrow)
+    return laws
 
 
 def deterministic(registry: Registry) -> list[Sampler]:

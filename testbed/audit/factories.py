@@ -95,11 +95,11 @@ def _import(module: str, attribute: str) -> Any:
 def external_denoiser(
     name: str,
     function: Callable[..., Any],
-    adapter: Adapter,
     oracle: Oracle | None,
-    parameterization: Parameterization | None,
-    sigma_data: float,
-    trained: bool,
+    adapter: Adapter,
+    parameterization: Parameterization | None = None,
+    sigma_data: float = 0.5,
+    trained: bool = False,
 ) -> ExternalDenoiser:
     """Returns the subject that a callable or a factory stands for.
 

@@ -324,7 +324,7 @@ def test_each_factory_has_the_modules_of_its_own_folder(folders: Path) -> None:
     for kind in ("first", "second"):
         word = f"{folders / kind / 'factory.py'}:trained"
         factory = audit.find(word, testbed.Registry())
-        subject = factories.external_denoiser(word, factory, Adapter(), None, None, 0.5, False)
+        subject = factories.external_denoiser(word, factory, None, Adapter())
         net = subject.make(reference.mixture())
         assert net.kind == f"{kind}!"
 

@@ -58,7 +58,7 @@ def of_denoiser(subject: Read) -> set[str]:
     if subject.parameterization:
         return broken(found.rows)
     read = factories.external_denoiser(
-        "wrong", subject.factory, subject.adapter, reference.mixture(), None, 0.5, False
+        "wrong", subject.factory, reference.mixture(), subject.adapter
     )
     read.leave_out_refused(torch.float64)
     table = subject.adapter.table
@@ -524,9 +524,7 @@ denoiser(
 def of_reading(subject: Read) -> set[str]:
     """On draws from the audit's mixture."""
     o = reference.mixture()
-    read = factories.external_denoiser(
-        "trained", subject.factory, subject.adapter, o, None, 0.5, True
-    )
+    read = factories.external_denoiser("trained", subject.factory, o, subject.adapter, trained=True)
     found, told = readings.check(read, o.sample(128, stream(0, "mutants/read")).float(), o)
     TOLD[id(subject)] = " ".join(told)
     return broken(found)
