@@ -277,7 +277,7 @@ def structure(
         checks += rows(SINGLE, name, wide[1], D.double(), ones.double(), bound, dtype)
         # A sigma on the wrong axis broadcasts where the batch is as large as a dimension.
         for n in sorted(set(subject.adapter.shape or x.shape[1:]) - {1}):
-            few = torch.arange(n) % len(x)
+            few = torch.arange(n) * max(1, len(x) // n) % len(x)
             try:
                 with torch.no_grad():
                     square = denoise(x[few], sigma[few]).double()

@@ -307,6 +307,7 @@ denoiser(
     Adapter(),
     "first sample",
     "algebra.single",
+    "algebra.square",
     "learning.split oracle.score oracle.target oracle.tweedie sampling.derivative",
     "second_order.covariance",
 )
@@ -316,6 +317,7 @@ denoiser(
     Adapter(),
     "mixes the samples",
     "algebra.single",
+    "algebra.square",
     WRONG_D,
     "learning.split",
 )
@@ -348,7 +350,7 @@ denoiser(
     Adapter(),
     "",
     "algebra.pure",
-    "algebra.single sampling.ode sampling.trajectory",
+    "algebra.single algebra.square sampling.ode sampling.trajectory",
 )
 denoiser(
     "float32 inside",
@@ -433,7 +435,7 @@ wrong(
     Read(Counter),
     "algebra.steady",
     WRONG_D,
-    "algebra.single learning.split",
+    "algebra.single algebra.square learning.split",
     told="another answer each time",
 )
 wrapper(
