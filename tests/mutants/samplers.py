@@ -142,12 +142,14 @@ euler(
     "Euler: sigma' - sigma of the other sign",
     lambda D, x, s, t: x - (t - s) * slope(D, x, s),
     "sampler.order",
+    "sampling.flow",
     "sampler.data_point tests.converges_with_order tests.step_is_the_formula",
 )
 euler(
     "Euler: half the score",
     lambda D, x, s, t: x + (t - s) * slope(D, x, s) / 2,
     "sampler.order",
+    "sampling.flow",
     "sampler.data_point tests.converges_with_order tests.step_is_the_formula",
 )
 euler(
@@ -160,9 +162,16 @@ euler(
     "Euler: steps in sigma^2",
     lambda D, x, s, t: x + (t**2 - s**2) * slope(D, x, s) / s,
     "sampler.order",
+    "sampling.flow",
     "sampler.data_point tests.converges_with_order tests.step_is_the_formula",
 )
-euler("Euler: x overwritten", euler_in_place, "sampler.pure", "tests.converges_with_order")
+euler(
+    "Euler: x overwritten",
+    euler_in_place,
+    "sampler.pure",
+    "sampling.flow",
+    "tests.converges_with_order",
+)
 euler("Euler: a draw from the global random state", noisy_euler, "sampler.pure")
 second_order(
     "Heun: the second slope for the average",
