@@ -124,12 +124,14 @@ def _mistakes(subject: ExternalDenoiser, oracle: Oracle, found: Answers) -> tupl
 def _other_levels(subject: ExternalDenoiser, oracle: Oracle, found: Answers) -> str:
     """Returns in words for which noise levels it answers, each by a search; "" where none fit."""
     at = fits.fit_levels(found, oracle, subject.adapter.noise_schedule)
-    wrong = [] if at is None else [float(one.level) for one in at]
+    if at is None:
+        return answered_levels.snapped(subject, oracle)
+    wrong = [float(one.level) for one in at]
     if len(wrong) > 1 and answered_levels.same(wrong):
         said = f"it answers for sigma = {wrong[0]:.4g}, whichever it is asked about"
     else:
         words = answered_levels.snapped(subject, oracle)
-        if at is None or words:
+        if words:
             return words
         pairs = zip(wrong, found.levels.tolist(), strict=True)
         said = "it answers for other noise levels, " + ", ".join(

@@ -35,7 +35,8 @@ class Answers(NamedTuple):
     @property
     def levels(self) -> Tensor:
         """The noise levels, (L,) ascending."""
-        return torch.unique(self.sigma)
+        levels: Tensor = torch.unique(self.sigma)
+        return levels
 
     def at(self, level: Tensor) -> Answers:
         """Returns those at one level."""

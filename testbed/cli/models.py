@@ -230,6 +230,8 @@ class _Subjects:
 
         spec = ComponentSpec.parse(word)
         name, chosen = spec.name, spec.options
+        subject: str | Parameterization
+        kept: dict[str, Parameterization]
         if chosen or name in self.registry.names("parameterization"):
             p = self.registry.parameterization(name, **chosen)
             subject, trained, kept = p, False, _variants(p)

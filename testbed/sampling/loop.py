@@ -123,7 +123,7 @@ def _check_first_step(sampler: Sampler, levels: Sequence[float], steps: int) -> 
     start = torch.full((1, 256), sigma, dtype=torch.float64)
     step, generator = sampler.signature("step"), stream(0, "sampling/infinity")
     zero = StepDenoiser(lambda x, sigma: 0 * x, start.dtype)
-    arguments = (zero, start, sigma, sigma_next, generator, [])
+    arguments: tuple[Any, ...] = (zero, start, sigma, sigma_next, generator, [])
     with contextlib.suppress(NoPosterior):
         left = step(*arguments, options=sampler.options, steps=steps).square().mean().sqrt()
         refused = refused_at_infinity(sampler, float(left), sigma_next)
