@@ -275,11 +275,14 @@ class _Subjects:
 
 def _variants(p: Parameterization) -> dict[str, Parameterization]:
     """The parameterization at other values of its options, by what these are."""
-    from testbed.testing import behaviour
+    from testbed.diffusion.parameterization import Parameterization
+    from testbed.testing import option_points
 
-    found = dict(behaviour.variants(p))
-    found.pop("by default")
-    return found
+    return {
+        point.where: point.component
+        for point in option_points(p)
+        if point.where and isinstance(point.component, Parameterization)
+    }
 
 
 def _conclude(found: Audit, out: Path | None, as_json: bool, words: list[str]) -> None:
