@@ -5,12 +5,9 @@ effect with an interval, which never fails.
 """
 
 from testbed.audit.adapters import Adapter
-from testbed.audit.driver import (
-    check_parameterization,
-    check_sampler,
-    find,
-    run,
-)
+from testbed.audit.driver import check_sampler, run
+from testbed.audit.exact_denoisers import check_parameterization
+from testbed.audit.factories import find
 from testbed.audit.learning import Effect
 from testbed.audit.result import PARTS, Audit
 from testbed.audit.rows import LawCheck, table

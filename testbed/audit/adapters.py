@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from testbed.errors import InputError, UnknownName, unknown
 from testbed.tensors import per_sample
 
 SCHEDULES = {schedule.name: schedule for schedule in (VE, VP, COSINE, FLOW)}
+MOST_NUMBERS = 256
+"""Numbers that a sample of one shape may have."""
 TIME_ARGUMENTS = ("sigma", "log_sigma", "time", "1-time", "index")
 
 
@@ -31,16 +35,22 @@ class Adapter:
         time_argument: what its second argument is, (B,): "sigma", "log_sigma", the schedule's
             "time", "1-time" where time runs from noise to data, or the "index" into `table`.
         table: (n,) float64 ascending noise levels for "index".
+        shape: the shape of a sample that it takes, where it takes one alone; states are brought to
+            it, and its output back.
+        dtype: the dtype of a state that it takes, where it takes one alone. Its time argument is
+            of that dtype too, but never narrower than float32.
 
     Raises:
         UnknownName: an unknown word, with the nearest.
-        InputError: an index without a table.
+        InputError: an index without a table, or a shape of other numbers than positive ones.
     """
 
     prediction_type: str = "x0"
     schedule: str | NoiseSchedule = "ve"
     time_argument: str = "sigma"
-    table: Tensor | None = None
+    table: Tensor | None = field(default=None, repr=False)
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         unsigned = self.unsigned_prediction_type
@@ -53,6 +63,13 @@ class Adapter:
         if (self.time_argument == "index") != (self.table is not None):
             raise InputError(
                 "time_argument='index' needs table=, the noise level of each index, only then."
+            )
+        if self.shape is not None and not (self.shape and min(self.shape) > 0):
+            raise InputError(f"shape = {self.shape}: expected positive sizes, such as (3, 8, 8).")
+        if self.shape is not None and math.prod(self.shape) > MOST_NUMBERS:
+            raise InputError(
+                f"shape = {self.shape}: at most {MOST_NUMBERS} numbers a sample, since the bounds "
+                "take a pass for each."
             )
 
     @property
@@ -71,6 +88,11 @@ class Adapter:
         return SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
 
     @property
+    def dim(self) -> int | None:
+        """The number of dimensions of a sample, where `shape` says so."""
+        return None if self.shape is None else math.prod(self.shape)
+
+    @property
     def reaches(self) -> tuple[float, float]:
         """The noise levels that the callable can be asked about."""
         if self.table is not None:
@@ -85,6 +107,10 @@ class Adapter:
             state, t = x, sigma
         else:
             state, t = self.noise_schedule.from_ve(x, sigma)
+        if self.shape is not None:
+            state = state.reshape(-1, *self.shape)
+        dtype = self.dtype or state.dtype
+        state = state.to(dtype)
         if self.table is not None:
             table = self.table.to(sigma.device)
             return state, (sigma[:, None].double() - table).abs().argmin(1)
@@ -94,25 +120,37 @@ class Adapter:
             "time": lambda: t,
             "1-time": lambda: 1 - t,
         }[self.time_argument]()
-        return state, noise
+        return state, noise.to(torch.promote_types(dtype, torch.float32))
 
-    def raw(self, function: Callable[..., Tensor]) -> Denoise:
-        """(x, sigma) -> what the callable itself returns."""
-        return lambda x, sigma: function(*self.inside(x, sigma))
+    def raw(self, function: Callable[..., Any]) -> Denoise:
+        """(x, sigma) -> what the callable itself returns, shaped like x.
 
-    def __call__(self, function: Callable[..., Tensor]) -> Denoise:
+        Of an object with a tensor `sample` (the outputs of diffusers' models), it is that tensor.
+        """
+
+        def answer(x: Tensor, sigma: Tensor) -> Tensor:
+            state, time = self.inside(x, sigma)
+            output = function(state, time)
+            if not isinstance(output, Tensor):
+                output = getattr(output, "sample", output)
+            if not isinstance(output, Tensor) or output.shape != state.shape:
+                found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise InputError(
+                    f"the denoiser returned {found}, expected x's {tuple(state.shape)}."
+                )
+            return output.reshape(x.shape)
+
+        return answer
+
+    def read(self, q: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """x0 by what the callable returned for x (B, ...) and sigma (B,), shaped like x."""
+        unsigned, q = self.unsigned_prediction_type, self.sign * q
+        if unsigned == "score":
+            t = self.noise_schedule.time(sigma)
+            q = q * per_sample(self.noise_schedule.alpha(t), q).to(q.dtype)
+        return q if unsigned == "x0" else convert(q, unsigned, "x0", x=x, sigma=sigma)
+
+    def __call__(self, function: Callable[..., Any]) -> Denoise:
         """(x, sigma) -> x0."""
-        raw, unsigned = self.raw(function), self.unsigned_prediction_type
-
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            q = raw(x, sigma)
-            if not isinstance(q, Tensor) or q.shape != x.shape:
-                given = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
-                raise InputError(f"the denoiser returned {given}, expected x's {tuple(x.shape)}.")
-            q = self.sign * q
-            if unsigned == "score":
-                t = self.noise_schedule.time(sigma)
-                q = q * per_sample(self.noise_schedule.alpha(t), q).to(q.dtype)
-            return q if unsigned == "x0" else convert(q, unsigned, "x0", x=x, sigma=sigma)
-
-        return denoise
+        raw = self.raw(function)
+        return lambda x, sigma: self.read(raw(x, sigma), x, sigma)

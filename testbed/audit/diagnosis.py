@@ -9,84 +9,136 @@ fitted level by level, and a hypothesis whose fit leaves no residual is the diag
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from testbed.audit import curvature, exact, external
-from testbed.audit.external import ExternalDenoiser
-from testbed.audit.hypotheses import NOISE_LEVELS, PAIRS, STATES, Function, alpha, misread
+from testbed.audit import answered_levels, curvature, exact, external, fits
+from testbed.audit.external import Calls, ExactNetwork, ExternalDenoiser, Wrapped, word_of
+from testbed.audit.fits import RESIDUAL, Answers, Fit, Misreading
+from testbed.audit.hypotheses import C_NOISES, NOISE_LEVELS, PAIRS, STATES, Function, alpha, misread
 from testbed.audit.reference import noisy
 from testbed.audit.rows import LawCheck, gamma
-from testbed.diffusion.noise_levels import VE, NoiseSchedule
+from testbed.diffusion.noise_levels import VE
 from testbed.diffusion.parameterization import Parameterization
 from testbed.diffusion.predictions import PREDICTION_TYPES
+from testbed.errors import InputError
 from testbed.oracles import Oracle
 from testbed.tensors import per_sample
 
 LEVELS = torch.tensor([0.1, 0.3, 0.7, 1.6, 4.0], dtype=torch.float64)
 """Where x and D are neither equal nor unrelated, and no two functions below agree."""
 SAMPLES = 16
-RESIDUAL = 1e-6
-"""Relative residual below which a fit explains an output: far above the rounding of a fit of two
-numbers to 48, far below what a wrong hypothesis leaves on the audit's mixture (above 1e-3)."""
+ACCURACY = 1e-5
+"""Relative accuracy of weights that were fitted to float64, beside those of a named mistake."""
+RANDOM = "it gives another answer each time: it draws random numbers, or keeps a state"
 
 
-class Misreading(NamedTuple):
-    """A hypothesis: the subject answers for (g x, sigma'), g and sigma' (B,), by some mistakes."""
+def findings(subject: ExternalDenoiser, oracle: Oracle, checks: Sequence[LawCheck]) -> list[str]:
+    """Returns what is probably wrong with a denoiser, a sentence for each cause.
 
-    mistakes: tuple[str, ...]
-    g: Tensor
-    sigma: Tensor
+    Args:
+        subject: It broke a law.
+        oracle: What it claims to be exact for.
+        checks: All laws that were checked.
+    """
+    try:
+        explained = explain(subject, oracle) or _beyond(subject, oracle, checks)
+    except InputError:
+        raise
+    except Exception as problem:  # the code of others may raise anything
+        subject.trouble.setdefault("the states of the diagnosis", external.brief(problem))
+        explained = ""
+    causes = raised(subject)
+    causes += [explained] if explained else []
+    symptoms = by_rows(checks, values=not explained, but=explained)
+    return causes + ([symptoms] if symptoms else [])
 
 
-class Fit(NamedTuple):
-    """Output = A x + B D'(g x, sigma') at each level, (L,) each, and the mistakes that imply it."""
+def raised(subject: ExternalDenoiser) -> list[str]:
+    """Returns what a subject raises, and when."""
+    causes = [f"it raises {why} for {when}." for when, why in subject.trouble.items()]
+    by_message: dict[str, list[float]] = {}
+    for level, why in subject.refused.items():
+        by_message.setdefault(why, []).append(level)
+    for why, levels in by_message.items():
+        where = ", ".join(f"{level:.3g}" for level in levels)
+        causes.append(f"it raises {why} at sigma = {where}.")
+    return causes
 
-    mistakes: tuple[str, ...]
-    A: Tensor
-    B: Tensor
-    g: Tensor
-    sigma: Tensor
+
+def _beyond(subject: ExternalDenoiser, oracle: Oracle, checks: Sequence[LawCheck]) -> str:
+    """Returns that levels beyond an end are clamped, where the values are wrong there alone."""
+    values = [row for row in checks if row.law == exact.TARGET and row.dtype == "float64"]
+    wrong = {row.sigma for row in values if not row.passed}
+    right = [row.sigma for row in values if row.sigma not in wrong]
+    words = answered_levels.clamped(subject, oracle, right) if wrong else ""
+    return f"{words}." if words else ""
 
 
 def explain(subject: ExternalDenoiser, oracle: Oracle) -> str:
     """Returns the mistake that explains a wrong denoiser's output, in words; "" where none does."""
-    low, high = subject.adapter.reaches
+    low, high = float(subject.levels.min()), float(subject.levels.max())
     levels = LEVELS[(low < LEVELS) & (high > LEVELS)]
+    if not len(levels):
+        return ""
     x0, eps, sigma = noisy(oracle, levels, SAMPLES)
     if subject.adapter.table is not None:
         near = (sigma[:, None] - subject.adapter.table).abs().argmin(1)
         sigma = subject.adapter.table[near].double()
-        levels = torch.unique(sigma)
     x = x0 + per_sample(sigma, x0) * eps
     raw = subject.adapter.raw(subject.make(oracle))
     with torch.no_grad():
-        output = raw(x.clone(), sigma.clone()).double()
-        again = raw(x.clone(), sigma.clone()).double()
+        first = raw(x.clone(), sigma.clone())
+        again = raw(x.clone(), sigma.clone())
         ones = ((x[i : i + 1].clone(), sigma[i : i + 1].clone()) for i in range(len(x)))
         alone = torch.cat([raw(*one) for one in ones]).double()
-    if not bool(torch.isfinite(output).all()):
-        bad = sigma[~torch.isfinite(output).flatten(1).all(1)]
+    found = Answers(x, sigma, first.double(), max(RESIDUAL, torch.finfo(first.dtype).eps))
+    if not bool(torch.isfinite(found.output).all()):
+        bad = sigma[~torch.isfinite(found.output).flatten(1).all(1)]
         return f"its output is not finite, first at sigma = {float(bad.min()):.3g}."
-    if not torch.equal(output, again):
-        return "it gives another answer each time: it draws random numbers, or keeps a state."
-    misreadings = list(_misreadings(subject, sigma))
-    best = _fit(misreadings, x, sigma, output, oracle, levels)
-    if best is None and subject.preconditioning is None:
-        best = _fit_noise_levels(x, sigma, output, oracle, levels, subject.adapter.noise_schedule)
-    mixed = (output - alone).abs().max() > RESIDUAL * output.abs().max()
-    if mixed and (best is None or not any("batch" in text for text in best.mistakes)):
-        single = _fit(misreadings, x, sigma, alone, oracle, levels)
-        words = single and _words(single, subject, levels)
+    if not torch.equal(first, again):
+        return f"{RANDOM}."
+    mixed = (found.output - alone).abs().max() > found.residual * found.output.abs().max()
+    words, of_batch = _mistakes(subject, oracle, found)
+    if mixed and not of_batch:
+        words, _ = _mistakes(subject, oracle, found._replace(output=alone))
         return "it mixes the samples of a batch: one by one they give another answer" + (
             f", and there {words}." if words else "."
         )
-    words = (_words(best, subject, levels) if best else "") or _clipped(subject, oracle, x, sigma)
+    words = words or _clipped(subject, oracle, x, sigma)
     return f"{words}." if words else ""
+
+
+def _mistakes(subject: ExternalDenoiser, oracle: Oracle, found: Answers) -> tuple[str, bool]:
+    """Returns the mistakes in words, and whether one of them is about the batch."""
+    if subject.wrapped is not None:
+        return " and ".join(_wrapper_mistakes(subject, subject.wrapped, oracle, found)), False
+    best = fits.fit(_misreadings(subject, found.sigma), found, oracle)
+    if best is None:
+        return _other_levels(subject, oracle, found), False
+    return _words(best, subject, found), any("batch" in text for text in best.mistakes)
+
+
+def _other_levels(subject: ExternalDenoiser, oracle: Oracle, found: Answers) -> str:
+    """Returns in words for which noise levels it answers, each by a search; "" where none fit."""
+    at = fits.fit_levels(found, oracle, subject.adapter.noise_schedule)
+    if at is None:
+        return answered_levels.snapped(subject, oracle)
+    wrong = [float(one.level) for one in at]
+    if len(wrong) > 1 and answered_levels.same(wrong):
+        said = f"it answers for sigma = {wrong[0]:.4g}, whichever it is asked about"
+    else:
+        words = answered_levels.snapped(subject, oracle)
+        if words:
+            return words
+        pairs = zip(wrong, found.levels.tolist(), strict=True)
+        said = "it answers for other noise levels, " + ", ".join(
+            f"{level:.4g} for {s:.4g}" for level, s in pairs
+        )
+    columns = (torch.stack(column) for column in zip(*at, strict=True))
+    return _words(Fit((said,), *columns), subject, found)
 
 
 def _clipped(subject: ExternalDenoiser, oracle: Oracle, x: Tensor, sigma: Tensor) -> str:
@@ -104,37 +156,14 @@ def _clipped(subject: ExternalDenoiser, oracle: Oracle, x: Tensor, sigma: Tensor
 
 def _misreadings(subject: ExternalDenoiser, sigma: Tensor) -> Iterator[Misreading]:
     """Yields every hypothesis, those of the fewest mistakes first."""
-    if subject.preconditioning is None:
-        states = STATES
-    else:
-        p, sd = subject.preconditioning
-
-        def c_in(s: Tensor) -> Tensor:
-            return p.coefficients(s, sigma_data=sd).in_
-
-        states = {
-            "": torch.ones_like,
-            "c_in is missing": lambda s: 1 / c_in(s),
-            "c_in is squared": c_in,
-            "c_in is 1/sqrt(1 + sigma^2)": lambda s: alpha(s) / c_in(s),
-            "c_in is 1/(1 + sigma)": lambda s: 1 / ((1 + s) * c_in(s)),
-            "c_in is inverted": lambda s: 1 / c_in(s) ** 2,
-            "c_in is 1/(sigma + sigma_data)": lambda s: 1 / ((s + sd) * c_in(s)),
-        }
-    schedule, noises = (
-        subject.adapter.noise_schedule,
-        {**NOISE_LEVELS, **misread(subject.adapter.table)},
-    )
-    pairs = itertools.product(states.items(), noises.items())
+    schedule = subject.adapter.noise_schedule
+    noises = {**NOISE_LEVELS, **misread(subject.adapter.table)}
+    pairs = itertools.product(STATES.items(), noises.items())
     for (state, g), (noise, h) in sorted(pairs, key=lambda one: bool(one[0][0]) + bool(one[1][0])):
         level = h(sigma)
         if not bool(((level > 1e-5) & (level < 1e5)).all()):
             continue
         mistakes = tuple(text for text in (noise, state) if text)
-        if subject.preconditioning is not None:
-            # The network reads sigma off c_noise, and x off its input by that sigma's c_in.
-            yield Misreading(mistakes, g(sigma) * c_in(sigma) / c_in(level), level)
-            continue
         yield Misreading(mistakes, g(sigma), level)
         if noise and schedule is not VE:
             # What misreads the time takes another alpha too, when it forms x = x_t/alpha.
@@ -142,104 +171,16 @@ def _misreadings(subject: ExternalDenoiser, sigma: Tensor) -> Iterator[Misreadin
             yield Misreading(mistakes, g(sigma) * right / wrong, level)
 
 
-def _fit(
-    misreadings: list[Misreading],
-    x: Tensor,
-    sigma: Tensor,
-    output: Tensor,
-    oracle: Oracle,
-    levels: Tensor,
-) -> Fit | None:
-    """Returns the first hypothesis whose fit leaves no residual; None where none does."""
-    for mistakes, g, level in misreadings:
-        D = oracle.denoise(per_sample(g, x) * x, level)
-        fits = []
-        for one in levels:
-            here = sigma == one
-            A, B, residual = _least_squares(x[here], D[here], output[here])
-            if not residual < RESIDUAL:
-                break
-            fits.append((A, B, g[here][0], level[here][0]))
-        else:
-            return Fit(mistakes, *(torch.stack(column) for column in zip(*fits, strict=True)))
-    return None
-
-
-def _least_squares(x: Tensor, D: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Returns A and B of the nearest y = A x + B D, and the norm of the residual over that of y."""
-    basis = torch.stack([x.flatten(), D.flatten()], dim=1)
-    y = y.flatten()
-    scale = basis.norm(dim=0).clamp(min=1e-300)
-    solution = torch.linalg.lstsq(basis / scale, y[:, None]).solution[:, 0] / scale
-    residual = float((y - basis @ solution).norm() / y.norm().clamp(min=1e-300))
-    return solution[0], solution[1], residual
-
-
-def _fit_noise_levels(
-    x: Tensor,
-    sigma: Tensor,
-    output: Tensor,
-    oracle: Oracle,
-    levels: Tensor,
-    schedule: NoiseSchedule,
-) -> Fit | None:
-    """Returns the fit with another noise level at each: a rounded one, another schedule's.
-
-    It is looked for up to four times too low or too high, with x formed by the right alpha or by
-    that of the wrong level.
-    """
-    for form in dict.fromkeys((VE, schedule)):
-        fits = []
-        for one in levels:
-            here = sigma == one
-            fit = _fit_noise_level(x[here], one, output[here], oracle, form)
-            if fit is None:
-                break
-            fits.append(fit)
-        else:
-            A, B, scales, wrong = (torch.stack(column) for column in zip(*fits, strict=True))
-            pairs = zip(wrong.tolist(), levels.tolist(), strict=True)
-            words = ", ".join(f"{level:.4g} for {s:.4g}" for level, s in pairs)
-            return Fit((f"it answers for other noise levels, {words}",), A, B, scales, wrong)
-    return None
-
-
-def _fit_noise_level(
-    x: Tensor, sigma: Tensor, output: Tensor, oracle: Oracle, schedule: NoiseSchedule
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Returns (A, B, g, sigma') at one level, g = alpha(sigma)/alpha(sigma'), if a fit exists."""
-    from scipy import optimize
-
-    def fit(log_ratio: float) -> tuple[Tensor, Tensor, float]:
-        level = sigma * math.exp(log_ratio)
-        return _least_squares(x, oracle.denoise(g(level) * x, level.expand(len(x))), output)
-
-    def g(level: Tensor) -> Tensor:
-        right, wrong = (schedule.alpha(schedule.time(s)) for s in (sigma, level))
-        return right / wrong
-
-    grid = torch.linspace(-math.log(4), math.log(4), 81).tolist()
-    best = min(grid, key=lambda log_ratio: fit(log_ratio)[2])
-    near = optimize.minimize_scalar(
-        lambda log_ratio: fit(log_ratio)[2],
-        bounds=(best - grid[1] + grid[0], best + grid[1] - grid[0]),
-        method="bounded",
-        options={"xatol": 1e-12},
-    )
-    A, B, residual = fit(near.x)
-    level = sigma * math.exp(near.x)
-    return (A, B, g(level), level) if residual < RESIDUAL else None
-
-
-def _words(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> str:
+def _words(fit: Fit, subject: ExternalDenoiser, found: Answers) -> str:
     """Returns a fit in words; "" where the fit is the declared output."""
-    return " and ".join([*fit.mistakes, *_output_mistakes(fit, subject, levels)])
+    accuracy = max(ACCURACY, 4 * (found.residual if found.residual > RESIDUAL else 0))
+    return " and ".join([*fit.mistakes, *_output_mistakes(fit, subject, found.levels, accuracy)])
 
 
-def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> list[str]:
+def _output_mistakes(
+    fit: Fit, subject: ExternalDenoiser, levels: Tensor, accuracy: float
+) -> list[str]:
     """Returns what is wrong with the output of a fit, besides the misreadings of its arguments."""
-    if subject.preconditioning is not None:
-        return _wrapped(fit, *subject.preconditioning, levels)
     adapter = subject.adapter
     unsigned = adapter.unsigned_prediction_type
     pair = PREDICTION_TYPES[unsigned]
@@ -251,13 +192,13 @@ def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> lis
     beliefs = [
         sign / scale(time(s)) * torch.stack((pair.a(s), pair.b(s))) for s in (fit.sigma, levels)
     ]
-    if any(_same((a, b), (one[0], one[1]), levels) for one in beliefs):
+    if any(_same((a, b), (one[0], one[1]), levels, accuracy) for one in beliefs):
         return []
     outer = fit.A + fit.B, fit.A * levels
     right = factor * pair.a(levels), factor * pair.b(levels)
-    if fit.mistakes and _same(outer, right, levels):
+    if fit.mistakes and _same(outer, right, levels, accuracy):
         return []
-    name = _named(a, b, fit.sigma) or _named(*outer, levels)
+    name = _named(a, b, fit.sigma, accuracy) or _named(*outer, levels, accuracy)
     if name == "the score" and unsigned == "score":
         return ["its score is of x = x_t/alpha, not of the state x_t: 1/alpha is missing"]
     if name is not None:
@@ -266,10 +207,10 @@ def _output_mistakes(fit: Fit, subject: ExternalDenoiser, levels: Tensor) -> lis
         # One of the weights a and b of these is 0, and the other has the factor.
         i = 0 if unsigned == "x0" else 1
         ratio = outer[i] / right[i]
-        if _same(outer, (ratio * right[0], ratio * right[1]), levels):
+        if _same(outer, (ratio * right[0], ratio * right[1]), levels, accuracy):
             return [f"it returns {_times(ratio, levels)} the right {unsigned}"]
     w = fit.B
-    if unsigned == "x0" and _same((fit.A + w, w), (torch.ones_like(w), w), levels):
+    if unsigned == "x0" and _same((fit.A + w, w), (torch.ones_like(w), w), levels, accuracy):
         return [f"it goes {_times(w, levels)} the way from x to D"]
     pairs = zip(levels.tolist(), fit.A.tolist(), fit.B.tolist(), strict=True)
     numbers = "; ".join(f"at sigma = {s:.3g} {A:.4g} x + {B:.4g} D" for s, A, B in pairs)
@@ -287,30 +228,83 @@ def _times(ratio: Tensor, sigma: Tensor) -> str:
     return ", ".join(f"{c:.4g} (sigma = {s:.3g})" for s, c in pairs) + " times"
 
 
-def _wrapped(fit: Fit, p: Parameterization, sigma_data: float, levels: Tensor) -> list[str]:
-    """Returns the mistakes of a wrapper: D = c_skip x + c_out F with p's F at (g x, sigma')."""
-    inner = p.coefficients(fit.sigma, sigma_data=sigma_data)
-    right = p.coefficients(levels, sigma_data=sigma_data)
-    # F = (D' - skip' g x)/out', so A = c_skip - c_out skip' g/out' and B = c_out/out'.
-    out = fit.B * inner.out
-    skip = fit.A + fit.B * inner.skip * fit.g
-    for other in (1.0, sigma_data**2, 1 / sigma_data, 2 * sigma_data, sigma_data / 2):
+def _wrapper_mistakes(
+    subject: ExternalDenoiser, wrapped: Wrapped, oracle: Oracle, found: Answers
+) -> list[str]:
+    """Returns what a wrapper does wrong, from what it gives its network and makes of the answer.
+
+    The network remembers its input, c_noise and F; D = c_skip x + c_out F is solved for the two.
+    """
+    p, sd = wrapped.p, wrapped.sigma_data
+    network = Calls(ExactNetwork(p, sd, oracle))
+    with torch.no_grad():
+        D = subject.adapter(wrapped.wrap(network))(found.x.clone(), found.sigma.clone()).double()
+    if len(network.calls) != 1 or network.calls[0][0].shape != found.x.shape:
+        return [f"it calls its network {len(network.calls)} times, or with another shape than x"]
+    state, c_noise, F = network.calls[0]
+    levels, right = found.levels, p.coefficients(found.levels, sigma_data=sd)
+    accuracy = max(1e-5, found.residual)
+    columns: list[tuple[Tensor, ...]] = []
+    for level in levels:
+        here = found.sigma == level
+        c_in = (state[here] * found.x[here]).sum() / found.x[here].square().sum()
+        off = (state[here] - c_in * found.x[here]).norm() / state[here].norm()
+        skip, out, left = fits.least_squares(found.x[here], F[here], D[here])
+        if not (float(off) < accuracy and left < accuracy):
+            return _c_noise_mistakes(p, sd, found.sigma, c_noise, accuracy)
+        columns.append((c_in, skip, out))
+    c_in, skip, out = (torch.stack(column) for column in zip(*columns, strict=True))
+    mistakes = _differences(levels, {"c_in": (c_in, right.in_)}, accuracy)
+    mistakes += _c_noise_mistakes(p, sd, found.sigma, c_noise, accuracy)
+    for other in (1.0, sd**2, 1 / sd, 2 * sd, sd / 2):
         c = p.coefficients(levels, sigma_data=other)
         is_right = _same((c.skip, c.out), (right.skip, right.out), levels)
         if not is_right and _same((skip, out), (c.skip, c.out), levels):
-            return [f"c_skip and c_out are those of sigma_data = {other:g}, not {sigma_data:g}"]
-    return _differences(levels, {"c_skip": (skip, right.skip), "c_out": (out, right.out)}, 1e-5)
+            return [*mistakes, f"c_skip and c_out are those of sigma_data = {other:g}, not {sd:g}"]
+    both = {"c_skip": (skip, right.skip), "c_out": (out, right.out)}
+    return mistakes + _differences(levels, both, accuracy)
 
 
-def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], levels: Tensor) -> bool:
+def _c_noise_mistakes(
+    p: Parameterization, sigma_data: float, sigma: Tensor, c_noise: Tensor, accuracy: float
+) -> list[str]:
+    """Returns how the c_noise (B,) that a network was given at sigma (B,) is wrong, if it is."""
+    right = p.coefficients(sigma, sigma_data=sigma_data).noise
+
+    def alike(one: Tensor, other: Tensor) -> bool:
+        return bool(((one - other).abs() <= accuracy * (1 + other.abs())).all())
+
+    if alike(c_noise, right):
+        return []
+    named = {name: function(sigma) for name, function in C_NOISES.items()}
+    was = next((name for name, value in named.items() if alike(c_noise, value)), "")
+    must = next((name for name, value in named.items() if alike(right, value)), "")
+    first = [int((sigma == level).nonzero()[0]) for level in torch.unique(sigma)]
+    at = ", ".join(
+        f"{float(c_noise[i]):.4g} for {float(right[i]):.4g} at sigma = {float(sigma[i]):.3g}"
+        for i in first[::2]
+    )
+    for dtype in answered_levels.NARROW[:2]:
+        if not was and alike(c_noise, right.to(dtype).double()):
+            was = f"rounded to {word_of(dtype)}"
+    return [f"c_noise is {was or 'wrong'}" + (f" and must be {must}" if must else "") + f" ({at})"]
+
+
+def _same(
+    one: tuple[Tensor, Tensor],
+    other: tuple[Tensor, Tensor],
+    levels: Tensor,
+    accuracy: float = ACCURACY,
+) -> bool:
     size = (other[0].abs() + other[1].abs()).clamp(min=1e-12)
-    return all(bool(((p - q).abs() <= 1e-5 * size).all()) for p, q in zip(one, other, strict=True))
+    near = ((p - q).abs() <= accuracy * size for p, q in zip(one, other, strict=True))
+    return all(bool(each.all()) for each in near)
 
 
-def _named(a: Tensor, b: Tensor, levels: Tensor) -> str | None:
+def _named(a: Tensor, b: Tensor, levels: Tensor, accuracy: float) -> str | None:
     for sign, word in ((1, ""), (-1, "minus ")):
         for name, pair in PAIRS.items():
-            if _same((a, b), (sign * pair[0](levels), sign * pair[1](levels)), levels):
+            if _same((a, b), (sign * pair[0](levels), sign * pair[1](levels)), levels, accuracy):
                 return word + name
     return None
 
@@ -325,18 +319,34 @@ SYMPTOMS = {
 """What it means that a law is broken, where the law itself says it."""
 
 
-def by_rows(checks: Sequence[LawCheck]) -> str:
+def by_rows(checks: Sequence[LawCheck], values: bool = True, but: str = "") -> str:
     """Returns what the broken laws themselves say; "" where they say nothing.
 
     They show side effects, a cut gradient, narrow arithmetic, and the range of wrong noise levels.
+
+    Args:
+        checks: All laws that were checked.
+        values: Whether to say where the values are wrong, which nothing else has explained.
+        but: What is said already: what it says of an answer each time, or of numbers that are not
+            finite, is not said again.
     """
     failed = {row.law for row in checks if not row.passed}
-    mistakes = [symptom for law, symptom in SYMPTOMS.items() if law in failed]
-    values = [row for row in checks if row.law == exact.TARGET and not row.reason]
-    if values and all(row.passed for row in values) and curvature.COVARIANCE in failed:
+    said = {external.STEADY: RANDOM, external.FINITE: "its output is not finite"}
+    mistakes = [
+        symptom
+        for law, symptom in SYMPTOMS.items()
+        if law in failed and not (law in said and but.startswith(said[law]))
+    ]
+    if external.SQUARE in failed and external.SINGLE not in failed:
+        mistakes.append(
+            "a batch that is as large as a dimension has another answer: sigma is on the wrong "
+            "axis there"
+        )
+    targets = [row for row in checks if row.law == exact.TARGET and not row.reason]
+    if targets and all(row.passed for row in targets) and curvature.COVARIANCE in failed:
         mistakes.append("its values are right and its gradient is not: a part of it is detached")
-    if external.PURE not in failed:
-        mistakes += _where(values)
+    if values and external.PURE not in failed:
+        mistakes += _where(targets)
     return " and ".join(mistakes) + "." if mistakes else ""
 
 

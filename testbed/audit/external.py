@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +13,28 @@ from torch.func import jvp
 
 from testbed.audit.adapters import Adapter
 from testbed.audit.algebra import conditioning
-from testbed.audit.reference import LEVELS, distributions, mixture, noisy
+from testbed.audit.reference import DIM, LEVELS, distributions, mixture, noisy
 from testbed.audit.rows import LawCheck, gamma, rows, skipped, verdict
 from testbed.audit.sensitivity import Sensitivity
 from testbed.audit.subject import ParameterizedDenoiser, Subject
 from testbed.components.guidance import Denoise
 from testbed.diffusion.parameterization import Coefficients, Parameterization
 from testbed.diffusion.predictions import pair_weights, slope
-from testbed.errors import InputError
+from testbed.errors import InputError, one_line
 from testbed.oracles import Oracle
 from testbed.tensors import per_sample
 
 OPERATIONS = 32
-"""Roundings granted to an external denoiser on the way from its inputs to its output."""
+"""Roundings granted to an external denoiser on the way from its inputs to its output.
 
+A torch module has as many besides as its sums have terms, whose order may depend on the batch.
+"""
+
+ANSWERS = "answers at every noise level"
 SHAPE = "returns x's shape and dtype (float32 for a narrower one will do)"
 FINITE = "finite at every noise level"
 SINGLE = "each sample has its own sigma: a batch equals its samples one by one"
+SQUARE = "the same in a batch that is as large as a dimension"
 PURE = "does not change its arguments"
 STEADY = "the same answer twice, without the global random state"
 Make = Callable[[Oracle], Callable[..., Tensor]]
@@ -44,7 +50,7 @@ class ExternalDenoiser(Subject):
         make: `make(oracle)` gives the callable that claims to be the exact denoiser of `oracle`.
         adapter: The conventions of the callable.
         oracles: The distributions it can be made for; none if it claims to be exact for nothing.
-        preconditioning: The parameterization and sigma_data of the network that it wraps, if any.
+        wrapped: The network that it wraps, if any, and how it does.
 
     Raises:
         InputError: No noise level lies in the adapter's range.
@@ -56,10 +62,15 @@ class ExternalDenoiser(Subject):
         make: Make,
         adapter: Adapter,
         oracles: Mapping[str, Oracle],
-        preconditioning: tuple[Parameterization, float] | None = None,
+        wrapped: Wrapped | None = None,
     ) -> None:
         self.name, self.make, self.adapter, self.oracles = name, make, adapter, oracles
-        self.preconditioning = preconditioning
+        self.wrapped = wrapped
+        self.roundings = OPERATIONS
+        self.trouble: dict[str, str] = {}
+        """What it raises, by when."""
+        self.refused: dict[float, str] = {}
+        """The levels at which it raises, with what it raises; they are not among `levels`."""
         low, high = adapter.reaches
         self.levels = LEVELS[(low <= LEVELS) & (high >= LEVELS)]
         if adapter.table is not None:
@@ -69,6 +80,71 @@ class ExternalDenoiser(Subject):
             raise InputError(
                 f"none of the noise levels {LEVELS.tolist()} lies between {low:g} and {high:g}."
             )
+
+    @property
+    def preconditioning(self) -> tuple[Parameterization, float] | None:
+        """The parameterization and sigma_data of the network that it wraps, if any."""
+        return self.wrapped and (self.wrapped.p, self.wrapped.sigma_data)
+
+    @property
+    def reference(self) -> Oracle:
+        """One of its distributions; the audit's mixture where it has none."""
+        return next(iter(self.oracles.values()), mixture(self.adapter.dim or DIM))
+
+    def of_dtype(self, dtype: torch.dtype) -> ExternalDenoiser:
+        """Returns the same denoiser as one that takes this dtype alone."""
+        adapter = replace(self.adapter, dtype=dtype)
+        same = ExternalDenoiser(self.name, self.make, adapter, self.oracles, self.wrapped)
+        same.roundings = self.roundings
+        return same
+
+    def raises(self, dtype: torch.dtype, levels: Tensor | None = None) -> str:
+        """Returns what it raises at these levels, by default all of its own; "" for nothing.
+
+        Raises:
+            InputError: It does not return a tensor shaped like x.
+        """
+        x0, eps, sigma = noisy(self.reference, self.levels if levels is None else levels, 1)
+        x = (x0 + per_sample(sigma, x0) * eps).to(dtype)
+        try:
+            with torch.no_grad():
+                self.denoiser(self.reference)(
+                    x, sigma.to(torch.promote_types(dtype, torch.float32))
+                )
+        except InputError:
+            raise
+        except Exception as problem:  # the code of others may raise anything
+            return brief(problem)
+        return ""
+
+    def leave_out_refused(self, dtype: torch.dtype) -> list[LawCheck]:
+        """Checks that it answers at every level, and keeps those where it does as `levels`.
+
+        Raises:
+            InputError: It raises at every level, or does not return a tensor shaped like x.
+        """
+        problem = self.raises(dtype)
+        if problem:
+            self.refused = {
+                float(level): why
+                for level in self.levels
+                if (why := self.raises(dtype, level.reshape(1)))
+            }
+            if len(self.refused) in (0, len(self.levels)):
+                shape = tuple(self.adapter.shape or self.reference.shape)
+                raise InputError(
+                    f"{self.name} raised {problem}. It was given states of shape {shape} in "
+                    f"{word_of(dtype)}; --shape and --dtype say which it takes, where it takes "
+                    "one alone."
+                )
+            kept = [float(level) not in self.refused for level in self.levels]
+            self.levels = self.levels[torch.tensor(kept)]
+        word = word_of(dtype)
+        bad = [
+            LawCheck(ANSWERS, self.name, level, word, math.nan, math.nan, math.inf)
+            for level in self.refused
+        ]
+        return bad or [verdict(ANSWERS, self.name, True, word)]
 
     def data(self) -> Mapping[str, Oracle]:
         return self.oracles
@@ -122,7 +198,8 @@ class ExternalDenoiser(Subject):
             t = self.adapter.noise_schedule.time(sigma)
             kappa_sigma = kappa_sigma * (1 + 1 / t)
         # Sigma itself is float32 in narrow dtypes, and exact here: the subject reads the same one.
-        unit = gamma(OPERATIONS, dtype)
+        most = int(1 / torch.finfo(dtype).eps)  # gamma_k has no meaning from k u = 1 on
+        unit = gamma(min(self.roundings, most), dtype)
         change = (1 + kappa_alpha)[:, None] * by_x + (1 + kappa_sigma)[:, None] * by_sigma.abs()
         if self.preconditioning is None:
             eps = ((x - D.detach().reshape(x.shape)) / per_sample(sigma, x)).flatten(1)
@@ -145,8 +222,18 @@ class ExternalDenoiser(Subject):
         return by_alpha, by_level
 
     def algebra(self, dtypes: tuple[torch.dtype, ...]) -> list[LawCheck]:
-        oracle = next(iter(self.oracles.values()), mixture())
-        return structure(self.name, self.denoiser(oracle), oracle, self, dtypes)
+        return structure(self.name, self.denoiser(self.reference), self.reference, self, dtypes)
+
+
+def word_of(dtype: torch.dtype) -> str:
+    """Returns `float32` of torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def brief(problem: BaseException, most: int = 200) -> str:
+    """Returns an exception in one line of at most `most` letters."""
+    line = one_line(problem)
+    return line if len(line) <= most else line[:most] + " ..."
 
 
 def structure(
@@ -161,7 +248,7 @@ def structure(
     x0, eps, sigma64 = noisy(oracle, subject.levels, 4)
     x64 = x0 + per_sample(sigma64, x0) * eps
     for dtype in dtypes:
-        word = str(dtype).removeprefix("torch.")
+        word = word_of(dtype)
         x, sigma = x64.to(dtype), sigma64.to(torch.promote_types(dtype, torch.float32))
         try:
             with torch.no_grad():
@@ -171,10 +258,10 @@ def structure(
                 quiet = torch.equal(torch.get_rng_state(), state)
                 again = denoise(before[0].clone(), before[1].clone())
                 ones = torch.cat([denoise(x[i : i + 1], sigma[i : i + 1]) for i in range(len(x))])
-        except (RuntimeError, TypeError, ValueError, AttributeError) as problem:
-            if dtype == dtypes[0] and not _runs_in_float32(denoise, x64, sigma64):
-                raise InputError(f"{name} raised {type(problem).__name__}: {problem}") from problem
-            checks.append(skipped(SHAPE, name, f"{dtype}: it raised {problem}"))
+        except InputError:
+            raise
+        except Exception as problem:  # the code of others may raise anything
+            checks.append(skipped(SHAPE, name, f"{word}: it raised {brief(problem)}"))
             continue
         steady = torch.allclose(D, again, rtol=0, atol=0, equal_nan=True)
         laws = {
@@ -188,17 +275,24 @@ def structure(
         wide = x.double(), sigma.double()
         bound = 2 * subject.uncertainty(oracle, *wide, dtype).expand_as(wide[0])
         checks += rows(SINGLE, name, wide[1], D.double(), ones.double(), bound, dtype)
+        # A sigma on the wrong axis broadcasts where the batch is as large as a dimension.
+        for n in sorted(set(subject.adapter.shape or x.shape[1:]) - {1}):
+            few = torch.arange(n) * max(1, len(x) // n) % len(x)
+            try:
+                with torch.no_grad():
+                    square = denoise(x[few], sigma[few]).double()
+            except InputError:
+                raise
+            except Exception as problem:
+                checks.append(verdict(SQUARE, name, False, word))
+                subject.trouble[f"a batch of {n} samples, as many as a dimension has"] = brief(
+                    problem
+                )
+                continue
+            checks += rows(
+                SQUARE, name, wide[1][few], square, ones[few].double(), bound[few], dtype
+            )
     return checks
-
-
-def _runs_in_float32(denoise: Denoise, x: Tensor, sigma: Tensor) -> bool:
-    """Whether the callable works in float32 at least."""
-    try:
-        with torch.no_grad():
-            denoise(x.float(), sigma.float())
-    except Exception:
-        return False
-    return True
 
 
 class ExactNetwork(nn.Module):
@@ -258,12 +352,38 @@ class ExactNetwork(nn.Module):
         return (c_noise / (rate * level)).abs().detach()
 
 
+class Wrapped(NamedTuple):
+    """A network in a wrapper: `wrap(network)` is the denoiser around p's network."""
+
+    wrap: Callable[[nn.Module], Callable[..., Tensor]]
+    p: Parameterization
+    sigma_data: float
+
+
+class Calls(nn.Module):
+    """The exact network, which remembers what it is called with and what it returns."""
+
+    def __init__(self, network: ExactNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        """(input, c_noise, F) of each call, (B, ...), (B,) and (B, ...) float64."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, *condition: Any) -> Tensor:
+        """Returns F as the network does."""
+        F: Tensor = self.network(x, c_noise, *condition)
+        noise = c_noise.detach().double().reshape(-1).expand(len(x))
+        self.calls.append((x.detach().double(), noise, F.detach().double()))
+        return F
+
+
 def around_network(
     name: str,
     wrap: Callable[[nn.Module], Callable[..., Tensor]],
     p: Parameterization,
     sigma_data: float,
     adapter: Adapter,
+    oracles: Mapping[str, Oracle] | None = None,
 ) -> ExternalDenoiser:
     """Returns a wrapper as a subject: `wrap(network)` is the denoiser around p's network.
 
@@ -276,6 +396,6 @@ def around_network(
         name,
         lambda oracle: wrap(ExactNetwork(p, sigma_data, oracle)),
         adapter,
-        distributions(),
-        (p, sigma_data),
+        distributions() if oracles is None else oracles,
+        Wrapped(wrap, p, sigma_data),
     )

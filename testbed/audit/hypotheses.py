@@ -53,6 +53,30 @@ NOISE_LEVELS: dict[str, Function] = {
     "the mean noise level of the batch is used for all": lambda s: s.mean().expand_as(s),
     "the noise levels of the batch are in reverse order": lambda s: s.flip(0),
 }
+C_NOISES: dict[str, Function] = {
+    "sigma": lambda s: s,
+    "sigma^2": lambda s: s**2,
+    "1/sigma": lambda s: 1 / s,
+    "1000 sigma": lambda s: 1000 * s,
+    "log(sigma)": torch.log,
+    "log(sigma)/4": lambda s: torch.log(s) / 4,
+    "log(sigma)/2": lambda s: torch.log(s) / 2,
+    "-log(sigma)": lambda s: -torch.log(s),
+    "-log(sigma)/4": lambda s: -torch.log(s) / 4,
+    "1000 log(sigma)/4": lambda s: 250 * torch.log(s),
+    "log10(sigma)": torch.log10,
+    "log2(sigma)": torch.log2,
+    "log(sigma)/4 of the batch's first sample": lambda s: (torch.log(s) / 4)[:1].expand_as(s),
+    "sigma of the batch's first sample": lambda s: s[:1].expand_as(s),
+    "s = sigma/sqrt(1 + sigma^2)": lambda s: s * alpha(s),
+    "alpha = 1/sqrt(1 + sigma^2)": alpha,
+    "the flow's time sigma/(1 + sigma)": lambda s: s / (1 + s),
+    "1/(1 + sigma)": lambda s: 1 / (1 + s),
+    "the angle arctan(sigma)": torch.atan,
+    "the cosine schedule's time 2/pi arctan(sigma)": lambda s: 2 / math.pi * torch.atan(s),
+    "0": torch.zeros_like,
+}
+"""What a wrapper may give its network for a noise level."""
 # The weights (a, b) of the output, as functions of sigma: prediction types and usual confusions.
 PAIRS: dict[str, tuple[Function, Function]] = {
     **{f"the {name}": (kind.a, kind.b) for name, kind in PREDICTION_TYPES.items()},

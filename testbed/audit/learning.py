@@ -42,12 +42,15 @@ class Effect:
     data: str = ""
 
 
-def check(subject: Subject, oracle: Oracle, draws: int = 4096) -> list[LawCheck]:
+def check(
+    subject: Subject, oracle: Oracle, draws: int = 4096, dtype: torch.dtype = torch.float64
+) -> list[LawCheck]:
     """Checks the split for a deliberately wrong D' = 1.1 D + 0.05, D being the subject's.
 
     The subject's own error is in the loss and in the excess alike. The law tests that x0 is a draw
     of the posterior whose mean the subject claims to be: the mean of
-    |D' - x0|^2 - |D' - D|^2 - tr Cov must be 0 within its standard error.
+    |D' - x0|^2 - |D' - D|^2 - tr Cov must be 0 within its standard error. The subject computes in
+    `dtype`.
     """
     levels = subject.levels
     x0, eps, sigma = noisy(oracle, levels, draws)
@@ -60,7 +63,7 @@ def check(subject: Subject, oracle: Oracle, draws: int = 4096) -> list[LawCheck]
         excess = (wrong - D).square().flatten(1).mean(1)
         variance = oracle.covariance_trace(x, sigma) / oracle.dim
         # Rounding of the three terms themselves, where nothing is left to be random.
-        rounding = subject.uncertainty(oracle, x, sigma).expand_as(x)
+        rounding = subject.uncertainty(oracle, x, sigma, dtype).expand_as(x)
         size = (wrong.abs() + x0.abs() + D.abs()) * 8 * rounding
     checks: list[LawCheck] = []
     z = stats.norm.isf(FALSE_ALARM / (2 * len(levels)))

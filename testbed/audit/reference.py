@@ -18,29 +18,47 @@ from testbed.tensors import per_sample
 LEVELS = torch.logspace(-4, 4, 9, dtype=torch.float64)
 
 
-def mixture() -> Mixture:
-    """Returns a mixture in three dimensions: three unequal modes, off-centre and asymmetric."""
+DIM = 3
+"""The dimensions of the audit's own distributions, where a denoiser does not ask for others."""
+
+
+def mixture(dim: int = DIM) -> Mixture:
+    """Returns a mixture of three unequal modes, off-centre and asymmetric.
+
+    In other dimensions than three the means are drawn, the same at every call.
+    """
+    means = torch.tensor([[1.0, -0.5, 2.0], [-1.5, 0.4, 0.3], [0.2, 1.7, -1.1]]).double()
+    if dim != DIM:
+        means = torch.randn(3, dim, generator=stream(0, "audit/means"), dtype=torch.float64)
     return Mixture(
-        means=torch.tensor([[1.0, -0.5, 2.0], [-1.5, 0.4, 0.3], [0.2, 1.7, -1.1]]).double(),
+        means=means,
         stds=torch.tensor([0.3, 0.7, 0.15], dtype=torch.float64),
         weights=torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64),
     )
 
 
-def gaussian() -> Gaussian:
-    """Returns a Gaussian of three correlated dimensions of unequal width, off-centre."""
+def gaussian(dim: int = DIM) -> Gaussian:
+    """Returns a Gaussian of correlated dimensions of unequal width, off-centre.
+
+    In other dimensions than three mean and covariance are drawn, the same at every call.
+    """
     S = torch.tensor([[1.0, 0.4, 0.0], [0.4, 0.5, 0.1], [0.0, 0.1, 0.2]], dtype=torch.float64)
-    return Gaussian(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), S)
+    m = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    if dim != DIM:
+        z = torch.randn(dim + 1, dim, generator=stream(0, "audit/covariance"), dtype=torch.float64)
+        m, S = z[0], z[1:].mT @ z[1:] / dim
+    return Gaussian(m, S)
 
 
-def empirical() -> Empirical:
+def empirical(dim: int = DIM) -> Empirical:
     """Returns the empirical distribution of twelve points of the mixture."""
-    return Empirical(mixture().sample(12, stream(0, "audit/empirical")))
+    return Empirical(mixture(dim).sample(12, stream(0, "audit/empirical")))
 
 
-def distributions() -> dict[str, Oracle]:
-    """Returns the audit's own distributions by name."""
-    return {"mixture": mixture(), "gaussian": gaussian(), "empirical": empirical()}
+def distributions(dim: int | None = None) -> dict[str, Oracle]:
+    """Returns the audit's own distributions by name, in `dim` dimensions, by default three."""
+    d = DIM if dim is None else dim
+    return {"mixture": mixture(d), "gaussian": gaussian(d), "empirical": empirical(d)}
 
 
 def noisy(oracle: Oracle, levels: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:

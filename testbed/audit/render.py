@@ -25,24 +25,20 @@ def lines(audit: Audit) -> Iterator[RenderableType]:
     """Yields the table of laws, each at its largest ratio, then effects, findings and notes."""
     checked = audit.laws()
     if len(checked):
-        yield _laws(checked.assign(family=checked["law"].str.replace(VARIANT, "", regex=True)))
+        families = checked["law"].str.replace(VARIANT, "", regex=True)
+        yield _laws(checked.assign(family=families))
     if audit.effects:
         yield Text("")
         yield _effects(audit.effects_table())
-    failed = sum(not row.passed for row in audit.rows)
-    checks, laws = len(audit.rows), checked["law"].nunique()
+    failed = not audit.passed
     yield Text("")
-    if failed:
-        broken = checked[~checked["passed"]]["law"].nunique()
-        yield f"[bold red]{broken} of {laws} laws broken[/] ({failed} of {checks} checks)."
-    elif laws:
-        yield (
-            f"[bold green]All {laws} laws hold[/] ({checks} checks; the largest error is "
-            f"{checked['ratio'].max():.2g} of its bound)."
-        )
+    if len(checked):
+        style = "bold red" if failed else "bold green"
+        head, opening, rest = audit.summary.partition(" (")
+        yield f"[{style}]{head}[/]{opening}{rest}."
     for text in audit.findings:
         yield f"[bold]Probably:[/] {escape(text)}"
-    if failed and not audit.findings:
+    if not all(row.passed for row in audit.rows) and not audit.findings:
         yield "No known mistake explains its output; look at the first part that fails."
     for text in audit.notes:
         yield f"Note: {escape(text)}"
@@ -62,7 +58,8 @@ def _laws(checked: pd.DataFrame) -> Table:
         name = row["family"] if row["passed"] else row["law"]
         numbers = [_number(row[key]) for key in ("error", "bound", "ratio")]
         mark = "[green]holds[/]" if row["passed"] else "[bold red]broken[/]"
-        where = [row["data"], row["dtype"]]
+        _, between, options = row["subject"].partition(" with ")
+        where = [f"{between.strip()} {options}".strip(), row["data"], row["dtype"]]
         where += [] if math.isnan(row["sigma"]) else [f"sigma = {row['sigma']:.3g}"]
         if row["reason"]:
             mark, where = "[yellow]not checked[/]", [row["reason"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -16,9 +17,12 @@ PARTS = ("algebra", "oracle", "second order", "learning", "sampling")
 """The parts of an audit, in their order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
-    """The result of an audit: `rows` are laws that can fail, `effects` are sizes that cannot."""
+    """The result of an audit: `rows` are laws that can fail, `effects` are sizes that cannot.
+
+    Its repr is a summary; a notebook shows the laws as a table.
+    """
 
     subject: str
     rows: tuple[LawCheck, ...]
@@ -32,6 +36,34 @@ class Audit:
     def passed(self) -> bool:
         """Whether every law that could be checked holds, and at least one could."""
         return all(row.passed for row in self.rows) and any(not row.reason for row in self.rows)
+
+    @property
+    def summary(self) -> str:
+        """How many laws hold, and how near to its bound the largest error is."""
+        laws = self.laws()
+        laws = laws[laws["reason"] == ""]
+        names = laws["law"].nunique()
+        failed = sum(not row.passed for row in self.rows)
+        if failed:
+            broken = laws[~laws["passed"]]["law"].nunique()
+            return f"{broken} of {names} laws broken ({failed} of {len(self.rows)} checks)"
+        if not names:
+            return "no law could be checked"
+        return (
+            f"All {names} laws hold ({len(self.rows)} checks; the largest error is "
+            f"{laws['ratio'].max():.2g} of its bound)"
+        )
+
+    def __repr__(self) -> str:
+        said = [f"probably: {text}" for text in self.findings]
+        return " ".join([f"<Audit of {self.subject}: {self.summary}>", *said])
+
+    def _repr_html_(self) -> str:
+        """The summary, what is probably wrong, and the laws as a table."""
+        said = [f"Audit of {self.subject}: {self.summary}.", *self.findings, *self.notes]
+        shown = self.laws().drop(columns="subject")
+        table: str = shown.to_html(index=False, float_format=lambda value: f"{value:.3g}")
+        return "".join(f"<p>{html.escape(text)}</p>" for text in said) + table
 
     def table(self) -> pd.DataFrame:
         """Returns every check: part, law, subject, data, sigma, dtype, error, bound, ratio, passed.

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from testbed.cli import completion, options, terminal
-from testbed.errors import InputError
+from testbed.errors import InputError, UnknownName, unknown
 
 if TYPE_CHECKING:
-    from testbed.audit import Audit
+    from collections.abc import Callable, Sequence
+
+    import torch
+
+    from testbed.audit import Adapter, Audit
+    from testbed.diffusion.parameterization import Parameterization
+    from testbed.oracles import Oracle
+    from testbed.registry import Registry
 
 Subject = Annotated[
     str,
     typer.Argument(
-        help="A parameterization, a trial (its folder or id), or module:factory or "
-        "file.py:factory of a denoiser (x, sigma) -> x0.",
+        help="A parameterization, by name or with options ('{name=\"v\"}'), a trial (its folder or "
+        "id), or module:factory or file.py:factory of a denoiser (x, sigma) -> x0.",
         autocompletion=completion.parameterizations,
     ),
 ]
@@ -49,7 +57,30 @@ LevelTable = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The .npy file of ascending noise levels that --time-argument index counts in.",
+        help="The .npy file of the noise levels that --time-argument index counts in: ascending "
+        "sigmas, betas or alpha-bars.",
+    ),
+]
+TableContents = Annotated[
+    str,
+    typer.Option(
+        help="What the numbers of --table are: sigmas, betas or alpha_bars; by default they are "
+        "told apart, or refused where they may be two of these."
+    ),
+]
+Shape = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZES",
+        help="The shape of a sample that the denoiser takes, where it takes one alone, for "
+        "example 3,8,8.",
+    ),
+]
+DtypeName = Annotated[
+    str,
+    typer.Option(
+        help="The dtype that the denoiser takes, where it takes one alone: float64, float32, "
+        "bfloat16 or float16; by default that of its weights, or what it answers in."
     ),
 ]
 NetworkOf = Annotated[
@@ -62,7 +93,8 @@ NetworkOf = Annotated[
 DataName = Annotated[
     str,
     typer.Option(
-        help="The data set, one with an oracle, that takes the place of the audit's own three."
+        help="The data set that takes the place of the audit's own three, by name or with options "
+        "('{name=\"mixture\", dim=8}'). It needs an oracle, unless the denoiser is --trained on it."
     ),
 ]
 Trained = Annotated[
@@ -87,6 +119,9 @@ def audit(
     schedule: ScheduleName = "ve",
     time_argument: TimeArgument = "sigma",
     table: LevelTable = None,
+    table_contents: TableContents = "",
+    shape: Shape = "",
+    dtype: DtypeName = "",
     parameterization: NetworkOf = "",
     data: DataName = "",
     trained: Trained = False,
@@ -114,35 +149,140 @@ def audit(
     with terminal.text_on_stderr(as_json):
         import torch
 
-        from testbed.audit import PARTS, Adapter, driver
-        from testbed.trial import audited
+        from testbed.audit import PARTS, Adapter, level_tables
 
         torch.set_num_threads(1)
         registry = options.registry(plugin, plugin_dir)
         parts = part or PARTS
-        adapter = Adapter(prediction_type, schedule, time_argument, driver.read_table(table))
+        levels = level_tables.read_table(table, table_contents) if table is not None else None
+        table_of = levels and levels.sigmas
+        reads = prediction_type, schedule, time_argument, table_of, _sizes(shape), _dtype(dtype)
+        subjects = _Subjects(registry, data, trained, parameterization, sigma_data)
         with terminal.console().status("auditing") as status:
-
-            def say(text: str) -> None:
-                status.update(f"auditing: {text}")
-
-            if audited.is_trial(subject, registry):
-                found = audited.run(subject, parts, say)
-            else:
-                found = driver.run(
-                    subject,
-                    parts=parts,
-                    adapter=adapter,
-                    oracle=driver.oracle_of(data, registry),
-                    trained=trained,
-                    parameterization=parameterization or None,
-                    sigma_data=sigma_data,
-                    registry=registry,
-                    say=say,
-                )
+            found = subjects.audited(
+                subject, Adapter(*reads), parts, lambda text: status.update(f"auditing: {text}")
+            )
+    if levels is not None:
+        found = replace(found, notes=(levels.note, *found.notes))
     _conclude(found, out, as_json, terminal.words_after("audit", subject))
     if not found.passed:
         raise typer.Exit(3)
+
+
+def _sizes(words: str) -> tuple[int, ...] | None:
+    """The shape that `--shape` names.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not words:
+        return None
+    sizes = [word.strip() for word in words.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in sizes):
+        raise InputError(f"--shape {words}: expected positive sizes, such as 3,8,8.")
+    return tuple(map(int, sizes))
+
+
+def _dtype(word: str) -> torch.dtype | None:
+    """The dtype that `--dtype` names.
+
+    Raises:
+        UnknownName: it is none of floating point.
+    """
+    import torch
+
+    names = ("float64", "float32", "bfloat16", "float16")
+    if word and word not in names:
+        raise UnknownName(f"--dtype: {unknown('dtype', word, names)}")
+    found: torch.dtype | None = getattr(torch, word) if word else None
+    return found
+
+
+@dataclass(frozen=True)
+class _Subjects:
+    """What subjects are audited with, besides how their outputs are read.
+
+    Args:
+        registry: the components.
+        data: the data set's word, with options or without; "" for the audit's own distributions.
+        trained: whether a denoiser is a trained model.
+        parameterization: the name of that whose network a factory wraps; "" for none.
+        sigma_data: what parameterizations get.
+    """
+
+    registry: Registry
+    data: str
+    trained: bool
+    parameterization: str
+    sigma_data: float
+
+    def audited(
+        self, word: str, adapter: Adapter, parts: Sequence[str], say: Callable[[str], None]
+    ) -> Audit:
+        """The audit of a parameterization, a trial, or a denoiser of another codebase.
+
+        Raises:
+            InputError: the word names none of these, or the subject or the data cannot be used.
+        """
+        from testbed.audit import driver
+        from testbed.trial import audited
+        from testbed.trial.specs import ComponentSpec
+
+        spec = ComponentSpec.parse(word)
+        name, chosen = spec.name, spec.options
+        subject: str | Parameterization
+        kept: dict[str, Parameterization]
+        if chosen or name in self.registry.names("parameterization"):
+            p = self.registry.parameterization(name, **chosen)
+            subject, trained, kept = p, False, _variants(p)
+        elif audited.is_trial(name, self.registry):
+            return audited.run(name, parts, say)
+        else:
+            subject, trained, kept = name, self.trained, {}
+        oracle, held_out = self._distribution(trained)
+        return driver.run(
+            subject,
+            parts=parts,
+            adapter=adapter,
+            oracle=oracle,
+            held_out=held_out,
+            trained=trained,
+            parameterization=self.parameterization or None,
+            variants=kept,
+            sigma_data=self.sigma_data,
+            registry=self.registry,
+            say=say,
+        )
+
+    def _distribution(self, trained: bool) -> tuple[Oracle | None, torch.Tensor | None]:
+        """The oracle and the held-out samples of the data set, if one is named.
+
+        Raises:
+            InputError: there is no such data set, or its oracle is not known and is needed.
+        """
+        from testbed.audit import driver
+        from testbed.trial.specs import ComponentSpec
+
+        if not self.data:
+            return None, None
+        try:
+            spec = ComponentSpec.parse(self.data)
+            data = self.registry.dataset(spec.name, **spec.options)()
+        except InputError as problem:
+            raise InputError(f"--data {problem}") from None
+        return (data.oracle, data.test) if trained else (driver.oracle_of(data, self.data), None)
+
+
+def _variants(p: Parameterization) -> dict[str, Parameterization]:
+    """The parameterization at other values of its options, by what these are."""
+    from testbed.diffusion.parameterization import Parameterization
+    from testbed.testing import option_points
+
+    return {
+        point.where: point.component
+        for point in option_points(p)
+        if point.where and isinstance(point.component, Parameterization)
+    }
 
 
 def _conclude(found: Audit, out: Path | None, as_json: bool, words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from testbed.components.base import Sigma
 from testbed.diffusion import ddpm
+from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.diffusion.parameterization import Parameterization
@@ -33,6 +35,18 @@ def shared_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
 SHARED = {"c_in": shared_c_in, "c_noise": shared_c_noise}
 
 
+def singular_at_infinity(p: Parameterization) -> str:
+    """Why a parameterization has no zero terminal SNR, sigma = infinity (Lin et al. 2024, sec. 3).
+
+    It is one that says `math.inf` among its singular levels.
+    """
+    return (
+        f"{p.label} at sigma_max = infinity (zero terminal SNR): x is pure noise there and F "
+        "says nothing of x0. Take one that is not singular at infinity, such as v, or a finite "
+        "sigma_max."
+    )
+
+
 class Denoiser(nn.Module):
     """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), the estimate of E[x0|x].
 
@@ -51,8 +65,8 @@ class Denoiser(nn.Module):
 
     Raises:
         InputError: sigma_data is not positive, c_in or c_noise is none of these, an index or a
-            learned variance without a table, or another output with a non-affine
-            parameterization.
+            learned variance without a table, another output with a non-affine parameterization, or
+            a table that ends at infinity with one that is singular there.
         UnknownName: an unknown prediction type.
     """
 
@@ -73,6 +87,9 @@ class Denoiser(nn.Module):
         if learned_variance and table is None:
             raise InputError("a learned variance is that of a step of a table: give table=....")
         parameterization = with_output(parameterization, output)
+        terminal = table is not None and bool(table.sigmas[-1] >= TERMINAL)
+        if terminal and math.inf in parameterization.singular:
+            raise InputError(singular_at_infinity(parameterization))
         self.network = network
         self.learned_variance = learned_variance
         self.parameterization = parameterization
@@ -86,6 +103,12 @@ class Denoiser(nn.Module):
                 raise InputError('c_noise = "index" is that of a level in a table: give table=....')
             c_noise = table.c_noise
         self._c_noise = _input_scale("c_noise", default if c_noise is None else c_noise)
+
+    def __repr__(self) -> str:
+        kind, n = type(self.network).__name__, sum(each.numel() for each in self.parameters())
+        levels = f", {self.table.name} table of {len(self.table.sigmas)}" if self.table else ""
+        p, sd = self.parameterization.name, self.sigma_data
+        return f"<Denoiser: {p} around {kind} ({n} parameters), sigma_data = {sd:g}{levels}>"
 
     def level(self, sigma: Sigma) -> Tensor:
         """The table's level nearest to sigma, or sigma itself; float32 or wider, like sigma."""

@@ -127,6 +127,11 @@ class Parameterization(ParameterizationFields):
             is empty; a singular level other than 0 and infinity.
     """
 
+    def __repr__(self) -> str:
+        options = "".join(f", {key} = {value!r}" for key, value in self.options.items())
+        reference = f" ({self.reference})" if self.reference else ""
+        return f"<Parameterization {self.name!r}{options}{reference}>"
+
     @property
     def affine(self) -> bool:
         """Whether D is affine in F with coefficients of sigma alone."""

@@ -115,7 +115,9 @@ class Oracle(ABC):
     def _levels(self, sigma: float | Tensor) -> Tensor:
         levels = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
         if levels.numel() == 0 or not bool(((levels > 0) & levels.isfinite()).all()):
-            raise ValueError(f"sigma: got {sigma}, expected positive finite numbers")
+            bad = levels[~((levels > 0) & levels.isfinite())].reshape(-1)[:1].tolist()
+            found = f"{bad[0]:g}" if bad else "none"
+            raise ValueError(f"sigma: got {found}, expected positive finite numbers")
         return levels
 
     def _prepare(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,11 +12,15 @@ from torch import Tensor
 
 from testbed.components.guidance import Denoise
 from testbed.components.sampler import Sampler
-from testbed.diffusion.ddpm import Normal, posterior_of
+from testbed.diffusion.ddpm import NoPosterior, Normal, posterior_of
+from testbed.diffusion.noise_levels import TERMINAL
 from testbed.errors import InputError
+from testbed.random import stream
 from testbed.registry import default_registry
 
 Callback = Callable[[int, float, Tensor], None]
+FAR = 10.0
+"""What a first step may leave of noise, over what it should: a large variance leaves more."""
 
 
 class StepDenoiser:
@@ -43,6 +48,23 @@ class StepDenoiser:
         return posterior_of(self.denoiser)(x, sigma, sigma_next)
 
 
+def refused_at_infinity(sampler: Sampler, left: float, sigma_next: float) -> str:
+    """Returns why a sampler cannot begin at sigma = infinity; "" where it can.
+
+    Args:
+        sampler: Any sampler.
+        left: The noise that its step from there to `sigma_next` leaves where D = 0, root mean
+            square.
+        sigma_next: The noise that should be left.
+    """
+    if sigma_next / 2 <= left <= FAR * sigma_next:
+        return ""
+    return (
+        f"{sampler.label} cannot step from sigma = infinity: noise of size {sigma_next:.4g} should "
+        f"be left, and it leaves {left:.2g}. Take one that goes towards D, such as ddim."
+    )
+
+
 def sample(
     denoiser: Denoise,
     x: Tensor,
@@ -68,7 +90,9 @@ def sample(
 
     Raises:
         InputError: The levels do not descend, a level is negative or not finite, a stochastic
-            sampler has no generator, or a learned variance is wanted of a denoiser without one.
+            sampler has no generator, a learned variance is wanted of a denoiser without one, or
+            the first level stands for infinity (`noise_levels.TERMINAL`) and the sampler cannot
+            step from there.
         UnknownName: No sampler has that name.
     """
     levels = [float(s) for s in torch.as_tensor(sigmas, dtype=torch.float64)]
@@ -79,6 +103,8 @@ def sample(
         sampler = default_registry().sampler(sampler)
     if not sampler.deterministic and generator is None:
         raise InputError(f"sampler {sampler.name!r} draws noise: give generator=torch.Generator().")
+    if levels[0] >= TERMINAL and len(levels) > 1:
+        _check_first_step(sampler, levels[:2], len(levels) - 1)
     denoise = StepDenoiser(denoiser, torch.promote_types(x.dtype, torch.float32))
     step = sampler.signature("step")
     history: list[Any] = []
@@ -89,6 +115,20 @@ def sample(
         arguments = (denoise, x, sigma, sigma_next, generator, history)
         x = step(*arguments, options=sampler.options, steps=len(steps))
     return x
+
+
+def _check_first_step(sampler: Sampler, levels: Sequence[float], steps: int) -> None:
+    """InputError where the first of `steps` steps does not take the noise away that it should."""
+    sigma, sigma_next = levels
+    start = torch.full((1, 256), sigma, dtype=torch.float64)
+    step, generator = sampler.signature("step"), stream(0, "sampling/infinity")
+    zero = StepDenoiser(lambda x, sigma: 0 * x, start.dtype)
+    arguments: tuple[Any, ...] = (zero, start, sigma, sigma_next, generator, [])
+    with contextlib.suppress(NoPosterior):
+        left = step(*arguments, options=sampler.options, steps=steps).square().mean().sqrt()
+        refused = refused_at_infinity(sampler, float(left), sigma_next)
+        if refused:
+            raise InputError(refused)
 
 
 def _tracked(steps: list[tuple[float, float]], name: str) -> Iterable[tuple[float, float]]:

@@ -15,20 +15,18 @@ from testbed.components.network import Network
 from testbed.components.sampler import Sampler
 from testbed.components.schedule import Schedule
 from testbed.diffusion.ddpm import Normal, small
-from testbed.diffusion.denoiser import SHARED
+from testbed.diffusion.denoiser import SHARED, singular_at_infinity
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
-from testbed.sampling.loop import sample
+from testbed.sampling.loop import refused_at_infinity, sample
 from testbed.tensors import widen
 from testbed.training.objective import Objective
 from testbed.trial.specs import Likelihood
 
-FAR = 10.0
-"""What a first step may leave of noise, over what it should: a large variance leaves more."""
 MOST_EXACT = 256
 """Dimensions up to which the divergence of a likelihood may be exact."""
 ROUNDED = 2.0**-20
@@ -147,12 +145,9 @@ def unsampled(
         zero = Zero() if objective.vlb is None or guided else ZeroLearned()
         end = sample(zero, start, *common, lambda i, s, x: passed.append(x))
         after, target = [*passed, end][1].square().mean().sqrt(), few[1]
-        if few[0] >= TERMINAL and not target / 2 <= after <= FAR * target:
-            yield (
-                f"evaluation: {sampler.label} cannot step from sigma = infinity: noise of size "
-                f"{float(target):.4g} should be left, and it leaves {float(after):.2g}. Take "
-                "one that goes towards D, such as ddim."
-            )
+        refused = refused_at_infinity(sampler, float(after), float(target))
+        if few[0] >= TERMINAL and refused:
+            yield f"evaluation: {refused}"
     except (InputError, ArithmeticError) as problem:
         yield f"evaluation: {one_line(problem)}"
     except Exception:  # a plugin's: the trial itself will fail and say why
@@ -237,11 +232,7 @@ def _drawn_last(objective: Objective, table: NoiseTable) -> Iterator[str]:
 def _at_infinity(p: Parameterization, singular: bool) -> str:
     """Zero terminal SNR is sigma = infinity (Lin et al. 2024, sec. 3)."""
     if singular:
-        return (
-            f"{p.label} at sigma_max = infinity (zero terminal SNR): x is pure noise there and F "
-            "says nothing of x0. Take one that is not singular at infinity, such as v, or a finite "
-            "sigma_max."
-        )
+        return singular_at_infinity(p)
     return (
         f"{p.label} at sigma_max = infinity: training draws x = x0 + sigma eps, which has no "
         "limit there. Give a finite sigma_max."

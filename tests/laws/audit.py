@@ -64,7 +64,7 @@ def everywhere(
 
 def as_subject(factory: Factory, adapter: Adapter | None = None) -> ExternalDenoiser:
     """A denoiser of another codebase, claimed exact for the audit's own distributions."""
-    return ExternalDenoiser("wrong", factory, adapter or Adapter(), driver.distributions())
+    return ExternalDenoiser("wrong", factory, adapter or Adapter(), reference.distributions())
 
 
 def failed_oracle(factory: Factory, adapter: Adapter | None = None) -> set[str]:

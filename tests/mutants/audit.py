@@ -99,7 +99,7 @@ def by_denoiser(oracle: Oracle, x: Tensor, sigma: Tensor) -> Tensor:
     return ((oracle.denoise(x, sigma) - x) / col(sigma) ** 2).detach()
 
 
-def easy() -> dict[str, Oracle]:
+def easy(dim: int | None = None) -> dict[str, Oracle]:
     """Centred, isotropic, Gaussian."""
     return {"gaussian": Gaussian(torch.zeros(3).double(), torch.eye(3).double() / 4)}
 

@@ -25,10 +25,11 @@ from torch import Tensor
 
 import testbed
 from testbed import tensors
-from testbed.audit import Adapter, driver, reference, trained
+from testbed.audit import Adapter, driver, factories, readings, reference, trained
 from testbed.diffusion import noise_levels
 from testbed.errors import InputError
 from testbed.oracles import Oracle
+from testbed.random import stream
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def of_denoiser(subject: Read) -> set[str]:
             subject.factory,
             parts=driver.PARTS[:3],
             adapter=subject.adapter,
-            oracle=reference.mixture(),
+            oracle=None if subject.parameterization else reference.mixture(),
             parameterization=subject.parameterization,
             dtypes=(torch.float64, torch.float32),
         )
@@ -56,9 +57,10 @@ def of_denoiser(subject: Read) -> set[str]:
     TOLD[id(subject)] = " ".join(found.findings)
     if subject.parameterization:
         return broken(found.rows)
-    read = driver.external_denoiser(
-        "wrong", subject.factory, subject.adapter, reference.mixture(), None, 0.5, False
+    read = factories.external_denoiser(
+        "wrong", subject.factory, reference.mixture(), subject.adapter
     )
+    read.leave_out_refused(torch.float64)
     table = subject.adapter.table
     more = ("learning", "sampling", "ode") if table is None else ("learning", "sampling")
     steps = STEPS if table is None else table.flip(0)[::57]
@@ -102,14 +104,19 @@ def velocity(o: Oracle, x_t: Tensor, t: Tensor) -> Tensor:
     return eps_of(o, x, sigma) - o.denoise(x, sigma)
 
 
-def edm_wrapper(skip: Callable[..., Tensor], sign: int = 1, log: float = 4) -> Callable[..., Any]:
+def edm_wrapper(
+    skip: Callable[..., Tensor],
+    sign: int = 1,
+    log: float = 4,
+    c_noise: Callable[[Tensor], Tensor] | None = None,
+) -> Callable[..., Any]:
     """EDM's preconditioning around a network, with another c_skip, sign of c_out, or c_noise."""
 
     def factory(network: Any, sigma_data: float) -> Any:
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             s, sd = col(sigma), sigma_data
             r = torch.sqrt(s**2 + sd**2)
-            F = network(x / r, torch.log(sigma) / log)
+            F = network(x / r, torch.log(sigma) / log if c_noise is None else c_noise(sigma))
             return skip(s, sd) * x + sign * s * sd / r * F
 
         return denoise
@@ -130,6 +137,17 @@ class Counter:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         self.calls += 1
         return self.oracle.denoise(x, sigma) * (1 + 1e-3 * self.calls)
+
+
+class Linear(torch.nn.Module):
+    """A network with weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A = torch.nn.Parameter(torch.tensor([[0.3, -0.2, 0.1], [0.5, 0.4, 0], [0, -1, 0.7]]))
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
+        return x @ self.A + torch.tanh(c_noise)[:, None]
 
 
 LEVELS = torch.logspace(-2, 2, 400, dtype=torch.float64)
@@ -289,6 +307,7 @@ denoiser(
     Adapter(),
     "first sample",
     "algebra.single",
+    "algebra.square",
     "learning.split oracle.score oracle.target oracle.tweedie sampling.derivative",
     "second_order.covariance",
 )
@@ -298,6 +317,7 @@ denoiser(
     Adapter(),
     "mixes the samples",
     "algebra.single",
+    "algebra.square",
     WRONG_D,
     "learning.split",
 )
@@ -330,7 +350,7 @@ denoiser(
     Adapter(),
     "",
     "algebra.pure",
-    "algebra.single sampling.ode sampling.trajectory",
+    "algebra.single algebra.square sampling.ode sampling.trajectory",
 )
 denoiser(
     "float32 inside",
@@ -395,7 +415,7 @@ denoiser(
     "sigma rounded to a table",
     lambda o, x, s: o.denoise(x, LEVELS[(s[:, None] - LEVELS).abs().argmin(1)].to(s.dtype)),
     Adapter(),
-    "other noise levels",
+    "snapped to a table",
     "oracle.target",
     WRONG_D,
     "learning.split",
@@ -415,7 +435,7 @@ wrong(
     Read(Counter),
     "algebra.steady",
     WRONG_D,
-    "algebra.single learning.split",
+    "algebra.single algebra.square learning.split",
     told="another answer each time",
 )
 wrapper(
@@ -442,24 +462,121 @@ wrapper(
 wrapper(
     "log(sigma) for log(sigma)/4",
     edm_wrapper(edm_skip, log=1),
-    "sigma^4",
+    "c_noise is log(sigma) and must be log(sigma)/4",
     "oracle.target",
     "oracle.score oracle.tweedie second_order.covariance second_order.positive",
     "second_order.symmetric",
 )
 
+wrapper(
+    "an index for log(sigma)/4",
+    edm_wrapper(edm_skip, c_noise=lambda s: (1000 * s).round()),
+    "c_noise is",
+    "oracle.target",
+    "oracle.score oracle.tweedie second_order.covariance",
+)
+wrapper(
+    "log(sigma) for log(sigma)/4, and c_skip without sigma_data",
+    edm_wrapper(lambda s, sd: 1 / (s**2 + 1), log=1),
+    "and c_skip is",
+    "oracle.target",
+    "oracle.score oracle.tweedie second_order.covariance second_order.positive",
+    "second_order.symmetric",
+)
+denoiser(
+    "the noise level clamped to [0.005, 90]",
+    lambda o, x, s: o.denoise(x, s.clamp(0.005, 90)),
+    Adapter(),
+    "below 0.005 are clamped to it and noise levels above 90",
+    "oracle.target",
+    WRONG_D.replace("sampling.ode", ""),
+    "learning.split",
+)
+denoiser(
+    "the flow's time rounded to bfloat16, where it reaches 1",
+    lambda o, x, t: velocity(o, x, t.bfloat16().to(x.dtype)),
+    FLOW_TIME,
+    "rounded to bfloat16",
+    "oracle.target",
+    "algebra.answers",
+    WRONG_D,
+    "second_order.positive",
+)
+denoiser(
+    "another answer where the batch is as large as a dimension",
+    of_x0(lambda D, x, s: D * (1 + 1e-3 * (x.shape[0] == x.shape[1]))),
+    Adapter(),
+    "as large as a dimension",
+    "algebra.square",
+)
+denoiser(
+    "sigma^2 for sigma, in another dtype",
+    lambda o, x, s: o.denoise(x, s**2).double(),
+    Adapter(),
+    "the noise level is taken as sigma^2. its output has another shape or dtype",
+    "oracle.target",
+    "algebra.shape",
+    WRONG_D,
+    "learning.split",
+)
+
+# --- trained networks of other codebases, by data -------------------------------------------------
+
+
+def of_reading(subject: Read) -> set[str]:
+    """On draws from the audit's mixture."""
+    o = reference.mixture()
+    read = factories.external_denoiser("trained", subject.factory, o, subject.adapter, trained=True)
+    found, told = readings.check(read, o.sample(128, stream(0, "mutants/read")).float(), o)
+    TOLD[id(subject)] = " ".join(told)
+    return broken(found)
+
+
+def nearly(answer: Callable[[Oracle, Tensor, Tensor], Tensor]) -> Callable[[Oracle], Any]:
+    """A network that learnt its target to a tenth: another function of the input is added."""
+    return asked(lambda o, x, t: answer(o, x, t) + 0.1 * torch.sin(3 * x))
+
+
+def unloaded() -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Linear()
+
+
+FAMILIES["reading"] = Family(
+    "a trained network of another codebase, and how its output is read",
+    of_reading,
+    {
+        "eps in VP": Read(nearly(vp_eps), VP_EPS),
+        "score in VP": Read(nearly(vp_score), VP_SCORE),
+        "velocity": Read(nearly(velocity), FLOW_TIME),
+        "x0": Read(nearly(lambda o, x, s: o.denoise(x, s))),
+    },
+)
+for type_, told in (("v", "eps"), ("-eps", "eps"), ("x0", "eps"), ("score", "eps")):
+    wrong(
+        "reading",
+        f"eps read as {type_}",
+        Read(nearly(vp_eps), Adapter(type_, "vp", "time")),
+        "learning.stated",
+        told=f"--prediction-type {told} it fits",
+    )
+wrong(
+    "reading",
+    "a state in VP coordinates read as one in VE coordinates",
+    Read(nearly(lambda o, x, s: eps_of(o, x * r_of(col(s)), s)), Adapter("eps", "ve", "sigma")),
+    "learning.stated",
+    told="--prediction-type eps --schedule vp",
+)
+wrong(
+    "reading",
+    "weights that were not loaded",
+    Read(unloaded, Adapter("eps")),
+    "learning.beyond_linear",
+    told="are its weights loaded?",
+)
+
 # --- trained models -------------------------------------------------------------------------------
-
-
-class Linear(torch.nn.Module):
-    """A network with weights of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.A = torch.nn.Parameter(torch.tensor([[0.3, -0.2, 0.1], [0.5, 0.4, 0], [0, -1, 0.7]]))
-
-    def forward(self, x: Tensor, c_noise: Tensor, condition: Any = None) -> Tensor:
-        return x @ self.A + torch.tanh(c_noise)[:, None]
 
 
 class ScoreOverSigma(testbed.Denoiser):

@@ -40,6 +40,7 @@ class Sampled:
 def of_sampler(subject: Sampled) -> set[str]:
     v = ParameterizedDenoiser(REGISTRY.parameterization("v"), 0.5)
     found = trajectories.check(v, reference.mixture(), [subject.sampler], STEPS)
+    found += trajectories.check_flow(v, reference.gaussian(), [subject.sampler])
     known = {
         "converges_with_order": lambda: sampling.law_converges_with_order(
             subject.sampler, subject.order
@@ -141,12 +142,14 @@ euler(
     "Euler: sigma' - sigma of the other sign",
     lambda D, x, s, t: x - (t - s) * slope(D, x, s),
     "sampler.order",
+    "sampling.flow",
     "sampler.data_point tests.converges_with_order tests.step_is_the_formula",
 )
 euler(
     "Euler: half the score",
     lambda D, x, s, t: x + (t - s) * slope(D, x, s) / 2,
     "sampler.order",
+    "sampling.flow",
     "sampler.data_point tests.converges_with_order tests.step_is_the_formula",
 )
 euler(
@@ -159,9 +162,16 @@ euler(
     "Euler: steps in sigma^2",
     lambda D, x, s, t: x + (t**2 - s**2) * slope(D, x, s) / s,
     "sampler.order",
+    "sampling.flow",
     "sampler.data_point tests.converges_with_order tests.step_is_the_formula",
 )
-euler("Euler: x overwritten", euler_in_place, "sampler.pure", "tests.converges_with_order")
+euler(
+    "Euler: x overwritten",
+    euler_in_place,
+    "sampler.pure",
+    "sampling.flow",
+    "tests.converges_with_order",
+)
 euler("Euler: a draw from the global random state", noisy_euler, "sampler.pure")
 second_order(
     "Heun: the second slope for the average",
