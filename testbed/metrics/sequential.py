@@ -21,8 +21,8 @@ reason, also one that other data gave: the bound is on all looks at once. For th
 Holm's method over several p_n, at all looks at once, errs in any of its families with probability
 alpha at most: it must first reject some true hypothesis at alpha over their number.
 
-p_n is that of the present seeds, not the smallest p so far, which would be valid too: so it does not
-depend on the order of the seeds, and it agrees with the interval.
+p_n is that of the present seeds, not the smallest p so far, which would be valid too: so it does
+not depend on the order of the seeds, and it agrees with the interval.
 """
 
 import math
@@ -32,8 +32,8 @@ import numpy as np
 from testbed.metrics.statistics import Array, Interval, PairedTest, noncentrality
 
 PRECISION = 0.25
-"""c^2: the standardised effect is mixed over with standard deviation 1/c = 2. Of the values from 0.05
-to 2 those around this one decide effects of one to three sd with the fewest seeds."""
+"""c^2: the standardised effect has the standard deviation 1/c = 2 in the mixture. Of the values
+from 0.05 to 2 those around this one decide effects of one to three sd with the fewest seeds."""
 
 
 def log_e_value(r: Array, c2: float = PRECISION) -> float:
@@ -53,7 +53,7 @@ def log_e_value(r: Array, c2: float = PRECISION) -> float:
 
 
 def critical_t(n: int, alpha: float, c2: float = PRECISION) -> float:
-    """Returns the |t| = |m| sqrt(n)/s from which on G_n >= 1/alpha, s with n - 1 in the denominator.
+    """Returns the |t| = |m| sqrt(n)/s from which on G_n >= 1/alpha; s^2 = sum (r - m)^2/(n - 1).
 
     With u = t^2/(n - 1), rho = c^2/(n + c^2) and K = (alpha^2 rho)^(-1/n):
 
@@ -71,7 +71,9 @@ def critical_t(n: int, alpha: float, c2: float = PRECISION) -> float:
 
 
 def interval(r: Array, level: float) -> Interval:
-    """Returns the mean of r, (n,), and a confidence sequence: all mu with G_n(r - mu) < 1/(1 - level).
+    """Returns the mean of r, (n,), and its confidence sequence.
+
+    It has all mu with G_n(r - mu) < 1/(1 - level):
 
         m +- critical_t(n, 1 - level) s / sqrt(n)
 
@@ -94,8 +96,8 @@ def p(r: Array) -> float:
 def p_above(r: Array) -> float:
     """Returns the anytime-valid p of mu <= 0: that of mu = 0 where the mean is above it, else 1.
 
-    Where mu < 0 and the mean of r is above 0, r - mu, whose mean is 0, has the larger t: so G_n of r
-    is at most that of r - mu, and the bound for mu = 0 holds.
+    Where mu < 0 and the mean of r is above 0, r - mu, whose expectation is 0, has the larger t: so
+    G_n of r is at most that of r - mu, and the bound for mu = 0 holds.
     """
     return p(r) if r.mean() > 0 else 1.0
 

@@ -123,6 +123,32 @@ class PairedTest:
     """Whether the sign-flip test, made once of a number of seeds fixed before, stands beside it."""
 
 
+def spending(test: PairedTest, share: float) -> PairedTest:
+    """Returns the test at a share of its alpha: it is p over the share that meets the whole alpha.
+
+    Args:
+        test: any.
+        share: in (0, 1]; an interval of level 1 - alpha becomes one of level 1 - share alpha.
+    """
+    if share == 1:
+        return test
+
+    def over(p: Callable[[Array], float]) -> Callable[[Array], float]:
+        return lambda r: min(1.0, p(r) / share)
+
+    def interval(r: Array, level: float) -> Interval:
+        return test.interval(r, 1 - share * (1 - level))
+
+    return replace(
+        test,
+        p=over(test.p),
+        p_above=over(test.p_above),
+        interval=interval,
+        effect=lambda n, alpha: test.effect(n, share * alpha),
+        sign_flip=False,
+    )
+
+
 def mean_interval(values: ArrayLike, level: float = 0.95, log: bool = False) -> Interval:
     """Returns the mean over n seeds and its t interval (Student 1908).
 
@@ -248,9 +274,7 @@ def correct(comparisons: Iterable[Comparison]) -> list[Comparison]:
     ]
 
 
-def tost(
-    a: ArrayLike, b: ArrayLike, margin: float, test: PairedTest | None = None
-) -> float:
+def tost(a: ArrayLike, b: ArrayLike, margin: float, test: PairedTest | None = None) -> float:
     """Returns p of equivalence by two one-sided paired tests on log a - log b (Schuirmann 1987).
 
     Null hypothesis |E r| >= log margin, so a small p shows 1/margin < exp(E r) < margin. With t

@@ -10,7 +10,7 @@ from typing import Any
 
 from testbed.errors import InputError, one_line, unknown
 from testbed.registry import Registry
-from testbed.study import baseline
+from testbed.study import baseline, looks
 from testbed.study.study_file import StudyFile, TrialTemplate
 from testbed.trial import build, data_notes
 from testbed.trial.config import TrialConfig
@@ -86,6 +86,7 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     problems: dict[str, list[str]] = {}
     seen: set[tuple[Any, ...]] = set()
     said: dict[str, dict[str, None]] = {}
+    extra = looks.read(StudyFolder.at(folder)).extra
     distinguishing = distinguishing_options(study)
     for template in study.templates:
         try:
@@ -100,21 +101,24 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             for line in str(found).splitlines():
                 problems.setdefault(line, []).append(f"{where} {name}".strip())
             continue
-        for seed in template.settings.seeds:
+        label = {
+            "case": template.case,
+            "arm": template.arm,
+            "variant": variant(template, distinguishing),
+        }
+        more = extra.get((label["case"], label["arm"], label["variant"]), ())
+        for seed in dict.fromkeys((*template.settings.seeds, *more)):
             config = shared.of_seed(seed)
             one = trials.setdefault(config.identity, Trial(config.identity, config))
-            label = {
-                "case": template.case,
-                "arm": template.arm,
-                "variant": variant(template, distinguishing),
-            }
             key = (*label.values(), seed)
             if key in seen:
                 where = " ".join(word for word in map(str, key) if word)
                 problems.setdefault("asked for twice.", []).append(where)
             seen.add(key)
-            one.labels.append(label)
+            one.labels.append(dict(label))
     lines = _baseline_problems(study, registry)
+    if refused := looks.conflict(StudyFolder.at(folder), study.report.looks):
+        lines.append(f"{study.file}: {refused}")
     if problems or lines:
         for problem, places in problems.items():
             unique = list(dict.fromkeys(places))
