@@ -14,6 +14,7 @@ from testbed.metrics.statistics import ALPHA, MIN_SEEDS, POWER
 from testbed.report.comparisons import Comparisons, Versus, baseline_of
 from testbed.report.equal_objectives import equal_to
 from testbed.report.results import Results, read
+from testbed.report.words import number
 from testbed.study import looks
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Detectable:
                 f"cent needs that deviation: run with {MIN_SEEDS} seeds or more, then plan again."
             )
         ends = dict.fromkeys((self.spreads[0], self.spreads[-1]))
-        sizes = [f"{100 * (self.ratio(one) - 1):.2g} % ({one.name})" for one in ends]
+        sizes = [f"{number(100 * (self.ratio(one) - 1))} % ({one.name})" for one in ends]
         pairs = min(one.seeds for one in self.spreads)
         return (
             f"{case}{n} show a difference of {' to '.join(sizes)} with power {POWER:g} in "
