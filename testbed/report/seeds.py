@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from testbed.study.plan import Plan
 
 INTERVALS = {"fixed": "t intervals", "sequential": "confidence sequences"}
-UNDECIDED = ("too few seeds", "no difference shown")
+UNDECIDED = ("too few seeds", "no difference shown", "undecided")
 """The verdicts that more seeds may change."""
 
 
