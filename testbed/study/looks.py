@@ -165,7 +165,9 @@ def ended(files: StudyFolder, listed: Iterable[Mapping[str, Any]]) -> Seeds:
         if files.state(trial.name) not in ENDED:
             continue
         seed = (trial.json_or_empty("trial.json").get("config") or {}).get("seed")
-        for label in entry["labels"] if isinstance(seed, int) else ():
+        if not isinstance(seed, int):  # its description is damaged, which the report says
+            continue
+        for label in entry["labels"]:
             found.setdefault((label["case"], label["arm"], label["variant"]), set()).add(seed)
     return {label: tuple(sorted(seeds)) for label, seeds in found.items()}
 
