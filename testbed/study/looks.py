@@ -9,7 +9,7 @@ first trial runs and stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -102,23 +102,33 @@ def write(files: StudyFolder, looks: Looks) -> None:
     files.put_json(FILE, record)
 
 
-def conflict(files: StudyFolder, design: Design) -> str:
-    """Returns why a study that asks for this design cannot go on in this folder, or nothing.
+def conflicts(files: StudyFolder, design: Design, at_most: int | None) -> Iterator[str]:
+    """Yields what stands in the way of a study of this design in this folder.
+
+    Args:
+        files: the study's folder.
+        design: `report.looks` of the study.
+        at_most: most seeds of a variant where seeds are added until all is decided, else None.
 
     Raises:
         InputError: see `read`.
     """
+    if at_most is not None and at_most < 1:
+        yield f"--at-most {at_most} must be at least 1."
+    if at_most is not None and design != "sequential":
+        yield (
+            'report.looks = "fixed": --until-decided needs "sequential", set before the first '
+            "result, since a t test that is repeated until it decides is wrong far more often "
+            "than it says. --set 'report.looks=\"sequential\"' sets it."
+        )
     begun = read(files).design
-    if begun == design:
-        return ""
-    ended = sum(trial.ended() for trial in files.trials())
-    if not ended:
-        return ""
-    return (
-        f'report.looks = "{design}": the study in {files.path} was begun with "{begun}" and has '
-        f"results of {ended} trials. Which test is made must be fixed before the first result: "
-        f'set report.looks = "{begun}", or begin anew in another folder with --out.'
-    )
+    results = sum(trial.ended() for trial in files.trials()) if begun != design else 0
+    if results:
+        yield (
+            f'report.looks = "{design}": the study in {files.path} was begun with "{begun}" and has '
+            f"results of {results} trials. Which test is made must be fixed before the first "
+            f'result: set report.looks = "{begun}", or begin anew in another folder with --out.'
+        )
 
 
 def begin(files: StudyFolder, design: Design) -> None:

@@ -117,8 +117,8 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             seen.add(key)
             one.labels.append(dict(label))
     lines = _baseline_problems(study, registry)
-    if refused := looks.conflict(StudyFolder.at(folder), study.report.looks):
-        lines.append(f"{study.file}: {refused}")
+    refused = looks.conflicts(StudyFolder.at(folder), study.report.looks, study.asked.at_most)
+    lines += [f"{study.file}: {line}" for line in refused]
     if problems or lines:
         for problem, places in problems.items():
             unique = list(dict.fromkeys(places))

@@ -72,9 +72,9 @@ class ReportSettings(Model):
     looks: Annotated[
         Design,
         Setting(
-            '"fixed": one t test at a number of seeds fixed before; "sequential": a test that holds '
-            "however often results are looked at and seeds are added. It cannot be changed once "
-            "there are results."
+            '"fixed": one t test at a number of seeds fixed before; "sequential": a test that '
+            "holds however often results are looked at and seeds are added. It cannot be changed "
+            "once there are results."
         ),
     ] = "fixed"
 
@@ -158,26 +158,12 @@ def read(
         ReportSettings, raw.get("report", {}), lambda key: f"report.{key}", path, problems
     )
     found = _templates(path, raw, everywhere, problems)
-    if at_most is not None and report is not None:
-        problems += _until_decided(path, report, at_most)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, only))
     asked = Invocation(str(file), tuple(overrides), tuple(only), seeds, at_most)
     replaced = tuple(_replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
     return StudyFile(str(path), header, report, kept, text, asked, replaced)
-
-
-def _until_decided(path: Path, report: ReportSettings, at_most: int) -> Iterable[str]:
-    """What stands in the way of adding seeds until all is decided."""
-    if at_most < 1:
-        yield f"--at-most {at_most} must be at least 1."
-    if report.looks != "sequential":
-        yield (
-            f'{path}: --until-decided needs report.looks = "sequential", set before the first '
-            f'result, not "{report.looks}": a t test that is repeated until it decides is wrong '
-            "far more often than it says. --set 'report.looks=\"sequential\"' sets it."
-        )
 
 
 def find(file: Path) -> Path:

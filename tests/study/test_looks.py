@@ -265,7 +265,7 @@ def test_a_study_grows_until_it_may_not_and_resumes(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--at-most", "4"), "--at-most 4 belongs to --until-decided, which is not given."),
-        (("--until-decided",), "--until-decided needs report.looks = \"sequential\""),
+        (("--until-decided",), "report.looks = \"fixed\": --until-decided needs \"sequential\""),
         (("--until-decided", "--trial", "ab"), "--until-decided and --trial do not go together"),
         (("--until-decided", "--at-most", "0"), "--at-most 0 must be at least 1."),
     ],
