@@ -125,8 +125,8 @@ def conflicts(files: StudyFolder, design: Design, at_most: int | None) -> Iterat
     results = sum(trial.ended() for trial in files.trials()) if begun != design else 0
     if results:
         yield (
-            f'report.looks = "{design}": the study in {files.path} was begun with "{begun}" and has '
-            f"results of {results} trials. Which test is made must be fixed before the first "
+            f'report.looks = "{design}": the study in {files.path} was begun with "{begun}" and '
+            f"has results of {results} trials. Which test is made must be fixed before the first "
             f'result: set report.looks = "{begun}", or begin anew in another folder with --out.'
         )
 
