@@ -79,8 +79,8 @@ def draws(shape: str, correlation: Array, studies: int, rng: np.random.Generator
 
 
 def t_statistics(r: Array) -> Array:
-    """|t| after each number of seeds of SEEDS; r (..., MOST, m)."""
-    n = SEEDS[:, None]
+    """|t| (..., looks, m) after three seeds, four, and so on to all of r (..., seeds, m)."""
+    n = np.arange(MIN_SEEDS, r.shape[-2] + 1)[:, None]
     S, V = (np.cumsum(y, axis=-2)[..., MIN_SEEDS - 1 :, :] for y in (r, r**2))
     return np.abs(S) / np.sqrt((n * V - S**2) / (n - 1))
 
@@ -144,32 +144,33 @@ def trained(folder: Path, seeds: int = 10) -> None:
         print(f"  {name}: {count} claim something; 95 % upper bound of the rate {bound:.1%}")
 
 
-def seeds_needed(studies: int = 20_000) -> None:
-    """Prints the mean seeds of a sequential study of at most 30, and a fixed one of equal power."""
-    rng = np.random.default_rng(1)
-    z = rng.standard_normal((studies, MOST, 1))
-    print("| effect in sd | comparisons | power | mean seeds | fixed seeds | saved |")
-    print("|---|---|---|---|---|---|")
-    for m in (1, 8):
-        for effect in (0.5, 0.75, 1.0, 1.5, 2.0, 3.0):
-            hit = (t_statistics(z + effect) >= rules(m)["sequential"][:, None])[..., 0]
-            decided = hit.any(1)
-            used = np.where(decided, SEEDS[hit.argmax(1)], MOST)
-            power = decided.mean()
-            fixed = _fixed(effect, float(power), ALPHA / m)
-            row = [f"{effect:g}", str(m), f"{power:.1%}", f"{used.mean():.1f}", f"{fixed:.1f}"]
-            print("| " + " | ".join([*row, f"{1 - used.mean() / fixed:+.0%}"]) + " |")
+def seeds_needed(studies: int = 10_000, most: int = 200, power: float = 0.9) -> None:
+    """Prints the seeds of a sequential study and of one t test, both of the same power.
 
-
-def _fixed(effect: float, power: float, alpha: float) -> float:
-    """Seeds with which a t test of level alpha has this power, between two numbers of them linear.
-
-    A power that rounds to one is taken as 1 - 1/studies.
+    The sequential one ends when it decides, or at the smallest number of seeds by which it has
+    decided with that power.
     """
-    n = np.arange(2, 200)
-    c = stats.t.isf(alpha / 2, n - 1)
-    reached = stats.nct.sf(c, n - 1, effect * np.sqrt(n))
-    return float(np.interp(min(power, 1 - 1 / 20_000), reached, n))
+    z = np.random.default_rng(1).standard_normal((studies, most, 1))
+    n = np.arange(MIN_SEEDS, most + 1)
+    head = "effect in sd | comparisons | one t test | sequential: at most | mean | saved"
+    print(f"| {head} |\n|---|---|---|---|---|---|")
+    for m in (1, 8):
+        critical = np.array([critical_t(int(k), ALPHA / m) for k in n])
+        for effect in (0.5, 0.75, 1.0, 1.5, 2.0, 3.0):
+            hit = (t_statistics(z + effect) >= critical[:, None])[..., 0]
+            first = np.where(hit.any(1), n[hit.argmax(1)], most + 1)
+            limit = int(np.ceil(np.quantile(first, power)))
+            assert limit <= most
+            mean, fixed = np.minimum(first, limit).mean(), _fixed(effect, power, ALPHA / m)
+            row = f"{effect:g} | {m} | {fixed} | {limit} | {mean:.1f} | {1 - mean / fixed:+.0%}"
+            print(f"| {row} |")
+
+
+def _fixed(effect: float, power: float, alpha: float) -> int:
+    """The fewest seeds with which one t test of level alpha has this power."""
+    n = np.arange(MIN_SEEDS, 1000)
+    reached = stats.nct.sf(stats.t.isf(alpha / 2, n - 1), n - 1, effect * np.sqrt(n))
+    return int(n[np.argmax(reached >= power)])
 
 
 def main() -> None:
