@@ -232,33 +232,30 @@ WORDS = ("study", "grow.toml", "--no-mlflow", "--jobs", 0, "--engine", "sequenti
 
 @pytest.mark.slow
 def test_a_study_grows_until_it_may_not_and_resumes(tmp_path: Path) -> None:
+    """Two seeds are too few to test, and three to decide anything, whatever their numbers are."""
     (tmp_path / "grow.toml").write_text(GROWING.replace("[grid]", QUICK))
-    first_time = run_here(tmp_path, *WORDS, "--until-decided", "--at-most", 4)
-    assert first_time.code == 0, first_time.err
-    assert "Look 1: undecided: x0 (3 seeds)" in first_time.out
-    assert "Look 2: undecided: x0 (4 seeds)" in first_time.out
-    assert "Undecided with 4 seeds, the most that --at-most allows: x0." in first_time.out
-    assert "--until-decided --at-most 8 adds further seeds." in first_time.out
+    done = run_here(tmp_path, *WORDS, "--seeds", 2, "--until-decided", "--at-most", 3)
+    assert done.code == 0, done.err
+    assert "Look 1: undecided: x0 (2 seeds)" in done.out
+    assert "Look 1: undecided: x0 (3 seeds)" in done.out
+    assert "Undecided with 3 seeds, the most that --at-most allows: x0." in done.out
+    assert "--until-decided --at-most 6 adds further seeds." in done.out
     record = looks.read(StudyFolder.at(tmp_path / "runs" / "grow"))
-    assert record.extra == {("", "", "v"): (3,), ("", "", "x0"): (3,)}
-    assert [len(past["", "", "v"]) for past in record.past] == [3, 4]
+    assert record.extra == {("", "", "v"): (2,), ("", "", "x0"): (2,)}
+    assert [len(past["", "", "v"]) for past in record.past] == [3]
     # Without the option the seeds that were added stay, and nothing is trained.
-    again = run_here(tmp_path, *WORDS)
-    assert "8 trials (8 finished)" in again.out
+    again = run_here(tmp_path, *WORDS, "--seeds", 2)
+    assert "6 trials (6 finished)" in again.out
     table = pd.read_csv(tmp_path / "runs" / "grow" / "tables" / "comparisons.csv")
-    assert table["seeds"].tolist() == [4]
-    asked = json.loads((tmp_path / "runs/grow/study.json").read_text())["asked"]["command"]
-    assert "--until-decided" not in asked
-    plan = json.loads(run_here(tmp_path, "plan", "grow.toml", "--json").out)
-    (one,) = plan["detectable"]
-    assert (one["seeds"], one["comparisons"]) == (4, 1)
+    assert table["seeds"].tolist() == [3]
+    planned_one = json.loads(run_here(tmp_path, "plan", "grow.toml", "--seeds", 6, "--json").out)
+    (one,) = planned_one["detectable"]
+    assert (one["seeds"], one["comparisons"]) == (6, 1)
     read = results.read(tmp_path / "runs" / "grow")
-    r = np.log(
-        read.values("", "", "x0", read.primary("")) / read.values("", "", "v", read.primary(""))
-    )
+    x0, v = (np.log(read.values("", "", name, read.primary(""))) for name in ("x0", "v"))
     (ratio,) = one["ratios"]
-    effect = Look("sequential").test.effect(4, ALPHA)
-    assert ratio["ratio"] == pytest.approx(math.exp(effect * r.std()), rel=1e-9)
+    effect = Look("sequential").test.effect(6, ALPHA)
+    assert ratio["ratio"] == pytest.approx(math.exp(effect * (x0 - v).std()), rel=1e-9)
 
 
 @pytest.mark.parametrize(
