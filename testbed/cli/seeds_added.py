@@ -63,7 +63,7 @@ def until_decided(
             terminal.console().print(line, markup=False, highlight=False)
         more = next_seeds(made, left, at_most)
         if not more:
-            return made, ending, _too_few(left, at_most)
+            return made, ending, _too_few(left)
         looks.write(made.files, looks.read(made.files).adding(more))
         made = replan()
         ending = run(made)
@@ -97,11 +97,7 @@ def next_seeds(made: Plan, left: list[Versus], at_most: int) -> Seeds:
 
     listed = [{"id": trial.id, "labels": trial.labels} for trial in made.trials]
     names = arm_names(listed)
-    planned: dict[Label, set[int]] = {}
-    for trial in made.trials:
-        for label in trial.labels:
-            key = label["case"], label["arm"], label["variant"]
-            planned.setdefault(key, set()).add(trial.config.seed)
+    planned = made.seeds()
     more: dict[Label, set[int]] = {}
     for one in left:
         for case, arm in (key for key, name in names.items() if key[0] == one.case):
@@ -119,13 +115,16 @@ def _count(one: Versus) -> str:
     return f"{n} {'seed' if n == 1 else 'seeds'}"
 
 
-def _too_few(left: list[Versus], at_most: int) -> str:
+def _too_few(left: list[Versus]) -> str:
     from testbed.report.words import listed
 
     if not left:
         return ""
-    names = [" ".join(filter(None, (one.variant, one.case, one.arm))) for one in left]
+    names = [
+        f"{' '.join(filter(None, (one.variant, one.case, one.arm)))} ({_count(one)})"
+        for one in left
+    ]
     return (
-        f"Undecided with {at_most} seeds, the most that --at-most allows: {listed(names)}. No "
-        "difference was shown, which is not to say that there is none."
+        f"Undecided, with as many seeds as --at-most allows: {listed(names)}. No difference was "
+        "shown, which is not to say that there is none."
     )

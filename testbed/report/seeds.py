@@ -18,7 +18,6 @@ from testbed.report.words import number
 from testbed.study import looks
 
 if TYPE_CHECKING:
-    from testbed.study.looks import Label
     from testbed.study.plan import Plan
 
 INTERVALS = {"fixed": "t intervals", "sequential": "confidence sequences"}
@@ -127,16 +126,12 @@ def detectable(plan: Plan) -> list[Detectable]:
     Raises:
         InputError: files of the study's folder are damaged.
     """
-    seeds: dict[Label, list[int]] = {}
-    for trial in plan.trials:
-        for label in trial.labels:
-            key = label["case"], label["arm"], label["variant"]
-            seeds.setdefault(key, []).append(trial.config.seed)
+    seeds = plan.seeds()
     arms = Counter((case, arm) for case, arm, _ in seeds)
     comparisons = sum(count - 1 for count in arms.values())
     stored = spreads(read(plan.folder)) if plan.files.has("study.json") else []
     record = replace(looks.read(plan.files), design=plan.study.report.looks)
-    look, _ = record.at({label: sorted(numbers) for label, numbers in seeds.items()})
+    look, _ = record.at(seeds)
     found = []
     for case in dict.fromkeys(case for case, arm in arms if comparisons):
         n = min(len(numbers) for label, numbers in seeds.items() if label[0] == case)

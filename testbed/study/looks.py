@@ -131,6 +131,24 @@ def conflicts(files: StudyFolder, design: Design, at_most: int | None) -> Iterat
         )
 
 
+def note(files: StudyFolder, planned: Seeds) -> str:
+    """Returns that these seeds are a further look at a fixed study, or nothing.
+
+    Raises:
+        InputError: see `read`.
+    """
+    before = read(files)
+    if before.design == "sequential" or not before.past:
+        return ""
+    look, _ = before.at(planned)
+    if not look.added:
+        return ""
+    return (
+        "The number of seeds was fixed, and results have been looked at with another: as look "
+        f"{look.number} the report tests at alpha/({look.number} * {look.number + 1})."
+    )
+
+
 def begin(files: StudyFolder, design: Design) -> None:
     """Writes the design of a study before it has results.
 

@@ -67,6 +67,15 @@ class Plan:
         """What the study keeps in its folder."""
         return StudyFolder.at(self.folder)
 
+    def seeds(self) -> dict[looks.Label, tuple[int, ...]]:
+        """The seeds of each case, arm and variant, in order."""
+        found: dict[looks.Label, set[int]] = {}
+        for trial in self.trials:
+            for label in trial.labels:
+                key = label["case"], label["arm"], label["variant"]
+                found.setdefault(key, set()).add(trial.config.seed)
+        return {label: tuple(sorted(seeds)) for label, seeds in found.items()}
+
     def pending(self) -> list[Trial]:
         """Those that still have to run."""
         return [
@@ -145,7 +154,7 @@ def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
 
 
 def notes(plan: Plan) -> list[str]:
-    """What one may not expect: of the data, of replaced settings, the baseline, damaged files."""
+    """What one may not expect: of the data, settings, baseline, another look, damaged files."""
     variants: dict[tuple[str, str], dict[str, None]] = {}
     for one in plan.trials:
         for label in one.labels:
@@ -157,7 +166,9 @@ def notes(plan: Plan) -> list[str]:
         for case, notes in plan.data_notes.items()
         for note in notes
     ]
-    return [*of_data, *plan.study.replaced, *filter(None, dict.fromkeys(chosen)), *plan.damaged]
+    again = looks.note(plan.files, plan.seeds())
+    said = filter(None, dict.fromkeys([*chosen, again]))
+    return [*of_data, *plan.study.replaced, *said, *plan.damaged]
 
 
 DistinguishingOptions = Mapping[tuple[str, str], Sequence[str]]

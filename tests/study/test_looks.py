@@ -20,7 +20,7 @@ from testbed.metrics.looks import Look
 from testbed.metrics.statistics import ALPHA, compare
 from testbed.report import comparisons, results, seeds
 from testbed.report.seeds import Detectable, SeedSpread
-from testbed.study import looks
+from testbed.study import looks, plan
 from testbed.study.looks import Looks, Seeds
 from testbed.trial.folders import StudyFolder
 
@@ -77,6 +77,16 @@ def test_the_record_is_what_was_written(tmp_path: Path) -> None:
     looks.write(files, record)
     assert looks.read(files) == record
     assert looks.read(StudyFolder.at(tmp_path / "none")) == Looks()
+
+
+def test_the_plan_says_that_seeds_are_added_to_a_fixed_study(tmp_path: Path) -> None:
+    made = planned(SMALL, tmp_path, seeds=3)
+    assert not any("looked at" in line for line in plan.notes(made))
+    looks.write(made.files, Looks().at(made.seeds())[1])
+    assert not any("looked at" in line for line in plan.notes(made))
+    more = planned(SMALL, tmp_path, seeds=5)
+    said = "as look 2 the report tests at alpha/(2 * 3)."
+    assert [line.endswith(said) for line in plan.notes(more)] == [True]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +203,11 @@ def test_seeds_go_to_what_is_undecided_alone() -> None:
 class PlanOf:
     """A plan of one case and arm with these seeds by variant."""
 
+    def seeds(self) -> Seeds:
+        return {("c", "x", variant): numbers for variant, numbers in self.by_variant.items()}
+
     def __init__(self, by_variant: dict[str, tuple[int, ...]]) -> None:
+        self.by_variant = by_variant
         self.trials = [
             Trial(f"{variant}{seed}", seed, variant)
             for variant, numbers in by_variant.items()
@@ -238,7 +252,7 @@ def test_a_study_grows_until_it_may_not_and_resumes(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "Look 1: undecided: x0 (2 seeds)" in done.out
     assert "Look 1: undecided: x0 (3 seeds)" in done.out
-    assert "Undecided with 3 seeds, the most that --at-most allows: x0." in done.out
+    assert "Undecided, with as many seeds as --at-most allows: x0 (3 seeds)." in done.out
     assert "--until-decided --at-most 6 adds further seeds." in done.out
     record = looks.read(StudyFolder.at(tmp_path / "runs" / "grow"))
     assert record.extra == {("", "", "v"): (2,), ("", "", "x0"): (2,)}
