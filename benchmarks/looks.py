@@ -116,7 +116,7 @@ def simulate(studies: int) -> None:
                 print(f"| {shape} | {m} | {name} | {count / n:.2%} | {bound:.2%} |", flush=True)
 
 
-def trained(folder: Path, seeds: int = 10) -> None:
+def trained(folder: Path, seeds: int = 6) -> None:
     """Prints how many A/A studies, made of a study's trials of one setting, claim anything.
 
     A study has two arms of `seeds` trials; no trial is in two of them. It is looked at after each
