@@ -5,8 +5,9 @@
     python benchmarks/looks.py trained runs/ALIKE    A/A studies made of trials of one setting
     python benchmarks/looks.py seeds                 seeds saved or lost against a fixed number
 
-`simulate` draws A/A studies: log ratios of m variants to a baseline whose means are all zero, with
-the correlation in results/looks.json, which `measure` has written. It looks after each seed from
+`simulate` draws A/A studies: log ratios of m variants to a baseline whose means are all zero: of one
+variant; of eight with the correlation 1/2 that a shared baseline makes of independent variants; and
+with the correlation in results/looks.json, if `measure` has written it. It looks after each seed from
 the third to the thirtieth and counts the studies in which any look claims anything. As all
 hypotheses are true, Holm's method claims something where its first step does: the smallest p is
 at most alpha/m.
@@ -100,10 +101,13 @@ def rules(m: int) -> dict[str, Array]:
 
 def simulate(studies: int) -> None:
     """Prints the rate of A/A studies with any claim, and its 95 % upper bound."""
-    family = np.array(json.loads(MEASURED.read_text())["correlation"])
+    families = {"1": np.eye(1), "8, correlation 1/2": (np.eye(8) + np.ones((8, 8))) / 2}
+    if MEASURED.is_file():
+        found = np.array(json.loads(MEASURED.read_text())["correlation"])
+        families[f"{len(found)}, correlation as measured"] = found
     print("| log ratios | comparisons | rule | rate | 95 % upper bound |\n|---|---|---|---|---|")
     for shape in SHAPES:
-        for correlation in (np.eye(1), family):
+        for family, correlation in families.items():
             m = len(correlation)
             rng, wrong = np.random.default_rng(0), dict.fromkeys(rules(m), 0)
             for _ in range(studies // BLOCK):
@@ -113,7 +117,9 @@ def simulate(studies: int) -> None:
             for name, count in wrong.items():
                 n = studies // BLOCK * BLOCK
                 bound = stats.beta.isf(0.05, count + 1, n - count)
-                print(f"| {shape} | {m} | {name} | {count / n:.2%} | {bound:.2%} |", flush=True)
+                print(
+                    f"| {shape} | {family} | {name} | {count / n:.2%} | {bound:.2%} |", flush=True
+                )
 
 
 def trained(folder: Path, seeds: int = 6) -> None:
