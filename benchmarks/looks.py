@@ -5,7 +5,7 @@
     python benchmarks/looks.py trained runs/ALIKE    A/A studies made of trials of one setting
     python benchmarks/looks.py seeds                 seeds saved or lost against a fixed number
 
-`simulate` draws A/A studies, log ratios of m variants to a baseline that are zero in the mean: of one
+`simulate` draws A/A studies, log ratios of m variants to a baseline that have mean zero: of one
 variant; of eight with the correlation 1/2 that a shared baseline makes of independent variants;
 and with the correlation in results/looks.json, if `measure` has written it. It looks after each
 seed from the third to the thirtieth and counts the studies in which any look claims anything. As
