@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testbed.study.engines import ExecutionPlan
 from testbed.study.plan import Plan, Trial, notes
 from testbed.study.session import Ending
 
+if TYPE_CHECKING:
+    from testbed.report.seeds import Detectable
 
-def plan(made: Plan, engine: ExecutionPlan, tracking_uri: str) -> dict[str, Any]:
+
+def plan(
+    made: Plan, engine: ExecutionPlan, tracking_uri: str, shown: list[Detectable]
+) -> dict[str, Any]:
     """What `testbed plan --json` prints."""
     trials = [
         {**_trial(one), "state": one.state, "changed": list(one.changed)} for one in made.trials
@@ -22,7 +28,13 @@ def plan(made: Plan, engine: ExecutionPlan, tracking_uri: str) -> dict[str, Any]
         "groups": [[one.id for one in group.trials] for group in engine.groups],
         "seconds": engine.seconds() or None,
     }
-    return {**_study(made, tracking_uri), "trials": trials, "engine": chosen, "notes": notes(made)}
+    return {
+        **_study(made, tracking_uri),
+        "trials": trials,
+        "engine": chosen,
+        "detectable": [_detectable(one) for one in shown],
+        "notes": notes(made),
+    }
 
 
 def study(made: Plan, ending: Ending, tracking_uri: str, seconds: float) -> dict[str, Any]:
@@ -48,6 +60,21 @@ def report(folder: Path, page: Path) -> dict[str, Any]:
     """What `testbed report --json` prints."""
     tables = sorted(str(file) for file in (page.parent / "tables").iterdir())
     return {"folder": str(folder), "page": str(page), "tables": tables}
+
+
+def _detectable(one: Detectable) -> dict[str, Any]:
+    ratios = [
+        {"arm": spread.arm, "variant": spread.variant, "ratio": one.ratio(spread)}
+        for spread in one.spreads
+        if math.isfinite(one.effect)
+    ]
+    return {
+        "case": one.case,
+        "seeds": one.seeds,
+        "comparisons": one.comparisons,
+        "effect": one.effect if math.isfinite(one.effect) else None,
+        "ratios": ratios,
+    }
 
 
 def _study(made: Plan, tracking_uri: str) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import importlib.util
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from testbed.cli import completion, options, terminal
+from testbed.cli import completion, options, seeds_added, terminal
 from testbed.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -25,6 +26,22 @@ Jobs = Annotated[
     typer.Option(
         help="Number of worker processes at most; 0 runs all trials in this process, as a "
         "debugger needs it. By default it follows from the machine's cores."
+    ),
+]
+UntilDecided = Annotated[
+    bool,
+    typer.Option(
+        "--until-decided",
+        help="Add seeds, one at a time, to the variants whose comparison with their baseline is "
+        'undecided, until none is. The study needs report.looks = "sequential".',
+    ),
+]
+AtMost = Annotated[
+    int | None,
+    typer.Option(
+        "--at-most",
+        metavar="N",
+        help=f"Most seeds that --until-decided gives a variant; {seeds_added.AT_MOST} by default.",
     ),
 ]
 Engine = Annotated[
@@ -75,6 +92,8 @@ def study(
     tracking_uri: options.TrackingURI = "",
     no_mlflow: NoMLflow = False,
     trial: OneTrial = "",
+    until_decided: UntilDecided = False,
+    at_most: AtMost = None,
     as_json: options.AsJSON = False,
     plugin: options.Plugins = None,
     plugin_dir: options.PluginDirs = None,
@@ -96,7 +115,9 @@ def study(
         raise InputError(f"--jobs {jobs} must be 0 or more.")
     with terminal.text_on_stderr(as_json):
         registry = options.registry(plugin, plugin_dir, strict)
-        made = _plan(file, set_, only, seeds, device, out, registry)
+        most = seeds_added.most(until_decided, at_most, trial)
+        replan = partial(_plan, file, set_, only, seeds, device, out, registry, most)
+        made = replan()
         _prepare_workers(made, jobs)
         if trial:
             _choose(made, trial)
@@ -104,9 +125,12 @@ def study(
         _show_plan(made, registry, store, details=False)
         if not store and not no_mlflow:
             terminal.console().print("mlflow is not installed: the study runs without it.")
-        ending = _run(made, registry, engine, jobs, store)
+        ending, undecided = _run(made, registry, engine, jobs, store), ""
+        if most is not None:
+            go_on = partial(_run, registry=registry, engine=engine, jobs=jobs, store=store)
+            made, ending, undecided = seeds_added.until_decided(made, ending, most, replan, go_on)
         seconds = time.monotonic() - context.obj
-        _show_ending(made, ending, registry, seconds, tracking_uri)
+        _show_ending(made, ending, registry, seconds, tracking_uri, undecided)
     if as_json:
         from testbed.cli import documents
 
@@ -129,12 +153,19 @@ def plan(
 ) -> None:
     """Say what a study would run: finished, stale, new and failed trials, and the time it takes.
 
+    It also says the smallest difference that the planned seeds can show: in per cent where the
+    study's folder has results whose spread between seeds is known, else in standard deviations.
+
     Nothing is trained or written. Exit codes: 0 the study can run, 2 bad input.
 
     The document of --json has the keys study, folder, tracking_uri, device, trials (id, title,
     labels, seed, state, changed), engine (name, workers, threads, groups: the ids that train as
-    one, seconds: about how long, or null) and notes.
+    one, seconds: about how long, or null), detectable (for each case the fewest seeds, the number
+    of comparisons in the study, the effect in standard deviations of the log ratio, null where no
+    effect can be shown, and ratios: the smallest by arm and variant) and notes.
     """
+    from testbed.report.seeds import detectable
+
     with terminal.text_on_stderr(as_json):
         registry = options.registry(plugin, plugin_dir, strict)
         made = _plan(file, set_, only, seeds, device, out, registry)
@@ -142,12 +173,15 @@ def plan(
         if not as_json:
             _show_plan(made, registry, store, details=True)
         chosen = _engine(made, registry)
+        found = detectable(made)
     if as_json:
         from testbed.cli import documents
 
-        terminal.document(documents.plan(made, chosen, store))
+        terminal.document(documents.plan(made, chosen, store, found))
         return
     _show_engine(chosen)
+    for one in found:
+        terminal.console().print(one.sentence(), markup=False, highlight=False)
     terminal.console().print()
     words = terminal.words_after("plan", str(file))
     terminal.next_step(terminal.command("study", *words))
@@ -245,6 +279,7 @@ def _plan(
     device: str,
     out: Path | None,
     registry: Registry,
+    at_most: int | None = None,
 ) -> Plan:
     import torch
 
@@ -253,7 +288,7 @@ def _plan(
 
     torch.set_num_threads(1)
     words = [word.strip() for word in only.split(",") if word.strip()]
-    read = study_file.read(file, sets or (), words, seeds)
+    read = study_file.read(file, sets or (), words, seeds, at_most)
     folder = out or Path("runs") / read.header.name
     return plans.make(read, registry, folder, options.device(device))
 
@@ -347,9 +382,14 @@ def _write_report(folder: Path) -> Path:
 
 
 def _show_ending(
-    made: Plan, ending: Ending, registry: Registry, seconds: float, tracking_uri: str
+    made: Plan,
+    ending: Ending,
+    registry: Registry,
+    seconds: float,
+    tracking_uri: str,
+    undecided: str,
 ) -> None:
-    """How the study ended, and what to do next."""
+    """How the study ended, and what to do next; `undecided` says what seeds were too few for."""
     from testbed.cli.render import ending_lines
     from testbed.study.invocation import record
 
@@ -357,11 +397,16 @@ def _show_ending(
     for line in ending_lines(made, ending, seconds, _pages(tracking_uri)):
         console.print(line)
     states = {one.state: one.id for one in reversed(made.trials)}
-    again = terminal.command("study", *record(made, registry, tracking_uri)["command"][2:])
+    words = record(made, registry, tracking_uri)["command"][2:]
+    again = terminal.command("study", *words)
     if ending.outcome.interrupted:
         terminal.next_step(again, " resumes.")
     elif "failed" in states:
         terminal.next_step(again, " trains those that failed again.")
+    elif undecided:
+        console.print(undecided, markup=False, highlight=False)
+        words[words.index("--at-most") + 1] = str(2 * (made.study.asked.at_most or 1))
+        terminal.next_step(terminal.command("study", *words), " adds further seeds.")
     elif "finished" in states:
         sampled = terminal.command("sample", states["finished"], "--out", "samples.png")
         terminal.next_step("open the report", f", or {sampled}")

@@ -8,7 +8,7 @@ Nothing here reads random numbers from outside: equal inputs give equal outputs.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -55,19 +55,20 @@ class Comparison:
     ratio: float
     """Geometric mean of the paired ratios a_i / b_i."""
     low: float
-    """Lower bound of the paired t interval of `ratio`."""
+    """Lower bound of the paired interval of `ratio`, the test's own."""
     high: float
-    """Upper bound of the paired t interval of `ratio`."""
+    """Upper bound of that interval."""
     p: float
-    """Two-sided paired t test of E r = 0; nan below three seeds."""
+    """Two-sided paired test of E r = 0; nan below three seeds."""
     p_signflip: float
-    """Two-sided sign-flip permutation test of the same; nan below three seeds."""
+    """Two-sided sign-flip permutation test of the same; nan below three seeds, and beside a test
+    that is valid at every look, which a permutation test is not."""
     p_signflip_min: float
-    """Smallest `p_signflip` attainable with this many seeds."""
+    """Smallest `p_signflip` attainable with this many seeds; nan where there is no such test."""
     seeds: int
     """Number of pairs, diverged ones included."""
     detectable: float
-    """Smallest ratio > 1 that the t test detects with power 0.8, were the sd of r as observed."""
+    """Smallest ratio > 1 that the test detects with power 0.8, were the sd of r as observed."""
     diverged_a: int = 0
     """Number of seeds at which a is not finite."""
     diverged_b: int = 0
@@ -103,6 +104,51 @@ class Comparison:
         return "better" if self.ratio < 1 else "worse"
 
 
+@dataclass(frozen=True)
+class PairedTest:
+    """A test of the mean of r_i = log a_i - log b_i, (n,), n >= 3, and what belongs to it.
+
+    Each function is given finite log ratios of any scale and returns numbers without a unit.
+    """
+
+    p: Callable[[Array], float]
+    """Two-sided p of E r = 0."""
+    p_above: Callable[[Array], float]
+    """One-sided p of E r <= 0: small where r lies above zero."""
+    interval: Callable[[Array, float], Interval]
+    """The mean of r and its interval of a level, from a level in (0, 1); also for n < 3."""
+    effect: Callable[[int, float], float]
+    """E r / sd r that n seeds show with power `POWER` at a significance level alpha."""
+    sign_flip: bool = True
+    """Whether the sign-flip test, made once of a number of seeds fixed before, stands beside it."""
+
+
+def spending(test: PairedTest, share: float) -> PairedTest:
+    """Returns the test at a share of its alpha: it is p over the share that meets the whole alpha.
+
+    Args:
+        test: any.
+        share: in (0, 1]; an interval of level 1 - alpha becomes one of level 1 - share alpha.
+    """
+    if share == 1:
+        return test
+
+    def over(p: Callable[[Array], float]) -> Callable[[Array], float]:
+        return lambda r: min(1.0, p(r) / share)
+
+    def interval(r: Array, level: float) -> Interval:
+        return test.interval(r, 1 - share * (1 - level))
+
+    return replace(
+        test,
+        p=over(test.p),
+        p_above=over(test.p_above),
+        interval=interval,
+        effect=lambda n, alpha: test.effect(n, share * alpha),
+        sign_flip=False,
+    )
+
+
 def mean_interval(values: ArrayLike, level: float = 0.95, log: bool = False) -> Interval:
     """Returns the mean over n seeds and its t interval (Student 1908).
 
@@ -132,7 +178,9 @@ def mean_interval(values: ArrayLike, level: float = 0.95, log: bool = False) -> 
     return _t_interval(y, level)
 
 
-def compare(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Comparison:
+def compare(
+    a: ArrayLike, b: ArrayLike, level: float = 0.95, test: PairedTest | None = None
+) -> Comparison:
     """Compares a with b, paired by seed, through r_i = log a_i - log b_i.
 
     The t test and interval are those of the mean of r. Beside them stands the sign-flip test
@@ -152,6 +200,7 @@ def compare(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Comparison:
         a: (n,), metric of the one setting, positive; inf or nan where the trial diverged.
         b: (n,), metric of the other at the same seeds in the same order.
         level: coverage of the interval, in (0, 1).
+        test: the test and its interval; `STUDENT` by default (see `testbed.metrics.looks`).
 
     Returns:
         The comparison, its `p_holm` still nan (see `correct`).
@@ -162,24 +211,26 @@ def compare(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Comparison:
     """
     a, b = _pairs(a, b)
     _check_level(level)
+    test = test or STUDENT
     n = len(a)
     p_signflip_min = 2.0 ** (1 - n) if n <= EXACT_SEEDS else 1 / (1 + SIGN_DRAWS)
     diverged_a, diverged_b = (int(np.sum(~np.isfinite(y))) for y in (a, b))
     ratio = low = high = p = p_signflip = ratio_min = math.nan
     if diverged_a + diverged_b == 0:
         r = np.log(a) - np.log(b)
-        ratio, low, high = map(_exp, _t_interval(r, level))
+        ratio, low, high = map(_exp, test.interval(r, level))
         if n >= MIN_SEEDS:
-            p = 2 * _upper_tail(abs(_t(r)), n)
-            p_signflip = _sign_flip(r)
-            ratio_min = _exp(_detectable_effect(n) * float(r.std(ddof=1)))
+            p = test.p(r)
+            p_signflip = _sign_flip(r) if test.sign_flip else math.nan
+            sd = float(r.std(ddof=1))
+            ratio_min = _exp(test.effect(n, ALPHA) * sd) if sd else 1.0
     return Comparison(
         ratio=ratio,
         low=low,
         high=high,
         p=p,
         p_signflip=p_signflip,
-        p_signflip_min=p_signflip_min,
+        p_signflip_min=p_signflip_min if test.sign_flip else math.nan,
         seeds=n,
         detectable=ratio_min,
         diverged_a=diverged_a,
@@ -223,15 +274,16 @@ def correct(comparisons: Iterable[Comparison]) -> list[Comparison]:
     ]
 
 
-def tost(a: ArrayLike, b: ArrayLike, margin: float) -> float:
-    """Returns p of equivalence by two one-sided paired t tests on log a - log b (Schuirmann 1987).
+def tost(a: ArrayLike, b: ArrayLike, margin: float, test: PairedTest | None = None) -> float:
+    """Returns p of equivalence by two one-sided paired tests on log a - log b (Schuirmann 1987).
 
-    Null hypothesis |E r| >= log margin, so a small p shows 1/margin < exp(E r) < margin. It is
-    below alpha exactly where the interval of level 1 - 2 alpha lies inside the margins.
+    Null hypothesis |E r| >= log margin, so a small p shows 1/margin < exp(E r) < margin. With t
+    tests it is below alpha exactly where the interval of level 1 - 2 alpha lies inside the margins.
 
     Args:
         a, b: (n,), positive, paired by seed.
         margin: largest ratio that still counts as equal, > 1 (1.1 is ten per cent either way).
+        test: whose `p_above` is taken; `STUDENT` by default.
 
     Returns:
         The larger of the two p values; nan below three seeds or where a trial diverged.
@@ -245,8 +297,8 @@ def tost(a: ArrayLike, b: ArrayLike, margin: float) -> float:
     n = len(a)
     if n < MIN_SEEDS or not np.isfinite(a).all() or not np.isfinite(b).all():
         return math.nan
-    r, delta = np.log(a) - np.log(b), math.log(margin)
-    return max(_upper_tail(_t(delta + r), n), _upper_tail(_t(delta - r), n))
+    r, delta, test = np.log(a) - np.log(b), math.log(margin), test or STUDENT
+    return max(test.p_above(delta + r), test.p_above(delta - r))
 
 
 def _t_interval(y: Array, level: float) -> Interval:
@@ -266,9 +318,14 @@ def _t(y: Array) -> float:
     return m * math.sqrt(len(y)) / s
 
 
-def _upper_tail(t: float, n: int) -> float:
+def _p_above(r: Array) -> float:
     """P(T > t) for Student's T with n - 1 degrees of freedom."""
-    return float(stats.t.sf(t, n - 1))
+    return float(stats.t.sf(_t(r), len(r) - 1))
+
+
+def _p(r: Array) -> float:
+    """P(|T| > |t|) for the same T."""
+    return 2 * float(stats.t.sf(abs(_t(r)), len(r) - 1))
 
 
 def _sign_flip(r: Array) -> float:
@@ -288,21 +345,26 @@ def _sign_flip(r: Array) -> float:
 
 
 @cache
-def _detectable_effect(n: int) -> float:
-    """E r / sd r that the two-sided paired t test of level `ALPHA` finds with power `POWER`.
+def noncentrality(n: int, c: float) -> float:
+    """E r / sd r at which the t statistic of n Gaussian log ratios exceeds c with power `POWER`.
 
-    Solves  P(T > c) = POWER  for the noncentral T ~ nct(n - 1, nc) at the critical value c, and
-    returns nc / sqrt(n). The other tail, P(T < -c), is of the order of 1e-6 there and left out.
+    Solves  P(T > c) = POWER  for the noncentral T ~ nct(n - 1, nc), and returns nc / sqrt(n); inf
+    for c = inf. The other tail, P(T < -c), is of the order of 1e-6 there and left out.
     """
-    df = n - 1
-    c = float(stats.t.isf(ALPHA / 2, df))
+    if math.isinf(c):
+        return math.inf
 
     def excess_power(nc: float) -> float:
-        return float(stats.nct.sf(c, df, nc)) - POWER
+        return float(stats.nct.sf(c, n - 1, nc)) - POWER
 
     # At nc = 2 c + 2 the power is above 0.89 for every df >= 2: T = (Z + nc) / W > c wherever
     # W = chi / sqrt(df) < 3/2 and Z > -c/2 - 2.
     return float(optimize.brentq(excess_power, 0.0, 2 * c + 2)) / math.sqrt(n)
+
+
+def _effect(n: int, alpha: float) -> float:
+    """E r / sd r that the two-sided paired t test of level alpha finds with power `POWER`."""
+    return noncentrality(n, float(stats.t.isf(alpha / 2, n - 1)))
 
 
 def _exp(y: float) -> float:
@@ -337,3 +399,7 @@ def _check_positive(y: Array, name: str) -> None:
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
+
+
+STUDENT = PairedTest(_p, _p_above, _t_interval, _effect)
+"""The paired t test (Student 1908), made once of a number of seeds that was fixed before."""

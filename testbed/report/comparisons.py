@@ -20,7 +20,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from testbed.metrics.statistics import Comparison, Interval, compare, correct, mean_interval
+from testbed.metrics.statistics import (
+    Comparison,
+    Interval,
+    PairedTest,
+    compare,
+    correct,
+    mean_interval,
+)
 from testbed.report.equal_objectives import distinct, equal_to
 from testbed.report.results import LABEL, Results, chosen
 from testbed.study import baseline
@@ -168,11 +175,11 @@ def _versus(
         return Versus(*labels, None, "the same trials")
     a = results.values(case, arm, one, metric)
     b = results.values(case, other_arm, other, metric)
-    return Versus(*labels, *_paired(a, b, results.level))
+    return Versus(*labels, *_paired(a, b, results.level, results.look.test))
 
 
 def _paired(
-    a: pd.Series[float], b: pd.Series[float], level: float
+    a: pd.Series[float], b: pd.Series[float], level: float, test: PairedTest
 ) -> tuple[Comparison | None, str]:
     """Compares a with b over the seeds that both have; with the reason where it cannot."""
     seeds = a.index.intersection(b.index).sort_values()
@@ -181,7 +188,7 @@ def _paired(
     first, second = a.loc[seeds].to_numpy(), b.loc[seeds].to_numpy()
     if (first <= 0).any() or (second <= 0).any():
         return None, "not positive: no ratio"
-    return compare(first, second, level), ""
+    return compare(first, second, level, test), ""
 
 
 def _spread(results: Results, case: str, arm: str, first: str, both: list[str]) -> Versus:
@@ -190,7 +197,7 @@ def _spread(results: Results, case: str, arm: str, first: str, both: list[str]) 
     labels = ("spread", case, results.primary(case), arm, SPREAD, first, SPREAD)
     if max(len(distinct(results, case, name, both)) for name in (arm, first)) < 2:
         return Versus(*labels, None, "fewer than two different objectives")
-    return Versus(*labels, *_paired(a, b, results.level))
+    return Versus(*labels, *_paired(a, b, results.level, results.look.test))
 
 
 def spread(results: Results, case: str, arm: str, variants: Iterable[str]) -> pd.Series[float]:
@@ -309,5 +316,6 @@ def per_level(
     levels, seeds = a.index.intersection(b.index), a.columns.intersection(b.columns)
     a, b = a.loc[levels, seeds], b.loc[levels, seeds]
     usable = [s for s in levels if len(seeds) and (a.loc[s] > 0).all() and (b.loc[s] > 0).all()]
-    compared = correct(compare(a.loc[s], b.loc[s], results.level) for s in usable)
+    test = results.look.test
+    compared = correct(compare(a.loc[s], b.loc[s], results.level, test) for s in usable)
     return dict(zip(map(float, usable), compared, strict=True))

@@ -13,12 +13,14 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from testbed.report import comparisons, equal_objectives, figures, finding, summaries
+from testbed.report import comparisons, equal_objectives, figures, finding, seeds, summaries
 from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.drawing import Picture, styled
 from testbed.report.galleries import gallery
 from testbed.report.results import Results, chosen, read
 from testbed.report.words import BELOW_ONE, METRICS, between, number, probability, title
+from testbed.study import looks
+from testbed.trial.folders import StudyFolder
 
 FEW = 6
 """Noise levels shown in the table of learning."""
@@ -65,7 +67,7 @@ def write(
     """Builds report.html, tables/ and figures/ from what lies in a study's folder.
 
     Trials that failed, diverged or have not run are shown as such. The same folder gives the same
-    bytes.
+    bytes. That results were looked at is written into the study's folder before the page is.
 
     Args:
         folder: The study's folder.
@@ -77,9 +79,11 @@ def write(
 
     Raises:
         InputError: The folder holds no study.
+        OSError: A folder cannot be written to.
     """
     say("reading the trials")
     results = read(folder)
+    looks.record(StudyFolder.at(folder))
     say("comparing over seeds")
     compared = comparisons.make(results)
     tables = {
@@ -129,6 +133,8 @@ def _page(
         headline=finding.headline(results, compared),
         finding=finding.sentences(results, compared),
         significant=finding.SIGNIFICANT,
+        look=seeds.sentence(results.look),
+        intervals=seeds.INTERVALS[results.look.design],
         families={
             name: sum(one.comparison is not None for one in members)
             for name, members in vars(compared).items()

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from testbed.errors import InputError
+from testbed.metrics.looks import Look
+from testbed.study import looks
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
@@ -50,6 +52,7 @@ class Results:
         identities: every identity row with `passed`, each once.
         configs: the configuration of each trial whose record can be read, by id.
         facts: data/<case>.json by case.
+        look: how often results were looked at, this time included: the test that is made.
         missing: what was looked for and not found, one sentence each.
     """
 
@@ -64,6 +67,7 @@ class Results:
     configs: dict[str, TrialConfig]
     facts: dict[str, dict[str, Any]]
     missing: list[str]
+    look: Look = field(default_factory=Look)
 
     @property
     def level(self) -> float:
@@ -152,7 +156,7 @@ def read(folder: Path) -> Results:
         raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
     folders = {one["id"]: files.trial(one["id"]) for one in listed}
     described = {id_: at.json("trial.json") for id_, at in folders.items() if at.has("trial.json")}
-    arms = _arms(listed)
+    arms = arm_names(listed)
     trials: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []
     levels: list[pd.DataFrame] = []
@@ -206,6 +210,7 @@ def read(folder: Path) -> Results:
         configs=configs,
         facts=facts,
         missing=missing,
+        look=looks.read(files).at(looks.ended(files, listed))[0],
     )
     return replace(results, metrics=_with_diverged(results))
 
@@ -242,8 +247,12 @@ def _equal_objectives(
     return once
 
 
-def _arms(listed: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """What each arm of a case is called: those with the same trials all `first = second`."""
+def arm_names(listed: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """Returns what each (case, arm) is called: arms with the same trials all `first = second`.
+
+    Args:
+        listed: `trials` of study.json.
+    """
     held: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for entry in listed:
         for label in entry["labels"]:

@@ -29,11 +29,12 @@ def record(plan: Plan, registry: Registry, tracking_uri: str = "") -> dict[str, 
         ("--set", asked.overrides),
         ("--only", [",".join(asked.only)] if asked.only else []),
         ("--seeds", [] if asked.seeds is None else [str(asked.seeds)]),
+        ("--until-decided --at-most", [] if asked.at_most is None else [str(asked.at_most)]),
         ("--device", [] if plan.device == _auto() else [plan.device]),
         ("--tracking-uri", [] if tracking_uri in ("", tracking.uri()) else [_public(tracking_uri)]),
         ("--out", [] if plan.folder == default_folder(plan) else [_near(str(plan.folder))]),
     ):
-        command += [part for word in words for part in (flag, word)]
+        command += [part for word in words for part in (*flag.split(), word)]
     return {
         "command": command,
         "set": list(asked.overrides),

@@ -10,7 +10,7 @@ from typing import Any
 
 from testbed.errors import InputError, one_line, unknown
 from testbed.registry import Registry
-from testbed.study import baseline
+from testbed.study import baseline, looks
 from testbed.study.study_file import StudyFile, TrialTemplate
 from testbed.trial import build, data_notes
 from testbed.trial.config import TrialConfig
@@ -67,6 +67,15 @@ class Plan:
         """What the study keeps in its folder."""
         return StudyFolder.at(self.folder)
 
+    def seeds(self) -> dict[looks.Label, tuple[int, ...]]:
+        """The seeds of each case, arm and variant, in order."""
+        found: dict[looks.Label, set[int]] = {}
+        for trial in self.trials:
+            for label in trial.labels:
+                key = label["case"], label["arm"], label["variant"]
+                found.setdefault(key, set()).add(trial.config.seed)
+        return {label: tuple(sorted(seeds)) for label, seeds in found.items()}
+
     def pending(self) -> list[Trial]:
         """Those that still have to run."""
         return [
@@ -86,6 +95,7 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     problems: dict[str, list[str]] = {}
     seen: set[tuple[Any, ...]] = set()
     said: dict[str, dict[str, None]] = {}
+    extra = looks.read(StudyFolder.at(folder)).extra
     distinguishing = distinguishing_options(study)
     for template in study.templates:
         try:
@@ -100,21 +110,24 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             for line in str(found).splitlines():
                 problems.setdefault(line, []).append(f"{where} {name}".strip())
             continue
-        for seed in template.settings.seeds:
+        label = {
+            "case": template.case,
+            "arm": template.arm,
+            "variant": variant(template, distinguishing),
+        }
+        more = extra.get((label["case"], label["arm"], label["variant"]), ())
+        for seed in dict.fromkeys((*template.settings.seeds, *more)):
             config = shared.of_seed(seed)
             one = trials.setdefault(config.identity, Trial(config.identity, config))
-            label = {
-                "case": template.case,
-                "arm": template.arm,
-                "variant": variant(template, distinguishing),
-            }
             key = (*label.values(), seed)
             if key in seen:
                 where = " ".join(word for word in map(str, key) if word)
                 problems.setdefault("asked for twice.", []).append(where)
             seen.add(key)
-            one.labels.append(label)
+            one.labels.append(dict(label))
     lines = _baseline_problems(study, registry)
+    refused = looks.conflicts(StudyFolder.at(folder), study.report.looks, study.asked.at_most)
+    lines += [f"{study.file}: {line}" for line in refused]
     if problems or lines:
         for problem, places in problems.items():
             unique = list(dict.fromkeys(places))
@@ -141,7 +154,7 @@ def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
 
 
 def notes(plan: Plan) -> list[str]:
-    """What one may not expect: of the data, of replaced settings, the baseline, damaged files."""
+    """What one may not expect: of the data, settings, baseline, another look, damaged files."""
     variants: dict[tuple[str, str], dict[str, None]] = {}
     for one in plan.trials:
         for label in one.labels:
@@ -153,7 +166,9 @@ def notes(plan: Plan) -> list[str]:
         for case, notes in plan.data_notes.items()
         for note in notes
     ]
-    return [*of_data, *plan.study.replaced, *filter(None, dict.fromkeys(chosen)), *plan.damaged]
+    again = looks.note(plan.files, plan.seeds())
+    said = filter(None, dict.fromkeys([*chosen, again]))
+    return [*of_data, *plan.study.replaced, *said, *plan.damaged]
 
 
 DistinguishingOptions = Mapping[tuple[str, str], Sequence[str]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.registry import Registry
-from testbed.study import runner
+from testbed.study import looks, runner
 from testbed.study.engines import ExecutionPlan
 from testbed.study.executors import Executor
 from testbed.study.plan import Plan
@@ -72,6 +72,7 @@ def run(
         OSError: the disk is full.
     """
     with plan.files.own():
+        looks.begin(plan.files, plan.study.report.looks)
         runner.describe(plan, registry, tracking_uri)
         engine.write(plan.folder)
         plan.files.tidy({group.id for group in engine.groups})

@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 
 from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
+from testbed.metrics.looks import Design
 from testbed.settings import Setting
 from testbed.trial.config import TrialSettings
 from testbed.trial.specs import Model
@@ -47,7 +48,7 @@ class Header(Model):
 
 
 class ReportSettings(Model):
-    """`[report]`: what is compared with what."""
+    """`[report]`: what is compared with what, and how often it may be looked at."""
 
     baseline: Annotated[
         str,
@@ -68,6 +69,14 @@ class ReportSettings(Model):
         Field(gt=0, lt=1),
         Setting("Confidence level of the intervals and of the comparisons."),
     ] = 0.95
+    looks: Annotated[
+        Design,
+        Setting(
+            '"fixed": one t test at a number of seeds fixed before; "sequential": a test that '
+            "holds however often results are looked at and seeds are added. It cannot be changed "
+            "once there are results."
+        ),
+    ] = "fixed"
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,8 @@ class Invocation:
     overrides: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     seeds: int | None = None
+    at_most: int | None = None
+    """Most seeds of a variant, where seeds are added until all is decided; else None."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ def read(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     seeds: int | None = None,
+    at_most: int | None = None,
 ) -> StudyFile:
     """Reads and validates a study file.
 
@@ -117,6 +129,7 @@ def read(
             that starts with a section changes the file; any other applies to every trial.
         only: names of parameterizations, cases or arms to keep.
         seeds: run this many seeds in every case.
+        at_most: add seeds until every comparison with a baseline is decided, up to this many.
 
     Raises:
         InputError: with every problem found: file, key, value, what was expected.
@@ -148,7 +161,7 @@ def read(
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, only))
-    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds)
+    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds, at_most)
     replaced = tuple(_replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
     return StudyFile(str(path), header, report, kept, text, asked, replaced)
 

@@ -322,8 +322,8 @@ class StudyFolder(Folder):
             groups: the ids of those that are about to run, whose state stays.
         """
         # Its own files alone: --out may name a folder that holds more.
-        own = "study.json", "plan.json", "mlflow.json", "tweedie.json", "coefficients.csv"
-        self.store.sweep(*own)
+        own = "study.json", "plan.json", "looks.json", "mlflow.json", "tweedie.json"
+        self.store.sweep(*own, "coefficients.csv")
         self.data.store.sweep()
         wanted = set(groups)
         for trial in map(self.trial, self.store.folder("trials").names()):
