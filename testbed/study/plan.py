@@ -115,8 +115,8 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             "arm": template.arm,
             "variant": variant(template, distinguishing),
         }
-        more = extra.get((label["case"], label["arm"], label["variant"]), ())
-        for seed in dict.fromkeys((*template.settings.seeds, *more)):
+        added = extra.get((label["case"], label["arm"], label["variant"]), ())
+        for seed in dict.fromkeys((*template.settings.seeds, *added)):
             config = shared.of_seed(seed)
             one = trials.setdefault(config.identity, Trial(config.identity, config))
             key = (*label.values(), seed)
