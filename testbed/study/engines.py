@@ -109,7 +109,7 @@ class ExecutionPlan:
         rate = self.measured.get(self.way.title, 0.0)
         if math.isinf(rate):
             return 0.0
-        trainings = [one for group in self.groups for one in group.trainings]
+        trainings = [one for group in self.groups for one in group.trainings if not one.training]
         return _seconds(trainings, rate, self.workers)
 
     @property
@@ -151,7 +151,17 @@ def choose(
     """
     if wanted not in NAMES:
         raise UnknownName(f"--engine {wanted}: {unknown('engine', wanted, NAMES)}")
-    pending = plan.pending()
+    pending = [one for one in plan.pending() if not one.training]
+    engine = _chosen(plan, pending, registry, wanted, slots)
+    # What takes over a training is measured only, each by itself.
+    engine.groups += [Group([one]) for one in plan.pending() if one.training]
+    return engine
+
+
+def _chosen(
+    plan: Plan, pending: Sequence[Trial], registry: Registry, wanted: str, slots: int | None
+) -> ExecutionPlan:
+    """The engine for the trials that are to be trained."""
     _build(pending, registry)
     stored = _stored(plan, wanted, slots)
     if stored is not None:
@@ -247,7 +257,7 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
     if wanted not in ("auto", record["name"]) or slots not in (None, record["slots"]):
         return None
     known = {one.id: one for one in plan.trials}
-    pending = {one.id for one in plan.pending()}
+    pending = {one.id for one in plan.pending() if not one.training}
     measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
     engine = ExecutionPlan(record["name"], record["slots"], record["threads"], [], measured)
     for ids in record["groups"]:

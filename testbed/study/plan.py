@@ -12,9 +12,9 @@ from testbed.errors import InputError, one_line, unknown
 from testbed.registry import Registry
 from testbed.study import baseline, looks
 from testbed.study.study_file import StudyFile, TrialTemplate
-from testbed.trial import build, data_notes
+from testbed.trial import build, data_notes, points
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import ENDED, StudyFolder
+from testbed.trial.folders import ENDED, StudyFolder, TrialFolder
 from testbed.trial.resolve import resolve
 from testbed.trial.specs import ComponentSpec
 
@@ -36,6 +36,8 @@ class Trial:
     labels: list[dict[str, str]] = field(default_factory=list)
     state: str = "new"
     changed: list[str] = field(default_factory=list)
+    training: str = ""
+    """The id of an ended trial whose training it takes over; empty where it trains."""
 
     @property
     def title(self) -> str:
@@ -166,8 +168,11 @@ def notes(plan: Plan) -> list[str]:
         for case, notes in plan.data_notes.items()
         for note in notes
     ]
+    taken = sum(bool(one.training) for one in plan.pending())
+    which = "1 trial differs" if taken == 1 else f"{taken} trials differ"
+    measured = f"{which} from one that has ended in the evaluation alone: none of it is trained."
     again = looks.note(plan.files, plan.seeds())
-    said = filter(None, dict.fromkeys([*chosen, again]))
+    said = filter(None, dict.fromkeys([*chosen, again, measured if taken else ""]))
     return [*of_data, *plan.study.replaced, *said, *plan.damaged]
 
 
@@ -227,12 +232,15 @@ def _look_up(plan: Plan) -> None:
             except InputError as problem:
                 plan.damaged.append(f"{problem} {action}")
     elsewhere: dict[tuple[str, str, str, int], TrialConfig] = {}
+    trainings: dict[str, list[TrialFolder]] = {}
     for trial in plan.files.trials():
         try:
             found = trial.json("trial.json")
             if plan.files.state(found["id"]) == "new":
                 continue
             config = TrialConfig.model_validate(found["config"])
+            if trial.ended():
+                trainings.setdefault(config.training_identity, []).append(trial)
             for label in found["labels"]:
                 elsewhere[_key(label, config.seed)] = config
         except InputError as problem:
@@ -249,6 +257,9 @@ def _look_up(plan: Plan) -> None:
             if one.state == "new" and key in elsewhere:
                 one.state = "stale"
                 one.changed = differences(elsewhere[key].record(), one.config.record())
+        if one.state in ("new", "stale") and one.config.training_identity:
+            ended = trainings.get(one.config.training_identity, [])
+            one.training = next((t.name for t in ended if points.available(one.config, t)), "")
 
 
 def _key(label: Mapping[str, str], seed: int) -> tuple[str, str, str, int]:

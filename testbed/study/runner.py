@@ -140,6 +140,7 @@ def execute(
             while waiting and len(running) < executor.slots and not outcome.interrupted:
                 group = waiting.pop(0)
                 tries[group.id] = tries.get(group.id, 0) + 1
+                _take_over(plan, group)
                 job = _job(plan, registry, engine, group)
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
                 resumable(job.training, trials, progress.say)
@@ -178,6 +179,13 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
         plan.device,
         engine.name == "compiled",
     )
+
+
+def _take_over(plan: Plan, group: Group) -> None:
+    """Copies the trainings that the group's trials take over."""
+    for trial in group.trials:
+        if trial.training:
+            plan.files.trial(trial.id).take_over(plan.files.trial(trial.training))
 
 
 class _Telling:

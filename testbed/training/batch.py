@@ -192,7 +192,7 @@ class Batch(Loop):
             self.weights.update(norm, self.step)
             per_step.append(per_draw)
             norms.append(norm)
-            self.step += 1
+            self._stepped()
         bins = bins.transpose(0, 1)[steps].to(self.device)
         window.add(torch.stack(per_step), torch.stack(norms), bins)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -53,10 +54,16 @@ def decay(training: Training, t: int) -> float:
     sec. 3.1).
     """
     if training.ema_width:
-        return math.pow(t / (t + 1), exponent(training.ema_width) + 1)
+        return profile_decay(training.ema_width, t)
     return min(training.ema, (1 + t) / (10 + t))
 
 
+def profile_decay(width: float, t: int) -> float:
+    """beta of the power-function average of a width at step t; see `decay`."""
+    return math.pow(t / (t + 1), exponent(width) + 1)
+
+
+@functools.cache
 def exponent(width: float) -> float:
     """gamma >= 0 of a profile t^gamma on [0, 1] with standard deviation `width`.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -191,14 +191,23 @@ def losses(
     return objective(F, x0, eps, at.sigma, at.terms)
 
 
+class Snapshot(NamedTuple):
+    """The averages of K trials after a number of steps: by name, (K, P) of the network's."""
+
+    step: int
+    averages: dict[str, Tensor]
+
+
 class Loop(ABC):
     """Curve points at fixed steps, and the end of trials that diverge; for one trial and for many.
 
     `diverged` holds for each trial the step of its first loss, gradient or (at a point) average
     that is not finite, or None. The result of such a trial is its average at the point before.
+    `snapshots` holds the averages at the stops of the last window; see `keep`.
     """
 
     BINS = 12
+    weights: Weights
 
     def __init__(self, trials: int, training: Training, device: torch.device) -> None:
         self.training = training
@@ -206,6 +215,35 @@ class Loop(ABC):
         self.step = 0
         self.diverged: list[int | None] = [None] * trials
         self.interval = BLOCK * max(1, round(training.steps / training.points / BLOCK))
+        self.stops: frozenset[int] = frozenset()
+        self.snapshots: list[Snapshot] = []
+
+    def keep(self, steps: Iterable[int], widths: Sequence[float] = ()) -> None:
+        """Takes a snapshot of the averages after each of these numbers of steps.
+
+        The numbers of a training stay the same. It is called before the first step, and before
+        `restore`.
+
+        Args:
+            steps: the stops.
+            widths: of power-function averages that are kept beside the trial's own.
+        """
+        self.stops = frozenset(steps)
+        if widths:
+            self.weights.keep(widths)
+
+    def _stepped(self) -> None:
+        """Counts a step, and takes a snapshot where it is a stop."""
+        self.step += 1
+        if self.step in self.stops:
+            self.snapshots.append(Snapshot(self.step, self.weights.averages()))
+
+    def snapshots_of(self, trial: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Step and averages, each (P,), of a trial's snapshots before it diverged, if it did."""
+        end = self.diverged[trial]
+        for step, averages in self.snapshots:
+            if end is None or step <= end:
+                yield step, {name: rows[trial] for name, rows in averages.items()}
 
     def bins(self, sigma: Tensor, density: Density) -> Tensor:
         """The sigma bin of each draw: BINS bins of equal ratio over the density's range."""
@@ -225,6 +263,7 @@ class Loop(ABC):
             # Points fall on multiples of the interval, wherever a resumed run starts.
             last = min((first // self.interval + 1) * self.interval, self.training.steps)
             before = self.ema.clone()
+            self.snapshots = []
             window = Window.empty(len(self.diverged), self.BINS, self.device)
             while self.step < last:
                 self._block(window, last)
@@ -378,7 +417,7 @@ class Trainer(Loop):
             self.weights.update(norm, self.step)
             per_step.append(per_draw.detach())
             norms.append(norm)
-            self.step += 1
+            self._stepped()
         window.add(torch.stack(per_step)[:, None], torch.stack(norms), bins[:, None])
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from testbed.errors import InputError
 from testbed.training import optimizers, rates
+from testbed.training.averages import OWN
 from testbed.training.settings import Training
 
 BUFFERS = ("W", "m", "v", "ema")
@@ -61,6 +62,7 @@ class Weights:
         self.clip = torch.where(clip > 0, clip, torch.inf) if bool((clip > 0).any()) else None
         # Adam's moments; sgd keeps its momentum in the first.
         self.m, self.v = torch.zeros_like(self.W), torch.zeros_like(self.W)
+        self.profiles: dict[float, Tensor] = {}
         self.groups: list[RowGroup] = []
         start = 0
         for i in range(1, len(settings) + 1):
@@ -88,6 +90,20 @@ class Weights:
         self.descend(step)
         for rows, settings, _ in self.groups:
             self.ema[rows].lerp_(self.W[rows], 1 - rates.decay(settings, step))
+        for width, average in self.profiles.items():
+            average.lerp_(self.W, 1 - rates.profile_decay(width, step))
+
+    def keep(self, widths: Sequence[float]) -> None:
+        """Keeps power-function averages of these widths too, from the first step on."""
+        self.profiles = {width: self.W.clone() for width in widths}
+
+    def averages(self) -> dict[str, Tensor]:
+        """Copies of all averages of the network's weights, each (K, columns), by name.
+
+        `averages.OWN` is that of the settings, `str(width)` a power-function average.
+        """
+        kept = {OWN: self.ema, **{str(width): rows for width, rows in self.profiles.items()}}
+        return {name: rows[:, : self.columns].clone() for name, rows in kept.items()}
 
     def descend(self, step: int) -> None:
         """Updates the weights by a step of the optimiser."""
@@ -97,13 +113,14 @@ class Weights:
 
     def clear(self, row: int) -> None:
         """Sets a row, its moments and its average to zero."""
-        for buffer in (self.W, self.m, self.v, self.ema):
+        for buffer in (self.W, self.m, self.v, self.ema, *self.profiles.values()):
             buffer[row] = 0.0
 
     def state(self) -> dict[str, Tensor]:
         """The tensors from which `restore` continues."""
         return {
             **{name: getattr(self, name) for name in BUFFERS},
+            **{f"average.{width}": rows for width, rows in self.profiles.items()},
             "counts": torch.stack([group.steps for group in self.groups]),
         }
 
@@ -118,5 +135,7 @@ class Weights:
         """Continues from a `state()` that fits."""
         for name in BUFFERS:
             getattr(self, name).copy_(tensors[name])
+        for width, rows in self.profiles.items():
+            rows.copy_(tensors[f"average.{width}"])
         for group, steps in zip(self.groups, tensors["counts"], strict=True):
             group.steps.copy_(steps)

@@ -329,6 +329,14 @@ class TrialConfig(TrialFields):
             objective=True,
         ),
     ] = Field(default_factory=dict)
+    training_sources: Annotated[
+        str,
+        Setting(
+            "Digest of the sources and plugins that training uses, apart from those that only "
+            "measure; trials that share it and all settings of training are one training.",
+            identity=False,
+        ),
+    ] = ""
     schema_: Annotated[int, Setting("The schema of this record.", identity=False)] = Field(
         SCHEMA, alias="schema"
     )
@@ -367,6 +375,11 @@ class TrialConfig(TrialFields):
         compared here are of one process, whose sources are the same.
         """
         return canonical(_identified(self, evaluation=False))
+
+    @property
+    def training_identity(self) -> str:
+        """As the training text, but of trials of any process; empty where a record lacks it."""
+        return self.training_sources and f"{self.training_sources} {self.training_text}"
 
     def text(self, **wanted: bool) -> str:
         """The settings whose `Setting` has these values, as JSON; see `settings.names`."""

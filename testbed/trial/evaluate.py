@@ -27,7 +27,7 @@ from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
 from testbed.trial.build import component
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import TrialFolder
+from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
 
 
@@ -40,7 +40,7 @@ def _held_out(
 
 def measure(
     config: TrialConfig,
-    trial: TrialFolder,
+    trial: Folder,
     registry: Registry,
     data: Data,
     training_job: TrainingJob,

@@ -12,6 +12,10 @@ trials/<id>/trial.json       identity, configuration, labels
             classifier.csv   per-sigma table of the classifier that guides
             samples.safetensors
             tweedie.json     identity rows of the trained model
+            averages/STEP    averages of the weights after so many steps, a checked file each
+            points/POINT/    what was measured there: levels.csv, tweedie.json,
+                             samples.safetensors, result.json
+            training.json    of a trial that takes over a training: what its result.json says of it
             result.json      status, final metrics, sampling error and p of each sample metric
             error.txt        the traceback of a failure
 groups/<id>/checkpoint       of trials that train as one
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ENDED = ("finished", "diverged")
+TRAINING_FACTS = ("diverged_at", "steps", "scale", "trained_together")
+"""What a result says of the training, and not of how it was measured."""
 
 
 @dataclass(frozen=True)
@@ -219,9 +225,17 @@ class TrialFolder(TrainingFolder):
         """
         self.store.remove("error.txt", "result.json")
         if group:
+            self.store.remove("training.json")
             self.put_json("group.json", {"group": group, "trials": trials})
         else:
             self.leave()
+
+    def sweep(self) -> None:
+        """Deletes what a crash has left half written."""
+        self.store.sweep()
+        self._averages.sweep()
+        for name in self.store.folder("points").names():
+            self.point(name).store.sweep()
 
     def leave(self) -> None:
         """Forgets the group."""
@@ -251,6 +265,54 @@ class TrialFolder(TrainingFolder):
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 return int(json.loads(line)["step"])
         return 0
+
+    def put_averages(self, step: int, averages: Mapping[str, Tensor]) -> None:
+        """Keeps averages of the weights after a number of steps, by name, in a checked file."""
+        self._averages.put(str(step), checkpoint.encode(averages, {"step": step}))
+
+    def averages(self, step: int) -> dict[str, Tensor]:
+        """The averages that were kept after a number of steps, by name.
+
+        Raises:
+            FileNotFoundError: none were.
+            Damaged: the file is damaged.
+        """
+        content = self._averages.get(str(step))
+        if content is None:
+            raise _missing(self._averages.path(str(step)))
+        return checkpoint.decode(content, str(self._averages.path(str(step))))[0]
+
+    def has_averages(self, step: int, names: Collection[str] = ()) -> bool:
+        """Whether averages of these names were kept after a number of steps, undamaged."""
+        try:
+            return set(names) <= set(self.averages(step))
+        except (FileNotFoundError, checkpoint.Damaged):
+            return False
+
+    @property
+    def _averages(self) -> Store:
+        return self.store.folder("averages")
+
+    def point(self, name: str) -> Folder:
+        """The folder of what was measured at a point of training."""
+        return Folder(self.store.folder("points").folder(name))
+
+    def points(self) -> list[Folder]:
+        """The folders of the points that were measured to the end."""
+        found = map(self.point, self.store.folder("points").names())
+        return [one for one in found if one.has("result.json")]
+
+    def take_over(self, other: TrialFolder) -> None:
+        """Copies the training of a trial that has ended: what `conclude` would have found."""
+        result = other.result()
+        for name in ("rows.jsonl", "weights.safetensors", "states.safetensors"):
+            if (content := other.store.get(name)) is not None:
+                self.store.put(name, content)
+        for name in other._averages.names():
+            if (content := other._averages.get(name)) is not None:
+                self._averages.put(name, content)
+        facts = {key: result[key] for key in TRAINING_FACTS if key in result}
+        self.put_json("training.json", facts)
 
     def append_row(self, row: Mapping[str, Any]) -> None:
         """Adds a row to the curve."""
@@ -327,7 +389,7 @@ class StudyFolder(Folder):
         self.data.store.sweep()
         wanted = set(groups)
         for trial in map(self.trial, self.store.folder("trials").names()):
-            trial.store.sweep()
+            trial.sweep()
             if trial.ended():
                 trial.remove_checkpoint()
                 trial.leave()

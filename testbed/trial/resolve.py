@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +26,11 @@ from testbed.plugin_files import Provenance
 from testbed.registry import Registry
 from testbed.trial import build, class_conditions, sources, validity
 from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
+<<<<<<< HEAD
 from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, OfSigmaData
+=======
+from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, canonical
+>>>>>>> 989f9c4 (A trial is measured at points of its training and with averages of other lengths (work in progress))
 
 RECIPE = ("weighting", "loss", "density")
 _T = TypeVar("_T")
@@ -68,6 +73,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         data_digest=data.digest,
         sources=components.sources(),
         plugins=components.plugins(),
+        training_sources=components.training_sources(),
     )
     if problems := list(misfits(config, registry, data)):
         raise InputError("\n".join(problems))
@@ -85,6 +91,7 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     guided = evaluation.guidance.name != "none"
     yield from validity.problems(objective, config.c_noise, network, data)
     yield from validity.unlearnt(objective, network, evaluation.elbo)
+    yield from validity.unmeasured(evaluation, config.training.steps)
     yield from class_conditions.problems(config.conditions, method, network, data)
     yield from validity.unsampled(sampler, schedule, evaluation.steps, objective, guided)
     if evaluation.likelihood:
@@ -179,10 +186,12 @@ class Components:
         options = vars(component)["options"]
         return ComponentSpec(name=component.name, options={**component.defaults, **options})
 
-    def _sources(self) -> Iterator[Provenance]:
-        for component in self.used.values():
+    def _sources(self, apart: Collection[str] = ()) -> Iterator[Provenance]:
+        """Where the components come from, but for those of the axes `apart`."""
+        for key, component in self.used.items():
             # A table's own density is in no registry; the table itself is.
-            if not (isinstance(component, Density) and component.name == "table"):
+            own = isinstance(component, Density) and component.name == "table"
+            if not own and key.partition(" ")[0] not in apart:
                 yield self.registry.source(component)
 
     def plugins(self) -> dict[str, str]:
@@ -192,6 +201,14 @@ class Components:
     def sources(self) -> str:
         """The digest of the core's sources for these components; see `trial.sources`."""
         return sources.digest(one.origin for one in self._sources() if one.kind == "built in")
+
+    def training_sources(self) -> str:
+        """A digest of the sources of the components that training uses, plugins among them."""
+        measuring = {field.setting.axis for field in settings.fields(Evaluation)}
+        found = list(self._sources(measuring))
+        core = sources.digest(one.origin for one in found if one.kind == "built in")
+        plugins = sorted({(one.plugin, one.version) for one in found if one.kind != "built in"})
+        return hashlib.sha256(canonical([core, plugins]).encode()).hexdigest()[:16]
 
 
 def _cut(spec: ComponentSpec, stated: TrialSettings, table: NoiseTable | None) -> ComponentSpec:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+<<<<<<< HEAD
 from typing import Annotated, Any, Literal, Self
+=======
+from typing import Annotated, Any, Literal, NamedTuple
+>>>>>>> 989f9c4 (A trial is measured at points of its training and with averages of other lengths (work in progress))
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from testbed.errors import InputError, unknown
 from testbed.settings import Setting
+from testbed.training.settings import WIDEST
 
 MOST_STEPS = 1_000_000
 
@@ -149,6 +154,21 @@ class Likelihood(Model):
         return value
 
 
+class Point(NamedTuple):
+    """Where a trial is measured: after a number of steps, with its own average or another one.
+
+    `width` is that of a power-function average, or None for the average that training names.
+    """
+
+    step: int
+    width: float | None = None
+
+    @property
+    def name(self) -> str:
+        """`500`, or `2000-0.1`."""
+        return f"{self.step}" if self.width is None else f"{self.step}-{self.width!r}"
+
+
 class Evaluation(Model):
     """How a trained model is measured; the noise is fixed and shared by every trial."""
 
@@ -227,13 +247,58 @@ class Evaluation(Model):
         ComponentSpec(name="nearest_train"),
         ComponentSpec(name="nearest_test"),
     )
+    points: Annotated[
+        tuple[int | float, ...],
+        Setting(
+            "Where in its training a trial is measured besides the end: numbers of steps, such as "
+            "500, or fractions of training.steps, such as 0.25.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = ()
+    widths: Annotated[
+        tuple[float, ...],
+        Setting(
+            "Widths of power-function averages with which it is measured at the end, besides its "
+            "own average, in the units of training.ema_width.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = ()
+
+    @field_validator("points", mode="before")
+    @classmethod
+    def _steps_or_fractions(cls, value: Any) -> Any:
+        several: list[Any] = list(value) if isinstance(value, list | tuple) else [None]
+        for one in several:
+            number = isinstance(one, int | float) and not isinstance(one, bool)
+            if not number or not (one >= 1 if isinstance(one, int) else 0 < one < 1):
+                raise ValueError(
+                    "must be a list of whole numbers of steps from 1 on, or of fractions above 0 "
+                    "and below 1, for example [0.25, 0.5]"
+                )
+        return value
+
+    @field_validator("widths")
+    @classmethod
+    def _different(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value) or not all(0 < one <= WIDEST for one in value):
+            raise ValueError(f"must be different numbers above 0 and up to {WIDEST:.3g}")
+        return value
+
+    def at(self, steps: int) -> tuple[int, ...]:
+        """The points of a training of `steps` steps, ascending, without its end."""
+        found = {one if isinstance(one, int) else max(1, round(one * steps)) for one in self.points}
+        return tuple(sorted(found - {steps}))
 
     def __str__(self) -> str:
         """`16 levels × 1024 draws, 512 samples by heun, 18 steps of karras (rho 7.0)`."""
         guided = "" if self.guidance.name == "none" else f", guided by {self.guidance}"
+        at = f"; at {', '.join(map(str, self.points))} too" if self.points else ""
+        widths = f"; averages of widths {', '.join(map(str, self.widths))}" if self.widths else ""
         return (
             f"{self.levels} levels × {self.draws} draws, {self.samples} samples by {self.sampler}, "
-            f"{self.steps} steps of {self.schedule}{guided}"
+            f"{self.steps} steps of {self.schedule}{guided}{at}{widths}"
         )
 
 

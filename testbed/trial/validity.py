@@ -22,10 +22,15 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
+<<<<<<< HEAD
 from testbed.sampling.loop import refused_at_infinity, sample
 from testbed.tensors import widen
+=======
+from testbed.sampling.loop import sample
+from testbed.training import averages
+>>>>>>> 989f9c4 (A trial is measured at points of its training and with averages of other lengths (work in progress))
 from testbed.training.objective import Objective
-from testbed.trial.specs import Likelihood
+from testbed.trial.specs import Evaluation, Likelihood
 
 MOST_EXACT = 256
 """Dimensions up to which the divergence of a likelihood may be exact."""
@@ -245,6 +250,21 @@ def _outside(label: str, allowed: tuple[float, float], low: float, high: float) 
             f"{label} is defined for sigma between {allowed[0]:g} and {allowed[1]:g} (ends "
             f"excluded), the density draws sigma from {low:g} to {high:g}."
         )
+
+
+def unmeasured(evaluation: Evaluation, steps: int) -> Iterator[str]:
+    """Why a training of `steps` steps cannot be measured at its points or with its averages."""
+    if late := [step for step in evaluation.at(steps) if step > steps]:
+        yield f"evaluation.points = {late[0]} is beyond the end: training.steps = {steps}."
+    for width in evaluation.widths:
+        off = averages.error(averages.stored(steps), averages.Profile(steps, width))
+        if off > averages.LARGEST_ERROR:
+            yield (
+                f"evaluation.widths = {width:g} cannot be reconstructed: from {averages.SNAPSHOTS} "
+                f"snapshots of averages of widths {averages.WIDTHS[0]:g} and "
+                f"{averages.WIDTHS[1]:g} its profile is {off:.0%} off, and at most "
+                f"{averages.LARGEST_ERROR:.0%} is accepted. From about 0.02 to 0.25 it works."
+            )
 
 
 def _noise(

@@ -20,7 +20,7 @@ from testbed.registry import Registry
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import evaluate
+from testbed.trial import evaluate, points
 from testbed.trial.build import dataset, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
@@ -118,13 +118,35 @@ def _run(
     trial.begin()
     data = dataset(registry, config.dataset)
     one = training_job(config, registry, data)
+    if trial.has("training.json"):
+        return _measure_anew(config, trial, registry, data, one, device)
     trainer = Trainer.of(one, data, device)
+    points.keep(trainer, [config])
     if not _train(trainer, [trial], trial, stop):
         return "interrupted"
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
     trained = one._replace(denoiser=trainer.averaged())
     status = _conclude(config, trial, registry, data, trained, device, facts)
     trial.remove_checkpoint()
+    return status
+
+
+def _measure_anew(
+    config: TrialConfig,
+    trial: TrialFolder,
+    registry: Registry,
+    data: Data,
+    job: TrainingJob,
+    device: torch.device,
+) -> str:
+    """Measures a trial with the training that it has taken over."""
+    facts = trial.json("training.json")
+    module_of(job.denoiser).load_state_dict(trial.tensors("weights.safetensors"))
+    if job.objective.states is not None:
+        job.objective.states.load_state_dict(trial.tensors("states.safetensors"))
+    trained = job._replace(denoiser=job.denoiser.to(device).eval())
+    status = _conclude(config, trial, registry, data, trained, device, facts)
+    trial.store.remove("training.json")
     return status
 
 
@@ -152,6 +174,7 @@ def _run_together(
         loop = Trainer.of(one, data, device)
     else:
         loop = Batch(jobs, data, device, compiled)
+    points.keep(loop, configs)
     curves = [None if done else trial for trial, done in zip(trials, concluded, strict=True)]
     if not _train(loop, curves, group, stop, of):
         return ["interrupted"] * len(trials)
@@ -201,6 +224,11 @@ def resumable(
             f"{trial.path / 'rows.jsonl'} is cut short or damaged."
             for trial, (size, digest) in zip(trials, facts["rows"], strict=True)
             if trial is not None and trial.curve_mark(size)[1] != digest
+        ] + [
+            f"{trial.path / 'averages' / str(step)} is missing or damaged."
+            for trial in trials
+            for step in facts.get("kept", ())
+            if trial is not None and not trial.has_averages(step)
         ]
         if not torn:
             if damaged:
@@ -237,6 +265,7 @@ def _train(
         for trial, i in zip(trials, of, strict=True):
             if trial is not None and (row := rows[i]) is not None:
                 trial.append_row({**asdict(row), "time": now})
+        points.store(loop, trials, of)
         stopping = stop()
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
             _store(loop, trials, training)
@@ -252,7 +281,8 @@ def _store(loop: Loop, trials: Sequence[TrialFolder | None], training: TrainingF
     """A checkpoint, with the lengths and digests of the curves that belong to it."""
     tensors, facts = loop.state()
     rows = [trial.curve_mark() if trial else (0, "") for trial in trials]
-    training.put_checkpoint(tensors, {**facts, "rows": rows})
+    kept = sorted(stop for stop in loop.stops if stop <= loop.step)
+    training.put_checkpoint(tensors, {**facts, "rows": rows, "kept": kept})
 
 
 def _conclude(
@@ -276,6 +306,7 @@ def _conclude(
     errors: dict[str, dict[str, float]] = {}
     if status != "diverged":
         metrics, errors = evaluate.measure(config, trial, registry, data, trained, device)
+        points.measure(config, trial, registry, data, trained, device)
     curve = trial.rows()
     trial.put_json(
         "result.json",
