@@ -32,7 +32,11 @@ MODULES = [
     "network_laws",
     "data_laws",
     "statistics_laws",
+<<<<<<< HEAD
     "sequential_laws",
+=======
+    "average_laws",
+>>>>>>> f51853f (Tests and laws of averages and of points of measurement)
     "distance_laws",
     "sample_quality_laws",
     "property_laws",

@@ -186,10 +186,13 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "conditions.label": "conditions.label=0.1",
     "evaluation.guidance.name": 'evaluation.guidance={name="classifier", steps=9}',
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
+    "evaluation.points": "evaluation.points=[0.5]",
+    "evaluation.widths": "evaluation.widths=[0.1]",
 }
 # What no setting of this study changes: one network, digests, and facts of the code and the device.
 OTHERWISE = {
     "network.name", "data_digest", "sigma_data_measured", "device", "schema", "sources",
+    "training_sources",
 }  # fmt: skip
 
 
