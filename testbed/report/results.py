@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +19,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from testbed.errors import InputError
+from testbed.report.level_curves import LevelCurves, of_table
+from testbed.study.study_file import ReportSettings
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 LABEL = ["case", "arm", "variant"]
+Label = tuple[str, str, str]
+"""Case, arm and variant."""
 IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
 ENDED = {"diverged_at": None, "error": "", "training_seconds": 0.0, "parameters": None}
 """What the table of trials has of a result, with what stands where it is missing."""
@@ -43,7 +48,8 @@ class Results:
             parameters.
         metrics: case, arm, variant, seed, metric, value of the trials that ended, inf where a trial
             diverged or its metric is not finite, and error, that of its own samples, or nan.
-        levels: case, arm, variant, seed and the columns of levels.csv; losses per dimension.
+        levels: case, arm, variant, seed and the columns of levels.csv, losses per dimension;
+            `level` is that of the study's grid, `sigma` the one at which the model was measured.
         curves: case, arm, variant, seed, step, loss (over its value at F = 0), gradient_norm,
             gradient_norm_cv.
         coefficients: coefficients.csv.
@@ -65,10 +71,15 @@ class Results:
     facts: dict[str, dict[str, Any]]
     missing: list[str]
 
+    @cached_property
+    def settings(self) -> ReportSettings:
+        """`[report]` of the study file."""
+        return ReportSettings.model_validate(self.study.get("report", {}))
+
     @property
     def level(self) -> float:
         """Coverage of every interval."""
-        return float(self.study.get("report", {}).get("level", 0.95))
+        return self.settings.level
 
     @property
     def cases(self) -> list[str]:
@@ -96,10 +107,69 @@ class Results:
         found = self.levels[self.levels["case"] == case]
         return "excess" in found and bool(found["excess"].notna().any())
 
+    def dimensions(self, case: str) -> int:
+        """The number of dimensions of a case's data; 1 where it is not recorded."""
+        return math.prod(self.facts.get(case, {}).get("shape", [])) or 1
+
+    def sigma_data(self, case: str) -> float:
+        """That of a case's training split; nan where no trial's record can be read."""
+        return self._sigma_data.get(case, math.nan)
+
+    def trained(self, label: Label) -> tuple[float, float]:
+        """The lowest and the highest noise level that training of a variant could draw."""
+        return self._trained.get(label, (0.0, math.inf))
+
+    def by_level(self, label: Label) -> LevelCurves | None:
+        """What was measured of a variant by level; None where nothing was."""
+        return self._by_level.get(label)
+
+    def without(self, case: str, **omitted: str | int) -> Results:
+        """The same results without a seed or a variant of a case."""
+        ((column, value),) = omitted.items()
+        tables = {}
+        for name in ("trials", "metrics", "levels"):
+            table = getattr(self, name)
+            tables[name] = table[(table["case"] != case) | (table[column] != value)]
+        found = replace(self, **tables)
+        # What is read of the tables again takes a hundred times as long as leaving this out.
+        found.__dict__["_by_level"] = {
+            label: curves.without(int(value)) if column == "seed" and label[0] == case else curves
+            for label, curves in self._by_level.items()
+            if column == "seed" or (label[0], label[2]) != (case, value)
+        }
+        return found
+
+    @cached_property
+    def _sigma_data(self) -> dict[str, float]:
+        pairs = zip(self.trials["case"], self.trials["id"], strict=True)
+        known = [(case, self.configs[id_]) for case, id_ in pairs if id_ in self.configs]
+        return {case: config.sigma_data_measured for case, config in reversed(known)}
+
+    @cached_property
+    def _trained(self) -> dict[Label, tuple[float, float]]:
+        rows = self.trials[[*LABEL, "id"]].itertuples(index=False)
+        return {
+            (case, arm, variant): self.configs[id_].trained
+            for case, arm, variant, id_ in rows
+            if id_ in self.configs
+        }
+
+    @cached_property
+    def _by_level(self) -> dict[Label, LevelCurves]:
+        groups = self.levels.groupby(LABEL, sort=False) if len(self.levels) else ()
+        return {(str(c), str(a), str(v)): of_table(table) for (c, a, v), table in groups}
+
+    @cached_property
+    def _stored(self) -> dict[tuple[str, str, str, str], dict[int, float]]:
+        found: dict[tuple[str, str, str, str], dict[int, float]] = {}
+        rows = self.metrics[[*LABEL, "metric", "seed", "value"]].itertuples(index=False)
+        for case, arm, variant, metric, seed, value in rows:
+            found.setdefault((case, arm, variant, metric), {})[int(seed)] = float(value)
+        return found
+
     def primary(self, case: str) -> str:
         """The metric that decides: the report's, else excess_nats or loss_vs_wiener."""
-        asked = str(self.study.get("report", {}).get("primary", ""))
-        return asked or ("excess_nats" if self.oracle(case) else "loss_vs_wiener")
+        return self.settings.primary or ("excess_nats" if self.oracle(case) else "loss_vs_wiener")
 
     def metric_names(self, case: str) -> list[str]:
         """The primary metric, then every other that is finite somewhere."""
@@ -109,9 +179,8 @@ class Results:
 
     def values(self, case: str, arm: str, variant: str, metric: str) -> pd.Series[float]:
         """One value per seed of the trials that ended, inf where one diverged."""
-        found = chosen(self.metrics, case, arm, variant)
-        series = found[found["metric"] == metric].set_index("seed")["value"].sort_index()
-        return series.astype(float)
+        found = self._stored.get((case, arm, variant, metric), {})
+        return pd.Series(found, dtype=float).sort_index()
 
     def samples(self, case: str, arm: str, variant: str) -> NDArray[np.float64] | None:
         """(n, *shape) samples of the first seed that finished."""
@@ -166,7 +235,8 @@ def read(folder: Path) -> Results:
             if status == "finished":
                 metrics += [{**key, **metric} for metric in _metrics(ended)]
             if level_table is not None:
-                levels.append(level_table.assign(**key))
+                grid = level_table.get("level", level_table["sigma"])
+                levels.append(level_table.assign(**key, level=grid))
             if curve is not None:
                 curves.append(curve.assign(**key))
     rows = pd.DataFrame(trials)
@@ -181,7 +251,7 @@ def read(folder: Path) -> Results:
     }
     values = _table(metrics, [*LABEL, "seed", "metric", "value", "error"])
     values = values.astype({"value": float, "error": float})
-    empty = [*LABEL, "seed", "sigma", "loss", "wiener"]
+    empty = [*LABEL, "seed", "level", "sigma", "loss", "wiener"]
     results = Results(
         folder=folder,
         study=study,

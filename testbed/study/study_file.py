@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
@@ -68,6 +68,29 @@ class ReportSettings(Model):
         Field(gt=0, lt=1),
         Setting("Confidence level of the intervals and of the comparisons."),
     ] = 0.95
+    smallest_effect: Annotated[
+        float,
+        Field(gt=0),
+        Setting(
+            "Smallest effect of interest, as the logarithm of a ratio: what is shown to be smaller "
+            "is equivalent."
+        ),
+    ] = 0.05
+    bands: Annotated[
+        tuple[float, ...],
+        Field(min_length=1),
+        Setting(
+            "Edges of the bands of noise levels, in units of sigma_data, ascending; each band has "
+            "its own verdict."
+        ),
+    ] = (0.1, 1.0, 10.0)
+
+    @field_validator("bands")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted({edge for edge in value if edge > 0}):
+            raise ValueError("must be positive numbers that ascend, for example [0.1, 1, 10]")
+        return value
 
 
 @dataclass(frozen=True)
