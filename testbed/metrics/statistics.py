@@ -108,9 +108,9 @@ class Comparison:
 
         In this order: a trial diverged; there are fewer than three seeds; "equivalent", where the
         effect is shown to be below the smallest of interest, whether or not it differs from zero;
-        "better" or "worse", where it is shown to differ from zero and its estimate is at least the
-        smallest of interest; else "undecided". All p are those that Holm's method corrected: those
-        of a comparison that belongs to no family yet show nothing.
+        "better" or "worse", where it is shown to differ from zero, which the interval leaves out,
+        and the estimate is at least the smallest of interest; else "undecided". All p are those
+        that Holm's method corrected: a comparison that belongs to no family yet shows nothing.
         """
         if self.diverged:
             return f"diverged: a in {self.diverged_a}, b in {self.diverged_b} of {self.seeds} seeds"
@@ -118,7 +118,7 @@ class Comparison:
             return "too few seeds"
         if self.p_equivalent_holm < ALPHA:
             return "equivalent"
-        if self.p_holm < ALPHA and self.matters:
+        if self.p_holm < ALPHA and self.matters and not self.low <= 1 <= self.high:
             return "better" if self.ratio < 1 else "worse"
         return "undecided"
 

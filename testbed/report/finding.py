@@ -122,6 +122,8 @@ def _of_arm(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Ite
     if parts:
         yield f"{place.where}against the baseline {place.baseline}: {'; '.join(parts)}."
     yield from _without_verdict(left.results, place)
+    if text := sentences_of(left.results, place.case, place.arm):
+        yield f"{place.where}note that {text}."
     if len(place.ranked) > 1:
         yield _best(left, place)
     if place.subject is not None:
@@ -157,10 +159,9 @@ def _without_verdict(results: Results, place: Standing) -> Iterator[str]:
     for reason, members in by_reason.items():
         names = listed([one.variant for one in members])
         if members[0].lost:
-            yield f"{place.where}{reason}: no one wins against it, and it wins against no one."
-        elif place.baseline in equal_to(results, place.case, place.arm, members[0].variant):
-            yield f"{place.where}{sentences_of(results, place.case, place.arm)}."
-        else:
+            who = "it, and it wins" if len(members[0].lost) == 1 else "them, and they win"
+            yield f"{place.where}no verdict: {reason}; no one wins against {who} against no one."
+        elif place.baseline not in equal_to(results, place.case, place.arm, members[0].variant):
             yield f"{place.where}no verdict on {names}: {reason}."
 
 
@@ -169,9 +170,11 @@ def _best(left: LeaveOneOut, place: Standing) -> str:
     best = place.ranked[0]
     found = left.hangs_on(lowest(place.versus, place.baseline, place.ranked))
     hanging = f" (this hangs on {listed(found)})" if found else ""
-    others = "and is better than every other" if place.winner else ""
-    others = others or f"but is not shown to be better than {listed(place.unseparated)}"
-    return f"{place.where}{best} has the lowest {title(place.versus[0].metric)}{hanging}, {others}."
+    others = "which is better than every other"
+    if not place.winner:
+        others = f"which is not shown to be better than {listed(place.unseparated)}"
+    metric = title(place.versus[0].metric)
+    return f"{place.where}the lowest {metric} is that of {best}{hanging}, {others}."
 
 
 def _by_band(
@@ -186,7 +189,8 @@ def _by_band(
             continue
         c, share = one.comparison, ranges.share(results, baseline, one.metric, one.levels, band)
         words = [per_cent(c.ratio, c.low, c.high), *_hanging(left, one)]
-        parts.append(f"{one.verdict} at {band.name} ({share:.0%} of it; {'; '.join(words)})")
+        said = "; ".join([f"{100 * share:.0f} % of it", *words])
+        parts.append(f"{one.verdict} at {band.name} ({said})")
         if ranges.linear_is_better(results, baseline, one.metric, one.levels, band):
             lost.append(band.name)
     if parts:

@@ -226,7 +226,7 @@ def _bands(results: Results, compared: Comparisons, case: str) -> PageTable | No
                 continue
             cells: list[Cell | str] = [arm, variant]
             for band in bands:
-                share = f"{ranges.share(results, label, metric, levels, band):.0%}"
+                share = f"{100 * ranges.share(results, label, metric, levels, band):.0f} %"
                 one = compared.to_baseline(case, arm, variant, band.name)
                 effect, _, verdict = _versus(one)
                 said = f": {effect.text}, {verdict.text.partition(':')[0]}" if one else ""

@@ -16,6 +16,8 @@ from testbed.report.results import Results
 
 SIGMA = (0.01, 0.1, 1.0, 10.0)
 WIENER = (1e-4, 8e-3, 0.2, 0.4)
+LEARNT = 20.0
+"""How far the best linear denoiser is above a planted loss of value 1."""
 Value = float | str
 Label = tuple[str, str, str]
 Planted = Mapping[Label, Sequence[Value]]
@@ -28,18 +30,21 @@ def plant(
     oracle: bool = False,
     shape: Callable[[str, int], float] = lambda variant, level: 1.0,
     order: Callable[[list[Any]], list[Any]] = lambda trials: trials,
+    trained: Mapping[str, tuple[float, float]] | None = None,
     **study: Any,
 ) -> Path:
     """A study's folder in which (case, arm, variant) has these primary metrics, one per seed.
 
     A word instead of a number is the trial's status. `shape` multiplies a variant's loss by level.
+    `trained` has the range of levels that a variant's training draws, where it is not the whole.
     """
     trials = []
     for number, (label, values) in enumerate(planted.items()):
         for seed, value in enumerate(values):
             labels = [dict(zip(results.LABEL, label, strict=True))]
             trials.append({"id": f"t{number:02}{seed:02}", "labels": labels})
-            _trial(folder / "trials" / trials[-1]["id"], labels, seed, value, oracle, shape)
+            at = folder / "trials" / trials[-1]["id"]
+            _trial(at, labels, seed, value, oracle, shape, (trained or {}).get(label[2]))
     record = {
         "name": "planted",
         "title": "Planted",
@@ -72,6 +77,7 @@ def _trial(
     value: Value,
     oracle: bool,
     shape: Callable[[str, int], float],
+    trained: tuple[float, float] | None,
 ) -> None:
     config = {
         "parameterization": "v",
@@ -79,6 +85,7 @@ def _trial(
         "sigma_data": 0.5,
         "sigma_data_measured": 0.5,
         "seed": seed,
+        "training_range": trained,
         "training": {"learning_rate": 0.001, "steps": 9},
     }
     _json(at / "trial.json", {"id": at.name, "config": config, "labels": labels})
@@ -95,7 +102,8 @@ def _trial(
     if isinstance(value, float):
         factor = [value * shape(labels[0]["variant"], i) for i in range(len(SIGMA))]
         ended["metrics"] = {"loss_vs_wiener": value, "energy": value / 10, "mmd": value - 1}
-        table = {"sigma": SIGMA, "loss": np.multiply(WIENER, factor), "wiener": WIENER}
+        table: dict[str, Any] = {"sigma": SIGMA, "loss": np.multiply(WIENER, factor)}
+        table |= {"wiener": np.multiply(WIENER, LEARNT)}
         table |= {"output_rms": [value] * 4, "target_rms": [1.0] * 4}
         if oracle:
             ended["metrics"]["excess_nats"] = value
@@ -137,6 +145,5 @@ def said(folder: Path) -> str:
 
 def says(read: Results, compared: Comparisons | None = None) -> str:
     compared = compared or comparisons.make(read)
-    first = [" ".join(pair) for pair in finding.headline(read, compared)]
-    rest = [text for _, texts in finding.sentences(read, compared) for text in texts]
-    return " ".join([*first, *rest])
+    parts = [*finding.headline(read, compared), *finding.notes(read, compared)]
+    return " ".join(" ".join([case, *said]) for case, said in parts)

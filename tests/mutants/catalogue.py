@@ -32,6 +32,7 @@ MODULES = [
     "network_laws",
     "data_laws",
     "statistics_laws",
+    "verdict_laws",
     "distance_laws",
     "sample_quality_laws",
     "property_laws",

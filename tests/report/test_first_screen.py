@@ -1,0 +1,211 @@
+"""The first screen says what holds: its rules, each on a study whose numbers are planted."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.command_line import run_here
+from helpers.paths import ROOT
+from helpers.planted_studies import Planted, noisy, plant
+
+from testbed import report
+from testbed.metrics import curves
+from testbed.metrics.statistics import correct
+from testbed.report import comparisons, drawing, effects, finding, galleries, ranges, results, words
+
+WINNER: Planted = {
+    ("c", "", "a"): noisy(0.8, stream=1),
+    ("c", "", "b"): noisy(1.0, stream=2),
+    ("c", "", "d"): noisy(1.5, stream=3),
+}
+
+
+def lead(folder: Path) -> str:
+    read = results.read(folder)
+    return " ".join(s for _, said in finding.headline(read, comparisons.make(read)) for s in said)
+
+
+def test_a_sentence_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
+    base = noisy(1.0, seeds=6, stream=1)
+    tilted = [b * f for b, f in zip(base, (0.955, 0.95, 0.96, 0.925, 0.95, 0.955), strict=True)]
+    text = lead(plant(tmp_path, {("c", "", "b"): base, ("c", "", "a"): tilted}))
+    # -0.0525 on the log scale in the mean; without seed 3, -0.0471.
+    assert "a (−5.1 % [−6.3, −3.9]; hangs on seed 3) is better than the baseline" in text
+    assert "rests on" not in text
+
+
+def test_few_seeds_are_said(tmp_path: Path) -> None:
+    planted = {label: values[:3] for label, values in WINNER.items()}
+    assert "All of this rests on 3 seeds only." in lead(plant(tmp_path, planted))
+
+
+def test_an_equivalence_is_said_with_its_size(tmp_path: Path) -> None:
+    b = noisy(1.0, seeds=6, stream=1)
+    a = [v * f for v, f in zip(b, (1.008, 1.012, 1.01, 1.009, 1.011, 1.01), strict=True)]
+    text = lead(plant(tmp_path, {("c", "", "b"): b, ("c", "", "a"): a}))
+    assert "a (1.00 % [0.85, 1.15]) is equivalent to it" in text
+
+
+def test_no_one_wins_against_what_learnt_nothing(tmp_path: Path) -> None:
+    """The trials of cases/cross.toml: EDM at F = 0, where the linear denoiser is."""
+    planted = {("", "", "v"): [0.03, 0.031, 0.029], ("", "", "edm"): [20.0, 20.0, 20.0]}
+    folder = plant(tmp_path, planted, baseline="edm", oracle=True)
+    for file in folder.glob("trials/*/levels.csv"):
+        levels = pd.read_csv(file)
+        ratio = levels["loss"] / levels["wiener"]
+        levels.assign(error_rms=levels["target_rms"] * np.sqrt(ratio)).to_csv(file, index=False)
+    text = lead(folder)
+    assert "edm learnt nothing beyond the linear denoiser (F = 0); no one wins against it" in text
+    for word in ("better", "worse", "lowest"):
+        assert word not in text
+    page = report.write(folder).read_text()
+    assert "p < 0.001" not in page
+
+
+def test_a_verdict_is_taken_over_the_levels_that_both_were_trained_on(tmp_path: Path) -> None:
+    def shape(variant: str, level: int) -> float:
+        return 100.0 if variant == "a" and level == 0 else 1.0
+
+    pair = {name: WINNER["c", "", name] for name in "ab"}
+    planted = {("c", "", name): values for name, values in pair.items()}
+    folder = plant(tmp_path, planted, shape=shape, trained={"a": (0.1, 80.0)})
+    assert "a (−20 % [−20, −19]; over the 3 of 4 levels, σ = 0.1 to 10, that both" in lead(folder)
+    page = report.write(folder).read_text()
+    assert "(common: 3 of 4 levels, σ = 0.1 to 10)" in page
+    levels = pd.read_csv(folder / "tables" / "levels.csv")
+    untrained = levels[~levels["trained"]]
+    assert untrained[["variant", "sigma"]].to_numpy().tolist() == [["a", 0.01]]
+
+
+def test_less_than_half_of_the_levels_gives_no_verdict(tmp_path: Path) -> None:
+    trained = {"a": (0.5, 5.0)}
+    planted = {("c", "", name): WINNER["c", "", name] for name in "ab"}
+    text = lead(plant(tmp_path, planted, trained=trained))
+    assert "No verdict on a: no verdict: both were trained on 1 of 4 levels" in text
+
+
+def test_the_family_holds_the_bands_and_the_arms(tmp_path: Path) -> None:
+    planted = {
+        ("c", arm, name): noisy(1.0, stream=i)
+        for i, (arm, name) in enumerate((arm, name) for arm in "xy" for name in "abd")
+        if (arm, name) != ("y", "d")
+    }
+    read = results.read(plant(tmp_path, planted))
+    made = comparisons.make(read)
+    assert made.tests == {"baseline": 3, "arm": 2, "pair": 1, "band": 12}
+    tested = [one.comparison for one in made.judged if one.comparison is not None]
+    assert [c.p_holm for c in tested] == pytest.approx(
+        [c.p_holm for c in correct(tested)], nan_ok=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "text"),
+    [
+        (1.0102, 1.008, 1.0124, "1.0 % [0.8, 1.2]"),
+        (0.88, 0.85, 0.92, "−12 % [−15, −8]"),
+        (39.5, 28.1, 55.5, "3800 % [2700, 5400]"),
+        (1.501, 1.499, 1.503, "50.1 % [49.9, 50.3]"),
+        (1.0, 1.0, 1.0, "0 % [0, 0]"),
+        (1.2, math.nan, math.nan, "20 %"),
+    ],
+)
+def test_effects_are_per_cents_with_two_digits(
+    ratio: float, low: float, high: float, text: str
+) -> None:
+    assert words.per_cent(ratio, low, high) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.3, 0.9), (1.2, 1.9), (0.5, 20.0), (1e-8, 1e8), (0.97, 1.02), (2.1, 2.2)]
+)
+def test_a_log_axis_has_two_labels_at_least(low: float, high: float) -> None:
+    ticks = drawing.LogTicks().tick_values(low, high)
+    assert 2 <= len(ticks) <= 9
+    assert all(low <= tick <= high for tick in ticks)
+    assert list(ticks) == sorted(set(ticks))
+
+
+def test_samples_in_colour_are_pictures() -> None:
+    colour = np.random.default_rng(0).uniform(size=(5, 3, 6, 4))
+    seen = galleries._images(colour)
+    assert seen is not None
+    np.testing.assert_array_equal(seen[2, 1, 3], colour[2, :, 1, 3])
+    assert galleries._images(colour[:, :2]) is None
+
+
+def test_a_study_without_arms_has_every_figure(tmp_path: Path) -> None:
+    page = report.write(plant(tmp_path, WINNER)).read_text()
+    for kind in ("forest", "ratio", "wiener", "sizes", "start", "training", "weights"):
+        assert f'<figure id="{kind}_c">' in page
+
+
+def test_the_scale_is_that_of_the_variants_in_the_running(tmp_path: Path) -> None:
+    planted = {**WINNER, ("c", "", "far"): noisy(15.0, stream=8)}
+    planted["c", "", "lost"] = ["diverged", *noisy(9.0, stream=9)[1:]]
+    read = results.read(plant(tmp_path, planted))
+    made = comparisons.make(read)
+    low, high = effects.window(read, effects.running(made, "c", ""))
+    assert 0.7 < low < 0.8
+    assert 1.5 < high < 1.7
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_edm_learns_nothing_on_the_cross(tmp_path: Path) -> None:
+    """It stays at F = 0, which is the best linear denoiser of these data."""
+    for name in ("cross.py", "cross.toml"):
+        shutil.copy(ROOT / "tests" / "fixtures" / name, tmp_path)
+    short = [
+        "training.steps=150",
+        "training.batch=64",
+        "evaluation.samples=16",
+        "evaluation.steps=4",
+    ]
+    flags = [word for setting in short for word in ("--set", setting)]
+    words = ("cross.toml", "-p", "cross.py", "--no-mlflow", "--jobs", "0", *flags)
+    done = run_here(tmp_path, "study", *words)
+    assert done.code == 0, done.err
+    text = lead(tmp_path / "runs" / "cross")
+    assert "edm learnt nothing beyond the linear denoiser (F = 0)" in text
+    for word in ("better", "worse", "lowest"):
+        assert word not in text
+
+
+def test_training_ranges_are_recorded(tmp_path: Path) -> None:
+    """The table of DDPM begins at sqrt(beta/(1 - beta)) with beta = 1e-4."""
+    (tmp_path / "one.toml").write_text(
+        """
+[study]
+name = "one"
+[base]
+dataset = { name = "mixture", dim = 2 }
+network = { name = "mlp", width = 8, depth = 1 }
+training = { steps = 2, batch = 8, points = 1 }
+evaluation = { levels = 8, draws = 32, samples = 8, steps = 2, metrics = [] }
+seeds = 1
+[grid]
+parameterization = ["eps", "edm"]
+"""
+    )
+    done = run_here(tmp_path, "study", "one.toml", "--no-mlflow", "--jobs", "0")
+    assert done.code == 0, done.err
+    read = results.read(tmp_path / "runs" / "one")
+    low, high = read.trained(("", "", "eps"))
+    assert low == pytest.approx(math.sqrt(1e-4 / (1 - 1e-4)))
+    assert 70 < high < 80
+    assert read.trained(("", "", "edm")) == pytest.approx((0.002, 80.0))
+    labels = ("", "", "eps"), ("", "", "edm")
+    levels = ranges.common(read, *labels)
+    assert levels is not None
+    assert levels.text == "5 of 8 levels, σ = 0.041 to 18"
+    # Over all levels the parts are the metric that the trial stored.
+    for label in labels:
+        everywhere = ranges.CommonLevels(levels.every, np.ones(8, dtype=bool))
+        found = ranges.parts(read, label, "excess_nats", everywhere)
+        assert found is not None
+        stored = read.values(*label, "excess_nats").to_numpy()
+        assert curves.total("excess_nats", found.parts) == pytest.approx(stored, rel=1e-12)
