@@ -78,7 +78,7 @@ def _frame(axes: Axes, results: Results, limits: Window) -> None:
     axes.axvline(1, color=REFERENCE, lw=1)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(ticks(limits)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: per_cent(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (x - 1):.0f} %"))
 
 
 def ticks(limits: Window) -> list[float]:
@@ -95,14 +95,13 @@ def ticks(limits: Window) -> list[float]:
 def _row(axes: Axes, results: Results, one: Versus, height: float, limits: Window) -> None:
     """A variant's seeds, mean and interval, and its verdict in words at the right."""
     c, colour = one.comparison, ink(one.variant, results.variants(one.case))["color"]
-    text = (one.lost and "no one’s victory") or one.reason.partition(":")[0]
+    text = "no one’s victory" if one.lost else one.verdict.partition(":")[0]
     if c is not None and not one.lost:
-        text = f"{per_cent(c.ratio, c.low, c.high)}  {one.verdict.partition(':')[0]}"
-        a, b = (ranges.values(results, label, one.metric, one.levels) for label in one.labels)
-        seeds = (a / b).dropna()
-        seeds = seeds[np.isfinite(seeds)].clip(*limits)
-        axes.plot(seeds, [height + 0.2] * len(seeds), ".", ms=5, mew=0, color=colour, alpha=0.55)
+        text = f"{per_cent(c.ratio, c.low, c.high)}  {text}"
         if limits[0] < c.ratio < limits[1]:
+            a, b = (ranges.values(results, side, one.metric, one.levels) for side in one.labels)
+            seeds = (a / b).dropna().clip(*limits)
+            axes.plot(seeds, [height + 0.2] * len(seeds), ".", ms=5, mew=0, color=colour, alpha=0.6)
             axes.plot([c.low, c.high], [height] * 2, color=colour, lw=2, solid_capstyle="butt")
             axes.plot([c.ratio], [height], "s", ms=5, color=colour)
         else:

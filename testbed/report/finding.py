@@ -10,13 +10,15 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from testbed.metrics.curves import RELATIVE
 from testbed.metrics.statistics import ALPHA, POWER
 from testbed.report import ranges
 from testbed.report.comparisons import Comparisons, Versus, baseline_note, baseline_of
 from testbed.report.equal_objectives import distinct, equal_to, sentences_of
 from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut, effect, lowest
-from testbed.report.words import capital, listed, number, per_cent, title
+from testbed.report.words import capital, listed, number, per_cent, portion, title
+from testbed.study.study_file import ReportSettings
 
 FEW_SEEDS = 4
 """The lead says on how many seeds it rests where they are fewer."""
@@ -55,11 +57,6 @@ class Standing:
         """The variant shown to be better than every other in the running, or None."""
         return self.ranked[0] if len(self.ranked) > 1 and not self.unseparated else None
 
-    @property
-    def where(self) -> str:
-        """The arm, to begin a sentence with."""
-        return f"in “{self.arm}”, " if self.arm else ""
-
 
 def standing(results: Results, comparisons: Comparisons, case: str, arm: str) -> Standing:
     """Returns where the variants of a case and arm stand on the primary metric."""
@@ -91,28 +88,28 @@ def _is_better(one: Versus, best: str) -> bool:
 
 
 def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:
-    """Returns (case, sentences): what is shown in each arm of a case; last what holds for all."""
+    """Returns (case, paragraphs): one for each arm of a case; last what holds for all."""
     texts = []
     for case in results.cases:
         said: list[str] = []
         left = LeaveOneOut(results, case)
         for arm in results.arms(case):
             place = standing(results, comparisons, case, arm)
-            said += map(capital, _of_arm(left, comparisons, place))
+            sentences = " ".join(map(capital, _of_arm(left, comparisons, place)))
+            said.append(f"In “{arm}”: {sentences}" if arm else sentences)
         seeds = results.trials.loc[results.trials["case"] == case, "seed"].nunique()
-        if seeds < FEW_SEEDS and any(
-            comparisons.with_baseline(case, a) for a in results.arms(case)
-        ):
+        if seeds < FEW_SEEDS:
             said.append(f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only.")
         texts.append((f"{case or 'All data'} {_evidence(results, case)}:", said))
     rates = _rates(results) if any(comparisons.tests.values()) else []
-    return [*texts, ("", [*_unfinished(results), *rates, *_identities(results)])]
+    rest = [*_changed(results), *_unfinished(results), *rates, *_identities(results)]
+    return [*texts, ("", rest)]
 
 
 def _of_arm(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Iterator[str]:
     """The sentences on a case and arm."""
     if not place.versus:
-        yield f"{place.where}only {place.baseline} was run: nothing is compared."
+        yield f"only {place.baseline} was run: nothing is compared."
         return
     parts = []
     for verdict, said in SAID.items():
@@ -120,10 +117,10 @@ def _of_arm(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Ite
         if claims:
             parts.append(f"{listed(claims)} {'is' if len(claims) == 1 else 'are'} {said}")
     if parts:
-        yield f"{place.where}against the baseline {place.baseline}: {'; '.join(parts)}."
+        yield f"against the baseline {place.baseline}: {'; '.join(parts)}."
     yield from _without_verdict(left.results, place)
     if text := sentences_of(left.results, place.case, place.arm):
-        yield f"{place.where}note that {text}."
+        yield f"note that {text}."
     if len(place.ranked) > 1:
         yield _best(left, place)
     if place.subject is not None:
@@ -160,9 +157,9 @@ def _without_verdict(results: Results, place: Standing) -> Iterator[str]:
         names = listed([one.variant for one in members])
         if members[0].lost:
             who = "it, and it wins" if len(members[0].lost) == 1 else "them, and they win"
-            yield f"{place.where}no verdict: {reason}; no one wins against {who} against no one."
+            yield f"no verdict: {reason}; no one wins against {who} against no one."
         elif place.baseline not in equal_to(results, place.case, place.arm, members[0].variant):
-            yield f"{place.where}no verdict on {names}: {reason}."
+            yield f"no verdict on {names}: {reason}."
 
 
 def _best(left: LeaveOneOut, place: Standing) -> str:
@@ -174,7 +171,7 @@ def _best(left: LeaveOneOut, place: Standing) -> str:
     if not place.winner:
         others = f"which is not shown to be better than {listed(place.unseparated)}"
     metric = title(place.versus[0].metric)
-    return f"{place.where}the lowest {metric} is that of {best}{hanging}, {others}."
+    return f"the lowest {metric} is that of {best}{hanging}, {others}."
 
 
 def _by_band(
@@ -183,21 +180,22 @@ def _by_band(
     """The verdict of each band of noise levels on the subject, with the band's share."""
     parts, lost, results = [], [], left.results
     baseline = (place.case, place.arm, place.baseline)
+    whole = "the levels" if subject.metric == RELATIVE else f"that of {place.baseline}"
     for band in ranges.bands(results):
         one = comparisons.to_baseline(place.case, place.arm, subject.variant, band.name)
         if one is None or one.comparison is None or one.levels is None or one.reason:
             continue
         c, share = one.comparison, ranges.share(results, baseline, one.metric, one.levels, band)
         words = [per_cent(c.ratio, c.low, c.high), *_hanging(left, one)]
-        said = "; ".join([f"{100 * share:.0f} % of it", *words])
+        said = "; ".join([f"{portion(share)} of {whole}", *words])
         parts.append(f"{one.verdict} at {band.name} ({said})")
         if ranges.linear_is_better(results, baseline, one.metric, one.levels, band):
             lost.append(band.name)
     if parts:
         what = f"the {title(subject.metric)} of {subject.variant} against {place.baseline}"
-        yield f"{place.where}by noise level, {what}: {', '.join(parts)}."
+        yield f"by noise level, {what}: {', '.join(parts)}."
     if lost:
-        yield f"At {listed(lost)} {place.baseline} has more of it than the best linear denoiser."
+        yield f"the best linear denoiser is better than {place.baseline} at {listed(lost)}."
 
 
 def notes(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:
@@ -274,6 +272,14 @@ def _identities(results: Results) -> list[str]:
         f"{number(float(checked['ratio'].max()))} of its rounding bound: up to rounding the "
         "parameterizations are one denoiser, written differently."
     ]
+
+
+def _changed(results: Results) -> Iterator[str]:
+    """What the report judges by that was set after the first result."""
+    first = ReportSettings.model_validate(results.study.get("first_report", {}) or results.settings)
+    for name, value in results.settings:
+        if (before := getattr(first, name)) != value:
+            yield f"report.{name} was {before!r} until after the first result, and is {value!r}."
 
 
 def _unfinished(results: Results) -> list[str]:

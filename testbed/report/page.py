@@ -27,7 +27,7 @@ from testbed.report.comparisons import Comparisons, Versus, baseline_of
 from testbed.report.drawing import Picture, styled
 from testbed.report.galleries import gallery
 from testbed.report.results import Results, chosen, read
-from testbed.report.words import METRICS, between, number, per_cent, probability, title
+from testbed.report.words import METRICS, between, number, per_cent, portion, probability, title
 
 FEW = 6
 """Noise levels shown in the table of learning."""
@@ -226,13 +226,18 @@ def _bands(results: Results, compared: Comparisons, case: str) -> PageTable | No
                 continue
             cells: list[Cell | str] = [arm, variant]
             for band in bands:
-                share = f"{100 * ranges.share(results, label, metric, levels, band):.0f} %"
+                share = portion(ranges.share(results, label, metric, levels, band))
                 one = compared.to_baseline(case, arm, variant, band.name)
                 effect, _, verdict = _versus(one)
-                said = f": {effect.text}, {verdict.text.partition(':')[0]}" if one else ""
+                said = f": {effect.text}, {_short(one)}" if one else ""
                 cells.append(Cell(f"{share}{said}", verdict.style))
             rows.append(cells)
     return page_table(["arm", "variant", *(band.title for band in bands)], rows) if rows else None
+
+
+def _short(one: Versus) -> str:
+    """A verdict in a cell of a table of many."""
+    return "no one’s victory" if one.lost else one.verdict.partition(":")[0]
 
 
 def _results(results: Results, compared: Comparisons, table: pd.DataFrame, case: str) -> PageTable:

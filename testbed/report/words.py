@@ -207,6 +207,11 @@ def _power(size: float) -> int:
     return math.floor(math.log10(size))
 
 
+def portion(share: float) -> str:
+    """Writes a share in whole per cents: `38 %`, `< 1 %`."""
+    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
 def probability(p: float) -> str:
     """Writes a p value with three decimals, or as `< 0.001`."""
     if math.isnan(p):

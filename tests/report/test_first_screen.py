@@ -209,3 +209,11 @@ parameterization = ["eps", "edm"]
         assert found is not None
         stored = read.values(*label, "excess_nats").to_numpy()
         assert curves.total("excess_nats", found.parts) == pytest.approx(stored, rel=1e-12)
+
+
+def test_a_rule_that_was_set_after_the_first_result_is_told(tmp_path: Path) -> None:
+    settings = {"baseline": "b", "primary": "", "level": 0.95}
+    folder = plant(tmp_path, WINNER, first_report={**settings, "smallest_effect": 0.2})
+    said = "report.smallest_effect was 0.2 until after the first result, and is 0.05."
+    assert said in lead(folder)
+    assert "until after" not in lead(plant(tmp_path / "same", WINNER, first_report=settings))

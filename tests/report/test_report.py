@@ -312,8 +312,11 @@ def test_bands_name_where_the_best_is_better(tmp_path: Path) -> None:
         return [0.5, 0.5, 1.6, 1.25][level] if variant == "a" else 1.0
 
     text = said(plant(tmp_path, WINNER, shape=shape))
-    assert "better at very low noise (25 % of it; −60 % [" in text
-    assert "worse at high noise (25 % of it; 28 % [26, 29]), equivalent at very high noise" in text
+    assert "better at very low noise (25 % of the levels; −60 % [" in text
+    assert (
+        "worse at high noise (25 % of the levels; 28 % [26, 29]), equivalent at very high noise"
+        in text
+    )
     rows = comparisons.make(results.read(tmp_path)).table()
     here = rows[(rows["variant"] == "a") & (rows["band"] != "") & (rows["kind"] == "baseline")]
     assert here["verdict"].tolist() == ["better", "better", "worse", "equivalent"]
