@@ -394,10 +394,16 @@ def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) ->
 
 
 def _csv(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
-    def parse(content: bytes) -> pd.DataFrame:
-        return pd.read_csv(io.BytesIO(content), converters=dict.fromkeys(LABEL, str))
+    return _read(folder, name, missing, labelled)
 
-    return _read(folder, name, missing, parse)
+
+def labelled(content: bytes) -> pd.DataFrame:
+    """Returns a table of comma-separated values whose labels are text: an arm may be empty."""
+    table = pd.read_csv(io.BytesIO(content))
+    if present := [name for name in LABEL if name in table]:
+        text = pd.read_csv(io.BytesIO(content), usecols=present, dtype=str, na_filter=False)
+        table[present] = text[present]
+    return table
 
 
 def _curve(folder: TrialFolder, missing: list[str]) -> pd.DataFrame | None:

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from helpers.paths import FIXTURES
 from safetensors.numpy import save_file
 
+from testbed.metrics import denoising
 from testbed.report import comparisons, finding, results
 from testbed.report.comparisons import Comparisons
 from testbed.report.results import Results
 
 SIGMA = (0.01, 0.1, 1.0, 10.0)
 WIENER = (1e-4, 8e-3, 0.2, 0.4)
+DEFAULT_SIGMA_DATA = {"digits": 0.846745, "mixture": 0.46873}
 LEARNT = 20.0
 """How far the best linear denoiser is above a planted loss of value 1."""
 Value = float | str
@@ -147,3 +150,35 @@ def says(read: Results, compared: Comparisons | None = None) -> str:
     compared = compared or comparisons.make(read)
     parts = [*finding.headline(read, compared), *finding.notes(read, compared)]
     return " ".join(" ".join([case, *said]) for case, said in parts)
+
+
+def plant_default(folder: Path) -> Path:
+    """The default study as it was on 2026-11-29, from its tables by level (five digits)."""
+    table = pd.read_csv(FIXTURES / "default_levels.csv.gz", keep_default_na=True)
+    shapes = {"digits": [1, 8, 8], "mixture": [8]}
+    trials = []
+    for number, (key, levels) in enumerate(table.groupby([*results.LABEL, "seed"], sort=False)):
+        case, arm, variant, seed = key
+        label, name = dict(zip(results.LABEL, key[:3], strict=True)), f"t{number:02}"
+        trials.append({"id": name, "labels": [label]})
+        config = {
+            "parameterization": variant,
+            "dataset": case,
+            "sigma_data": 0.5,
+            "sigma_data_measured": DEFAULT_SIGMA_DATA[case],
+            "seed": int(seed),
+            "training": {"learning_rate": 0.001, "steps": 3000},
+            "training_range": levels[["low", "high"]].iloc[0].tolist(),
+        }
+        at = folder / "trials" / name
+        _json(at / "trial.json", {"id": name, "config": config, "labels": [label]})
+        own = levels.dropna(axis=1).assign(sigma=levels["level"])
+        found = denoising.summary(own, math.prod(shapes[case]))
+        metrics = {metric: one.value for metric, one in found.items()}
+        _json(at / "result.json", {"status": "finished", "metrics": metrics})
+        own.drop(columns=[*results.LABEL, "seed", "low", "high"]).to_csv(at / "levels.csv")
+    for case, shape in shapes.items():
+        _json(folder / "data" / f"{case}.json", {"oracle": case == "mixture", "shape": shape})
+    report = {"baseline": "edm"}
+    _json(folder / "study.json", {"name": "default", "report": report, "trials": trials})
+    return folder
