@@ -23,8 +23,8 @@ from testbed.study.study_file import ReportSettings
 FEW_SEEDS = 4
 """The lead says on how many seeds it rests where they are fewer."""
 SAID = {
-    "better": "better than the baseline",
-    "equivalent": "equivalent to it",
+    "better": "better",
+    "equivalent": "equivalent",
     "undecided": "undecided",
     "too few seeds": "untested, on too few seeds",
     "worse": "worse",
