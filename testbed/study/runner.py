@@ -83,9 +83,7 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
         "title": plan.study.header.title,
         "note": plan.study.header.note,
         "report": report,
-        "first_report": before.get("first_report", before.get("report", report))
-        if began
-        else report,
+        "first_report": first if began else report,
         "file": plan.study.text,
         "asked": invocation.record(plan, registry, tracking_uri),
         "device": device_title(torch.device(plan.device)),

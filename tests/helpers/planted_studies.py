@@ -158,7 +158,7 @@ def plant_default(folder: Path) -> Path:
     shapes = {"digits": [1, 8, 8], "mixture": [8]}
     trials = []
     for number, (key, levels) in enumerate(table.groupby([*results.LABEL, "seed"], sort=False)):
-        case, arm, variant, seed = key
+        case, _, variant, seed = key
         label, name = dict(zip(results.LABEL, key[:3], strict=True)), f"t{number:02}"
         trials.append({"id": name, "labels": [label]})
         config = {
