@@ -23,6 +23,7 @@ import testbed
 from testbed.cli import app, render
 from testbed.errors import InputError
 from testbed.registry import AXES
+from testbed.study import plan, study_file
 from testbed.study.engines import ExecutionPlan
 
 COMMANDS = [
@@ -403,8 +404,9 @@ parameterization = ["edm"]
     (tiny / "one.toml").write_text(words)
     done = run_here(tiny, "plan", "one.toml")
     assert "\nsigma_data is set to 0.3; the data have " in done.out
-    grid = ("--set", "grid.sigma_data=[{ assumed = 0.2 }]")
-    assert "edm sigma_data=assumed 0.2" in run_here(tiny, "plan", "one.toml", *grid).out
+    read = study_file.read(tiny / "one.toml", ["grid.sigma_data=[{ assumed = 0.2 }]"])
+    label = plan.variant(read.templates[0], plan.distinguishing_options(read))
+    assert label == "edm sigma_data=assumed 0.2"
 
 
 def test_interrupted_trials_are_not_counted_as_done() -> None:
