@@ -264,13 +264,11 @@ def correct(comparisons: Iterable[Comparison]) -> list[Comparison]:
     their corrected p at nan.
     """
     family = list(comparisons)
-    fields = {"p_holm": "p", "p_equivalent_holm": "p_equivalent"}
-    columns = [
-        holm([1.0 if c.diverged else getattr(c, p) for c in family]) for p in fields.values()
-    ]
+    p = holm([1.0 if c.diverged else c.p for c in family])
+    p_equivalent = holm([1.0 if c.diverged else c.p_equivalent for c in family])
     return [
-        c if math.isnan(c.p) else replace(c, **dict(zip(fields, corrected, strict=True)))
-        for c, *corrected in zip(family, *columns, strict=True)
+        c if math.isnan(c.p) else replace(c, p_holm=q, p_equivalent_holm=e)
+        for c, q, e in zip(family, p, p_equivalent, strict=True)
     ]
 
 

@@ -95,8 +95,9 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list
         left = LeaveOneOut(results, case)
         for arm in results.arms(case):
             place = standing(results, comparisons, case, arm)
-            sentences = " ".join(map(capital, _of_arm(left, comparisons, place)))
-            said.append(f"In “{arm}”: {sentences}" if arm else sentences)
+            first, *rest = _of_arm(left, comparisons, place)
+            first = f"In “{arm}”, {first}" if arm else capital(first)
+            said.append(" ".join([first, *map(capital, rest)]))
         seeds = results.trials.loc[results.trials["case"] == case, "seed"].nunique()
         if seeds < FEW_SEEDS:
             said.append(f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only.")
@@ -178,7 +179,9 @@ def _by_band(
     left: LeaveOneOut, comparisons: Comparisons, subject: Versus, place: Standing
 ) -> Iterator[str]:
     """The verdict of each band of noise levels on the subject, with the band's share."""
-    parts, lost, results = [], [], left.results
+    parts: list[str] = []
+    lost: list[str] = []
+    results = left.results
     baseline = (place.case, place.arm, place.baseline)
     whole = "the levels" if subject.metric == RELATIVE else f"that of {place.baseline}"
     for band in ranges.bands(results):

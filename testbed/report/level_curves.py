@@ -41,7 +41,7 @@ def of_table(table: pd.DataFrame) -> LevelCurves:
     # A column that only other variants have is empty here.
     numbers = table.select_dtypes("number").dropna(axis=1, how="all")
     numbers = numbers.drop_duplicates(["level", "seed"])
-    wide = numbers.set_index(["level", "seed"]).unstack("seed")
+    wide = numbers.pivot(index="level", columns="seed")
     wide = wide[wide["loss"].notna().all(axis=1)].sort_index()
     names = wide.columns.get_level_values(0).unique()
     return LevelCurves(

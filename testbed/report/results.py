@@ -156,8 +156,11 @@ class Results:
 
     @cached_property
     def _by_level(self) -> dict[Label, LevelCurves]:
-        groups = self.levels.groupby(LABEL, sort=False) if len(self.levels) else ()
-        return {(str(c), str(a), str(v)): of_table(table) for (c, a, v), table in groups}
+        found: dict[Label, LevelCurves] = {}
+        for key, table in self.levels.groupby(LABEL, sort=False):
+            case, arm, variant = map(str, key)
+            found[case, arm, variant] = of_table(table)
+        return found
 
     @cached_property
     def _stored(self) -> dict[tuple[str, str, str, str], dict[int, float]]:
