@@ -199,6 +199,9 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
     of_levels = all(ranges.of_levels(results, label, metric) for label in (a, b))
     levels = everywhere if of_levels else None
     compare_over = partial(_compared, results, a, b, metric)
+    if levels is not None and not len(levels.levels):
+        reason = f"both were trained on {levels.text}"
+        return replace(one, levels=levels, whole=compare_over(None), reason=reason)
     found = compare_over(levels)
     if found is None:
         both = set(results.values(*a, metric).index) & set(results.values(*b, metric).index)
@@ -220,7 +223,7 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
         said = "; ".join(dict.fromkeys(filter(None, stuck.values())))
         return replace(one, reason=said, lost=lost)
     if levels is not None and not levels.enough:
-        return replace(one, reason=f"no verdict: both were trained on {levels.text} only")
+        return replace(one, reason=f"both were trained on {levels.text} only")
     return one
 
 

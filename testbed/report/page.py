@@ -222,7 +222,9 @@ def _bands(results: Results, compared: Comparisons, case: str) -> PageTable | No
         for variant in results.variants(case, arm):
             label = (case, arm, variant)
             levels = ranges.common(results, label, (case, arm, baseline_of(results, case, arm)))
-            if levels is None or not ranges.of_levels(results, label, metric):
+            if levels is None or not len(levels.levels):
+                continue
+            if not ranges.of_levels(results, label, metric):
                 continue
             cells: list[Cell | str] = [arm, variant]
             for band in bands:

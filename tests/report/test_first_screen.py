@@ -86,7 +86,11 @@ def test_less_than_half_of_the_levels_gives_no_verdict(tmp_path: Path) -> None:
     trained = {"a": (0.5, 5.0)}
     planted = {("c", "", name): WINNER["c", "", name] for name in "ab"}
     text = lead(plant(tmp_path, planted, trained=trained))
-    assert "No verdict on a: no verdict: both were trained on 1 of 4 levels" in text
+    assert "No verdict on a: both were trained on 1 of 4 levels" in text
+    apart = {"a": (0.5, 5.0), "b": (5.0, 80.0)}
+    folder = plant(tmp_path / "apart", planted, trained=apart)
+    assert "No verdict on a: both were trained on 0 of 4 levels." in lead(folder)
+    assert "0 of 4 levels" in report.write(folder).read_text()
 
 
 def test_the_family_holds_the_bands_and_the_arms(tmp_path: Path) -> None:
