@@ -167,7 +167,7 @@ def _in_bands(results: Results, one: Versus) -> Iterator[Versus]:
     assert one.levels is not None
     for band in ranges.bands(results):
         if ranges.members(results, one.case, band, one.levels.levels).any():
-            found = _compared(results, *one.labels, one.metric, one.levels, band)
+            found = _comparison(results, *one.labels, one.metric, one.levels, band)
             yield replace(one, band=band.name, comparison=found, whole=None)
 
 
@@ -198,7 +198,7 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
     everywhere = ranges.common(results, a, b)
     of_levels = all(ranges.of_levels(results, label, metric) for label in (a, b))
     levels = everywhere if of_levels else None
-    compare_over = partial(_compared, results, a, b, metric)
+    compare_over = partial(_comparison, results, a, b, metric)
     if levels is not None and not len(levels.levels):
         reason = f"both were trained on {levels.text}"
         return replace(one, levels=levels, whole=compare_over(None), reason=reason)
@@ -227,7 +227,7 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
     return one
 
 
-def _compared(
+def _comparison(
     results: Results,
     a: Label,
     b: Label,

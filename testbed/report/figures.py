@@ -62,7 +62,7 @@ def excess(results: Results, case: str) -> Picture | None:
     }
 
     def line(arm: str, variant: str) -> Band:
-        return _measured(results, table, (case, arm, variant), "nats")
+        return _over_seeds(results, table, (case, arm, variant), "nats")
 
     def references(axes: Axes) -> list[End]:
         ends = []
@@ -79,7 +79,7 @@ def excess(results: Results, case: str) -> Picture | None:
     )
 
 
-def _measured(results: Results, table: pd.DataFrame, label: Label, column: str) -> Band:
+def _over_seeds(results: Results, table: pd.DataFrame, label: Label, column: str) -> Band:
     """A column of the table by level over seeds, and which levels the variant was trained on."""
     line = band(chosen(table, *label), "sigma", column, results.level)
     return line.assign(trained=inside(results, label, line["x"].to_numpy(dtype=float)))
@@ -91,7 +91,7 @@ def wiener(results: Results, case: str) -> Picture | None:
     table = table.assign(relative=table["loss"] / table["wiener"])
 
     def line(arm: str, variant: str) -> Band:
-        return _measured(results, table, (case, arm, variant), "relative")
+        return _over_seeds(results, table, (case, arm, variant), "relative")
 
     def references(axes: Axes) -> list[End]:
         axes.axhline(1, color=REFERENCE, lw=1, linestyle="-.")

@@ -88,10 +88,10 @@ class CommonLevels:
 def common(results: Results, *labels: Label) -> CommonLevels | None:
     """Returns the levels that these settings have in common; None where none was measured."""
     found = [results.by_level(label) for label in labels]
-    measured = [one.level for one in found if one is not None]
-    if len(measured) < len(found):
+    grids = [one.level for one in found if one is not None]
+    if len(grids) < len(found):
         return None
-    every = functools.reduce(np.intersect1d, measured)
+    every = functools.reduce(np.intersect1d, grids)
     return CommonLevels(every, np.all([inside(results, one, every) for one in labels], axis=0))
 
 

@@ -397,10 +397,10 @@ def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) ->
 
 
 def _csv(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
-    return _read(folder, name, missing, labelled)
+    return _read(folder, name, missing, csv_table)
 
 
-def labelled(content: bytes) -> pd.DataFrame:
+def csv_table(content: bytes) -> pd.DataFrame:
     """Returns a table of comma-separated values whose labels are text: an arm may be empty."""
     table = pd.read_csv(io.BytesIO(content))
     if present := [name for name in LABEL if name in table]:

@@ -70,10 +70,10 @@ def lowest(
     versus: Iterable[Versus], baseline: str, ranked: Sequence[str]
 ) -> Callable[[Results], str | None]:
     """Returns the statement which of the ranked variants is the lowest; None without the first."""
-    known = [one for one in versus if one.variant in ranked]
+    members = [one for one in versus if one.variant in ranked]
 
     def statement(results: Results) -> str | None:
-        means = {one.variant: _log_ratio(results, one) for one in known} | {baseline: 0.0}
+        means = {one.variant: _log_ratio(results, one) for one in members} | {baseline: 0.0}
         left = {name: mean for name, mean in means.items() if not math.isnan(mean)}
         return min(left, key=lambda name: left[name]) if ranked[0] in left else None
 
