@@ -348,7 +348,8 @@ def test_correct_fills_the_declared_family() -> None:
     corrected = correct([weak, few, clear])
     assert [c.p_holm for c in corrected[::2]] == holm([weak.p, clear.p])
     assert math.isnan(corrected[1].p_holm)
-    assert replace(corrected[2], p_holm=0.0) == replace(clear, p_holm=0.0)
+    changed = {"p_holm": 0.0, "p_equivalent_holm": 0.0}
+    assert replace(corrected[2], **changed) == replace(clear, **changed)
     # The divergence was declared too: three comparisons, not two.
     assert [c.p_holm for c in correct(iter([weak, gone, clear]))[::2]] == holm(
         [weak.p, 1.0, clear.p]
