@@ -20,18 +20,19 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import testbed
-from testbed.study import study_file
+from testbed.study.settings import Header, ReportSettings
+from testbed.trial.config import TrialSettings
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 LINE = re.compile(r"^% generated: (\w+) ?(\S*)$", re.MULTILINE)
 SECTIONS = {
-    "study": study_file.Header,
-    "report": study_file.ReportSettings,
-    "": study_file.TrialSettings,
+    "study": Header,
+    "report": ReportSettings,
+    "": TrialSettings,
 }
-COMPONENT = study_file.TrialSettings.model_fields["dataset"].annotation
+COMPONENT = TrialSettings.model_fields["dataset"].annotation
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
 from testbed.metrics.statistics import mean_interval
 from testbed.report.results import Results
@@ -65,7 +65,7 @@ class Picture:
 
 
 Band = pd.DataFrame
-"""Columns x, value and, for a measurement, low and high."""
+"""Columns x, value; for a measurement, low and high; for one by level, maybe `trained`."""
 
 End = tuple[str, float, float, str]
 """Name, x, y and colour of a line's end."""
@@ -116,13 +116,35 @@ def decade(value: float, position: object = None) -> str:
     return f"{'-' if value < 0 else ''}10{digits}"
 
 
+class LogTicks(Locator):
+    """Ticks of a log axis: whole decades, or finer numbers where fewer than two of them fit."""
+
+    def __call__(self) -> Sequence[float]:
+        return self.tick_values(*sorted(self.axis.get_view_interval()))  # type: ignore[union-attr]
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """Returns the ticks between two positive numbers, ascending."""
+        powers = range(math.ceil(math.log10(vmin)), math.floor(math.log10(vmax)) + 1)
+        if len(powers) > 1:
+            return [10.0**power for power in powers[:: -(-len(powers) // 9)]]
+        wider = range(powers.start - 1, powers.stop + 1)
+        found = [digit * 10.0**power for power in wider for digit in (1, 2, 5)]
+        found = [tick for tick in found if vmin <= tick <= vmax]
+        if len(found) < 2:
+            even = MaxNLocator(4).tick_values(vmin, vmax)
+            found = [float(tick) for tick in even if vmin <= tick <= vmax]
+        return found
+
+
 def scale(axes: Axes, x: str, y: str) -> None:
-    """Sets both scales, with a tick at whole decades only where they are logarithmic."""
+    """Sets both scales, with ticks at whole decades where they are logarithmic and long enough."""
     axes.set(xscale=x, yscale=y)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
         if name != "linear":
             axis.set_major_formatter(FuncFormatter(decade))
             axis.set_minor_locator(NullLocator())
+        if name == "log":
+            axis.set_major_locator(LogTicks())
 
 
 def panels(
@@ -146,9 +168,12 @@ def band(table: pd.DataFrame, x: str, y: str, level: float) -> Band:
 
 
 def draw(axes: Axes, lines: Mapping[str, Band], order: Sequence[str]) -> None:
-    """Draws every line with its band."""
+    """Draws every line with its band; thin at the levels that were not trained."""
     for variant, line in lines.items():
         style = ink(variant, order)
+        if "trained" in line:
+            axes.plot(line["x"], line["value"], **style, lw=0.7, alpha=0.6)
+            line = line.assign(value=line["value"].where(line["trained"]))
         axes.plot(line["x"], line["value"], **style)
         if "low" in line and line["low"].notna().any():
             bounds = (line["x"], line["low"], line["high"])
@@ -246,15 +271,21 @@ def draw_row(
     xlabel: str = SIGMA,
     keep: Literal["high", "low"] = "high",
     references: Callable[[Axes], list[End]] | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    """Draws a row of panels with shared axes, one for each title in `lines`."""
+    """Draws a row of panels with shared axes, one for each title in `lines`.
+
+    `limits` are those of y; without them they follow from the lines.
+    """
     for axes, (title, own) in zip(row, lines.items(), strict=True):
         scale(axes, xscale, yscale)
         axes.set(title=title, xlabel=xlabel)
         draw(axes, own, order)
     row[0].set_ylabel(ylabel)
     bands = [band for own in lines.values() for band in own.values()]
-    if bands:
+    if limits is not None:
+        row[0].set_ylim(*limits)
+    elif bands:
         limit(row[0], bands, yscale, keep)
     for axes, own in zip(row, lines.values(), strict=True):
         name_ends(axes, [*ends_of(own, order), *(references(axes) if references else [])])

@@ -33,6 +33,7 @@ MODULES = [
     "data_laws",
     "statistics_laws",
     "sequential_laws",
+    "verdict_laws",
     "distance_laws",
     "sample_quality_laws",
     "property_laws",

@@ -18,7 +18,7 @@ from testbed.cli import seeds_added
 from testbed.errors import InputError
 from testbed.metrics.looks import Look
 from testbed.metrics.statistics import ALPHA, compare
-from testbed.report import comparisons, results, seeds
+from testbed.report import comparisons, reading, seeds
 from testbed.report.seeds import Detectable, SeedSpread
 from testbed.study import looks, plan
 from testbed.study.looks import Looks, Seeds
@@ -145,7 +145,7 @@ def two(n: int) -> Planted:
 
 def only(folder: Path) -> comparisons.Versus:
     """The one comparison of a planted study."""
-    (one,) = comparisons.make(results.read(folder)).baseline
+    (one,) = comparisons.make(reading.read(folder)).baseline
     return one
 
 
@@ -228,7 +228,7 @@ def test_what_more_seeds_cannot_decide_is_not_undecided(tmp_path: Path) -> None:
         {A: noisy(1.0, 4, 0.02, 3), B: noisy(1.0, 4, 0.02, 4), ("c", "", "far"): noisy(9.0, 4),
          ("c", "", "lost"): [*noisy(1.0, 3), "diverged"]},
     )  # fmt: skip
-    left = seeds.undecided(comparisons.make(results.read(tmp_path)))
+    left = seeds.undecided(comparisons.make(reading.read(tmp_path)))
     assert [one.variant for one in left] == ["a"]
 
 
@@ -265,7 +265,7 @@ def test_a_study_grows_until_it_may_not_and_resumes(tmp_path: Path) -> None:
     planned_one = json.loads(run_here(tmp_path, "plan", "grow.toml", "--seeds", 6, "--json").out)
     (one,) = planned_one["detectable"]
     assert (one["seeds"], one["comparisons"]) == (6, 1)
-    read = results.read(tmp_path / "runs" / "grow")
+    read = reading.read(tmp_path / "runs" / "grow")
     x0, v = (np.log(read.values("", "", name, read.primary(""))) for name in ("x0", "v"))
     (ratio,) = one["ratios"]
     effect = Look("sequential").test.effect(6, ALPHA)
