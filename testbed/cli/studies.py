@@ -285,12 +285,13 @@ def _plan(
 
     from testbed.study import plan as plans
     from testbed.study import study_file
+    from testbed.trial.devices import device_of
 
     torch.set_num_threads(1)
     words = [word.strip() for word in only.split(",") if word.strip()]
     read = study_file.read(file, sets or (), words, seeds, at_most)
     folder = out or Path("runs") / read.header.name
-    return plans.make(read, registry, folder, options.device(device))
+    return plans.make(read, registry, folder, device_of(device))
 
 
 def _show_plan(made: Plan, registry: Registry, store: str, details: bool) -> None:
@@ -361,14 +362,11 @@ def _show_engine(chosen: ExecutionPlan) -> None:
 
 def _run(made: Plan, registry: Registry, engine: str, jobs: int | None, store: str) -> Ending:
     from testbed.cli.render import Bars
-    from testbed.study import session
-    from testbed.study.executors import Executor, InProcessExecutor, ProcessExecutor
+    from testbed.study import executors, session
 
     chosen = _engine(made, registry, engine, jobs)
     _show_engine(chosen)
-    executor: Executor = InProcessExecutor()
-    if chosen.slots:
-        executor = ProcessExecutor(max(1, chosen.workers), made.device, chosen.threads)
+    executor = executors.of(chosen, made.device)
     with Bars(chosen, terminal.console()) as bars:
         shown = bars.progress(), bars.say
         return session.run(made, registry, chosen, executor, *shown, _write_report, store)
