@@ -58,7 +58,8 @@ class SideBySide:
 
     Args:
         table: a row for each variant, with its setup's number, the geometric mean of its primary
-            metric, and its ratio to the reference of the setup, which is the row without one.
+            metric, and its ratio to the reference of the setup, which is its first row. A setup of
+            one study has no ratios: the study's own report compares its variants.
         setups: what each setup is, by its number.
         apart: why the setups cannot be compared with each other, a sentence for each difference.
         notes: what differs between studies and does not forbid a comparison, a sentence each.
@@ -138,7 +139,10 @@ def _setup(config: TrialConfig) -> dict[str, Any]:
 def _against_reference(
     members: Sequence[Row], first: StudyResult
 ) -> Iterator[tuple[Row, Comparison | None]]:
-    """Each variant of a setup with its comparison; None for the reference, and without any seed."""
+    """Each variant with its comparison; None for the reference, and in a setup of one study."""
+    if len({row.study for row in members}) == 1:
+        yield from ((row, None) for row in members)
+        return
     ranked = sorted(members, key=lambda one: (one.study != str(first.folder), not one.reference))
     reference = ranked[0]
     yield reference, None
