@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from testbed import notebook
 from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.report import comparisons, finding, latex, page, tables
 from testbed.report.comparisons import Comparisons
@@ -184,9 +185,8 @@ class StudyResult:
             for row in self.results.to_dict("records")
             if row["metric"] == self.content.primary(row["case"])
         ]
-        frame = pd.DataFrame(rows, columns=[*names, "seeds", "metric", "mean"])
-        said, lead = html.escape(repr(self)[1:-1]), html.escape(self.finding)
-        return f"<p>{said}</p><p>{lead}</p>{frame.to_html(index=False, border=0)}"
+        shown = notebook.table([*names, "seeds", "metric", "mean"], rows, repr(self)[1:-1])
+        return f"{shown}<p>{html.escape(self.finding)}</p>"
 
 
 def open(folder: str | Path) -> StudyResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from testbed import notebook
 from testbed.components.base import Component
 from testbed.study import study_file, toml
 from testbed.study.plan import distinguishing_options, variant
@@ -122,16 +122,9 @@ class Study:
         return f"<Study {self.name!r}: {', '.join(counts)}, {_count(trials, 'trial')}>"
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("case", "arm", "variant", "seeds"))
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.values()) + "</tr>"
-            for row in self.table
-        )
-        caption = html.escape(repr(self)[1:-1])
-        return (
-            f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{rows}</tbody></table>"
-        )
+        head = ["case", "arm", "variant", "seeds"]
+        rows = [list(row.values()) for row in self.table]
+        return notebook.table(head, rows, repr(self)[1:-1])
 
 
 def plain(value: Any) -> Any:
