@@ -19,6 +19,10 @@ from testbed.report import (
     figures,
     finding,
     seeds,
+    contents,
+    equal_objectives,
+    figures,
+    finding,
     summaries,
     tables,
 )
@@ -112,7 +116,8 @@ def write(
         for picture in view.every_picture:
             (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
     page = out / "report.html"
-    page.write_text(_page(results, compared, made, views), encoding="utf-8")
+    text = contents.numbered(_page(results, compared, made, views))
+    page.write_text(text, encoding="utf-8")
     return page
 
 
