@@ -16,7 +16,11 @@ from testbed.report.study_result import open as open_result
 from testbed.study import engines, executors, plan, session, study_file, toml
 from testbed.study.definition import Study, plain
 from testbed.study.runner import Progress
+from testbed.study.study_file import Invocation
 from testbed.trial.devices import device_of
+
+WRITTEN = "study.toml"
+"""The file of a study that was written in Python, in the study's folder."""
 
 
 def run(
@@ -62,17 +66,22 @@ def run(
         Busy: another process runs this study.
     """
     registry = Registry([str(word) for word in plugins], plugin_dirs)
-    at = None if out is None else Path(out)
-    file = _written(study, at) if isinstance(study, Study) else Path(study)
     words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
-    read = study_file.read(file, words, list(only), seeds)
-    folder = at or Path("runs") / read.header.name
+    if isinstance(study, Study):
+        folder = Path("runs") / study.name if out is None else Path(out)
+        asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
+        read = study_file.parse(study.to_toml(), folder / WRITTEN, asked)
+    else:
+        read = study_file.read(Path(study), words, list(only), seeds)
+        folder = Path("runs") / read.header.name if out is None else Path(out)
     with one_thread():
         made = plan.make(read, registry, folder, device_of(device, "device"))
         for note in plan.notes(made):
             say(note)
         chosen = engines.choose(made, registry, engine, jobs)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
+        if isinstance(study, Study):
+            made.files.store.put(WRITTEN, read.text.encode())
         executor = executors.of(chosen, made.device)
         ending = session.run(
             made, registry, chosen, executor, progress, say, reports.write, tracking_uri
@@ -80,15 +89,6 @@ def run(
     if ending.outcome.interrupted:
         raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")
     return open_result(folder)
-
-
-def _written(study: Study, out: Path | None) -> Path:
-    """The file of a study from Python, in the study's folder; there the record finds it again."""
-    folder = out or Path("runs") / study.name
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "study.toml"
-    file.write_text(study.to_toml(), encoding="utf-8")
-    return file
 
 
 @contextlib.contextmanager

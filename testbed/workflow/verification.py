@@ -142,14 +142,33 @@ def verify(
         at = folder or Path(temporary)
         _unpack(files, at / "packed")
         notes, again = _again(manifest, at, device, say)
+    packed = {
+        Path(name).stem: content for name, content in files.items() if name.startswith("tables/")
+    }
+    return Verification(changed, *compare_tables(packed, again), notes)
+
+
+def compare_tables(
+    before: Mapping[str, bytes], after: Mapping[str, bytes]
+) -> tuple[list[Difference], int]:
+    """Compares tables by the text of their cells; equal texts are equal numbers.
+
+    Args:
+        before, after: the content of CSV files by the stem of each.
+
+    Returns:
+        Every cell that differs, and how many cells were compared.
+
+    Raises:
+        InputError: a table cannot be read.
+    """
     found: list[Difference] = []
     cells = 0
-    for name in sorted({*again, *_stems(files)}):
-        packed = files.get(f"tables/{name}.csv")
-        count, differences = _compare(name, packed, again.get(name))
-        cells += count
+    for name in sorted({*before, *after}):
+        differences, count = _compare(name, before.get(name), after.get(name))
         found += differences
-    return Verification(changed, found, cells, notes)
+        cells += count
+    return found, cells
 
 
 def _unpack(files: Mapping[str, bytes], at: Path) -> None:
@@ -206,16 +225,11 @@ def _notes(manifest: Manifest, registry: Registry) -> Iterator[str]:
             yield f"Plugin {plugin.name} was {plugin.version[:12]}, and is {version[:12]} here."
 
 
-def _stems(files: Mapping[str, bytes]) -> list[str]:
-    """The tables of an archive."""
-    return [Path(name).stem for name in files if name.startswith("tables/")]
-
-
-def _compare(name: str, before: bytes | None, after: bytes | None) -> tuple[int, list[Difference]]:
-    """How many cells of a table were compared, and those that differ, by their text."""
+def _compare(name: str, before: bytes | None, after: bytes | None) -> tuple[list[Difference], int]:
+    """The cells of a table that differ, and how many were compared."""
     if before is None or after is None:
         states = ("missing" if side is None else "there" for side in (before, after))
-        return 1, [Difference(name, "the whole table", "file", *states)]
+        return [Difference(name, "the whole table", "file", *states)], 1
     a, b = (_text(name, content) for content in (before, after))
     old, new = list(map(str, a)), list(map(str, b))
     columns = [column for column in old if column in new]
@@ -233,7 +247,7 @@ def _compare(name: str, before: bytes | None, after: bytes | None) -> tuple[int,
         for row, texts in enumerate(pairs):
             if texts[0] != texts[1]:
                 found.append(Difference(name, _label(a, row), column, *texts))
-    return rows * len(columns), found
+    return found, rows * len(columns)
 
 
 def _label(table: pd.DataFrame, row: int) -> str:
