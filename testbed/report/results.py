@@ -346,7 +346,10 @@ def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) ->
 
 def _csv(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
     def parse(content: bytes) -> pd.DataFrame:
-        return pd.read_csv(io.BytesIO(content), converters=dict.fromkeys(LABEL, str))
+        table = pd.read_csv(io.BytesIO(content), converters=dict.fromkeys(LABEL, str))
+        labels = [name for name in LABEL if name in table]
+        # The only case or arm has no name, which pandas reads as a missing value.
+        return table.fillna(dict.fromkeys(labels, ""))
 
     return _read(folder, name, missing, parse)
 

@@ -15,7 +15,7 @@ import pandas as pd
 from testbed import notebook
 from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.report import comparisons, finding, latex, page, tables
-from testbed.report.comparisons import Comparisons
+from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.drawing import Picture, inches
 from testbed.report.results import Results, chosen, read
 from testbed.report.words import between, probability, title
@@ -121,11 +121,15 @@ class StudyResult:
             for variant in self.content.variants(case, arm):
                 found = chosen(self.results, case, arm, variant).set_index("metric")
                 metrics = {name: dict(found.loc[name]) for name in names}
-                rows.append([arm, variant, str(metrics[names[0]]["n"])])
-                rows[-1] += [_mean(metrics[name]) for name in names]
-        head = ["arm", "variant", "seeds", *map(title, names)]
+                first, *others = (_mean(metrics[name]) for name in names)
+                versus = _versus(self.compared.to_baseline(case, arm, variant))
+                seeds = str(metrics[names[0]]["n"])
+                rows.append([arm, variant, seeds, first, *versus, *others])
+        head = ["arm", "variant", "seeds", title(names[0]), "ratio", "verdict"]
+        head += map(title, names[1:])
         level = f"{self.content.level:.0%}"
-        caption = f"{case or 'All data'}: mean over seeds with {level} t interval; lower is better."
+        what = f"mean over seeds with {level} t interval, ratio to the baseline; lower is better"
+        caption = f"{case or 'All data'}: {what}."
         return latex.table(*_without_empty(head, rows), caption, f"tab:results-{case or 'data'}")
 
     def _comparisons_latex(self, case: str) -> str:
@@ -215,6 +219,15 @@ def _mean(row: dict[Any, Any]) -> str:
     if row["diverged"]:
         return f"diverged in {row['diverged']} of {row['n']}"
     return between(row["value"], row["low"], row["high"])
+
+
+def _versus(one: Versus | None) -> tuple[str, str]:
+    """The ratio to the baseline with its interval, and the verdict."""
+    if one is None:
+        return "1", "baseline"
+    c = one.comparison
+    ratio = "–" if c is None or c.diverged else between(c.ratio, c.low, c.high)
+    return ratio, one.verdict
 
 
 def _without_empty(

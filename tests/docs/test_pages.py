@@ -523,6 +523,7 @@ def paper_is_written(names: dict[str, Any], out: str) -> None:
     assert names["energy"].shape == (3, 3)
     assert names["energy"].notna().all(axis=None)
     assert {"results.tex", "comparisons.tex"} < {file.name for file in names["files"]}
+    assert {"excess_data", "coefficients_data", "samples_data"} < set(names["result"].figures)
     assert (Path("paper") / "results.tex").read_text() == names["latex"]
     assert "<Study 'first': 1 case, 1 arm, 3 variants, 9 trials>" in out
 

@@ -66,6 +66,14 @@ def test_the_tables_are_those_of_the_report(opened: testbed.StudyResult, tmp_pat
     assert set(opened.figures) == {file.stem for file in (tmp_path / "figures").glob("*.svg")}
 
 
+def test_the_only_case_and_arm_have_all_figures(tmp_path: Path) -> None:
+    """Their names are empty, which is no missing value."""
+    found = testbed.open(plant(tmp_path, {("", "", "a"): noisy(1.2), ("", "", "b"): noisy(1.0)}))
+    assert found.content.cases == [""]
+    assert set(found.content.coefficients["case"]) == {""}
+    assert set(found.content.coefficients["arm"]) == {""}
+
+
 def test_a_mean_is_that_of_scipy(opened: testbed.StudyResult) -> None:
     table = opened.results
     row = table[(table["variant"] == "a") & (table["arm"] == "p")].set_index("metric")
