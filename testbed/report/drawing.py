@@ -61,7 +61,7 @@ PRINT: dict[str, Any] = {
     "pdf.fonttype": 42,
 }
 """What differs from STYLE in a figure for a paper."""
-NARROWEST = 0.55
+NARROWEST = 0.5
 """A panel of a paper has at least this share of its width on the page, or the column's width."""
 COLUMN: ContextVar[float | None] = ContextVar("COLUMN", default=None)
 """The width of a figure for a paper, in inches; None on the report's page."""
