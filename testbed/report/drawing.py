@@ -65,8 +65,8 @@ NARROWEST = 0.5
 """A panel of a paper has at least this share of its width on the page, or the column's width."""
 COLUMN: ContextVar[float | None] = ContextVar("COLUMN", default=None)
 """The width of a figure for a paper, in inches; None on the report's page."""
-UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}
-"""The units of a width, in inches; pt is TeX's point."""
+UNITS = {"in": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.27}
+"""The units of a width, as many as make an inch; pt is TeX's point."""
 WIDTHS = (1.0, 20.0)
 """The least and the largest width of a figure for a paper, in inches."""
 DECADES = 8
@@ -141,7 +141,7 @@ def inches(width: str) -> float:
     found = re.fullmatch(rf"\s*([0-9.]+)\s*({'|'.join(UNITS)})\s*", width)
     low, high = WIDTHS
     try:
-        size = float(found[1]) * UNITS[found[2]] if found else 0.0
+        size = float(found[1]) / UNITS[found[2]] if found else 0.0
     except ValueError:  # more than one point
         size = 0.0
     if not low <= size <= high:

@@ -346,10 +346,11 @@ def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) ->
 
 def _csv(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
     def parse(content: bytes) -> pd.DataFrame:
-        table = pd.read_csv(io.BytesIO(content), converters=dict.fromkeys(LABEL, str))
-        labels = [name for name in LABEL if name in table]
+        texts = dict.fromkeys(LABEL, str)
+        stream = io.BytesIO(content)
+        table = pd.read_csv(stream, dtype=texts, keep_default_na=False, na_values=[""])
         # The only case or arm has no name, which pandas reads as a missing value.
-        return table.fillna(dict.fromkeys(labels, ""))
+        return table.fillna({name: "" for name in LABEL if name in table})
 
     return _read(folder, name, missing, parse)
 

@@ -93,7 +93,7 @@ class StudyResult:
         return {str(status): int(count) for status, count in once.value_counts().items()}
 
     def to_latex(self, table: str = "results", case: str | None = None) -> str:
-        r"""Returns a table with the rules of booktabs, one for each case.
+        r"""Returns a table with the rules of booktabs, one for each case that has rows.
 
         Args:
             table: "results", the metrics of each variant with their intervals and the comparison
@@ -112,7 +112,8 @@ class StudyResult:
         if case is not None and case not in cases:
             raise UnknownName(unknown("case", case, cases))
         make = self._results_latex if table == "results" else self._comparisons_latex
-        return "\n".join(make(one) for one in (cases if case is None else [case]))
+        texts = (make(one) for one in (cases if case is None else [case]))
+        return "\n".join(filter(None, texts))
 
     def _results_latex(self, case: str) -> str:
         names = self.content.metric_names(case)
@@ -143,6 +144,8 @@ class StudyResult:
             against = f"{row['variant']} / {row['against']}"
             cells = [str(row["kind"]), " / ".join(filter(None, arms)), against]
             rows.append([*cells, ratio, probability(p), str(row["verdict"])])
+        if not rows:
+            return ""
         head = ["family", "arm", "compared", "ratio", "p (Holm)", "verdict"]
         metric = title(self.content.primary(case))
         level = f"{self.content.level:.0%}"

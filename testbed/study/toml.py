@@ -15,7 +15,7 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 def key(name: str) -> str:
     """A key, in quotes where it needs them."""
-    return name if BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    return name if BARE.fullmatch(name) else _quoted(name)
 
 
 def value(content: Any, where: str = "") -> str:
@@ -31,8 +31,7 @@ def value(content: Any, where: str = "") -> str:
     if isinstance(content, bool):
         return "true" if content else "false"
     if isinstance(content, str):
-        # The one character that JSON leaves as it is and TOML does not allow.
-        return json.dumps(content, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return _quoted(content)
     if isinstance(content, int):
         return str(content)
     if isinstance(content, float):
@@ -45,6 +44,11 @@ def value(content: Any, where: str = "") -> str:
     raise InputError(
         f"{where} = {content!r}: expected a string, a number, true or false, a list or a table."
     )
+
+
+def _quoted(text: str) -> str:
+    # The one character that JSON leaves as it is and TOML does not allow.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def table(name: str, content: Mapping[str, Any]) -> str:
