@@ -15,14 +15,11 @@ from markupsafe import Markup
 
 from testbed.report import (
     comparisons,
-    equal_objectives,
-    figures,
-    finding,
-    seeds,
     contents,
     equal_objectives,
     figures,
     finding,
+    seeds,
     summaries,
     tables,
 )

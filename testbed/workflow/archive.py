@@ -5,6 +5,7 @@ A zip file with plain text alone:
 manifest.json   what the study was asked for, how it was run, and the sha256 of every other file
 study.toml      the study file
 plan.json       which trials trained as one
+looks.json      how often results were looked at, and the seeds that were added
 plugins/N/      the plugin files that are not bundled, a folder for each that they came from
 tables/         the tables of the report, trials.csv with every metric of every seed among them
 README.txt      what to do with it
@@ -27,11 +28,14 @@ from testbed.bundled import bundled
 from testbed.errors import InputError
 from testbed.report import study_result
 from testbed.report.study_result import StudyResult
+from testbed.study import looks
 from testbed.trial.folders import ENDED, StudyFolder
 from testbed.trial.specs import Model
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+KEPT = ("plan.json", looks.FILE)
+"""The files of a study's folder with which it runs again as it ran."""
 LARGEST = 256 * 2**20
 """The most bytes that a file of an archive may unpack to."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -116,8 +120,9 @@ def pack(folder: Path, file: Path) -> Manifest:
     files["study.toml"] = str(record.get("file", "")).encode()
     stored = StudyFolder.at(folder)
     engine = stored.json_or_empty("plan.json")
-    if engine:
-        files["plan.json"] = json.dumps(engine, indent=1, sort_keys=True).encode()
+    for name in KEPT:
+        if stored.has(name):
+            files[name] = json.dumps(stored.json(name), indent=1, sort_keys=True).encode()
     for name, table in result.tables.items():
         files[f"tables/{name}.csv"] = table.to_csv(index=False).encode()
     versions = {str(name): str(text) for name, text in (record.get("versions") or {}).items()}

@@ -18,6 +18,7 @@ from testbed.report.results import read as read_results
 from testbed.study import engines, executors, plan, runner, session, study_file
 from testbed.study.runner import Progress
 from testbed.trial.devices import device_of
+from testbed.trial.folders import StudyFolder
 from testbed.workflow import archive
 from testbed.workflow.archive import Manifest
 from testbed.workflow.run import one_thread
@@ -183,6 +184,7 @@ def _again(
 ) -> tuple[list[str], dict[str, bytes]]:
     """What is not as it was, and every table of the study that runs again, by its stem."""
     packed, folder = at / "packed", at / "run"
+    files = StudyFolder.at(folder)
     places = sorted(path for path in (packed / "plugins").glob("*") if path.is_dir())
     registry = Registry(manifest.modules, places, strict=True)
     asked = manifest.overrides, manifest.only, manifest.seeds
@@ -196,10 +198,10 @@ def _again(
         return folder
 
     with one_thread():
+        for name in archive.KEPT:
+            if (packed / name).is_file() and not files.has(name):
+                files.store.put(name, (packed / name).read_bytes())
         planned = plan.make(study, registry, folder, device_of(device or manifest.device))
-        stored = packed / "plan.json"
-        if stored.is_file() and not planned.files.has("plan.json"):
-            planned.files.store.put("plan.json", stored.read_bytes())
         engine = engines.choose(planned, registry, manifest.engine, manifest.slots)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         executor = executors.of(engine, planned.device)
