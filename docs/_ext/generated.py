@@ -196,7 +196,8 @@ def room(name: str) -> str:
     """The modules of one package below testbed, or of the files beside them, by autodoc."""
     folder = Path(testbed.__file__).parent
     if name == "root":
-        names = ["bundled", "errors", "plugin_files", "random", "registry", "settings", "tensors"]
+        names = ["bundled", "errors", "notebook", "plugin_files", "random", "registry", "settings"]
+        names.append("tensors")
         return "\n\n".join(_module(f"testbed.{one}") for one in names)
     package = importlib.import_module(f"testbed.{name}")
     found = pkgutil.walk_packages([str(folder / name)], f"testbed.{name}.")

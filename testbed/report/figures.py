@@ -213,7 +213,8 @@ def coefficients(results: Results, case: str) -> Picture | None:
     if not variants:
         return None
     handles = [Line2D([], [], label=name, **ink(name, order)) for name in variants]
+    ncols = min(8, max(1, round(figure.get_figwidth() / 1.1)))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=8, frameon=False, handlelength=3.2
+        handles=handles, loc="outside upper left", ncols=ncols, frameon=False, handlelength=3.2
     )
     return picture(figure, "coefficients", case)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from testbed.metrics.statistics import ALPHA
 from testbed.report import (
     comparisons,
+    contents,
     effects,
     equal_objectives,
     figures,
@@ -23,6 +24,7 @@ from testbed.report import (
     ranges,
     seeds,
     summaries,
+    tables,
 )
 from testbed.report.comparisons import Comparisons, Versus, baseline_of
 from testbed.report.drawing import Picture, styled
@@ -82,6 +84,11 @@ class CaseView:
     pictures: list[Picture] = field(default_factory=list)
     decades: PageTable | None = None
 
+    @property
+    def every_picture(self) -> list[Picture]:
+        """All figures of the case, in the order of the page."""
+        return [*self.effects, *self.pictures]
+
 
 def write(
     folder: Path, say: Callable[[str], None] = lambda line: None, out: Path | None = None
@@ -108,32 +115,26 @@ def write(
     looks.record(StudyFolder.at(folder))
     say("comparing over seeds")
     compared = comparisons.make(results)
-    tables = {
-        "results": comparisons.result_table(results),
-        "comparisons": compared.table(),
-        "levels": comparisons.level_table(results),
-        "tweedie": summaries.laws(results),
-        "learning": summaries.learning(results),
-        "decades": summaries.decades(results),
-    }
+    made = tables.make(results, compared)
     out = out or folder
     (out / "tables").mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
+    for name, table in made.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
         table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
     say("drawing")
-    views = [_case(results, compared, tables, case) for case in results.cases]
+    views = [case_view(results, compared, made, case) for case in results.cases]
     (out / "figures").mkdir(exist_ok=True)
     for view in views:
-        for picture in (*view.effects, *view.pictures):
+        for picture in view.every_picture:
             (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
     page = out / "report.html"
-    page.write_text(_page(results, compared, tables, views), encoding="utf-8")
+    text = contents.numbered(_page(results, compared, made, views))
+    page.write_text(text, encoding="utf-8")
     return page
 
 
 def _page(
-    results: Results, compared: Comparisons, tables: dict[str, pd.DataFrame], views: list[CaseView]
+    results: Results, compared: Comparisons, made: dict[str, pd.DataFrame], views: list[CaseView]
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -165,11 +166,11 @@ def _page(
         data_notes=results.data_notes(),
         recipes=summaries.recipes(results),
         views=views,
-        laws=_laws(tables["tweedie"]),
+        laws=_laws(made["tweedie"]),
         learning=[
-            (case, _learning(results, tables["learning"], case))
+            (case, _learning(results, made["learning"], case))
             for case in results.cases
-            if (tables["learning"]["case"] == case).any()
+            if (made["learning"]["case"] == case).any()
         ],
         equal_objectives=_equal_objectives(results),
         failures=summaries.failures(results),
@@ -196,25 +197,38 @@ def _equal_objectives(results: Results) -> list[tuple[str, str]] | None:
     ]
 
 
-def _case(
-    results: Results, compared: Comparisons, tables: dict[str, pd.DataFrame], case: str
+def case_view(
+    results: Results,
+    compared: Comparisons,
+    made: dict[str, pd.DataFrame],
+    case: str,
+    column: float | None = None,
 ) -> CaseView:
-    with styled():
+    """Returns the part of the page that is about one case.
+
+    Args:
+        results: What was read of the study.
+        compared: Its comparisons.
+        made: Its tables.
+        case: The case's name.
+        column: The width of every figure in inches, for a paper; None for the page.
+    """
+    with styled(column):
         first = effects.pictures(results, compared, case)
         pictures = list(figures.of_case(results, case))
-        pictures += _gallery(results, tables["results"], case)
+        pictures += _gallery(results, made["results"], case)
     primary = results.primary(case)
     meaning = METRICS.get(primary, ("", "a metric of a plugin"))[1]
     return CaseView(
         name=case or "all data",
         primary=f"{title(primary)}: {meaning}."
         + (f" {BELOW_ONE[results.sound(case)]}" if primary == "loss_vs_wiener" else ""),
-        table=_results(results, compared, tables["results"], case),
+        table=_results(results, compared, made["results"], case),
         arms=_arms(compared, case),
         effects=first,
         bands=_bands(results, compared, case),
         pictures=pictures,
-        decades=_decades(results, tables["decades"], case),
+        decades=_decades(results, made["decades"], case),
     )
 
 

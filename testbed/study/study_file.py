@@ -88,18 +88,31 @@ def read(
     path = find(file)
     try:
         text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
+    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds, at_most)
+    return parse(text, path, asked)
+
+
+def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
+    """Validates the text of a study file; messages name it `path`.
+
+    Raises:
+        InputError: as `read` does.
+    """
+    try:
         raw = tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
     everywhere: dict[str, Any] = {}
     if isinstance(raw.get("grid"), dict):
         raw["grid"] = dict(_axes(raw["grid"]))
-    for word in overrides:
+    for word in asked.overrides:
         _override(raw, everywhere, word)
-    if seeds is not None:
-        if seeds < 1:
-            raise InputError(f"--seeds {seeds} must be at least 1.")
-        everywhere["seeds"] = seeds
+    if asked.seeds is not None:
+        if asked.seeds < 1:
+            raise InputError(f"--seeds {asked.seeds} must be at least 1.")
+        everywhere["seeds"] = asked.seeds
     problems = [
         f"{path}: {unknown('section', name, SECTIONS)}" for name in raw if name not in SECTIONS
     ]
@@ -111,8 +124,7 @@ def read(
     found = _templates(path, raw, everywhere, problems)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
-    kept = tuple(_kept(found, only))
-    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds, at_most)
+    kept = tuple(_kept(found, asked.only))
     replaced = tuple(_replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
     return StudyFile(str(path), header, report, kept, text, asked, replaced)
 

@@ -28,7 +28,7 @@ from testbed.study.engines import ExecutionPlan
 
 COMMANDS = [
     "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "sync",
-    "ui",
+    "ui", "compare", "pack", "verify", "selftest",
 ]  # fmt: skip
 BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
 EXPLAINED = ("parameterization", "weighting", "loss", "density")
