@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from testbed.errors import InputError
 from testbed.metrics.looks import Look
 from testbed.metrics.statistics import ALPHA, MIN_SEEDS, POWER
 from testbed.report.comparisons import Comparisons, Versus, baseline_of
@@ -128,7 +129,7 @@ def detectable(plan: Plan) -> list[Detectable]:
     """Returns what the planned seeds of each case can show, from stored spreads if there are any.
 
     Raises:
-        InputError: files of the study's folder are damaged.
+        InputError: the record of looks is damaged.
     """
     seeds = plan.seeds()
     arms = Counter((case, arm) for case, arm, _ in seeds)
@@ -136,7 +137,7 @@ def detectable(plan: Plan) -> list[Detectable]:
     later = [key for key in arms if key[1] != next(arm for case, arm in arms if case == key[0])]
     comparisons = sum(count - 1 for count in arms.values()) * ranges
     comparisons += sum(arms[key] for key in later)
-    stored = spreads(read(plan.folder)) if plan.files.has("study.json") else []
+    stored = _stored(plan)
     record = replace(looks.read(plan.files), design=plan.study.report.looks)
     look, _ = record.at(seeds)
     found = []
@@ -146,6 +147,16 @@ def detectable(plan: Plan) -> list[Detectable]:
         mine = sorted((one for one in stored if one.case == case), key=lambda one: one.sd)
         found.append(Detectable(case, n, comparisons, effect, tuple(mine)))
     return found
+
+
+def _stored(plan: Plan) -> list[SeedSpread]:
+    """The spreads that lie in the study's folder; none where a file of it is damaged."""
+    if not plan.files.has("study.json"):
+        return []
+    try:
+        return spreads(read(plan.folder))
+    except InputError:  # the plan says of each damaged file what becomes of it
+        return []
 
 
 def spreads(results: Results) -> list[SeedSpread]:

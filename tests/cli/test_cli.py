@@ -304,7 +304,7 @@ def test_a_plan_as_a_document(tiny: Path) -> None:
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert set(found) == {
-        "study", "folder", "tracking_uri", "device", "trials", "engine", "notes",
+        "study", "folder", "tracking_uri", "device", "trials", "engine", "notes", "detectable",
     }  # fmt: skip
     assert (found["study"], found["folder"], found["device"]) == ("tiny", "runs/tiny", "cpu")
     assert found["tracking_uri"] == f"sqlite:///{tiny / 'mlflow.db'}"

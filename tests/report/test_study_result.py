@@ -247,7 +247,7 @@ def commanded(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_command_writes_a_paper(commanded: Path, opened: testbed.StudyResult) -> None:
     assert (commanded / "paper" / "results.tex").read_text() == opened.to_latex()
-    assert len(list((commanded / "paper").glob("*.pdf"))) == 4
+    assert len(list((commanded / "paper").glob("*.pdf"))) == 6
 
 
 def test_a_wrong_width_is_told_before_anything_is_written(planted: Path, tmp_path: Path) -> None:
@@ -270,4 +270,4 @@ def test_the_page_has_contents_and_numbered_figures(commanded: Path) -> None:
     assert len(sections) == page.count("<h2") > 5
     numbers = [int(n) for n in re.findall(r"<figcaption><b>Figure (\d+)\. ", page)]
     assert numbers == list(range(1, page.count("<figure ") + 1))
-    assert len(numbers) == 4
+    assert len(numbers) == 6
