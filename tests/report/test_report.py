@@ -554,7 +554,8 @@ def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_fi
     assert (row["kind"], row["variant"]) == ("baseline", "edm weighting=min_snr")
     assert (row["arm"], row["against"]) == ("published = equal", "edm weighting=edm")
     assert 0 < row["low"] < row["ratio"] < row["high"]
-    assert row["verdict"] in ("better", "worse", "equivalent", "undecided")
+    verdicts = ("better", "worse", "equivalent", "undecided")
+    assert row["verdict"] in verdicts or "learnt nothing beyond" in row["verdict"]
     page = shown((folder / "report.html").read_text())
     assert "A tiny study (part of it: mixture, 3 seeds; changed: grid.p" in page
     (line,) = re.findall(r"^testbed (study .*) resumes", page, flags=re.MULTILINE)
@@ -655,8 +656,8 @@ def test_a_single_panel_does_not_fill_the_page(tmp_path: Path, whole: Path) -> N
     widths = [
         re.findall(r'<svg role="img" style="max-width: (\d+)px"', page) for page in (one, two)
     ]
-    assert widths[0][0] == "690"
-    assert widths[1][0] == "1080"
+    assert "690" in widths[0]
+    assert "690" not in widths[1]
 
 
 def test_labels_do_not_collide() -> None:

@@ -178,7 +178,7 @@ def test_the_report_of_a_sequential_study_has_the_anytime_valid_test(tmp_path: P
     assert math.isnan(one.p_signflip)
     said = " ".join(report.write(tmp_path).read_text().split())
     assert "The design is sequential, and this is look 1" in said
-    assert "confidence sequences over seeds" in said
+    assert "confidence sequences that are not corrected" in said
 
 
 # --- seeds are added until all is decided ---------------------------------------------------------
@@ -297,8 +297,8 @@ def test_options_that_do_not_go_together_are_refused(
 def test_without_stored_variance_the_plan_says_what_it_would_need(tmp_path: Path) -> None:
     text = SMALL.replace('["v"]', '["v", "edm", "eps"]')
     (one,) = seeds.detectable(planned(text, tmp_path, seeds=5))
-    assert (one.seeds, one.comparisons, one.spreads) == (5, 2, ())
-    power = stats.nct.sf(stats.t.isf(ALPHA / 4, 4), 4, one.effect * math.sqrt(5))
+    assert (one.seeds, one.comparisons, one.spreads) == (5, 10, ())  # all levels and four bands
+    power = stats.nct.sf(stats.t.isf(ALPHA / 20, 4), 4, one.effect * math.sqrt(5))
     assert power == pytest.approx(0.8, abs=1e-9)
     assert "5 seeds show a difference of" in one.sentence()
     assert "needs that deviation: run with 3 seeds or more, then plan again" in one.sentence()
