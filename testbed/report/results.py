@@ -347,8 +347,7 @@ def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) ->
 def _csv(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
     def parse(content: bytes) -> pd.DataFrame:
         texts = dict.fromkeys(LABEL, str)
-        stream = io.BytesIO(content)
-        table = pd.read_csv(stream, dtype=texts, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(io.BytesIO(content), dtype=texts, keep_default_na=False, na_values=[""])
         # The only case or arm has no name, which pandas reads as a missing value.
         return table.fillna({name: "" for name in LABEL if name in table})
 
