@@ -719,6 +719,7 @@ def test_a_file_of_the_folder_is_no_module_of_the_other_process(
     """pandas imports `bottleneck` where there is one."""
     (tmp_path / "bottleneck.py").write_text("raise RuntimeError('the folder is on the path')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     edm = default_registry().weighting("edm")
     (value, _) = Context.of([edm]).courier.answer(edm)
