@@ -453,7 +453,7 @@ def deviation(x: Array, y: Array) -> Found:
 LAWS = {"level": (law_level, 3000), "power": (law_power, 200), "pairing": (law_pairing, 200)}
 BREAKS = {
     right: set(), normal: {"level"}, one_sided: {"level"}, twice: {"level"},
-    unpaired: {"pairing"}, deviation: {"power", "pairing"},
+    unpaired: {"pairing"}, deviation: {"power"},
 }  # fmt: skip
 
 

@@ -51,6 +51,7 @@ ELSEWHERE = {
     "cli/components.py _file_named": "plugins' own files",
     "cli/documents.py report": "the report itself",
     "cli/explanation.py": "a picture, written where --out says",
+    "cli/terminal.py command": "whether the user stands in a checkout",
     "cli/sharing.py": "a table of studies, written where --out says",
     "cli/studies.py report": "the report itself",
     "cli/models.py": "a table, written where --out says",
