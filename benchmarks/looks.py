@@ -24,7 +24,7 @@ from scipy import stats
 from testbed.metrics.looks import Look
 from testbed.metrics.sequential import critical_t
 from testbed.metrics.statistics import ALPHA, MIN_SEEDS, compare, correct
-from testbed.report import results as reports
+from testbed.report import reading
 from testbed.report.comparisons import baseline_of
 from testbed.report.equal_objectives import equal_to
 
@@ -47,7 +47,7 @@ SHAPES = {
 
 def measure(folder: Path) -> None:
     """Writes the correlation over seeds between the log ratios of a study to their baselines."""
-    read = reports.read(folder)
+    read = reading.read(folder)
     columns, names = [], []
     for case in read.cases:
         for arm in read.arms(case):
@@ -128,7 +128,7 @@ def trained(folder: Path, seeds: int = 6) -> None:
     A study has two arms of `seeds` trials; no trial is in two of them. It is looked at after each
     seed from the third on.
     """
-    read = reports.read(folder)
+    read = reading.read(folder)
     (case,), (arm,) = read.cases, read.arms(read.cases[0])
     (variant,) = read.variants(case, arm)
     y = read.values(case, arm, variant, read.primary(case)).to_numpy()

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from testbed.report.reading import csv_table
+
 BELOW = 0.01
 
 
@@ -25,8 +27,7 @@ def two_way(table: pd.DataFrame) -> list[float]:
 
 
 def main(folder: Path) -> None:
-    words = {"case": str, "arm": str}
-    results = pd.read_csv(folder / "tables" / "results.csv", converters=words)
+    results = csv_table((folder / "tables" / "results.csv").read_bytes())
     excess = results[results["metric"] == "excess_nats"].copy()
     for (case, arm), group in excess.groupby(["case", "arm"]):
         parts = group["variant"].str.partition(" ")
@@ -37,7 +38,7 @@ def main(folder: Path) -> None:
             for kept in (table, table.drop(index=["x0", "score"], errors="ignore")):
                 shares = ", ".join(f"{share:.0%}" for share in two_way(kept))
                 print(case, arm, f"{', '.join(kept.index)}: rows, columns, both: {shares}")
-    levels = pd.read_csv(folder / "tables" / "levels.csv", converters=words)
+    levels = csv_table((folder / "tables" / "levels.csv").read_bytes())
     for label, curve in levels.groupby(["case", "arm", "variant"]):
         curve = curve.sort_values("sigma")
         t, rate = np.log(curve["sigma"]), curve["excess"] / curve["sigma"] ** 2

@@ -18,9 +18,13 @@ from .diffusion.parameterization import Coefficients, Parameterization, Recipe
 from .diffusion.predictions import convert
 from .hookspecs import hookimpl
 from .registry import Registry
+from .report.study_result import StudyResult, open
 from .sampling.likelihood import bits_per_dim, log_likelihood
 from .sampling.loop import sample
+from .study.definition import Study
+from .training.settings import Training
 from .trial.restore import load
+from .workflow.run import run
 
 __version__: str
 __all__ = [
@@ -41,6 +45,9 @@ __all__ = [
     "Registry",
     "Sampler",
     "Schedule",
+    "Study",
+    "StudyResult",
+    "Training",
     "Weighting",
     "audit",
     "bits_per_dim",
@@ -49,7 +56,9 @@ __all__ = [
     "load",
     "log_likelihood",
     "noise_levels",
+    "open",
     "oracles",
+    "run",
     "sample",
     "selftest",
     "squared",

@@ -20,18 +20,19 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import testbed
-from testbed.study import study_file
+from testbed.study.settings import Header, ReportSettings
+from testbed.trial.config import TrialSettings
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 LINE = re.compile(r"^% generated: (\w+) ?(\S*)$", re.MULTILINE)
 SECTIONS = {
-    "study": study_file.Header,
-    "report": study_file.ReportSettings,
-    "": study_file.TrialSettings,
+    "study": Header,
+    "report": ReportSettings,
+    "": TrialSettings,
 }
-COMPONENT = study_file.TrialSettings.model_fields["dataset"].annotation
+COMPONENT = TrialSettings.model_fields["dataset"].annotation
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -195,7 +196,8 @@ def room(name: str) -> str:
     """The modules of one package below testbed, or of the files beside them, by autodoc."""
     folder = Path(testbed.__file__).parent
     if name == "root":
-        names = ["bundled", "errors", "plugin_files", "random", "registry", "settings", "tensors"]
+        names = ["bundled", "errors", "notebook", "plugin_files", "random", "registry", "settings"]
+        names.append("tensors")
         return "\n\n".join(_module(f"testbed.{one}") for one in names)
     package = importlib.import_module(f"testbed.{name}")
     found = pkgutil.walk_packages([str(folder / name)], f"testbed.{name}.")

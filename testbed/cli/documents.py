@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +12,9 @@ from testbed.study.engines import ExecutionPlan
 from testbed.study.plan import Plan, Trial, notes
 from testbed.study.session import Ending
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they import the report, which a plan has no need of
     from testbed.report.seeds import Detectable
+    from testbed.workflow.verification import Verification
 
 
 def plan(
@@ -56,10 +59,16 @@ def study(made: Plan, ending: Ending, tracking_uri: str, seconds: float) -> dict
     }
 
 
-def report(folder: Path, page: Path) -> dict[str, Any]:
+def report(folder: Path, page: Path, paper: Sequence[Path] = ()) -> dict[str, Any]:
     """What `testbed report --json` prints."""
     tables = sorted(str(file) for file in (page.parent / "tables").iterdir())
-    return {"folder": str(folder), "page": str(page), "tables": tables}
+    files = sorted(map(str, paper))
+    return {"folder": str(folder), "page": str(page), "tables": tables, "paper": files}
+
+
+def verification(found: Verification) -> dict[str, Any]:
+    """What `testbed verify --json` prints."""
+    return {"same": found.same, "summary": found.summary(), **asdict(found)}
 
 
 def _detectable(one: Detectable) -> dict[str, Any]:

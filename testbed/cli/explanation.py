@@ -19,7 +19,7 @@ from testbed.components.base import Component
 from testbed.components.density import Density
 from testbed.components.loss import Loss
 from testbed.components.weighting import Weighting
-from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.parameterization import Parameterization, Recipe
 from testbed.errors import InputError, one_line
 from testbed.plugin_files import is_file
 from testbed.registry import Registry
@@ -185,7 +185,7 @@ def _parameterization(
     right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
     if p.recipe is not None:
         objective = Objective(p, *published(p, registry), sigma_data).with_states(0)
-        shown = ", ".join(f"{axis} {getattr(p.recipe, axis)}" for axis in AXES[1:])
+        shown = ", ".join(_of_recipe(p.recipe, axis) for axis in AXES[1:])
         lines.append(f"  recipe: {shown}")
         if p.affine or objective.loss.space != "F":
             columns["weight"] = objective.effective_weight(columns["sigma"])
@@ -195,6 +195,12 @@ def _parameterization(
             right.set(ylabel="λ(σ) p(log σ) σ²  (eps form)")
             lines.append("  weight = lambda(sigma) p(log sigma), of |D - x0|^2")
     return "\n".join(lines) + "\n" + (_table(columns) if len(columns) > 1 else "")
+
+
+def _of_recipe(recipe: Recipe, axis: str) -> str:
+    """`density ddpm`, or `no weighting`."""
+    value = getattr(recipe, axis)
+    return f"no {axis}" if value is None else f"{axis} {ComponentSpec.model_validate(value)}"
 
 
 def _coefficients(

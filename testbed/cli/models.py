@@ -339,12 +339,13 @@ def sample(
     Exit codes: 0 the file is written, 2 bad input.
     """
     from testbed.trial import sample
+    from testbed.trial.devices import device_of
 
     kinds = ", ".join(sample.SUFFIXES)
     file = options.output(out, "samples.npy", f"one of {kinds}")
     if file.suffix not in sample.SUFFIXES:
         raise InputError(f"--out {file}: expected one of {kinds}.")
     console = terminal.console()
-    sample.draw(trial, n, file, seed, options.device(device), console, condition or ())
+    sample.draw(trial, n, file, seed, device_of(device), console, condition or ())
     console.print(f"{n} samples in [bold]{file}[/]")
     terminal.next_step(terminal.command("audit", trial), " measures what the model missed.")

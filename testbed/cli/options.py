@@ -115,27 +115,6 @@ def registry(
     return made
 
 
-def device(word: str) -> str:
-    """The torch device that `--device` names.
-
-    Raises:
-        InputError: it is none, or this torch or machine has none of that kind.
-    """
-    import torch
-
-    if word == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(word)
-    except RuntimeError:
-        raise InputError(f"--device {word}: expected auto, cpu, cuda or cuda:N.") from None
-    if found.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {word}: expected auto, cpu, cuda or cuda:N.")
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {word}: this torch ({torch.__version__}) sees no CUDA device.")
-    return word
-
-
 def output(file: Path | None, example: str, kinds: str) -> Path:
     """The file that `--out` names, for a command that writes one and has no default.
 

@@ -67,7 +67,8 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         if trial.config.sigma_data != trial.config.sigma_data_measured
     }
     for case, given, measured in sorted(set_on_purpose):
-        yield f"{case}: sigma_data is set to {given:g}; the data have {measured:.4g}."
+        where = f"{case}: " if case else ""
+        yield f"{where}sigma_data is set to {given:g}; the data have {measured:.4g}."
     others = {
         loss.label: ""
         for trial in plan.trials

@@ -52,11 +52,11 @@ def until_decided(
         The last plan and how it ended; and what is undecided with as many seeds as are allowed, in
         a sentence, or nothing.
     """
-    from testbed.report import comparisons, results, seeds
+    from testbed.report import comparisons, reading, seeds
     from testbed.study import looks
 
     while ending.exit_code == 0:
-        read = results.read(made.folder)
+        read = reading.read(made.folder)
         compared = comparisons.make(read)
         left = seeds.undecided(compared)
         for line in look_lines(read, compared, left):
@@ -72,15 +72,15 @@ def until_decided(
 
 def look_lines(read: Results, compared: Comparisons, left: list[Versus]) -> Iterator[str]:
     """What a look decides, in a line for each case and arm."""
-    from testbed.report.words import between, listed
+    from testbed.report.words import listed, per_cent
 
     for case in read.cases:
         for arm in read.arms(case):
-            here = [one for one in compared.baseline if (one.case, one.arm) == (case, arm)]
+            here = compared.with_baseline(case, arm)
             said = [
-                f"{one.variant} is {one.verdict}, {between(c.ratio, c.low, c.high)} times "
+                f"{one.variant} is {one.verdict}, {per_cent(c.ratio, c.low, c.high)} against "
                 f"{one.against}"
-                if (c := one.comparison) and not c.diverged
+                if (c := one.comparison) and not one.reason
                 else f"{one.variant}: {one.verdict}"
                 for one in here
                 if one not in left
@@ -93,7 +93,7 @@ def look_lines(read: Results, compared: Comparisons, left: list[Versus]) -> Iter
 
 def next_seeds(made: Plan, left: list[Versus], at_most: int) -> Seeds:
     """One more seed for each undecided variant that may have one, and for its baseline."""
-    from testbed.report.results import arm_names
+    from testbed.report.reading import arm_names
 
     listed = [{"id": trial.id, "labels": trial.labels} for trial in made.trials]
     names = arm_names(listed)
@@ -125,6 +125,6 @@ def _too_few(left: list[Versus]) -> str:
         for one in left
     ]
     return (
-        f"Undecided, with as many seeds as --at-most allows: {listed(names)}. No difference was "
-        "shown, which is not to say that there is none."
+        f"Undecided, with as many seeds as --at-most allows: {listed(names)}. Neither a "
+        "difference was shown nor that there is none."
     )

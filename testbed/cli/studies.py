@@ -76,6 +76,14 @@ ReportOut = Annotated[
         "default.",
     ),
 ]
+Width = Annotated[
+    str,
+    typer.Option(
+        metavar="WIDTH",
+        help="Also write paper/: every figure as PDF and SVG at this width, the column's of your "
+        "paper, for example 84mm or 3.25in, and the tables as LaTeX.",
+    ),
+]
 Port = Annotated[int, typer.Option(help="The port on 127.0.0.1 that the pages are served at.")]
 
 
@@ -187,21 +195,33 @@ def plan(
     terminal.next_step(terminal.command("study", *words))
 
 
-def report(folder: StudyFolder, out: ReportOut = None, as_json: options.AsJSON = False) -> None:
+def report(
+    folder: StudyFolder,
+    out: ReportOut = None,
+    width: Width = "",
+    as_json: options.AsJSON = False,
+) -> None:
     """Rebuild a study's report from its trial directories, without training.
 
     Exit codes: 0 the report is written, 2 bad input.
 
-    The document of --json has the keys folder (the study's), page and tables (their paths).
+    The document of --json has the keys folder (the study's), page, tables and paper (the paths of
+    what --width asks for).
     """
     from testbed import report as reports
+    from testbed.report import drawing, study_result
     from testbed.trial.folders import StudyFolder
 
     if not StudyFolder.at(folder).has("study.json"):
         raise InputError(f"{folder} is not a study's folder: it has no study.json.")
+    if width:
+        drawing.inches(width)  # a mistake is told before anything is written
+    paper: list[Path] = []
     with terminal.text_on_stderr(as_json):
         try:
             page = reports.write(folder, out=out)
+            if width:
+                paper = study_result.open(folder).write_paper((out or folder) / "paper", width)
         except (InputError, OSError):
             raise
         except Exception as problem:  # a damaged file raises whatever its damage leads to
@@ -211,9 +231,11 @@ def report(folder: StudyFolder, out: ReportOut = None, as_json: options.AsJSON =
     if as_json:
         from testbed.cli import documents
 
-        terminal.document(documents.report(folder, page))
+        terminal.document(documents.report(folder, page, paper))
         return
     terminal.console().print(f"Report: [bold]{page}[/]")
+    if paper:
+        terminal.console().print(f"For a paper: [bold]{paper[0].parent}[/], {len(paper)} files")
     terminal.next_step(f"open {page}", f"; its numbers are in {page.parent / 'tables'}.")
 
 
@@ -285,12 +307,13 @@ def _plan(
 
     from testbed.study import plan as plans
     from testbed.study import study_file
+    from testbed.trial.devices import device_of
 
     torch.set_num_threads(1)
     words = [word.strip() for word in only.split(",") if word.strip()]
     read = study_file.read(file, sets or (), words, seeds, at_most)
     folder = out or Path("runs") / read.header.name
-    return plans.make(read, registry, folder, options.device(device))
+    return plans.make(read, registry, folder, device_of(device))
 
 
 def _show_plan(made: Plan, registry: Registry, store: str, details: bool) -> None:
@@ -361,14 +384,11 @@ def _show_engine(chosen: ExecutionPlan) -> None:
 
 def _run(made: Plan, registry: Registry, engine: str, jobs: int | None, store: str) -> Ending:
     from testbed.cli.render import Bars
-    from testbed.study import session
-    from testbed.study.executors import Executor, InProcessExecutor, ProcessExecutor
+    from testbed.study import executors, session
 
     chosen = _engine(made, registry, engine, jobs)
     _show_engine(chosen)
-    executor: Executor = InProcessExecutor()
-    if chosen.slots:
-        executor = ProcessExecutor(max(1, chosen.workers), made.device, chosen.threads)
+    executor = executors.of(chosen, made.device)
     with Bars(chosen, terminal.console()) as bars:
         shown = bars.progress(), bars.say
         return session.run(made, registry, chosen, executor, *shown, _write_report, store)

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -62,7 +63,7 @@ def text_on_stderr(active: bool) -> Iterator[None]:
 
 def command(*words: str) -> str:
     """`testbed WORDS`, or what does the same in a checkout where nox runs testbed."""
-    if NOX not in os.environ:
+    if NOX not in os.environ or not Path("noxfile.py").is_file():
         return shlex.join(["testbed", *words])
     if words[0] in SESSIONS:
         return shlex.join(["nox", "-s", words[0], *(["--", *words[1:]] if words[1:] else [])])

@@ -15,6 +15,9 @@ from testbed.components.signature import require_shape_of, shaped_like_sigma
 from testbed.errors import InputError
 from testbed.tensors import widen
 
+EDGE = 2.0**-53
+"""The distance of the outermost uniform numbers from 0 and 1: the unit roundoff of float64."""
+
 
 @dataclass(frozen=True)
 class Density(Component):
@@ -105,6 +108,16 @@ class Density(Component):
         """(sigma_min, sigma_max)."""
         options = {**self.defaults, **self.options}
         return options["sigma_min"], options["sigma_max"]
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The lowest and the highest level that it draws: the ends of `range` or inside of them.
+
+        They are the quantiles at the smallest and the largest u of float64 arithmetic.
+        """
+        u = torch.tensor([EDGE, 1 - EDGE], dtype=torch.float64)
+        low, high = self.sigma(u).tolist()
+        return low, high
 
     def sigma(self, u: Tensor) -> Tensor:
         """The quantile at u in (0, 1): maps uniforms to noise levels; float64, shaped like u."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from testbed import notebook
 from testbed.components.base import Sigma
 from testbed.diffusion import ddpm
 from testbed.diffusion.noise_levels import TERMINAL
@@ -109,6 +110,16 @@ class Denoiser(nn.Module):
         levels = f", {self.table.name} table of {len(self.table.sigmas)}" if self.table else ""
         p, sd = self.parameterization.name, self.sigma_data
         return f"<Denoiser: {p} around {kind} ({n} parameters), sigma_data = {sd:g}{levels}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ["parameterization", repr(self.parameterization)[1:-1]],
+            ["network", type(self.network).__name__],
+            ["parameters", f"{sum(each.numel() for each in self.parameters()):,}"],
+            ["sigma_data", f"{self.sigma_data:g}"],
+            ["levels", "any sigma" if self.table is None else f"{len(self.table.sigmas)}"],
+        ]
+        return notebook.table([], rows, repr(self)[1:-1])
 
     def level(self, sigma: Sigma) -> Tensor:
         """The table's level nearest to sigma, or sigma itself; float32 or wider, like sigma."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from testbed import notebook
 from testbed.components.base import Component, Sigma, Takes, check_range
 from testbed.components.signature import require_shape_of, shaped_like_sigma
 from testbed.errors import InputError, unknown
@@ -131,6 +132,17 @@ class Parameterization(ParameterizationFields):
         options = "".join(f", {key} = {value!r}" for key, value in self.options.items())
         reference = f" ({self.reference})" if self.reference else ""
         return f"<Parameterization {self.name!r}{options}{reference}>"
+
+    def _repr_html_(self) -> str:
+        """The coefficients at a few noise levels, where sigma_data is its own or 1."""
+        if not self.affine:
+            return notebook.table([], [["not affine: no coefficients"]], repr(self)[1:-1])
+        sigma_data = self.sigma_data or 1.0
+        sigma = torch.tensor([0.01, 0.1, 1.0, 10.0], dtype=torch.float64)
+        c = torch.stack([sigma, *self.coefficients(sigma, sigma_data=sigma_data)], dim=1)
+        rows = [[f"{number:.4g}" for number in row] for row in c.tolist()]
+        caption = f"{repr(self)[1:-1]}, at sigma_data = {sigma_data:g}"
+        return notebook.table(["sigma", *NAMES], rows, caption)
 
     @property
     def affine(self) -> bool:

@@ -32,6 +32,9 @@ EXACT_SEEDS = 20
 SIGN_DRAWS = 99_999
 """Sign patterns drawn beyond `EXACT_SEEDS`."""
 
+SMALLEST_EFFECT = 0.05
+"""Smallest effect of interest: the logarithm of a ratio; smaller ones count as none."""
+
 Array = NDArray[np.float64]
 
 
@@ -73,8 +76,14 @@ class Comparison:
     """Number of seeds at which a is not finite."""
     diverged_b: int = 0
     """Number of seeds at which b is not finite."""
+    p_equivalent: float = math.nan
+    """p of equivalence within the smallest effect (`equivalence`); nan below three seeds."""
+    smallest_effect: float = SMALLEST_EFFECT
+    """Smallest |log ratio| of interest."""
     p_holm: float = math.nan
     """`p` corrected for the family, filled by `correct`; nan until then."""
+    p_equivalent_holm: float = math.nan
+    """`p_equivalent` corrected for the family in the same way."""
 
     @property
     def diverged(self) -> bool:
@@ -83,25 +92,28 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether a is "better" or "worse" than b, or the reason why neither may be said.
+        """Whether a is equivalent to b, "better" or "worse", or why none of these may be said.
 
-        No winner where the interval contains 1 or the Holm-corrected p is not below 0.05. An
-        interval without 1 whose p was not corrected yet is "uncorrected": a family must be
-        declared, be it of one comparison.
+        In this order: a trial diverged; there are fewer than three seeds; "equivalent", where the
+        effect is shown to be below the smallest of interest, whether or not it differs from zero;
+        "better" or "worse", where it is shown to differ from zero, which the interval leaves out,
+        and the estimate is at least the smallest of interest; else "undecided". All p are those
+        that Holm's method corrected: a comparison that belongs to no family yet shows nothing.
         """
         if self.diverged:
             return f"diverged: a in {self.diverged_a}, b in {self.diverged_b} of {self.seeds} seeds"
         if self.seeds < MIN_SEEDS:
             return "too few seeds"
-        if self.p == 1 and self.low == self.high:
-            return "identical"
-        if self.low <= 1 <= self.high:
-            return "no difference shown"
-        if math.isnan(self.p_holm):
-            return "uncorrected"
-        if self.p_holm >= ALPHA:
-            return "no difference shown"
-        return "better" if self.ratio < 1 else "worse"
+        if self.p_equivalent_holm < ALPHA:
+            return "equivalent"
+        if self.p_holm < ALPHA and self.matters and not self.low <= 1 <= self.high:
+            return "better" if self.ratio < 1 else "worse"
+        return "undecided"
+
+    @property
+    def matters(self) -> bool:
+        """Whether the estimated effect is at least the smallest one of interest."""
+        return abs(math.log(self.ratio)) >= self.smallest_effect if self.ratio > 0 else True
 
 
 @dataclass(frozen=True)
@@ -178,14 +190,26 @@ def mean_interval(values: ArrayLike, level: float = 0.95, log: bool = False) -> 
     return _t_interval(y, level)
 
 
+def equivalence(r: Array, delta: float, test: PairedTest) -> float:
+    """Returns p of |E r| >= delta, by two one-sided tests (Schuirmann 1987).
+
+    A small one shows that the sides of the n >= 3 finite log ratios r are equivalent.
+    """
+    return max(test.p_above(delta + r), test.p_above(delta - r))
+
+
 def compare(
-    a: ArrayLike, b: ArrayLike, level: float = 0.95, test: PairedTest | None = None
+    a: ArrayLike,
+    b: ArrayLike,
+    level: float = 0.95,
+    smallest_effect: float = SMALLEST_EFFECT,
+    test: PairedTest | None = None,
 ) -> Comparison:
     """Compares a with b, paired by seed, through r_i = log a_i - log b_i.
 
-    The t test and interval are those of the mean of r. Beside them stands the sign-flip test
-    (Fisher 1935), whose only assumption is that r is symmetric about zero under the null
-    hypothesis:
+    Test and interval are those of a `PairedTest`, and so is p of equivalence. Beside them stands
+    the sign-flip test (Fisher 1935), whose only assumption is that r is symmetric about zero under
+    the null hypothesis:
 
         p = #{s in {-1, 1}^n : |sum s_i r_i| >= |sum r_i|} / 2^n,
 
@@ -200,10 +224,11 @@ def compare(
         a: (n,), metric of the one setting, positive; inf or nan where the trial diverged.
         b: (n,), metric of the other at the same seeds in the same order.
         level: coverage of the interval, in (0, 1).
+        smallest_effect: |log ratio| below which an effect counts as none, positive.
         test: the test and its interval; `STUDENT` by default (see `testbed.metrics.looks`).
 
     Returns:
-        The comparison, its `p_holm` still nan (see `correct`).
+        The comparison, its corrected p still nan (see `correct`).
 
     Raises:
         ValueError: a or b is not a sequence of at least one number, they differ in length, a value
@@ -215,12 +240,12 @@ def compare(
     n = len(a)
     p_signflip_min = 2.0 ** (1 - n) if n <= EXACT_SEEDS else 1 / (1 + SIGN_DRAWS)
     diverged_a, diverged_b = (int(np.sum(~np.isfinite(y))) for y in (a, b))
-    ratio = low = high = p = p_signflip = ratio_min = math.nan
+    ratio = low = high = p = p_equivalent = p_signflip = ratio_min = math.nan
     if diverged_a + diverged_b == 0:
         r = np.log(a) - np.log(b)
         ratio, low, high = map(_exp, test.interval(r, level))
         if n >= MIN_SEEDS:
-            p = test.p(r)
+            p, p_equivalent = test.p(r), equivalence(r, smallest_effect, test)
             p_signflip = _sign_flip(r) if test.sign_flip else math.nan
             sd = float(r.std(ddof=1))
             ratio_min = _exp(test.effect(n, ALPHA) * sd) if sd else 1.0
@@ -235,6 +260,8 @@ def compare(
         detectable=ratio_min,
         diverged_a=diverged_a,
         diverged_b=diverged_b,
+        p_equivalent=p_equivalent,
+        smallest_effect=smallest_effect,
     )
 
 
@@ -259,18 +286,22 @@ def holm(pvalues: Sequence[float]) -> list[float]:
 
 
 def correct(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Returns the comparisons with `p_holm` filled over the whole of them as one family.
+    """Returns the comparisons with both p corrected over the whole of them as one family.
+
+    Those of a difference and those of equivalence are corrected each by Holm's method: of either
+    kind of claim, the probability that any in the family is wrong is at most `ALPHA`.
 
     A comparison that lost its test to a divergence stays in the family, as one with p = 1: the
     family was declared before the runs, and a family that shrinks with their outcome controls
     nothing. One with too few seeds was never going to be tested and does not count. Both keep
-    p_holm = nan.
+    their corrected p at nan.
     """
     family = list(comparisons)
-    adjusted = holm([1.0 if c.diverged else c.p for c in family])
+    p = holm([1.0 if c.diverged else c.p for c in family])
+    p_equivalent = holm([1.0 if c.diverged else c.p_equivalent for c in family])
     return [
-        replace(c, p_holm=math.nan if math.isnan(c.p) else q)
-        for c, q in zip(family, adjusted, strict=True)
+        c if math.isnan(c.p) else replace(c, p_holm=q, p_equivalent_holm=e)
+        for c, q, e in zip(family, p, p_equivalent, strict=True)
     ]
 
 
@@ -297,8 +328,7 @@ def tost(a: ArrayLike, b: ArrayLike, margin: float, test: PairedTest | None = No
     n = len(a)
     if n < MIN_SEEDS or not np.isfinite(a).all() or not np.isfinite(b).all():
         return math.nan
-    r, delta, test = np.log(a) - np.log(b), math.log(margin), test or STUDENT
-    return max(test.p_above(delta + r), test.p_above(delta - r))
+    return equivalence(np.log(a) - np.log(b), math.log(margin), test or STUDENT)
 
 
 def _t_interval(y: Array, level: float) -> Interval:

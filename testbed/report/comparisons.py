@@ -1,46 +1,50 @@
 """Every statement of the report as a test over seeds, in families that are declared beforehand.
 
-    baseline   each variant against the baseline of its case and arm, on the primary metric
-    pair       every other pair of variants of one case and arm; with the former, it decides whether
-               there is a winner
+    baseline   each variant against the baseline of its case and arm, on the primary metric: over
+               all levels that both were trained on, and in each band of them
     arm        each variant in a later arm against itself in the first
-    spread     worst over best variant within a seed, in a later arm against the first
+    pair       every other pair of variants of one case and arm
 
-Each of the four is one family over the whole study, corrected by Holm's method. Variants with equal
-objectives are never compared, nor is a trial with itself.
+The first two kinds are one family over the whole study, from which every verdict is taken. The
+pairs are another: they only say which variants the best is not separated from. Both are corrected
+by Holm's method. Variants with equal objectives are never compared, nor is a trial with itself.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from testbed.metrics.statistics import (
-    Comparison,
-    Interval,
-    PairedTest,
-    compare,
-    correct,
-    mean_interval,
-)
-from testbed.report.equal_objectives import distinct, equal_to
-from testbed.report.results import LABEL, Results, chosen
+from testbed.metrics.statistics import Comparison, Interval, compare, correct, mean_interval
+from testbed.report import ranges
+from testbed.report.equal_objectives import equal_to
+from testbed.report.learning import nothing_learnt
+from testbed.report.ranges import CommonLevels, NoiseBand
+from testbed.report.results import LABEL, Label, Results, chosen
 from testbed.study import baseline
 
 NAN = float("nan")
-SPREAD = "worst/best"
+KINDS = ("baseline", "arm", "pair")
 
 
 @dataclass(frozen=True)
 class Versus:
     """The comparison of `variant` in `arm` with `against` in `against_arm`, paired by seed.
 
-    `comparison` is None where there is none, and `reason` then says why. `kind` is the family.
+    Args:
+        kind: "baseline", "arm" or "pair".
+        band: the band of noise levels that it is made over; empty for all levels in common.
+        levels: the levels that both were measured at; None for a metric that is not made of them.
+        comparison: over the common levels; None where there is none, for the `reason`.
+        whole: over all levels, without a verdict, where those in common are fewer.
+        reason: why there is no verdict.
+        lost: which of the two diverged or learnt nothing: no one's victory.
     """
 
     kind: str
@@ -50,87 +54,121 @@ class Versus:
     variant: str
     against_arm: str
     against: str
-    comparison: Comparison | None
+    band: str = ""
+    levels: CommonLevels | None = None
+    comparison: Comparison | None = None
+    whole: Comparison | None = None
     reason: str = ""
+    lost: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", or why neither may be said."""
-        if self.comparison is None:
+        """ "equivalent", "better", "worse", "undecided", or why none of these may be said."""
+        if self.reason or self.comparison is None:
             return self.reason
-        c = self.comparison
-        if not c.diverged:
-            return c.verdict
-        same = self.variant == self.against
-        sides = (self.arm, self.against_arm) if same else (self.variant, self.against)
-        counts = zip(sides, (c.diverged_a, c.diverged_b), strict=True)
-        diverged = ", ".join(f"{name} in {count}" for name, count in counts if count)
-        return f"diverged: {diverged} of {c.seeds} seeds"
+        return self.comparison.verdict
+
+    @property
+    def labels(self) -> tuple[Label, Label]:
+        """Both sides."""
+        return (self.case, self.arm, self.variant), (self.case, self.against_arm, self.against)
 
     def row(self) -> dict[str, Any]:
         """Returns a row of comparisons.csv."""
-        row = asdict(self)
-        del row["reason"]
-        numbers = row.pop("comparison") or dict.fromkeys(Comparison.__dataclass_fields__)
-        return {**row, **numbers, "verdict": self.verdict}
+        row = {name: getattr(self, name) for name in ROW}
+        numbers = asdict(self.comparison) if self.comparison else dict.fromkeys(NUMBERS)
+        counts = {"levels": NAN, "levels_in_common": NAN}
+        if self.levels is not None:
+            counts = {"levels": len(self.levels.every), "levels_in_common": len(self.levels.levels)}
+        whole = self.whole or self.comparison
+        bounds = {f"whole_{name}": getattr(whole, name, NAN) for name in ("ratio", "low", "high")}
+        return {**row, **numbers, **counts, **bounds, "verdict": self.verdict}
+
+
+ROW = ("kind", "case", "metric", "arm", "variant", "against_arm", "against", "band")
+NUMBERS = tuple(Comparison.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
 class Comparisons:
     """All comparisons of a study, corrected within their families."""
 
-    baseline: list[Versus]
+    judged: list[Versus]
+    """Those with the baseline, over all levels and in each band, and those between arms."""
     pairs: list[Versus]
-    arms: list[Versus]
-    spreads: list[Versus]
 
     def table(self) -> pd.DataFrame:
         """Returns comparisons.csv: ratios without unit, p values, verdicts."""
-        everything = [*self.baseline, *self.pairs, *self.arms, *self.spreads]
-        columns = [*Versus.__dataclass_fields__, *Comparison.__dataclass_fields__, "verdict"]
-        columns = [c for c in columns if c not in ("comparison", "reason")]
-        return pd.DataFrame([one.row() for one in everything], columns=columns)
+        rows = [one.row() for one in (*self.judged, *self.pairs)]
+        return pd.DataFrame(rows, columns=list(Versus("", "", "", "", "", "", "").row()))
+
+    @property
+    def tests(self) -> dict[str, int]:
+        """How many comparisons with a test there are of each kind, and how many in bands."""
+        made = [one for one in (*self.judged, *self.pairs) if one.comparison is not None]
+        found = {kind: sum(one.kind == kind and not one.band for one in made) for kind in KINDS}
+        return {**found, "band": sum(bool(one.band) for one in made)}
+
+    def between_arms(self, case: str) -> list[Versus]:
+        """Returns the comparisons of a variant with itself in the first arm."""
+        return [one for one in self.judged if one.kind == "arm" and one.case == case]
+
+    def to_baseline(self, case: str, arm: str, variant: str, band: str = "") -> Versus | None:
+        """Returns the comparison of a variant with its baseline; None for the baseline itself."""
+        key = ("baseline", case, arm, variant, band)
+        return next(
+            (v for v in self.judged if (v.kind, v.case, v.arm, v.variant, v.band) == key), None
+        )
+
+    def with_baseline(self, case: str, arm: str, band: str = "") -> list[Versus]:
+        """Returns the comparisons of a case and arm with its baseline."""
+        key = ("baseline", case, arm, band)
+        return [v for v in self.judged if (v.kind, v.case, v.arm, v.band) == key]
 
     def of(self, case: str, arm: str, one: str, other: str) -> Versus | None:
         """Returns the comparison of two variants within an arm, in the direction it was made in."""
         return next(
             (
                 versus
-                for versus in (*self.baseline, *self.pairs)
+                for versus in (*self.with_baseline(case, arm), *self.pairs)
                 if (versus.case, versus.arm) == (case, arm)
                 and {versus.variant, versus.against} == {one, other}
             ),
             None,
         )
 
-    def to_baseline(self, case: str, arm: str, variant: str) -> Versus | None:
-        """Returns the comparison of a variant with its baseline; None for the baseline itself."""
-        label = (case, arm, variant)
-        return next((v for v in self.baseline if (v.case, v.arm, v.variant) == label), None)
-
 
 def make(results: Results) -> Comparisons:
     """Makes all comparisons on the primary metrics."""
-    families: dict[str, list[Versus]] = {"baseline": [], "pair": [], "arm": [], "spread": []}
+    made = [one for case in results.cases for one in _of_case(results, case)]
+    judged = [one for one in made if one.kind != "pair"]
+    return Comparisons(family(judged), family([one for one in made if one.kind == "pair"]))
 
-    def add(kind: str, case: str, arm: str, one: str, other_arm: str, other: str) -> None:
-        families[kind].append(_versus(results, kind, case, arm, one, other_arm, other))
 
-    for case in results.cases:
-        first, *later = results.arms(case)
-        for arm in (first, *later):
-            reference = baseline_of(results, case, arm)
-            others = [name for name in results.variants(case, arm) if name != reference]
-            for one in others:
-                add("baseline", case, arm, one, arm, reference)
-            for one, other in itertools.combinations(others, 2):
-                add("pair", case, arm, one, arm, other)
-        for arm in later:
-            both = in_both(results, case, arm, first)
-            for variant in both:
-                add("arm", case, arm, variant, first, variant)
-            families["spread"].append(_spread(results, case, arm, first, both))
-    return Comparisons(*map(family, families.values()))
+def _of_case(results: Results, case: str) -> Iterator[Versus]:
+    first, *later = results.arms(case)
+    for arm in (first, *later):
+        reference = baseline_of(results, case, arm)
+        others = [name for name in results.variants(case, arm) if name != reference]
+        for one in others:
+            labels = (case, arm, one), (case, arm, reference)
+            yield (whole := versus(results, "baseline", *labels))
+            if whole.comparison is not None and whole.levels is not None:
+                yield from _in_bands(results, whole)
+        for one, other in itertools.combinations(others, 2):
+            yield versus(results, "pair", (case, arm, one), (case, arm, other))
+    for arm in later:
+        for variant in in_both(results, case, arm, first):
+            yield versus(results, "arm", (case, arm, variant), (case, first, variant))
+
+
+def _in_bands(results: Results, one: Versus) -> Iterator[Versus]:
+    """The same comparison in each band that has levels in common."""
+    assert one.levels is not None
+    for band in ranges.bands(results):
+        if ranges.members(results, one.case, band, one.levels.levels).any():
+            found = _comparison(results, *one.labels, one.metric, one.levels, band)
+            yield replace(one, band=band.name, comparison=found, whole=None)
 
 
 def in_both(results: Results, case: str, arm: str, first: str) -> list[str]:
@@ -148,6 +186,65 @@ def family(members: Sequence[Versus]) -> list[Versus]:
     ]
 
 
+def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
+    """Compares two settings over the levels that both were trained on, uncorrected."""
+    (case, arm, variant), (_, other_arm, other) = a, b
+    metric = results.primary(case)
+    one = Versus(kind, case, metric, arm, variant, other_arm, other)
+    if arm == other_arm and other in equal_to(results, case, arm, variant):
+        return replace(one, reason="equal objectives: not compared")
+    if set(results.of(*a)["id"]) == set(results.of(*b)["id"]):
+        return replace(one, reason="the same trials")
+    everywhere = ranges.common(results, a, b)
+    of_levels = all(ranges.of_levels(results, label, metric) for label in (a, b))
+    levels = everywhere if of_levels else None
+    compare_over = partial(_comparison, results, a, b, metric)
+    if levels is not None and not len(levels.levels):
+        reason = f"both were trained on {levels.text}"
+        return replace(one, levels=levels, whole=compare_over(None), reason=reason)
+    found = compare_over(levels)
+    if found is None:
+        both = set(results.values(*a, metric).index) & set(results.values(*b, metric).index)
+        why = "a value is not positive" if both else "no seed of both has ended"
+        return replace(one, reason=f"no comparison: {why}")
+    one = replace(one, comparison=found, levels=levels)
+    if levels is not None and not levels.whole:
+        one = replace(one, whole=compare_over(None))
+    names = (arm, other_arm) if variant == other else (variant, other)
+    if found.diverged:
+        counts = dict(zip(names, (found.diverged_a, found.diverged_b), strict=True))
+        said = ", ".join(f"{name} in {count}" for name, count in counts.items() if count)
+        lost = tuple(name for name, count in counts.items() if count)
+        return replace(one, reason=f"diverged: {said} of {found.seeds} seeds", lost=lost)
+    sides = zip(names, (a, b), strict=True)
+    stuck = {name: nothing_learnt(results, side, everywhere) for name, side in sides}
+    if any(stuck.values()):
+        lost = tuple(name for name, text in stuck.items() if text)
+        said = "; ".join(dict.fromkeys(filter(None, stuck.values())))
+        return replace(one, reason=said, lost=lost)
+    if levels is not None and not levels.enough:
+        return replace(one, reason=f"both were trained on {levels.text} only")
+    return one
+
+
+def _comparison(
+    results: Results,
+    a: Label,
+    b: Label,
+    metric: str,
+    levels: CommonLevels | None,
+    band: NoiseBand | None = None,
+) -> Comparison | None:
+    """Compares a with b over the seeds that both have; None without one, or without a logarithm."""
+    x, y = (ranges.values(results, label, metric, levels, band) for label in (a, b))
+    seeds = x.index.intersection(y.index).sort_values()
+    first, second = x.loc[seeds].to_numpy(), y.loc[seeds].to_numpy()
+    if len(seeds) == 0 or (first <= 0).any() or (second <= 0).any():
+        return None
+    smallest = results.settings.smallest_effect
+    return compare(first, second, results.level, smallest, results.look.test)
+
+
 def baseline_of(results: Results, case: str, arm: str) -> str:
     """Returns the variant of a case and arm that its others are compared with."""
     return baseline.chosen(_baseline_word(results), results.variants(case, arm))
@@ -160,52 +257,7 @@ def baseline_note(results: Results, case: str, arm: str) -> str:
 
 def _baseline_word(results: Results) -> str:
     """The baseline as the study names it."""
-    return str(results.study.get("report", {}).get("baseline", ""))
-
-
-def _versus(
-    results: Results, kind: str, case: str, arm: str, one: str, other_arm: str, other: str
-) -> Versus:
-    metric = results.primary(case)
-    labels = (kind, case, metric, arm, one, other_arm, other)
-    if arm == other_arm and other in equal_to(results, case, arm, one):
-        return Versus(*labels, None, "equal objectives: not compared")
-    first, second = results.of(case, arm, one), results.of(case, other_arm, other)
-    if set(first["id"]) == set(second["id"]):
-        return Versus(*labels, None, "the same trials")
-    a = results.values(case, arm, one, metric)
-    b = results.values(case, other_arm, other, metric)
-    return Versus(*labels, *_paired(a, b, results.level, results.look.test))
-
-
-def _paired(
-    a: pd.Series[float], b: pd.Series[float], level: float, test: PairedTest
-) -> tuple[Comparison | None, str]:
-    """Compares a with b over the seeds that both have; with the reason where it cannot."""
-    seeds = a.index.intersection(b.index).sort_values()
-    if len(seeds) == 0:
-        return None, "no finished pair"
-    first, second = a.loc[seeds].to_numpy(), b.loc[seeds].to_numpy()
-    if (first <= 0).any() or (second <= 0).any():
-        return None, "not positive: no ratio"
-    return compare(first, second, level, test), ""
-
-
-def _spread(results: Results, case: str, arm: str, first: str, both: list[str]) -> Versus:
-    """Compares how far the variants lie apart within a seed, in an arm and in the first arm."""
-    a, b = (spread(results, case, name, both) for name in (arm, first))
-    labels = ("spread", case, results.primary(case), arm, SPREAD, first, SPREAD)
-    if max(len(distinct(results, case, name, both)) for name in (arm, first)) < 2:
-        return Versus(*labels, None, "fewer than two different objectives")
-    return Versus(*labels, *_paired(a, b, results.level, results.look.test))
-
-
-def spread(results: Results, case: str, arm: str, variants: Iterable[str]) -> pd.Series[float]:
-    """Returns worst over best primary metric of the variants, by seed; inf where one diverged."""
-    metric = results.primary(case)
-    columns = {name: results.values(case, arm, name, metric) for name in variants}
-    table = pd.DataFrame(columns).dropna()
-    return table[(table > 0).all(axis=1)].max(axis=1) / table.min(axis=1)
+    return results.settings.baseline
 
 
 def result_table(results: Results) -> pd.DataFrame:
@@ -264,24 +316,26 @@ def interval(values: Any, level: float, log: bool) -> Interval:
 def level_table(results: Results) -> pd.DataFrame:
     """Returns levels.csv: per noise level, geometric means over the finished seeds with intervals.
 
-    Losses and excess risks are per dimension in x0 space. `ratio` is the loss, or with an oracle
-    the excess risk, over the baseline's, paired by seed; p_holm is corrected over the levels of
-    that one comparison. Trials that diverged have no levels: `diverged` counts them.
+    Losses and excess risks are per dimension in x0 space. `trained` says whether the variant's
+    training can draw the level. `ratio` is the loss, or with an oracle the excess risk, over the
+    baseline's, paired by seed; verdicts are taken of bands of levels, not of single ones. Trials
+    that diverged have no levels: `diverged` counts them.
     """
     rows: list[dict[str, Any]] = []
     for case in results.cases:
         measure = "excess" if results.oracle(case) else "loss"
         for arm in results.arms(case):
+            reference = baseline_of(results, case, arm)
             for variant in results.variants(case, arm):
-                table = chosen(results.levels, case, arm, variant)
-                trials = results.of(case, arm, variant)
-                reference = baseline_of(results, case, arm)
-                versus = per_level(results, case, arm, variant, reference)
-                for sigma in sorted(set(table["sigma"].astype(float))):
-                    here = table[table["sigma"] == sigma]
-                    row: dict[str, Any] = dict(zip(LABEL, (case, arm, variant), strict=True))
-                    row |= {"sigma": sigma, "n": len(here)}
-                    row["diverged"] = int((trials["status"] == "diverged").sum())
+                label = (case, arm, variant)
+                table = chosen(results.levels, *label)
+                diverged = int((results.of(*label)["status"] == "diverged").sum())
+                ratios = per_level(results, case, arm, variant, reference)
+                for level, here in table.groupby("level"):
+                    row: dict[str, Any] = dict(zip(LABEL, label, strict=True))
+                    row |= {"sigma": float(here["sigma"].iloc[0]), "n": len(here)}
+                    trained = ranges.inside(results, label, np.array([float(str(level))]))
+                    row |= {"diverged": diverged, "trained": bool(trained[0])}
                     for name in ("loss", "excess", "output_rms", "error_rms", "input_rms"):
                         if name in here and here[name].notna().all():
                             y = here[name].to_numpy()
@@ -291,31 +345,33 @@ def level_table(results: Results) -> pd.DataFrame:
                     for name in ("wiener", "optimum", "target_rms"):
                         if name in here:
                             row[name] = float(here[name].iloc[0])
-                    if sigma in versus:
-                        c = versus[sigma]
-                        row |= {"measure": measure, "baseline": reference, "ratio": c.ratio}
-                        row |= {"ratio_low": c.low, "ratio_high": c.high, "p": c.p}
-                        row |= {"p_holm": c.p_holm, "verdict": c.verdict}
+                    if float(str(level)) in ratios:
+                        ratio = ratios[float(str(level))]
+                        row |= {"measure": measure, "baseline": reference, "ratio": ratio.value}
+                        row |= {"ratio_low": ratio.low, "ratio_high": ratio.high}
                     rows.append(row)
     return pd.DataFrame(rows)
 
 
 def per_level(
     results: Results, case: str, arm: str, variant: str, against: str
-) -> Mapping[float, Comparison]:
-    """Compares excess risk (or loss) of two variants by noise level, corrected over the levels."""
+) -> Mapping[float, Interval]:
+    """Returns the ratio of excess risk (or loss) of two variants at each level, with interval."""
     measure = "excess" if results.oracle(case) else "loss"
     if against in (variant, *equal_to(results, case, arm, variant)):
         return {}
     if any((results.of(case, arm, v)["status"] == "diverged").any() for v in (variant, against)):
         return {}
-    sides = [chosen(results.levels, case, arm, name) for name in (variant, against)]
-    if any(measure not in side for side in sides):
+    a, b = (results.by_level((case, arm, name)) for name in (variant, against))
+    if a is None or b is None or any(measure not in side.columns for side in (a, b)):
         return {}
-    a, b = (side.pivot_table(values=measure, index="sigma", columns="seed") for side in sides)
-    levels, seeds = a.index.intersection(b.index), a.columns.intersection(b.columns)
-    a, b = a.loc[levels, seeds], b.loc[levels, seeds]
-    usable = [s for s in levels if len(seeds) and (a.loc[s] > 0).all() and (b.loc[s] > 0).all()]
-    test = results.look.test
-    compared = correct(compare(a.loc[s], b.loc[s], results.level, test) for s in usable)
-    return dict(zip(map(float, usable), compared, strict=True))
+    seeds = [seed for seed in a.seeds if seed in b.seeds]
+    level = np.intersect1d(a.level, b.level)
+    x, y = (side.at(level)[measure][[side.seeds.index(s) for s in seeds]] for side in (a, b))
+    usable = (
+        ((x > 0) & (y > 0) & np.isfinite(x / y)).all(0) if seeds else np.zeros(len(level), bool)
+    )
+    return {
+        float(level[i]): mean_interval(x[:, i] / y[:, i], results.level, log=True)
+        for i in np.flatnonzero(usable)
+    }

@@ -1,5 +1,8 @@
 """The report's drawing: one panel per arm, one colour and dash per variant, SVG text.
 
+A figure is as wide as its panels for the report's page, and as a column of a paper where `styled`
+is given its width: the panels then stand below each other where they do not fit side by side.
+
 The same folder gives the same bytes: ids are salted with the figure's name, and no date is written.
 """
 
@@ -10,7 +13,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import matplotlib
@@ -19,8 +23,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
+from testbed.errors import InputError
 from testbed.metrics.statistics import mean_interval
 from testbed.report.results import Results
 from testbed.report.words import FIGURES
@@ -47,6 +52,23 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.6,
     "figure.constrained_layout.use": False,
 }
+PRINT: dict[str, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 8,
+    "lines.linewidth": 1.1,
+    # Letters that are the same wherever the file is shown, and that journals take.
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+"""What differs from STYLE in a figure for a paper."""
+NARROWEST = 0.5
+"""A panel of a paper has at least this share of its width on the page, or the column's width."""
+COLUMN: ContextVar[float | None] = ContextVar("COLUMN", default=None)
+"""The width of a figure for a paper, in inches; None on the report's page."""
+UNITS = {"in": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.27}
+"""The units of a width, as many as make an inch; pt is TeX's point."""
+WIDTHS = (1.0, 20.0)
+"""The least and the largest width of a figure for a paper, in inches."""
 DECADES = 8
 """The most decades that a panel shows."""
 PAGE, PIXELS_PER_INCH = 1080, 150
@@ -54,18 +76,28 @@ PAGE, PIXELS_PER_INCH = 1080, 150
 SIGMA = "noise level σ"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
-    """A figure of the report: its file's stem, its title, the SVG text, and what to look for."""
+    """A figure of the report: its file's stem, its title, the SVG text, and what to look for.
+
+    `pdf` is the content of a PDF file for a figure that is as wide as a column, and else empty.
+    """
 
     name: str
     title: str
     svg: str
     caption: str
+    pdf: bytes = field(default=b"", repr=False)
+
+    def __repr__(self) -> str:
+        return f"<Picture {self.name!r}: {self.title}>"
+
+    def _repr_svg_(self) -> str:
+        return self.svg
 
 
 Band = pd.DataFrame
-"""Columns x, value and, for a measurement, low and high."""
+"""Columns x, value; for a measurement, low and high; for one by level, maybe `trained`."""
 
 End = tuple[str, float, float, str]
 """Name, x, y and colour of a line's end."""
@@ -75,7 +107,8 @@ def picture(figure: Figure, kind: str, case: str, note: str = "") -> Picture:
     """Returns a finished figure with its text; `note` is appended to the caption of its kind."""
     name = f"{kind}_{slug(case)}"
     title, caption = FIGURES[kind]
-    return Picture(name, title, text_of(figure, name), f"{caption} {note}".strip())
+    pdf = b"" if COLUMN.get() is None else pdf_of(figure)
+    return Picture(name, title, text_of(figure, name), f"{caption} {note}".strip(), pdf)
 
 
 def ink(variant: str, order: Sequence[str]) -> dict[str, Any]:
@@ -85,10 +118,45 @@ def ink(variant: str, order: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Sets matplotlib's defaults and the report's own, whatever the user's settings are."""
-    with matplotlib.style.context(["default", STYLE]):
-        yield
+def styled(column: float | None = None) -> Iterator[None]:
+    """Sets matplotlib's defaults and the report's own, whatever the user's settings are.
+
+    Args:
+        column: The width of every figure in inches, for a paper; None for the report's page.
+    """
+    token = COLUMN.set(column)
+    try:
+        with matplotlib.style.context(["default", STYLE, {} if column is None else PRINT]):
+            yield
+    finally:
+        COLUMN.reset(token)
+
+
+def inches(width: str) -> float:
+    """Returns a width such as "84mm", "8.4cm", "3.25in" or "240pt" in inches.
+
+    Raises:
+        InputError: It is none of these, or no width of a column.
+    """
+    found = re.fullmatch(rf"\s*([0-9.]+)\s*({'|'.join(UNITS)})\s*", width)
+    low, high = WIDTHS
+    try:
+        size = float(found[1]) / UNITS[found[2]] if found else 0.0
+    except ValueError:  # more than one point
+        size = 0.0
+    if not low <= size <= high:
+        raise InputError(
+            f"width {width!r}: expected a number and its unit, {', '.join(UNITS)}, from {low:g} to "
+            f"{high:g} inches: for example 84mm."
+        )
+    return size
+
+
+def pdf_of(figure: Figure) -> bytes:
+    """Returns the content of the figure's PDF file, without a date."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="pdf", dpi=300, metadata={"CreationDate": None})
+    return stream.getvalue()
 
 
 def text_of(figure: Figure, name: str) -> str:
@@ -116,23 +184,62 @@ def decade(value: float, position: object = None) -> str:
     return f"{'-' if value < 0 else ''}10{digits}"
 
 
+class LogTicks(Locator):
+    """Ticks of a log axis: whole decades, or finer numbers where fewer than two of them fit."""
+
+    def __call__(self) -> Sequence[float]:
+        return self.tick_values(*sorted(self.axis.get_view_interval()))  # type: ignore[union-attr]
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """Returns the ticks between two positive numbers, ascending."""
+        powers = range(math.ceil(math.log10(vmin)), math.floor(math.log10(vmax)) + 1)
+        if len(powers) > 1:
+            return [10.0**power for power in powers[:: -(-len(powers) // 9)]]
+        wider = range(powers.start - 1, powers.stop + 1)
+        found = [digit * 10.0**power for power in wider for digit in (1, 2, 5)]
+        found = [tick for tick in found if vmin <= tick <= vmax]
+        if len(found) < 2:
+            even = MaxNLocator(4).tick_values(vmin, vmax)
+            found = [float(tick) for tick in even if vmin <= tick <= vmax]
+        return found
+
+
 def scale(axes: Axes, x: str, y: str) -> None:
-    """Sets both scales, with a tick at whole decades only where they are logarithmic."""
+    """Sets both scales, with ticks at whole decades where they are logarithmic and long enough."""
     axes.set(xscale=x, yscale=y)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
         if name != "linear":
             axis.set_major_formatter(FuncFormatter(decade))
             axis.set_minor_locator(NullLocator())
+        if name == "log":
+            axis.set_major_locator(LogTicks())
 
 
 def panels(
     n: int, rows: int = 1, width: float = 4.6, height: float = 3.3, shared: bool = True
 ) -> tuple[Figure, Any]:
-    """Returns a figure of rows x n panels in inches; the panels of a row share their axes."""
-    figure = Figure(figsize=(width * n, height * rows), layout="constrained")
+    """Returns a figure of rows x n panels in inches; the panels of a row share their axes.
+
+    In a column that is too narrow for n of them, a row goes on below.
+    """
+    column = COLUMN.get()
+    across = n if column is None else min(n, max(1, int(column / (NARROWEST * width))))
+    if column is not None:
+        width, height = column / across, height * min(1.0, column / across / width)
+    below = -(-n // across)
+    figure = Figure(figsize=(width * across, height * rows * below), layout="constrained")
     share: Literal["row", "none"] = "row" if shared else "none"
-    axes = figure.subplots(rows, n, squeeze=False, sharex=share, sharey=share)
-    return figure, axes
+    axes = figure.subplots(rows * below, across, squeeze=False, sharex=share, sharey=share)
+    if below == 1:
+        return figure, axes
+    folded = axes.reshape(rows, below * across)
+    for spare in folded[:, n:].flat:
+        spare.remove()
+    for first, *others in folded[:, ::across] if shared else ():
+        for other in others:
+            other.sharex(first)
+            other.sharey(first)
+    return figure, folded[:, :n]
 
 
 def band(table: pd.DataFrame, x: str, y: str, level: float) -> Band:
@@ -146,9 +253,12 @@ def band(table: pd.DataFrame, x: str, y: str, level: float) -> Band:
 
 
 def draw(axes: Axes, lines: Mapping[str, Band], order: Sequence[str]) -> None:
-    """Draws every line with its band."""
+    """Draws every line with its band; thin at the levels that were not trained."""
     for variant, line in lines.items():
         style = ink(variant, order)
+        if "trained" in line:
+            axes.plot(line["x"], line["value"], **style, lw=0.7, alpha=0.6)
+            line = line.assign(value=line["value"].where(line["trained"]))
         axes.plot(line["x"], line["value"], **style)
         if "low" in line and line["low"].notna().any():
             bounds = (line["x"], line["low"], line["high"])
@@ -170,7 +280,7 @@ def name_ends(axes: Axes, ends: Sequence[End]) -> None:
             textcoords="axes fraction",
             color=colour,
             va="center",
-            fontsize=8.5,
+            fontsize=matplotlib.rcParams["font.size"] * 8.5 / 9,
             fontweight="bold",
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 1, "shrinkB": 1},
@@ -246,15 +356,24 @@ def draw_row(
     xlabel: str = SIGMA,
     keep: Literal["high", "low"] = "high",
     references: Callable[[Axes], list[End]] | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    """Draws a row of panels with shared axes, one for each title in `lines`."""
+    """Draws a row of panels with shared axes, one for each title in `lines`.
+
+    `limits` are those of y; without them they follow from the lines.
+    """
     for axes, (title, own) in zip(row, lines.items(), strict=True):
         scale(axes, xscale, yscale)
         axes.set(title=title, xlabel=xlabel)
         draw(axes, own, order)
-    row[0].set_ylabel(ylabel)
+    for axes in row:
+        place = axes.get_subplotspec()
+        if place is None or place.is_first_col():
+            axes.set_ylabel(ylabel)
     bands = [band for own in lines.values() for band in own.values()]
-    if bands:
+    if limits is not None:
+        row[0].set_ylim(*limits)
+    elif bands:
         limit(row[0], bands, yscale, keep)
     for axes, own in zip(row, lines.values(), strict=True):
         name_ends(axes, [*ends_of(own, order), *(references(axes) if references else [])])

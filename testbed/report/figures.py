@@ -24,7 +24,8 @@ from testbed.report.drawing import (
     picture,
     scale,
 )
-from testbed.report.results import Results, chosen
+from testbed.report.ranges import inside
+from testbed.report.results import Label, Results, chosen
 from testbed.report.words import BELOW_ONE
 
 POINTS = 100
@@ -40,7 +41,10 @@ def of_seeds(results: Results, case: str) -> str:
     """Returns what the lines and bands of this case are, and how many trials they leave out."""
     trials = results.trials[results.trials["case"] == case]
     diverged = int((trials["status"] == "diverged").sum())
-    note = f"Lines: geometric mean over seeds; bands: {results.level:.0%} t interval."
+    note = (
+        f"Lines: geometric mean over seeds; bands: {results.level:.0%} t interval; thin: levels "
+        "that the variant’s training never draws."
+    )
     if not diverged:
         return note
     return f"{note} Trials that diverged ({diverged}) were not measured and are not in it."
@@ -59,7 +63,7 @@ def excess(results: Results, case: str) -> Picture | None:
     }
 
     def line(arm: str, variant: str) -> Band:
-        return band(chosen(table, case, arm, variant), "sigma", "nats", results.level)
+        return _over_seeds(results, table, (case, arm, variant), "nats")
 
     def references(axes: Axes) -> list[End]:
         ends = []
@@ -76,13 +80,19 @@ def excess(results: Results, case: str) -> Picture | None:
     )
 
 
+def _over_seeds(results: Results, table: pd.DataFrame, label: Label, column: str) -> Band:
+    """A column of the table by level over seeds, and which levels the variant was trained on."""
+    line = band(chosen(table, *label), "sigma", column, results.level)
+    return line.assign(trained=inside(results, label, line["x"].to_numpy(dtype=float)))
+
+
 def wiener(results: Results, case: str) -> Picture | None:
     """Draws the loss over that of the best linear denoiser, by level."""
     table = results.levels[results.levels["case"] == case]
     table = table.assign(relative=table["loss"] / table["wiener"])
 
     def line(arm: str, variant: str) -> Band:
-        return band(chosen(table, case, arm, variant), "sigma", "relative", results.level)
+        return _over_seeds(results, table, (case, arm, variant), "relative")
 
     def references(axes: Axes) -> list[End]:
         axes.axhline(1, color=REFERENCE, lw=1, linestyle="-.")
@@ -203,7 +213,8 @@ def coefficients(results: Results, case: str) -> Picture | None:
     if not variants:
         return None
     handles = [Line2D([], [], label=name, **ink(name, order)) for name in variants]
+    ncols = min(8, max(1, round(figure.get_figwidth() / 1.1)))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=8, frameon=False, handlelength=3.2
+        handles=handles, loc="outside upper left", ncols=ncols, frameon=False, handlelength=3.2
     )
     return picture(figure, "coefficients", case)

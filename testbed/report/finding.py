@@ -1,218 +1,215 @@
-"""The finding of a study in words: every claim is the verdict of a corrected comparison."""
+"""The finding of a study in words: every claim is the verdict of a corrected comparison.
+
+A verdict is one of a variant against the baseline of its case and arm. Each sentence of the lead is
+made again without every variant and every seed, and says what it hangs on.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
-from testbed.metrics.statistics import ALPHA, MIN_SEEDS, POWER, Comparison
-from testbed.report.comparisons import (
-    Comparisons,
-    Versus,
-    baseline_note,
-    baseline_of,
-    geometric,
-    in_both,
-    interval,
-    per_level,
-    spread,
-)
+from testbed.metrics.curves import RELATIVE
+from testbed.metrics.statistics import ALPHA, POWER
+from testbed.report import ranges
+from testbed.report.comparisons import Comparisons, Versus, baseline_note, baseline_of
 from testbed.report.equal_objectives import distinct, equal_to, sentences_of
 from testbed.report.results import Results
-from testbed.report.words import between, capital, listed, number, p_value, title
+from testbed.report.robustness import LeaveOneOut, effect, lowest
+from testbed.report.words import capital, listed, number, per_cent, portion, title
+from testbed.study.settings import ReportSettings
 
-SIGNIFICANT = f"p < {ALPHA:g} after Holm’s correction and an interval without 1"
-SPREAD = "the spread between parameterizations (worst over best within a seed)"
+FEW_SEEDS = 4
+"""The lead says on how many seeds it rests where they are fewer."""
+SAID = {
+    "better": "better",
+    "equivalent": "equivalent",
+    "undecided": "undecided",
+    "too few seeds": "untested, on too few seeds",
+    "worse": "worse",
+}
+"""What is said of each verdict, in the order of the sentences."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the variants of one case and arm stand: what every sentence on them is made of."""
+    """Where the variants of one case and arm stand against its baseline."""
 
     case: str
     arm: str
     baseline: str
     ranked: list[str]
-    """The variants with a mean over all seeds, the best first; of equal objectives the first."""
-    equals: list[str]
-    """The variants whose objective equals that of the best."""
-    undecided: list[Versus]
-    """The comparisons of the best with the other ranked variants that do not show it better."""
-    objectives: str
-    """What is said of equal objectives here, or nothing."""
-    diverged: str
-    """`d in 1 of 5 seeds`, or nothing."""
+    """The variants in the running, the baseline among them, by their effect, the best first."""
+    versus: list[Versus]
+    """The comparisons with the baseline over all common levels."""
+    unseparated: list[str]
+    """The variants in the running that the best is not shown to be better than."""
 
     @property
-    def best(self) -> str:
-        """The variant of the lowest mean."""
-        return self.ranked[0]
-
-    @property
-    def named(self) -> str:
-        """The best by name, with the variants that are the same objective."""
-        return self.best + (f" (and {listed(self.equals)}, of equal objective)" * bool(self.equals))
+    def subject(self) -> Versus | None:
+        """The comparison to state first: that of the best, or of the next if it is the baseline."""
+        first = next((name for name in self.ranked if name != self.baseline), "")
+        return next((one for one in self.versus if one.variant == first), None)
 
     @property
     def winner(self) -> str | None:
-        """The variant shown to be better than every other ranked one, or None."""
-        return self.best if len(self.ranked) > 1 and not self.undecided else None
-
-    @property
-    def leads_as_baseline(self) -> bool:
-        """Whether the best is the baseline, or has an objective equal to the baseline's."""
-        return self.baseline in (self.best, *self.equals)
-
-    @property
-    def rival(self) -> str:
-        """The variant that the best is stated against: the baseline, or the next in rank."""
-        return self.ranked[1] if self.leads_as_baseline else self.baseline
+        """The variant shown to be better than every other in the running, or None."""
+        return self.ranked[0] if len(self.ranked) > 1 and not self.unseparated else None
 
 
 def standing(results: Results, comparisons: Comparisons, case: str, arm: str) -> Standing:
     """Returns where the variants of a case and arm stand on the primary metric."""
-    ranked = ranking(results, case, arm)
-    against = (comparisons.of(case, arm, ranked[0], name) for name in ranked[1:])
-    trials = {v: results.of(case, arm, v)["status"] for v in results.variants(case, arm)}
-    return Standing(
-        case=case,
-        arm=arm,
-        baseline=baseline_of(results, case, arm),
-        ranked=ranked,
-        equals=equal_to(results, case, arm, ranked[0]) if ranked else [],
-        undecided=[one for one in against if one and not _is_better(one, ranked[0])],
-        objectives=sentences_of(results, case, arm),
-        diverged=listed(
-            [
-                f"{variant} in {count} of {len(status)} seeds"
-                for variant, status in trials.items()
-                if (count := int((status == "diverged").sum()))
-            ]
-        ),
-    )
+    reference = baseline_of(results, case, arm)
+    versus = comparisons.with_baseline(case, arm)
+    ranked = ranking(results, versus, reference)
+    against = [(name, comparisons.of(case, arm, ranked[0], name)) for name in ranked[1:]]
+    unseparated = [name for name, one in against if one and not _is_better(one, ranked[0])]
+    return Standing(case, arm, reference, ranked, versus, unseparated)
 
 
-def ranking(results: Results, case: str, arm: str) -> list[str]:
-    """Returns the variants without divergence by their mean over the seeds that all of them have.
+def ranking(results: Results, versus: list[Versus], reference: str) -> list[str]:
+    """Returns the variants in the running by their effect, the baseline's being 0, best first.
 
-    Of variants with equal objectives only the first is ranked.
+    A variant that diverged or learnt nothing is not in the running, nor one without a verdict; of
+    equal objectives only the first is. Where the baseline is not in the running, nothing is ranked.
     """
-    metric = results.primary(case)
-    every = {v: results.values(case, arm, v, metric) for v in results.variants(case, arm)}
-    table = pd.DataFrame({v: y for v, y in every.items() if len(y) and np.isfinite(y).all()})
-    common = table.dropna()
-    if common.empty:
+    if not versus or any(reference in one.lost for one in versus):
         return []
-    log = geometric(results, case, metric)
-    means = {v: interval(common[v].to_numpy(), results.level, log).value for v in common}
-    return distinct(results, case, arm, sorted(map(str, means), key=lambda name: means[name]))
-
-
-def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, str]]:
-    """Returns (case, text): who wins, in a sentence for each case; last what holds for all."""
-    texts = []
-    for case in results.cases:
-        standings = [standing(results, comparisons, case, arm) for arm in results.arms(case)]
-        parts = [_short(comparisons, one) for one in standings]
-        for one in comparisons.spreads:
-            if one.case == case and one.comparison is not None:
-                verb = _changes(one)
-                change = f"the spread between parameterizations {verb} there"
-                parts.append(change if verb else "no change of the spread is shown")
-        texts.append((f"{case or 'All data'} {_evidence(results, case)}:", f"{'; '.join(parts)}."))
-    compared = (*comparisons.baseline, *comparisons.pairs, *comparisons.arms)
-    rates = _rates(results) if any(one.comparison for one in compared) else []
-    rest = [*_unfinished(results), *rates, *_identities(results)]
-    return [*texts, ("", " ".join(rest))]
-
-
-def sentences(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:
-    """Returns (case, paragraphs) with every number that the headline stands on."""
-    texts = []
-    for case in results.cases:
-        arms = results.arms(case)
-        notes = dict.fromkeys(baseline_note(results, case, arm) for arm in arms)
-        paragraphs = [*filter(None, notes)]
-        for arm in arms:
-            place = standing(results, comparisons, case, arm)
-            paragraphs.append(" ".join(_paragraph(results, comparisons, place)))
-        for one in comparisons.spreads:
-            paragraphs += _shrinks(results, one) if one.case == case else []
-        paragraphs += _power(one for one in comparisons.baseline if one.case == case)
-        texts.append((case or "All data", paragraphs))
-    return texts
-
-
-def _short(comparisons: Comparisons, place: Standing) -> str:
-    """The headline's clause on a case and arm."""
-    where = f" in “{place.arm}”" if place.arm else ""
-    if len(place.ranked) < 2:
-        none = f"there is no winner{where}: {place.objectives}"
-        return none if place.equals else f"nothing can be compared{where}"
-    one = comparisons.to_baseline(place.case, place.arm, place.best)
-    numbers = ""
-    if one and (c := one.comparison) and not c.diverged:
-        numbers = f" at {between(c.ratio, c.low, c.high)} times the baseline {place.baseline}"
-        numbers += f" ({_holm(c)})" if _holm(c) else ""
-    numbers += f" (diverged: {place.diverged})" if place.diverged else ""
-    name = f"the baseline {place.named}" if place.best == place.baseline else place.named
-    if place.winner:
-        return f"{name} wins{where}{numbers}"
-    return f"no winner is shown{where}, where {name} has the lowest mean{numbers}"
-
-
-def _paragraph(results: Results, comparisons: Comparisons, place: Standing) -> Iterator[str]:
-    """The sentences on a case and arm."""
-    where = f"In the arm “{place.arm}”" if place.arm else "Overall"
-    variants = results.variants(place.case, place.arm)
-    if len(place.ranked) < 2 and place.equals:
-        yield f"{where} there is no winner: {place.objectives}."
-    elif len(place.ranked) < 2:
-        who = f"only {place.best} has" if place.ranked else "no variant has"
-        what = "a mean over its seeds" if len(variants) > 1 or not place.ranked else "been run"
-        yield f"{where} {who} {what}: nothing is compared."
-    else:
-        yield f"{where} {_outcome(place)}; {_ratio(comparisons, place)}."
-        yield from _levels(results, comparisons, place)
-        yield from _worse(comparisons, place)
-        if place.objectives:
-            yield f"{capital(place.objectives)}."
-    if place.diverged:
-        yield f"Diverged: {place.diverged}; counted, without a mean or a test."
-
-
-def _outcome(place: Standing) -> str:
-    """Who wins, or why no one does."""
-    if place.winner:
-        others = "every other ranked one" if place.diverged else "every other"
-        return f"{place.named} wins: it is better than {others}"
-    if any(one.verdict == "too few seeds" for one in place.undecided):
-        why = f"fewer than {MIN_SEEDS} seeds are too few to test"
-    else:
-        names = [
-            one.against if one.variant == place.best else one.variant for one in place.undecided
-        ]
-        why = f"is not shown to be better than {listed(names)}"
-    return f"no winner is shown: {place.named} has the lowest mean, but {why}"
+    effects = {
+        one.variant: one.comparison.ratio for one in versus if one.comparison and not one.reason
+    }
+    order = sorted({reference: 1.0, **effects}.items(), key=lambda pair: pair[1])
+    return distinct(results, versus[0].case, versus[0].arm, [name for name, _ in order])
 
 
 def _is_better(one: Versus, best: str) -> bool:
     return one.verdict == ("better" if one.variant == best else "worse")
 
 
-def _changes(one: Versus) -> str:
-    """`shrinks` or `grows`, of a spread that is shown to change, or nothing."""
-    return {"better": "shrinks", "worse": "grows"}.get(one.verdict, "")
+def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:
+    """Returns (case, paragraphs): one for each arm of a case; last what holds for all."""
+    texts = []
+    for case in results.cases:
+        said: list[str] = []
+        left = LeaveOneOut(results, case)
+        for arm in results.arms(case):
+            place = standing(results, comparisons, case, arm)
+            first, *rest = _of_arm(left, comparisons, place)
+            first = f"In “{arm}”, {first}" if arm else capital(first)
+            said.append(" ".join([first, *map(capital, rest)]))
+        seeds = results.trials.loc[results.trials["case"] == case, "seed"].nunique()
+        if seeds < FEW_SEEDS:
+            said.append(f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only.")
+        texts.append((f"{case or 'All data'} {_evidence(results, case)}:", said))
+    rates = _rates(results) if any(comparisons.tests.values()) else []
+    rest = [*_changed(results), *_unfinished(results), *rates, *_identities(results)]
+    return [*texts, ("", rest)]
 
 
-def _holm(c: Comparison) -> str:
-    """`p = 0.012 after Holm`, or nothing where no test was made."""
-    return "" if math.isnan(c.p_holm) else f"{p_value(c.p_holm)} after Holm"
+def _of_arm(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Iterator[str]:
+    """The sentences on a case and arm."""
+    if not place.versus:
+        yield f"only {place.baseline} was run: nothing is compared."
+        return
+    parts = []
+    for verdict, said in SAID.items():
+        claims = [_claim(left, one) for one in place.versus if one.verdict == verdict]
+        if claims:
+            parts.append(f"{listed(claims)} {'is' if len(claims) == 1 else 'are'} {said}")
+    if parts:
+        yield f"against the baseline {place.baseline}: {'; '.join(parts)}."
+    yield from _without_verdict(left.results, place)
+    if text := sentences_of(left.results, place.case, place.arm):
+        yield f"note that {text}."
+    if len(place.ranked) > 1:
+        yield _best(left, place)
+    if place.subject is not None:
+        yield from _by_band(left, comparisons, place.subject, place)
+
+
+def _claim(left: LeaveOneOut, one: Versus) -> str:
+    """`v (−12 % [−15, −8])`, with the levels where they are not all, and what it hangs on."""
+    c = one.comparison
+    assert c is not None
+    parts = [per_cent(c.ratio, c.low, c.high)]
+    if one.levels is not None and not one.levels.whole:
+        parts.append(f"over the {one.levels.text}, that both were trained on")
+    return f"{one.variant} ({'; '.join([*parts, *_hanging(left, one)])})"
+
+
+def _hanging(left: LeaveOneOut, one: Versus) -> list[str]:
+    """`hangs on seed 2`, of a comparison whose sign or side of the smallest effect does."""
+    c = one.comparison
+    if c is None or one.verdict not in ("better", "equivalent", "worse"):
+        return []
+    signed = one.verdict != "equivalent" or not c.low <= 1 <= c.high
+    found = left.hangs_on(effect(one, signed))
+    return [f"hangs on {listed(found)}"] if found else []
+
+
+def _without_verdict(results: Results, place: Standing) -> Iterator[str]:
+    """Of whom nothing can be said, and why: a sentence for each reason."""
+    by_reason: dict[str, list[Versus]] = {}
+    for one in place.versus:
+        if one.reason:
+            by_reason.setdefault(one.reason, []).append(one)
+    for reason, members in by_reason.items():
+        names = listed([one.variant for one in members])
+        if members[0].lost:
+            who = "it, and it wins" if len(members[0].lost) == 1 else "them, and they win"
+            yield f"no verdict: {reason}; no one wins against {who} against no one."
+        elif place.baseline not in equal_to(results, place.case, place.arm, members[0].variant):
+            yield f"no verdict on {names}: {reason}."
+
+
+def _best(left: LeaveOneOut, place: Standing) -> str:
+    """Which variant has the lowest metric, and which ones it is not shown to be better than."""
+    best = place.ranked[0]
+    found = left.hangs_on(lowest(place.versus, place.baseline, place.ranked))
+    hanging = f" (this hangs on {listed(found)})" if found else ""
+    others = "which is better than every other"
+    if not place.winner:
+        others = f"which is not shown to be better than {listed(place.unseparated)}"
+    metric = title(place.versus[0].metric)
+    return f"the lowest {metric} is that of {best}{hanging}, {others}."
+
+
+def _by_band(
+    left: LeaveOneOut, comparisons: Comparisons, subject: Versus, place: Standing
+) -> Iterator[str]:
+    """The verdict of each band of noise levels on the subject, with the band's share."""
+    parts: list[str] = []
+    lost: list[str] = []
+    results = left.results
+    baseline = (place.case, place.arm, place.baseline)
+    whole = "the levels" if subject.metric == RELATIVE else f"that of {place.baseline}"
+    for band in ranges.bands(results):
+        one = comparisons.to_baseline(place.case, place.arm, subject.variant, band.name)
+        if one is None or one.comparison is None or one.levels is None or one.reason:
+            continue
+        c, share = one.comparison, ranges.share(results, baseline, one.metric, one.levels, band)
+        words = [per_cent(c.ratio, c.low, c.high), *_hanging(left, one)]
+        said = "; ".join([f"{portion(share)} of {whole}", *words])
+        parts.append(f"{one.verdict} at {band.name} ({said})")
+        if ranges.linear_is_better(results, baseline, one.metric, one.levels, band):
+            lost.append(band.name)
+    if parts:
+        what = f"the {title(subject.metric)} of {subject.variant} against {place.baseline}"
+        yield f"by noise level, {what}: {', '.join(parts)}."
+    if lost:
+        yield f"the best linear denoiser is better than {place.baseline} at {listed(lost)}."
+
+
+def notes(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:
+    """Returns (case, sentences): how the baseline was chosen, and what could be detected."""
+    texts = []
+    for case in results.cases:
+        arms = results.arms(case)
+        said = [*dict.fromkeys(filter(None, (baseline_note(results, case, a) for a in arms)))]
+        said += _power(one for arm in arms for one in comparisons.with_baseline(case, arm))
+        texts.append((case or "All data", said))
+    return [(case, said) for case, said in texts if said]
 
 
 def _evidence(results: Results, case: str) -> str:
@@ -222,82 +219,6 @@ def _evidence(results: Results, case: str) -> str:
     seeds = f"{' or '.join(map(str, counts))} {'seed' if counts == [1] else 'seeds'}"
     exact = "exact oracle" if results.oracle(case) else "no oracle"
     return f"({title(results.primary(case))}, lower is better; {seeds}; {exact})"
-
-
-def _ratio(comparisons: Comparisons, place: Standing) -> str:
-    """The best against the baseline; where it leads as the baseline, the next against it."""
-    base = "it" if place.best == place.baseline else f"the baseline {place.baseline}"
-    lead = "it is"
-    if place.leads_as_baseline:
-        is_baseline = place.best == place.baseline
-        what = "it is the baseline" if is_baseline else "it has the baseline’s objective"
-        lead = f"{what}, and the next, {place.rival}, is at"
-    leader = place.rival if place.leads_as_baseline else place.best
-    one = comparisons.to_baseline(place.case, place.arm, leader)
-    if one is None or one.comparison is None or one.comparison.diverged:
-        return f"{lead} without a ratio to {base} ({one.verdict if one else 'another baseline'})"
-    c = one.comparison
-    verdict = ", ".join(filter(None, (c.verdict, _holm(c))))
-    return f"{lead} {between(c.ratio, c.low, c.high)} times {base} ({verdict})"
-
-
-def _worse(comparisons: Comparisons, place: Standing) -> Iterator[str]:
-    worse = [
-        f"{one.variant} {between(c.ratio, c.low, c.high)}"
-        for one in comparisons.baseline
-        if (one.case, one.arm) == (place.case, place.arm)
-        if (c := one.comparison) is not None and one.verdict == "worse"
-    ]
-    if worse:
-        yield f"Worse than the baseline, as multiples of it: {listed(worse)}."
-
-
-def _levels(results: Results, comparisons: Comparisons, place: Standing) -> Iterator[str]:
-    """Where over sigma the best is lower, only after it was shown to be better at all."""
-    case, arm, best, rival = place.case, place.arm, place.best, place.rival
-    one = comparisons.of(case, arm, best, rival)
-    versus = per_level(results, case, arm, best, rival) if one and _is_better(one, best) else {}
-    if not versus:
-        return
-    ranges = {"lower": _ranges(versus, "better"), "higher": _ranges(versus, "worse")}
-    parts = [f"{word} at σ = {listed(sigmas)}" for word, sigmas in ranges.items() if sigmas]
-    measure = "excess risk" if results.oracle(case) else "loss"
-    if parts:
-        yield (
-            f"Against {rival}, the {measure} of {best} is {' and '.join(parts)} (Holm over "
-            f"{len(versus)} noise levels; elsewhere no difference is shown)."
-        )
-    else:
-        yield f"At no single noise level is a difference of {best} from {rival} shown."
-
-
-def _ranges(versus: Mapping[float, Comparison], verdict: str) -> list[str]:
-    """Runs of neighbouring levels with that verdict: `0.002–0.07`."""
-    ranges = []
-    levels = sorted(versus)
-    for same, run in itertools.groupby(levels, key=lambda sigma: versus[sigma].verdict == verdict):
-        sigmas = [f"{sigma:.3g}" for sigma in run]
-        if same:
-            ranges.append("–".join(dict.fromkeys((sigmas[0], sigmas[-1]))))
-    return ranges
-
-
-def _shrinks(results: Results, one: Versus) -> list[str]:
-    """Whether the variants lie closer together in a later arm than in the first."""
-    c = one.comparison
-    if c is None:
-        return []
-    if c.diverged:
-        return [f"{capital(SPREAD)} is not compared between arms ({one.verdict})."]
-    both = in_both(results, one.case, one.arm, one.against_arm)
-    sides = [spread(results, one.case, arm, both) for arm in (one.against_arm, one.arm)]
-    common = sides[0].index.intersection(sides[1].index)
-    there, here = (number(float(np.exp(np.log(side[common]).mean()))) for side in sides)
-    change = f"from {there} in “{one.against_arm}” to {here} in “{one.arm}”"
-    factor = f"a factor of {between(c.ratio, c.low, c.high)}, {_holm(c) or 'too few seeds to test'}"
-    if verb := _changes(one):
-        return [f"{capital(SPREAD)} {verb} {change} ({factor})."]
-    return [f"No change of {SPREAD} is shown: {change} ({factor})."]
 
 
 def _power(members: Iterable[Versus]) -> list[str]:
@@ -354,6 +275,14 @@ def _identities(results: Results) -> list[str]:
         f"{number(float(checked['ratio'].max()))} of its rounding bound: up to rounding the "
         "parameterizations are one denoiser, written differently."
     ]
+
+
+def _changed(results: Results) -> Iterator[str]:
+    """What the report judges by that was set after the first result."""
+    first = ReportSettings.model_validate(results.study.get("first_report", {}) or results.settings)
+    for name, value in results.settings:
+        if (before := getattr(first, name)) != value:
+            yield f"report.{name} was {before!r} until after the first result, and is {value!r}."
 
 
 def _unfinished(results: Results) -> list[str]:

@@ -85,27 +85,25 @@ class _Frame:
 
 
 def _images(samples: Array) -> Array | None:
-    """Returns (n, h, w) of images of one channel, (n, h, w, 3) of three, None of other data."""
-    if samples.ndim == 4 and samples.shape[1] == 1:
-        return samples[:, 0]
-    if samples.ndim == 4 and samples.shape[1] == 3:
+    """Returns (n, h, w, c) where the data are images of one or three channels, else None."""
+    if samples.ndim == 4 and samples.shape[1] in (1, 3):
         return np.moveaxis(samples, 1, -1)
-    return samples if samples.ndim == 3 and min(samples.shape[1:]) > 1 else None
+    return samples[..., None] if samples.ndim == 3 and min(samples.shape[1:]) > 1 else None
 
 
 def _grid(axes: Axes, samples: Array, frame: _Frame) -> None:
-    """Draws the first 64 images, with a pixel between them."""
+    """Draws the first 64 images, with a pixel between them; those of one channel dark on light."""
     images = _images(samples)
     assert images is not None
-    h, w, *colours = images.shape[1:]
-    sheet = np.full((SIDE * (h + 1) - 1, SIDE * (w + 1) - 1, *colours), frame.high)
+    h, w, channels = images.shape[1:]
+    sheet = np.full((SIDE * (h + 1) - 1, SIDE * (w + 1) - 1, channels), frame.high)
     for i, image in enumerate(images[: SIDE**2]):
         y, x = (i // SIDE) * (h + 1), (i % SIDE) * (w + 1)
         sheet[y : y + h, x : x + w] = image
-    sheet = np.clip(np.nan_to_num(sheet, nan=frame.low), frame.low, frame.high)
-    if colours:
-        sheet = (sheet - frame.low) / (frame.high - frame.low)
-    axes.imshow(sheet, cmap="gray_r", vmin=frame.low, vmax=frame.high, interpolation="none")
+    sheet = np.nan_to_num(sheet, nan=frame.low, posinf=frame.high, neginf=frame.low)
+    sheet = (np.clip(sheet, frame.low, frame.high) - frame.low) / (frame.high - frame.low or 1)
+    picture = 1 - sheet.repeat(3, axis=-1) if channels == 1 else sheet
+    axes.imshow(picture, interpolation="none")
 
 
 def _scatter(axes: Axes, samples: Array, frame: _Frame, colour: Any) -> str:

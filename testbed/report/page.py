@@ -13,12 +13,34 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from testbed.report import comparisons, equal_objectives, figures, finding, seeds, summaries
-from testbed.report.comparisons import Comparisons, Versus
+from testbed.metrics.statistics import ALPHA
+from testbed.report import (
+    comparisons,
+    contents,
+    effects,
+    equal_objectives,
+    figures,
+    finding,
+    ranges,
+    seeds,
+    summaries,
+    tables,
+)
+from testbed.report.comparisons import Comparisons, Versus, baseline_of
 from testbed.report.drawing import Picture, styled
 from testbed.report.galleries import gallery
-from testbed.report.results import Results, chosen, read
-from testbed.report.words import BELOW_ONE, METRICS, between, number, probability, title
+from testbed.report.reading import read
+from testbed.report.results import Results, chosen
+from testbed.report.words import (
+    BELOW_ONE,
+    METRICS,
+    between,
+    number,
+    per_cent,
+    portion,
+    probability,
+    title,
+)
 from testbed.study import looks
 from testbed.trial.folders import StudyFolder
 
@@ -57,8 +79,15 @@ class CaseView:
     primary: str
     table: PageTable
     arms: PageTable | None
+    effects: list[Picture] = field(default_factory=list)
+    bands: PageTable | None = None
     pictures: list[Picture] = field(default_factory=list)
     decades: PageTable | None = None
+
+    @property
+    def every_picture(self) -> list[Picture]:
+        """All figures of the case, in the order of the page."""
+        return [*self.effects, *self.pictures]
 
 
 def write(
@@ -86,32 +115,26 @@ def write(
     looks.record(StudyFolder.at(folder))
     say("comparing over seeds")
     compared = comparisons.make(results)
-    tables = {
-        "results": comparisons.result_table(results),
-        "comparisons": compared.table(),
-        "levels": comparisons.level_table(results),
-        "tweedie": summaries.laws(results),
-        "learning": summaries.learning(results),
-        "decades": summaries.decades(results),
-    }
+    made = tables.make(results, compared)
     out = out or folder
     (out / "tables").mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
+    for name, table in made.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
         table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
     say("drawing")
-    views = [_case(results, compared, tables, case) for case in results.cases]
+    views = [case_view(results, compared, made, case) for case in results.cases]
     (out / "figures").mkdir(exist_ok=True)
     for view in views:
-        for picture in view.pictures:
+        for picture in view.every_picture:
             (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
     page = out / "report.html"
-    page.write_text(_page(results, compared, tables, views), encoding="utf-8")
+    text = contents.numbered(_page(results, compared, made, views))
+    page.write_text(text, encoding="utf-8")
     return page
 
 
 def _page(
-    results: Results, compared: Comparisons, tables: dict[str, pd.DataFrame], views: list[CaseView]
+    results: Results, compared: Comparisons, made: dict[str, pd.DataFrame], views: list[CaseView]
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -131,24 +154,23 @@ def _page(
         note=study.get("note", ""),
         extent="" if "study.note" in summaries.changed(results) else extent,
         headline=finding.headline(results, compared),
-        finding=finding.sentences(results, compared),
-        significant=finding.SIGNIFICANT,
+        notes=finding.notes(results, compared),
         look=seeds.sentence(results.look),
         intervals=seeds.INTERVALS[results.look.design],
-        families={
-            name: sum(one.comparison is not None for one in members)
-            for name, members in vars(compared).items()
-        },
+        verdicts=_verdicts(results, compared),
+        tests=compared.tests,
+        alpha=f"{ALPHA:g}",
+        smallest=per_cent(math.exp(results.settings.smallest_effect)),
         level=f"{results.level:.0%}",
         setup=summaries.setup(results),
         data_notes=results.data_notes(),
         recipes=summaries.recipes(results),
         views=views,
-        laws=_laws(tables["tweedie"]),
+        laws=_laws(made["tweedie"]),
         learning=[
-            (case, _learning(results, tables["learning"], case))
+            (case, _learning(results, made["learning"], case))
             for case in results.cases
-            if (tables["learning"]["case"] == case).any()
+            if (made["learning"]["case"] == case).any()
         ],
         equal_objectives=_equal_objectives(results),
         failures=summaries.failures(results),
@@ -175,30 +197,89 @@ def _equal_objectives(results: Results) -> list[tuple[str, str]] | None:
     ]
 
 
-def _case(
-    results: Results, compared: Comparisons, tables: dict[str, pd.DataFrame], case: str
+def case_view(
+    results: Results,
+    compared: Comparisons,
+    made: dict[str, pd.DataFrame],
+    case: str,
+    column: float | None = None,
 ) -> CaseView:
-    with styled():
+    """Returns the part of the page that is about one case.
+
+    Args:
+        results: What was read of the study.
+        compared: Its comparisons.
+        made: Its tables.
+        case: The case's name.
+        column: The width of every figure in inches, for a paper; None for the page.
+    """
+    with styled(column):
+        first = effects.pictures(results, compared, case)
         pictures = list(figures.of_case(results, case))
-        pictures += _gallery(results, tables["results"], case)
+        pictures += _gallery(results, made["results"], case)
     primary = results.primary(case)
     meaning = METRICS.get(primary, ("", "a metric of a plugin"))[1]
     return CaseView(
         name=case or "all data",
         primary=f"{title(primary)}: {meaning}."
         + (f" {BELOW_ONE[results.sound(case)]}" if primary == "loss_vs_wiener" else ""),
-        table=_results(results, compared, tables["results"], case),
+        table=_results(results, compared, made["results"], case),
         arms=_arms(compared, case),
+        effects=first,
+        bands=_bands(results, compared, case),
         pictures=pictures,
-        decades=_decades(results, tables["decades"], case),
+        decades=_decades(results, made["decades"], case),
     )
+
+
+def _verdicts(results: Results, compared: Comparisons) -> PageTable:
+    """A row per case and arm: the best, and the verdict on it against the baseline."""
+    rows: list[list[Cell | str]] = []
+    for case in results.cases:
+        for arm in results.arms(case):
+            place = finding.standing(results, compared, case, arm)
+            one, best = place.subject, "".join(place.ranked[:1])
+            named = f"{best} (the baseline)" if best == place.baseline else best or "–"
+            against = f"{one.variant} against {one.against}" if one else "–"
+            cells = _versus(one) if one else (Cell("–"), Cell("–"), Cell("no verdict", "quiet"))
+            effect, _, verdict = cells
+            rows.append([case or "all data", arm, Cell(named, "best"), against, effect, verdict])
+    return page_table(["case", "arm", "best", "compared", "effect", "verdict"], rows)
+
+
+def _bands(results: Results, compared: Comparisons, case: str) -> PageTable | None:
+    """A row per variant and arm: of each band the share of the metric, the effect and verdict."""
+    bands, metric = ranges.bands(results), results.primary(case)
+    rows: list[list[Cell | str]] = []
+    for arm in results.arms(case):
+        for variant in results.variants(case, arm):
+            label = (case, arm, variant)
+            levels = ranges.common(results, label, (case, arm, baseline_of(results, case, arm)))
+            if levels is None or not len(levels.levels):
+                continue
+            if not ranges.of_levels(results, label, metric):
+                continue
+            cells: list[Cell | str] = [arm, variant]
+            for band in bands:
+                share = portion(ranges.share(results, label, metric, levels, band))
+                one = compared.to_baseline(case, arm, variant, band.name)
+                effect, _, verdict = _versus(one)
+                said = f": {effect.text}, {_short(one)}" if one else ""
+                cells.append(Cell(f"{share}{said}", verdict.style))
+            rows.append(cells)
+    return page_table(["arm", "variant", *(band.title for band in bands)], rows) if rows else None
+
+
+def _short(one: Versus) -> str:
+    """A verdict in a cell of a table of many."""
+    return "no one’s victory" if one.lost else one.verdict.partition(":")[0]
 
 
 def _results(results: Results, compared: Comparisons, table: pd.DataFrame, case: str) -> PageTable:
     """A row per variant and arm: primary metric, comparison, other metrics; last the floors."""
     primary, *others = results.metric_names(case)
-    head = ["arm", "variant", "seeds", title(primary), "ratio to baseline", "p (Holm)",
-            "verdict", *map(title, others)]  # fmt: skip
+    head = ["arm", "variant", "seeds", title(primary), "effect", "p (Holm)", "verdict",
+            "all levels, not judged", *map(title, others)]  # fmt: skip
     rows: list[list[Cell | str]] = []
     for arm in results.arms(case):
         winner = finding.standing(results, compared, case, arm).winner
@@ -209,12 +290,13 @@ def _results(results: Results, compared: Comparisons, table: pd.DataFrame, case:
             first = metrics[primary]
             missing = f" (+{first['missing']} missing)" if first["missing"] else ""
             row: list[Cell | str] = [arm, Cell(variant, style), f"{first['n']}{missing}"]
-            row += [_cell(first, style), *_versus(compared.to_baseline(case, arm, variant))]
+            one = compared.to_baseline(case, arm, variant)
+            row += [_cell(first, style), *_versus(one), Cell(_whole(one), "quiet")]
             rows.append([*row, *(_cell(metrics[name]) for name in others)])
     floors = results.facts.get(case, {}).get("floors", {})
     if floors:
         first_floor, *other_floors = (_floor(floors.get(name)) for name in (primary, *others))
-        texts = ["", "real data: floor", "", first_floor, "", "", "", *other_floors]
+        texts = ["", "real data: floor", "", first_floor, "", "", "", "", *other_floors]
         rows.append([Cell(text, "quiet") for text in texts])
     return page_table(head, rows)
 
@@ -231,22 +313,34 @@ def _floor(floor: dict[str, float | None] | None) -> str:
     return f"{number(floor['mean'])} ± {number(floor.get('sd'))}"
 
 
-def _versus(one: Versus | None) -> list[Cell | str]:
-    """The cells of a comparison: ratio with interval, corrected p, verdict."""
+def _versus(one: Versus | None) -> tuple[Cell, Cell, Cell]:
+    """The cells of a comparison: effect with interval, corrected p, verdict."""
     if one is None:
-        return [Cell("1", "quiet"), "", Cell("baseline", "quiet")]
+        return Cell("0 %", "quiet"), Cell(""), Cell("baseline", "quiet")
     c = one.comparison
     if c is None or c.diverged:
-        return ["–", "–", Cell(one.verdict, "quiet" if c is None else "bad")]
+        return Cell("–"), Cell("–"), Cell(one.verdict, "quiet" if c is None else "bad")
     style = {"better": "good", "worse": "bad"}.get(one.verdict, "quiet")
-    return [between(c.ratio, c.low, c.high), probability(c.p_holm), Cell(one.verdict, style)]
+    effect = Cell(per_cent(c.ratio, c.low, c.high))
+    return effect, Cell(probability(c.p_holm)), Cell(one.verdict, style)
+
+
+def _whole(one: Versus | None) -> str:
+    """The effect over all levels where those in common are fewer, and how many these are."""
+    if one is None or one.levels is None or one.levels.whole:
+        return ""
+    c = one.whole
+    effect = "–" if c is None or c.diverged else per_cent(c.ratio, c.low, c.high)
+    return f"{effect} (common: {one.levels.text})"
 
 
 def _arms(compared: Comparisons, case: str) -> PageTable | None:
     """A row for every variant in a later arm over itself in the first; None for no such row."""
-    members = [one for one in compared.arms if one.case == case]
-    rows = [[one.variant, f"{one.arm} / {one.against_arm}", *_versus(one)] for one in members]
-    return page_table(["variant", "arms", "ratio", "p (Holm)", "verdict"], rows) if rows else None
+    members = compared.between_arms(case)
+    rows: list[list[Cell | str]] = [
+        [one.variant, f"{one.arm} / {one.against_arm}", *_versus(one)] for one in members
+    ]
+    return page_table(["variant", "arms", "effect", "p (Holm)", "verdict"], rows) if rows else None
 
 
 def _decades(results: Results, table: pd.DataFrame, case: str) -> PageTable:
@@ -297,9 +391,12 @@ def _learning(results: Results, table: pd.DataFrame, case: str) -> PageTable:
     rows: list[list[Cell | str]] = []
     for arm in results.arms(case):
         for variant in results.variants(case, arm):
+            trained = ranges.inside(results, (case, arm, variant), every)
             cells = {
                 row["sigma"]: between(row["eps_rms"], row["low"], row["high"])
                 for row in chosen(here, case, arm, variant).to_dict("records")
             }
+            untrained = every[~trained].tolist()
+            cells |= {at: f"{cells[at]} †" for at in untrained if at in cells}
             rows.append([arm, variant, *(cells.get(sigma, "–") for sigma in sigmas)])
     return page_table(["arm", "variant", *(f"σ = {sigma:.3g}" for sigma in sigmas)], rows)

@@ -1,34 +1,28 @@
-"""What a study left on disk, as tables: a pure reader that needs neither plugins nor a network."""
+"""What a study left on disk, as tables."""
 
 from __future__ import annotations
 
-import io
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from testbed.errors import InputError
 from testbed.metrics.looks import Look
-from testbed.study import looks
+from testbed.report.level_curves import LevelCurves, of_table
+from testbed.study.settings import ReportSettings
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, StudyFolder
 
 LABEL = ["case", "arm", "variant"]
-IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
-ENDED = {"diverged_at": None, "error": "", "training_seconds": 0.0, "parameters": None}
-"""What the table of trials has of a result, with what stands where it is missing."""
-CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
-Parsed = TypeVar("Parsed")
+Label = tuple[str, str, str]
+"""Case, arm and variant."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,8 @@ class Results:
             parameters.
         metrics: case, arm, variant, seed, metric, value of the trials that ended, inf where a trial
             diverged or its metric is not finite, and error, that of its own samples, or nan.
-        levels: case, arm, variant, seed and the columns of levels.csv; losses per dimension.
+        levels: case, arm, variant, seed and the columns of levels.csv, losses per dimension;
+            `level` is that of the study's grid, `sigma` the one at which the model was measured.
         curves: case, arm, variant, seed, step, loss (over its value at F = 0), gradient_norm,
             gradient_norm_cv.
         coefficients: coefficients.csv.
@@ -69,25 +64,30 @@ class Results:
     missing: list[str]
     look: Look = field(default_factory=Look)
 
+    @cached_property
+    def settings(self) -> ReportSettings:
+        """`[report]` of the study file."""
+        return ReportSettings.model_validate(self.study.get("report", {}))
+
     @property
     def level(self) -> float:
         """Coverage of every interval."""
-        return float(self.study.get("report", {}).get("level", 0.95))
+        return self.settings.level
 
     @property
     def cases(self) -> list[str]:
         """Cases in the order of the study file."""
-        return _unique(self.trials["case"])
+        return unique(self.trials["case"])
 
     def arms(self, case: str) -> list[str]:
         """Arms of a case."""
-        return _unique(self.trials.loc[self.trials["case"] == case, "arm"])
+        return unique(self.trials.loc[self.trials["case"] == case, "arm"])
 
     def variants(self, case: str, arm: str | None = None) -> list[str]:
         """Variants of a case, or those of one arm of it in the order of the case."""
         here = self.trials[self.trials["case"] == case]
         inside = set(here["variant"] if arm is None else here.loc[here["arm"] == arm, "variant"])
-        return [name for name in _unique(here["variant"]) if name in inside]
+        return [name for name in unique(here["variant"]) if name in inside]
 
     def of(self, case: str, arm: str, variant: str) -> pd.DataFrame:
         """The trials under one label, by seed."""
@@ -112,22 +112,83 @@ class Results:
             for note in self.facts.get(case, {}).get("notes", [])
         ]
 
+    def dimensions(self, case: str) -> int:
+        """The number of dimensions of a case's data; 1 where it is not recorded."""
+        return math.prod(self.facts.get(case, {}).get("shape", [])) or 1
+
+    def sigma_data(self, case: str) -> float:
+        """That of a case's training split; nan where no trial's record can be read."""
+        return self._sigma_data.get(case, math.nan)
+
+    def trained(self, label: Label) -> tuple[float, float]:
+        """The lowest and the highest noise level that training of a variant could draw."""
+        return self._trained.get(label, (0.0, math.inf))
+
+    def by_level(self, label: Label) -> LevelCurves | None:
+        """What was measured of a variant by level; None where nothing was."""
+        return self._by_level.get(label)
+
+    def without(self, case: str, **omitted: str | int) -> Results:
+        """The same results without a seed or a variant of a case."""
+        ((column, value),) = omitted.items()
+        tables = {}
+        for name in ("trials", "metrics", "levels"):
+            table = getattr(self, name)
+            tables[name] = table[(table["case"] != case) | (table[column] != value)]
+        found = replace(self, **tables)
+        # What is read of the tables again takes a hundred times as long as leaving this out.
+        found.__dict__["_by_level"] = {
+            label: curves.without(int(value)) if column == "seed" and label[0] == case else curves
+            for label, curves in self._by_level.items()
+            if column == "seed" or (label[0], label[2]) != (case, value)
+        }
+        return found
+
+    @cached_property
+    def _sigma_data(self) -> dict[str, float]:
+        pairs = zip(self.trials["case"], self.trials["id"], strict=True)
+        known = [(case, self.configs[id_]) for case, id_ in pairs if id_ in self.configs]
+        return {case: config.sigma_data_measured for case, config in reversed(known)}
+
+    @cached_property
+    def _trained(self) -> dict[Label, tuple[float, float]]:
+        rows = self.trials[[*LABEL, "id"]].itertuples(index=False)
+        return {
+            (case, arm, variant): self.configs[id_].trained
+            for case, arm, variant, id_ in rows
+            if id_ in self.configs
+        }
+
+    @cached_property
+    def _by_level(self) -> dict[Label, LevelCurves]:
+        found: dict[Label, LevelCurves] = {}
+        for key, table in self.levels.groupby(LABEL, sort=False):
+            case, arm, variant = map(str, key)
+            found[case, arm, variant] = of_table(table)
+        return found
+
+    @cached_property
+    def _stored(self) -> dict[tuple[str, str, str, str], dict[int, float]]:
+        found: dict[tuple[str, str, str, str], dict[int, float]] = {}
+        rows = self.metrics[[*LABEL, "metric", "seed", "value"]].itertuples(index=False)
+        for case, arm, variant, metric, seed, value in rows:
+            found.setdefault((case, arm, variant, metric), {})[int(seed)] = float(value)
+        return found
+
     def primary(self, case: str) -> str:
         """The metric that decides: the report's, else excess_nats or loss_vs_wiener."""
-        asked = str(self.study.get("report", {}).get("primary", ""))
-        return asked or ("excess_nats" if self.oracle(case) else "loss_vs_wiener")
+        return self.settings.primary or ("excess_nats" if self.oracle(case) else "loss_vs_wiener")
 
     def metric_names(self, case: str) -> list[str]:
         """The primary metric, then every other that is finite somewhere."""
         found = self.metrics[(self.metrics["case"] == case) & np.isfinite(self.metrics["value"])]
-        rest = [name for name in _unique(found["metric"]) if name != self.primary(case)]
+        rest = [name for name in unique(found["metric"]) if name != self.primary(case)]
         return [self.primary(case), *sorted(rest)]
 
     def values(self, case: str, arm: str, variant: str, metric: str) -> pd.Series[float]:
         """One value per seed of the trials that ended, inf where one diverged."""
-        found = chosen(self.metrics, case, arm, variant)
-        series = found[found["metric"] == metric].set_index("seed")["value"].sort_index()
-        return series.astype(float)
+        found = self._stored.get((case, arm, variant, metric), {})
+        return pd.Series(found, dtype=float).sort_index()
 
     def samples(self, case: str, arm: str, variant: str) -> NDArray[np.float64] | None:
         """(n, *shape) samples of the first seed that finished."""
@@ -142,224 +203,14 @@ class Results:
         return _tensor(StudyFolder.at(self.folder).data, f"{case or 'data'}.safetensors")
 
 
-def read(folder: Path) -> Results:
-    """Reads a study's folder; what is not there yet is named in `missing`.
-
-    Raises:
-        InputError: it holds no trial at all.
-    """
-    missing: list[str] = []
-    files = StudyFolder.at(folder)
-    study = _json(files, "study.json", missing) or {"name": folder.resolve().name}
-    listed = study.get("trials") or files.descriptions()
-    if not listed:
-        raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
-    folders = {one["id"]: files.trial(one["id"]) for one in listed}
-    described = {id_: at.json("trial.json") for id_, at in folders.items() if at.has("trial.json")}
-    arms = arm_names(listed)
-    trials: list[dict[str, Any]] = []
-    metrics: list[dict[str, Any]] = []
-    levels: list[pd.DataFrame] = []
-    curves: list[pd.DataFrame] = []
-    identities = _identities(_json(files, "tweedie.json", missing))
-    configs: dict[str, TrialConfig] = {}
-    for number, entry in enumerate(listed):
-        at = folders[entry["id"]]
-        config = _config(described.get(entry["id"]), entry["id"], missing)
-        if config is not None:
-            configs[entry["id"]] = config
-        status = files.state(entry["id"])
-        ended = _json(at, "result.json", []) or {}
-        level_table = _csv(at, "levels.csv", missing) if status == "finished" else None
-        curve = _curve(at, missing)
-        if status == "finished":
-            identities += _identities(_json(at, "tweedie.json", missing))
-        for label in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
-            key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
-            key["seed"] = number if config is None else config.seed
-            row = {column: ended.get(column, empty) for column, empty in ENDED.items()}
-            trials.append({"id": entry["id"], **key, "status": status, **row})
-            if status == "finished":
-                metrics += [{**key, **metric} for metric in _metrics(ended)]
-            if level_table is not None:
-                levels.append(level_table.assign(**key))
-            if curve is not None:
-                curves.append(curve.assign(**key))
-    rows = pd.DataFrame(trials)
-    coefficients = _coefficients(_csv(files, "coefficients.csv", missing), arms)
-    # "twins" is the key's name in the folders of older studies.
-    equal = study.get("equal_objectives", study.get("twins"))
-    study = {**study, "equal_objectives": equal and _equal_objectives(equal, arms)}
-    facts = {
-        case: found
-        for case in _unique(rows["case"])
-        if (found := _json(files.data, f"{case or 'data'}.json", missing))
-    }
-    values = _table(metrics, [*LABEL, "seed", "metric", "value", "error"])
-    values = values.astype({"value": float, "error": float})
-    empty = [*LABEL, "seed", "sigma", "loss", "wiener"]
-    results = Results(
-        folder=folder,
-        study=study,
-        trials=rows,
-        metrics=values,
-        levels=pd.concat(levels) if levels else _table([], empty),
-        curves=pd.concat(curves) if curves else _table([], [*LABEL, "seed", *CURVE]),
-        coefficients=coefficients,
-        identities=_judged(identities),
-        configs=configs,
-        facts=facts,
-        missing=missing,
-        look=looks.read(files).at(looks.ended(files, listed))[0],
-    )
-    return replace(results, metrics=_with_diverged(results))
-
-
-def _coefficients(table: pd.DataFrame | None, arms: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """coefficients.csv with the arms as the report calls them; without rows where there is none."""
-    if table is None:
-        return _table([], [*LABEL, "sigma"])
-    if set(LABEL) <= set(table):
-        shown = [_shown(label, arms) for label in table[LABEL].to_dict("records")]
-        table[LABEL] = pd.DataFrame(shown, columns=LABEL, index=table.index)
-        table = table.drop_duplicates(ignore_index=True)
-    return table
-
-
-def _metrics(ended: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Metric, value and error of each metric in a trial's result."""
-    errors = ended.get("errors") or {}
-    for name, value in (ended.get("metrics") or {}).items():
-        error = errors.get(name, {}).get("error")
-        error = math.nan if error is None else float(error)
-        yield {"metric": name, "value": _number(value), "error": error}
-
-
-def _equal_objectives(
-    stored: list[dict[str, Any]], arms: Mapping[tuple[str, str], str]
-) -> list[dict[str, Any]]:
-    """The equal objectives with the arms as the report calls them, each once."""
-    once: list[dict[str, Any]] = []
-    for group in stored:
-        arm = arms.get((group["case"], group["arm"]), group["arm"])
-        one = {**group, "arm": arm}
-        once += [] if one in once else [one]
-    return once
-
-
-def arm_names(listed: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """Returns what each (case, arm) is called: arms with the same trials all `first = second`.
-
-    Args:
-        listed: `trials` of study.json.
-    """
-    held: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for entry in listed:
-        for label in entry["labels"]:
-            case, arm, variant = (str(label[name]) for name in LABEL)
-            held.setdefault((case, arm), set()).add((entry["id"], variant))
-    return {
-        (case, arm): " = ".join(a for (c, a), other in held.items() if c == case and other == mine)
-        for (case, arm), mine in held.items()
-    }
-
-
-def _shown(label: Mapping[Any, Any], arms: Mapping[tuple[str, str], str]) -> tuple[str, str, str]:
-    """Case, arm and variant as the report calls them."""
-    case, arm, variant = (str(label[name]) for name in LABEL)
-    return case, arms.get((case, arm), arm), variant
-
-
 def chosen(table: pd.DataFrame, case: str, arm: str, variant: str) -> pd.DataFrame:
     """The rows of one label."""
     same = (table["case"] == case) & (table["arm"] == arm) & (table["variant"] == variant)
     return table[same]
 
 
-def _with_diverged(results: Results) -> pd.DataFrame:
-    """The metrics with inf for those of a diverged trial: it is a result and stays in the count.
-
-    A metric that is finite for no trial of a case (one that its data does not have) is dropped.
-    """
-    table = results.metrics
-    for case in results.cases:
-        names = results.metric_names(case)
-        table = table[(table["case"] != case) | table["metric"].isin(names)]
-        lost = results.trials[
-            (results.trials["case"] == case) & (results.trials["status"] == "diverged")
-        ]
-        more = [
-            {**{k: row[k] for k in (*LABEL, "seed")}, "metric": name, "value": math.inf}
-            for row in lost.to_dict("records")
-            for name in names
-        ]
-        if more:
-            table = pd.concat([table, pd.DataFrame(more)], ignore_index=True)
-    return table
-
-
-def _number(value: Any) -> float:
-    return math.inf if value is None or not math.isfinite(value) else float(value)
-
-
-def _unique(column: pd.Series[Any]) -> list[str]:
+def unique(column: pd.Series[Any]) -> list[str]:
     return list(dict.fromkeys(map(str, column)))
-
-
-def _table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _read(
-    folder: Folder, name: str, missing: list[str], parse: Callable[[bytes], Parsed]
-) -> Parsed | None:
-    """What a file holds; None where it is not there or cannot be read, which `missing` tells."""
-    try:
-        content = folder.store.get(name)
-        if content is not None:
-            return parse(content)
-        missing.append(f"{_short(folder, name)} is not there.")
-    except (OSError, ValueError) as problem:
-        missing.append(f"{_short(folder, name)} cannot be read: {problem}.")
-    return None
-
-
-def _json(folder: Folder, name: str, missing: list[str]) -> dict[str, Any] | None:
-    def parse(content: bytes) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(content.decode())
-        return found
-
-    return _read(folder, name, missing, parse)
-
-
-def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) -> TrialConfig | None:
-    if described is None:
-        return None
-    try:
-        return TrialConfig.model_validate(described.get("config"))
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        missing.append(f"The settings of trial {trial} cannot be read: {where}: {first['msg']}.")
-        return None
-
-
-def _csv(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
-    def parse(content: bytes) -> pd.DataFrame:
-        return pd.read_csv(io.BytesIO(content), converters=dict.fromkeys(LABEL, str))
-
-    return _read(folder, name, missing, parse)
-
-
-def _curve(folder: TrialFolder, missing: list[str]) -> pd.DataFrame | None:
-    name = _short(folder, "rows.jsonl")
-    rows = folder.rows(lambda byte: missing.append(f"{name} cannot be read from byte {byte} on."))
-    return pd.DataFrame(rows).reindex(columns=CURVE).astype(float) if rows else None
-
-
-def _short(folder: Folder, name: str) -> str:
-    """The part of a path that means something in the report."""
-    return f"{folder.path.name}/{name}"
 
 
 def _tensor(folder: Folder, name: str) -> NDArray[np.float64] | None:
@@ -369,18 +220,3 @@ def _tensor(folder: Folder, name: str) -> NDArray[np.float64] | None:
     except (OSError, SafetensorError):
         return None
     return np.asarray(next(iter(tensors.values())), dtype=np.float64) if tensors else None
-
-
-def _identities(record: dict[str, Any] | None) -> list[dict[str, Any]]:
-    return list((record or {}).get("rows", []))
-
-
-def _judged(found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Each row once: the study's table may already hold the rows of its trials."""
-    table = _table(found, IDENTITY).drop_duplicates(ignore_index=True)
-    for column in ("sigma", "error", "bound", "ratio"):
-        table[column] = pd.to_numeric(table[column])
-    # A ratio that is not a number comes from an error that is not: a failure, unless skipped.
-    table = table.fillna({"dtype": "", "reason": ""})
-    table["passed"] = (table["reason"] != "") | (table["ratio"] <= 1)
-    return table

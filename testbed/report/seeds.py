@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from testbed.errors import InputError
 from testbed.metrics.looks import Look
 from testbed.metrics.statistics import ALPHA, MIN_SEEDS, POWER
 from testbed.report.comparisons import Comparisons, Versus, baseline_of
 from testbed.report.equal_objectives import equal_to
-from testbed.report.results import Results, read
+from testbed.report.reading import read
+from testbed.report.results import Results
 from testbed.report.words import number
 from testbed.study import looks
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from testbed.study.plan import Plan
 
 INTERVALS = {"fixed": "t intervals", "sequential": "confidence sequences"}
-UNDECIDED = ("too few seeds", "no difference shown", "undecided")
+UNDECIDED = ("too few seeds", "undecided")
 """The verdicts that more seeds may change."""
 
 
@@ -46,13 +48,15 @@ def sentence(look: Look) -> str:
 
 
 def undecided(compared: Comparisons) -> list[Versus]:
-    """Returns the comparisons with a baseline that more seeds may decide.
+    """Returns the comparisons with a baseline, over all levels, that more seeds may decide.
 
     Not among them are those that cannot be made, as of equal objectives, and those that a
     divergence has left without a test.
     """
     return [
-        one for one in compared.baseline if one.comparison is not None and one.verdict in UNDECIDED
+        one
+        for one in compared.judged
+        if one.kind == "baseline" and not one.band and one.verdict in UNDECIDED
     ]
 
 
@@ -82,7 +86,8 @@ class Detectable:
     seeds: int
     """The fewest planned seeds of a variant of the case."""
     comparisons: int
-    """Number of comparisons with a baseline in the whole study."""
+    """Number of comparisons in the family of verdicts: with a baseline, over all levels and in each
+    band of them, and between arms; at most, since a band may hold no level."""
     effect: float
     """Mean over sd of the log ratios that is shown with power `POWER` at alpha over
     `comparisons`, the hardest step of Holm's method; inf where no effect is."""
@@ -124,12 +129,15 @@ def detectable(plan: Plan) -> list[Detectable]:
     """Returns what the planned seeds of each case can show, from stored spreads if there are any.
 
     Raises:
-        InputError: files of the study's folder are damaged.
+        InputError: the record of looks is damaged.
     """
     seeds = plan.seeds()
     arms = Counter((case, arm) for case, arm, _ in seeds)
-    comparisons = sum(count - 1 for count in arms.values())
-    stored = spreads(read(plan.folder)) if plan.files.has("study.json") else []
+    ranges = 2 + len(plan.study.report.bands)  # all levels, and one band more than edges
+    later = [key for key in arms if key[1] != next(arm for case, arm in arms if case == key[0])]
+    comparisons = sum(count - 1 for count in arms.values()) * ranges
+    comparisons += sum(arms[key] for key in later)
+    stored = _stored(plan)
     record = replace(looks.read(plan.files), design=plan.study.report.looks)
     look, _ = record.at(seeds)
     found = []
@@ -139,6 +147,16 @@ def detectable(plan: Plan) -> list[Detectable]:
         mine = sorted((one for one in stored if one.case == case), key=lambda one: one.sd)
         found.append(Detectable(case, n, comparisons, effect, tuple(mine)))
     return found
+
+
+def _stored(plan: Plan) -> list[SeedSpread]:
+    """The spreads that lie in the study's folder; none where a file of it is damaged."""
+    if not plan.files.has("study.json"):
+        return []
+    try:
+        return spreads(read(plan.folder))
+    except InputError:  # the plan says of each damaged file what becomes of it
+        return []
 
 
 def spreads(results: Results) -> list[SeedSpread]:

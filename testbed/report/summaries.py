@@ -13,7 +13,6 @@ import pandas as pd
 from pydantic import BaseModel
 
 from testbed import settings
-from testbed.metrics.information import entropy
 from testbed.report.comparisons import interval
 from testbed.report.results import LABEL, Results, chosen
 from testbed.report.words import number
@@ -144,22 +143,12 @@ def _settings(configs: Sequence[TrialConfig]) -> dict[str, str]:
 
 
 def _entropy(results: Results, case: str) -> str:
-    """That of the data at the lowest level, from the irreducible loss of an unconditional trial."""
-    facts, trials = results.facts.get(case, {}), results.trials
-    ids = trials.loc[(trials["case"] == case) & (trials["status"] == "finished"), "id"]
-    free = [i for i in ids if (c := results.configs.get(i)) is None or not c.conditions]
-    table = results.levels
-    if not free or "optimum" not in table or "variance" not in facts:
+    """That of the data at the lowest level, by the oracle's own density."""
+    found = results.facts.get(case, {}).get("entropy")
+    if not found:
         return "not known"
-    first = trials[trials["id"] == free[0]].iloc[0]
-    mine = (table[[*LABEL, "seed"]] == first[[*LABEL, "seed"]]).all(axis=1)
-    levels = table[mine].sort_values("sigma")
-    if len(levels) < 2 or not levels["optimum"].notna().all():
-        return "not known"
-    d = math.prod(facts["shape"])
-    found = entropy(levels["sigma"], levels["optimum"], d, facts["variance"])
-    sigma = levels["sigma"].iloc[0]
-    return f"{found.value:.3g} nats at σ = {sigma:.3g}, ± {found.step:.2g} by the number of levels"
+    value, error, sigma = (found[name] for name in ("value", "error", "sigma"))
+    return f"{value:.3g} nats at σ = {sigma:.3g}, ± {error:.2g} (standard error)"
 
 
 def recipes(results: Results) -> list[list[str]]:

@@ -95,10 +95,23 @@ BELOW_ONE = {
 """What a loss below the linear baseline's means, where that is sound and where it is not."""
 
 FIGURES = {
+    "forest": (
+        "Every variant against the baseline.",
+        "Squares: the effect on the primary metric over the noise levels that both were trained "
+        "on; dots: single seeds; grey: effects too small to matter. An arrow points to a variant "
+        "that is off the scale, which those near the baseline set.",
+    ),
+    "ratio": (
+        "Ratio to the baseline by noise level.",
+        "Below 1 a variant is better than the baseline. Grey: too small to matter; dotted: the "
+        "edges of the bands of noise levels; thin: levels that one of the two never trains on. A "
+        "line that leaves the panel goes on outside of it.",
+    ),
     "excess": (
         "Excess risk by noise level.",
-        "E|D − D*|²/(d σ²): what each model missed, lower is better. The area under a curve over "
-        "log σ, times d, is its excess in nats: look for where a curve is high. Grey: the "
+        "E|D − D*|²/(d σ²): what each model missed, lower is better. Its integral over log σ, "
+        "times d, is the excess in nats, so that on this logarithmic axis the highest levels are "
+        "nearly all of it: the table of bands has their shares. Grey: the "
         "irreducible loss of the exact denoiser (dotted) and the excess of the best linear one "
         "(Wiener, dash-dotted), above which a model has learnt less than the covariance. A line "
         "that leaves the panel at the top is worse by more decades than it shows.",
@@ -145,6 +158,10 @@ FIGURES = {
 """Each figure: its title, and what to look for."""
 
 
+BIG = 1e5
+"""Per cents from here on are written with a power of ten."""
+
+
 def title(metric: str) -> str:
     """Returns a metric's name in a table."""
     return METRICS.get(metric, (metric, ""))[0]
@@ -168,6 +185,37 @@ def number(value: float | None) -> str:
 def between(value: float, low: float, high: float) -> str:
     """Writes `1.02 [0.98, 1.06]`; without the bounds where there are none."""
     return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def per_cent(ratio: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Writes a ratio and its interval as an effect: `1.0 % [0.8, 1.2]`, `−12 % [−15, −8]`.
+
+    The larger bound has two digits, and more where the width of the interval would not show.
+    """
+    values = [100 * (one - 1) for one in (ratio, low, high)]
+    shown = [one for one in (values if math.isnan(low) else values[1:]) if math.isfinite(one)]
+    size, width = max(map(abs, shown), default=0.0), max(shown) - min(shown) if shown else 0.0
+    places = 1 - _power(size) if size else 0
+    places = max(places, -_power(width)) if width else places
+
+    def text(value: float) -> str:
+        if not math.isfinite(value) or abs(value) >= BIG:
+            return number(value).replace("-", "−", 1) if value < 0 else number(value)
+        written = f"{round(value, places):.{max(places, 0)}f}"
+        return written.replace("-", "" if not float(written) else "−")
+
+    first, *bounds = map(text, values)
+    return f"{first} %" if math.isnan(low) else f"{first} % [{', '.join(bounds)}]"
+
+
+def _power(size: float) -> int:
+    """The power of ten of a positive number's first digit."""
+    return math.floor(math.log10(size))
+
+
+def portion(share: float) -> str:
+    """Writes a share in whole per cents: `38 %`, `< 1 %`."""
+    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def probability(p: float) -> str:

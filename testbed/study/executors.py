@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from testbed.trial import worker
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
+
+if TYPE_CHECKING:
+    from testbed.study.engines import ExecutionPlan
 
 _stop: Any = None
 
@@ -96,6 +102,28 @@ def prepare(device: str) -> None:
         forkserver.ensure_running()
 
 
+def of(engine: ExecutionPlan, device: str) -> Executor:
+    """The processes that an engine trains on, or this one where it has none."""
+    if engine.slots == 0:
+        return InProcessExecutor()
+    return ProcessExecutor(max(1, engine.workers), device, engine.threads)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hides the script that runs, which a new process would run again.
+
+    No job needs anything of it, and one that calls `testbed.run` at its top would start a study in
+    each worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class ProcessExecutor:
     """Slots of one process each: a crash breaks one slot and nothing else.
 
@@ -119,10 +147,11 @@ class ProcessExecutor:
         """Starts a job on a free slot."""
         slot = next(i for i in range(self.slots) if i not in self._busy or self._busy[i].done())
         pool = self._pools[slot] or self._worker(slot)
-        try:
-            future = pool.submit(_work, job)
-        except BrokenProcessPool:  # killed, in its last job or since
-            future = self._worker(slot).submit(_work, job)
+        with _without_main():
+            try:
+                future = pool.submit(_work, job)
+            except BrokenProcessPool:  # killed, in its last job or since
+                future = self._worker(slot).submit(_work, job)
         self._busy[slot] = future
         return future
 

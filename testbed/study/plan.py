@@ -209,18 +209,25 @@ def variant(template: TrialTemplate, distinguishing: DistinguishingOptions) -> s
     Of another component only those options are named that tell it from one of the same name.
     """
     p = template.settings.parameterization
-    parts = [p.name, *(f"{key}={value}" for key, value in p.options.items())]
+    parts = [p.name, *(f"{key}={_words(value)}" for key, value in p.options.items())]
     for key, value in template.grid_point:
         if key == "parameterization":
             continue
         choice = _choice(value)
-        parts.append(f"{key.rpartition('.')[2]}={choice.name if choice else value}")
+        parts.append(f"{key.rpartition('.')[2]}={choice.name if choice else _words(value)}")
         if choice:
             options = [
                 option for option in distinguishing[key, choice.name] if option in choice.options
             ]
-            parts += [f"{option}={choice.options[option]}" for option in options]
+            parts += [f"{option}={_words(choice.options[option])}" for option in options]
     return " ".join(parts)
+
+
+def _words(value: Any) -> str:
+    """A value in a label: a table as `assumed 0.5`, all else as it is."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(one)}" for key, one in value.items())
+    return str(value)
 
 
 def _look_up(plan: Plan) -> None:

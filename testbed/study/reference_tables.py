@@ -13,6 +13,7 @@ import torch
 
 from testbed.components.dataset import Data
 from testbed.metrics import linear_baseline
+from testbed.oracles import Oracle
 from testbed.random import stream
 from testbed.registry import Registry
 from testbed.study import equal_objectives
@@ -22,6 +23,8 @@ from testbed.trial.config import TrialConfig
 from testbed.trial.validity import levels_of
 
 REPEATS = 8
+ENTROPY_DRAWS = 8192
+"""Of the oracle, for the entropy of the data."""
 
 
 def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
@@ -109,7 +112,18 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
         "oracle": data.oracle is not None,
         "linear_baseline": {"estimator": baseline.estimator, "sound": baseline.sound},
         "notes": plan.data_notes.get(case, []),
+        "entropy": data.oracle and _entropy(data.oracle, config.sigma_min),
         "floors": floors,
     }
     folder.put_json(f"{file}.json", described)
     folder.put_tensors(f"{file}.safetensors", {"real": data.test[:n]}, {"case": file})
+
+
+def _entropy(oracle: Oracle, sigma: float) -> dict[str, float]:
+    """The entropy of x0 + sigma eps in nats, -E log p over draws, with its standard error."""
+    generator = stream(0, "entropy")
+    x0 = oracle.sample(ENTROPY_DRAWS, generator).double()
+    x = x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    log_p = oracle.log_density(x, sigma)
+    error = float(log_p.std()) / math.sqrt(ENTROPY_DRAWS)
+    return {"value": -float(log_p.mean()), "error": error, "sigma": sigma}

@@ -71,6 +71,10 @@ class Outcome:
 def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
     """Writes the study's own record: what was asked for, versions, device, plugins."""
     before = plan.files.json_or_empty("study.json")
+    report = plan.study.report.model_dump()
+    # What a report judges by is fixed when the first result is there.
+    first = before.get("first_report", before.get("report", report))
+    began = any(trial.state in ENDED for trial in plan.trials)
     record = {
         "key": plan.files.key(),
         "seconds": before.get("seconds", 0.0),
@@ -78,7 +82,8 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
         "name": plan.study.header.name,
         "title": plan.study.header.title,
         "note": plan.study.header.note,
-        "report": plan.study.report.model_dump(),
+        "report": report,
+        "first_report": first if began else report,
         "file": plan.study.text,
         "asked": invocation.record(plan, registry, tracking_uri),
         "device": device_title(torch.device(plan.device)),

@@ -18,65 +18,16 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
-from testbed.metrics.looks import Design
-from testbed.settings import Setting
+from testbed.study.settings import LONGEST, Header, ReportSettings
 from testbed.trial.config import TrialSettings
-from testbed.trial.specs import Model
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
-LONGEST = 100
-"""Of names that become names of files."""
-
-
-class Header(Model):
-    """`[study]`: the study's name, and what its report says of it."""
-
-    name: Annotated[
-        str,
-        # A folder below runs/: more than dots.
-        Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=LONGEST),
-        Setting("Name of the study, and of its folder in runs/ where --out names no other."),
-    ]
-    title: Annotated[str, Setting("Heading of the report; without one it is the name.")] = ""
-    note: Annotated[str, Setting("Text below the heading of the report.")] = ""
-
-
-class ReportSettings(Model):
-    """`[report]`: what is compared with what, and how often it may be looked at."""
-
-    baseline: Annotated[
-        str,
-        Setting(
-            "Variant, or parameterization, that the others are compared with; without one it is "
-            "the first variant of the case and arm."
-        ),
-    ] = ""
-    primary: Annotated[
-        str,
-        Setting(
-            "Metric that decides which variant is better; without one it is excess_nats where "
-            "the data have an oracle, and loss_vs_wiener otherwise."
-        ),
-    ] = ""
-    level: Annotated[
-        float,
-        Field(gt=0, lt=1),
-        Setting("Confidence level of the intervals and of the comparisons."),
-    ] = 0.95
-    looks: Annotated[
-        Design,
-        Setting(
-            '"fixed": one t test at a number of seeds fixed before; "sequential": a test that '
-            "holds however often results are looked at and seeds are added. It cannot be changed "
-            "once there are results."
-        ),
-    ] = "fixed"
 
 
 @dataclass(frozen=True)
@@ -137,18 +88,31 @@ def read(
     path = find(file)
     try:
         text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
+    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds, at_most)
+    return parse(text, path, asked)
+
+
+def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
+    """Validates the text of a study file; messages name it `path`.
+
+    Raises:
+        InputError: as `read` does.
+    """
+    try:
         raw = tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
     everywhere: dict[str, Any] = {}
     if isinstance(raw.get("grid"), dict):
         raw["grid"] = dict(_axes(raw["grid"]))
-    for word in overrides:
+    for word in asked.overrides:
         _override(raw, everywhere, word)
-    if seeds is not None:
-        if seeds < 1:
-            raise InputError(f"--seeds {seeds} must be at least 1.")
-        everywhere["seeds"] = seeds
+    if asked.seeds is not None:
+        if asked.seeds < 1:
+            raise InputError(f"--seeds {asked.seeds} must be at least 1.")
+        everywhere["seeds"] = asked.seeds
     problems = [
         f"{path}: {unknown('section', name, SECTIONS)}" for name in raw if name not in SECTIONS
     ]
@@ -160,8 +124,7 @@ def read(
     found = _templates(path, raw, everywhere, problems)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
-    kept = tuple(_kept(found, only))
-    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds, at_most)
+    kept = tuple(_kept(found, asked.only))
     replaced = tuple(_replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
     return StudyFile(str(path), header, report, kept, text, asked, replaced)
 

@@ -313,6 +313,14 @@ class TrialConfig(TrialFields):
             objective=True,
         ),
     ]
+    training_range: Annotated[
+        tuple[float, float] | None,
+        Setting(
+            "The lowest and the highest noise level that training can draw: those of the density, "
+            "or of the table.",
+            identity=False,
+        ),
+    ] = None
     data_digest: Annotated[str, Setting("Digest of the data.", batch=True)] = ""
     sources: Annotated[
         str,
@@ -361,6 +369,11 @@ class TrialConfig(TrialFields):
     def record(self) -> dict[str, Any]:
         """The configuration as JSON has it, for a trial's folder; read by `model_validate`."""
         return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def trained(self) -> tuple[float, float]:
+        """`training_range`; of a record that lacks it, the range that its density is cut to."""
+        return self.training_range or (self.sigma_min, self.sigma_max)
 
     @property
     def identity(self) -> str:

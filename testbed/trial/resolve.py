@@ -70,6 +70,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         device=torch.device(device).type,
         sigma_data=sigma_data,
         sigma_data_measured=data.sigma_data,
+        training_range=_training_range(density, components.table),
         data_digest=data.digest,
         sources=components.sources(),
         plugins=components.plugins(),
@@ -247,6 +248,14 @@ def _from_recipe(axis: str, spec: ComponentSpec, p: Parameterization) -> Compone
         return None
     own = ComponentSpec.model_validate(value)
     return ComponentSpec(name=own.name, options={**own.options, **spec.options})
+
+
+def _training_range(density: Density, table: NoiseTable | None) -> tuple[float, float]:
+    """The lowest and the highest level that training draws; of a table, the nearest to those."""
+    # TERMINAL stands for infinity, which is no number of JSON.
+    ends = torch.tensor(density.support, dtype=torch.float64).clamp(max=TERMINAL)
+    low, high = (ends if table is None else table.quantised(ends)).tolist()
+    return low, high
 
 
 def _sigma_data(stated: TrialSettings, data: Data) -> float:

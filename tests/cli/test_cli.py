@@ -23,11 +23,12 @@ import testbed
 from testbed.cli import app, render
 from testbed.errors import InputError
 from testbed.registry import AXES
+from testbed.study import plan, study_file
 from testbed.study.engines import ExecutionPlan
 
 COMMANDS = [
     "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "sync",
-    "ui",
+    "ui", "compare", "pack", "verify", "selftest",
 ]  # fmt: skip
 BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
 EXPLAINED = ("parameterization", "weighting", "loss", "density")
@@ -303,7 +304,7 @@ def test_a_plan_as_a_document(tiny: Path) -> None:
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert set(found) == {
-        "study", "folder", "tracking_uri", "device", "trials", "engine", "notes",
+        "study", "folder", "tracking_uri", "device", "trials", "engine", "notes", "detectable",
     }  # fmt: skip
     assert (found["study"], found["folder"], found["device"]) == ("tiny", "runs/tiny", "cpu")
     assert found["tracking_uri"] == f"sqlite:///{tiny / 'mlflow.db'}"
@@ -376,11 +377,36 @@ def test_where_a_study_writes_is_said_before_it_does(
 @pytest.mark.slow
 def test_under_nox_the_next_command_is_one_that_works_there(tiny: Path) -> None:
     done = run_here(tiny, "plan", "tiny.toml", "--only", "v", NOX_CURRENT_SESSION="study")
+    assert "Next: testbed study tiny.toml --only v\n" in done.out, "no noxfile.py is here"
+    (tiny / "noxfile.py").write_text("")
+    done = run_here(tiny, "plan", "tiny.toml", "--only", "v", NOX_CURRENT_SESSION="study")
     assert "Next: nox -s study -- tiny.toml --only v\n" in done.out
     done = run_here(tiny, "explain", "v", NOX_CURRENT_SESSION="study")
     (line,) = re.findall("^Next: (.*) draws it.$", done.out, flags=re.MULTILINE)
     assert subprocess.run(shlex.split(line), cwd=tiny, env=environment()).returncode == 0
     assert (tiny / "v.svg").is_file()
+
+
+def test_a_recipe_without_a_weighting_and_a_case_without_a_name_are_said_in_words(
+    tiny: Path,
+) -> None:
+    done = run_here(tiny, "explain", "score")
+    assert "None" not in done.out
+    words = """
+[study]
+name = "one"
+[base]
+dataset = "moons"
+sigma_data = { assumed = 0.3 }
+[grid]
+parameterization = ["edm"]
+"""
+    (tiny / "one.toml").write_text(words)
+    done = run_here(tiny, "plan", "one.toml")
+    assert "\nsigma_data is set to 0.3; the data have " in done.out
+    read = study_file.read(tiny / "one.toml", ["grid.sigma_data=[{ assumed = 0.2 }]"])
+    label = plan.variant(read.templates[0], plan.distinguishing_options(read))
+    assert label == "edm sigma_data=assumed 0.2"
 
 
 def test_interrupted_trials_are_not_counted_as_done() -> None:

@@ -517,6 +517,17 @@ def likelihood_runs(names: dict[str, Any], out: str) -> None:
     assert bool((names["some"].error > 0).all())
 
 
+def paper_is_written(names: dict[str, Any], out: str) -> None:
+    assert "9 finished" in repr(names["result"])
+    assert list(names["energy"].columns) == ["edm", "eps", "v"]
+    assert names["energy"].shape == (3, 3)
+    assert names["energy"].notna().all(axis=None)
+    assert {"results.tex", "comparisons.tex"} < {file.name for file in names["files"]}
+    assert {"excess_data", "coefficients_data", "samples_data"} < set(names["result"].figures)
+    assert (Path("paper") / "results.tex").read_text() == names["latex"]
+    assert "<Study 'first': 1 case, 1 arm, 3 variants, 9 trials>" in out
+
+
 def samplers_run(names: dict[str, Any], out: str) -> None:
     assert bool(torch.isfinite(names["x"]).all())
 
@@ -527,6 +538,7 @@ RUN = {
     "scores": (2, scores_run),
     "guidance": (1, guidance_runs),
     "likelihood": (1, likelihood_runs),
+    "python-and-paper": (5, paper_is_written),
     "samplers": (1, samplers_run),
 }
 """How many blocks of a page make one program, and what is then true."""

@@ -164,7 +164,7 @@ FOUND: dict[str, tuple[Input, str]] = {
             ("plan", "tiny.toml", "--set", "dataset={name='array', path='d.npy'}"),
             {**TINY, "d.npy": data_files.npy_of(np.full((9, 2), 1e300))},
         ),
-        "train data hold values that are not finite.",
+        "d.npy[0, 0] is 1e+300, and scale (x + shift) is beyond float32",
     ),
 }
 

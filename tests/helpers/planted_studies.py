@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from helpers.paths import FIXTURES
 from safetensors.numpy import save_file
 
-from testbed.report import comparisons, finding, results
+from testbed.metrics import denoising
+from testbed.report import comparisons, finding, reading, results
 from testbed.report.comparisons import Comparisons
 from testbed.report.results import Results
 
 SIGMA = (0.01, 0.1, 1.0, 10.0)
 WIENER = (1e-4, 8e-3, 0.2, 0.4)
+DEFAULT_SIGMA_DATA = {"digits": 0.846745, "mixture": 0.46873}
+LEARNT = 20.0
+"""How far the best linear denoiser is above a planted loss of value 1."""
 Value = float | str
 Label = tuple[str, str, str]
 Planted = Mapping[Label, Sequence[Value]]
@@ -28,18 +33,21 @@ def plant(
     oracle: bool = False,
     shape: Callable[[str, int], float] = lambda variant, level: 1.0,
     order: Callable[[list[Any]], list[Any]] = lambda trials: trials,
+    trained: Mapping[str, tuple[float, float]] | None = None,
     **study: Any,
 ) -> Path:
     """A study's folder in which (case, arm, variant) has these primary metrics, one per seed.
 
     A word instead of a number is the trial's status. `shape` multiplies a variant's loss by level.
+    `trained` has the range of levels that a variant's training draws, where it is not the whole.
     """
     trials = []
     for number, (label, values) in enumerate(planted.items()):
         for seed, value in enumerate(values):
             labels = [dict(zip(results.LABEL, label, strict=True))]
             trials.append({"id": f"t{number:02}{seed:02}", "labels": labels})
-            _trial(folder / "trials" / trials[-1]["id"], labels, seed, value, oracle, shape)
+            at = folder / "trials" / trials[-1]["id"]
+            _trial(at, labels, seed, value, oracle, shape, (trained or {}).get(label[2]))
     record = {
         "name": "planted",
         "title": "Planted",
@@ -72,6 +80,7 @@ def _trial(
     value: Value,
     oracle: bool,
     shape: Callable[[str, int], float],
+    trained: tuple[float, float] | None,
 ) -> None:
     config = {
         "parameterization": "v",
@@ -79,6 +88,7 @@ def _trial(
         "sigma_data": 0.5,
         "sigma_data_measured": 0.5,
         "seed": seed,
+        "training_range": trained,
         "training": {"learning_rate": 0.001, "steps": 9},
     }
     _json(at / "trial.json", {"id": at.name, "config": config, "labels": labels})
@@ -95,7 +105,8 @@ def _trial(
     if isinstance(value, float):
         factor = [value * shape(labels[0]["variant"], i) for i in range(len(SIGMA))]
         ended["metrics"] = {"loss_vs_wiener": value, "energy": value / 10, "mmd": value - 1}
-        table = {"sigma": SIGMA, "loss": np.multiply(WIENER, factor), "wiener": WIENER}
+        table: dict[str, Any] = {"sigma": SIGMA, "loss": np.multiply(WIENER, factor)}
+        table |= {"wiener": np.multiply(WIENER, LEARNT)}
         table |= {"output_rms": [value] * 4, "target_rms": [1.0] * 4}
         if oracle:
             ended["metrics"]["excess_nats"] = value
@@ -132,11 +143,42 @@ def noisy(mean: float, seeds: int = 5, sd: float = 0.01, stream: int = 0) -> lis
 
 def said(folder: Path) -> str:
     """Everything that the finding says about a folder."""
-    return says(results.read(folder))
+    return says(reading.read(folder))
 
 
 def says(read: Results, compared: Comparisons | None = None) -> str:
     compared = compared or comparisons.make(read)
-    first = [" ".join(pair) for pair in finding.headline(read, compared)]
-    rest = [text for _, texts in finding.sentences(read, compared) for text in texts]
-    return " ".join([*first, *rest])
+    parts = [*finding.headline(read, compared), *finding.notes(read, compared)]
+    return " ".join(" ".join([case, *said]) for case, said in parts)
+
+
+def plant_default(folder: Path) -> Path:
+    """The default study as it was on 2026-11-29, from its tables by level (five digits)."""
+    table = pd.read_csv(FIXTURES / "default_levels.csv.gz", keep_default_na=True)
+    shapes = {"digits": [1, 8, 8], "mixture": [8]}
+    trials = []
+    for number, (key, levels) in enumerate(table.groupby([*results.LABEL, "seed"], sort=False)):
+        case, _, variant, seed = key
+        label, name = dict(zip(results.LABEL, key[:3], strict=True)), f"t{number:02}"
+        trials.append({"id": name, "labels": [label]})
+        config = {
+            "parameterization": variant,
+            "dataset": case,
+            "sigma_data": 0.5,
+            "sigma_data_measured": DEFAULT_SIGMA_DATA[case],
+            "seed": int(seed),
+            "training": {"learning_rate": 0.001, "steps": 3000},
+            "training_range": levels[["low", "high"]].iloc[0].tolist(),
+        }
+        at = folder / "trials" / name
+        _json(at / "trial.json", {"id": name, "config": config, "labels": [label]})
+        own = levels.dropna(axis=1).assign(sigma=levels["level"])
+        found = denoising.summary(own, math.prod(shapes[case]))
+        metrics = {metric: one.value for metric, one in found.items()}
+        _json(at / "result.json", {"status": "finished", "metrics": metrics})
+        own.drop(columns=[*results.LABEL, "seed", "low", "high"]).to_csv(at / "levels.csv")
+    for case, shape in shapes.items():
+        _json(folder / "data" / f"{case}.json", {"oracle": case == "mixture", "shape": shape})
+    report = {"baseline": "edm"}
+    _json(folder / "study.json", {"name": "default", "report": report, "trials": trials})
+    return folder

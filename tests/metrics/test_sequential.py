@@ -34,7 +34,7 @@ def test_with_too_few_seeds_no_t_is_large_enough() -> None:
 
 def test_edges() -> None:
     same = compare([1.0] * 8, [1.0] * 8, test=SEQUENTIAL)
-    assert (same.p, same.low, same.high, same.verdict) == (1, 1, 1, "identical")
+    assert (same.p, same.low, same.high, same.verdict) == (1, 1, 1, "undecided")
     no_spread = compare([2.0] * 8, [1.0] * 8, test=SEQUENTIAL)
     assert (no_spread.low, no_spread.high) == pytest.approx((2, 2), rel=4 * 2.0**-52)
     assert correct([no_spread])[0].verdict == "worse"

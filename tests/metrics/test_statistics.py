@@ -27,6 +27,7 @@ from scipy import stats
 
 from testbed.metrics import statistics
 from testbed.metrics.statistics import Comparison, compare, correct, holm, tost
+from testbed.study.settings import ReportSettings
 
 # --- mean_interval ----------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ def test_detectable_is_solved_for_every_n(n: int) -> None:
 # --- compare: edges and verdicts --------------------------------------------------------------
 
 
-def only(a: Sequence[float], b: Sequence[float]) -> Comparison:
+def only(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Comparison:
     """Corrected as a family of one."""
     return correct([compare(a, b)])[0]
 
@@ -182,7 +183,7 @@ def test_twins_are_identical() -> None:
     c = only([0.1, 0.2, 0.7], [0.1, 0.2, 0.7])
     assert (c.ratio, c.low, c.high, c.p, c.p_signflip, c.p_holm) == (1, 1, 1, 1, 1, 1)
     assert c.detectable == 1
-    assert c.verdict == "identical"
+    assert c.verdict == "equivalent"
 
 
 def test_a_constant_ratio_has_no_width() -> None:
@@ -205,7 +206,7 @@ def test_a_mean_ratio_of_one_is_no_identity() -> None:
     c = only([2.0, 0.5, 1.0], [1.0, 1.0, 1.0])
     assert (c.ratio, c.p) == (1, 1)
     assert c.low < 1 < c.high
-    assert c.verdict == "no difference shown"
+    assert c.verdict == "undecided"
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -231,29 +232,63 @@ def test_a_divergence_stays_in_the_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "p_holm", "verdict"),
+    ("low", "high", "p_holm", "p_equivalent_holm", "verdict"),
     [
-        (0.7, 0.9, 0.01, "better"),
-        (1.1, 1.3, 0.01, "worse"),
-        (0.7, 0.9, 0.05, "no difference shown"),
-        (1.1, 1.3, 0.2, "no difference shown"),
-        (0.7, 1.1, 0.01, "no difference shown"),
-        (0.7, 1.0, 0.01, "no difference shown"),
-        (1.0, 1.2, 0.01, "no difference shown"),
-        (0.7, 1.1, math.nan, "no difference shown"),
-        (0.7, 0.9, math.nan, "uncorrected"),
+        (0.7, 0.9, 0.01, 1.0, "better"),
+        (1.1, 1.3, 0.01, 1.0, "worse"),
+        (0.7, 0.9, 0.05, 1.0, "undecided"),
+        (1.1, 1.3, 0.2, 1.0, "undecided"),
+        (0.7, 1.1, 0.01, 1.0, "undecided"),
+        (0.7, 1.0, 0.01, 1.0, "undecided"),
+        (1.0, 1.2, 0.01, 1.0, "undecided"),
+        (0.7, 0.9, math.nan, math.nan, "undecided"),
+        (1.01, 1.03, 0.001, 0.2, "undecided"),
+        (1.01, 1.03, 0.001, 0.01, "equivalent"),
+        (0.98, 1.03, 1.0, 0.01, "equivalent"),
+        (0.98, 1.03, 1.0, 0.05, "undecided"),
     ],
 )
-def test_verdict(low: float, high: float, p_holm: float, verdict: str) -> None:
+def test_verdict(
+    low: float, high: float, p_holm: float, p_equivalent_holm: float, verdict: str
+) -> None:
     c = replace(result(math.sqrt(low * high), low, high, 0.01, 5), p_holm=p_holm)
-    assert c.verdict == verdict
+    assert replace(c, p_equivalent_holm=p_equivalent_holm).verdict == verdict
+
+
+def test_the_smallest_effect_is_a_bound_on_the_log_scale() -> None:
+    """exp(0.05) is 5.1 %; r is 4.9 % and 5.2 % with a sd that shows both to differ from 0."""
+    for effect, verdict in ((0.049, "undecided"), (0.051, "worse"), (-0.051, "better")):
+        r = effect + 0.01 * np.array([-1.0, 0.0, 1.0, -1.0, 0.0, 1.0])
+        assert only(np.exp(r), np.ones(6)).verdict == verdict
+    r = 0.05 + 0.01 * np.array([-1.0, 0.0, 1.0])
+    assert correct([compare(np.exp(r), np.ones(3), smallest_effect=0.2)])[0].verdict == "equivalent"
+
+
+def test_a_significant_difference_may_be_an_equivalence() -> None:
+    c = only(1.01 * np.exp([0.001, 0.0, -0.001]), np.ones(3))
+    assert c.p_holm < 0.01
+    assert c.verdict == "equivalent"
+
+
+def test_both_kinds_of_claim_are_corrected_and_a_divergence_stays_in_both() -> None:
+    near = compare(1.01 * np.exp([0.01, 0.0, -0.01]), np.ones(3))
+    lost = compare([math.inf, 1.0, 1.0], np.ones(3))
+    few = compare([1.0, 2.0], [1.0, 1.0])
+    corrected = correct([near, lost, few])
+    assert corrected[0].p_equivalent_holm == pytest.approx(2 * near.p_equivalent)
+    assert corrected[0].p_holm == pytest.approx(min(1, 2 * near.p))
+    assert all(math.isnan(c.p_equivalent_holm) for c in corrected[1:])
+
+
+def test_the_study_has_the_smallest_effect_of_the_statistics() -> None:
+    assert ReportSettings().smallest_effect == statistics.SMALLEST_EFFECT
 
 
 def test_winner_and_loser() -> None:
     a, b = paired(8, effect=0.4)
     assert only(a, b).verdict == "worse"
     assert only(b, a).verdict == "better"
-    assert compare(a, b).verdict == "uncorrected"
+    assert compare(a, b).verdict == "undecided", "it belongs to no family yet"
     wide = compare(a, b, level=1 - 1e-9)
     assert wide.low < 1 < wide.high
     assert wide.p == compare(a, b).p
@@ -313,7 +348,8 @@ def test_correct_fills_the_declared_family() -> None:
     corrected = correct([weak, few, clear])
     assert [c.p_holm for c in corrected[::2]] == holm([weak.p, clear.p])
     assert math.isnan(corrected[1].p_holm)
-    assert replace(corrected[2], p_holm=0.0) == replace(clear, p_holm=0.0)
+    changed = {"p_holm": 0.0, "p_equivalent_holm": 0.0}
+    assert replace(corrected[2], **changed) == replace(clear, **changed)
     # The divergence was declared too: three comparisons, not two.
     assert [c.p_holm for c in correct(iter([weak, gone, clear]))[::2]] == holm(
         [weak.p, 1.0, clear.p]

@@ -363,7 +363,6 @@ audit(
     "a diagnosis that fits anything",
     lambda: mock.patch.object(diagnosis, "RESIDUAL", 2.0),
     "an_unknown_mistake_is_not_named",
-    "a_known_mistake_is_named",
 )
 audit(
     "a diagnosis that fits nothing",

@@ -32,11 +32,9 @@ MODULES = [
     "network_laws",
     "data_laws",
     "statistics_laws",
-<<<<<<< HEAD
     "sequential_laws",
-=======
     "average_laws",
->>>>>>> f51853f (Tests and laws of averages and of points of measurement)
+    "verdict_laws",
     "distance_laws",
     "sample_quality_laws",
     "property_laws",

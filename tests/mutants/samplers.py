@@ -323,6 +323,7 @@ named(
     "sampler.marginal",
     MOMENTS,
     ENDS,
+    "sampler.values",
 )
 named(
     "euler_ancestral",
@@ -331,6 +332,7 @@ named(
     "sampler.marginal",
     MOMENTS,
     ENDS,
+    "sampler.values sampler.generator",
 )
 named(
     "euler_ancestral",
@@ -339,6 +341,7 @@ named(
     "sampler.marginal",
     MOMENTS,
     ENDS,
+    "sampler.values",
 )
 named(
     "euler_ancestral",
@@ -382,7 +385,14 @@ named(
     "tests.moments_follow_the_recursion",
     "tests.run_is_the_printed_formula",
 )
-named("ddpm", "the mean of Euler's step", ddpm_step(1, beta_tilde), "sampler.marginal", MOMENTS)
+named(
+    "ddpm",
+    "the mean of Euler's step",
+    ddpm_step(1, beta_tilde),
+    "sampler.marginal",
+    MOMENTS,
+    "sampler.values",
+)
 named(
     "ddpm",
     "the variance for the deviation",
@@ -414,7 +424,14 @@ def two_m(mixed: Callable[..., Any]) -> Callable[..., Tensor]:
     return step
 
 
-named("dpmpp_2m", "r inverted", two_m(lambda D, d, a, h: D + (D - d) * a / (2 * h)), FORMULA, ENDS)
+named(
+    "dpmpp_2m",
+    "r inverted",
+    two_m(lambda D, d, a, h: D + (D - d) * a / (2 * h)),
+    FORMULA,
+    ENDS,
+    "sampler.values",
+)
 named(
     "dpmpp_2m",
     "towards the past",
@@ -422,6 +439,7 @@ named(
     FORMULA,
     ENDS,
     "tests.marginals_converge",
+    "sampler.values",
 )
 named(
     "dpmpp_2m",
@@ -430,6 +448,7 @@ named(
     FORMULA,
     ENDS,
     "tests.marginals_converge",
+    "sampler.values",
 )
 named(
     "dpmpp_2m",
@@ -437,6 +456,7 @@ named(
     two_m(lambda D, d, a, h: D + (D - d) / 2),
     FORMULA,
     ENDS,
+    "sampler.values",
 )
 
 
@@ -455,7 +475,7 @@ def equal_steps(
     return x + (t - s) * sum(w * d for w, d in zip(weights, reversed(history), strict=False))
 
 
-named("lms", "weights of equal steps", equal_steps, FORMULA, ENDS)
+named("lms", "weights of equal steps", equal_steps, FORMULA, ENDS, "sampler.values")
 
 
 def two_s(
@@ -483,6 +503,7 @@ named(
     two_s(lambda s, t, down: (s + down) / 2),
     "tests.moments_follow_the_recursion",
     "tests.end_is_stability tests.run_is_the_printed_formula",
+    "sampler.values",
 )
 named(
     "dpmpp_2s_ancestral",
@@ -490,6 +511,7 @@ named(
     two_s(lambda s, t, down: math.sqrt(s * t)),
     "tests.moments_follow_the_recursion",
     "tests.end_is_stability tests.marginals_converge tests.run_is_the_printed_formula",
+    "sampler.values",
 )
 
 
@@ -524,6 +546,7 @@ named(
     sde(lambda a, b, share: b),
     "tests.moments_follow_the_recursion",
     MOMENTS,
+    "sampler.marginal",
 )
 named(
     "dpmpp_sde",

@@ -437,13 +437,13 @@ BAD = {
     "x: got torch.int64": lambda: Gaussian(m, torch.eye(2)).score(torch.ones(1, 2).long(), 1.0),
     "x: got shape": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 3), 1.0),
     "sigma: got shape": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 2), torch.ones(2)),
-    "sigma: got 0.0": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 2), 0.0),
+    "sigma: got 0,": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 2), 0.0),
     r"x: got shape \(1, 1\)": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 1), 1.0),
     r"covariance: got shape \(1, 1\)": lambda: Gaussian(m, torch.eye(1)),
-    "sigma: got -1.0": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 2), -1.0),
+    "sigma: got -1,": lambda: Gaussian(m, torch.eye(2)).denoise(torch.ones(1, 2), -1.0),
     "mean: got shape": lambda: Gaussian(torch.ones(0), torch.ones(0, 0)),
     "sigma: got nan": lambda: Gaussian(m, torch.eye(2)).mmse(math.nan),
-    "sigma: got tensor": lambda: Mixture(m[None], one).mmse(torch.ones(0)),
+    "sigma: got none": lambda: Mixture(m[None], one).mmse(torch.ones(0)),
     "draws": lambda: Mixture(m[None], one).mmse(1.0, draws=1),
     "leave_out: got torch.int32": lambda: Empirical(torch.ones(3, 2)).score(
         torch.ones(1, 2), 1.0, torch.zeros(1, dtype=torch.int32)

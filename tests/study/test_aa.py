@@ -22,7 +22,7 @@ from testbed.metrics import statistics
 from testbed.metrics.statistics import Comparison, compare, correct
 from testbed.random import stream
 from testbed.registry import default_registry
-from testbed.report import comparisons, finding, results
+from testbed.report import comparisons, finding, reading
 from testbed.report.results import Results
 from testbed.study import plan, runner, study_file
 from testbed.training import trainer
@@ -233,14 +233,13 @@ def test_the_study_names_the_twins_before_and_after_and_declares_no_winner(ran: 
         assert f"equal objectives: eps and minus_eps in case {case}: {why}\n" in ran.done.out
     said = " ".join((ran.folder / "report.html").read_text().split())
     found = (
-        f"eps and minus_eps are equal objectives ({why}), and every metric of theirs is the same "
-        "number"
+        f"eps and minus_eps are equal objectives ({why}), and every metric of theirs is the same"
     )
-    assert said.count(f"there is no winner: {found}") == 4, "headline and numbers, two cases"
+    assert said.count(f"Note that {found}") == 2, "two cases"
     table = pd.read_csv(ran.folder / "tables" / "comparisons.csv")
     assert table["verdict"].tolist() == ["equal objectives: not compared"] * 2
     assert table["p"].isna().all()
-    assert " wins" not in said
+    assert ") is better" not in said
 
 
 # --- equal runs, split --------------------------------------------------------------------------
@@ -270,7 +269,7 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> Results:
     runner.describe(made, registry)
     for one in made.trials:
         assert worker.run(one.config, made.folder / "trials" / one.id) == "finished"
-    return results.read(made.folder)
+    return reading.read(made.folder)
 
 
 def values(equal: Results) -> Array:
@@ -312,7 +311,8 @@ def by_report(equal: Results) -> Callable[[Array, Array], str]:
         one = made.to_baseline("", "", "b")
         assert one is not None
         won = {"better": "b", "worse": "a"}.get(one.verdict)
-        assert finding.standing(read, made, "", "").winner == won
+        lowest = "a" if one.comparison and one.comparison.ratio > 1 else "b"
+        assert finding.standing(read, made, "", "").winner == (won and lowest)
         return one.verdict
 
     return decide
@@ -326,8 +326,8 @@ def by_statistics(compare: Compare) -> Callable[[Array, Array], str]:
 def law_level(decide: Callable[[Array, Array], str], y: Array, count: int) -> None:
     """At most 7 % of the splits are called significant."""
     found = [decide(y[one], y[other]) for one, other in splits(count)]
-    assert set(found) <= {"better", "worse", "no difference shown"}
-    assert sum(verdict != "no difference shown" for verdict in found) <= 0.07 * count
+    assert set(found) <= {"better", "worse", "equivalent", "undecided"}
+    assert sum(verdict in ("better", "worse") for verdict in found) <= 0.07 * count
 
 
 def worsening(y: Array, power: float = 0.99) -> float:
@@ -350,15 +350,15 @@ def law_power(decide: Callable[[Array, Array], str], y: Array, count: int) -> No
 
 
 def law_pairing(decide: Callable[[Array, Array], str], y: Array, count: int) -> None:
-    """The same seeds, made worse by 2 % with a scatter of 0.5 %, are called worse every time.
+    """The same seeds, made worse by 6 % with a scatter of 0.5 %, are called worse every time.
 
-    t = 0.02 sqrt(8)/0.005 = 11 with pairs; the seeds' own scatter, ten times 0.5 %, hides it
-    without.
+    It is more than the smallest effect of interest by six standard errors, and t = 0.06 sqrt(8)/
+    0.005 = 34 with pairs; the seeds' own scatter, ten times 0.5 %, hides it often without.
     """
     generator = stream(0, "scatter")
     for one, _ in splits(count):
         z = torch.randn(HALF, generator=generator, dtype=torch.float64).numpy()
-        assert decide(y[one], y[one] * np.exp(0.02 + 0.005 * z)) == "worse"
+        assert decide(y[one], y[one] * np.exp(0.06 + 0.005 * z)) == "worse"
 
 
 @pytest.mark.slow
@@ -391,7 +391,7 @@ def test_what_99_percent_power_needs_is_detectable_and_detected(equal: Results) 
     law_power(by_statistics(compare), y, 200)
 
 
-def test_two_percent_on_the_same_seeds_is_detected(equal: Results) -> None:
+def test_six_percent_on_the_same_seeds_is_detected(equal: Results) -> None:
     law_pairing(by_statistics(compare), values(equal), 200)
 
 
@@ -453,7 +453,7 @@ def deviation(x: Array, y: Array) -> Found:
 LAWS = {"level": (law_level, 3000), "power": (law_power, 200), "pairing": (law_pairing, 200)}
 BREAKS = {
     right: set(), normal: {"level"}, one_sided: {"level"}, twice: {"level"},
-    unpaired: {"pairing"}, deviation: {"power", "pairing"},
+    unpaired: {"pairing"}, deviation: {"power"},
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from testbed.cli import seeds_added
 from testbed.errors import InputError
 from testbed.metrics.looks import Look
 from testbed.metrics.statistics import ALPHA, compare
-from testbed.report import comparisons, results, seeds
+from testbed.report import comparisons, reading, seeds
 from testbed.report.seeds import Detectable, SeedSpread
 from testbed.study import looks, plan
 from testbed.study.looks import Looks, Seeds
@@ -145,7 +145,7 @@ def two(n: int) -> Planted:
 
 def only(folder: Path) -> comparisons.Versus:
     """The one comparison of a planted study."""
-    (one,) = comparisons.make(results.read(folder)).baseline
+    (one,) = comparisons.make(reading.read(folder)).with_baseline("c", "")
     return one
 
 
@@ -178,7 +178,7 @@ def test_the_report_of_a_sequential_study_has_the_anytime_valid_test(tmp_path: P
     assert math.isnan(one.p_signflip)
     said = " ".join(report.write(tmp_path).read_text().split())
     assert "The design is sequential, and this is look 1" in said
-    assert "confidence sequences over seeds" in said
+    assert "confidence sequences that are not corrected" in said
 
 
 # --- seeds are added until all is decided ---------------------------------------------------------
@@ -228,12 +228,15 @@ def test_what_more_seeds_cannot_decide_is_not_undecided(tmp_path: Path) -> None:
         {A: noisy(1.0, 4, 0.02, 3), B: noisy(1.0, 4, 0.02, 4), ("c", "", "far"): noisy(9.0, 4),
          ("c", "", "lost"): [*noisy(1.0, 3), "diverged"]},
     )  # fmt: skip
-    left = seeds.undecided(comparisons.make(results.read(tmp_path)))
+    left = seeds.undecided(comparisons.make(reading.read(tmp_path)))
     assert [one.variant for one in left] == ["a"]
 
 
 GROWING = (
-    SMALL.replace('name = "sampled"', 'name = "grow"').replace('["v"]', '["v", "x0"]')
+    SMALL.replace('name = "sampled"', 'name = "grow"')
+    .replace('["v"]', '["v", "edm"]')
+    .replace("width = 8", "width = 32")
+    .replace("steps = 50, batch = 8", "steps = 300, batch = 64, learning_rate = 1e-2")
     + """
 [report]
 baseline = "v"
@@ -250,26 +253,26 @@ def test_a_study_grows_until_it_may_not_and_resumes(tmp_path: Path) -> None:
     (tmp_path / "grow.toml").write_text(GROWING.replace("[grid]", QUICK))
     done = run_here(tmp_path, *WORDS, "--seeds", 2, "--until-decided", "--at-most", 3)
     assert done.code == 0, done.err
-    assert "Look 1: undecided: x0 (2 seeds)" in done.out
-    assert "Look 1: undecided: x0 (3 seeds)" in done.out
-    assert "Undecided, with as many seeds as --at-most allows: x0 (3 seeds)." in done.out
+    assert "Look 1: undecided: edm (2 seeds)" in done.out
+    assert "Look 1: undecided: edm (3 seeds)" in done.out
+    assert "Undecided, with as many seeds as --at-most allows: edm (3 seeds)." in done.out
     assert "--until-decided --at-most 6 adds further seeds." in done.out
     record = looks.read(StudyFolder.at(tmp_path / "runs" / "grow"))
-    assert record.extra == {("", "", "v"): (2,), ("", "", "x0"): (2,)}
+    assert record.extra == {("", "", "v"): (2,), ("", "", "edm"): (2,)}
     assert [len(past["", "", "v"]) for past in record.past] == [3]
     # Without the option the seeds that were added stay, and nothing is trained.
     again = run_here(tmp_path, *WORDS, "--seeds", 2)
     assert "6 trials (6 finished)" in again.out
     table = pd.read_csv(tmp_path / "runs" / "grow" / "tables" / "comparisons.csv")
-    assert table["seeds"].tolist() == [3]
+    assert set(table["seeds"]) == {3}
     planned_one = json.loads(run_here(tmp_path, "plan", "grow.toml", "--seeds", 6, "--json").out)
     (one,) = planned_one["detectable"]
-    assert (one["seeds"], one["comparisons"]) == (6, 1)
-    read = results.read(tmp_path / "runs" / "grow")
-    x0, v = (np.log(read.values("", "", name, read.primary(""))) for name in ("x0", "v"))
+    assert (one["seeds"], one["comparisons"]) == (6, 5)  # all levels and four bands
+    read = reading.read(tmp_path / "runs" / "grow")
+    edm, v = (np.log(read.values("", "", name, read.primary(""))) for name in ("edm", "v"))
     (ratio,) = one["ratios"]
-    effect = Look("sequential").test.effect(6, ALPHA)
-    assert ratio["ratio"] == pytest.approx(math.exp(effect * (x0 - v).std()), rel=1e-9)
+    effect = Look("sequential").test.effect(6, ALPHA / 5)
+    assert ratio["ratio"] == pytest.approx(math.exp(effect * (edm - v).std()), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -297,8 +300,8 @@ def test_options_that_do_not_go_together_are_refused(
 def test_without_stored_variance_the_plan_says_what_it_would_need(tmp_path: Path) -> None:
     text = SMALL.replace('["v"]', '["v", "edm", "eps"]')
     (one,) = seeds.detectable(planned(text, tmp_path, seeds=5))
-    assert (one.seeds, one.comparisons, one.spreads) == (5, 2, ())
-    power = stats.nct.sf(stats.t.isf(ALPHA / 4, 4), 4, one.effect * math.sqrt(5))
+    assert (one.seeds, one.comparisons, one.spreads) == (5, 10, ())  # all levels and four bands
+    power = stats.nct.sf(stats.t.isf(ALPHA / 20, 4), 4, one.effect * math.sqrt(5))
     assert power == pytest.approx(0.8, abs=1e-9)
     assert "5 seeds show a difference of" in one.sentence()
     assert "needs that deviation: run with 3 seeds or more, then plan again" in one.sentence()

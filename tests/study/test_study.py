@@ -351,7 +351,8 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
 def test_the_study_leaves_its_record(finished: Finished) -> None:
     record = Folder.at(finished.folder).json("study.json")
     assert record["file"] == TINY
-    assert record["report"] == {"baseline": "edm", "primary": "", "level": 0.95}
+    report = {"baseline": "edm", "primary": "", "level": 0.95, "looks": "fixed"}
+    assert record["report"] == report
     assert {trial["id"] for trial in record["trials"]} == {
         at.name for at in trials(finished.folder).values()
     }
@@ -444,7 +445,7 @@ def test_a_report_is_written_where_out_says_and_named_in_a_document(
     done = run_here(tmp_path, "report", finished.folder, "--out", "deep/there", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert set(found) == {"folder", "page", "tables"}
+    assert set(found) == {"folder", "page", "tables", "paper"}
     assert (found["folder"], found["page"]) == (str(finished.folder), "deep/there/report.html")
     page = (tmp_path / "deep" / "there" / "report.html").read_bytes()
     assert page == (finished.folder / "report.html").read_bytes()

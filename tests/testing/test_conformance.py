@@ -510,7 +510,7 @@ def test_names_are_complete() -> None:
 def trace() -> tuple[object, ...]:
     return (
         list(testbed.ext.__path__),
-        set(sys.modules),
+        {name for name in sys.modules if name.startswith("testbed.ext")},  # others load lazily
         default_registry.cache_info().currsize,
         id(default_registry()),
     )
@@ -719,6 +719,7 @@ def test_a_file_of_the_folder_is_no_module_of_the_other_process(
     """pandas imports `bottleneck` where there is one."""
     (tmp_path / "bottleneck.py").write_text("raise RuntimeError('the folder is on the path')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     edm = default_registry().weighting("edm")
     (value, _) = Context.of([edm]).courier.answer(edm)
@@ -731,6 +732,7 @@ def test_a_folder_that_a_module_is_in_stays_on_the_path(
     from testbed.testing.processes import _search_path
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert str(tmp_path) not in _search_path([])
     (tmp_path / "a_module_of_a_folder.py").write_text("x = 1\n")

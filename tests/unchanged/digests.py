@@ -72,7 +72,9 @@ def of_study(name: str, folder: Path) -> dict[str, Entry]:
                 raise ValueError(f"{folder}: two trials are {key}.")
             found[key] = entry
     tables = [folder / "coefficients.csv", *(folder / "tables").glob("*.csv")]
-    digests = {file.stem: of_table(file) for file in sorted(tables) if file.is_file()}
+    # trials.csv has what the entries of trials have, beside ids that change with the sources.
+    tables = [file for file in tables if file.is_file() and file.stem != "trials"]
+    digests = {file.stem: of_table(file) for file in sorted(tables)}
     found[f"{name} · tables"] = Entry(digests)
     return found
 

@@ -1,0 +1,155 @@
+"""The figures of the first screen: every variant against the baseline, in all and by level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from testbed.report import ranges
+from testbed.report.comparisons import Comparisons, Versus, baseline_of, per_level
+from testbed.report.drawing import REFERENCE, Band, Picture, draw_row, ink, panels, picture
+from testbed.report.results import Results
+from testbed.report.words import per_cent
+
+FAR = 4.0
+"""A variant whose ratio to the baseline is further from 1 than this is drawn as an arrow."""
+TICKS = (-90, -75, -50, -30, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 30, 50, 100, 200, 300)
+"""Per cents that an axis of effects may name."""
+Window = tuple[float, float]
+
+
+def pictures(results: Results, compared: Comparisons, case: str) -> list[Picture]:
+    """Returns the forest plot of a case and its ratios by noise level, as far as there are any."""
+    found = (forest(results, compared, case), ratios(results, compared, case))
+    return [one for one in found if one is not None]
+
+
+def running(compared: Comparisons, case: str, arm: str) -> list[Versus]:
+    """Returns the comparisons with the baseline in which neither side lost."""
+    every = compared.with_baseline(case, arm)
+    return [one for one in every if one.comparison is not None and not one.lost]
+
+
+def window(results: Results, members: Sequence[Versus]) -> Window:
+    """Returns the range of ratios that the variants in the running need, far ones left out."""
+    least = math.exp(2 * results.settings.smallest_effect)
+    found = [1 / least, least]
+    for one in members:
+        c = one.comparison
+        if c is not None and 1 / FAR <= c.ratio <= FAR:
+            bounds = (c.ratio,) if math.isnan(c.low) else (c.ratio, c.low, c.high)
+            found += [min(max(bound, 1 / FAR), FAR) for bound in bounds]
+    return min(found) / 1.04, max(found) * 1.04
+
+
+def forest(results: Results, compared: Comparisons, case: str) -> Picture | None:
+    """Draws the effect of every variant with its interval, and its seeds as dots; None for none."""
+    arms = [arm for arm in results.arms(case) if compared.with_baseline(case, arm)]
+    members = [one for arm in arms for one in running(compared, case, arm)]
+    if not members:
+        return None
+    rows = max(len(compared.with_baseline(case, arm)) for arm in arms)
+    figure, grid = panels(len(arms), width=5.4, height=1.2 + 0.34 * rows, shared=False)
+    limits = window(results, members)
+    for axes, arm in zip(grid[0], arms, strict=True):
+        every = compared.with_baseline(case, arm)
+        reference = baseline_of(results, case, arm)
+        _frame(axes, results, limits)
+        for height, one in enumerate(reversed(every)):
+            _row(axes, results, one, height, limits)
+        axes.set_yticks(range(len(every)), [one.variant for one in reversed(every)])
+        axes.set_ylim(-0.6, len(every) - 0.4)
+        axes.grid(False, axis="y")
+        axes.set(title=arm, xlabel=f"effect against {reference}; lower is better")
+    return picture(figure, "forest", case, f"Bars: {results.level:.0%} t interval.")
+
+
+def _frame(axes: Axes, results: Results, limits: Window) -> None:
+    """An axis of ratios that is labelled in per cent, with the zone of equivalence."""
+    half = math.exp(results.settings.smallest_effect)
+    axes.set_xscale("log")
+    axes.set_xlim(*limits)
+    axes.axvspan(1 / half, half, color="#ececec", lw=0, zorder=0)
+    axes.axvline(1, color=REFERENCE, lw=1)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator(ticks(limits)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (x - 1):.0f} %"))
+
+
+def ticks(limits: Window) -> list[float]:
+    """Returns the ratios to name on an axis of effects: 0 %, and others a ninth of it apart."""
+    low, high = map(math.log, limits)
+    kept = [0.0]
+    for tick in sorted(TICKS, key=abs):
+        at = math.log1p(tick / 100)
+        if low <= at <= high and min(abs(at - other) for other in kept) > (high - low) / 9:
+            kept.append(at)
+    return [math.exp(at) for at in sorted(kept)]
+
+
+def _row(axes: Axes, results: Results, one: Versus, height: float, limits: Window) -> None:
+    """A variant's seeds, mean and interval, and its verdict in words at the right."""
+    c, colour = one.comparison, ink(one.variant, results.variants(one.case))["color"]
+    text = "no one’s victory" if one.lost else one.verdict.partition(":")[0]
+    if c is not None and not one.lost:
+        text = f"{per_cent(c.ratio, c.low, c.high)}  {text}"
+        if limits[0] < c.ratio < limits[1]:
+            a, b = (ranges.values(results, side, one.metric, one.levels) for side in one.labels)
+            seeds = (a / b).dropna().clip(*limits)
+            axes.plot(seeds, [height + 0.2] * len(seeds), ".", ms=5, mew=0, color=colour, alpha=0.6)
+            axes.plot([c.low, c.high], [height] * 2, color=colour, lw=2, solid_capstyle="butt")
+            axes.plot([c.ratio], [height], "s", ms=5, color=colour)
+        else:
+            right = c.ratio >= limits[1]
+            axes.plot([limits[right]], [height], ">" if right else "<", color=colour, clip_on=False)
+    axes.annotate(
+        text, (1.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
+        color=colour, annotation_clip=False,
+    )  # fmt: skip
+
+
+def ratios(results: Results, compared: Comparisons, case: str) -> Picture | None:
+    """Draws the ratio to the baseline over sigma, each with its band; None where there is none."""
+    lines: dict[str, dict[str, Band]] = {}
+    for arm in results.arms(case):
+        own = {one.variant: _line(results, one) for one in running(compared, case, arm)}
+        lines[arm] = {variant: line for variant, line in own.items() if len(line)}
+    if not any(lines.values()):
+        return None
+    figure, grid = panels(len(lines), width=5.4, height=3.1)
+    order = results.variants(case)
+    measure = "excess risk" if results.oracle(case) else "loss"
+    draw_row(grid[0], lines, order, f"{measure} over the baseline’s", limits=_tallest(lines))
+    half = math.exp(results.settings.smallest_effect)
+    for axes in grid[0]:
+        axes.axhspan(1 / half, half, color="#ececec", lw=0, zorder=0)
+        axes.axhline(1, color=REFERENCE, lw=1)
+        for band in ranges.bands(results)[1:]:
+            edge = band.low * results.sigma_data(case)
+            axes.axvline(edge, color=REFERENCE, lw=0.6, linestyle=":")
+    note = f"Bands: {results.level:.0%} t interval of each level by itself."
+    return picture(figure, "ratio", case, note)
+
+
+def _line(results: Results, one: Versus) -> Band:
+    """The ratio to the baseline by level, and which levels both were trained on."""
+    found = per_level(results, one.case, one.arm, one.variant, one.against)
+    line = pd.DataFrame([(at, *ratio) for at, ratio in found.items()], columns=["x", *COLUMNS])
+    sigma = line["x"].to_numpy(dtype=float)
+    both = [ranges.inside(results, label, sigma) for label in one.labels]
+    return line.assign(trained=np.all(both, axis=0))
+
+
+COLUMNS = ("value", "low", "high")
+
+
+def _tallest(lines: dict[str, dict[str, Band]]) -> Window:
+    """The range of the ratios at trained levels, each line cut to within FAR of the baseline."""
+    values = [line.loc[line["trained"], "value"] for own in lines.values() for line in own.values()]
+    every = pd.concat([*values, pd.Series([1 / 1.1, 1.1])]).clip(1 / FAR, FAR)
+    return float(every.min()) / 1.1, float(every.max()) * 1.1

@@ -1,0 +1,102 @@
+"""A study from its file, or from Python, to its results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testbed import report as reports
+from testbed.registry import Registry
+from testbed.report.study_result import StudyResult
+from testbed.report.study_result import open as open_result
+from testbed.study import engines, executors, plan, session, study_file, toml
+from testbed.study.definition import Study, plain
+from testbed.study.runner import Progress
+from testbed.study.study_file import Invocation
+from testbed.trial.devices import device_of
+
+WRITTEN = "study.toml"
+"""The file of a study that was written in Python, in the study's folder."""
+
+
+def run(
+    study: Study | str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    jobs: int | None = None,
+    plugins: Sequence[str | Path] = (),
+    plugin_dirs: Sequence[str | Path] = (),
+    tracking_uri: str = "",
+    say: Callable[[str], None] = lambda line: None,
+) -> StudyResult:
+    """Runs a study as `testbed study` does and returns its results; the same call again resumes.
+
+    Args:
+        study: a `testbed.Study`, which is written to study.toml in the study's folder; a study
+            file; or the name of a bundled study.
+        overrides: values by dotted key, as `--set` takes them: `{"training.steps": 500}`.
+        only: names of parameterizations, cases and arms to keep.
+        seeds: number of seeds of every case.
+        out: the study's folder; runs/NAME by default.
+        device: "cpu", "cuda", "cuda:N", or "auto".
+        engine: how trials of one architecture train: "auto", "sequential", "batched" or
+            "compiled".
+        jobs: number of worker processes at most; 0 trains in this process.
+        plugins: modules or plugin files to load as well; "no:NAME" leaves one out.
+        plugin_dirs: folders of plugin files to load.
+        tracking_uri: the MLflow store that is written to; none by default.
+        say: given a line for each phase and each trial that ended.
+
+    Returns:
+        The results, those of trials that failed or diverged included: see
+        `StudyResult.statuses`.
+
+    Raises:
+        InputError: the study cannot run; the message has every problem found.
+        KeyboardInterrupt: Ctrl-C; the trials have stopped at a checkpoint.
+        Busy: another process runs this study.
+    """
+    registry = Registry([str(word) for word in plugins], plugin_dirs)
+    words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
+    if isinstance(study, Study):
+        folder = Path("runs") / study.name if out is None else Path(out)
+        asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
+        read = study_file.parse(study.to_toml(), folder / WRITTEN, asked)
+    else:
+        read = study_file.read(Path(study), words, list(only), seeds)
+        folder = Path("runs") / read.header.name if out is None else Path(out)
+    with one_thread():
+        made = plan.make(read, registry, folder, device_of(device, "device"))
+        for note in plan.notes(made):
+            say(note)
+        chosen = engines.choose(made, registry, engine, jobs)
+        progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
+        if isinstance(study, Study):
+            made.files.store.put(WRITTEN, read.text.encode())
+        executor = executors.of(chosen, made.device)
+        ending = session.run(
+            made, registry, chosen, executor, progress, say, reports.write, tracking_uri
+        )
+    if ending.outcome.interrupted:
+        raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")
+    return open_result(folder)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch's, on which numbers do not depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
