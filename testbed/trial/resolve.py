@@ -26,11 +26,7 @@ from testbed.plugin_files import Provenance
 from testbed.registry import Registry
 from testbed.trial import build, class_conditions, sources, validity
 from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
-<<<<<<< HEAD
-from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, OfSigmaData
-=======
-from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, canonical
->>>>>>> 989f9c4 (A trial is measured at points of its training and with averages of other lengths (work in progress))
+from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, OfSigmaData, canonical
 
 RECIPE = ("weighting", "loss", "density")
 _T = TypeVar("_T")

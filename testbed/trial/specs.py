@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-<<<<<<< HEAD
-from typing import Annotated, Any, Literal, Self
-=======
-from typing import Annotated, Any, Literal, NamedTuple
->>>>>>> 989f9c4 (A trial is measured at points of its training and with averages of other lengths (work in progress))
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 

@@ -22,13 +22,9 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
-<<<<<<< HEAD
 from testbed.sampling.loop import refused_at_infinity, sample
 from testbed.tensors import widen
-=======
-from testbed.sampling.loop import sample
 from testbed.training import averages
->>>>>>> 989f9c4 (A trial is measured at points of its training and with averages of other lengths (work in progress))
 from testbed.training.objective import Objective
 from testbed.trial.specs import Evaluation, Likelihood
 
