@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from testbed import settings
 from testbed.errors import InputError, one_line, unknown
 from testbed.registry import Registry
 from testbed.study import baseline, looks
@@ -263,7 +264,7 @@ def _look_up(plan: Plan) -> None:
             key = _key(label, one.config.seed)
             if one.state == "new" and key in elsewhere:
                 one.state = "stale"
-                one.changed = differences(elsewhere[key].record(), one.config.record())
+                one.changed = differences(_of_id(elsewhere[key]), _of_id(one.config))
         if one.state in ("new", "stale") and one.config.training_identity:
             ended = trainings.get(one.config.training_identity, [])
             one.training = next((t.name for t in ended if points.available(one.config, t)), "")
@@ -271,6 +272,12 @@ def _look_up(plan: Plan) -> None:
 
 def _key(label: Mapping[str, str], seed: int) -> tuple[str, str, str, int]:
     return label["case"], label["arm"], label["variant"], seed
+
+
+def _of_id(config: TrialConfig) -> dict[str, Any]:
+    """The record of a configuration without what is no part of the trial's id."""
+    apart = settings.names(TrialConfig, identity=False)
+    return {key: value for key, value in config.record().items() if key not in apart}
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> list[str]:

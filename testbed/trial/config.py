@@ -343,6 +343,7 @@ class TrialConfig(TrialFields):
             "Digest of the sources and plugins that training uses, apart from those that only "
             "measure; trials that share it and all settings of training are one training.",
             identity=False,
+            objective=True,
         ),
     ] = ""
     schema_: Annotated[int, Setting("The schema of this record.", identity=False)] = Field(
