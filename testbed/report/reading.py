@@ -75,11 +75,6 @@ def read(folder: Path) -> Results:
     # "twins" is the key's name in the folders of older studies.
     equal = study.get("equal_objectives", study.get("twins"))
     study = {**study, "equal_objectives": equal and _equal_objectives(equal, arms)}
-    facts = {
-        case: found
-        for case in unique(rows["case"])
-        if (found := _json(files.data, f"{case or 'data'}.json", missing))
-    }
     values = _table(metrics, [*LABEL, "seed", "metric", "value", "error"])
     values = values.astype({"value": float, "error": float})
     empty = [*LABEL, "seed", "level", "sigma", "loss", "wiener"]
@@ -93,11 +88,17 @@ def read(folder: Path) -> Results:
         coefficients=coefficients,
         identities=_judged(identities),
         configs=configs,
-        facts=facts,
+        facts=_facts(files, unique(rows["case"]), missing),
         missing=missing,
         look=looks.read(files).at(looks.ended(files, listed))[0],
     )
     return replace(results, metrics=_with_diverged(results))
+
+
+def _facts(files: StudyFolder, cases: list[str], missing: list[str]) -> dict[str, dict[str, Any]]:
+    """What is recorded of each case's data; cases without a record are left out."""
+    found = {case: _json(files.data, f"{case or 'data'}.json", missing) for case in cases}
+    return {case: record for case, record in found.items() if record}
 
 
 def _coefficients(table: pd.DataFrame | None, arms: Mapping[tuple[str, str], str]) -> pd.DataFrame:
