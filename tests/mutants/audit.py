@@ -263,7 +263,7 @@ audit(
     "one sigma for a batch",
     only(same=True),
     "one_sigma_for_a_batch_is_rejected",
-    "a_known_mistake_is_named an_unknown_mistake_is_not_named",
+    "a_denoiser_that_raises_is_refused an_unknown_mistake_is_not_named",
     "every_decade_of_sigma_counts what_sigma_one_hides_is_rejected",
 )
 audit(
@@ -286,7 +286,7 @@ audit(
         exact, "check", lambda subject, oracle, *more: EXACT(subject, oracle, (torch.float32,))
     ),
     "float32_inside_is_rejected",
-    "a_denoiser_that_raises_is_refused one_part_in_a_billion_is_rejected",
+    "one_part_in_a_billion_is_rejected",
 )
 audit(
     "the Jacobian made symmetric",
