@@ -587,7 +587,7 @@ def test_twins_are_told_where_nothing_is_learned_and_nowhere_else(studied: Path)
         ("tracked_huber", ["has a state", "does not elicit the mean", "options: space"]),
         ("edm2", ["learned with the network (128 numbers)", "features = 128", "104 "]),
         ("eps", ["singular at sigma = inf", "claims: unit_target, boundary"]),
-        ("trigflow", ["claims: unit_target, unit_input, homogeneous, boundary", "'mean': -1.0"]),
+        ("trigflow", ["claims: unit_target, unit_input, homogeneous, boundary", "mean -1.0"]),
     ],
 )
 def test_escape_hatches_are_explained(tmp_path: Path, name: str, said: list[str]) -> None:

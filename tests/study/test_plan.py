@@ -192,7 +192,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
 # What no setting of this study changes: one network, digests, and facts of the code and the device.
 OTHERWISE = {
     "network.name", "data_digest", "sigma_data_measured", "device", "schema", "sources",
-    "training_sources",
+    "training_sources", "training_range",
 }  # fmt: skip
 
 
