@@ -6,33 +6,19 @@ later. A row sent twice is stored once: MLflow drops an identical (key, timestam
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
-import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import InputError
+from testbed.study import tracking_store
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED
 
-SQLITE = "sqlite:///"
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_AGENT_HINT": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
 CURVES = ("loss", "gradient_norm", "gradient_norm_cv")
 ARTIFACTS = (
     "trial.json",
@@ -47,83 +33,6 @@ ARTIFACTS = (
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
 LONGEST = 6000
-CREATE = """
-import sys
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-SqlAlchemyStore("sqlite:///" + sys.argv[1], sys.argv[2])
-"""
-
-
-def silence() -> None:
-    """Sets MLflow's switches, before it is imported: no telemetry, no noise."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-
-
-def uri(given: str = "") -> str:
-    """The store: as given, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
-    default = f"{SQLITE}{Path('mlflow.db').absolute()}"
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or default
-
-
-def require(address: str) -> None:
-    """Makes sure that a store is there to be looked at.
-
-    Raises:
-        InputError: the SQLite file or the folder does not exist, or the address is a server's.
-    """
-    if address.startswith(("http://", "https://")):
-        raise InputError(f"MLflow's pages are served at {address} already: open it in a browser.")
-    path = address.removeprefix(SQLITE).removeprefix("file://")
-    if "://" not in path and not Path(path).exists():
-        raise InputError(
-            f"there is no MLflow store at {path}: run a study in this folder first, or name a "
-            "store with --tracking-uri."
-        )
-
-
-def prepare(address: str) -> None:
-    """Creates a SQLite store that does not exist yet, whole or not at all.
-
-    Its 65 tables are migrated in a process of their own, in a temporary file that is then renamed;
-    a lock keeps several studies on a fresh file from doing it at once.
-
-    Raises:
-        InputError: the store could not be created.
-    """
-    if not address.startswith(SQLITE):
-        return
-    file = Path(address.removeprefix(SQLITE)).absolute()
-    if file.exists():
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(file.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if file.exists():
-            return
-        temporary = file.with_name(f"{file.name}.new")
-        for rest in file.parent.glob(f"{temporary.name}*"):  # SQLite's own journals too
-            rest.unlink()
-        command = [sys.executable, "-c", CREATE, str(temporary), str(_artifacts(file))]
-        # It holds the lock too: whoever comes after a killed driver waits for its end.
-        made = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[lock.fileno()],
-        )
-        if made.returncode:
-            last = made.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise InputError(f"MLflow could not create {file}: {last[0]}")
-        with sqlite3.connect(temporary) as database:
-            database.execute("PRAGMA journal_mode=WAL")
-        database.close()
-        os.replace(temporary, file)
-
-
-def _artifacts(database: Path) -> Path:
-    return database.with_name("mlartifacts")
 
 
 class Tracker:
@@ -175,9 +84,9 @@ class Tracker:
         if (self._parent and not self.away) or time.monotonic() < self._again:
             return
         with self._guarded():
-            silence()
+            tracking_store.silence()
             before = os.times()
-            prepare(self.uri)
+            tracking_store.prepare(self.uri)
             after = os.times()
             self.seconds += after.children_user - before.children_user
             self.seconds += after.children_system - before.children_system
@@ -216,8 +125,9 @@ class Tracker:
         name, location = f"testbed/{self._plan.study.header.name}", None
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            if self.uri.startswith(SQLITE):
-                location = _artifacts(Path(self.uri.removeprefix(SQLITE)).absolute()).as_uri()
+            if self.uri.startswith(tracking_store.SQLITE):
+                file = Path(self.uri.removeprefix(tracking_store.SQLITE)).absolute()
+                location = tracking_store.artifacts(file).as_uri()
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
             except MlflowException:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.study import tracking
+from testbed.study import tracking, tracking_store
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 CLOCKS = ("time", "seconds")
@@ -70,7 +70,7 @@ def strays(folder: Path) -> list[str]:
 
 def logged(folder: Path, address: str) -> list[str]:
     """What MLflow holds twice, has not, or holds otherwise than the trials' directories."""
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=address)
@@ -107,7 +107,7 @@ def logged(folder: Path, address: str) -> list[str]:
 
 def statuses(address: str, study: str) -> list[str]:
     """Of every run of a study."""
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=address)

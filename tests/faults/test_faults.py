@@ -16,7 +16,7 @@ from faults import damage, kills, mistakes
 from faults.subject import Moment, command, lay_out, left, start
 from faults.verdict import Verdict
 
-from testbed.study import tracking
+from testbed.study import tracking_store
 from testbed.trial.folders import StudyFolder
 
 KILLS = (
@@ -99,7 +99,7 @@ def round_off(folder: Path) -> None:
 
 
 def double(folder: Path) -> None:
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=store(folder))

@@ -27,7 +27,7 @@ from scipy import stats
 import testbed
 from testbed.metrics import denoising
 from testbed.registry import default_registry
-from testbed.study import runner, tracking
+from testbed.study import runner, tracking_store
 from testbed.trial import worker
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
@@ -210,7 +210,7 @@ class Run:
 
 def stored(address: str, study: str) -> list[Run]:
     """Everything that MLflow holds of a study."""
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=address)
@@ -646,7 +646,7 @@ def test_a_store_is_made_whole_by_its_first_study(template: Path) -> None:
     assert mode == "wal"
     assert tables > 40
     before = template.stat().st_mtime_ns
-    tracking.prepare(f"sqlite:///{template}")
+    tracking_store.prepare(f"sqlite:///{template}")
     assert template.stat().st_mtime_ns == before
 
 
