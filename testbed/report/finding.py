@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +129,11 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, str]
     rates = _rates(results) if any(one.comparison for one in compared) else []
     rest = [*_unfinished(results), *rates, *_identities(results)]
     return [*texts, ("", " ".join(rest))]
+
+
+def markdown(headline: Sequence[tuple[str, str]]) -> str:
+    """Returns the headline as paragraphs of Markdown, which MLflow shows of the study."""
+    return "\n\n".join(f"**{case}** {text}".removeprefix("****").strip() for case, text in headline)
 
 
 def sentences(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:

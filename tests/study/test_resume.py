@@ -152,7 +152,7 @@ def test_what_ended_as_interrupted_and_goes_on_has_each_metric_once(
     assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
     for name, (_, status, metrics) in points(address).items():
         assert status == "FINISHED"
-        assert name == "study" or metrics["diverged"] == [(100, 0.0)]
+        assert name == "study" or metrics["evaluation/diverged"] == [(100, 0.0)]
 
 
 @pytest.mark.slow
