@@ -56,6 +56,7 @@ class Tracker:
         self._parent = ""
         self._born = time.time()
         self._parent_began = self._born
+        self._parent_ended = 0.0
         self._monitors: list[Any] = []
         self._sampled = 0.0
 
@@ -107,8 +108,10 @@ class Tracker:
                 lines = (f"{case or 'data'}: {n}" for case, notes in found.items() for n in notes)
                 kinds["testbed.data_notes"] = content.cut("\n".join(lines), content.LONGEST_TAG)
             self._parent = self._parent or self._create(title, kinds, self._began())
+            info = self._client.get_run(self._parent).info
+            self._parent_began = info.start_time / 1000
+            self._parent_ended = max(self._parent_ended, (info.end_time or 0) / 1000)
             self._client.update_run(self._parent, status="RUNNING")
-            self._parent_began = self._client.get_run(self._parent).info.start_time / 1000
             self._save()
             self._watch()
             if self.away:
@@ -338,9 +341,10 @@ class Tracker:
                 self._describe()
             self._send_data()
             self._send_files(plugin_files)
-            now = time.time() if trained or not ends else max(ends)
+            # A command that trained nothing does not make the study longer.
+            end = time.time() if trained or not ends else max(self._parent_ended, *ends)
             self._client.set_terminated(
-                self._parent, status=status, end_time=content.milliseconds(now)
+                self._parent, status=status, end_time=content.milliseconds(end)
             )
 
     def _describe(self) -> None:

@@ -779,7 +779,7 @@ def test_a_run_of_mlflow_has_the_times_of_its_trial(finished: Finished) -> None:
     (parent,) = of_kind(finished.logged, "study")
     for run in of_kind(finished.logged, "trial"):
         at, (start, end) = by_id[run.tags["testbed.trial"]], run.seconds
-        first, *_, last = curve(at)
+        first, *_, last = TrialFolder.at(at).rows()
         # MLflow has whole milliseconds.
         assert start == pytest.approx(first["time"] - first["seconds"], abs=2e-3)
         assert end == pytest.approx(result(at)["ended"], abs=2e-3)
@@ -789,7 +789,10 @@ def test_a_run_of_mlflow_has_the_times_of_its_trial(finished: Finished) -> None:
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_mlflow_has_the_table_of_levels(finished: Finished) -> None:
+def test_mlflow_has_the_table_of_levels(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", finished.address)
     tracking_store.silence()
     from mlflow.tracking import MlflowClient
 

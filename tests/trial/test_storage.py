@@ -66,7 +66,7 @@ ELSEWHERE = {
     "report/page.py": "the report itself, written where --out says",
     "report/study_result.py": "figures and tables of a paper, written where the caller says",
     "study/study_file.py": "study files",
-    "study/tracking.py close": "MLflow uploads files, whose path the store tells",
+    "study/tracking.py _send_files": "MLflow uploads files, whose path the store tells",
     "study/tracking.py end": "MLflow uploads files, whose path the store tells",
     "study/tracking_store.py": "MLflow's store, and an empty one in the user's cache",
     "workflow/archive.py": "the archive of a study, and plugins' own files",
