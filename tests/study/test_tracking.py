@@ -6,12 +6,14 @@ import json
 import math
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from helpers.command_line import run_here
 
 from testbed.study import tracking_content, tracking_pictures, tracking_store
 from testbed.study.plan import Trial
@@ -190,6 +192,71 @@ def test_the_table_of_levels_keeps_every_digit(folder: TrialFolder) -> None:
     table = json.loads(tracking_content.level_table(folder))
     assert table["columns"] == ["sigma", "loss"]
     assert table["data"] == [[0.002, 1.0], [pytest.approx(1 / 3, abs=5e-16), None]]
+
+
+# --- a trial that is trained again ----------------------------------------------------------------
+
+ONE = """
+[study]
+name = "one"
+note = "Why it was run."
+[base]
+dataset = { name = "mixture", dim = 2, n = 300, test = 200 }
+network = { name = "mlp", width = 16, depth = 1 }
+training = { steps = 100, batch = 16, points = 4 }
+evaluation = { levels = 3, draws = 16, samples = 8, steps = 3, metrics = ["energy"] }
+loss = "fragile"
+seeds = 1
+[grid]
+parameterization = ["v"]
+"""
+FRAGILE = """
+from pathlib import Path
+import testbed
+
+def fragile(prediction, target):
+    if (Path(__file__).parent / "broken").exists():
+        raise RuntimeError("broken on purpose")
+    return (prediction - target) ** 2
+
+@testbed.hookimpl
+def testbed_losses():
+    return [testbed.Loss("fragile", fragile)]
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_that_ends_well_at_last_has_no_reason(
+    tmp_path: Path, new_store: Callable[[Path], str], trials_only: None
+) -> None:
+    address = new_store(tmp_path)
+    (tmp_path / "one.toml").write_text(ONE)
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "broken").touch()
+    words = ("study", "one.toml", "-p", "fragile.py", "--jobs", 0)
+    found = []
+    for code in (1, 0):
+        assert run_here(tmp_path, *words, MLFLOW_TRACKING_URI=address).code == code
+        (run,) = runs(address, "trial")
+        found.append((run.info.status, run.data.tags.get("testbed.reason"), run.info.run_id))
+        assert run.data.tags.get("mlflow.note.content") == run.data.tags.get("testbed.reason")
+        (tmp_path / "broken").unlink(missing_ok=True)
+    (failed, why, first), (finished, none, second) = found
+    assert (failed, finished, none) == ("FAILED", "FINISHED", None)
+    assert "broken on purpose" in why
+    assert first == second
+    (parent,) = runs(address, "study")
+    assert parent.data.tags["mlflow.note.content"] == "Why it was run."
+
+
+def runs(address: str, kind: str) -> list[Any]:
+    tracking_store.silence()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=address)
+    experiment = client.get_experiment_by_name("testbed/one")
+    query = f"tags.`testbed.kind` = '{kind}'"
+    return list(client.search_runs([experiment.experiment_id], query))
 
 
 # --- pictures -------------------------------------------------------------------------------------
