@@ -60,10 +60,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store, migrated once a session."""
-    from testbed.study import tracking
+    from testbed.study import tracking_store
 
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking.prepare(f"sqlite:///{file}")
+    tracking_store.prepare(f"sqlite:///{file}")
     return file
 
 

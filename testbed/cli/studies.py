@@ -259,12 +259,12 @@ def sync(
     _require_mlflow()
     registry = options.registry(plugin, plugin_dir)
     made = _plan(file, set_, only, seeds, device, out, registry)
-    from testbed.study import session, tracking
+    from testbed.study import session, tracking_store
 
     known = [one for one in made.trials if one.state not in ("new", "stale")]
     if not known:
         raise InputError(f"{made.folder} has no trial of this study: run testbed study first.")
-    console, store = terminal.console(), tracking.uri(tracking_uri)
+    console, store = terminal.console(), tracking_store.uri(tracking_uri)
     console.print(f"MLflow store: {store}", markup=False, highlight=False)
     if not session.sync(made, registry, store, console.print):
         raise typer.Exit(1)
@@ -279,11 +279,11 @@ def ui(port: Port = 5000, tracking_uri: options.TrackingURI = "") -> None:
     """
     _require_mlflow()
     from testbed.cli.server import serve
-    from testbed.study import tracking
+    from testbed.study import tracking_store
 
-    store = tracking.uri(tracking_uri)
-    tracking.require(store)
-    tracking.silence()
+    store = tracking_store.uri(tracking_uri)
+    tracking_store.require(store)
+    tracking_store.silence()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     console = terminal.console()
     console.print(f"MLflow store: {store}", markup=False, highlight=False)
@@ -340,9 +340,9 @@ def _require_mlflow() -> None:
 
 def _store(tracking_uri: str, no_mlflow: bool = False) -> str:
     """The address of a study's MLflow store; empty where nothing is logged."""
-    from testbed.study import tracking
+    from testbed.study import tracking_store
 
-    return "" if no_mlflow or not _has_mlflow() else tracking.uri(tracking_uri)
+    return "" if no_mlflow or not _has_mlflow() else tracking_store.uri(tracking_uri)
 
 
 def _prepare_workers(made: Plan, jobs: int | None) -> None:
@@ -436,9 +436,9 @@ def _show_ending(
 
 def _pages(tracking_uri: str) -> str:
     """What shows the MLflow pages of a store: a command, or the address of a server."""
-    from testbed.study import tracking
+    from testbed.study import tracking_store
 
-    store = tracking.uri(tracking_uri)
+    store = tracking_store.uri(tracking_uri)
     if store.startswith("http"):
         return store
     return terminal.command("ui", *(["--tracking-uri", store] if tracking_uri else []))

@@ -7,7 +7,7 @@ made again without every variant and every seed, and says what it hangs on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from testbed.metrics.curves import RELATIVE
@@ -105,6 +105,14 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list
     rates = _rates(results) if any(comparisons.tests.values()) else []
     rest = [*_changed(results), *_unfinished(results), *rates, *_identities(results)]
     return [*texts, ("", rest)]
+
+
+def markdown(headline: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Returns the headline as paragraphs of Markdown, which MLflow shows of the study."""
+    paragraphs: list[str] = []
+    for case, said in headline:
+        paragraphs += [f"**{case}**"] * bool(case) + list(said)
+    return "\n\n".join(paragraphs)
 
 
 def _of_arm(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Iterator[str]:

@@ -121,6 +121,8 @@ def write(
     for name, table in made.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
         table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
+    text = finding.markdown(finding.headline(results, compared))
+    (out / "tables" / "finding.md").write_text(text, encoding="utf-8")
     say("drawing")
     views = [case_view(results, compared, made, case) for case in results.cases]
     (out / "figures").mkdir(exist_ok=True)
@@ -128,8 +130,8 @@ def write(
         for picture in view.every_picture:
             (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
     page = out / "report.html"
-    text = contents.numbered(_page(results, compared, made, views))
-    page.write_text(text, encoding="utf-8")
+    html = contents.numbered(_page(results, compared, made, views))
+    page.write_text(html, encoding="utf-8")
     return page
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from testbed.registry import Registry
-from testbed.study import tracking
+from testbed.study import tracking_store
 from testbed.study.plan import Plan
 
 
@@ -20,7 +20,7 @@ def record(plan: Plan, registry: Registry, tracking_uri: str = "") -> dict[str, 
     `tracking_uri` is the MLflow store; the command names one that is not the default of this folder
     and environment, without a user's name and password, since the report repeats it.
     """
-    asked = plan.study.asked
+    asked, usual = plan.study.asked, ("", tracking_store.uri())
     plugins = [_near(word) for word in registry.plugins]
     command = ["testbed", "study", _near(asked.file)]
     for flag, words in (
@@ -31,7 +31,10 @@ def record(plan: Plan, registry: Registry, tracking_uri: str = "") -> dict[str, 
         ("--seeds", [] if asked.seeds is None else [str(asked.seeds)]),
         ("--until-decided --at-most", [] if asked.at_most is None else [str(asked.at_most)]),
         ("--device", [] if plan.device == _auto() else [plan.device]),
-        ("--tracking-uri", [] if tracking_uri in ("", tracking.uri()) else [_public(tracking_uri)]),
+        (
+            "--tracking-uri",
+            [] if tracking_uri in usual else [_public(tracking_uri)],
+        ),
         ("--out", [] if plan.folder == default_folder(plan) else [_near(str(plan.folder))]),
     ):
         command += [part for word in words for part in (*flag.split(), word)]

@@ -6,124 +6,24 @@ later. A row sent twice is stored once: MLflow drops an identical (key, timestam
 
 from __future__ import annotations
 
-import fcntl
-import json
-import math
 import os
-import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import InputError
+from testbed.study import tracking_content as content
+from testbed.study import tracking_pictures, tracking_store
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED
 
-SQLITE = "sqlite:///"
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_AGENT_HINT": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-CURVES = ("loss", "gradient_norm", "gradient_norm_cv")
-ARTIFACTS = (
-    "trial.json",
-    "result.json",
-    "levels.csv",
-    "tweedie.json",
-    "rows.parquet",
-    "weights.safetensors",
-    "samples.safetensors",
-    "error.txt",
-)
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
-LONGEST = 6000
-CREATE = """
-import sys
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-SqlAlchemyStore("sqlite:///" + sys.argv[1], sys.argv[2])
-"""
-
-
-def silence() -> None:
-    """Sets MLflow's switches, before it is imported: no telemetry, no noise."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-
-
-def uri(given: str = "") -> str:
-    """The store: as given, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
-    default = f"{SQLITE}{Path('mlflow.db').absolute()}"
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or default
-
-
-def require(address: str) -> None:
-    """Makes sure that a store is there to be looked at.
-
-    Raises:
-        InputError: the SQLite file or the folder does not exist, or the address is a server's.
-    """
-    if address.startswith(("http://", "https://")):
-        raise InputError(f"MLflow's pages are served at {address} already: open it in a browser.")
-    path = address.removeprefix(SQLITE).removeprefix("file://")
-    if "://" not in path and not Path(path).exists():
-        raise InputError(
-            f"there is no MLflow store at {path}: run a study in this folder first, or name a "
-            "store with --tracking-uri."
-        )
-
-
-def prepare(address: str) -> None:
-    """Creates a SQLite store that does not exist yet, whole or not at all.
-
-    Its 65 tables are migrated in a process of their own, in a temporary file that is then renamed;
-    a lock keeps several studies on a fresh file from doing it at once.
-
-    Raises:
-        InputError: the store could not be created.
-    """
-    if not address.startswith(SQLITE):
-        return
-    file = Path(address.removeprefix(SQLITE)).absolute()
-    if file.exists():
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(file.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if file.exists():
-            return
-        temporary = file.with_name(f"{file.name}.new")
-        for rest in file.parent.glob(f"{temporary.name}*"):  # SQLite's own journals too
-            rest.unlink()
-        command = [sys.executable, "-c", CREATE, str(temporary), str(_artifacts(file))]
-        # It holds the lock too: whoever comes after a killed driver waits for its end.
-        made = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[lock.fileno()],
-        )
-        if made.returncode:
-            last = made.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise InputError(f"MLflow could not create {file}: {last[0]}")
-        with sqlite3.connect(temporary) as database:
-            database.execute("PRAGMA journal_mode=WAL")
-        database.close()
-        os.replace(temporary, file)
-
-
-def _artifacts(database: Path) -> Path:
-    return database.with_name("mlartifacts")
+SAMPLE = 10.0
+"""Seconds between two readings of the machine: processor, memory and accelerator."""
+FINDING = "finding.md"
+"""Of the report's tables: its first sentences."""
 
 
 class Tracker:
@@ -154,6 +54,11 @@ class Tracker:
         self._own: set[str] = set()
         self._client: Any = None
         self._parent = ""
+        self._born = time.time()
+        self._parent_began = self._born
+        self._parent_ended = 0.0
+        self._monitors: list[Any] = []
+        self._sampled = 0.0
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -175,9 +80,9 @@ class Tracker:
         if (self._parent and not self.away) or time.monotonic() < self._again:
             return
         with self._guarded():
-            silence()
+            tracking_store.silence()
             before = os.times()
-            prepare(self.uri)
+            tracking_store.prepare(self.uri)
             after = os.times()
             self.seconds += after.children_user - before.children_user
             self.seconds += after.children_system - before.children_system
@@ -201,10 +106,14 @@ class Tracker:
             kinds = {"testbed.kind": "study"}
             if found := self._plan.data_notes:
                 lines = (f"{case or 'data'}: {n}" for case, notes in found.items() for n in notes)
-                kinds["testbed.data_notes"] = "\n".join(lines)[:LONGEST]
-            self._parent = self._parent or self._create(title, kinds)
+                kinds["testbed.data_notes"] = content.cut("\n".join(lines), content.LONGEST_TAG)
+            self._parent = self._parent or self._create(title, kinds, self._began())
+            info = self._client.get_run(self._parent).info
+            self._parent_began = info.start_time / 1000
+            self._parent_ended = max(self._parent_ended, (info.end_time or 0) / 1000)
             self._client.update_run(self._parent, status="RUNNING")
             self._save()
+            self._watch()
             if self.away:
                 self._warn(f"MLflow at {self.uri} answers again.")
             self.away = False
@@ -216,8 +125,9 @@ class Tracker:
         name, location = f"testbed/{self._plan.study.header.name}", None
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            if self.uri.startswith(SQLITE):
-                location = _artifacts(Path(self.uri.removeprefix(SQLITE)).absolute()).as_uri()
+            if self.uri.startswith(tracking_store.SQLITE):
+                file = Path(self.uri.removeprefix(tracking_store.SQLITE)).absolute()
+                location = tracking_store.artifacts(file).as_uri()
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
             except MlflowException:
@@ -238,9 +148,53 @@ class Tracker:
             if not token:
                 return
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+    def _began(self) -> float:
+        """When the study began: before this driver, where a trial has rows from then."""
+        times = [content.began(self._plan.files.trial(trial.id)) for trial in self._plan.trials]
+        return min([self._born, *(one for one in times if one is not None)])
+
+    def _watch(self) -> None:
+        """Begins to watch the machine, with MLflow's own monitors."""
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+
+        if self._monitors:
+            return
+        self._monitors = [CPUMonitor()]  # type: ignore[no-untyped-call]
+        if self._plan.device.startswith("cuda"):
+            from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+            try:
+                self._monitors.append(GPUMonitor())  # type: ignore[no-untyped-call]
+            except Exception as problem:
+                self._warn(f"MLflow gets no metrics of the accelerator ({problem}).")
+        for monitor in self._monitors:  # the processor's use is that since the reading before
+            monitor.collect_metrics()
+            monitor.clear_metrics()
+
+    def _sample(self) -> None:
+        """Sends what the machine does, with the seconds since the study began as its step."""
+        from mlflow.entities import Metric
+
+        now = time.time()
+        self._sampled = time.monotonic()
+        found: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            found |= monitor.aggregate_metrics()
+            monitor.clear_metrics()
+        step = int(now - self._parent_began)
+        metrics = [
+            Metric(content.SYSTEM + key, float(value), content.milliseconds(now), step)
+            for key, value in found.items()
+        ]
+        self._client.log_batch(self._parent, metrics=metrics)
+
+    def _create(self, name: str, tags: Mapping[str, str], start: float | None) -> str:
         own = {"mlflow.runName": name, "testbed.study": self._key, **tags}
-        run = self._client.create_run(self._sent["experiment"], run_name=name, tags=own)
+        began = content.milliseconds(start or time.time())
+        run = self._client.create_run(
+            self._sent["experiment"], run_name=name, tags=own, start_time=began
+        )
         self._own.add(run.info.run_id)
         return str(run.info.run_id)
 
@@ -250,9 +204,17 @@ class Tracker:
     def update(self, trial: Trial) -> None:
         """Sends the rows since the last call; the first call creates the nested run."""
         self.open()
-        if not self.away:
-            with self._guarded():
-                self._send(trial, {}, {}, 0)
+        if self.away:
+            return
+        with self._guarded():
+            run = self._send(trial, {}, {})
+            entry = self._sent["trials"][trial.id]
+            if entry["ended"]:  # it goes on, or is trained again
+                self._client.update_run(run, status="RUNNING")
+                entry["ended"] = ""
+                self._save()
+            if time.monotonic() - self._sampled > SAMPLE:
+                self._sample()
 
     def end(self, trial: Trial, status: str) -> None:
         """Sends what remains of a trial, its tables and weights, and closes its run."""
@@ -263,32 +225,40 @@ class Tracker:
             return
         with self._guarded():
             folder = self._plan.files.trial(trial.id)
-            result, final = {}, {}
-            if status in ENDED:
-                result = folder.json("result.json")
-                final = {
-                    **result["metrics"],
-                    **{
-                        f"{name}_{what}": value
-                        for name, found in (result.get("errors") or {}).items()
-                        for what, value in found.items()
-                    },
-                    "diverged": float(status == "diverged"),
-                }
+            result = folder.result()
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
-            run = self._send(trial, final, tags, trial.config.training.steps)
+            if why := content.cut(content.reason(trial, result), content.LONGEST_TAG):
+                tags |= {content.REASON: why, content.NOTE: why}
+            final = content.final(result) if status in ENDED else {}
+            if final and folder.has("levels.csv"):
+                tags |= content.TABLES
+            run = self._send(trial, final, tags)
+            if not why and run not in self._own:
+                self._forget(run, content.REASON, content.NOTE)
             if folder.has("rows.jsonl"):
                 import pandas as pd
 
                 folder.put_parquet("rows.parquet", pd.DataFrame(folder.rows()))
-            for name in ARTIFACTS:
+            for name in content.ARTIFACTS:
                 if folder.has(name):
                     self._client.log_artifact(run, str(folder.path / name))
-            ended = {"failed": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED")
-            self._client.set_terminated(run, status=ended)
+            if folder.has("levels.csv"):
+                self._client.log_text(run, content.level_table(folder), content.LEVELS)
+            self._client.set_terminated(
+                run,
+                status=content.RUN_STATUS.get(status, "FINISHED"),
+                end_time=content.milliseconds(content.ended(folder)),
+            )
             self._sent["trials"][trial.id]["ended"] = status
             self._told.add((trial.id, status))
             self._save()
+
+    def _forget(self, run: str, *keys: str) -> None:
+        """Removes the reason that an earlier training of a trial left, which has ended well now."""
+        stored = self._client.get_run(run).data.tags
+        for key in keys:
+            if key in stored:
+                self._client.delete_tag(run, key)
 
     def _ended(self, trial: Trial) -> str:
         """The status that MLflow was told."""
@@ -304,42 +274,30 @@ class Tracker:
         }
         return [one for one in metrics if (one.step, one.value) not in stored[one.key]]
 
-    def _send(
-        self, trial: Trial, final: Mapping[str, float | None], tags: Mapping[str, str], step: int
-    ) -> str:
+    def _send(self, trial: Trial, final: Mapping[str, float], tags: Mapping[str, str]) -> str:
         """New rows of the curve, final metrics and tags in as few calls as MLflow allows."""
         from mlflow.entities import Metric, Param, RunTag
 
+        folder = self._plan.files.trial(trial.id)
         entry = self._sent["trials"].get(trial.id)
         params: list[Param] = []
         if entry is None:
-            own = {
-                "mlflow.parentRunId": self._parent,
-                "testbed.kind": "trial",
-                "testbed.trial": trial.id,
-                "testbed.case": trial.labels[0]["case"],
-                "testbed.arm": "+".join(label["arm"] for label in trial.labels),
-            }
-            run = self._create(trial.title, own)
+            own = {"mlflow.parentRunId": self._parent, **content.tags(trial)}
+            run = self._create(trial.title, own, content.began(folder))
             entry = self._sent["trials"][trial.id] = {"run": run, "step": 0, "ended": ""}
             self._save()
         if entry["step"] == 0:
-            params = [Param(key, text[:LONGEST]) for key, text in flat(trial.config.record())]
+            params = [Param(key, text) for key, text in content.flat(trial.config.record())]
         # By step, not by place in the file: a resumed trial cuts its curve and writes it again.
-        rows = self._plan.files.trial(trial.id).rows()
-        fresh = [row for row in rows if row["step"] > entry["step"]]
-        now = int(1000 * time.time())
+        fresh = [row for row in folder.rows() if row["step"] > entry["step"]]
         metrics = [
-            Metric(key, row[key], int(1000 * row["time"]), row["step"])
+            Metric(key, value, content.milliseconds(row["time"]), row["step"])
             for row in fresh
-            for key in CURVES
-            if row[key] is not None
+            for key, value in content.curve(row).items()
         ]
-        metrics += [
-            Metric(key, float(value), now, step)
-            for key, value in final.items()
-            if value is not None and math.isfinite(value)
-        ]
+        if final:
+            end, last = content.milliseconds(content.ended(folder)), trial.config.training.steps
+            metrics += [Metric(key, value, end, last) for key, value in final.items()]
         metrics = self._unsent(entry["run"], metrics)
         own_tags = [RunTag(key, value) for key, value in tags.items()]
         while metrics or params or own_tags:
@@ -368,35 +326,83 @@ class Tracker:
         if self.away:
             return
         with self._guarded():
-            from mlflow.entities import Metric
-
             for entry in self._sent["trials"].values():
                 if not entry["ended"]:  # of a trial that another one has replaced
                     self._client.set_terminated(entry["run"], status="KILLED")
-            files = self._plan.files
-            states = [trial.state for trial in self._plan.trials]
-            counts = {state: states.count(state) for state in ("finished", "diverged", "failed")}
-            now = int(1000 * time.time())
-            metrics = [Metric(f"trials_{s}", float(n), now, 0) for s, n in counts.items()]
-            self._client.log_batch(self._parent, metrics=self._unsent(self._parent, metrics))
-            for name in ("study.json", "report.html", "coefficients.csv", "tweedie.json"):
-                if files.has(name):
-                    self._client.log_artifact(self._parent, str(files.path / name))
-            for name in ("tables", "figures"):
-                if files.store.folder(name).names():
-                    self._client.log_artifacts(self._parent, str(files.path / name), name)
-            for file in plugin_files.values():
-                self._client.log_artifact(self._parent, str(file), "plugins")
-            self._client.set_terminated(self._parent, status=status)
+            ends = [
+                content.ended(self._plan.files.trial(trial.id))
+                for trial in self._plan.trials
+                if trial.state in (*ENDED, "failed")
+            ]
+            trained = any(end > self._born for end in ends)
+            if trained:
+                self._sample()
+            if status != "KILLED":
+                self._describe()
+            self._send_data()
+            self._send_files(plugin_files)
+            # A command that trained nothing does not make the study longer.
+            end = time.time() if trained or not ends else max(self._parent_ended, *ends)
+            self._client.set_terminated(
+                self._parent, status=status, end_time=content.milliseconds(end)
+            )
 
+    def _describe(self) -> None:
+        """Sends how many trials ended how, and the study's note and finding as its description."""
+        from mlflow.entities import Metric, RunTag
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Parameters by dotted key; a component is its name, its options stand under it."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and set(value) == {"name", "options"}:
-            yield prefix + key, str(value["name"])
-            yield from flat(value["options"], f"{prefix}{key}.")
-        elif isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
+        states = [trial.state for trial in self._plan.trials]
+        counts = {state: states.count(state) for state in ("finished", "diverged", "failed")}
+        now = content.milliseconds(time.time())
+        metrics = [Metric(f"trials_{s}", float(n), now, 0) for s, n in counts.items()]
+        finding = (self._plan.files.store.folder("tables").get(FINDING) or b"").decode()
+        parts = [finding, self._plan.study.header.note]
+        text = content.cut("\n\n".join(filter(None, parts)), content.LONGEST_TAG)
+        tags = [RunTag(content.NOTE, text)] if text else []
+        self._client.log_batch(self._parent, metrics=self._unsent(self._parent, metrics), tags=tags)
+
+    def _send_data(self) -> None:
+        """Sends each run its data set, and a picture of a trial's samples, framed by real ones."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        kind = [InputTag("mlflow.data.context", "training")]
+        known = {
+            case: DatasetInput(Dataset(**words), kind)
+            for case, words in content.data_sets(self._plan).items()
+        }
+        if known:
+            self._client.log_inputs(self._parent, datasets=list(known.values()))
+        for trial in self._plan.trials:
+            entry, case = self._sent["trials"].get(trial.id), trial.labels[0]["case"]
+            if entry is None or entry.get("data") or case not in known:
+                continue
+            self._client.log_inputs(entry["run"], datasets=[known[case]])
+            folder = self._plan.files.trial(trial.id)
+            if trial.state == "finished" and folder.has("samples.safetensors"):
+                self._picture(trial, entry["run"], case)
+            if trial.state in ENDED:
+                entry["data"] = True
+                self._save()
+
+    def _picture(self, trial: Trial, run: str, case: str) -> None:
+        """Sends a picture of a trial's samples at its last step, unless it is there."""
+        if run not in self._own and self._client.list_artifacts(run, "images"):
+            return
+        files = self._plan.files
+        samples = files.trial(trial.id).tensors("samples.safetensors")["samples"]
+        real = files.data.tensors(f"{case or 'data'}.safetensors")["real"]
+        pixels = tracking_pictures.picture(samples.numpy(), real.numpy())
+        steps = trial.config.training.steps
+        self._client.log_image(run, pixels, key="samples", step=steps, synchronous=True)
+
+    def _send_files(self, plugin_files: Mapping[str, Path]) -> None:
+        """Sends the study's own record, the report, its tables and figures, and plugins' files."""
+        files = self._plan.files
+        for name in ("study.json", "report.html", "coefficients.csv", "tweedie.json"):
+            if files.has(name):
+                self._client.log_artifact(self._parent, str(files.path / name))
+        for name in ("tables", "figures"):
+            if files.store.folder(name).names():
+                self._client.log_artifacts(self._parent, str(files.path / name), name)
+        for file in plugin_files.values():
+            self._client.log_artifact(self._parent, str(file), "plugins")

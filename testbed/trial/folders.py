@@ -30,6 +30,7 @@ import hashlib
 import json
 import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -214,7 +215,8 @@ class TrialFolder(TrainingFolder):
     def fail(self, traceback: str, message: str) -> None:
         """Keeps what ended the trial: the traceback for a person, the message for the report."""
         self.store.put("error.txt", _text(traceback))
-        self.put_json("result.json", {"status": "failed", "error": message})
+        result = {"status": "failed", "error": message, "ended": time.time()}
+        self.put_json("result.json", result)
 
     def begin(self, group: str = "", trials: int = 1) -> None:
         """Deletes what an earlier run of the trial has ended with, and keeps its group.

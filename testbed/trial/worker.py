@@ -320,6 +320,7 @@ def _conclude(
             "curve": trial.curve_mark()[1],
             "training_seconds": sum(row["seconds"] for row in curve),
             "measuring_seconds": time.perf_counter() - since,
+            "ended": time.time(),
             "device": device_title(device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),

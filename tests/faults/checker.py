@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.study import tracking
+from testbed.study import tracking_content, tracking_store
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 CLOCKS = ("time", "seconds")
-TIMES = ("training_seconds", "measuring_seconds", "curve")
+TIMES = ("training_seconds", "measuring_seconds", "ended", "curve")
 BITS = ("weights.safetensors", "states.safetensors", "samples.safetensors", "levels.csv")
 STRAYS = ("*.tmp", "checkpoint*", "group.json", "*.new*", "groups/*", "error.txt")
 
@@ -70,7 +70,7 @@ def strays(folder: Path) -> list[str]:
 
 def logged(folder: Path, address: str) -> list[str]:
     """What MLflow holds twice, has not, or holds otherwise than the trials' directories."""
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=address)
@@ -107,7 +107,7 @@ def logged(folder: Path, address: str) -> list[str]:
 
 def statuses(address: str, study: str) -> list[str]:
     """Of every run of a study."""
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=address)
@@ -119,19 +119,23 @@ def _of_trial(client: Any, run: Any, at: Path) -> list[str]:
     result = Folder.at(at).json("result.json")
     config = Folder.at(at).json("trial.json")["config"]
     expected = {
-        key: [(row["step"], row[key]) for row in TrialFolder.at(at).rows() if row[key] is not None]
-        for key in tracking.CURVES
+        f"training/{key}": [
+            (row["step"], row[key]) for row in TrialFolder.at(at).rows() if row[key] is not None
+        ]
+        for key in tracking_content.CURVES
     }
     final = result["metrics"] | {"diverged": float(result["status"] == "diverged")}
     for name, found in result.get("errors", {}).items():
         final |= {f"{name}_error": found["error"], f"{name}_p": found["p"]}
     last = config["training"]["steps"]
-    expected |= {key: [(last, value)] for key, value in final.items() if value is not None}
+    expected |= {
+        f"evaluation/{key}": [(last, value)] for key, value in final.items() if value is not None
+    }
     said = _history(client, run, expected)
-    if run.data.params != {key: text for key, text in tracking.flat(config)}:
+    if run.data.params != {key: text for key, text in tracking_content.flat(config)}:
         said.append("other parameters")
     names = {one.path for one in client.list_artifacts(run.info.run_id)}
-    missing = {name for name in tracking.ARTIFACTS if (at / name).is_file()} - names
+    missing = {name for name in tracking_content.ARTIFACTS if (at / name).is_file()} - names
     if missing:
         said.append(f"{', '.join(sorted(missing))} is not in MLflow")
     return [f"run of trial {at.name}: {one}" for one in said]
@@ -140,7 +144,8 @@ def _of_trial(client: Any, run: Any, at: Path) -> list[str]:
 def _history(client: Any, run: Any, expected: dict[str, list[tuple[int, float]]]) -> list[str]:
     """Metrics whose points are others, in number or value."""
     said = []
-    for key in sorted(expected.keys() | run.data.metrics.keys()):
+    stored = {key for key in run.data.metrics if not key.startswith("system/")}
+    for key in sorted(expected.keys() | stored):
         points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
         wanted = expected.get(key, [])
         if sorted(points) != sorted(wanted):

@@ -21,7 +21,7 @@ ENGINES = {"batched": BATCHED, "sequential": SEQUENTIAL}
 STORE = (
     Moment("group", "open", "mlflow.db.lock"),
     Moment("driver", "sqlite3.connect", "mlflow.db.new"),
-    Moment("group", "sqlite3.connect", "mlflow.db.new", 2),
+    Moment("group", "open", "mlflow.db.new"),
     Moment("group", "os.rename", "mlflow.db"),
     Moment("group", "os.rename", "mlflow.json"),
     Moment("driver", "os.rename", "mlflow.json", 2),

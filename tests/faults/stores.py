@@ -10,7 +10,7 @@ from faults import checker, kills
 from faults.subject import BATCHED, SEQUENTIAL, SMALL, Running, command, lay_out, left, start
 from faults.verdict import Scenario, Verdict
 
-from testbed.study import tracking
+from testbed.study import tracking_store
 
 ONE = SMALL.partition("[[cases]]")[0].replace("steps = 900", "steps = 100")
 ONE = ONE.replace('["eps", "v", "edm"]', '["v"]').replace("seeds = 2", "seeds = 1")
@@ -47,7 +47,7 @@ def fresh(folder: Path) -> Verdict:
     names = {file.name for file in (folder / "common").iterdir()}
     extra = names - {"mlflow.db", "mlflow.db.lock", "mlartifacts", "mlflow.db-shm", "mlflow.db-wal"}
     found.hold(not extra, f"beside the store lie {extra}")
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=address)

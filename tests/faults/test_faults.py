@@ -16,7 +16,7 @@ from faults import damage, kills, mistakes
 from faults.subject import Moment, command, lay_out, left, start
 from faults.verdict import Verdict
 
-from testbed.study import tracking
+from testbed.study import tracking_store
 from testbed.trial.folders import StudyFolder
 
 KILLS = (
@@ -99,7 +99,7 @@ def round_off(folder: Path) -> None:
 
 
 def double(folder: Path) -> None:
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=store(folder))
@@ -123,19 +123,19 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "no report": (lambda at: (at / "runs" / "small" / "report.html").unlink(), "no report"),
     "a point less": (
-        lambda at: sql(at, "DELETE FROM metrics WHERE key = 'loss' AND step = 100"),
-        "loss has 17 points for 18, 0 of them twice",
+        lambda at: sql(at, "DELETE FROM metrics WHERE key = 'training/loss' AND step = 100"),
+        "training/loss has 17 points for 18, 0 of them twice",
     ),
     "a point twice": (
         lambda at: sql(
             at,
             "INSERT INTO metrics SELECT key, value, timestamp + 1, run_uuid, step, is_nan "
-            "FROM metrics WHERE key = 'energy'",
+            "FROM metrics WHERE key = 'evaluation/energy'",
         ),
         "energy has 2 points for 1, 1 of them twice",
     ),
     "another value": (
-        lambda at: sql(at, "UPDATE metrics SET value = value + 1 WHERE key = 'energy'"),
+        lambda at: sql(at, "UPDATE metrics SET value = value + 1 WHERE key = 'evaluation/energy'"),
         "energy has 1 points for 1",
     ),
     "a run twice": (double, "has 2 runs"),

@@ -18,7 +18,7 @@ from testbed.study import (
     reference_tables,
     runner,
     study_file,
-    tracking,
+    tracking_store,
 )
 from testbed.study.plan import Plan
 from testbed.trial import build, sources
@@ -546,7 +546,7 @@ def test_the_record_of_a_study_says_what_was_asked_for(
     assert asked_for(bundled, default_registry()) == "testbed study default"
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for store, words in {
-        tracking.uri(): "",
+        tracking_store.uri(): "",
         "sqlite:///other.db": " --tracking-uri sqlite:///other.db",
         "https://me:secret@host:5000/a@b": " --tracking-uri https://host:5000/a@b",
     }.items():

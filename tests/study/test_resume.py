@@ -17,7 +17,7 @@ import pytest
 from helpers.command_line import Done, run_here, trials_only
 
 from testbed.registry import default_registry
-from testbed.study import engines, executors, plan, runner, study_file, tracking
+from testbed.study import engines, executors, plan, runner, study_file, tracking, tracking_store
 from testbed.trial import worker
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
@@ -83,7 +83,7 @@ def made(folder: Path) -> plan.Plan:
 
 def points(address: str) -> dict[str, Any]:
     """Every run of the study by kind or trial: status, and the points of each metric."""
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=address)
@@ -152,7 +152,7 @@ def test_what_ended_as_interrupted_and_goes_on_has_each_metric_once(
     assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 0
     for name, (_, status, metrics) in points(address).items():
         assert status == "FINISHED"
-        assert name == "study" or metrics["diverged"] == [(100, 0.0)]
+        assert name == "study" or metrics["evaluation/diverged"] == [(100, 0.0)]
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def test_mlflow_that_comes_back_within_a_study_gets_everything(
     def end(self: tracking.Tracker, *words: Any) -> None:
         with monkeypatch.context() as patch:
             if next(calls) == 0:
-                patch.setattr(tracking, "prepare", lambda address: 1 / 0)
+                patch.setattr(tracking_store, "prepare", lambda address: 1 / 0)
             genuine(self, *words)
 
     monkeypatch.setattr(tracking.Tracker, "end", end)
@@ -231,7 +231,7 @@ def test_what_a_killed_creation_of_the_store_left_is_not_read(tmp_path: Path) ->
     """SQLite would roll a journal of the old file back into the new one."""
     for name in ("mlflow.db.new", "mlflow.db.new-journal", "mlflow.db.new-wal"):
         (tmp_path / name).write_bytes(b"half written")
-    tracking.prepare(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    tracking_store.prepare(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert (tmp_path / "mlflow.db").is_file()
     assert not list(tmp_path.glob("mlflow.db.new*"))
 

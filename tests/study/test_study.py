@@ -1,6 +1,7 @@
 """Studies from end to end, on a tiny budget: what is trained, kept, resumed, reported, logged."""
 
 import hashlib
+import html
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from scipy import stats
 import testbed
 from testbed.metrics import denoising
 from testbed.registry import default_registry
-from testbed.study import runner, tracking
+from testbed.study import runner, tracking_store
 from testbed.trial import worker
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
@@ -201,16 +202,19 @@ class Run:
     """An MLflow run as it is stored."""
 
     id: str
+    experiment: str
     status: str
     tags: dict[str, str]
     params: dict[str, str]
     metrics: dict[str, list[tuple[int, float]]]
     artifacts: set[str]
+    seconds: tuple[float, float]
+    data: list[tuple[str, str, str]]
 
 
 def stored(address: str, study: str) -> list[Run]:
     """Everything that MLflow holds of a study."""
-    tracking.silence()
+    tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=address)
@@ -226,9 +230,33 @@ def stored(address: str, study: str) -> list[Run]:
         for one in client.list_artifacts(id_):
             inside = client.list_artifacts(id_, one.path) if one.is_dir else [one]
             artifacts |= {artifact.path for artifact in inside}
-        tags = dict(run.data.tags)
-        found.append(Run(id_, run.info.status, tags, dict(run.data.params), metrics, artifacts))
+        info, tags = run.info, dict(run.data.tags)
+        seconds = info.start_time / 1000, info.end_time / 1000
+        inputs = [one.dataset for one in run.inputs.dataset_inputs]
+        data = sorted((one.name, one.digest, one.profile) for one in inputs)
+        found.append(
+            Run(
+                id_,
+                info.experiment_id,
+                info.status,
+                tags,
+                dict(run.data.params),
+                metrics,
+                artifacts,
+                seconds,
+                data,
+            )
+        )
     return found
+
+
+def is_in(run: Run, arm: str) -> bool:
+    return run.tags.get(f"testbed.arm.{arm}") == arm
+
+
+def totals(parent: Run) -> dict[str, list[tuple[int, float]]]:
+    """A study's own metrics, without those of its machine."""
+    return {k: points for k, points in parent.metrics.items() if not k.startswith("system/")}
 
 
 def of_kind(runs: list[Run], kind: str) -> list[Run]:
@@ -352,7 +380,8 @@ def test_the_study_leaves_its_record(finished: Finished) -> None:
     record = Folder.at(finished.folder).json("study.json")
     assert record["file"] == TINY
     report = {"baseline": "edm", "primary": "", "level": 0.95, "looks": "fixed"}
-    assert record["report"] == report
+    verdicts = {"smallest_effect": 0.05, "bands": [0.1, 1.0, 10.0]}
+    assert record["report"] == report | verdicts
     assert {trial["id"] for trial in record["trials"]} == {
         at.name for at in trials(finished.folder).values()
     }
@@ -646,7 +675,7 @@ def test_a_store_is_made_whole_by_its_first_study(template: Path) -> None:
     assert mode == "wal"
     assert tables > 40
     before = template.stat().st_mtime_ns
-    tracking.prepare(f"sqlite:///{template}")
+    tracking_store.prepare(f"sqlite:///{template}")
     assert template.stat().st_mtime_ns == before
 
 
@@ -664,8 +693,13 @@ def test_mlflow_holds_one_parent_and_a_nested_run_for_each_trial(finished: Finis
     }
     assert {run.tags["testbed.status"] for run in nested} == {"finished"}
     assert all(run.tags["testbed.device"].startswith("cpu") for run in nested)
-    arms = {run.tags["testbed.arm"] for run in nested}
-    assert arms == {"published", "equal", "published+equal"}
+    # By an arm's own tag all its trials are found, the baseline that stands in two arms, too.
+    by_arm = {
+        arm: sorted(run.tags["testbed.variant"] for run in nested if is_in(run, arm))
+        for arm in ("published", "equal")
+    }
+    assert by_arm == dict.fromkeys(by_arm, ["edm"] * 3 + ["v"] * 3)
+    assert sum(is_in(run, "published") and is_in(run, "equal") for run in nested) == 3
 
 
 @pytest.mark.slow
@@ -681,16 +715,23 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
         assert run.params["seed"] == str(config["seed"])
         assert float(run.params["sigma_data"]) == config["sigma_data"]
         for name in ("loss", "gradient_norm", "gradient_norm_cv"):
-            assert run.metrics[name] == [(row["step"], row[name]) for row in curve(at)]
+            expected = [(row["step"], row[name]) for row in curve(at)]
+            assert run.metrics[f"training/{name}"] == expected
         for name, value in result(at)["metrics"].items():
-            assert run.metrics[name] == [(100, value)]
+            assert run.metrics[f"evaluation/{name}"] == [(100, value)]
         for what, value in result(at)["errors"]["energy"].items():
-            assert run.metrics[f"energy_{what}"] == [(100, value)]
-        assert run.metrics["diverged"] == [(100, 0.0)]
-        assert run.artifacts == {
-            "trial.json", "result.json", "levels.csv", "tweedie.json", "rows.parquet",
-            "weights.safetensors", "samples.safetensors",
+            assert run.metrics[f"evaluation/energy_{what}"] == [(100, value)]
+        assert run.metrics["evaluation/diverged"] == [(100, 0.0)]
+        # MLflow's pages have a section for each prefix, by the alphabet.
+        sections = [name.partition("/")[0] for name in sorted(run.metrics)]
+        assert list(dict.fromkeys(sections)) == ["evaluation", "training"]
+        pictures = {name for name in run.artifacts if name.startswith("images/")}
+        assert run.artifacts - pictures == {
+            "trial.json", "result.json", "levels.csv", "levels.json", "tweedie.json",
+            "rows.parquet", "weights.safetensors", "samples.safetensors",
         }  # fmt: skip
+        assert sorted(name.rpartition(".")[2] for name in pictures) == ["png", "webp"]
+        assert all(name.startswith("images/samples+step+100+") for name in pictures)
 
 
 @pytest.mark.slow
@@ -702,7 +743,68 @@ def test_mlflow_holds_the_report_the_tables_and_the_plugins(finished: Finished) 
     assert {"plugins/v.py", "plugins/edm.py", "plugins/diary.py"} <= parent.artifacts
     assert any(name.startswith("figures/") for name in parent.artifacts)
     counts = {"trials_finished": 9.0, "trials_diverged": 0.0, "trials_failed": 0.0}
-    assert parent.metrics == {name: [(0, value)] for name, value in counts.items()}
+    assert totals(parent) == {name: [(0, value)] for name, value in counts.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_mlflow_describes_the_study_by_its_finding(finished: Finished) -> None:
+    (parent,) = of_kind(finished.logged, "study")
+    text = parent.tags["mlflow.note.content"]
+    finding = (finished.folder / "tables" / "finding.md").read_text()
+    assert text.startswith(finding)
+    page = re.sub(r"<[^>]+>|\s+", "", html.unescape((finished.folder / "report.html").read_text()))
+    for paragraph in finding.replace("*", "").split("\n\n"):
+        assert re.sub(r"\s+", "", paragraph) in page
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_mlflow_has_the_machine_and_the_data_of_the_study(finished: Finished) -> None:
+    (parent,) = of_kind(finished.logged, "study")
+    for name in ("cpu_utilization_percentage", "system_memory_usage_megabytes"):
+        assert all(value >= 0 for _, value in parent.metrics[f"system/{name}"])
+    assert [name for name, _, _ in parent.data] == ["digits", "mixture"]
+    for name, _, profile in parent.data:
+        facts = json.loads(profile)
+        stored = Folder.at(finished.folder / "data").json(f"{name}.json")
+        assert facts == {key: value for key, value in stored.items() if key != "floors"}
+    for run in of_kind(finished.logged, "trial"):
+        assert run.data == [one for one in parent.data if one[0] == run.tags["testbed.case"]]
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_run_of_mlflow_has_the_times_of_its_trial(finished: Finished) -> None:
+    by_id = {at.name: at for at in trials(finished.folder).values()}
+    (parent,) = of_kind(finished.logged, "study")
+    for run in of_kind(finished.logged, "trial"):
+        at, (start, end) = by_id[run.tags["testbed.trial"]], run.seconds
+        first, *_, last = TrialFolder.at(at).rows()
+        # MLflow has whole milliseconds.
+        assert start == pytest.approx(first["time"] - first["seconds"], abs=2e-3)
+        assert end == pytest.approx(result(at)["ended"], abs=2e-3)
+        assert parent.seconds[0] <= start < last["time"] <= end <= parent.seconds[1]
+        assert end - start >= result(at)["training_seconds"] + result(at)["measuring_seconds"] - 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_mlflow_has_the_table_of_levels(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", finished.address)
+    tracking_store.silence()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=finished.address)
+    run = of_kind(finished.logged, "trial")[0]
+    assert json.loads(run.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "levels.json", "type": "table"}
+    ]
+    table = client.load_table(run.experiment, "levels.json", run_ids=[run.id])
+    expected = pd.read_csv(finished.folder / "trials" / run.tags["testbed.trial"] / "levels.csv")
+    pd.testing.assert_frame_equal(table, expected, check_dtype=False, rtol=1e-14)
 
 
 @pytest.mark.slow
@@ -739,7 +841,7 @@ def test_while_mlflow_is_away_a_study_goes_on_and_a_later_one_catches_up(
     assert {run.status for run in runs} == {"FINISHED"}
     for run in of_kind(runs, "trial"):
         at = tmp_path / "runs" / "one" / "trials" / run.tags["testbed.trial"]
-        assert run.metrics["loss"] == [(row["step"], row["loss"]) for row in curve(at)]
+        assert run.metrics["training/loss"] == [(row["step"], row["loss"]) for row in curve(at)]
         name = f"{at.name}/weights.safetensors"
         assert files(at.parent)[name] == before[name]
 
@@ -763,7 +865,7 @@ def test_sync_brings_mlflow_up_to_date_and_sends_nothing_twice(
     assert {run.status for run in runs} == {"FINISHED"}
     for run in of_kind(runs, "trial"):
         at = tmp_path / "runs" / "one" / "trials" / run.tags["testbed.trial"]
-        assert run.metrics["loss"] == [(row["step"], row["loss"]) for row in curve(at)]
+        assert run.metrics["training/loss"] == [(row["step"], row["loss"]) for row in curve(at)]
     after = files(tmp_path / "runs" / "one" / "trials")
     assert {name: after[name] for name in before} == before
 
@@ -942,15 +1044,23 @@ def test_a_trial_that_diverges_is_a_result(troubled: Troubled) -> None:
 def test_mlflow_says_how_each_trial_ended(troubled: Troubled) -> None:
     found = {run.tags["testbed.case"]: run for run in of_kind(troubled.runs, "trial")}
     failed = dict.fromkeys(("raising", "unbuilt", "unmeasured"), "FAILED")
-    expected = {**failed, "wild": "FINISHED", "calm": "FINISHED"}
+    expected = {**failed, "wild": "FAILED", "calm": "FINISHED"}
     assert {case: run.status for case, run in found.items()} == expected
     assert found["wild"].tags["testbed.status"] == "diverged"
-    assert found["wild"].metrics["diverged"] == [(200, 1.0)]
+    assert found["wild"].metrics["evaluation/diverged"] == [(200, 1.0)]
+    at = trials(troubled.folder)["wild/", "v", 0]
+    wild = found["wild"].tags["testbed.reason"]
+    assert wild.startswith(f"The training diverged: at step {result(at)['diverged_at']} of 200 ")
+    why = found["raising"].tags["testbed.reason"]
+    assert why.startswith("loss 'raising': function raised RuntimeError: raised on purpose [/x]")
+    for case, run in found.items():
+        assert run.tags.get("mlflow.note.content") == run.tags.get("testbed.reason"), case
+    assert "testbed.reason" not in found["calm"].tags
     assert "error.txt" in found["raising"].artifacts
     (parent,) = of_kind(troubled.runs, "study")
     assert parent.status == "FAILED"
     counts = {"trials_finished": 1.0, "trials_diverged": 1.0, "trials_failed": 3.0}
-    assert parent.metrics == {name: [(0, value)] for name, value in counts.items()}
+    assert totals(parent) == {name: [(0, value)] for name, value in counts.items()}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,9 @@ def test_a_damaged_result_is_told(trial: TrialFolder) -> None:
 def test_a_failure_keeps_its_traceback_and_its_message(trial: TrialFolder) -> None:
     trial.fail("Traceback σ \udcff", "ValueError: σ \udcff")
     assert (trial.path / "error.txt").read_text() == "Traceback σ \\udcff"
-    assert trial.result() == {"status": "failed", "error": "ValueError: σ \udcff"}
+    result = trial.result()
+    assert time.time() - 60 < result.pop("ended") <= time.time()
+    assert result == {"status": "failed", "error": "ValueError: σ \udcff"}
 
 
 def test_a_trial_that_begins_forgets_how_it_ended(trial: TrialFolder) -> None:
