@@ -32,6 +32,7 @@ nitpick_ignore = [  # type variables
     ("py:class", "testbed.diffusion.ddpm.Level"),
     ("py:class", "testbed.trial.resolve._T"),
     ("py:class", "testbed.trial.resolve._M"),
+    ("py:class", "testbed.report.robustness.Statement"),
 ]
 suppress_warnings = ["ref.python"]  # a hint that two modules have a class for, such as Tracker
 show_warning_types = True
