@@ -44,7 +44,7 @@ def law_shuffled(cut: Split) -> None:
     assert abs(float(held.mean()) - 500.5) < Z * math.sqrt(variance)
 
 
-def law_seeded(cut: Split) -> None:
+def law_seeded_split(cut: Split) -> None:
     """The seed, and nothing else, fixes the split."""
     x = torch.arange(1.0, 101)[:, None]
     assert torch.equal(cut(x, None, 0.3, 7).test, cut(x, None, 0.3, 7).test)

@@ -94,7 +94,7 @@ def law_uniform(f: TwoSample) -> None:
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
-def law_power(f: TwoSample) -> None:
+def law_power_of_two_samples(f: TwoSample) -> None:
     """Samples elsewhere have the smallest p there is."""
     assert f(normal(30, 2, mean=2.0), normal(40, 2, seed=1), torch.neg, generator()).p == 1 / 200
 
@@ -168,7 +168,8 @@ def law_trees(name: str, f: Ratio) -> None:
         assert f(x, y, k) == pytest.approx(by_trees(name)(x, y, k), abs=4 * EPS)
 
 
-def law_coverage(f: Ratio) -> None:
+def law_expected_coverage(f: Ratio) -> None:
+    """Of samples like the data, coverage is on average what N, M and k say."""
     for N, M, k in ((20, 30, 5), (30, 20, 2), (5, 5, 4)):
         for scale in (1.0, 5.0):
             values = []

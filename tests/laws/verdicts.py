@@ -89,7 +89,7 @@ def law_learnt_nothing(rule: Callable[[Results, Label, Any], str]) -> None:
     assert said(lambda level, seed: 0.2) == ""
 
 
-def law_leave_one_out(made: Callable[[Results, str], LeaveOneOut]) -> None:
+def law_a_sentence_hangs(made: Callable[[Results, str], LeaveOneOut]) -> None:
     """A sentence hangs on the seed that carries it, and on no one where each seed says the same."""
     base = noisy(1.0, seeds=6, stream=1)
     carried = [value * factor for value, factor in zip(base, CARRIED, strict=True)]

@@ -51,13 +51,20 @@ def first_line(law: object) -> str:
 
 
 def laws_of_tests() -> dict[str, str]:
-    """What each law of tests/laws says, by id."""
-    found = {}
+    """What each law of tests/laws says, by id.
+
+    Raises:
+        ValueError: two laws have one name.
+    """
+    found: dict[str, str] = {}
     for file in sorted((ROOT / "tests" / "laws").glob("*.py")):
         module = importlib.import_module(f"laws.{file.stem}")
         for name, law in vars(module).items():
-            if name.startswith("law_"):
-                found[f"tests.{name.removeprefix('law_')}"] = first_line(law)
+            if name.startswith("law_") and law.__module__ == module.__name__:
+                check = f"tests.{name.removeprefix('law_')}"
+                if check in found:
+                    raise ValueError(f"{file}: another file has a law called {name}")
+                found[check] = first_line(law)
     return found
 
 

@@ -17,7 +17,7 @@ from laws.data import (
     law_off_the_plane,
     law_orthonormal,
     law_partition,
-    law_seeded,
+    law_seeded_split,
     law_shuffled,
     law_sigma_data,
 )
@@ -90,7 +90,7 @@ rejected_by(
 )
 rejected_by(
     DATA,
-    law_seeded,
+    law_seeded_split,
     split,
     **{
         "seed ignored": cut_with(lambda n, s: shuffled(n, 0)),

@@ -9,12 +9,12 @@ from laws.sample_quality import (
     Ratio,
     TwoSample,
     law_assignment,
-    law_coverage,
     law_error,
+    law_expected_coverage,
     law_jackknife,
     law_of_many,
     law_of_means,
-    law_power,
+    law_power_of_two_samples,
     law_shift,
     law_trees,
     law_uniform,
@@ -103,7 +103,7 @@ rejected_by(
 )
 rejected_by(
     QUALITY,
-    law_power,
+    law_power_of_two_samples,
     kernels.two_sample,
     the_other_tail=changed(p=lambda e: 1 - e.p),
     two_sided=changed(p=lambda e: min(1.0, 2 * e.p)),
@@ -125,7 +125,7 @@ rejected_by(
     first_power=first_power,
 )
 rejected_by(QUALITY, law_shift, projections.squared_wasserstein, first_power=first_power)
-rejected_by(QUALITY, law_coverage, neighbours.coverage, each_its_own_neighbour=with_itself)
+rejected_by(QUALITY, law_expected_coverage, neighbours.coverage, each_its_own_neighbour=with_itself)
 for name, ratio in RATIOS.items():
 
     @wraps(law_trees)

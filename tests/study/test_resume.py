@@ -82,7 +82,10 @@ def made(folder: Path) -> plan.Plan:
 
 
 def points(address: str) -> dict[str, Any]:
-    """Every run of the study by kind or trial: status, and the points of each metric."""
+    """Every run of the study by kind or trial: status, and the points of each metric.
+
+    The system's own metrics are left out, of which every driver adds some.
+    """
     tracking_store.silence()
     from mlflow.tracking import MlflowClient
 
@@ -94,6 +97,7 @@ def points(address: str) -> dict[str, Any]:
         metrics = {
             key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
             for key in run.data.metrics
+            if not key.startswith("system/")
         }
         name = run.data.tags.get("testbed.trial", "study")
         found[name] = (run.info.run_id, run.info.status, metrics)

@@ -1187,7 +1187,7 @@ def test_an_interrupted_study_resumes_to_the_same_bits(
     assert len(runs) == 2
     assert {run.status for run in runs} == {"FINISHED"}
     (nested,) = of_kind(runs, "trial")
-    assert nested.metrics["loss"] == [(row["step"], row["loss"]) for row in curve(at)]
+    assert nested.metrics["training/loss"] == [(row["step"], row["loss"]) for row in curve(at)]
 
 
 @pytest.mark.process
@@ -1244,7 +1244,7 @@ def test_a_killed_worker_is_resumed_to_the_same_bits(
     runs = stored(address, "one")
     assert {run.status for run in runs} == {"FINISHED"}
     (nested,) = of_kind(runs, "trial")
-    assert nested.metrics["loss"] == [(row["step"], row["loss"]) for row in curve(at)]
+    assert nested.metrics["training/loss"] == [(row["step"], row["loss"]) for row in curve(at)]
 
 
 @pytest.mark.slow
