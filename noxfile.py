@@ -35,6 +35,8 @@ def tests(session: nox.Session) -> None:
     """The tests; `nox -s tests -- -k conversions` for some."""
     install(session, "test")
     env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Each of the hundreds of commands that the tests start would compile the package again.
+    env["PYTHONDONTWRITEBYTECODE"] = ""
     session.run("python", "-m", "pytest", "-n", "auto", *session.posargs, env=env)
 
 
@@ -103,6 +105,14 @@ def docs(session: nox.Session) -> None:
     words = ["-W", "--keep-going", "-n", "-q", "-E", "-d", "docs/_build/doctrees"]
     session.run("python", "-m", "sphinx", *words, *session.posargs, *PAGES, env=HERE)
     session.run("python", "docs/check_pages.py", PAGES[1])
+
+
+@nox.session
+def checks(session: nox.Session) -> None:
+    """lint, types, docs and package in one environment: all that CI runs but the tests."""
+    install(session, "lint", "types", "test", "docs", "package")
+    for one in (lint, types, docs, package):
+        one(session)
 
 
 @nox.session

@@ -1,5 +1,6 @@
 """The report of a study: a pure reader of the trial directories."""
 
-from testbed.report.page import write
+import lazy_loader
 
-__all__ = ["write"]
+# The page needs matplotlib, which the plan of a study, a reader of `report.seeds`, does without.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .page import write as write
+
+__all__ = ["write"]
