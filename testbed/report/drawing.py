@@ -284,7 +284,7 @@ def name_ends(axes: Axes, ends: Sequence[End]) -> None:
     points.sort(key=lambda point: point[1])
     heights = apart([float(y) for _, y, *_ in points])
     # In coordinates of the axes. An annotation with an arrow takes ten times as long to draw.
-    own = {"transform": axes.transAxes, "clip_on": False}
+    own: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     size = matplotlib.rcParams["font.size"] * 8.5 / 9
     for height, (x, y, name, colour) in zip(heights, points, strict=True):
         axes.plot([x, 1.035], [y, height], color=colour, lw=0.5, scalex=False, scaley=False, **own)
