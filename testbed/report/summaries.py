@@ -109,7 +109,7 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "linear baseline": facts.get("linear_baseline", {}).get("estimator", "?"),
             "sigma_data": _distinct(map(_sigma_data, configs)),
             "entropy": _entropy(results, case),
-            "noise levels": _distinct(f"{c.sigma_min:g} to {c.sigma_max:g}" for c in configs),
+            "noise levels": _distinct(map(_range, configs)),
             "conditions": _distinct(map(_conditions, configs)),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
             "seeds": _distinct(str(n) for n in sorted(seeds)),
@@ -256,6 +256,12 @@ def machine(results: Results) -> list[tuple[str, str]]:
             taken = f"{number(study['logging_seconds'])} s, {share:.1%} of the wall clock"
             rows.append(("logging", taken))
     return rows
+
+
+def _range(config: TrialConfig) -> str:
+    """`0.002 to 80`, or `0.01 to 80 (930 of 1000 levels)` of a table that this cuts."""
+    cut = f" ({config.cut_table})" if config.cut_table else ""
+    return f"{config.sigma_min:g} to {config.sigma_max:g}{cut}"
 
 
 def _conditions(config: TrialConfig) -> str:

@@ -197,21 +197,21 @@ class TrialSettings(TrialFields):
     """What a study file says of a trial. "recipe" means the parameterization's own."""
 
     sigma_min: Annotated[
-        float | OfSigmaData,
+        float | OfSigmaData | None,
         Setting(
-            "The lowest noise level; { sigma_data = 0.004 } is that multiple of the data's "
-            "sigma_data.",
+            "The lowest noise level of training; { sigma_data = 0.004 } is that multiple of the "
+            "data's sigma_data. Where it is left out it is the lowest of the table, or 0.002.",
             objective=True,
         ),
-    ] = 0.002
+    ] = None
     sigma_max: Annotated[
-        Annotated[float, Field(allow_inf_nan=True)] | OfSigmaData,
+        Annotated[float, Field(allow_inf_nan=True)] | OfSigmaData | None,
         Setting(
-            "The highest noise level; { sigma_data = 160 } is that multiple of the data's "
-            "sigma_data.",
+            "The highest noise level of training; { sigma_data = 160 } is that multiple of the "
+            "data's sigma_data. Where it is left out it is the highest of the table, or 80.",
             objective=True,
         ),
-    ] = Field(80.0, validate_default=True)
+    ] = None
     sigma_data: Annotated[
         float | Assumed | None,
         Setting(
@@ -234,7 +234,7 @@ class TrialSettings(TrialFields):
     @field_validator("sigma_min", "sigma_max", mode="before")
     @classmethod
     def _level(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, OfSigmaData):
+        if value is None or isinstance(value, OfSigmaData):
             return value
         number = value.get("sigma_data") if isinstance(value, Mapping) else value
         known = not isinstance(value, Mapping) or set(value) == {"sigma_data"}
@@ -321,6 +321,13 @@ class TrialConfig(TrialFields):
             identity=False,
         ),
     ] = None
+    table_levels: Annotated[
+        tuple[int, int] | None,
+        Setting(
+            "How many of the table's levels training can draw, and how many the table has.",
+            identity=False,
+        ),
+    ] = None
     data_digest: Annotated[str, Setting("Digest of the data.", batch=True)] = ""
     sources: Annotated[
         str,
@@ -375,6 +382,12 @@ class TrialConfig(TrialFields):
     def trained(self) -> tuple[float, float]:
         """`training_range`; of a record that lacks it, the range that its density is cut to."""
         return self.training_range or (self.sigma_min, self.sigma_max)
+
+    @property
+    def cut_table(self) -> str:
+        """`930 of 1000 levels`, of a table that training draws a part of; else empty."""
+        drawn, had = self.table_levels or (0, 0)
+        return f"{drawn} of {had} levels" if drawn < had else ""
 
     @property
     def identity(self) -> str:

@@ -27,3 +27,9 @@ def notes(config: TrialConfig, data: Data) -> Iterator[str]:
         )
     if note := linear_baseline.note(data):
         yield note
+    if config.table is not None and config.cut_table:
+        yield (
+            f"table {config.table.name} is cut to {config.cut_table}: training never draws those "
+            f"outside of sigma_min = {config.sigma_min:g} and sigma_max = {config.sigma_max:g}. "
+            "Where both are left out, all levels of a table are trained on."
+        )

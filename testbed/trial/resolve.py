@@ -29,6 +29,9 @@ from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
 from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, OfSigmaData, canonical
 
 RECIPE = ("weighting", "loss", "density")
+RANGE = ("sigma_min", "sigma_max")
+UNSTATED = (0.002, 80.0)
+"""The range of noise levels where neither the study nor a table has one."""
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=Model)
 
@@ -61,12 +64,14 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
             inputs[name] = "shared"
     low, high = validity.span(density)
     fields = {field.name: getattr(complete, field.name) for field in settings.fields(TrialFields)}
+    trained = _training_range(density, components.table)
     config = TrialConfig(
         **{**fields, **inputs, "sigma_min": low, "sigma_max": high},
         device=torch.device(device).type,
         sigma_data=sigma_data,
         sigma_data_measured=data.sigma_data,
-        training_range=_training_range(density, components.table),
+        training_range=trained,
+        table_levels=_table_levels(trained, components.table),
         data_digest=data.digest,
         sources=components.sources(),
         plugins=components.plugins(),
@@ -123,23 +128,28 @@ class Components:
             return None
 
     def with_levels(self, stated: TrialSettings) -> TrialSettings:
-        """The settings with numbers for noise levels that are multiples of sigma_data."""
-        names = ("sigma_min", "sigma_max")
-        multiples = {
-            name: level for name in names if isinstance(level := getattr(stated, name), OfSigmaData)
-        }
-        if not multiples:
-            return stated
+        """The settings with a number for the lowest and for the highest noise level.
 
-        def levels() -> dict[str, float]:
-            data = build.dataset(self.registry, self._spec("dataset", stated.dataset))
-            sigma_data = _sigma_data(stated, data)
-            return {name: level.of(sigma_data) for name, level in multiples.items()}
+        A limit is what the study states, else that of the table, else that of `UNSTATED`.
+        """
+        own = UNSTATED
+        if self.table is not None and validity.ascends(self.table):
+            own = _ends(self.table)
+        limits = stated.sigma_min, stated.sigma_max
+        chosen = [mine if one is None else one for one, mine in zip(limits, own, strict=True)]
+        if any(isinstance(one, OfSigmaData) for one in chosen):
+            sigma_data = self.attempt(lambda: self._sigma_data_of(stated))
+            # Without its data a trial is refused anyway; the default levels stand in until then.
+            chosen = [
+                one if not isinstance(one, OfSigmaData) else one.of(sigma_data) if sigma_data else d
+                for one, d in zip(chosen, UNSTATED, strict=True)
+            ]
+        return stated.model_copy(update=dict(zip(RANGE, chosen, strict=True)))
 
-        known = self.attempt(levels)
-        # Without its data a trial is refused anyway; the default levels stand in until then.
-        defaults = {name: TrialSettings.model_fields[name].default for name in multiples}
-        return stated.model_copy(update=known or defaults)
+    def _sigma_data_of(self, stated: TrialSettings) -> float:
+        return _sigma_data(
+            stated, build.dataset(self.registry, self._spec("dataset", stated.dataset))
+        )
 
     def from_recipe(self, stated: TrialSettings) -> TrialSettings:
         """The settings with the recipe's own components in their places, and the density cut."""
@@ -211,8 +221,8 @@ class Components:
 def _cut(spec: ComponentSpec, stated: TrialSettings, table: NoiseTable | None) -> ComponentSpec:
     """A density's spec with the trial's range of levels among its options."""
     low, high = stated.sigma_min, stated.sigma_max
-    assert not isinstance(low, OfSigmaData)
-    assert not isinstance(high, OfSigmaData)
+    assert isinstance(low, float | int)
+    assert isinstance(high, float | int)
     if table is not None and table.options["zero_terminal_snr"] and math.isinf(high):
         high = TERMINAL
     levels = {"sigma_min": low, "sigma_max": high}
@@ -252,6 +262,19 @@ def _training_range(density: Density, table: NoiseTable | None) -> tuple[float, 
     ends = torch.tensor(density.support, dtype=torch.float64).clamp(max=TERMINAL)
     low, high = (ends if table is None else table.quantised(ends)).tolist()
     return low, high
+
+
+def _ends(table: NoiseTable) -> tuple[float, float]:
+    """The lowest and the highest level of a table."""
+    return float(table.sigmas[0]), float(table.sigmas[-1])
+
+
+def _table_levels(trained: tuple[float, float], table: NoiseTable | None) -> tuple[int, int] | None:
+    """How many levels of a table lie within the range of training, and how many it has."""
+    if table is None:
+        return None
+    inside = (table.sigmas >= trained[0]) & (table.sigmas <= trained[1])
+    return int(inside.sum()), len(table.sigmas)
 
 
 def _sigma_data(stated: TrialSettings, data: Data) -> float:

@@ -64,11 +64,9 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
         data: what is trained on.
     """
     p, (low, high) = objective.parameterization, span(objective.density)
-    if objective.table is not None:
-        levels = objective.table.sigmas
-        if not bool((levels > 0).all()) or not _rising(levels):
-            yield f"{objective.table.label}: its levels must be positive, finite and ascending."
-            return
+    if objective.table is not None and not ascends(objective.table):
+        yield f"{objective.table.label}: its levels must be positive, finite and ascending."
+        return
     if math.isinf(high):
         yield _at_infinity(p, math.inf in p.singular)
         return
@@ -212,6 +210,11 @@ def unlikely(likelihood: Likelihood, objective: Objective, data: Data) -> Iterat
         levels(likelihood.steps, low, high, objective.table)
     except InputError as problem:
         yield f"evaluation.likelihood: {problem}"
+
+
+def ascends(table: NoiseTable) -> bool:
+    """Whether a table's levels are positive, finite and ascending."""
+    return bool((table.sigmas > 0).all()) and _rising(table.sigmas)
 
 
 def _rising(levels: Tensor) -> bool:

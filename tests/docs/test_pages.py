@@ -600,7 +600,9 @@ def of_discrete(block: str, one: TrialConfig) -> None:
     assert one.c_noise == "index"
     zero = one.table.options["zero_terminal_snr"]
     assert zero == ("zero_terminal_snr" in block)
-    assert one.density.options["sigma_max"] == (TERMINAL if zero else 80.0)
+    assert one.density.options["sigma_max"] == (TERMINAL if zero else one.sigma_max)
+    drawn, had = one.table_levels
+    assert drawn == had
 
 
 def of_guidance(block: str, one: TrialConfig) -> None:

@@ -121,10 +121,6 @@ MISTAKES = {
         in_base("sigma_min = 5\nsigma_max = 2"),
         "base.sigma_max = 2: must be above sigma_min, which is 5.0",
     ),
-    "sigma_min above the default of sigma_max": (
-        in_base("sigma_min = 100"),
-        "base.sigma_max = 80.0: must be above sigma_min, which is 100.0",
-    ),
     "infinite": (in_base("sigma_min = inf"), "base.sigma_min = inf: Input should be a finite num"),
     "not a number": (in_base("sigma_data = nan"), "base.sigma_data = nan: must be a positive"),
     "neither number nor assumed": (
