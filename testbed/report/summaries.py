@@ -21,6 +21,8 @@ from testbed.trial.specs import ComponentSpec
 
 LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
 RECIPE = "recipe"
+RECIPE_COLUMNS = settings.names(TrialConfig, report=RECIPE)
+"""The settings that a recipe has, as the report shows them."""
 """The row of the settings in which variants of an arm differ."""
 SHOWN = 4
 LEARNING = [*LABEL, "sigma", "n", "eps_rms", "low", "high", "fisher_nats"]
@@ -154,13 +156,14 @@ def _entropy(results: Results, case: str) -> str:
 def recipes(results: Results) -> list[list[str]]:
     """arm, variant, and what the axes resolved to; equal variants of an arm in one row."""
     rows: dict[tuple[str, ...], list[str]] = {}
-    recipe = settings.names(TrialConfig, report=RECIPE)
     trials = results.trials
     for arm in dict.fromkeys(trials["arm"]):
         for variant in dict.fromkeys(trials.loc[trials["arm"] == arm, "variant"]):
             here = trials[(trials["arm"] == arm) & (trials["variant"] == variant)]
             configs = [c for i in here["id"] if (c := results.configs.get(i))]
-            cells = [_distinct(_shown(getattr(c, axis)) for c in configs) for axis in recipe]
+            cells = [
+                _distinct(_shown(getattr(c, axis)) for c in configs) for axis in RECIPE_COLUMNS
+            ]
             rows.setdefault((arm, *cells), []).append(variant)
     return [[key[0], ", ".join(variants), *key[1:]] for key, variants in rows.items()]
 

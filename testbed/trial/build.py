@@ -12,6 +12,7 @@ from testbed.components.dataset import Data
 from testbed.components.density import Density
 from testbed.components.weighting import Weighting
 from testbed.diffusion.denoiser import Denoiser
+from testbed.diffusion.inputs import noise_kind
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.errors import InputError
@@ -106,9 +107,10 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
     weights = stream(config.seed, "weights").initial_seed()
     labels, further = class_conditions.built(config.conditions, data)
     learned = started.vlb is not None
+    kind = noise_kind(config.c_noise, started.parameterization)
     network = component(registry, "network", config.network)
     denoiser = Denoiser(
-        network(data.shape, labels, weights, further, outputs=2 if learned else 1),
+        network(data.shape, labels, weights, further, outputs=2 if learned else 1, noise_kind=kind),
         started.parameterization,
         config.sigma_data,
         c_in=config.c_in,

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from testbed import settings
+from testbed.components import multiples
 from testbed.settings import Setting
 from testbed.training.settings import Training
 from testbed.trial.specs import (
@@ -31,12 +32,13 @@ from testbed.trial.specs import (
     ComponentSpec,
     Evaluation,
     Model,
-    OfSigmaData,
     Variance,
     canonical,
 )
 
 SCHEMA = 3
+OWN = "own"
+"""The recipe of a study that names none: the parameterization's own."""
 MOST_SEEDS = 10_000
 
 
@@ -77,6 +79,7 @@ class TrialFields(Model):
             objective=True,
             report="recipe",
             axis="weighting",
+            from_recipe=True,
         ),
     ] = ComponentSpec(name="recipe")
     loss: Annotated[
@@ -86,6 +89,7 @@ class TrialFields(Model):
             objective=True,
             report="recipe",
             axis="loss",
+            from_recipe=True,
         ),
     ] = ComponentSpec(name="recipe")
     density: Annotated[
@@ -95,33 +99,54 @@ class TrialFields(Model):
             objective=True,
             report="recipe",
             axis="density",
+            from_recipe=True,
         ),
     ] = ComponentSpec(name="recipe")
     c_in: Annotated[
-        Literal["recipe", "native", "shared"],
+        Literal["recipe", "native", "shared", "unit", "vp", "flow"],
         Setting(
-            "The scale of the network's input: the parameterization's own, or "
-            "1/sqrt(sigma^2 + sigma_data^2) for all.",
+            "The scale of the network's input: the parameterization's own (\"native\"), "
+            '1/sqrt(sigma^2 + sigma_data^2) for all ("shared"), 1 ("unit"), 1/sqrt(1 + sigma^2) '
+            '("vp") or 1/(1 + sigma) ("flow").',
             objective=True,
             report="recipe",
+            from_recipe=True,
         ),
     ] = "recipe"
     c_noise: Annotated[
-        Literal["recipe", "native", "shared", "index"],
+        Literal[
+            "recipe",
+            "native",
+            "shared",
+            "index",
+            "sigma",
+            "log_sigma",
+            "log_half_sigma",
+            "log_snr",
+            "time",
+            "reversed_time",
+            "vp_time",
+        ],
         Setting(
-            "The noise level as the network gets it: the parameterization's own, log(sigma)/4 for "
-            "all, or the index in the table.",
+            'The noise level as the network gets it: the parameterization\'s own ("native"), '
+            'log(sigma)/4 for all ("shared"), the index in the table ("index"), sigma, log sigma, '
+            'log(sigma/2) ("log_half_sigma"), -2 log sigma ("log_snr"), sigma/(1 + sigma) '
+            '("time"), 1/(1 + sigma) ("reversed_time"), or 999 t of the VP schedule ("vp_time").',
             objective=True,
             report="recipe",
+            from_recipe=True,
         ),
     ] = "recipe"
     table: Annotated[
         ComponentSpec | None,
         Setting(
-            "The finitely many levels of a discrete denoiser.",
+            'The finitely many levels of a discrete denoiser; "none" for a continuous one.',
+            report="recipe",
             axis="table",
+            from_recipe=True,
+            recipe_with=("density", "c_noise"),
         ),
-    ] = None
+    ] = ComponentSpec(name="recipe")
     noise: Annotated[
         ComponentSpec,
         Setting(
@@ -132,13 +157,15 @@ class TrialFields(Model):
         ),
     ] = ComponentSpec(name="white")
     output: Annotated[
-        Literal["F", "x0", "eps", "score", "v", "flow"],
+        Literal["recipe", "F", "x0", "eps", "-eps", "score", "v", "flow"],
         Setting(
-            "The prediction type that the network returns, where that is not the "
-            "parameterization's own F.",
+            'The prediction type that the network returns; "F" for the parameterization\'s own.',
             objective=True,
+            report="recipe",
+            from_recipe=True,
+            recipe_with=("c_in", "c_noise"),
         ),
-    ] = "F"
+    ] = "recipe"
     variance: Annotated[
         Variance,
         Setting(
@@ -183,33 +210,47 @@ class TrialFields(Model):
 
 
 def _ordered(value: Any, info: ValidationInfo) -> Any:
-    """A highest level above the lowest, where both are of one kind."""
+    """A highest level above the lowest, where both are numbers or both multiples of sigma_data."""
     low = info.data.get("sigma_min")
-    if low is None or type(low) is not type(value):
+    if low is None or value is None or isinstance(low, str) is not isinstance(value, str):
         return value
-    lowest, highest = (x.sigma_data if isinstance(x, OfSigmaData) else x for x in (low, value))
+    lowest, highest = (x if (k := multiples.factor(x)) is None else k for x in (low, value))
     if not lowest < highest:
-        raise ValueError(f"must be above sigma_min, which is {lowest!r}")
+        raise ValueError(f"must be above sigma_min, which is {low}")
     return value
 
 
 class TrialSettings(TrialFields):
-    """What a study file says of a trial. "recipe" means the parameterization's own."""
+    """What a study file says of a trial. "recipe" means that of the recipe."""
+
+    recipe: Annotated[
+        str,
+        Setting(
+            'The recipe from which all comes that the study leaves out; "own" is that with which '
+            "the parameterization was published."
+        ),
+    ] = OWN
 
     sigma_min: Annotated[
-        float | OfSigmaData | None,
+        float | str | None,
         Setting(
-            "The lowest noise level of training; { sigma_data = 0.004 } is that multiple of the "
-            "data's sigma_data. Where it is left out it is the lowest of the table, or 0.002.",
+            'The lowest noise level of training; "0.004 * sigma_data" is that multiple of the '
+            "data's sigma_data. Where it is left out it is that of the recipe, the lowest of the "
+            "table, or 0.002.",
             objective=True,
+            from_recipe=True,
+            recipe_with=("density",),
         ),
     ] = None
     sigma_max: Annotated[
-        Annotated[float, Field(allow_inf_nan=True)] | OfSigmaData | None,
+        Annotated[float, Field(allow_inf_nan=True)] | str | None,
         Setting(
-            "The highest noise level of training; { sigma_data = 160 } is that multiple of the "
-            "data's sigma_data. Where it is left out it is the highest of the table, or 80.",
+            'The highest noise level of training; "160 * sigma_data" is that multiple of the '
+            "data's sigma_data. Where it is left out it is that of the recipe, the highest of the "
+            "table, or 80.",
             objective=True,
+            from_recipe=True,
+            recipe_with=("density",),
         ),
     ] = None
     sigma_data: Annotated[
@@ -234,15 +275,14 @@ class TrialSettings(TrialFields):
     @field_validator("sigma_min", "sigma_max", mode="before")
     @classmethod
     def _level(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None or isinstance(value, OfSigmaData):
+        if value is None:
             return value
-        number = value.get("sigma_data") if isinstance(value, Mapping) else value
-        known = not isinstance(value, Mapping) or set(value) == {"sigma_data"}
-        if not known or isinstance(number, bool) or not isinstance(number, int | float):
+        number = multiples.factor(value) if isinstance(value, str) else value
+        if isinstance(number, bool) or not isinstance(number, int | float):
             raise ValueError(
-                "must be a number, or { sigma_data = number } for a multiple of the data's"
+                'must be a number, or a multiple of the data\'s sigma_data, "0.04 * sigma_data"'
             )
-        finite = info.field_name == "sigma_min" or isinstance(value, Mapping)
+        finite = info.field_name == "sigma_min" or isinstance(value, str)
         if not math.isfinite(number) and (finite or math.isnan(number)):
             raise ValueError("Input should be a finite number")
         if number <= 0:
@@ -372,7 +412,7 @@ class TrialConfig(TrialFields):
             return table
         options = table["density"].get("options", {})
         levels = {key: options[key] for key in ("sigma_min", "sigma_max") if key in options}
-        return {**levels, **table}
+        return {"table": None, "output": "F", **levels, **table}
 
     def record(self) -> dict[str, Any]:
         """The configuration as JSON has it, for a trial's folder; read by `model_validate`."""

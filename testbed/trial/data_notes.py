@@ -17,13 +17,13 @@ def notes(config: TrialConfig, data: Data) -> Iterator[str]:
         yield (
             f"sigma_max = {config.sigma_max:g} is below the data's sigma_data = {sigma_data:.4g}: "
             "noise hides the data at no level, and samples do not start from noise alone. Scale "
-            "the data, or write sigma_max = { sigma_data = 160 }."
+            'the data, or write sigma_max = "160 * sigma_data".'
         )
     if config.sigma_min > sigma_data:
         yield (
             f"sigma_min = {config.sigma_min:g} is above the data's sigma_data = {sigma_data:.4g}: "
             "noise hides the data at every level. Scale the data, or write sigma_min = "
-            "{ sigma_data = 0.004 }."
+            '"0.004 * sigma_data".'
         )
     if note := linear_baseline.note(data):
         yield note

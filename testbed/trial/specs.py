@@ -298,16 +298,6 @@ class Evaluation(Model):
         )
 
 
-class OfSigmaData(Model):
-    """A noise level as a multiple of the data's sigma_data: `{ sigma_data = 160 }`."""
-
-    sigma_data: float = Field(gt=0)
-
-    def of(self, sigma_data: float) -> float:
-        """The level for data of that sigma_data."""
-        return self.sigma_data * sigma_data
-
-
 class Assumed(Model):
     """A sigma_data that the data need not have: recorded, and shown beside the measured one."""
 

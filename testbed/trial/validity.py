@@ -15,7 +15,8 @@ from testbed.components.network import Network
 from testbed.components.sampler import Sampler
 from testbed.components.schedule import Schedule
 from testbed.diffusion.ddpm import Normal, small
-from testbed.diffusion.denoiser import SHARED, singular_at_infinity
+from testbed.diffusion.denoiser import singular_at_infinity
+from testbed.diffusion.inputs import C_NOISE, noise_kind
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.parameterization import Parameterization
@@ -59,7 +60,7 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
 
     Args:
         objective: the trial's; its sigma_data is the one that training uses.
-        c_noise: "native", "shared" or "index".
+        c_noise: "native", "index", or a name of `inputs.C_NOISE`.
         network: what takes c_noise.
         data: what is trained on.
     """
@@ -274,22 +275,26 @@ def _noise(
     if c_noise == "index" and table is None:
         yield 'c_noise = "index" is the index in a table: name one, such as table = "ddpm".'
         return
-    kind = {"shared": "log_sigma", "index": "index"}.get(c_noise, p.noise_kind)
+    kind = noise_kind(c_noise, p)
     given = f"{p.label} gives c_noise"
+    if c_noise in C_NOISE:
+        given = f'c_noise = "{c_noise}" goes'
     if c_noise == "index" and table is not None:
         given = f"{table.label} gives an index"
     if kind not in network.noise:
         hint = 'c_noise = "shared" gives log_sigma.'
         if "index" in network.noise:
             hint = f'Its table has no entry at a {kind}: c_noise = "index" gives one, with a table.'
-        how = "" if c_noise == "index" else f" as {kind!r}"
+        how = f" as {kind!r}" if c_noise == "native" else ""
+        if c_noise in C_NOISE:
+            given = f'c_noise = "{c_noise}" is a {kind}'
         yield f"{given}{how}, {network.label} takes {', '.join(sorted(network.noise))}. {hint}"
         return
     sigma, sd = _trained(objective), objective.sigma_data
     if c_noise == "index" and table is not None:
         values = table.c_noise(sigma, sd)
-    elif c_noise == "shared":
-        values = SHARED["c_noise"](sigma, sd)
+    elif c_noise in C_NOISE:
+        values = C_NOISE[c_noise].function(sigma, sd)
     else:
         values = p.coefficients(sigma, sigma_data=sd).noise
     low, high = network.noise[kind]
