@@ -213,7 +213,7 @@ def _cut(spec: ComponentSpec, stated: TrialSettings, table: NoiseTable | None) -
     low, high = stated.sigma_min, stated.sigma_max
     assert not isinstance(low, OfSigmaData)
     assert not isinstance(high, OfSigmaData)
-    if table is not None and table.options["zero_terminal_snr"] and math.isinf(high):
+    if table is not None and table.terminal and math.isinf(high):
         high = TERMINAL
     levels = {"sigma_min": low, "sigma_max": high}
     return ComponentSpec(name=spec.name, options={**levels, **spec.options})
