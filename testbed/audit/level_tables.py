@@ -34,8 +34,8 @@ def read_table(file: Path, contents: str = "") -> LevelTable:
     """
     if contents and contents not in CONTENTS:
         raise UnknownName(unknown("table contents", contents, CONTENTS))
+    values = level_files.numbers(file, contents, "--table")
     try:
-        values = level_files.numbers(file, contents, "file")
         contents = contents or contents_of(values)
         sigmas = sigmas_of(values, contents)
     except InputError as problem:
