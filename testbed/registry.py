@@ -56,6 +56,7 @@ HOOKS: dict[type[Component], str] = {
 AXES = {component.axis: component for component in HOOKS}
 BUILTIN = (
     "testbed.data.files",
+    "testbed.data.level_files",
     "testbed.data.synthetic",
     "testbed.networks.mlp",
     "testbed.sampling.solvers",

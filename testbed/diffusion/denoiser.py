@@ -13,7 +13,6 @@ from testbed import notebook
 from testbed.components.base import Sigma
 from testbed.diffusion import ddpm
 from testbed.diffusion.inputs import C_IN, C_NOISE, InputScale
-from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.diffusion.parameterization import Parameterization
@@ -76,8 +75,7 @@ class Denoiser(nn.Module):
         if learned_variance and table is None:
             raise InputError("a learned variance is that of a step of a table: give table=....")
         parameterization = with_output(parameterization, output)
-        terminal = table is not None and bool(table.sigmas[-1] >= TERMINAL)
-        if terminal and math.inf in parameterization.singular:
+        if table is not None and table.terminal and math.inf in parameterization.singular:
             raise InputError(singular_at_infinity(parameterization))
         self.network = network
         self.learned_variance = learned_variance

@@ -60,8 +60,15 @@ def _data(registry: Registry, name: str, options: str) -> Data:
 
 
 def noise_table(registry: Registry, spec: ComponentSpec | None) -> NoiseTable | None:
-    """The levels of a discrete denoiser; None for a continuous one."""
+    """The levels of a discrete denoiser; None for a continuous one.
+
+    Raises:
+        UnknownName: no such table.
+        InputError: an option that does not fit, or options that name no levels.
+    """
     found: NoiseTable | None = component(registry, "table", spec) if spec else None
+    if found is not None:
+        found.sigmas  # noqa: B018  one whose options name no levels is refused here
     return found
 
 

@@ -154,7 +154,7 @@ class Components:
     def with_range(self, stated: TrialSettings) -> TrialSettings:
         """The settings with their range of noise levels, and the density cut to it."""
         low, high = recipes.limits(stated.sigma_min, stated.sigma_max, self.table)
-        if self.table is not None and self.table.options["zero_terminal_snr"] and math.isinf(high):
+        if self.table is not None and self.table.terminal and math.isinf(high):
             high = TERMINAL
         levels = {"sigma_min": low, "sigma_max": high}
         spec = stated.density

@@ -14,6 +14,8 @@ from testbed.settings import Setting
 from testbed.training.settings import WIDEST
 
 MOST_STEPS = 1_000_000
+MOST_SHOWN = 16
+"""How many members of a list are written out where it is told in words."""
 
 
 def canonical(value: Any) -> str:
@@ -89,11 +91,21 @@ class ComponentSpec(Model):
     def __str__(self) -> str:
         """`min_snr (gamma 5)`, without options that are empty."""
         options = ", ".join(
-            f"{key} {json.dumps(value) if isinstance(value, list | dict) else value}"
+            f"{key} {_brief(value) if isinstance(value, list | tuple | dict) else value}"
             for key, value in self.options.items()
             if value not in ("", [], (), None)
         )
         return f"{self.name} ({options})" if options else self.name
+
+
+def _brief(value: Any) -> str:
+    """A value as JSON; of a long list its ends and how many there are."""
+    if isinstance(value, list | tuple) and len(value) > MOST_SHOWN:
+        return f"[{value[0]}, {value[1]}, ... {len(value)} in all ..., {value[-1]}]"
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)}: {_brief(one)}" for key, one in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    return json.dumps(value)
 
 
 class Variance(Model):

@@ -71,7 +71,7 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
     if math.isinf(high):
         yield _at_infinity(p, math.inf in p.singular)
         return
-    if objective.table is not None and objective.table.options["zero_terminal_snr"]:
+    if objective.table is not None and objective.table.terminal:
         if math.inf in p.singular or bool(_lost(objective, TERMINAL) > objective.sigma_data):
             yield _at_infinity(p, singular=True)
             return
