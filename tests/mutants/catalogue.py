@@ -37,6 +37,7 @@ MODULES = [
     "verdict_laws",
     "distance_laws",
     "sample_quality_laws",
+    "recipes",
     "property_laws",
     "installations",
     "wrong_components",
