@@ -69,19 +69,19 @@ def used(config: Any) -> dict[str, Any]:
         InputError: no configuration of a scheduler with betas or of flow matching, a key that
             changes the levels in another way, or one that is not known.
     """
-    if not isinstance(config, Mapping) or not {"beta_schedule", "trained_betas", "shift"} & {
-        *config
-    }:
+    stated: dict[str, Any] = {}
+    if isinstance(config, Mapping):
+        stated = {key: value for key, value in config.items() if value is not None}
+    if not stated.keys() & {"beta_schedule", "trained_betas", "shift"}:
         raise InputError(
             "no scheduler of diffusers with known levels: expected the key beta_schedule, "
             "trained_betas or shift."
         )
-    kind = str(config.get("_class_name", "FlowMatch"))
-    if "shift" in config and not kind.startswith("FlowMatch"):
+    kind = str(stated.get("_class_name", "FlowMatch"))
+    if "shift" in stated and not kind.startswith("FlowMatch"):
         raise InputError(
             f"_class_name = {kind!r}: of schedulers with the key shift, only FlowMatch... are read."
         )
-    stated = {key: value for key, value in config.items() if value is not None}
     for key, value in stated.items():
         if key in CHANGES and value != CHANGES[key]:
             expected = json.dumps(CHANGES[key])
