@@ -40,25 +40,25 @@ OF_LEVELS = {
 """Keys that say which levels there are."""
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
     """The keys of a scheduler_config.json that its levels come from.
 
     Raises:
         InputError: the file cannot be read as JSON, or `sigmas_of` refuses it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"path = {str(path)!r} cannot be read: {one_line(problem)}.") from None
+        raise InputError(f"path = {str(file)!r} cannot be read: {one_line(problem)}.") from None
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise InputError(f"{path} cannot be read as JSON: {one_line(problem)}.") from None
+        raise InputError(f"{file} cannot be read as JSON: {one_line(problem)}.") from None
     try:
         found = used(config)
         sigmas_of(found)
     except InputError as problem:
-        raise InputError(f"{path}: {problem}") from None
+        raise InputError(f"{file}: {problem}") from None
     return found
 
 
