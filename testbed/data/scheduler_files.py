@@ -40,25 +40,25 @@ OF_LEVELS = {
 """Keys that say which levels there are."""
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
     """The keys of a scheduler_config.json that its levels come from.
 
     Raises:
         InputError: the file cannot be read as JSON, or `sigmas_of` refuses it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"path = {str(path)!r} cannot be read: {one_line(problem)}.") from None
+        raise InputError(f"path = {str(file)!r} cannot be read: {one_line(problem)}.") from None
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise InputError(f"{path} cannot be read as JSON: {one_line(problem)}.") from None
+        raise InputError(f"{file} cannot be read as JSON: {one_line(problem)}.") from None
     try:
         found = used(config)
         sigmas_of(found)
     except InputError as problem:
-        raise InputError(f"{path}: {problem}") from None
+        raise InputError(f"{file}: {problem}") from None
     return found
 
 
@@ -69,19 +69,19 @@ def used(config: Any) -> dict[str, Any]:
         InputError: no configuration of a scheduler with betas or of flow matching, a key that
             changes the levels in another way, or one that is not known.
     """
-    if not isinstance(config, Mapping) or not {"beta_schedule", "trained_betas", "shift"} & {
-        *config
-    }:
+    stated: dict[str, Any] = {}
+    if isinstance(config, Mapping):
+        stated = {key: value for key, value in config.items() if value is not None}
+    if not stated.keys() & {"beta_schedule", "trained_betas", "shift"}:
         raise InputError(
             "no scheduler of diffusers with known levels: expected the key beta_schedule, "
             "trained_betas or shift."
         )
-    kind = str(config.get("_class_name", "FlowMatch"))
-    if "shift" in config and not kind.startswith("FlowMatch"):
+    kind = str(stated.get("_class_name", "FlowMatch"))
+    if "shift" in stated and not kind.startswith("FlowMatch"):
         raise InputError(
             f"_class_name = {kind!r}: of schedulers with the key shift, only FlowMatch... are read."
         )
-    stated = {key: value for key, value in config.items() if value is not None}
     for key, value in stated.items():
         if key in CHANGES and value != CHANGES[key]:
             expected = json.dumps(CHANGES[key])

@@ -31,6 +31,7 @@ import testbed.components.base
 from testbed import hookspecs
 from testbed.audit import adapters, driver
 from testbed.components import guidance
+from testbed.data.level_files import FILE_TABLES
 from testbed.diffusion.ddpm import Chain
 from testbed.diffusion.noise_levels import SPACINGS, TERMINAL
 from testbed.diffusion.noise_tables import NEAREST, TABLES
@@ -708,7 +709,7 @@ NAMED: dict[str, tuple[Mapping[str, Any], Collection[str], set[str]]] = {
     # Heun's options are Euler's; ddpm is a sampler and a schedule.
     "samplers": (samplers(), ("heun", "ddpm"), set()),
     "guidance": (GUIDANCES, (), set()),
-    "discrete": (TABLES, (), {"nearest", "zero_terminal_snr"}),
+    "discrete": ({**TABLES, **FILE_TABLES}, (), {"nearest", "zero_terminal_snr"}),
 }
 """The components of a page's table, those whose options stand elsewhere, and common options."""
 
