@@ -11,11 +11,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -26,18 +24,23 @@ from pydantic import (
 from testbed import settings
 from testbed.settings import Setting
 from testbed.training.settings import Training
+from testbed.trial.identity import identified, plain
 from testbed.trial.specs import (
     Assumed,
     ComponentSpec,
     Evaluation,
+    Limit,
     Model,
     OfSigmaData,
     Variance,
     canonical,
+    noise_level,
 )
 
 SCHEMA = 3
 MOST_SEEDS = 10_000
+ROUNDING = 1e-6
+"""How far, relatively, an end of a range may lie inside of it: the ends are quantiles."""
 
 
 class TrialFields(Model):
@@ -233,21 +236,8 @@ class TrialSettings(TrialFields):
 
     @field_validator("sigma_min", "sigma_max", mode="before")
     @classmethod
-    def _level(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None or isinstance(value, OfSigmaData):
-            return value
-        number = value.get("sigma_data") if isinstance(value, Mapping) else value
-        known = not isinstance(value, Mapping) or set(value) == {"sigma_data"}
-        if not known or isinstance(number, bool) or not isinstance(number, int | float):
-            raise ValueError(
-                "must be a number, or { sigma_data = number } for a multiple of the data's"
-            )
-        finite = info.field_name == "sigma_min" or isinstance(value, Mapping)
-        if not math.isfinite(number) and (finite or math.isnan(number)):
-            raise ValueError("Input should be a finite number")
-        if number <= 0:
-            raise ValueError("Input should be greater than 0")
-        return value
+    def _limit(cls, value: Any, info: ValidationInfo) -> Any:
+        return noise_level(value, infinite=info.field_name == "sigma_max")
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -328,6 +318,15 @@ class TrialConfig(TrialFields):
             identity=False,
         ),
     ] = None
+    asked_levels: Annotated[
+        tuple[float, ...] | None,
+        Setting(
+            "The noise levels that the case asks for, where the trial or one that it is compared "
+            "with has a table: evaluation.levels then has the nearest levels of the table.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = None
     data_digest: Annotated[str, Setting("Digest of the data.", batch=True)] = ""
     sources: Annotated[
         str,
@@ -384,6 +383,30 @@ class TrialConfig(TrialFields):
         return self.training_range or (self.sigma_min, self.sigma_max)
 
     @property
+    def measured(self) -> tuple[float, float]:
+        """The lowest and the highest noise level that it is asked to be measured at."""
+        evaluation = self.evaluation
+        listed = self.asked_levels or evaluation.levels
+        if not isinstance(listed, int):
+            return listed[0], listed[-1]
+        return (
+            _number(evaluation.sigma_min, self.sigma_min),
+            _number(evaluation.sigma_max, self.sigma_max),
+        )
+
+    @property
+    def sampled(self) -> tuple[float, float]:
+        """The last noise level above 0 and the first one of the samples' path."""
+        ends = self.evaluation.sampling_sigma_min, self.evaluation.sampling_sigma_max
+        limits, drawn = (self.sigma_min, self.sigma_max), self.trained
+        # An end of training's range is the limit itself where the two differ by a rounding.
+        own = [
+            limit if math.isclose(level, limit, rel_tol=ROUNDING) else level
+            for limit, level in zip(limits, drawn, strict=True)
+        ]
+        return _number(ends[0], own[0]), _number(ends[1], own[1])
+
+    @property
     def cut_table(self) -> str:
         """`930 of 1000 levels`, of a table that training draws a part of; else empty."""
         drawn, had = self.table_levels or (0, 0)
@@ -392,7 +415,7 @@ class TrialConfig(TrialFields):
     @property
     def identity(self) -> str:
         """The trial's id: of all settings that are part of it, whatever order they stand in."""
-        return hashlib.sha256(canonical(_identified(self)).encode()).hexdigest()[:12]
+        return hashlib.sha256(canonical(identified(self)).encode()).hexdigest()[:12]
 
     @property
     def training_text(self) -> str:
@@ -401,7 +424,7 @@ class TrialConfig(TrialFields):
         Without the digests of sources, which differ with the sampler's module: trials that are
         compared here are of one process, whose sources are the same.
         """
-        return canonical(_identified(self, evaluation=False))
+        return canonical(identified(self, evaluation=False))
 
     @property
     def training_identity(self) -> str:
@@ -410,7 +433,7 @@ class TrialConfig(TrialFields):
 
     def text(self, **wanted: bool) -> str:
         """The settings whose `Setting` has these values, as JSON; see `settings.names`."""
-        return canonical({name: _plain(getattr(self, name)) for name in self._names(**wanted)})
+        return canonical({name: plain(getattr(self, name)) for name in self._names(**wanted)})
 
     @classmethod
     def _names(cls, **wanted: bool) -> Iterable[str]:
@@ -421,24 +444,7 @@ class TrialConfig(TrialFields):
         return self.model_copy(update={"seed": seed})
 
 
-def _identified(model: Any, **wanted: bool) -> dict[str, Any]:
-    """The settings that are part of the identity, without later ones that are at their default."""
-    found: dict[str, Any] = {}
-    for field in settings.fields(type(model)):
-        value, setting = getattr(model, field.name), field.setting
-        excluded = any(getattr(setting, key) is not state for key, state in wanted.items())
-        if excluded or not setting.identity or (setting.since and value == field.default):
-            continue
-        found[field.name] = _identified(value) if settings.fields(type(value)) else _plain(value)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """A value of a setting as JSON has it."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Training):
-        return asdict(value)
-    if isinstance(value, tuple | list):
-        return [_plain(inner) for inner in value]
-    return value
+def _number(limit: Limit, default: float) -> float:
+    """A limit of a resolved trial, or the default where it is left out."""
+    assert not isinstance(limit, OfSigmaData)
+    return default if limit is None else limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +30,7 @@ from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, OfSig
 
 RECIPE = ("weighting", "loss", "density")
 RANGE = ("sigma_min", "sigma_max")
+MEASURED_AND_SAMPLED = (*RANGE, "sampling_sigma_min", "sampling_sigma_max")
 UNSTATED = (0.002, 80.0)
 """The range of noise levels where neither the study nor a table has one."""
 _T = TypeVar("_T")
@@ -44,7 +45,9 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
             the parts do not fit together.
     """
     components = Components(registry, stated)
-    stated = components.with_levels(stated)
+    stated = components.in_numbers(stated)
+    asked = _filled(stated, UNSTATED)
+    stated = components.with_range(stated)
     complete = components.complete(components.from_recipe(stated))
     p = components.parameterization
     if p is not None:
@@ -77,9 +80,41 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         plugins=components.plugins(),
         training_sources=components.training_sources(),
     )
+    config = measured_over(config, *asked.values())
     if problems := list(misfits(config, registry, data)):
         raise InputError("\n".join(problems))
     return config
+
+
+def measured_over(config: TrialConfig, low: float, high: float) -> TrialConfig:
+    """The trial with the range that its evaluation leaves out; no end of it is infinite.
+
+    A limit that is the training's own stays left out: its record is that of a trial whose two
+    ranges are one.
+    """
+    evaluation = config.evaluation
+    ends = low, UNSTATED[1] if math.isinf(high) else high
+    if not isinstance(evaluation.levels, int):
+        return config
+    update = {}
+    for name, end in zip(RANGE, ends, strict=True):
+        chosen = getattr(evaluation, name)
+        chosen = end if chosen is None else chosen
+        update[name] = None if chosen == getattr(config, name) else chosen
+    return config.model_copy(update={"evaluation": evaluation.model_copy(update=update)})
+
+
+def _filled(stated: TrialSettings, own: tuple[float, float]) -> dict[str, float]:
+    """The limits of training that are stated, with `own` for those that are left out."""
+    limits = (getattr(stated, name) for name in RANGE)
+    chosen = [end if one is None else one for one, end in zip(limits, own, strict=True)]
+    return dict(zip(RANGE, chosen, strict=True))
+
+
+def _multiples(model: Model, names: Sequence[str]) -> dict[str, OfSigmaData]:
+    """Those of the limits that are multiples of sigma_data."""
+    found = {name: getattr(model, name) for name in names}
+    return {name: one for name, one in found.items() if isinstance(one, OfSigmaData)}
 
 
 def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str]:
@@ -94,10 +129,12 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     yield from validity.problems(objective, config.c_noise, network, data)
     yield from validity.unlearnt(objective, network, evaluation.elbo)
     yield from validity.unmeasured(evaluation, config.training.steps)
+    yield from validity.disordered(config.measured, config.sampled)
     yield from class_conditions.problems(config.conditions, method, network, data)
-    yield from validity.unsampled(sampler, schedule, evaluation.steps, objective, guided)
+    path = schedule, evaluation.steps, config.sampled
+    yield from validity.unsampled(sampler, *path, objective, config.trained, guided)
     if evaluation.likelihood:
-        yield from validity.unlikely(evaluation.likelihood, objective, data)
+        yield from validity.unlikely(evaluation.likelihood, config.measured, objective, data)
 
 
 class Components:
@@ -127,29 +164,38 @@ class Components:
             self.problems.append(str(problem))
             return None
 
-    def with_levels(self, stated: TrialSettings) -> TrialSettings:
-        """The settings with a number for the lowest and for the highest noise level.
+    def in_numbers(self, stated: TrialSettings) -> TrialSettings:
+        """The settings with numbers for noise levels that are multiples of sigma_data."""
+        evaluation = stated.evaluation
+        if not (_multiples(stated, RANGE) or _multiples(evaluation, MEASURED_AND_SAMPLED)):
+            return stated
+
+        def sigma_data() -> float:
+            data = build.dataset(self.registry, self._spec("dataset", stated.dataset))
+            return _sigma_data(stated, data)
+
+        known = self.attempt(sigma_data)
+
+        def numbers(model: _M, names: Sequence[str]) -> _M:
+            # Without its data a trial is refused anyway; limits are left out until then.
+            update = {
+                name: None if known is None else multiple.of(known)
+                for name, multiple in _multiples(model, names).items()
+            }
+            return model.model_copy(update=update)
+
+        update = {"evaluation": numbers(evaluation, MEASURED_AND_SAMPLED)}
+        return numbers(stated, RANGE).model_copy(update=update)
+
+    def with_range(self, stated: TrialSettings) -> TrialSettings:
+        """The settings with a lowest and a highest noise level of training.
 
         A limit is what the study states, else that of the table, else that of `UNSTATED`.
         """
         own = UNSTATED
         if self.table is not None and validity.ascends(self.table):
-            own = _ends(self.table)
-        limits = stated.sigma_min, stated.sigma_max
-        chosen = [mine if one is None else one for one, mine in zip(limits, own, strict=True)]
-        if any(isinstance(one, OfSigmaData) for one in chosen):
-            sigma_data = self.attempt(lambda: self._sigma_data_of(stated))
-            # Without its data a trial is refused anyway; the default levels stand in until then.
-            chosen = [
-                one if not isinstance(one, OfSigmaData) else one.of(sigma_data) if sigma_data else d
-                for one, d in zip(chosen, UNSTATED, strict=True)
-            ]
-        return stated.model_copy(update=dict(zip(RANGE, chosen, strict=True)))
-
-    def _sigma_data_of(self, stated: TrialSettings) -> float:
-        return _sigma_data(
-            stated, build.dataset(self.registry, self._spec("dataset", stated.dataset))
-        )
+            own = float(self.table.sigmas[0]), float(self.table.sigmas[-1])
+        return stated.model_copy(update=_filled(stated, own))
 
     def from_recipe(self, stated: TrialSettings) -> TrialSettings:
         """The settings with the recipe's own components in their places, and the density cut."""
@@ -262,11 +308,6 @@ def _training_range(density: Density, table: NoiseTable | None) -> tuple[float, 
     ends = torch.tensor(density.support, dtype=torch.float64).clamp(max=TERMINAL)
     low, high = (ends if table is None else table.quantised(ends)).tolist()
     return low, high
-
-
-def _ends(table: NoiseTable) -> tuple[float, float]:
-    """The lowest and the highest level of a table."""
-    return float(table.sigmas[0]), float(table.sigmas[-1])
 
 
 def _table_levels(trained: tuple[float, float], table: NoiseTable | None) -> tuple[int, int] | None:

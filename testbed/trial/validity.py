@@ -23,6 +23,7 @@ from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import refused_at_infinity, sample
+from testbed.sampling.schedules import snapped
 from testbed.tensors import widen
 from testbed.training import averages
 from testbed.training.objective import Objective
@@ -117,14 +118,23 @@ class ZeroLearned(Zero):
 
 
 def unsampled(
-    sampler: Sampler, schedule: Schedule, steps: int, objective: Objective, guided: bool
+    sampler: Sampler,
+    schedule: Schedule,
+    steps: int,
+    ends: tuple[float, float],
+    objective: Objective,
+    trained: tuple[float, float],
+    guided: bool,
 ) -> Iterator[str]:
     """Why the samples cannot be drawn, if not: found by the first and the last step with D = 0.
 
-    A guided denoiser has no learned variance.
+    Args:
+        ends: the last level above 0 and the first one of the path.
+        trained: the lowest and the highest level that training draws.
+        guided: whether the denoiser is guided; it has no learned variance then.
     """
-    low, high = span(objective.density)
-    if math.isinf(high):
+    low, high = ends
+    if not low < high or math.isinf(high):
         return
     try:
         sigmas = schedule(steps, low, high, objective.table)
@@ -137,6 +147,8 @@ def unsampled(
                 f"denoiser is trained up to {high:g}."
             )
             return
+        if objective.table is not None:
+            sigmas = snapped(sigmas, objective.table, *trained)
         few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
         passed: list[Tensor] = []
         start = torch.full((1, 256), float(sigmas[0]))
@@ -186,10 +198,17 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         )
 
 
-def unlikely(likelihood: Likelihood, objective: Objective, data: Data) -> Iterator[str]:
-    """Why `evaluation.likelihood` cannot be measured, a line each; nothing where it can."""
-    (low, high), d = span(objective.density), data.train[0].numel()
-    if math.isinf(high) or high >= TERMINAL:
+def unlikely(
+    likelihood: Likelihood, ends: tuple[float, float], objective: Objective, data: Data
+) -> Iterator[str]:
+    """Why `evaluation.likelihood` cannot be measured, a line each; nothing where it can.
+
+    `ends` are the lowest and the highest level that is measured.
+    """
+    (low, high), d = ends, data.train[0].numel()
+    if not low < high:
+        return
+    if span(objective.density)[1] >= TERMINAL:
         yield (
             "evaluation.likelihood at sigma_max = infinity (zero terminal SNR): the density of "
             "x = x0 + sigma eps has no limit there. Give a finite sigma_max."
@@ -249,6 +268,16 @@ def _outside(label: str, allowed: tuple[float, float], low: float, high: float) 
             f"{label} is defined for sigma between {allowed[0]:g} and {allowed[1]:g} (ends "
             f"excluded), the density draws sigma from {low:g} to {high:g}."
         )
+
+
+def disordered(measured: tuple[float, float], sampled: tuple[float, float]) -> Iterator[str]:
+    """Which range of noise levels of the evaluation is none, a line each."""
+    for prefix, (low, high) in (("", measured), ("sampling_", sampled)):
+        if not low < high:
+            yield (
+                f"evaluation.{prefix}sigma_max = {high:g} must be above "
+                f"evaluation.{prefix}sigma_min = {low:g}."
+            )
 
 
 def unmeasured(evaluation: Evaluation, steps: int) -> Iterator[str]:
