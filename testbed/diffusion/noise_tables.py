@@ -108,6 +108,16 @@ class NoiseTable(Component):
         """The nearest level; float64, shaped like sigma."""
         return self.sigmas.to(sigma.device)[self.index(sigma)]
 
+    def snapped(self, sigma: Tensor, low: float, high: float) -> Tensor:
+        """The levels nearest to the sigmas (n,), each once and ascending; (m,) float64, m <= n.
+
+        Args:
+            low, high: two of the levels; of those below, between and above them only those between
+                count, such as those that training draws.
+        """
+        nearest = self.quantised(sigma).clamp(low, high)
+        return torch.tensor(sorted(set(nearest.tolist())), dtype=torch.float64)
+
     def density(self, sigma_min: float, sigma_max: float) -> Density:
         """The density whose index is uniform: equal masses, cut to [sigma_min, sigma_max]."""
         cut = {"sigma_min": sigma_min, "sigma_max": sigma_max}

@@ -12,6 +12,7 @@ from torch import Tensor
 from testbed.components.schedule import Schedule
 from testbed.diffusion import noise_levels
 from testbed.diffusion.noise_levels import Spacing
+from testbed.diffusion.noise_tables import NoiseTable
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 
@@ -126,6 +127,17 @@ def within(
         return noise_levels.table_sigmas(inside, steps, spacing, steps_offset)
     except InputError as problem:
         raise InputError(f"{owner}: {problem}") from None
+
+
+def snapped(sigmas: Tensor, table: NoiseTable, low: float, high: float) -> Tensor:
+    """The levels of a path to 0 on a table: the nearest ones, each once; (m + 1,) float64, m <= n.
+
+    Args:
+        sigmas: (n + 1,) descending levels, the last of them 0.
+        table: The levels of a discrete denoiser.
+        low, high: The lowest and the highest of them that it was trained on.
+    """
+    return torch.cat([table.snapped(sigmas[:-1], low, high).flip(0), sigmas[-1:]])
 
 
 SCHEDULES = {

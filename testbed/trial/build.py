@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from testbed.components.dataset import Data
 from testbed.components.density import Density
@@ -16,8 +17,10 @@ from testbed.diffusion.inputs import noise_kind
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.errors import InputError
+from testbed.metrics.denoising import log_spaced
 from testbed.random import stream
 from testbed.registry import Registry
+from testbed.sampling.schedules import snapped
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
@@ -126,6 +129,25 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
         learned_variance=learned,
     )
     return denoiser, started
+
+
+def measured_levels(config: TrialConfig) -> Tensor:
+    """The noise levels that a trial is measured at, ascending, (L,) float64."""
+    levels = config.evaluation.levels
+    if isinstance(levels, int):
+        return log_spaced(*config.measured, levels)
+    return torch.tensor(levels, dtype=torch.float64)
+
+
+def sampling_levels(config: TrialConfig, registry: Registry) -> Tensor:
+    """The noise levels of the path of a trial's samples, (n + 1,) float64, descending to 0.
+
+    Those of a discrete denoiser are levels that it was trained on: the nearest, each once.
+    """
+    evaluation, table = config.evaluation, noise_table(registry, config.table)
+    schedule = component(registry, "schedule", evaluation.schedule)
+    sigmas: Tensor = schedule(evaluation.steps, *config.sampled, table)
+    return sigmas if table is None else snapped(sigmas, table, *config.trained)
 
 
 def module_of(denoiser: Denoiser) -> torch.nn.Module:

@@ -24,7 +24,8 @@ from testbed.errors import InputError
 from testbed.plugin_files import Provenance
 from testbed.registry import Registry
 from testbed.trial import build, class_conditions, recipes, sources, validity
-from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
+from testbed.trial.config import TrialConfig, TrialSettings
+from testbed.trial.fields import TrialFields
 from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, canonical
 
 _T = TypeVar("_T")
@@ -70,9 +71,28 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         plugins=components.plugins(),
         training_sources=components.training_sources(),
     )
+    config = measured_over(config, *components.asked)
     if problems := list(misfits(config, registry, data)):
         raise InputError("\n".join(problems))
     return config
+
+
+def measured_over(config: TrialConfig, low: float, high: float) -> TrialConfig:
+    """The trial with the range that its evaluation leaves out; no end of it is infinite.
+
+    A limit that is the training's own stays left out: its record is that of a trial whose two
+    ranges are one.
+    """
+    evaluation = config.evaluation
+    ends = low, recipes.UNSTATED[1] if math.isinf(high) else high
+    if not isinstance(evaluation.levels, int):
+        return config
+    update = {}
+    for name, end in zip(LEVELS, ends, strict=True):
+        chosen = getattr(evaluation, name)
+        chosen = end if chosen is None else chosen
+        update[name] = None if chosen == getattr(config, name) else chosen
+    return config.model_copy(update={"evaluation": evaluation.model_copy(update=update)})
 
 
 def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str]:
@@ -87,10 +107,12 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     yield from validity.problems(objective, config.c_noise, network, data)
     yield from validity.unlearnt(objective, network, evaluation.elbo)
     yield from validity.unmeasured(evaluation, config.training.steps)
+    yield from validity.disordered(config.measured, config.sampled)
     yield from class_conditions.problems(config.conditions, method, network, data)
-    yield from validity.unsampled(sampler, schedule, evaluation.steps, objective, guided)
+    path = schedule, evaluation.steps, config.sampled
+    yield from validity.unsampled(sampler, *path, objective, config.trained, guided)
     if evaluation.likelihood:
-        yield from validity.unlikely(evaluation.likelihood, objective, data)
+        yield from validity.unlikely(evaluation.likelihood, config.measured, objective, data)
 
 
 class Components:
@@ -102,7 +124,7 @@ class Components:
             since the rest depends on them.
 
     `stated` has what the recipe says in the place of what was left out, and a number in the place
-    of each multiple of sigma_data.
+    of each multiple of sigma_data. `asked` is the range of noise levels that the study states.
     """
 
     def __init__(self, registry: Registry, stated: TrialSettings) -> None:
@@ -113,6 +135,7 @@ class Components:
         self.parameterization: Parameterization | None = self.attempt(
             lambda: build.component(registry, "parameterization", stated.parameterization)
         )
+        self.asked = recipes.limits(stated.sigma_min, stated.sigma_max, None)
         self.stated = self._in_numbers(self._from_recipe(stated))
         table = self.stated.table
         known = table is None or table.name != "recipe"
@@ -225,7 +248,7 @@ def _values(model: Model) -> list[Any]:
         elif field.setting.axis and field.setting.axis != "dataset":
             specs = value if isinstance(value, tuple) else (value,)
             values += [one.options for one in specs if one is not None]
-        elif field.name in LEVELS:
+        elif isinstance(value, str | tuple):
             values.append(value)
     return values
 
@@ -241,7 +264,7 @@ def _evaluated(model: _M, sigma_data: float) -> _M:
         if isinstance(value, ComponentSpec) and axis != "dataset":
             options = multiples.evaluated(value.options, sigma_data)
             return ComponentSpec(name=value.name, options=options)
-        return multiples.evaluated(value, sigma_data) if isinstance(value, str) else value
+        return multiples.evaluated(value, sigma_data) if isinstance(value, str | tuple) else value
 
     return model.model_copy(
         update={
@@ -257,11 +280,6 @@ def _training_range(density: Density, table: NoiseTable | None) -> tuple[float, 
     ends = torch.tensor(density.support, dtype=torch.float64).clamp(max=TERMINAL)
     low, high = (ends if table is None else table.quantised(ends)).tolist()
     return low, high
-
-
-def _ends(table: NoiseTable) -> tuple[float, float]:
-    """The lowest and the highest level of a table."""
-    return float(table.sigmas[0]), float(table.sigmas[-1])
 
 
 def _table_levels(trained: tuple[float, float], table: NoiseTable | None) -> tuple[int, int] | None:

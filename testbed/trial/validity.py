@@ -24,6 +24,7 @@ from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import refused_at_infinity, sample
+from testbed.sampling.schedules import snapped
 from testbed.tensors import widen
 from testbed.training import averages
 from testbed.training.objective import Objective
@@ -118,14 +119,23 @@ class ZeroLearned(Zero):
 
 
 def unsampled(
-    sampler: Sampler, schedule: Schedule, steps: int, objective: Objective, guided: bool
+    sampler: Sampler,
+    schedule: Schedule,
+    steps: int,
+    ends: tuple[float, float],
+    objective: Objective,
+    trained: tuple[float, float],
+    guided: bool,
 ) -> Iterator[str]:
     """Why the samples cannot be drawn, if not: found by the first and the last step with D = 0.
 
-    A guided denoiser has no learned variance.
+    Args:
+        ends: the last level above 0 and the first one of the path.
+        trained: the lowest and the highest level that training draws.
+        guided: whether the denoiser is guided; it has no learned variance then.
     """
-    low, high = span(objective.density)
-    if math.isinf(high):
+    low, high = ends
+    if not low < high or math.isinf(high):
         return
     try:
         sigmas = schedule(steps, low, high, objective.table)
@@ -138,6 +148,8 @@ def unsampled(
                 f"denoiser is trained up to {high:g}."
             )
             return
+        if objective.table is not None:
+            sigmas = snapped(sigmas, objective.table, *trained)
         few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
         passed: list[Tensor] = []
         start = torch.full((1, 256), float(sigmas[0]))
@@ -187,10 +199,17 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         )
 
 
-def unlikely(likelihood: Likelihood, objective: Objective, data: Data) -> Iterator[str]:
-    """Why `evaluation.likelihood` cannot be measured, a line each; nothing where it can."""
-    (low, high), d = span(objective.density), data.train[0].numel()
-    if math.isinf(high) or high >= TERMINAL:
+def unlikely(
+    likelihood: Likelihood, ends: tuple[float, float], objective: Objective, data: Data
+) -> Iterator[str]:
+    """Why `evaluation.likelihood` cannot be measured, a line each; nothing where it can.
+
+    `ends` are the lowest and the highest level that is measured.
+    """
+    (low, high), d = ends, data.train[0].numel()
+    if not low < high:
+        return
+    if span(objective.density)[1] >= TERMINAL:
         yield (
             "evaluation.likelihood at sigma_max = infinity (zero terminal SNR): the density of "
             "x = x0 + sigma eps has no limit there. Give a finite sigma_max."
@@ -252,6 +271,16 @@ def _outside(label: str, allowed: tuple[float, float], low: float, high: float) 
         )
 
 
+def disordered(measured: tuple[float, float], sampled: tuple[float, float]) -> Iterator[str]:
+    """Which range of noise levels of the evaluation is none, a line each."""
+    for prefix, (low, high) in (("", measured), ("sampling_", sampled)):
+        if not low < high:
+            yield (
+                f"evaluation.{prefix}sigma_max = {high:g} must be above "
+                f"evaluation.{prefix}sigma_min = {low:g}."
+            )
+
+
 def unmeasured(evaluation: Evaluation, steps: int) -> Iterator[str]:
     """Why a training of `steps` steps cannot be measured at its points or with its averages."""
     if late := [step for step in evaluation.at(steps) if step > steps]:
@@ -277,17 +306,15 @@ def _noise(
         return
     kind = noise_kind(c_noise, p)
     given = f"{p.label} gives c_noise"
-    if c_noise in C_NOISE:
-        given = f'c_noise = "{c_noise}" goes'
+    if c_noise in C_NOISE and c_noise != "shared":
+        given = f'c_noise = "{c_noise}" gives it'
     if c_noise == "index" and table is not None:
         given = f"{table.label} gives an index"
     if kind not in network.noise:
         hint = 'c_noise = "shared" gives log_sigma.'
         if "index" in network.noise:
             hint = f'Its table has no entry at a {kind}: c_noise = "index" gives one, with a table.'
-        how = f" as {kind!r}" if c_noise == "native" else ""
-        if c_noise in C_NOISE:
-            given = f'c_noise = "{c_noise}" is a {kind}'
+        how = "" if c_noise == "index" else f" as {kind!r}"
         yield f"{given}{how}, {network.label} takes {', '.join(sorted(network.noise))}. {hint}"
         return
     sigma, sd = _trained(objective), objective.sigma_data

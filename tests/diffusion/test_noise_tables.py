@@ -372,7 +372,8 @@ REFUSED = {
         "'eps' at sigma_max = infinity (zero terminal SNR): x is pure noise there and F says",
     ),
     "score at zero SNR, by the table alone": (
-        ["table.zero_terminal_snr=true", 'grid.parameterization=["score"]'],
+        ["table.zero_terminal_snr=true", "evaluation.sampler=ddim",
+         'grid.parameterization=["score"]'],
         "'score' at sigma_max = infinity (zero terminal SNR)",
     ),
     "zero SNR that is never drawn": (

@@ -279,8 +279,7 @@ parameterization = ["eps", "edm"]
     assert levels.text == "5 of 8 levels, σ = 0.041 to 18"
     # Over all levels the parts are the metric that the trial stored.
     for label in labels:
-        everywhere = ranges.CommonLevels(levels.every, np.ones(8, dtype=bool))
-        found = ranges.parts(read, label, "excess_nats", everywhere)
+        found = ranges.parts(read, label, "excess_nats", levels.untrained_too)
         assert found is not None
         stored = read.values(*label, "excess_nats").to_numpy()
         assert curves.total("excess_nats", found.parts) == pytest.approx(stored, rel=1e-12)

@@ -16,7 +16,8 @@ from testbed import settings
 from testbed.settings import Setting
 from testbed.study.settings import Header, ReportSettings
 from testbed.training.settings import Training
-from testbed.trial.config import SCHEMA, TrialConfig, TrialFields, TrialSettings
+from testbed.trial.config import SCHEMA, TrialConfig, TrialSettings
+from testbed.trial.fields import TrialFields
 from testbed.trial.specs import ComponentSpec, Evaluation, Likelihood, Variance
 
 SMALL = {"parameterization": "v", "dataset": "moons", "sigma_data": 0.5, "sigma_data_measured": 0.5}
@@ -46,7 +47,7 @@ OTHERS: dict[str, Any] = {
     "conditions": {"label": 0.1}, "training": {"steps": 7}, "evaluation": {"draws": 7}, "seed": 3,
     "device": "cuda", "sigma_data": 0.7, "sigma_data_measured": 0.7, "data_digest": "d",
     "sources": "s", "plugins": {"p": "1"}, "schema": 1, "training_range": (0.1, 9.0),
-    "table_levels": (9, 10), "training_sources": "s",
+    "table_levels": (9, 10), "asked_levels": (0.1, 9.0), "training_sources": "s",
 }  # fmt: skip
 """Another value of each setting."""
 
@@ -65,7 +66,7 @@ def test_trials_that_differ_in_how_they_are_measured_are_one_training() -> None:
     first = config()
     alike = {n for n, v in OTHERS.items() if config(**{n: v}).training_text == first.training_text}
     unstated = {"plugins", "schema", "sources", "training_range", "table_levels"}
-    assert alike == {"evaluation", "training_sources", *unstated}
+    assert alike == {"evaluation", "asked_levels", "training_sources", *unstated}
     assert {f.name for f in settings.fields(Evaluation) if not f.setting.evaluation} == set()
 
 

@@ -77,7 +77,8 @@ def test_a_limit_that_is_written_out_is_the_same_trial(tmp_path: Path) -> None:
     assert config(tmp_path, *CONTINUOUS).identity == config(tmp_path, *CONTINUOUS, *said).identity
     own = config(tmp_path)
     limits = f"sigma_min={own.sigma_min!r}", f"sigma_max={own.sigma_max!r}"
-    assert config(tmp_path, *limits).identity == own.identity
+    measured = "evaluation.sigma_min=0.002", "evaluation.sigma_max=80"
+    assert config(tmp_path, *limits, *measured).identity == own.identity
 
 
 @pytest.mark.parametrize(
