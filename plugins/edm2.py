@@ -66,9 +66,9 @@ def testbed_recipes():
         sigma_max=80.0,
         reference="Karras et al. 2024, arXiv:2312.02696",
         equations={
-            "prediction": "eq. 1 and 2",
+            "prediction": "as Karras et al. 2022",
             "weighting": "eq. 14 to 16 and 21: learned with the network",
-            "density": "table 5: P_mean = -0.4, P_std = 1.0",
+            "density": "P_mean = -0.4, P_std = 1.0",
             "c_in": "as Karras et al. 2022",
             "c_noise": "as Karras et al. 2022",
             "levels": "as Karras et al. 2022, where they are those of sampling",
