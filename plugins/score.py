@@ -96,7 +96,7 @@ def testbed_recipes():
         sigma_max="200 * sigma_data",
         reference="Song et al. 2021, arXiv:2011.13456",
         equations={
-            "prediction": "eq. 7, and its network: the output is divided by sigma, so that F = -eps",
+            "prediction": "eq. 7; the network's output is divided by sigma, so that F = -eps",
             "weighting": "eq. 7 with lambda(t) = sigma^2: |sigma s + eps|^2",
             "density": "VE SDE: sigma = sigma_min (sigma_max/sigma_min)^t, t uniform",
             "c_in": "eq. 7: the network sees x",
@@ -108,7 +108,7 @@ def testbed_recipes():
             "sigma_data is 0.5, they are 0.02 and 100, that is 0.04 and 200 times sigma_data.",
             "log sigma is that of the data as they are, which moves it by a constant.",
             "The paper draws t from 1e-5 on, for numerical reasons, and here it is from 0 on.",
-            "The division by sigma and the Fourier features of log sigma are those of public copies "
-            "of the published code, and the levels those of its configuration.",
+            "The division by sigma and the Fourier features of log sigma are those of public "
+            "copies of the published code, and the levels those of its configuration.",
         ),
     )

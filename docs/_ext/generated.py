@@ -179,10 +179,8 @@ def _recipe(recipe: testbed.Recipe, registry: testbed.Registry) -> str:
         rows.append(f"| {choice} | {here} | {ours} | {_plain(recipe.equations.get(choice, ''))} |")
     lines.append("\n".join(rows))
     lines.append(_implied(recipe, registry))
-    lines.append(
-        "Deviations from the paper:\n\n"
-        + "\n".join(f"- {_plain(one)}" for one in recipe.deviations)
-    )
+    deviations = "\n".join(f"- {_plain(one)}" for one in recipe.deviations)
+    lines.append(f"Deviations from the paper:\n\n{deviations}")
     return "\n\n".join(lines)
 
 
@@ -197,10 +195,10 @@ def _choice(recipe: testbed.Recipe, choice: str) -> tuple[str, str]:
     if choice == "levels":
         ends = recipe.sigma_min, recipe.sigma_max
         low, high = UNSTATED
-        left_out = "those of the table" if recipe.table else f"{low:g} to {high:g}"
-        return left_out if None in ends else _plain(
-            f"{ends[0]} to {ends[1]}"
-        ), f"{low:g} to {high:g}"
+        usual, here = f"{low:g} to {high:g}", _plain(f"{ends[0]} to {ends[1]}")
+        if None in ends:
+            here = "those of the table" if recipe.table else usual
+        return here, usual
     default = {"table": None, "output": "F"}.get(choice)
     here, ours = (
         "none" if value is None else f"`{COMPONENT.model_validate(value)}`"

@@ -377,13 +377,14 @@ def test_a_network_that_does_not_take_the_kind_of_c_noise_is_refused_with_the_re
     file = tmp_path / "network_of_indices.py"
     file.write_text(network("{'index': (0, 999)}"))
     with pytest.raises(InputError) as found:
-        made(folder, testbed.Registry([str(file)]), SMALL, "network=odd")
+        made(folder, testbed.Registry([str(file)]), SMALL, "network=odd", "c_noise=native")
     assert str(found.value) == (
         f"{tmp_path / 'study.toml'}: v: parameterization 'v' gives c_noise as 'sigma', network "
         "'odd' takes index. Its table has no entry at a sigma: c_noise = \"index\" gives one, with "
         "a table."
     )
-    done = run_here(tmp_path, "study", "study.toml", "-p", file, "--set", "network=odd")
+    sets = ("--set", "network=odd", "--set", "c_noise=native")
+    done = run_here(tmp_path, "study", "study.toml", "-p", file, *sets)
     assert done.code == 2
     assert "network 'odd' takes index" in done.err
     assert not (tmp_path / "runs").exists()
@@ -396,10 +397,11 @@ def test_c_noise_beyond_the_range_of_a_network_is_refused_with_both_ranges(
     file.write_text(network("{'sigma': (0.001, 50), 'log_sigma': (-10, 10)}"))
     registry = testbed.Registry([str(file)])
     with pytest.raises(InputError, match=r"from 0\.002 to 80, network 'odd' takes sigma from 0\.0"):
-        made(folder, registry, SMALL, "network=odd")
+        made(folder, registry, SMALL, "network=odd", "c_noise=native")
     with pytest.raises(InputError, match=r"from 0\.0001 to 40, network 'odd'"):
-        made(folder, registry, SMALL, "network=odd", "sigma_min=0.0001", "sigma_max=40")
-    assert len(made(folder, registry, SMALL, "network=odd", "sigma_max=40").trials) == 1
+        own = "network=odd", "c_noise=native"
+        made(folder, registry, SMALL, *own, "sigma_min=0.0001", "sigma_max=40")
+    assert len(made(folder, registry, SMALL, *own, "sigma_max=40").trials) == 1
     assert len(made(folder, registry, SMALL, "network=odd", "c_noise=shared").trials) == 1
 
 
