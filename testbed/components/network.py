@@ -89,7 +89,7 @@ class Network(Component):
                 labels=labels,
                 conditions=conditions,
                 outputs=outputs,
-                noise_kind=noise_kind or next(iter(self.noise)),
+                noise_kind=noise_kind or next(iter(self.noise), ""),
             )
         if not isinstance(network, torch.nn.Module):
             raise signature.wrong("a torch.nn.Module", network)
