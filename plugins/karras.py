@@ -1,4 +1,4 @@
-"""VP and VE as Karras et al. 2022 (arXiv:2206.00364, table 1) write them: recipes only."""
+"""Recipes of Karras et al.: VP and VE (2022, arXiv:2206.00364, table 1), and EDM2 (2024)."""
 
 import testbed
 
@@ -48,5 +48,30 @@ def testbed_recipes():
             "The levels are as they are in the table, whatever the data's sigma_data; `ve` scales "
             "them.",
             CODE,
+        ),
+    )
+    yield testbed.Recipe(
+        "edm2",
+        parameterization="edm",
+        density={"name": "lognormal", "mean": -0.4, "std": 1.0},
+        weighting="edm2",
+        sigma_min=0.002,
+        sigma_max=80.0,
+        reference="Karras et al. 2024, arXiv:2312.02696",
+        equations={
+            "prediction": "as Karras et al. 2022",
+            "weighting": "eq. 14 to 16 and 21: learned with the network",
+            "density": "P_mean = -0.4, P_std = 1.0",
+            "c_in": "as Karras et al. 2022",
+            "c_noise": "as Karras et al. 2022",
+            "levels": "as Karras et al. 2022, where they are those of sampling",
+        },
+        deviations=(
+            "The weights of u(sigma) start at zero and are not normalised, so that training starts "
+            "as EDM's.",
+            "P_mean and P_std are those of the published code's configuration, which public copies "
+            "of it have; the table of the paper could not be read.",
+            "The magnitude-preserving network, its forced weight normalisation and the decay of "
+            "the learning rate are not part of the recipe.",
         ),
     )

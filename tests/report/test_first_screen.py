@@ -276,7 +276,7 @@ parameterization = ["eps", "edm"]
     labels = ("", "", "eps"), ("", "", "edm")
     levels = ranges.common(read, *labels)
     assert levels is not None
-    assert levels.text == "5 of 8 levels, σ = 0.041 to 18"
+    assert levels.text == "6 of 8 levels, measured at the nearest 6 of a table, σ = 0.01 to 18"
     # Over all levels the parts are the metric that the trial stored.
     for label in labels:
         found = ranges.parts(read, label, "excess_nats", levels.untrained_too)
