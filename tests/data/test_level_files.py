@@ -187,7 +187,7 @@ LINEAR = {"num_train_timesteps": 10, "beta_schedule": "linear", "beta_start": 0.
         ({**LINEAR, "num_train_timesteps": 9.5}, "num_train_timesteps = 9.5: expected a whole"),
         ({**LINEAR, "rescale_betas_zero_snr": 1}, "rescale_betas_zero_snr = 1: expected true or"),
         ({**LINEAR, "trained_betas": 0.1}, "trained_betas: expected a list of numbers."),
-        ({**LINEAR, "trained_betas": [0.1, 1.5]}, "trained_betas: number 1 is 1.5: expected (n,) betas"),
+        ({**LINEAR, "trained_betas": [0.1, 1.5]}, "trained_betas: number 1 is 1.5: expected"),
         ({"beta_schedule": "linear"}, "there is no num_train_timesteps: expected a number."),
         ({"shift": 3.0}, "there is no num_train_timesteps: expected a number."),
         ({"shift": -3.0, "num_train_timesteps": 9}, "n = 9, shift = -3: expected"),
