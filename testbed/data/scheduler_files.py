@@ -119,7 +119,11 @@ def sigmas_of(config: Any) -> Tensor:
     if "shift" in keys or keys.get("use_flow_sigmas"):
         shift = _number(keys, "shift" if "shift" in keys else "flow_shift")
         return noise_levels.flow_sigmas(_whole(keys, "num_train_timesteps"), shift)
-    sigmas = noise_levels.sigmas_of(_betas(keys), "betas")
+    try:
+        sigmas = noise_levels.sigmas_of(_betas(keys), "betas")
+    except InputError as problem:
+        listed = "trained_betas" in keys
+        raise InputError(f"trained_betas: {problem}" if listed else str(problem)) from None
     rescale = keys.get("rescale_betas_zero_snr", False)
     if not isinstance(rescale, bool):
         raise InputError(f"rescale_betas_zero_snr = {rescale!r}: expected true or false.")
@@ -135,7 +139,7 @@ def _betas(keys: Mapping[str, Any]) -> Tensor:
     if "trained_betas" in keys:
         values = keys["trained_betas"]
         if not isinstance(values, list | tuple) or not all(map(_is_number, values)):
-            raise InputError("trained_betas: expected a list of numbers.")
+            raise InputError("expected a list of numbers.")
         return torch.tensor(values, dtype=torch.float64)
     schedule, n = keys.get("beta_schedule"), _whole(keys, "num_train_timesteps")
     if schedule not in BETA_SCHEDULES:

@@ -244,11 +244,12 @@ def flow_sigmas(n: int = 1000, shift: float = 1.0) -> Tensor:
     sigma = shift t/(1 - t). At t = 1 there is no signal: the last level is TERMINAL.
 
     Raises:
-        InputError: n is not from 2 to MOST_LEVELS, or not 0 < shift < infinity.
+        InputError: n is not from 2 to MOST_LEVELS, or not 1/TERMINAL < shift < TERMINAL/n.
     """
-    if not 2 <= n <= MOST_LEVELS or not 0 < shift < math.inf:
+    if not 2 <= n <= MOST_LEVELS or not 1 / TERMINAL < shift < TERMINAL / n:
         raise InputError(
-            f"n = {n}, shift = {shift:g}: expected n from 2 to {MOST_LEVELS} and shift > 0, finite."
+            f"n = {n}, shift = {shift:g}: expected n from 2 to {MOST_LEVELS} and shift above "
+            f"{1 / TERMINAL:.2g} and below {TERMINAL:.2g}/n."
         )
     i = torch.arange(1, n, dtype=torch.float64)
     return torch.cat([shift * i / (n - i), torch.full((1,), TERMINAL, dtype=torch.float64)])
@@ -316,8 +317,9 @@ SPACINGS: dict[str, Callable[[int, int], Tensor]] = {
 }
 """The indices of n out of `size` levels, descending (Lin et al. 2024, arXiv:2305.08891, table 2).
 `latent` is that of latent diffusion's published sampler (Rombach et al. 2022, make_ddim_timesteps):
-"leading", and one level up. `stability` is that of Stability's generative-models (legacy_ddpm),
-which leaves out the smallest level for n < size."""
+"leading", and one level up; where n does not divide `size`, that code takes more than n levels.
+`stability` is that of Stability's generative-models (legacy_ddpm), which leaves out the smallest
+level for n < size."""
 
 
 def table_sigmas(

@@ -317,8 +317,18 @@ def test_a_study_names_its_table(tmp_path: Path) -> None:
     assert planned(tmp_path, *continuous).table is None
 
 
+CHANGES: list[list[str]] = [
+    [],
+    ZERO,
+    ["density=lognormal", "table=karras"],
+    ["table={name='betas', values=[0.01, 0.1, 0.3, 0.6]}", "evaluation.sampler=ddim",
+     "evaluation.schedule={name='table', spacing='latent'}", "evaluation.steps=3"],
+    ["table={name='flow', n=100, shift=3.0}", *ZERO[1:]],
+]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [[], ZERO, ["density=lognormal", "table=karras"]])
+@pytest.mark.parametrize("changes", CHANGES)
 def test_a_discrete_trial_runs_and_is_restored(tmp_path: Path, changes: list[str]) -> None:
     config, at = planned(tmp_path, *changes), tmp_path / "trial"
     at.mkdir()
