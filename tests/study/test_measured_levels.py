@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import studies
-from helpers.command_line import run_here
+from helpers.planted_studies import says
 
+from testbed.registry import default_registry
 from testbed.report import comparisons, ranges, reading
 from testbed.report.results import Results
+from testbed.study import runner
+from testbed.trial import worker
 
 STUDY = """
 [study]
@@ -61,12 +64,13 @@ NEAREST = sorted(set(map(nearest, GRID)))
 
 
 def ran(folder: Path, text: str) -> Path:
+    """The folder of a study, each of whose trials was run by itself."""
     folder.mkdir()
-    (folder / "one.toml").write_text(text)
-    words = ["--no-mlflow", "--jobs", "0", "--engine", "sequential"]
-    done = run_here(folder, "study", "one.toml", *words)
-    assert done.code == 0, done.err
-    return folder / "runs" / "levels"
+    made = studies.planned(text, folder, seeds=None)
+    runner.describe(made, default_registry())
+    for trial in made.trials:
+        assert worker.run(trial.config, made.files.trial(trial.id).path) == "finished"
+    return made.folder
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +161,7 @@ def test_a_pair_is_compared_at_the_same_levels_and_the_share_is_said(
             nats.append(np.trapezoid(y, np.log(here["sigma"])))
         ratios.append(nats[0] / nats[1])
     assert made.comparison.ratio == pytest.approx(float(np.sqrt(np.prod(ratios))), rel=1e-9)
-    page = (folders[0] / "report.html").read_text()
-    assert "measured at the nearest" in page
+    assert f"over the {levels.text}, that both were trained on" in says(results)
 
 
 def test_less_than_half_of_the_levels_has_no_verdict(tmp_path: Path) -> None:
