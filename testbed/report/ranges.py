@@ -62,12 +62,19 @@ class CommonLevels:
         trained: whether each lies in the range of training of both sides, (L,).
         measured: the levels at which both were measured, (M,), ascending.
         levels: those of the measured ones that both were trained on, (N,).
+        counted: for each side, the levels that its trials' own metrics are made of.
     """
 
     every: Array
     trained: Mask
     measured: Array
     levels: Array
+    counted: tuple[Array, ...]
+
+    @property
+    def stored(self) -> bool:
+        """Whether the trials' own metrics, of both sides, are those of `levels`."""
+        return all(np.array_equal(one, self.levels) for one in self.counted)
 
     @property
     def whole(self) -> bool:
@@ -115,7 +122,8 @@ def common(results: Results, *labels: Label) -> CommonLevels | None:
         np.all([inside(results, one, levels) for one in labels], axis=0)
         for levels in (measured, every)
     )
-    return CommonLevels(every, outer, measured, measured[inner])
+    counted = tuple(one.counted for one in found)
+    return CommonLevels(every, outer, measured, measured[inner], counted)
 
 
 def inside(results: Results, label: Label, sigma: Array) -> Mask:
@@ -141,13 +149,11 @@ def values(
 ) -> pd.Series[float]:
     """Returns a metric over the common levels, or over a band of them, by seed.
 
-    A metric that is not made of levels, or that the trial has of exactly these, is the trial's own
-    number. A trial that diverged has inf.
+    A metric that is not made of levels, or that the trials of both sides have of exactly these, is
+    the trial's own number. A trial that diverged has inf.
     """
-    stored, own = results.values(*label, metric), results.by_level(label)
-    if levels is None:
-        return stored
-    if band is None and own is not None and np.array_equal(own.counted, levels.levels):
+    stored = results.values(*label, metric)
+    if levels is None or (levels.stored and band is None):
         return stored
     found, mask = parts(results, label, metric, levels), None
     if found is None:

@@ -112,6 +112,7 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "sigma_data": _distinct(map(_sigma_data, configs)),
             "entropy": _entropy(results, case),
             "noise levels": _distinct(map(_range, configs)),
+            "measured": _distinct("{:g} to {:g}".format(*c.measured) for c in configs),
             "conditions": _distinct(map(_conditions, configs)),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
             "seeds": _distinct(str(n) for n in sorted(seeds)),

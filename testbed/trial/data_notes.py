@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from testbed.components.dataset import Data
 from testbed.metrics import linear_baseline
-from testbed.trial.config import TrialConfig
+from testbed.trial.config import ROUNDING, TrialConfig
 
 
 def notes(config: TrialConfig, data: Data) -> Iterator[str]:
@@ -27,6 +27,13 @@ def notes(config: TrialConfig, data: Data) -> Iterator[str]:
         )
     if note := linear_baseline.note(data):
         yield note
+    (last, first), (low, high) = config.sampled, config.trained
+    if last < low * (1 - ROUNDING) or first > high * (1 + ROUNDING):
+        yield (
+            f"samples go from sigma = {first:g} to {last:g}, and training draws {low:g} to "
+            f"{high:g}: D beyond is what the network gives for levels that it was never trained "
+            "on."
+        )
     if config.table is not None and config.cut_table:
         yield (
             f"table {config.table.name} is cut to {config.cut_table}: training never draws those "

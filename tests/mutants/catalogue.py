@@ -35,6 +35,7 @@ MODULES = [
     "sequential_laws",
     "average_laws",
     "verdict_laws",
+    "level_laws",
     "distance_laws",
     "sample_quality_laws",
     "recipes",
