@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 
 import testbed
 from testbed.components.dataset import Data
 from testbed.training.batch import Batch
-from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, TrainingJob
+from testbed.trial import recipes
 
 FIVE = ("eps", "v", "edm", "x0", "score")
 REGISTRY = testbed.Registry()
@@ -24,26 +23,20 @@ def data() -> Data:
     return REGISTRY.dataset("digits")()
 
 
-def part(axis: str, value: Any) -> Any:
-    given = {"name": value} if isinstance(value, str) else dict(value)
-    return getattr(REGISTRY, axis)(given.pop("name"), **given)
-
-
 def training_job(name: str, seed: int, width: int, batch: int, steps: int = LONG) -> TrainingJob:
     """A trial of `steps` steps, with a row every 2,000."""
     p = REGISTRY.parameterization(name)
-    recipe = p.recipe
+    recipe = REGISTRY.recipe_of(p)
     assert recipe is not None
-    objective = Objective(
-        p,
-        recipe.weighting and part("weighting", recipe.weighting),
-        part("loss", recipe.loss),
-        part("density", recipe.density),
-        data().sigma_data,
-    )
+    objective = recipes.published(p, REGISTRY, data().sigma_data)
     network = REGISTRY.network("mlp", width=width, depth=3)(data().shape, 0, seed)
     denoiser = testbed.Denoiser(
-        network, p, data().sigma_data, c_in=recipe.c_in, c_noise=recipe.c_noise
+        network,
+        objective.parameterization,
+        data().sigma_data,
+        c_in=recipe.c_in,
+        c_noise=recipe.c_noise,
+        table=objective.table,
     )
     points = max(1, steps // 2000)
     return TrainingJob(denoiser, objective, Training(steps=steps, batch=batch, points=points), seed)

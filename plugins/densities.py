@@ -6,6 +6,7 @@ import torch
 
 import testbed
 from testbed.diffusion.noise_levels import ddpm_sigmas, linear_betas, table_pdf, table_quantile
+from testbed.diffusion.noise_levels import vp as vp_schedule
 
 
 def _normal(z):
@@ -66,6 +67,25 @@ def ddpm_pdf(sigma, n=1000, start=1e-4, end=0.02):
     return table_pdf(_table(n, start, end), sigma)
 
 
+def vp(u, beta_d=19.9, beta_min=0.1, first=1e-5):
+    """sigma(t) = sqrt(exp(beta_d t^2/2 + beta_min t) - 1), t uniform on [first, 1]."""
+    if not (beta_d > 0 and beta_min > 0 and 0 <= first < 1):
+        raise ValueError(
+            f"beta_d = {beta_d:g}, beta_min = {beta_min:g}, first = {first:g}: expected "
+            "beta_d > 0, beta_min > 0 and 0 <= first < 1."
+        )
+    return vp_schedule(beta_min, beta_min + beta_d).sigma(first + (1 - first) * u)
+
+
+def vp_pdf(sigma, beta_d=19.9, beta_min=0.1, first=1e-5):
+    """sigma/(sigma'(t) (1 - first)) at the t of sigma."""
+    schedule = vp_schedule(beta_min, beta_min + beta_d)
+    t = schedule.time(sigma)
+    inside = (t >= first) & (t <= 1)
+    p = sigma / schedule.sigma_rate(t.clamp(first, 1)) / (1 - first)
+    return torch.where(inside, p, torch.zeros_like(p))
+
+
 @testbed.hookimpl
 def testbed_densities():
     yield testbed.Density(
@@ -78,4 +98,5 @@ def testbed_densities():
     yield testbed.Density(
         "logit_normal", logit_normal, logit_normal_pdf, reference="Esser et al. 2024"
     )
+    yield testbed.Density("vp", vp, vp_pdf, reference="Karras et al. 2022, table 1, VP")
     yield testbed.Density("ddpm", ddpm, ddpm_pdf, reference="Ho et al. 2020, sec. 4")

@@ -32,7 +32,7 @@ def testbed_parameterizations():
         name="edm",
         scaling=scaling,
         target=target,
-        recipe=testbed.Recipe(density="lognormal", weighting="edm"),
+        recipe="edm",
         noise_kind="log_sigma",
         reference="Karras et al. 2022, arXiv:2206.00364, table 1",
         claims=("unit_target", "unit_input", "homogeneous", "boundary"),
@@ -47,3 +47,32 @@ def testbed_weightings():
 @testbed.hookimpl
 def testbed_losses():
     yield testbed.Loss("edm", testbed.squared, space="F")
+
+
+@testbed.hookimpl
+def testbed_recipes():
+    yield testbed.Recipe(
+        "edm",
+        parameterization="edm",
+        density={"name": "lognormal", "mean": -1.2, "std": 1.2},
+        weighting="edm",
+        sigma_min=0.002,
+        sigma_max=80.0,
+        reference="Karras et al. 2022, arXiv:2206.00364",
+        equations={
+            "prediction": "eq. 7 and table 1",
+            "weighting": "table 1: (sigma^2 + sigma_data^2)/(sigma sigma_data)^2",
+            "loss": "eq. 8",
+            "density": "table 1: P_mean = -1.2, P_std = 1.2",
+            "c_in": "table 1",
+            "c_noise": "table 1: log(sigma)/4",
+            "levels": "table 1, where they are those of sampling",
+        },
+        deviations=(
+            "The paper draws from the whole log-normal distribution; the cut leaves out 0.002 % of "
+            "its draws.",
+            "The paper's data have sigma_data = 0.5; its P_mean and P_std are taken as they are, "
+            "for data of any sigma_data.",
+            "The paper's augmentation and dropout are not part of the recipe.",
+        ),
+    )

@@ -31,7 +31,7 @@ def testbed_parameterizations():
         name="eps",
         scaling=scaling,
         target=target,
-        recipe=testbed.Recipe(density="ddpm", weighting="eps"),
+        recipe="ddpm",
         noise_kind="sigma",
         reference="Ho et al. 2020, arXiv:2006.11239",
         singular=(math.inf,),
@@ -47,3 +47,31 @@ def testbed_weightings():
 @testbed.hookimpl
 def testbed_losses():
     yield testbed.Loss("eps", testbed.squared, space="eps")
+
+
+@testbed.hookimpl
+def testbed_recipes():
+    yield testbed.Recipe(
+        "ddpm",
+        parameterization="eps",
+        table="ddpm",
+        density="table",
+        weighting="eps",
+        loss="eps",
+        c_noise="index",
+        reference="Ho et al. 2020, arXiv:2006.11239",
+        equations={
+            "prediction": "eq. 11 and 12",
+            "weighting": "eq. 14 (L_simple): none in eps space",
+            "density": "eq. 14: t is uniform",
+            "table": "sec. 4: T = 1000, beta from 1e-4 to 0.02 in equal steps",
+            "c_in": "eq. 4: the network sees x_t = sqrt(abar_t) x",
+            "c_noise": "sec. 4: t, by the sinusoidal embedding",
+            "levels": "sec. 4, by eq. 4: sigma = sqrt((1 - abar)/abar)",
+        },
+        deviations=(
+            "The network counts the levels from 0 and the paper from 1, which shifts its c_noise "
+            "by one level.",
+            "The bundled network embeds the index by other frequencies than the paper's.",
+        ),
+    )

@@ -26,7 +26,7 @@ def testbed_parameterizations():
         name="flow",
         scaling=scaling,
         target=target,
-        recipe=testbed.Recipe(density="logit_normal", loss="flow"),
+        recipe="rectified_flow",
         noise_kind="time",
         reference="Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003; "
         "density: Esser et al. 2024, arXiv:2403.03206",

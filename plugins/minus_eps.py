@@ -30,7 +30,7 @@ def testbed_parameterizations():
         name="minus_eps",
         scaling=scaling,
         target=target,
-        recipe=testbed.Recipe(density="ddpm", weighting="eps"),
+        recipe="ddpm",
         noise_kind="sigma",
         reference="Ho et al. 2020, arXiv:2006.11239, with the sign of F turned",
         singular=(math.inf,),

@@ -32,7 +32,7 @@ def testbed_parameterizations():
         name="score",
         scaling=scaling,
         target=target,
-        recipe=testbed.Recipe(density="loguniform", loss="score"),
+        recipe="ve",
         noise_kind="sigma",
         reference="Song and Ermon 2019, arXiv:1907.05600; Vincent 2011",
         singular=(0.0, math.inf),
@@ -48,3 +48,67 @@ def testbed_weightings():
 @testbed.hookimpl
 def testbed_losses():
     yield testbed.Loss("score", testbed.squared, space="score")
+
+
+@testbed.hookimpl
+def testbed_recipes():
+    yield testbed.Recipe(
+        "ncsn",
+        parameterization="score",
+        table={
+            "name": "geometric",
+            "n": 10,
+            "low": "0.04 * sigma_data",
+            "high": "4 * sigma_data",
+        },
+        density="table",
+        weighting="eps",
+        loss="score",
+        c_noise="index",
+        reference="Song and Ermon 2019, arXiv:1907.05600",
+        equations={
+            "prediction": "eq. 5: s(x, sigma), the score itself",
+            "weighting": "eq. 6: sigma^2 |s + eps/sigma|^2",
+            "density": "eq. 6: the mean over the levels",
+            "table": "sec. 5: 10 levels in a geometric sequence",
+            "c_in": "eq. 5: the network sees x",
+            "c_noise": "app. A: the index, by conditional instance normalisation",
+            "levels": "sec. 5: from 1 to 0.01 for data in [0, 1]",
+        },
+        deviations=(
+            "The paper's levels are for pixels in [0, 1]; scaled to [-1, 1], where their "
+            "sigma_data is 0.5, they are 2 and 0.02, that is 4 and 0.04 times sigma_data.",
+            "The paper orders the levels from the highest to the lowest, and here the index rises "
+            "with sigma.",
+            "The bundled network embeds the index by waves, and the paper has a set of "
+            "normalisation weights for each level.",
+        ),
+    )
+    yield testbed.Recipe(
+        "ve",
+        parameterization="score",
+        density={"name": "loguniform", "low": "0.04 * sigma_data", "high": "200 * sigma_data"},
+        weighting="eps",
+        loss="score",
+        c_noise="log_sigma",
+        output="-eps",
+        sigma_min="0.04 * sigma_data",
+        sigma_max="200 * sigma_data",
+        reference="Song et al. 2021, arXiv:2011.13456",
+        equations={
+            "prediction": "eq. 7; the network's output is divided by sigma, so that F = -eps",
+            "weighting": "eq. 7 with lambda(t) = sigma^2: |sigma s + eps|^2",
+            "density": "VE SDE: sigma = sigma_min (sigma_max/sigma_min)^t, t uniform",
+            "c_in": "eq. 7: the network sees x",
+            "c_noise": "its network: log sigma, by random Fourier features",
+            "levels": "from 0.01 to 50 on CIFAR-10, for data in [0, 1]",
+        },
+        deviations=(
+            "The paper's levels are for pixels in [0, 1]; scaled to [-1, 1], where their "
+            "sigma_data is 0.5, they are 0.02 and 100, that is 0.04 and 200 times sigma_data.",
+            "log sigma is that of the data as they are, which moves it by a constant.",
+            "The paper draws t from 1e-5 on, for numerical reasons, and here it is from 0 on.",
+            "The division by sigma and the Fourier features of log sigma are those of public "
+            "copies of the published code, and the levels those of its configuration.",
+        ),
+    )

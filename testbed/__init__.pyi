@@ -7,6 +7,7 @@ from .components.guidance import Guidance
 from .components.loss import Loss, squared
 from .components.metric import Metric, MetricValue
 from .components.network import Network
+from .components.recipe import Recipe
 from .components.sampler import Sampler
 from .components.schedule import Schedule
 from .components.weighting import Weighting
@@ -14,7 +15,7 @@ from .diffusion import noise_levels
 from .diffusion.correlated import Noise
 from .diffusion.denoiser import Denoiser
 from .diffusion.noise_tables import NoiseTable
-from .diffusion.parameterization import Coefficients, Parameterization, Recipe
+from .diffusion.parameterization import Coefficients, Parameterization
 from .diffusion.predictions import convert
 from .hookspecs import hookimpl
 from .registry import Registry

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from testbed.components.loss import Loss
     from testbed.components.metric import Metric
     from testbed.components.network import Network
+    from testbed.components.recipe import Recipe
     from testbed.components.sampler import Sampler
     from testbed.components.schedule import Schedule
     from testbed.components.weighting import Weighting
@@ -83,6 +84,11 @@ def testbed_tables() -> Iterable[NoiseTable]:  # type: ignore[empty-body]
 @hookspec
 def testbed_noises() -> Iterable[Noise]:  # type: ignore[empty-body]
     """Yields noises of training: `testbed.Noise(name, z_shape, in_target=True)`."""
+
+
+@hookspec
+def testbed_recipes() -> Iterable[Recipe]:  # type: ignore[empty-body]
+    """Yields the recipes of papers: `testbed.Recipe(name, density=..., weighting=..., ...)`."""
 
 
 @hookspec

@@ -24,6 +24,7 @@ from testbed.components.guidance import Guidance
 from testbed.components.loss import Loss
 from testbed.components.metric import Metric
 from testbed.components.network import Network
+from testbed.components.recipe import Recipe
 from testbed.components.sampler import Sampler
 from testbed.components.schedule import Schedule
 from testbed.components.weighting import Weighting
@@ -48,12 +49,14 @@ HOOKS: dict[type[Component], str] = {
     Guidance: "testbed_guidances",
     NoiseTable: "testbed_tables",
     Noise: "testbed_noises",
+    Recipe: "testbed_recipes",
     Metric: "testbed_metrics",
 }
 """The class of the components of each axis, and the hook that yields them."""
 AXES = {component.axis: component for component in HOOKS}
 BUILTIN = (
     "testbed.data.files",
+    "testbed.data.level_files",
     "testbed.data.synthetic",
     "testbed.networks.mlp",
     "testbed.sampling.solvers",
@@ -308,6 +311,7 @@ class Registry:
     schedule: partialmethod[Schedule] = partialmethod(_find, Schedule)
     table: partialmethod[NoiseTable] = partialmethod(_find, NoiseTable)
     noise: partialmethod[Noise] = partialmethod(_find, Noise)
+    recipe: partialmethod[Recipe] = partialmethod(_find, Recipe)
     guidance: partialmethod[Guidance] = partialmethod(_find, Guidance)
     metric: partialmethod[Metric] = partialmethod(_find, Metric)
 
@@ -317,6 +321,10 @@ class Registry:
         if loss.space not in (spaces := ["F", *PREDICTION_TYPES]):
             raise UnknownName(f"{loss.label}: {unknown('space', loss.space, spaces)}")
         return loss
+
+    def recipe_of(self, p: Parameterization) -> Recipe | None:
+        """The recipe with which a parameterization was published; None where it states none."""
+        return self.recipe(p.recipe) if isinstance(p.recipe, str) else p.recipe
 
     def study_finished(self, study: Any, results: Any) -> None:
         """Calls the hook `testbed_study_finished` of every plugin."""

@@ -32,6 +32,10 @@ class Setting:
         report: the row of the report's settings that shows it; "" for none.
         replaced_by: the setting that, where it is not 0, acts in this one's place; "" for none. The
             report's settings then show that one alone.
+        from_recipe: whether the recipe says it where a study does not.
+        recipe_with: of a setting from the recipe, those without which it makes no sense: it is
+            taken from there only where one of them is. A table is that of the density and of an
+            index; a study that states both has no use for the recipe's.
         since: the schema with which it came, 0 for those of the first. A trial of an earlier one
             is read with the default, and the default leaves the identity as it was.
     """
@@ -44,6 +48,8 @@ class Setting:
     axis: str = ""
     report: str = ""
     replaced_by: str = ""
+    from_recipe: bool = False
+    recipe_with: tuple[str, ...] = ()
     since: int = 0
 
 

@@ -9,19 +9,27 @@ import importlib
 import inspect
 import pkgutil
 import re
+import tomllib
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import testbed
+from testbed.bundled import bundled
+from testbed.components.recipe import STATED
+from testbed.diffusion.predictions import slope
+from testbed.registry import default_registry
 from testbed.study.settings import Header, ReportSettings
 from testbed.trial.config import TrialSettings
+from testbed.trial.recipes import UNSTATED
+from testbed.trial.recipes import objective as recipe_objective
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -144,6 +152,79 @@ def _models(hint: Any) -> list[type]:
     return [model for one in typing.get_args(hint) for model in _models(one)]
 
 
+# --- recipes ------------------------------------------------------------------------------------
+
+SIGMAS = (0.01, 0.05, 0.2, 1.0, 5.0, 50.0)
+SIGMA_DATA = 0.5
+OURS = tomllib.loads((bundled("studies") / "default.toml").read_text())["arms"]["equal"]
+
+
+def recipes_by_paper(_: str) -> str:
+    """Every recipe: where its paper has each choice, what it is here, beside the arm `equal`."""
+    registry = default_registry()
+    return "\n\n".join(
+        _recipe(registry.recipe(name), registry) for name in registry.names("recipe")
+    )
+
+
+def _recipe(recipe: testbed.Recipe, registry: testbed.Registry) -> str:
+    lines = [f"## `{recipe.name}`", f"{_plain(recipe.reference)}."]
+    own = [name for name in registry.names("parameterization")
+           if registry.parameterization(name).recipe == recipe.name]  # fmt: skip
+    whose = f"It trains the parameterization `{recipe.parameterization}`"
+    lines[-1] += f" {whose}" + (f", and is the own recipe of {_all(own)}." if own else ".")
+    rows = ["| choice | here | ours (`equal`) | in the paper |", "|---|---|---|---|"]
+    for choice in STATED:
+        here, ours = _choice(recipe, choice)
+        rows.append(f"| {choice} | {here} | {ours} | {_plain(recipe.equations.get(choice, ''))} |")
+    lines.append("\n".join(rows))
+    lines.append(_implied(recipe, registry))
+    deviations = "\n".join(f"- {_plain(one)}" for one in recipe.deviations)
+    lines.append(f"Deviations from the paper:\n\n{deviations}")
+    return "\n\n".join(lines)
+
+
+def _all(names: list[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)
+
+
+def _choice(recipe: testbed.Recipe, choice: str) -> tuple[str, str]:
+    """A choice of the recipe, and of the arm `equal`, in a cell each."""
+    if choice == "prediction":
+        return f"`{recipe.parameterization}`", "each one's own"
+    if choice == "levels":
+        ends = recipe.sigma_min, recipe.sigma_max
+        low, high = UNSTATED
+        usual, here = f"{low:g} to {high:g}", _plain(f"{ends[0]} to {ends[1]}")
+        if None in ends:
+            here = "those of the table" if recipe.table else usual
+        return here, usual
+    default = {"table": None, "output": "F"}.get(choice)
+    here, ours = (
+        "none" if value is None else f"`{COMPONENT.model_validate(value)}`"
+        for value in (getattr(recipe, choice), OURS.get(choice, default))
+    )
+    return here, ours
+
+
+def _implied(recipe: testbed.Recipe, registry: testbed.Registry) -> str:
+    """lambda and p at a few levels, at sigma_data = 1/2."""
+    p = registry.parameterization(recipe.parameterization)
+    equal = testbed.Recipe(**{one: OURS[one] for one in ("weighting", "loss", "density")})
+    sigma = torch.tensor(SIGMAS, dtype=torch.float64)
+    head = ["at sigma_data = 0.5, sigma =", *(f"{one:g}" for one in SIGMAS)]
+    rows = []
+    for whose, one in (("", recipe), (", ours", equal)):
+        objective = recipe_objective(one, p, registry, SIGMA_DATA).with_states(0)
+        with torch.no_grad():
+            weight = objective.k(sigma) * slope(objective.space, sigma, SIGMA_DATA) ** 2
+        density = objective.density.pdf_over_log_sigma(sigma)
+        rows.append([f"lambda(sigma){whose}", *(f"{one:.4g}" for one in weight.tolist())])
+        rows.append([f"p(log sigma){whose}", *(f"{one:.3g}" for one in density.tolist())])
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 # --- the command line ---------------------------------------------------------------------------
 
 
@@ -246,6 +327,7 @@ def _plain(text: str) -> str:
 
 GENERATORS = {
     "study_keys": study_keys,
+    "recipes": recipes_by_paper,
     "commands": commands,
     "room": room,
     "public_names": public_names,

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from testbed.diffusion.noise_levels import ddpm_sigmas
-from testbed.errors import InputError, UnknownName, one_line, unknown
+from testbed.data import level_files
+from testbed.diffusion.noise_levels import CONTENTS, ddpm_sigmas, sigmas_of
+from testbed.errors import InputError, UnknownName, unknown
 
-CONTENTS = ("sigmas", "betas", "alpha_bars")
-"""What the numbers of a file may be: noise levels, beta_t, or abar_t = prod(1 - beta)."""
 ASK = "Say which with --table-contents (sigmas, betas or alpha_bars)."
 
 
@@ -25,10 +22,10 @@ class LevelTable(NamedTuple):
 
 
 def read_table(file: Path, contents: str = "") -> LevelTable:
-    """Reads the noise levels of a .npy file.
+    """Reads the noise levels of a file.
 
     Args:
-        file: One row of numbers: ascending sigmas, betas, or descending alpha-bars.
+        file: One row or column of numbers: ascending sigmas, betas, or descending alpha-bars.
         contents: Which of them they are; "" tells them apart by `contents_of`.
 
     Raises:
@@ -37,17 +34,10 @@ def read_table(file: Path, contents: str = "") -> LevelTable:
     """
     if contents and contents not in CONTENTS:
         raise UnknownName(unknown("table contents", contents, CONTENTS))
-    try:
-        array = np.load(file, allow_pickle=False)
-        if np.iscomplexobj(array):
-            raise TypeError("its numbers are complex")
-        with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            values = torch.from_numpy(array.astype(np.float64))
-    except Exception as problem:  # a damaged header raises whatever its damage leads to
-        raise InputError(f"--table {file}: cannot be read as .npy: {one_line(problem)}") from None
+    values = level_files.numbers(file, contents, "--table")
     try:
         contents = contents or contents_of(values)
-        sigmas = levels_of(values, contents)
+        sigmas = sigmas_of(values, contents)
     except InputError as problem:
         raise InputError(f"--table {file}: {problem}") from None
     return LevelTable(
@@ -55,29 +45,6 @@ def read_table(file: Path, contents: str = "") -> LevelTable:
         f"{file} was read as {contents}: {len(sigmas)} noise levels from {float(sigmas[0]):.4g} "
         f"to {float(sigmas[-1]):.4g}.",
     )
-
-
-def levels_of(values: Tensor, contents: str) -> Tensor:
-    """Returns the noise levels (n,) float64, ascending, of sigmas, betas or alpha-bars (n,).
-
-    sigma^2 = (1 - abar)/abar (Ho et al. 2020, eq. 4).
-
-    Raises:
-        InputError: The numbers cannot be these.
-    """
-    inside = values.ndim == 1 and len(values) >= 2 and bool(values.isfinite().all())
-    unit = inside and bool(((values > 0) & (values < 1)).all())
-    if contents == "sigmas" and not (
-        inside and float(values[0]) > 0 and bool((values.diff() > 0).all())
-    ):
-        raise InputError("expected (n,) ascending positive noise levels.")
-    if contents == "betas" and not unit:
-        raise InputError("expected (n,) betas between 0 and 1.")
-    if contents == "alpha_bars" and not (unit and bool((values.diff() < 0).all())):
-        raise InputError("expected (n,) descending alpha-bars between 0 and 1.")
-    if contents == "sigmas":
-        return values
-    return ddpm_sigmas(values) if contents == "betas" else torch.sqrt((1 - values) / values)
 
 
 def contents_of(values: Tensor) -> str:

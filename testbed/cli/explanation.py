@@ -18,13 +18,13 @@ from rich.markup import escape
 from testbed.components.base import Component
 from testbed.components.density import Density
 from testbed.components.loss import Loss
+from testbed.components.recipe import CHOICES, Recipe
 from testbed.components.weighting import Weighting
-from testbed.diffusion.parameterization import Parameterization, Recipe
+from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, one_line
 from testbed.plugin_files import is_file
 from testbed.registry import Registry
-from testbed.training.objective import Objective
-from testbed.trial.resolve import published
+from testbed.trial.recipes import published
 from testbed.trial.specs import ComponentSpec
 from testbed.trial.validity import levels_of
 
@@ -183,10 +183,11 @@ def _parameterization(
     else:
         _curves(p, sigma_data, left)
     right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
-    if p.recipe is not None:
-        objective = Objective(p, *published(p, registry), sigma_data).with_states(0)
-        shown = ", ".join(_of_recipe(p.recipe, axis) for axis in AXES[1:])
-        lines.append(f"  recipe: {shown}")
+    recipe = registry.recipe_of(p)
+    if recipe is not None:
+        objective = published(p, registry, sigma_data).with_states(0)
+        own = f"{recipe.name}: " if isinstance(p.recipe, str) else ""
+        lines.append(f"  recipe: {own}{_of_recipe(recipe)}")
         if p.affine or objective.loss.space != "F":
             columns["weight"] = objective.effective_weight(columns["sigma"])
             at = _within(levels_of(objective.density, 200), p.sigma_range)
@@ -197,10 +198,16 @@ def _parameterization(
     return "\n".join(lines) + "\n" + (_table(columns) if len(columns) > 1 else "")
 
 
-def _of_recipe(recipe: Recipe, axis: str) -> str:
-    """`density ddpm`, or `no weighting`."""
-    value = getattr(recipe, axis)
-    return f"no {axis}" if value is None else f"{axis} {ComponentSpec.model_validate(value)}"
+def _of_recipe(recipe: Recipe) -> str:
+    """`weighting edm, loss l2, density lognormal`; what is as usual is left out."""
+    parts = []
+    for name in CHOICES:
+        value = getattr(recipe, name)
+        if name == "weighting" and value is None:
+            parts.append("no weighting")
+        elif value not in (None, "native", "F"):
+            parts.append(f"{name} {ComponentSpec.model_validate(value)}")
+    return ", ".join(parts)
 
 
 def _coefficients(

@@ -14,16 +14,18 @@ from testbed.errors import InputError
 
 @dataclass(frozen=True)
 class Network(Component):
-    """A network by name: `build(shape[, labels, conditions, outputs, options])` gives a module.
+    """A network by name: `build(shape[, labels, conditions, outputs, noise_kind, options])`.
 
-    The module is called as `network(x, c_noise, condition)`: x (B, *shape), c_noise (B,),
+    Its module is called as `network(x, c_noise, condition)`: x (B, *shape), c_noise (B,),
     condition a mapping of names to classes (B,) int64 or None; it returns (B, *shape). A class of
     -1, or a name left out, switches a condition off. `shape` is that of one sample, `conditions`
     maps the name of every condition to its number of classes, and `labels` is that of "label" (0
     without it). A network whose build takes neither has no condition, and one whose build takes
     `labels` alone has the label alone. A build that takes `outputs` gives a module that returns
-    `outputs` times the channels, (B, outputs C, ...): 2 for a learned variance, else 1. `noise`
-    maps each kind of c_noise that the network takes to the range that it is made for. `shapes` are
+    `outputs` times the channels, (B, outputs C, ...): 2 for a learned variance, else 1.
+    `noise_kind` is the kind of c_noise that it will be given: "sigma", "log_sigma", "time" or
+    "index"; it must change no initial weight. `noise` maps each kind of c_noise that the network
+    takes to the range that it is made for. `shapes` are
     shapes of samples that it takes, at which the conformance kit checks it: a network of images
     states others than the default, a network of one shape that alone.
 
@@ -33,7 +35,7 @@ class Network(Component):
 
     axis = "network"
     functions: ClassVar = {
-        "build": Takes(("shape", "labels", "conditions", "outputs"), role="build")
+        "build": Takes(("shape", "labels", "conditions", "outputs", "noise_kind"), role="build")
     }
     build: Callable[..., torch.nn.Module]
     noise: Mapping[str, tuple[float, float]]
@@ -60,11 +62,13 @@ class Network(Component):
         seed: int,
         further: Mapping[str, int] | None = None,
         outputs: int = 1,
+        noise_kind: str = "",
     ) -> torch.nn.Module:
         """A network with weights drawn from `seed`; the global generators are left as they were.
 
         `labels` is the number of classes of the condition "label", 0 for none; `further` maps the
-        names of other conditions to theirs.
+        names of other conditions to theirs; `noise_kind` is the first of `noise` where none is
+        given.
 
         Raises:
             InputError: `build` raises, or does not return a module; more than one output of a
@@ -85,6 +89,7 @@ class Network(Component):
                 labels=labels,
                 conditions=conditions,
                 outputs=outputs,
+                noise_kind=noise_kind or next(iter(self.noise), ""),
             )
         if not isinstance(network, torch.nn.Module):
             raise signature.wrong("a torch.nn.Module", network)

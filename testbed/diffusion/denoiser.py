@@ -12,28 +12,13 @@ from torch import Tensor, nn
 from testbed import notebook
 from testbed.components.base import Sigma
 from testbed.diffusion import ddpm
-from testbed.diffusion.noise_levels import TERMINAL
+from testbed.diffusion.inputs import C_IN, C_NOISE, InputScale
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.diffusion.parameterization import Parameterization
 from testbed.diffusion.predictions import convert
-from testbed.errors import InputError
+from testbed.errors import InputError, unknown
 from testbed.tensors import per_sample, widen
-
-InputScale = Callable[[Tensor, float], Tensor]
-
-
-def shared_c_in(sigma: Tensor, sigma_data: float) -> Tensor:
-    """c_in = 1/sqrt(sigma^2 + sigma_data^2): unit input variance for any parameterization."""
-    return 1 / torch.sqrt(sigma**2 + sigma_data**2)
-
-
-def shared_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
-    """c_noise = log(sigma)/4 (Karras et al. 2022, table 1)."""
-    return torch.log(sigma) / 4
-
-
-SHARED = {"c_in": shared_c_in, "c_noise": shared_c_noise}
 
 
 def singular_at_infinity(p: Parameterization) -> str:
@@ -55,14 +40,16 @@ class Denoiser(nn.Module):
         network: called as `network(x, c_noise, condition)`, x (B, ...), c_noise (B,).
         parameterization: the meaning of the network's output.
         sigma_data: sqrt(E|x0|^2 / d) of the training data, positive.
-        c_in, c_noise: None or "native" for the parameterization's own, "shared" for
-            1/sqrt(sigma^2 + sigma_data^2) and log(sigma)/4, or a function (sigma, sigma_data);
-            c_noise may also be "index", the whole number of the level in the table.
+        c_in, c_noise: None or "native" for the parameterization's own, a name of `inputs.C_IN` and
+            `inputs.C_NOISE`, such as "shared" for 1/sqrt(sigma^2 + sigma_data^2) and log(sigma)/4,
+            or a function (sigma, sigma_data); c_noise may also be "index", the whole number of the
+            level in the table.
         table: the levels of a discrete denoiser; any sigma is first replaced by the nearest.
         learned_variance: whether the network returns (B, 2C, ...), [F, nu] (see `posterior`). It
             needs a table.
         output: the prediction type of the network's output where that is not the
-            parameterization's own F: "x0", "eps", "score", "v" or "flow" (`outputs.with_output`).
+            parameterization's own F: "x0", "eps", "-eps", "score", "v" or "flow"
+            (`outputs.with_output`).
 
     Raises:
         InputError: sigma_data is not positive, c_in or c_noise is none of these, an index or a
@@ -88,8 +75,7 @@ class Denoiser(nn.Module):
         if learned_variance and table is None:
             raise InputError("a learned variance is that of a step of a table: give table=....")
         parameterization = with_output(parameterization, output)
-        terminal = table is not None and bool(table.sigmas[-1] >= TERMINAL)
-        if terminal and math.inf in parameterization.singular:
+        if table is not None and table.terminal and math.inf in parameterization.singular:
             raise InputError(singular_at_infinity(parameterization))
         self.network = network
         self.learned_variance = learned_variance
@@ -251,9 +237,11 @@ def _input_scale(name: str, value: Any) -> InputScale | None:
     """The function that `c_in` or `c_noise` stands for; None for the parameterization's own."""
     if value is None or value == "native":
         return None
-    if value == "shared":
-        return SHARED[name]
     if callable(value):
         scale: InputScale = value
         return scale
-    raise InputError(f"{name} = {value!r} must be 'native', 'shared' or a function.")
+    named = C_IN if name == "c_in" else {key: one.function for key, one in C_NOISE.items()}
+    if value not in named:
+        known = ["native", *named]
+        raise InputError(f"{name}: {unknown(name, value, known)} A function may be given too.")
+    return named[value]

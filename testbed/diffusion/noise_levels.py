@@ -126,6 +126,16 @@ def karras_sigmas(
     return torch.cat([(top + ramp * (bottom - top)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
+def exponential_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:
+    """n descending levels at equal steps of log sigma and a final 0, (n + 1,) float64.
+
+    sigma_i = sigma_max (sigma_min/sigma_max)^(i/(n-1)) (k-diffusion, get_sigmas_exponential)
+    """
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    levels = sigma_max * (sigma_min / sigma_max) ** ramp
+    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+
+
 MOST_LEVELS = 1_000_000
 """The largest number of levels in a table."""
 
@@ -186,9 +196,63 @@ def ddpm_sigmas(betas: Tensor) -> Tensor:
     return torch.sqrt(torch.expm1(-log_abar))
 
 
+CONTENTS = {
+    "sigmas": "(n,) ascending positive noise levels",
+    "betas": "(n,) betas between 0 and 1",
+    "alpha_bars": "(n,) descending alpha-bars between 0 and 1",
+}
+"""What the numbers of a table may be: noise levels, beta_t, or abar_t = prod(1 - beta)."""
+
+
+def sigmas_of(values: Tensor, contents: str) -> Tensor:
+    """The noise levels (n,) float64, ascending, of sigmas, betas or alpha-bars (n,).
+
+    sigma^2 = (1 - abar)/abar (Ho et al. 2020, eq. 4).
+
+    Raises:
+        InputError: the numbers cannot be these; the message has the first that cannot.
+    """
+    expected = CONTENTS[contents]
+    if values.ndim != 1 or not 2 <= len(values) <= MOST_LEVELS:
+        shape = tuple(values.shape)
+        raise InputError(f"shape {shape}: expected {expected}, n from 2 to {MOST_LEVELS}.")
+    values = values.double()
+    fits = (values > 0) & (values < (math.inf if contents == "sigmas" else 1))
+    if contents != "betas":
+        fits[1:] &= values.diff() > 0 if contents == "sigmas" else values.diff() < 0
+    if not bool(fits.all()):
+        i = int(fits.long().argmin())
+        after = f" after {float(values[i - 1]):.6g}" if i and contents != "betas" else ""
+        raise InputError(f"number {i} is {float(values[i]):.6g}{after}: expected {expected}.")
+    if contents == "sigmas":
+        return values
+    sigmas = ddpm_sigmas(values) if contents == "betas" else torch.sqrt((1 - values) / values)
+    if not bool(sigmas.isfinite().all() and (sigmas.diff() > 0).all()):
+        raise InputError(f"expected {contents} whose noise levels ascend to a finite one.")
+    return sigmas
+
+
 TERMINAL = 2.0**40
 """Sigma of zero SNR, which is infinite. Here alpha = 2^-40: in float32 c_in x is eps to the last
 bit, in float64 1/(1 + sigma^2) is 0 to the last bit of 1, and no number overflows."""
+
+
+def flow_sigmas(n: int = 1000, shift: float = 1.0) -> Tensor:
+    """sigma = t'/(1 - t') at t = 1/n, 2/n, ..., 1, ascending; (n,) float64.
+
+    t' = shift t/(1 + (shift - 1) t) (Esser et al. 2024, arXiv:2403.03206, eq. 23), by which
+    sigma = shift t/(1 - t). At t = 1 there is no signal: the last level is TERMINAL.
+
+    Raises:
+        InputError: n is not from 2 to MOST_LEVELS, or not 1/TERMINAL < shift < TERMINAL/n.
+    """
+    if not 2 <= n <= MOST_LEVELS or not 1 / TERMINAL < shift < TERMINAL / n:
+        raise InputError(
+            f"n = {n}, shift = {shift:g}: expected n from 2 to {MOST_LEVELS} and shift above "
+            f"{1 / TERMINAL:.2g} and below {TERMINAL:.2g}/n."
+        )
+    i = torch.arange(1, n, dtype=torch.float64)
+    return torch.cat([shift * i / (n - i), torch.full((1,), TERMINAL, dtype=torch.float64)])
 
 
 def zero_terminal(sigmas: Tensor) -> Tensor:
@@ -224,7 +288,7 @@ def table_pdf(table: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _latent(size: int, n: int) -> Tensor:
-    return torch.linspace(size - 1, 0, n if n == size else n + 1, dtype=torch.float64).floor()[:n]
+    return _leading(size, n) + 1
 
 
 def _leading(size: int, n: int) -> Tensor:
@@ -235,33 +299,55 @@ def _linspace(size: int, n: int) -> Tensor:
     return torch.linspace(size - 1, 0, n, dtype=torch.float64).round()
 
 
+def _stability(size: int, n: int) -> Tensor:
+    return torch.linspace(size - 1, 0, n if n == size else n + 1, dtype=torch.float64).floor()[:n]
+
+
 def _trailing(size: int, n: int) -> Tensor:
     return (size - torch.arange(n, dtype=torch.float64) * (size / n)).round() - 1
 
 
-Spacing = Literal["latent", "leading", "linspace", "trailing"]
+Spacing = Literal["latent", "leading", "linspace", "stability", "trailing"]
 SPACINGS: dict[str, Callable[[int, int], Tensor]] = {
     "latent": _latent,
     "leading": _leading,
     "linspace": _linspace,
+    "stability": _stability,
     "trailing": _trailing,
 }
 """The indices of n out of `size` levels, descending (Lin et al. 2024, arXiv:2305.08891, table 2).
-`latent` is the spacing of latent diffusion's published sampler, which leaves out the smallest level
-for n < size."""
+`latent` is that of latent diffusion's published sampler (Rombach et al. 2022, make_ddim_timesteps):
+"leading", and one level up; where n does not divide `size`, that code takes more than n levels.
+`stability` is that of Stability's generative-models (legacy_ddpm), which leaves out the smallest
+level for n < size."""
 
 
-def table_sigmas(table: Tensor, n: int, spacing: str = "latent") -> Tensor:
+def table_sigmas(
+    table: Tensor, n: int, spacing: str = "stability", steps_offset: int = 0
+) -> Tensor:
     """n levels of an ascending table, descending, with a final 0; (n + 1,) float64.
 
+    Args:
+        table: (size,) ascending.
+        n: the number of levels that are taken.
+        spacing: one of `SPACINGS`.
+        steps_offset: what is added to every index; 1 with "leading" is Stable Diffusion 1.
+
     Raises:
-        InputError: n is not between 1 and the table's length, or an unknown spacing.
+        InputError: n is not between 1 and the table's length, an unknown spacing, or an index that
+            the table does not have.
     """
+    size = len(table)
     if spacing not in SPACINGS:
         raise InputError(unknown("spacing", spacing, SPACINGS))
-    if not 1 <= n <= len(table):
+    if not 1 <= n <= size:
+        raise InputError(f"n = {n} levels of a table with {size}: expected 1 to {size}.")
+    index = SPACINGS[spacing](size, n).long() + steps_offset
+    first, last = int(index[0]), int(index[-1])
+    if first >= size or last < 0:
+        moved = f" with steps_offset = {steps_offset}" if steps_offset else ""
         raise InputError(
-            f"n = {n} levels of a table with {len(table)}: expected 1 to {len(table)}."
+            f"spacing {spacing!r}{moved} takes {n} levels from index {first} to {last}, and the "
+            f"indices of the table are {size - 1} to 0: take fewer, or another spacing or offset."
         )
-    index = SPACINGS[spacing](len(table), n).long()
     return torch.cat([table.double()[index], torch.zeros(1, dtype=torch.float64)])

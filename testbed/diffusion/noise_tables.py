@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -26,13 +27,13 @@ class NoiseTable(Component):
     in "sigma" or in "log_sigma", and `zero_terminal_snr` whether the last level is moved to
     infinity (`noise_levels.zero_terminal`).
 
-    `sigmas` are the levels, (n,) float64; a table has them once its options are bound.
+    A table has its levels, `sigmas`, once its options are bound.
     """
 
     axis = "table"
     functions: ClassVar = {"levels": Takes(role="levels")}
     levels: Callable[..., Tensor]
-    sigmas: Tensor = field(init=False, repr=False, compare=False)
+    _sigmas: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -47,8 +48,18 @@ class NoiseTable(Component):
         nearest = table.options["nearest"]
         if nearest not in NEAREST:
             raise InputError(f"{self.label}: {unknown('nearest', nearest, NEAREST)}")
+        object.__setattr__(table, "_sigmas", table._made() if table.named else None)
+        return table
+
+    def _made(self) -> Tensor:
+        """The levels of the bound options, (n,) float64.
+
+        Raises:
+            InputError: `levels` refuses the options, or gives fewer than two levels.
+            ComponentError: `levels` raises, or returns no tensor (n,).
+        """
         try:
-            sigmas = self.signature("levels")(options=table.options)
+            sigmas = self.signature("levels")(options=self.options)
         except ComponentError:
             raise
         except InputError as problem:
@@ -57,10 +68,30 @@ class NoiseTable(Component):
             raise self.signature("levels").wrong("a tensor of levels (n,)", sigmas)
         if len(sigmas) < 2:
             raise InputError(f"{self.label}: n = {len(sigmas)} levels: expected 2 or more.")
-        if table.options["zero_terminal_snr"]:
+        if self.options["zero_terminal_snr"]:
             sigmas = noise_levels.zero_terminal(sigmas)
-        object.__setattr__(table, "sigmas", sigmas)
-        return table
+        return sigmas
+
+    @property
+    def named(self) -> bool:
+        """Whether its options say which levels they are; `FileTable` has options that may not."""
+        return True
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The levels, (n,) float64.
+
+        Raises:
+            InputError: the options are not bound, or do not say which levels they are.
+        """
+        if self._sigmas is None:
+            raise InputError(f"{self.label}: its options name no levels.")
+        return self._sigmas
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the last level stands for sigma = infinity, where there is no signal."""
+        return bool(self.sigmas[-1] >= noise_levels.TERMINAL)
 
     def index(self, sigma: Tensor) -> Tensor:
         """The index of the nearest level, the lower of two; int64, shaped like sigma."""
@@ -76,6 +107,16 @@ class NoiseTable(Component):
     def quantised(self, sigma: Tensor) -> Tensor:
         """The nearest level; float64, shaped like sigma."""
         return self.sigmas.to(sigma.device)[self.index(sigma)]
+
+    def snapped(self, sigma: Tensor, low: float, high: float) -> Tensor:
+        """The levels nearest to the sigmas (n,), each once and ascending; (m,) float64, m <= n.
+
+        Args:
+            low, high: two of the levels; of those below, between and above them only those between
+                count, such as those that training draws.
+        """
+        nearest = self.quantised(sigma).clamp(low, high)
+        return torch.tensor(sorted(set(nearest.tolist())), dtype=torch.float64)
 
     def density(self, sigma_min: float, sigma_max: float) -> Density:
         """The density whose index is uniform: equal masses, cut to [sigma_min, sigma_max]."""
@@ -118,6 +159,25 @@ def karras(n: int = 1000, low: float = 0.002, high: float = 80.0, rho: float = 7
     return noise_levels.karras_sigmas(n, low, high, rho)[:-1].flip(0)
 
 
+def geometric(n: int = 10, low: float = 0.01, high: float = 1.0) -> Tensor:
+    """The levels at which log sigma rises in equal steps from low to high; (n,) float64.
+
+    Raises:
+        InputError: fewer than two or too many levels, or not 0 < low < high < infinity.
+    """
+    if not 2 <= n <= noise_levels.MOST_LEVELS or not 0 < low < high < math.inf:
+        raise InputError(
+            f"n = {n}, low = {low:g}, high = {high:g}: expected n from 2 to "
+            f"{noise_levels.MOST_LEVELS} and 0 < low < high, finite."
+        )
+    return noise_levels.exponential_sigmas(n, low, high)[:-1].flip(0)
+
+
+def flow(n: int = 1000, shift: float = 1.0) -> Tensor:
+    """sigma = t/(1 - t) of n times t in equal steps up to 1, moved by `shift`; (n,) float64."""
+    return noise_levels.flow_sigmas(n, shift)
+
+
 TABLES = {
     table.name: table
     for table in (
@@ -129,6 +189,8 @@ TABLES = {
             "cosine", cosine, reference="Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17"
         ),
         NoiseTable("karras", karras, reference="Karras et al. 2022, arXiv:2206.00364, eq. 5"),
+        NoiseTable("geometric", geometric, reference="Song and Ermon 2019, arXiv:1907.05600"),
+        NoiseTable("flow", flow, reference="Esser et al. 2024, arXiv:2403.03206, eq. 23"),
     )
 }
 

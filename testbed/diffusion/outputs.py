@@ -21,7 +21,14 @@ from testbed.diffusion.parameterization import Coefficients, Parameterization
 from testbed.diffusion.predictions import convert, pair_weights, prediction_type
 from testbed.errors import InputError
 
-SINGULAR = {"x0": (), "eps": (torch.inf,), "score": (0.0, torch.inf), "v": (), "flow": ()}
+SINGULAR = {
+    "x0": (),
+    "eps": (torch.inf,),
+    "-eps": (torch.inf,),
+    "score": (0.0, torch.inf),
+    "v": (),
+    "flow": (),
+}
 """The limits of sigma at which a prediction type is singular, as `Parameterization.singular`."""
 
 
@@ -39,7 +46,7 @@ class OutputScaling:
         """The four coefficients, float64, shaped like sigma."""
         sigma = sigma.double()
         native = self.parameterization.coefficients(sigma, sigma_data=sigma_data)
-        a, b = pair_weights(self.output, sigma)
+        a, b = (sign(self.output) * one for one in pair_weights(_unsigned(self.output), sigma))
         n = b - sigma * a
         return Coefficients(b / n, -sigma / n, native.in_, native.noise)
 
@@ -52,14 +59,26 @@ class OutputTarget:
 
     def __call__(self, x0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
         """q, shaped like x0."""
-        q = prediction_type(self.output)
-        return q.a(sigma) * x0 + q.b(sigma) * eps
+        q, c = prediction_type(_unsigned(self.output)), sign(self.output)
+        return c * (q.a(sigma) * x0 + q.b(sigma) * eps)
+
+
+def sign(output: str) -> int:
+    """-1 for the output "-eps", 1 for any other."""
+    return -1 if output == "-eps" else 1
+
+
+def _unsigned(output: str) -> str:
+    """The prediction type of an output; "eps" for "-eps"."""
+    return "eps" if output == "-eps" else output
 
 
 def with_output(parameterization: Parameterization, output: str) -> Parameterization:
     """The parameterization whose F is a network's raw output of the prediction type `output`.
 
-    c_in, c_noise, recipe and range are those of `parameterization`; "F" gives it back as it is.
+    "-eps", eps with its sign turned, is what a score network returns before its output is divided
+    by sigma (Song et al. 2021, arXiv:2011.13456). c_in, c_noise, recipe and range are those of
+    `parameterization`; "F" gives it back as it is.
 
     Raises:
         UnknownName: an unknown prediction type.
@@ -67,11 +86,13 @@ def with_output(parameterization: Parameterization, output: str) -> Parameteriza
     """
     if output == "F":
         return parameterization
-    p, output = parameterization, prediction_type(output).name
+    p = parameterization
+    if output != "-eps":
+        output = prediction_type(output).name
     if not p.affine:
         raise InputError(f'{p.label} is not affine: output = "{output}" has no c_in and c_noise.')
     return Parameterization(
-        name=f"{p.name}_{output}",
+        name=f"{p.name}_{output.replace('-', 'minus_')}",
         scaling=OutputScaling(p, output),
         target=OutputTarget(output),
         recipe=p.recipe,
@@ -86,8 +107,8 @@ def with_output(parameterization: Parameterization, output: str) -> Parameteriza
 class OutputAsF(nn.Module):
     """A network q(x, sigma) of another prediction type as the F of a parameterization.
 
-    It serves a `Denoiser` whose network takes x and sigma themselves: `c_in=outputs.unit_c_in` and
-    `c_noise=outputs.sigma_c_noise`. F = a x0 + b eps, with x0 and eps those of q at x.
+    It serves a `Denoiser` whose network takes x and sigma themselves: `c_in="unit"` and
+    `c_noise="sigma"`. F = a x0 + b eps, with x0 and eps those of q at x.
 
     Args:
         network: called as `network(x, sigma, condition)`, x (B, ...), sigma (B,).
@@ -119,13 +140,3 @@ class OutputAsF(nn.Module):
         q = self.network(x, sigma, condition).to(x.dtype)
         F, sd = self.parameterization, self.sigma_data
         return convert(q, self.prediction_type, F, x=x, sigma=sigma, sigma_data=sd)
-
-
-def unit_c_in(sigma: Tensor, sigma_data: float) -> Tensor:
-    """c_in = 1, shaped like sigma: the network's input is x itself."""
-    return torch.ones_like(sigma)
-
-
-def sigma_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
-    """c_noise = sigma: the network's time is the noise level itself."""
-    return sigma

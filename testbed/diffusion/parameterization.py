@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from testbed import notebook
 from testbed.components.base import Component, Sigma, Takes, check_range
+from testbed.components.recipe import Recipe
 from testbed.components.signature import require_shape_of, shaped_like_sigma
 from testbed.errors import InputError, unknown
 from testbed.tensors import per_sample, widen
@@ -30,22 +31,6 @@ class Coefficients(NamedTuple):
 
 NAMES = tuple(f"c_{field.rstrip('_')}" for field in Coefficients._fields)
 """The names of the coefficients in equations and messages."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The choices with which a parameterization was published.
-
-    Density, weighting and loss are names or `{name = ..., option = ...}` tables. `weighting=None`
-    is an unweighted loss in the loss's own space. `c_in` and `c_noise` are "native" (the
-    parameterization's own) or "shared".
-    """
-
-    density: str | Mapping[str, Any]
-    weighting: str | Mapping[str, Any] | None = None
-    loss: str | Mapping[str, Any] = "l2"
-    c_in: str = "native"
-    c_noise: str = "native"
 
 
 @dataclass(frozen=True)
@@ -69,7 +54,7 @@ class ParameterizationFields(Component):
     scaling: Callable[..., Coefficients] | None = None
     target: InitVar[Callable[..., Tensor] | None] = None
     denoise: InitVar[Callable[..., Tensor] | None] = None
-    recipe: Recipe | None = None
+    recipe: Recipe | str | None = None
     noise_kind: str = "sigma"
     sigma_range: tuple[float, float] = (0.0, math.inf)
     singular: tuple[float, ...] = ()
@@ -113,7 +98,7 @@ class Parameterization(ParameterizationFields):
         target: the network's target in its own words, `target(x0, eps, sigma[, ...])`; when left
             out it follows from the scaling.
         denoise: `denoise(F, x, sigma[, ...])`, only for a non-affine one, which has no scaling.
-        recipe: the density, weighting and loss with which it was published.
+        recipe: the name of the recipe with which it was published, or the recipe itself.
         noise_kind: the kind of c_noise: "sigma", "log_sigma", "time" or "index".
         reference: the paper and the equation.
         sigma_range: the open interval of noise levels where the formulas are defined.

@@ -69,24 +69,26 @@ def rows(data: Data, n: int, generator: torch.Generator) -> Tensor:
     return index.repeat(math.ceil(n / len(index)))[:n]
 
 
-def held_out_pairs(
-    data: Data,
-    sigma_min: float,
-    sigma_max: float,
-    levels: int,
-    draws: int,
-    conditions: Sequence[str] = (),
-) -> HeldOutPairs:
-    """Returns `draws` pairs at `levels` log-spaced noise levels; the same for every caller.
+def log_spaced(sigma_min: float, sigma_max: float, n: int) -> Tensor:
+    """Returns n levels at equal distances of log sigma, ascending, (n,) float64."""
+    return torch.logspace(math.log10(sigma_min), math.log10(sigma_max), n, dtype=torch.float64)
 
-    `conditions` are the conditions of a conditional model: it gets the classes of x0.
+
+def held_out_pairs(
+    data: Data, sigma: Tensor, draws: int, conditions: Sequence[str] = ()
+) -> HeldOutPairs:
+    """Returns `draws` pairs, the same for every caller and at every level.
+
+    Args:
+        data: The data; x0 is of its test split.
+        sigma: The noise levels, ascending, (L,) float64.
+        draws: The number n of pairs.
+        conditions: The conditions of a conditional model: it gets the classes of x0.
     """
     generator = stream(0, "evaluation")
     index = rows(data, draws, generator)
     x0 = data.test[index]
     eps = torch.randn(x0.shape, generator=generator)
-    ends = math.log10(sigma_min), math.log10(sigma_max)
-    sigma = torch.logspace(*ends, levels, dtype=torch.float64)
     linear = linear_baseline.fit(data).denoiser
     noisy = [(x0 + float(s) * eps, s) for s in sigma]
     wiener = torch.stack([(linear.denoise(x, s).double() - x0).square().mean() for x, s in noisy])

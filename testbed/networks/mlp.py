@@ -13,6 +13,9 @@ from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 
 DEEPEST, WIDEST = 1000, 65536
+INDEX_UNIT = 64.0
+"""An index counts in units of this many levels: the fastest wave of `mlp` then turns by one radian
+from level to level, and the slowest tells 12,000 levels apart."""
 
 
 class FourierFeatures(nn.Module):
@@ -141,8 +144,10 @@ def mlp(
     features: int = 16,
     frequencies: tuple[float, ...] = (1 / 64, 64.0),
     outputs: int = 1,
+    noise_kind: str = "sigma",
 ) -> ResidualMLP:
-    """A residual MLP with `depth` blocks of `width` units.
+    """A residual MLP with `depth` blocks of `width` units; it embeds c_noise/64 where that is an
+    index. The weights are the same whatever the kind of c_noise.
 
     Raises:
         InputError: an option that is not positive, or larger than 1000 blocks or 65536 units.
@@ -157,7 +162,8 @@ def mlp(
             f"network 'mlp': width = {width}, depth = {depth}, features = {features} must be "
             f"positive and frequencies = {frequencies} two positive numbers."
         )
-    low, high = frequencies
+    unit = INDEX_UNIT if noise_kind == "index" else 1.0
+    low, high = (frequency / unit for frequency in frequencies)
     return ResidualMLP(shape, conditions, width, depth, features, (low, high), outputs)
 
 
@@ -185,6 +191,11 @@ def testbed_networks() -> Iterable[Network]:
         "mlp",
         mlp,
         # cos and sin are defined everywhere; beyond these ranges the slowest wave repeats itself.
-        noise={"sigma": (0.0, 200.0), "log_sigma": (-2.4, 2.4), "time": (0.0, 1.0)},
+        noise={
+            "sigma": (0.0, 200.0),
+            "log_sigma": (-100.0, 100.0),
+            "time": (0.0, 1.0),
+            "index": (0.0, 12_000.0),
+        },
     )
     yield Network("mlp_index", mlp_index, noise={"index": (0.0, 20_000.0)})

@@ -79,7 +79,10 @@ class Versus:
         numbers = asdict(self.comparison) if self.comparison else dict.fromkeys(NUMBERS)
         counts = {"levels": NAN, "levels_in_common": NAN}
         if self.levels is not None:
-            counts = {"levels": len(self.levels.every), "levels_in_common": len(self.levels.levels)}
+            counts = {
+                "levels": len(self.levels.every),
+                "levels_in_common": int(self.levels.trained.sum()),
+            }
         whole = self.whole or self.comparison
         bounds = {f"whole_{name}": getattr(whole, name, NAN) for name in ("ratio", "low", "high")}
         return {**row, **numbers, **counts, **bounds, "verdict": self.verdict}
@@ -199,9 +202,12 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
     of_levels = all(ranges.of_levels(results, label, metric) for label in (a, b))
     levels = everywhere if of_levels else None
     compare_over = partial(_comparison, results, a, b, metric)
+    if levels is not None and not len(levels.measured):
+        return replace(one, levels=levels, reason="they were measured at no level in common")
     if levels is not None and not len(levels.levels):
         reason = f"both were trained on {levels.text}"
-        return replace(one, levels=levels, whole=compare_over(None), reason=reason)
+        whole = compare_over(levels.untrained_too)
+        return replace(one, levels=levels, whole=whole, reason=reason)
     found = compare_over(levels)
     if found is None:
         both = set(results.values(*a, metric).index) & set(results.values(*b, metric).index)
@@ -209,7 +215,7 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
         return replace(one, reason=f"no comparison: {why}")
     one = replace(one, comparison=found, levels=levels)
     if levels is not None and not levels.whole:
-        one = replace(one, whole=compare_over(None))
+        one = replace(one, whole=compare_over(levels.untrained_too))
     names = (arm, other_arm) if variant == other else (variant, other)
     if found.diverged:
         counts = dict(zip(names, (found.diverged_a, found.diverged_b), strict=True))

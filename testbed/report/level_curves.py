@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,20 +10,32 @@ import pandas as pd
 
 from testbed.metrics.curves import Array, Mask
 
+ROUNDING = 1e-12
+"""The relative distance of two readings of one level."""
+
 
 @dataclass(frozen=True)
 class LevelCurves:
     """What was measured of a variant at the levels that all of its trials have.
 
     Args:
-        level: the levels of the study's grid, (L,), ascending.
+        level: the levels, (L,), ascending.
         seeds: the seeds of the trials, (S,).
         columns: the numbers of levels.csv by name, (S, L).
+        asked: the levels that the study asks for, (K,), ascending: those of the grid where the
+            variant, or one that it is compared with, has a table, and `level` otherwise.
     """
 
     level: Array
     seeds: tuple[int, ...]
     columns: dict[str, Array]
+    asked: Array
+
+    @property
+    def counted(self) -> Array:
+        """The levels that the trials' own metrics are made of: those asked for, if all are here."""
+        whole = alike(self.asked, self.level).all()
+        return self.level[alike(self.level, self.asked)] if whole else self.level
 
     def at(self, level: Array) -> dict[str, Array]:
         """Returns the columns at some of the levels."""
@@ -36,8 +49,17 @@ class LevelCurves:
         return replace(self, seeds=tuple(one for one in self.seeds if one != seed), columns=columns)
 
 
-def of_table(table: pd.DataFrame) -> LevelCurves:
-    """Returns the curves of the rows of one variant, without levels that a trial lacks."""
+def alike(levels: Array, others: Array) -> Mask:
+    """Returns which of the levels are among others, to the rounding of a number in text."""
+    near = np.isclose(levels[:, None], others, rtol=ROUNDING, atol=0)
+    return np.asarray(near.any(1), dtype=bool)
+
+
+def of_table(table: pd.DataFrame, asked: Sequence[float] | None = None) -> LevelCurves:
+    """Returns the curves of the rows of one variant, without levels that a trial lacks.
+
+    `asked` are the levels that its trials are asked for, where those differ from its own.
+    """
     # A column that only other variants have is empty here.
     numbers = table.select_dtypes("number").dropna(axis=1, how="all")
     numbers = numbers.drop_duplicates(["level", "seed"])
@@ -45,8 +67,10 @@ def of_table(table: pd.DataFrame) -> LevelCurves:
     whole = numbers.dropna(subset="loss").groupby("level")["seed"].count()
     wide = wide.loc[whole.index[whole == numbers["seed"].nunique()]].sort_index()
     names = wide.columns.get_level_values(0).unique()
+    level = wide.index.to_numpy(dtype=float)
     return LevelCurves(
-        level=wide.index.to_numpy(dtype=float),
+        level=level,
         seeds=tuple(int(seed) for seed in wide["loss"].columns),
         columns={str(name): wide[name].to_numpy(dtype=float).T for name in names},
+        asked=level if asked is None else np.array(asked),
     )

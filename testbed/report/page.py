@@ -171,6 +171,7 @@ def _page(
         level=f"{results.level:.0%}",
         setup=summaries.setup(results),
         data_notes=results.data_notes(),
+        recipe_columns=["arm", "variants", *summaries.RECIPE_COLUMNS],
         recipes=summaries.recipes(results),
         views=views,
         laws=_laws(made["tweedie"]),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from testbed.metrics import curves
 from testbed.metrics.curves import Array, Mask
+from testbed.report.level_curves import alike
 from testbed.report.results import Label, Results
 from testbed.study.settings import ReportSettings
 
@@ -51,48 +52,78 @@ def bands(results: Results) -> list[NoiseBand]:
 
 @dataclass(frozen=True)
 class CommonLevels:
-    """The levels of the grid at which two settings were measured, and which both were trained on.
+    """The levels that a comparison of two settings asks for, and those that it is made at.
+
+    The two are the same where neither side is discrete. A discrete one is measured at the nearest
+    levels of its table, and so is its opponent.
 
     Args:
-        every: the levels, (L,), ascending.
-        trained: whether both sides were trained on each, (L,).
+        every: the levels that are asked for, (L,), ascending.
+        trained: whether each lies in the range of training of both sides, (L,).
+        measured: the levels at which both were measured, (M,), ascending.
+        levels: those of the measured ones that both were trained on, (N,).
+        counted: for each side, the levels that its trials' own metrics are made of.
     """
 
     every: Array
     trained: Mask
+    measured: Array
+    levels: Array
+    counted: tuple[Array, ...]
+
+    @property
+    def stored(self) -> bool:
+        """Whether the trials' own metrics, of both sides, are those of `levels`."""
+        return all(np.array_equal(one, self.levels) for one in self.counted)
 
     @property
     def whole(self) -> bool:
-        """Whether both were trained on every level."""
+        """Whether both were trained on every level that is asked for."""
         return bool(self.trained.all())
 
     @property
     def enough(self) -> bool:
         """Whether there are enough of them for a verdict."""
-        return int(self.trained.sum()) >= max(2, LEAST_SHARE * len(self.every))
+        share = int(self.trained.sum()) >= LEAST_SHARE * len(self.every)
+        return share and min(len(self.levels), int(self.trained.sum())) >= 2
 
     @property
-    def levels(self) -> Array:
-        """Those that both were trained on."""
-        return self.every[self.trained]
+    def untrained_too(self) -> CommonLevels:
+        """All levels at which both were measured, trained or not."""
+        return replace(self, trained=np.ones(len(self.every), dtype=bool), levels=self.measured)
 
     @property
     def text(self) -> str:
         """`12 of 16 levels, σ = 0.01 to 39`."""
-        count = f"{len(self.levels)} of {len(self.every)} levels"
+        count = f"{int(self.trained.sum())} of {len(self.every)} levels"
         if not len(self.levels):
             return count
+        if not np.array_equal(self.every[self.trained], self.levels):
+            count = f"{count}, measured at the nearest {len(self.levels)} of a table"
         return f"{count}, σ = {self.levels[0]:.2g} to {self.levels[-1]:.2g}"
 
 
 def common(results: Results, *labels: Label) -> CommonLevels | None:
-    """Returns the levels that these settings have in common; None where none was measured."""
-    found = [results.by_level(label) for label in labels]
-    grids = [one.level for one in found if one is not None]
-    if len(grids) < len(found):
+    """Returns the levels that these settings have in common; None where one was not measured.
+
+    Levels of a table that both were measured at for the sake of a third setting do not count where
+    both were measured at all levels that are asked for: they would count those twice.
+    """
+    found = [one for label in labels if (one := results.by_level(label)) is not None]
+    if len(found) < len(labels):
         return None
-    every = functools.reduce(np.intersect1d, grids)
-    return CommonLevels(every, np.all([inside(results, one, every) for one in labels], axis=0))
+    measured = functools.reduce(np.intersect1d, [one.level for one in found])
+    every = found[0].asked
+    for one in found[1:]:
+        every = every[alike(every, one.asked)]
+    if alike(every, measured).all():
+        measured = every = measured[alike(measured, every)]
+    inner, outer = (
+        np.all([inside(results, one, levels) for one in labels], axis=0)
+        for levels in (measured, every)
+    )
+    counted = tuple(one.counted for one in found)
+    return CommonLevels(every, outer, measured, measured[inner], counted)
 
 
 def inside(results: Results, label: Label, sigma: Array) -> Mask:
@@ -118,11 +149,11 @@ def values(
 ) -> pd.Series[float]:
     """Returns a metric over the common levels, or over a band of them, by seed.
 
-    A metric that is not made of levels, or whose levels are all common, is the trial's own number.
-    A trial that diverged has inf.
+    A metric that is not made of levels, or that the trials of both sides have of exactly these, is
+    the trial's own number. A trial that diverged has inf.
     """
     stored = results.values(*label, metric)
-    if levels is None or (levels.whole and band is None):
+    if levels is None or (levels.stored and band is None):
         return stored
     found, mask = parts(results, label, metric, levels), None
     if found is None:

@@ -160,11 +160,21 @@ class Results:
         }
 
     @cached_property
+    def _asked(self) -> dict[Label, tuple[float, ...] | None]:
+        """The levels that each variant is asked for, of the trials whose record can be read."""
+        rows = self.trials[[*LABEL, "id"]].itertuples(index=False)
+        return {
+            (case, arm, variant): self.configs[id_].asked_levels
+            for case, arm, variant, id_ in rows
+            if id_ in self.configs
+        }
+
+    @cached_property
     def _by_level(self) -> dict[Label, LevelCurves]:
         found: dict[Label, LevelCurves] = {}
         for key, table in self.levels.groupby(LABEL, sort=False):
             case, arm, variant = map(str, key)
-            found[case, arm, variant] = of_table(table)
+            found[case, arm, variant] = of_table(table, self._asked.get((case, arm, variant)))
         return found
 
     @cached_property

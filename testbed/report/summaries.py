@@ -21,6 +21,8 @@ from testbed.trial.specs import ComponentSpec
 
 LAW = ["law", "subject", "dtype", "levels", "failed", "error", "bound", "ratio", "passed", "reason"]
 RECIPE = "recipe"
+RECIPE_COLUMNS = settings.names(TrialConfig, report=RECIPE)
+"""The settings that a recipe has, as the report shows them."""
 """The row of the settings in which variants of an arm differ."""
 SHOWN = 4
 LEARNING = [*LABEL, "sigma", "n", "eps_rms", "low", "high", "fisher_nats"]
@@ -109,7 +111,8 @@ def setup(results: Results) -> list[tuple[str, list[str]]]:
             "linear baseline": facts.get("linear_baseline", {}).get("estimator", "?"),
             "sigma_data": _distinct(map(_sigma_data, configs)),
             "entropy": _entropy(results, case),
-            "noise levels": _distinct(f"{c.sigma_min:g} to {c.sigma_max:g}" for c in configs),
+            "noise levels": _distinct(map(_range, configs)),
+            "measured": _distinct("{:g} to {:g}".format(*c.measured) for c in configs),
             "conditions": _distinct(map(_conditions, configs)),
             "parameters": _distinct(f"{int(n):,}" for n in parameters),
             "seeds": _distinct(str(n) for n in sorted(seeds)),
@@ -154,13 +157,14 @@ def _entropy(results: Results, case: str) -> str:
 def recipes(results: Results) -> list[list[str]]:
     """arm, variant, and what the axes resolved to; equal variants of an arm in one row."""
     rows: dict[tuple[str, ...], list[str]] = {}
-    recipe = settings.names(TrialConfig, report=RECIPE)
     trials = results.trials
     for arm in dict.fromkeys(trials["arm"]):
         for variant in dict.fromkeys(trials.loc[trials["arm"] == arm, "variant"]):
             here = trials[(trials["arm"] == arm) & (trials["variant"] == variant)]
             configs = [c for i in here["id"] if (c := results.configs.get(i))]
-            cells = [_distinct(_shown(getattr(c, axis)) for c in configs) for axis in recipe]
+            cells = [
+                _distinct(_shown(getattr(c, axis)) for c in configs) for axis in RECIPE_COLUMNS
+            ]
             rows.setdefault((arm, *cells), []).append(variant)
     return [[key[0], ", ".join(variants), *key[1:]] for key, variants in rows.items()]
 
@@ -256,6 +260,12 @@ def machine(results: Results) -> list[tuple[str, str]]:
             taken = f"{number(study['logging_seconds'])} s, {share:.1%} of the wall clock"
             rows.append(("logging", taken))
     return rows
+
+
+def _range(config: TrialConfig) -> str:
+    """`0.002 to 80`, or `0.01 to 80 (930 of 1000 levels)` of a table that this cuts."""
+    cut = f" ({config.cut_table})" if config.cut_table else ""
+    return f"{config.sigma_min:g} to {config.sigma_max:g}{cut}"
 
 
 def _conditions(config: TrialConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from testbed.components.schedule import Schedule
 from testbed.diffusion import noise_levels
 from testbed.diffusion.noise_levels import Spacing
+from testbed.diffusion.noise_tables import NoiseTable
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 
@@ -32,18 +34,37 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
     return noise_levels.karras_sigmas(steps, sigma_min, sigma_max, rho)
 
 
-def uniform(steps: int, sigma_min: float, sigma_max: float, time: Time = "ve") -> Tensor:
+def exponential(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Levels from sigma_max to sigma_min and 0, at equal steps of log sigma."""
+    return noise_levels.exponential_sigmas(steps, sigma_min, sigma_max)
+
+
+def uniform(
+    steps: int, sigma_min: float, sigma_max: float, time: Time = "ve", shift: float = 1.0
+) -> Tensor:
     """Levels at equal steps of the time t of x_t = alpha x0 + s eps, which is sigma for "ve".
 
+    sigma = shift s_t/alpha_t; for "flow" that is the time t' = shift t/(1 + (shift - 1) t) (Esser
+    et al. 2024, arXiv:2403.03206, eq. 23). The ends are sigma_max and sigma_min for every shift.
+
     Raises:
-        InputError: No noise schedule has the name `time`.
+        InputError: no noise schedule has the name `time`, the shift is not positive and finite, or
+            it has no effect because the time is sigma itself.
     """
     if time not in BORDERS:
         raise InputError(f"schedule 'uniform': {unknown('time', time, BORDERS)}")
+    if not 0 < shift < math.inf:
+        raise InputError(f"schedule 'uniform': shift = {shift!r} must be positive and finite.")
+    if time == "ve" and shift != 1:
+        raise InputError(
+            f"schedule 'uniform': shift = {shift!r} has no effect on equal steps of sigma: write "
+            'another time, such as time = "flow".'
+        )
     border = BORDERS[time]
-    first, last = border.time(torch.tensor([sigma_max, sigma_min], dtype=torch.float64)).tolist()
+    ends = torch.tensor([sigma_max / shift, sigma_min / shift], dtype=torch.float64)
+    first, last = border.time(ends).tolist()
     t = torch.linspace(first, last, steps, dtype=torch.float64)
-    return torch.cat([border.sigma(t), torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([shift * border.sigma(t), torch.zeros(1, dtype=torch.float64)])
 
 
 def ddpm(
@@ -54,48 +75,80 @@ def ddpm(
     start: float = 1e-4,
     end: float = 0.02,
     spacing: Spacing = "trailing",
+    steps_offset: int = 0,
 ) -> Tensor:
     """Levels of the linear beta table, as far as it lies within [sigma_min, sigma_max].
 
     Raises:
-        InputError: The table has fewer than `steps` levels there.
+        InputError: as `within`.
     """
     table = noise_levels.ddpm_sigmas(noise_levels.linear_betas(n, start, end))
-    return within("schedule 'ddpm'", table, steps, sigma_min, sigma_max, spacing)
+    return within("schedule 'ddpm'", table, steps, (sigma_min, sigma_max), spacing, steps_offset)
 
 
 def own(
-    steps: int, sigma_min: float, sigma_max: float, table: Tensor, spacing: Spacing = "trailing"
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    table: Tensor,
+    spacing: Spacing = "trailing",
+    steps_offset: int = 0,
 ) -> Tensor:
     """Levels of the trial's own table, as far as it lies within [sigma_min, sigma_max].
 
     Raises:
-        InputError: The table has fewer than `steps` levels there.
+        InputError: as `within`.
     """
-    return within("schedule 'table'", table, steps, sigma_min, sigma_max, spacing)
+    return within("schedule 'table'", table, steps, (sigma_min, sigma_max), spacing, steps_offset)
 
 
 def within(
-    owner: str, table: Tensor, steps: int, sigma_min: float, sigma_max: float, spacing: str
+    owner: str,
+    table: Tensor,
+    steps: int,
+    sigma_range: tuple[float, float],
+    spacing: str,
+    steps_offset: int,
 ) -> Tensor:
-    """Picks `steps` levels, by `spacing`, of those of an ascending table in [sigma_min, sigma_max].
+    """Picks `steps` levels of those of an ascending table within a range, by their indices there.
 
     Raises:
-        InputError: There are fewer levels, or the spacing is unknown.
+        InputError: there are fewer levels, the spacing is unknown, or it leads with `steps_offset`
+            to indices that are not there.
     """
+    sigma_min, sigma_max = sigma_range
     inside = table[(table >= sigma_min) & (table <= sigma_max)]
     if steps > len(inside):
         raise InputError(
             f"{owner}: steps = {steps}, but its table has {len(inside)} levels from "
             f"{sigma_min:g} to {sigma_max:g}: take fewer steps."
         )
-    return noise_levels.table_sigmas(inside, steps, spacing)
+    try:
+        return noise_levels.table_sigmas(inside, steps, spacing, steps_offset)
+    except InputError as problem:
+        raise InputError(f"{owner}: {problem}") from None
+
+
+def snapped(sigmas: Tensor, table: NoiseTable, low: float, high: float) -> Tensor:
+    """The levels of a path to 0 on a table: the nearest ones, each once; (m + 1,) float64, m <= n.
+
+    Args:
+        sigmas: (n + 1,) descending levels, the last of them 0.
+        table: The levels of a discrete denoiser.
+        low, high: The lowest and the highest of them that it was trained on.
+    """
+    return torch.cat([table.snapped(sigmas[:-1], low, high).flip(0), sigmas[-1:]])
 
 
 SCHEDULES = {
     one.name: one
     for one in (
         Schedule("karras", karras, reference="Karras et al. 2022, arXiv:2206.00364, eq. 5"),
+        Schedule(
+            "exponential",
+            exponential,
+            reference="k-diffusion, get_sigmas_exponential; Song and Ermon 2019, arXiv:1907.05600",
+        ),
         Schedule("uniform", uniform),
         Schedule("table", own, reference="Lin et al. 2024, arXiv:2305.08891, table 2"),
         Schedule("ddpm", ddpm, reference="Ho et al. 2020; Lin et al. 2024, arXiv:2305.08891"),

@@ -29,7 +29,7 @@ def risk(setup: Setup) -> str:
     worst, g = Nearest(), gamma(512, torch.float32)
     x = SD * setup.normal("held out", 64, 2).float()
     data = Data(x, x.flip(0), oracle=Gaussian(torch.zeros(2), SD**2 * torch.eye(2)))
-    pairs = denoising.held_out_pairs(data, 0.01, 10.0, 8, 64)
+    pairs = denoising.held_out_pairs(data, denoising.log_spaced(0.01, 10.0, 8), 64)
     denoiser = Denoiser(Linear(0.0, 0.0, 1.0), setup.registry.parameterization("edm"), SD)
     table = denoising.per_level(denoiser, pairs, torch.device("cpu"))
     s = torch.tensor(table["sigma"].to_numpy())

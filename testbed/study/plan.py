@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from testbed import settings
 from testbed.errors import InputError, one_line, unknown
 from testbed.registry import Registry
-from testbed.study import baseline, looks
+from testbed.study import baseline, grids, looks
+from testbed.study.grids import Variant
 from testbed.study.study_file import StudyFile, TrialTemplate
 from testbed.trial import build, data_notes, points
 from testbed.trial.config import TrialConfig
@@ -94,40 +95,10 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     Raises:
         InputError: names, options or combinations that cannot work, all of them at once.
     """
-    trials: dict[str, Trial] = {}
     problems: dict[str, list[str]] = {}
-    seen: set[tuple[Any, ...]] = set()
     said: dict[str, dict[str, None]] = {}
-    extra = looks.read(StudyFolder.at(folder)).extra
-    distinguishing = distinguishing_options(study)
-    for template in study.templates:
-        try:
-            shared = resolve(template.settings, registry, device)
-            data = build.dataset(registry, shared.dataset)
-            said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(shared, data)))
-        except Exception as found:
-            if not isinstance(found, InputError):  # a plugin's own function raised
-                found = InputError(one_line(found))
-            where = " ".join(filter(None, (template.case, template.arm)))
-            name = template.settings.parameterization.name
-            for line in str(found).splitlines():
-                problems.setdefault(line, []).append(f"{where} {name}".strip())
-            continue
-        label = {
-            "case": template.case,
-            "arm": template.arm,
-            "variant": variant(template, distinguishing),
-        }
-        added = extra.get((label["case"], label["arm"], label["variant"]), ())
-        for seed in dict.fromkeys((*template.settings.seeds, *added)):
-            config = shared.of_seed(seed)
-            one = trials.setdefault(config.identity, Trial(config.identity, config))
-            key = (*label.values(), seed)
-            if key in seen:
-                where = " ".join(word for word in map(str, key) if word)
-                problems.setdefault("asked for twice.", []).append(where)
-            seen.add(key)
-            one.labels.append(dict(label))
+    variants = list(_variants(study, registry, device, problems, said))
+    trials = _trials(variants, registry, looks.read(StudyFolder.at(folder)).extra, problems)
     lines = _baseline_problems(study, registry)
     refused = looks.conflicts(StudyFolder.at(folder), study.report.looks, study.asked.at_most)
     lines += [f"{study.file}: {line}" for line in refused]
@@ -138,9 +109,64 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             lines.append(f"{study.file}: {', '.join(unique[:3])}{more}: {problem}")
         raise InputError("\n".join(lines))
     of_data = {case: list(notes) for case, notes in said.items() if notes}
-    plan = Plan(study, folder, device, list(trials.values()), data_notes=of_data)
+    plan = Plan(study, folder, device, trials, data_notes=of_data)
     _look_up(plan)
     return plan
+
+
+def _variants(
+    study: StudyFile,
+    registry: Registry,
+    device: str,
+    problems: dict[str, list[str]],
+    said: dict[str, dict[str, None]],
+) -> Iterator[Variant]:
+    """The variants of a study that can work, each resolved alone.
+
+    Args:
+        problems: gets what is wrong with the others, and where.
+        said: gets the sentences on the data of each case.
+    """
+    distinguishing = distinguishing_options(study)
+    for template in study.templates:
+        try:
+            config = resolve(template.settings, registry, device)
+            data = build.dataset(registry, config.dataset)
+            said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(config, data)))
+        except Exception as found:
+            if not isinstance(found, InputError):  # a plugin's own function raised
+                found = InputError(one_line(found))
+            where = " ".join(filter(None, (template.case, template.arm)))
+            name = template.settings.parameterization.name
+            for line in str(found).splitlines():
+                problems.setdefault(line, []).append(f"{where} {name}".strip())
+            continue
+        labels = template.case, template.arm, variant(template, distinguishing)
+        yield Variant(*labels, config, template.settings)
+
+
+def _trials(
+    variants: Sequence[Variant],
+    registry: Registry,
+    extra: Mapping[looks.Label, Sequence[int]],
+    problems: dict[str, list[str]],
+) -> list[Trial]:
+    """The trials of the variants, each once; `problems` gets those that are asked for twice."""
+    trials: dict[str, Trial] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for one, shared in zip(variants, grids.measured(variants, registry), strict=True):
+        label = {"case": one.case, "arm": one.arm, "variant": one.name}
+        added = extra.get((one.case, one.arm, one.name), ())
+        for seed in dict.fromkeys((*one.stated.seeds, *added)):
+            config = shared.of_seed(seed)
+            trial = trials.setdefault(config.identity, Trial(config.identity, config))
+            key = (*label.values(), seed)
+            if key in seen:
+                where = " ".join(word for word in map(str, key) if word)
+                problems.setdefault("asked for twice.", []).append(where)
+            seen.add(key)
+            trial.labels.append(dict(label))
+    return list(trials.values())
 
 
 def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:

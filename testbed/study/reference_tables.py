@@ -112,7 +112,7 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
         "oracle": data.oracle is not None,
         "linear_baseline": {"estimator": baseline.estimator, "sound": baseline.sound},
         "notes": plan.data_notes.get(case, []),
-        "entropy": data.oracle and _entropy(data.oracle, config.sigma_min),
+        "entropy": data.oracle and _entropy(data.oracle, config.measured[0]),
         "floors": floors,
     }
     folder.put_json(f"{file}.json", described)

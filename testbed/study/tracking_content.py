@@ -24,6 +24,7 @@ ARTIFACTS = (
     "tweedie.json",
     "rows.parquet",
     "weights.safetensors",
+    "schedule.json",
     "samples.safetensors",
     "error.txt",
 )

@@ -29,6 +29,7 @@ SETTINGS = {
     "guidance": ["conditions.label=0.1", "evaluation.guidance=NAME"],
     "table": ["table=NAME", "density=table"],
     "noise": [EDM, 'grid.noise=["white","NAME"]'],
+    "recipe": [EDM, 'grid.recipe=["own","NAME"]'],
     "metric": ['evaluation.metrics=["NAME"]'],
 }
 """What sets NAME beside what a study has anyway, or in its place where that is no grid.

@@ -49,9 +49,9 @@ def _conditions(labels: int, count: int) -> Iterator[Mapping[str, Tensor] | None
         yield _condition(labels, count)
 
 
-def _awake(n: Network, shape: tuple[int, ...], labels: int = 0) -> nn.Module:
-    """The network with no parameter at zero."""
-    module = n(shape, labels, 0)
+def _awake(n: Network, shape: tuple[int, ...], labels: int = 0, kind: str = "") -> nn.Module:
+    """The network for a kind of c_noise, with no parameter at zero."""
+    module = n(shape, labels, 0, noise_kind=kind)
     awaken(module)
     return module.eval()
 
@@ -60,8 +60,8 @@ def _awake(n: Network, shape: tuple[int, ...], labels: int = 0) -> nn.Module:
 def shape(n: Network, context: Context) -> str:
     for dims in n.shapes:
         for labels in {0, _labels(n)}:
-            module = n(dims, labels, 0)
             for kind in n.noise:
+                module = n(dims, labels, 0, noise_kind=kind)
                 for count in (1, 5):
                     x, noise = draws((count, *dims), 61, torch.float32), _noise(n, kind, count)
                     for condition in _conditions(labels, count):
@@ -76,8 +76,8 @@ def shape(n: Network, context: Context) -> str:
 @LAWS.law("F is finite over the declared range of every kind of c_noise, for x from 1e-3 to 1e3.")
 def finite(n: Network, context: Context) -> str:
     for dims in n.shapes:
-        module = _awake(n, dims)
         for kind in n.noise:
+            module = _awake(n, dims, kind=kind)
             noise = _noise(n, kind, 17)
             for scale in (1e-3, 1.0, 1e3):
                 F = module(scale * draws((17, *dims), 61, torch.float32), noise, None)
@@ -92,9 +92,9 @@ def finite(n: Network, context: Context) -> str:
 
 @LAWS.law("F depends on c_noise over its declared range: the network can tell the levels apart.")
 def sees_noise(n: Network, context: Context) -> None:
-    module = _awake(n, n.shapes[0])
     x = draws((1, *n.shapes[0]), 61, torch.float32)
     for kind in n.noise:
+        module = _awake(n, n.shapes[0], kind=kind)
         noise = _noise(n, kind, 17)
         F = torch.cat([module(x, level[None], None) for level in noise]).flatten(1)
         same = torch.cdist(F, F).fill_diagonal_(1) == 0
@@ -115,6 +115,19 @@ def zero_at_start(n: Network) -> bool:
             for condition in _conditions(_labels(n), len(x))
         ]
     return not any(bool(F.any()) for F in every)
+
+
+@LAWS.law("The kind of c_noise changes no weight: equal architectures start alike.")
+def one_start(n: Network, context: Context) -> str:
+    first, *others = (n(n.shapes[0], CLASSES, 0, noise_kind=kind) for kind in n.noise)
+    weights = dict(first.named_parameters())
+    for kind, other in zip(list(n.noise)[1:], others, strict=True):
+        found = dict(other.named_parameters())
+        held = found.keys() == weights.keys() and all(
+            behaviour.same(found[name], weights[name]) for name in weights
+        )
+        demand(held, f"the weights for {kind} are not those for {next(iter(n.noise))}.")
+    return f"{len(n.noise)} kinds"
 
 
 @LAWS.law("Equal seeds give equal weights, others others; the global generators stay as they were.")

@@ -21,6 +21,7 @@ from testbed.testing import (
     networks,
     noises,
     parameterizations,
+    recipes,
     samplers,
     schedules,
     tables,
@@ -46,6 +47,7 @@ GROUPS: dict[str, Group] = {
         guidances,
         tables,
         noises,
+        recipes,
         metrics,
     )
 }

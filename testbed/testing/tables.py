@@ -12,7 +12,7 @@ from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NEAREST, NoiseTable
 from testbed.testing import behaviour, densities
 from testbed.testing.checks import Context, Group, demand
-from testbed.testing.failures import CheckFailed
+from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.options import options_matter
 from testbed.testing.rounding import Worst
 
@@ -20,8 +20,15 @@ LAWS = Group("table")
 
 
 def _bound(t: NoiseTable, **options: object) -> NoiseTable:
-    """The table with its options, and these; its levels are known then."""
-    return t.bound({**t.options, **options})
+    """The table with its options, and these; its levels are known then.
+
+    Raises:
+        Skipped: they name no levels.
+    """
+    one = t.bound({**t.options, **options})
+    if not one.named:
+        raise Skipped("its options name no levels: bind them to try it")
+    return one
 
 
 def _around(levels: Tensor) -> dict[str, float]:
@@ -152,9 +159,9 @@ def pure(t: NoiseTable, context: Context) -> None:
 
 @LAWS.law("Every option has an effect, and binding its default has none.", own=True)
 def options(t: NoiseTable, context: Context) -> str:
-    return options_matter(t)
+    return options_matter(_bound(t))
 
 
 @LAWS.law("A worker process that loads the same plugins computes the same numbers.")
 def spawned(t: NoiseTable, context: Context) -> str:
-    return behaviour.equal_elsewhere(t, context)
+    return behaviour.equal_elsewhere(_bound(t), context)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from testbed.components.dataset import Data
-from testbed.diffusion.denoiser import SHARED
+from testbed.diffusion.inputs import shared_c_in, shared_c_noise
 from testbed.errors import InputError
 from testbed.networks.mlp import Features
 from testbed.random import stream
@@ -66,7 +66,7 @@ class Classifier(Features):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """log p(y|x), (B, C) nats, float32, for x (B, *shape) and sigma (B,)."""
         wide = sigma.double()
-        c_in, c_noise = (SHARED[name](wide, self.sigma_data) for name in ("c_in", "c_noise"))
+        c_in, c_noise = (f(wide, self.sigma_data) for f in (shared_c_in, shared_c_noise))
         scaled = per_sample(c_in, x).float() * x.float()
         return torch.log_softmax(self.last(self.features(scaled, c_noise.float())), 1)
 

@@ -7,16 +7,20 @@ import json
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from testbed.components.dataset import Data
 from testbed.components.density import Density
 from testbed.components.weighting import Weighting
 from testbed.diffusion.denoiser import Denoiser
+from testbed.diffusion.inputs import noise_kind
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.errors import InputError
+from testbed.metrics.denoising import log_spaced
 from testbed.random import stream
 from testbed.registry import Registry
+from testbed.sampling.schedules import snapped
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
@@ -59,8 +63,15 @@ def _data(registry: Registry, name: str, options: str) -> Data:
 
 
 def noise_table(registry: Registry, spec: ComponentSpec | None) -> NoiseTable | None:
-    """The levels of a discrete denoiser; None for a continuous one."""
+    """The levels of a discrete denoiser; None for a continuous one.
+
+    Raises:
+        UnknownName: no such table.
+        InputError: an option that does not fit, or options that name no levels.
+    """
     found: NoiseTable | None = component(registry, "table", spec) if spec else None
+    if found is not None:
+        found.sigmas  # noqa: B018  one whose options name no levels is refused here
     return found
 
 
@@ -106,9 +117,10 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
     weights = stream(config.seed, "weights").initial_seed()
     labels, further = class_conditions.built(config.conditions, data)
     learned = started.vlb is not None
+    kind = noise_kind(config.c_noise, started.parameterization)
     network = component(registry, "network", config.network)
     denoiser = Denoiser(
-        network(data.shape, labels, weights, further, outputs=2 if learned else 1),
+        network(data.shape, labels, weights, further, outputs=2 if learned else 1, noise_kind=kind),
         started.parameterization,
         config.sigma_data,
         c_in=config.c_in,
@@ -117,6 +129,25 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
         learned_variance=learned,
     )
     return denoiser, started
+
+
+def measured_levels(config: TrialConfig) -> Tensor:
+    """The noise levels that a trial is measured at, ascending, (L,) float64."""
+    levels = config.evaluation.levels
+    if isinstance(levels, int):
+        return log_spaced(*config.measured, levels)
+    return torch.tensor(levels, dtype=torch.float64)
+
+
+def sampling_levels(config: TrialConfig, registry: Registry) -> Tensor:
+    """The noise levels of the path of a trial's samples, (n + 1,) float64, descending to 0.
+
+    Those of a discrete denoiser are levels that it was trained on: the nearest, each once.
+    """
+    evaluation, table = config.evaluation, noise_table(registry, config.table)
+    schedule = component(registry, "schedule", evaluation.schedule)
+    sigmas: Tensor = schedule(evaluation.steps, *config.sampled, table)
+    return sigmas if table is None else snapped(sigmas, table, *config.trained)
 
 
 def module_of(denoiser: Denoiser) -> torch.nn.Module:

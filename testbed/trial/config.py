@@ -11,11 +11,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -24,194 +22,69 @@ from pydantic import (
 )
 
 from testbed import settings
+from testbed.components import multiples
 from testbed.settings import Setting
-from testbed.training.settings import Training
+from testbed.trial.fields import TrialFields
+from testbed.trial.identity import identified, plain
 from testbed.trial.specs import (
     Assumed,
-    ComponentSpec,
-    Evaluation,
-    Model,
-    OfSigmaData,
-    Variance,
+    Limit,
     canonical,
+    noise_level,
 )
 
 SCHEMA = 3
+OWN = "own"
+"""The recipe of a study that names none: the parameterization's own."""
 MOST_SEEDS = 10_000
-
-
-class TrialFields(Model):
-    """The settings of a trial that a study file names and a resolved trial has."""
-
-    parameterization: Annotated[
-        ComponentSpec,
-        Setting(
-            "What the network is asked for.",
-            objective=True,
-            axis="parameterization",
-        ),
-    ]
-    dataset: Annotated[
-        ComponentSpec,
-        Setting(
-            "The data that are trained on.",
-            batch=True,
-            report="data",
-            axis="dataset",
-        ),
-    ]
-    network: Annotated[
-        ComponentSpec,
-        Setting(
-            "The network F.",
-            batch=True,
-            report="network",
-            axis="network",
-        ),
-    ] = ComponentSpec(name="mlp")
-    weighting: Annotated[
-        ComponentSpec | None,
-        Setting(
-            'lambda(sigma), multiplying |D - x0|^2; "none" leaves the loss unweighted in its own '
-            "space.",
-            objective=True,
-            report="recipe",
-            axis="weighting",
-        ),
-    ] = ComponentSpec(name="recipe")
-    loss: Annotated[
-        ComponentSpec,
-        Setting(
-            "The discrepancy, and the space in which it is taken.",
-            objective=True,
-            report="recipe",
-            axis="loss",
-        ),
-    ] = ComponentSpec(name="recipe")
-    density: Annotated[
-        ComponentSpec,
-        Setting(
-            "The distribution of the noise levels that training draws.",
-            objective=True,
-            report="recipe",
-            axis="density",
-        ),
-    ] = ComponentSpec(name="recipe")
-    c_in: Annotated[
-        Literal["recipe", "native", "shared"],
-        Setting(
-            "The scale of the network's input: the parameterization's own, or "
-            "1/sqrt(sigma^2 + sigma_data^2) for all.",
-            objective=True,
-            report="recipe",
-        ),
-    ] = "recipe"
-    c_noise: Annotated[
-        Literal["recipe", "native", "shared", "index"],
-        Setting(
-            "The noise level as the network gets it: the parameterization's own, log(sigma)/4 for "
-            "all, or the index in the table.",
-            objective=True,
-            report="recipe",
-        ),
-    ] = "recipe"
-    table: Annotated[
-        ComponentSpec | None,
-        Setting(
-            "The finitely many levels of a discrete denoiser.",
-            axis="table",
-        ),
-    ] = None
-    noise: Annotated[
-        ComponentSpec,
-        Setting(
-            "What is added to eps in training.",
-            batch=True,
-            report="noise",
-            axis="noise",
-        ),
-    ] = ComponentSpec(name="white")
-    output: Annotated[
-        Literal["F", "x0", "eps", "score", "v", "flow"],
-        Setting(
-            "The prediction type that the network returns, where that is not the "
-            "parameterization's own F.",
-            objective=True,
-        ),
-    ] = "F"
-    variance: Annotated[
-        Variance,
-        Setting(
-            "Whether the variance of a reverse step is fixed or learned.",
-        ),
-    ] = Variance()
-    conditions: Annotated[
-        dict[str, float],
-        Setting(
-            "The conditions of the model by name, each with its rate of dropout.",
-        ),
-    ] = Field(default_factory=dict)
-    training: Annotated[Training, Setting("How the trial is trained.")] = Training()
-    evaluation: Annotated[
-        Evaluation,
-        Setting(
-            "How the trained model is measured.",
-            evaluation=True,
-            report="evaluation",
-        ),
-    ] = Evaluation()
-
-    @field_validator("weighting", "table", mode="before")
-    @classmethod
-    def _none(cls, value: Any) -> Any:
-        return (
-            None if value in ("none", {"name": "none"}, {"name": "none", "options": {}}) else value
-        )
-
-    @field_validator("conditions", mode="before")
-    @classmethod
-    def _dropout(cls, value: Any) -> Any:
-        if value == "none":
-            return {}
-        rates: Iterable[Any] = value.values() if isinstance(value, Mapping) else [None]
-        for rate in rates:
-            if isinstance(rate, bool) or not isinstance(rate, int | float):
-                raise ValueError('must be "none", or a table { label = 0.1 } of dropout rates')
-            if not 0 <= rate <= 1:
-                raise ValueError("must have dropout rates from 0 to 1")
-        return value
+ROUNDING = 1e-6
+"""How far, relatively, an end of a range may lie inside of it: the ends are quantiles."""
 
 
 def _ordered(value: Any, info: ValidationInfo) -> Any:
-    """A highest level above the lowest, where both are of one kind."""
+    """A highest level above the lowest, where both are numbers or both multiples of sigma_data."""
     low = info.data.get("sigma_min")
-    if low is None or type(low) is not type(value):
+    if low is None or value is None or isinstance(low, str) is not isinstance(value, str):
         return value
-    lowest, highest = (x.sigma_data if isinstance(x, OfSigmaData) else x for x in (low, value))
+    lowest, highest = (x if (k := multiples.factor(x)) is None else k for x in (low, value))
     if not lowest < highest:
-        raise ValueError(f"must be above sigma_min, which is {lowest!r}")
+        raise ValueError(f"must be above sigma_min, which is {low}")
     return value
 
 
 class TrialSettings(TrialFields):
-    """What a study file says of a trial. "recipe" means the parameterization's own."""
+    """What a study file says of a trial. "recipe" means that of the recipe."""
+
+    recipe: Annotated[
+        str,
+        Setting(
+            'The recipe from which all comes that the study leaves out; "own" is that with which '
+            "the parameterization was published."
+        ),
+    ] = OWN
 
     sigma_min: Annotated[
-        float | OfSigmaData,
+        float | str | None,
         Setting(
-            "The lowest noise level; { sigma_data = 0.004 } is that multiple of the data's "
-            "sigma_data.",
+            'The lowest noise level of training; "0.004 * sigma_data" is that multiple of the '
+            "data's sigma_data. Where it is left out it is that of the recipe, the lowest of the "
+            "table, or 0.002.",
             objective=True,
+            from_recipe=True,
+            recipe_with=("density",),
         ),
-    ] = 0.002
+    ] = None
     sigma_max: Annotated[
-        Annotated[float, Field(allow_inf_nan=True)] | OfSigmaData,
+        Annotated[float, Field(allow_inf_nan=True)] | str | None,
         Setting(
-            "The highest noise level; { sigma_data = 160 } is that multiple of the data's "
-            "sigma_data.",
+            'The highest noise level of training; "160 * sigma_data" is that multiple of the '
+            "data's sigma_data. Where it is left out it is that of the recipe, the highest of the "
+            "table, or 80.",
             objective=True,
+            from_recipe=True,
+            recipe_with=("density",),
         ),
-    ] = Field(80.0, validate_default=True)
+    ] = None
     sigma_data: Annotated[
         float | Assumed | None,
         Setting(
@@ -233,21 +106,8 @@ class TrialSettings(TrialFields):
 
     @field_validator("sigma_min", "sigma_max", mode="before")
     @classmethod
-    def _level(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, OfSigmaData):
-            return value
-        number = value.get("sigma_data") if isinstance(value, Mapping) else value
-        known = not isinstance(value, Mapping) or set(value) == {"sigma_data"}
-        if not known or isinstance(number, bool) or not isinstance(number, int | float):
-            raise ValueError(
-                "must be a number, or { sigma_data = number } for a multiple of the data's"
-            )
-        finite = info.field_name == "sigma_min" or isinstance(value, Mapping)
-        if not math.isfinite(number) and (finite or math.isnan(number)):
-            raise ValueError("Input should be a finite number")
-        if number <= 0:
-            raise ValueError("Input should be greater than 0")
-        return value
+    def _limit(cls, value: Any, info: ValidationInfo) -> Any:
+        return noise_level(value, infinite=info.field_name == "sigma_max")
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -321,6 +181,22 @@ class TrialConfig(TrialFields):
             identity=False,
         ),
     ] = None
+    table_levels: Annotated[
+        tuple[int, int] | None,
+        Setting(
+            "How many of the table's levels training can draw, and how many the table has.",
+            identity=False,
+        ),
+    ] = None
+    asked_levels: Annotated[
+        tuple[float, ...] | None,
+        Setting(
+            "The noise levels that the case asks for, where the trial or one that it is compared "
+            "with has a table: evaluation.levels then has the nearest levels of the table.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = None
     data_digest: Annotated[str, Setting("Digest of the data.", batch=True)] = ""
     sources: Annotated[
         str,
@@ -365,7 +241,7 @@ class TrialConfig(TrialFields):
             return table
         options = table["density"].get("options", {})
         levels = {key: options[key] for key in ("sigma_min", "sigma_max") if key in options}
-        return {**levels, **table}
+        return {"table": None, "output": "F", **levels, **table}
 
     def record(self) -> dict[str, Any]:
         """The configuration as JSON has it, for a trial's folder; read by `model_validate`."""
@@ -377,9 +253,39 @@ class TrialConfig(TrialFields):
         return self.training_range or (self.sigma_min, self.sigma_max)
 
     @property
+    def measured(self) -> tuple[float, float]:
+        """The lowest and the highest noise level that it is asked to be measured at."""
+        evaluation = self.evaluation
+        listed = self.asked_levels or evaluation.levels
+        if not isinstance(listed, int):
+            return listed[0], listed[-1]
+        return (
+            _number(evaluation.sigma_min, self.sigma_min),
+            _number(evaluation.sigma_max, self.sigma_max),
+        )
+
+    @property
+    def sampled(self) -> tuple[float, float]:
+        """The last noise level above 0 and the first one of the samples' path."""
+        ends = self.evaluation.sampling_sigma_min, self.evaluation.sampling_sigma_max
+        limits, drawn = (self.sigma_min, self.sigma_max), self.trained
+        # An end of training's range is the limit itself where the two differ by a rounding.
+        own = [
+            limit if math.isclose(level, limit, rel_tol=ROUNDING) else level
+            for limit, level in zip(limits, drawn, strict=True)
+        ]
+        return _number(ends[0], own[0]), _number(ends[1], own[1])
+
+    @property
+    def cut_table(self) -> str:
+        """`930 of 1000 levels`, of a table that training draws a part of; else empty."""
+        drawn, had = self.table_levels or (0, 0)
+        return f"{drawn} of {had} levels" if drawn < had else ""
+
+    @property
     def identity(self) -> str:
         """The trial's id: of all settings that are part of it, whatever order they stand in."""
-        return hashlib.sha256(canonical(_identified(self)).encode()).hexdigest()[:12]
+        return hashlib.sha256(canonical(identified(self)).encode()).hexdigest()[:12]
 
     @property
     def training_text(self) -> str:
@@ -388,7 +294,7 @@ class TrialConfig(TrialFields):
         Without the digests of sources, which differ with the sampler's module: trials that are
         compared here are of one process, whose sources are the same.
         """
-        return canonical(_identified(self, evaluation=False))
+        return canonical(identified(self, evaluation=False))
 
     @property
     def training_identity(self) -> str:
@@ -397,7 +303,7 @@ class TrialConfig(TrialFields):
 
     def text(self, **wanted: bool) -> str:
         """The settings whose `Setting` has these values, as JSON; see `settings.names`."""
-        return canonical({name: _plain(getattr(self, name)) for name in self._names(**wanted)})
+        return canonical({name: plain(getattr(self, name)) for name in self._names(**wanted)})
 
     @classmethod
     def _names(cls, **wanted: bool) -> Iterable[str]:
@@ -408,24 +314,7 @@ class TrialConfig(TrialFields):
         return self.model_copy(update={"seed": seed})
 
 
-def _identified(model: Any, **wanted: bool) -> dict[str, Any]:
-    """The settings that are part of the identity, without later ones that are at their default."""
-    found: dict[str, Any] = {}
-    for field in settings.fields(type(model)):
-        value, setting = getattr(model, field.name), field.setting
-        excluded = any(getattr(setting, key) is not state for key, state in wanted.items())
-        if excluded or not setting.identity or (setting.since and value == field.default):
-            continue
-        found[field.name] = _identified(value) if settings.fields(type(value)) else _plain(value)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """A value of a setting as JSON has it."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Training):
-        return asdict(value)
-    if isinstance(value, tuple | list):
-        return [_plain(inner) for inner in value]
-    return value
+def _number(limit: Limit, default: float) -> float:
+    """A limit of a resolved trial, or the default where it is left out."""
+    assert not isinstance(limit, str)
+    return default if limit is None else limit

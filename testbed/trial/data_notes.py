@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from testbed.components.dataset import Data
 from testbed.metrics import linear_baseline
-from testbed.trial.config import TrialConfig
+from testbed.trial.config import ROUNDING, TrialConfig
 
 
 def notes(config: TrialConfig, data: Data) -> Iterator[str]:
@@ -17,13 +17,26 @@ def notes(config: TrialConfig, data: Data) -> Iterator[str]:
         yield (
             f"sigma_max = {config.sigma_max:g} is below the data's sigma_data = {sigma_data:.4g}: "
             "noise hides the data at no level, and samples do not start from noise alone. Scale "
-            "the data, or write sigma_max = { sigma_data = 160 }."
+            'the data, or write sigma_max = "160 * sigma_data".'
         )
     if config.sigma_min > sigma_data:
         yield (
             f"sigma_min = {config.sigma_min:g} is above the data's sigma_data = {sigma_data:.4g}: "
             "noise hides the data at every level. Scale the data, or write sigma_min = "
-            "{ sigma_data = 0.004 }."
+            '"0.004 * sigma_data".'
         )
     if note := linear_baseline.note(data):
         yield note
+    (last, first), (low, high) = config.sampled, config.trained
+    if last < low * (1 - ROUNDING) or first > high * (1 + ROUNDING):
+        yield (
+            f"samples go from sigma = {first:g} to {last:g}, and training draws {low:g} to "
+            f"{high:g}: D beyond is what the network gives for levels that it was never trained "
+            "on."
+        )
+    if config.table is not None and config.cut_table:
+        yield (
+            f"table {config.table.name} is cut to {config.cut_table}: training never draws those "
+            f"outside of sigma_min = {config.sigma_min:g} and sigma_max = {config.sigma_max:g}. "
+            "Where both are left out, all levels of a table are trained on."
+        )

@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from testbed.audit.trained import check_model
 from testbed.components.dataset import Data
@@ -25,7 +27,7 @@ from testbed.sampling.loop import sample
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
-from testbed.trial.build import component
+from testbed.trial.build import component, measured_levels, sampling_levels
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
@@ -33,9 +35,10 @@ from testbed.trial.guided import Guide
 
 @functools.lru_cache(maxsize=4)
 def _held_out(
-    data: Data, low: float, high: float, levels: int, draws: int, conditions: tuple[str, ...]
+    data: Data, levels: tuple[float, ...], draws: int, conditions: tuple[str, ...]
 ) -> denoising.HeldOutPairs:
-    return denoising.held_out_pairs(data, low, high, levels, draws, conditions)
+    sigma = torch.tensor(levels, dtype=torch.float64)
+    return denoising.held_out_pairs(data, sigma, draws, conditions)
 
 
 def measure(
@@ -52,31 +55,32 @@ def measure(
         metrics, and the sampling error and p of those that have one.
     """
     trained, objective = training_job.denoiser, training_job.objective
-    evaluation, low, high = config.evaluation, config.sigma_min, config.sigma_max
+    evaluation = config.evaluation
     conditions, d = config.conditions, data.train[0].numel()
-    size = evaluation.levels, evaluation.draws, tuple(conditions)
-    against = _held_out(data, low, high, *size)
+    sigma = tuple(measured_levels(config).tolist())
+    against = _held_out(data, sigma, evaluation.draws, tuple(conditions))
+    counted = _counted(config, sigma)
     noise = component(registry, "noise", config.noise)
     dropped = class_conditions.drops_all(conditions)
     levels = denoising.per_level(trained, against, device, dropped, noise)
-    found = denoising.summary(levels, d)
+    found = denoising.summary(levels[counted], d)
     guide = Guide(config, registry, data, trained, device)
-    of_guidance, table = guide.measured(against, levels)
+    of_guidance, table = guide.measured(against, levels, counted)
     found |= of_guidance
     if table is not None:
         trial.put_table("classifier.csv", table)
     trial.put_table("levels.csv", levels)
     if evaluation.likelihood:
-        of, settings = (trained, data, low, high, device), evaluation.likelihood.model_dump()
+        of, settings = (trained, data, *config.measured, device), evaluation.likelihood.model_dump()
         found |= likelihood.held_out(*of, **settings, conditions=tuple(conditions))
     if evaluation.elbo != "off":
         found |= elbo(trained, objective, against, evaluation.elbo, device)
 
     few = min(8, len(against.x0))
-    sigma = against.sigma.repeat_interleave(few).to(device)
+    each = against.sigma.repeat_interleave(few).to(device)
     x0, eps = (t[:few].repeat(len(against.sigma), *[1] * (t.ndim - 1)).to(device)
                for t in (against.x0, against.eps))  # fmt: skip
-    checked = check_model(trained, x0, eps, sigma)
+    checked = check_model(trained, x0, eps, each)
     trial.put_json("tweedie.json", {"rows": [asdict(row) for row in checked]})
 
     condition = guide.of_samples(evaluation.samples)
@@ -90,7 +94,9 @@ def measure(
     if exactly is not None:
         found["guided_error"] = MetricValue(end_points(samples, drawn(exactly)))
     # One entry: safetensors writes several in any order, and the file would differ each time.
-    words = evaluation.sampler.name, evaluation.steps, evaluation.schedule.name
+    path = sampling_levels(config, registry)
+    trial.put_json("schedule.json", {"sigmas": path.tolist()})
+    words = evaluation.sampler.name, len(path) - 1, evaluation.schedule.name
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
     trial.put_tensors("samples.safetensors", {"samples": samples}, facts)
     for spec in evaluation.metrics:
@@ -103,6 +109,17 @@ def measure(
         if not (math.isnan(one.error) and math.isnan(one.p))
     }
     return {name: one.value for name, one in found.items()}, errors
+
+
+def _counted(config: TrialConfig, levels: tuple[float, ...]) -> NDArray[np.bool_]:
+    """Which of the levels (L,) the metrics of all levels are made of.
+
+    A trial that is measured at those that it is asked for and at those of a table that it is
+    compared with has the metrics of the former, so that no other trial changes them.
+    """
+    asked = set(config.asked_levels or levels)
+    every = not asked <= set(levels)
+    return np.array([every or level in asked for level in levels])
 
 
 def elbo(
@@ -144,11 +161,9 @@ def draw(
 
     They follow `denoise` in place of the denoiser where it is given.
     """
-    evaluation = config.evaluation
-    schedule = component(registry, "schedule", evaluation.schedule)
-    sigmas = schedule(evaluation.steps, config.sigma_min, config.sigma_max, denoiser.table)
-    sampler = component(registry, "sampler", evaluation.sampler)
-    # The prior at sigma_max: noise and the data's second moment.
+    sigmas = sampling_levels(config, registry)
+    sampler = component(registry, "sampler", config.evaluation.sampler)
+    # The prior at the first level: noise and the data's second moment.
     top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5
     x = top * torch.randn(n, *data.shape, generator=generator)
     with torch.no_grad():

@@ -10,10 +10,11 @@ trials/<id>/trial.json       identity, configuration, labels
             states.safetensors   what else the objective has learned
             levels.csv       per-sigma table
             classifier.csv   per-sigma table of the classifier that guides
+            schedule.json    the noise levels of the samples' path, as they were used
             samples.safetensors
             tweedie.json     identity rows of the trained model
             averages/STEP    averages of the weights after so many steps, a checked file each
-            points/POINT/    what was measured there: levels.csv, tweedie.json,
+            points/POINT/    what was measured there: levels.csv, tweedie.json, schedule.json,
                              samples.safetensors, result.json
             training.json    of a trial that takes over a training: what its result.json says of it
             result.json      status, final metrics, sampling error and p of each sample metric

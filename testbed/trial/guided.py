@@ -6,7 +6,9 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from testbed.components.dataset import Data
@@ -90,14 +92,19 @@ class Guide:
     def _log_classes(self) -> LogClasses | None:
         if not isinstance(self.way, ClassifierGuidance):
             return None
-        levels, seed = (self.config.sigma_min, self.config.sigma_max), self.config.seed
-        found = _classifier(self.data, self.way.of, *levels, self.way.settings(), seed)
+        ranges = self.config.measured, self.config.sampled
+        low, high = min(one[0] for one in ranges), max(one[1] for one in ranges)
+        settings, seed = self.way.settings(), self.config.seed
+        found = _classifier(self.data, self.way.of, low, high, settings, seed)
         return found.to(self.device)
 
     def measured(
-        self, against: denoising.HeldOutPairs, levels: pd.DataFrame
+        self, against: denoising.HeldOutPairs, levels: pd.DataFrame, counted: NDArray[np.bool_]
     ) -> tuple[dict[str, MetricValue], pd.DataFrame | None]:
         """Adds the guided columns to the table by level.
+
+        Args:
+            counted: which of the levels (L,) the metrics are made of.
 
         Returns:
             excess_guided_nats and classifier_nats, the classifier's E KL(p* || p) averaged over
@@ -112,11 +119,14 @@ class Guide:
         for name, values in found.items():
             levels[name] = values
         dim = self._exact.oracle.dim
-        metrics = {"excess_guided_nats": denoising.integral(levels, "excess_guided", dim)}
+        metrics = {"excess_guided_nats": denoising.integral(levels[counted], "excess_guided", dim)}
         log_classes = self._log_classes()
         if log_classes is None or not isinstance(self.way, ClassifierGuidance):
             return metrics, None
         of = self.way.of
         right = functools.partial(self._exact.log_classes, of)
         table = guidance.classified(log_classes, right, condition[of], against, self.device)
-        return {**metrics, "classifier_nats": MetricValue(float(table["kl_nats"].mean()))}, table
+        return {
+            **metrics,
+            "classifier_nats": MetricValue(float(table["kl_nats"][counted].mean())),
+        }, table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -11,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 
 from testbed import settings
+from testbed.components import multiples
 from testbed.components.base import Component
 from testbed.components.dataset import Data
 from testbed.components.density import Density
-from testbed.components.loss import Loss
-from testbed.components.weighting import Weighting
-from testbed.diffusion.denoiser import SHARED
+from testbed.components.recipe import LEVELS
+from testbed.diffusion.inputs import shared_c_in, shared_c_noise
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
@@ -24,11 +23,11 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError
 from testbed.plugin_files import Provenance
 from testbed.registry import Registry
-from testbed.trial import build, class_conditions, sources, validity
-from testbed.trial.config import TrialConfig, TrialFields, TrialSettings
-from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, OfSigmaData, canonical
+from testbed.trial import build, class_conditions, recipes, sources, validity
+from testbed.trial.config import TrialConfig, TrialSettings
+from testbed.trial.fields import TrialFields
+from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, canonical
 
-RECIPE = ("weighting", "loss", "density")
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=Model)
 
@@ -41,10 +40,10 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
             the parts do not fit together.
     """
     components = Components(registry, stated)
-    stated = components.with_levels(stated)
-    complete = components.complete(components.from_recipe(stated))
+    stated = components.stated
+    complete = components.complete(components.with_range(stated))
     p = components.parameterization
-    if p is not None:
+    if p is not None and stated.output != "recipe":
         components.attempt(lambda: with_output(p, stated.output))
     if components.problems or p is None:
         raise InputError("\n".join(dict.fromkeys(components.problems)))
@@ -55,26 +54,45 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
     inputs = {}
     for name in ("c_in", "c_noise"):
         inputs[name] = getattr(stated, name)
-        if inputs[name] == "recipe":
-            inputs[name] = getattr(p.recipe, name) if p.recipe else "native"
         if inputs[name] == "native" and _is_shared(name, p, sigma_data, density):
             inputs[name] = "shared"
     low, high = validity.span(density)
     fields = {field.name: getattr(complete, field.name) for field in settings.fields(TrialFields)}
+    trained = _training_range(density, components.table)
     config = TrialConfig(
         **{**fields, **inputs, "sigma_min": low, "sigma_max": high},
         device=torch.device(device).type,
         sigma_data=sigma_data,
         sigma_data_measured=data.sigma_data,
-        training_range=_training_range(density, components.table),
+        training_range=trained,
+        table_levels=_table_levels(trained, components.table),
         data_digest=data.digest,
         sources=components.sources(),
         plugins=components.plugins(),
         training_sources=components.training_sources(),
     )
+    config = measured_over(config, *components.asked)
     if problems := list(misfits(config, registry, data)):
         raise InputError("\n".join(problems))
     return config
+
+
+def measured_over(config: TrialConfig, low: float, high: float) -> TrialConfig:
+    """The trial with the range that its evaluation leaves out; no end of it is infinite.
+
+    A limit that is the training's own stays left out: its record is that of a trial whose two
+    ranges are one.
+    """
+    evaluation = config.evaluation
+    ends = low, recipes.UNSTATED[1] if math.isinf(high) else high
+    if not isinstance(evaluation.levels, int):
+        return config
+    update = {}
+    for name, end in zip(LEVELS, ends, strict=True):
+        chosen = getattr(evaluation, name)
+        chosen = end if chosen is None else chosen
+        update[name] = None if chosen == getattr(config, name) else chosen
+    return config.model_copy(update={"evaluation": evaluation.model_copy(update=update)})
 
 
 def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str]:
@@ -89,10 +107,12 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     yield from validity.problems(objective, config.c_noise, network, data)
     yield from validity.unlearnt(objective, network, evaluation.elbo)
     yield from validity.unmeasured(evaluation, config.training.steps)
+    yield from validity.disordered(config.measured, config.sampled)
     yield from class_conditions.problems(config.conditions, method, network, data)
-    yield from validity.unsampled(sampler, schedule, evaluation.steps, objective, guided)
+    path = schedule, evaluation.steps, config.sampled
+    yield from validity.unsampled(sampler, *path, objective, config.trained, guided)
     if evaluation.likelihood:
-        yield from validity.unlikely(evaluation.likelihood, objective, data)
+        yield from validity.unlikely(evaluation.likelihood, config.measured, objective, data)
 
 
 class Components:
@@ -100,19 +120,28 @@ class Components:
 
     Args:
         registry: where they are.
-        stated: the settings; its parameterization and its table are looked up at once, since
-            recipes and the table's own density depend on them.
+        stated: the settings. Its parameterization, its recipe and its table are looked up at once,
+            since the rest depends on them.
+
+    `stated` has what the recipe says in the place of what was left out, and a number in the place
+    of each multiple of sigma_data. `asked` is the range of noise levels that the study states.
     """
 
     def __init__(self, registry: Registry, stated: TrialSettings) -> None:
-        self.registry, self.stated = registry, stated
+        self.registry = registry
         self.problems: list[str] = []
         self.used: dict[str, Component] = {}
-        p, table = stated.parameterization, stated.table
+        stated = self._in_numbers(stated)
         self.parameterization: Parameterization | None = self.attempt(
-            lambda: build.component(registry, "parameterization", p)
+            lambda: build.component(registry, "parameterization", stated.parameterization)
         )
-        self.table: NoiseTable | None = self.attempt(lambda: build.noise_table(registry, table))
+        self.asked = recipes.limits(stated.sigma_min, stated.sigma_max, None)
+        self.stated = self._in_numbers(self._from_recipe(stated))
+        table = self.stated.table
+        known = table is None or table.name != "recipe"
+        self.table: NoiseTable | None = (
+            self.attempt(lambda: build.noise_table(registry, table)) if known else None
+        )
 
     def attempt(self, make: Callable[[], _T]) -> _T | None:
         """What `make` returns; None with its message among the problems where it raises one."""
@@ -122,37 +151,38 @@ class Components:
             self.problems.append(str(problem))
             return None
 
-    def with_levels(self, stated: TrialSettings) -> TrialSettings:
-        """The settings with numbers for noise levels that are multiples of sigma_data."""
-        names = ("sigma_min", "sigma_max")
-        multiples = {
-            name: level for name in names if isinstance(level := getattr(stated, name), OfSigmaData)
-        }
-        if not multiples:
+    def _in_numbers(self, stated: TrialSettings) -> TrialSettings:
+        """The settings with a number for each multiple of the data's sigma_data."""
+        if not multiples.has_any(_values(stated)):
+            return stated
+        sigma_data = self.attempt(
+            lambda: _sigma_data(
+                stated, build.dataset(self.registry, self._spec("dataset", stated.dataset))
+            )
+        )
+        # Without its data a trial is refused anyway; a number stands in until then.
+        return _evaluated(stated, sigma_data or 1.0)
+
+    def _from_recipe(self, stated: TrialSettings) -> TrialSettings:
+        """The settings with those of the recipe in the place of what is left out."""
+        p = self.parameterization
+        if p is None:
             return stated
 
-        def levels() -> dict[str, float]:
-            data = build.dataset(self.registry, self._spec("dataset", stated.dataset))
-            sigma_data = _sigma_data(stated, data)
-            return {name: level.of(sigma_data) for name, level in multiples.items()}
+        def completed() -> TrialSettings:
+            return recipes.completed(stated, recipes.named(stated.recipe, p, self.registry), p)
 
-        known = self.attempt(levels)
-        # Without its data a trial is refused anyway; the default levels stand in until then.
-        defaults = {name: TrialSettings.model_fields[name].default for name in multiples}
-        return stated.model_copy(update=known or defaults)
+        return self.attempt(completed) or stated
 
-    def from_recipe(self, stated: TrialSettings) -> TrialSettings:
-        """The settings with the recipe's own components in their places, and the density cut."""
-        specs: dict[str, ComponentSpec | None] = {}
-        p = self.parameterization
-        for axis in RECIPE:
-            spec: ComponentSpec | None = getattr(stated, axis)
-            if p is not None and spec is not None and spec.name == "recipe":
-                spec = self.attempt(functools.partial(_from_recipe, axis, spec, p))
-            if axis == "density" and spec is not None:
-                spec = _cut(spec, stated, self.table)
-            specs[axis] = spec
-        return stated.model_copy(update=specs)
+    def with_range(self, stated: TrialSettings) -> TrialSettings:
+        """The settings with their range of noise levels, and the density cut to it."""
+        low, high = recipes.limits(stated.sigma_min, stated.sigma_max, self.table)
+        if self.table is not None and self.table.terminal and math.isinf(high):
+            high = TERMINAL
+        levels = {"sigma_min": low, "sigma_max": high}
+        spec = stated.density
+        cut = ComponentSpec(name=spec.name, options={**levels, **spec.options})
+        return stated.model_copy(update={**levels, "density": cut})
 
     def complete(self, model: _M) -> _M:
         """The model with the options of every component written out, and of those within it."""
@@ -168,7 +198,7 @@ class Components:
         return model.model_copy(update=update)
 
     def _spec(self, axis: str, spec: ComponentSpec) -> ComponentSpec:
-        missing = self.parameterization is None and spec.name == "recipe"
+        missing = spec.name == "recipe"
         tableless = axis == "density" and spec.name == "table" and self.table is None
         if missing or (tableless and self.stated.table is not None):
             return spec  # What it depends on is among the problems already.
@@ -208,42 +238,40 @@ class Components:
         return hashlib.sha256(canonical([core, plugins]).encode()).hexdigest()[:16]
 
 
-def _cut(spec: ComponentSpec, stated: TrialSettings, table: NoiseTable | None) -> ComponentSpec:
-    """A density's spec with the trial's range of levels among its options."""
-    low, high = stated.sigma_min, stated.sigma_max
-    assert not isinstance(low, OfSigmaData)
-    assert not isinstance(high, OfSigmaData)
-    if table is not None and table.options["zero_terminal_snr"] and math.isinf(high):
-        high = TERMINAL
-    levels = {"sigma_min": low, "sigma_max": high}
-    return ComponentSpec(name=spec.name, options={**levels, **spec.options})
+def _values(model: Model) -> list[Any]:
+    """What of a model may be a multiple of sigma_data: levels, and options of its components."""
+    values: list[Any] = []
+    for field in settings.fields(type(model)):
+        value = getattr(model, field.name)
+        if isinstance(value, Evaluation):
+            values += _values(value)
+        elif field.setting.axis and field.setting.axis != "dataset":
+            specs = value if isinstance(value, tuple) else (value,)
+            values += [one.options for one in specs if one is not None]
+        elif isinstance(value, str | tuple):
+            values.append(value)
+    return values
 
 
-def published(p: Parameterization, registry: Registry) -> tuple[Weighting | None, Loss, Density]:
-    """The components of p's own recipe, the density cut to its default range.
+def _evaluated(model: _M, sigma_data: float) -> _M:
+    """The model with a number for each multiple of sigma_data."""
 
-    Raises:
-        InputError: p has no recipe.
-    """
-    own = ComponentSpec(name="recipe")
-    specs = {axis: _from_recipe(axis, own, p) for axis in RECIPE}
-    weighting, loss, density = (
-        spec and getattr(registry, axis)(spec.name, **spec.options) for axis, spec in specs.items()
+    def number(value: Any, axis: str) -> Any:
+        if isinstance(value, Evaluation):
+            return _evaluated(value, sigma_data)
+        if isinstance(value, tuple) and axis:
+            return tuple(number(one, axis) for one in value)
+        if isinstance(value, ComponentSpec) and axis != "dataset":
+            options = multiples.evaluated(value.options, sigma_data)
+            return ComponentSpec(name=value.name, options=options)
+        return multiples.evaluated(value, sigma_data) if isinstance(value, str | tuple) else value
+
+    return model.model_copy(
+        update={
+            field.name: number(getattr(model, field.name), field.setting.axis)
+            for field in settings.fields(type(model))
+        }
     )
-    return weighting, loss, density  # type: ignore[return-value]
-
-
-def _from_recipe(axis: str, spec: ComponentSpec, p: Parameterization) -> ComponentSpec | None:
-    """The component of p's recipe, with the options of `spec` in place of its own."""
-    if p.recipe is None:
-        raise InputError(f"{p.label} has no recipe: name a {axis}.")
-    value = getattr(p.recipe, axis)
-    if value is None:
-        if spec.options:
-            raise InputError(f"the recipe of {p.label} has no {axis} to take options.")
-        return None
-    own = ComponentSpec.model_validate(value)
-    return ComponentSpec(name=own.name, options={**own.options, **spec.options})
 
 
 def _training_range(density: Density, table: NoiseTable | None) -> tuple[float, float]:
@@ -252,6 +280,14 @@ def _training_range(density: Density, table: NoiseTable | None) -> tuple[float, 
     ends = torch.tensor(density.support, dtype=torch.float64).clamp(max=TERMINAL)
     low, high = (ends if table is None else table.quantised(ends)).tolist()
     return low, high
+
+
+def _table_levels(trained: tuple[float, float], table: NoiseTable | None) -> tuple[int, int] | None:
+    """How many levels of a table lie within the range of training, and how many it has."""
+    if table is None:
+        return None
+    inside = (table.sigmas >= trained[0]) & (table.sigmas <= trained[1])
+    return int(inside.sum()), len(table.sigmas)
 
 
 def _sigma_data(stated: TrialSettings, data: Data) -> float:
@@ -282,6 +318,6 @@ def _is_shared(name: str, p: Parameterization, sigma_data: float, density: Densi
         return False
     sigma = validity.levels_of(density)
     c = p.coefficients(sigma, sigma_data=sigma_data)
-    native = {"c_in": c.in_, "c_noise": c.noise}[name]
+    native, shared = {"c_in": (c.in_, shared_c_in), "c_noise": (c.noise, shared_c_noise)}[name]
     # Both sides round a few times in float64.
-    return torch.allclose(native, SHARED[name](sigma, sigma_data), rtol=1e-14, atol=1e-14)
+    return torch.allclose(native, shared(sigma, sigma_data), rtol=1e-14, atol=1e-14)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from testbed.components import multiples
 from testbed.errors import InputError, unknown
 from testbed.settings import Setting
 from testbed.training.settings import WIDEST
 
 MOST_STEPS = 1_000_000
+MOST_SHOWN = 16
+"""How many members of a list are written out where it is told in words."""
 
 
 def canonical(value: Any) -> str:
@@ -89,11 +94,21 @@ class ComponentSpec(Model):
     def __str__(self) -> str:
         """`min_snr (gamma 5)`, without options that are empty."""
         options = ", ".join(
-            f"{key} {json.dumps(value) if isinstance(value, list | dict) else value}"
+            f"{key} {_brief(value) if isinstance(value, list | tuple | dict) else value}"
             for key, value in self.options.items()
             if value not in ("", [], (), None)
         )
         return f"{self.name} ({options})" if options else self.name
+
+
+def _brief(value: Any) -> str:
+    """A value as JSON; of a long list its ends and how many there are."""
+    if isinstance(value, list | tuple) and len(value) > MOST_SHOWN:
+        return f"[{value[0]}, {value[1]}, ... {len(value)} in all ..., {value[-1]}]"
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)}: {_brief(one)}" for key, one in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    return json.dumps(value)
 
 
 class Variance(Model):
@@ -150,6 +165,31 @@ class Likelihood(Model):
         return value
 
 
+def noise_level(value: Any, infinite: bool = False) -> Any:
+    """A noise level as a study writes it, before it is read: a number, or a multiple of sigma_data.
+
+    Raises:
+        ValueError: it is no such thing, not positive, or infinite where it must not be.
+    """
+    if value is None:
+        return value
+    number = multiples.factor(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ValueError(
+            'must be a number, or a multiple of the data\'s sigma_data, "0.04 * sigma_data"'
+        )
+    finite = not infinite or isinstance(value, str)
+    if not math.isfinite(number) and (finite or math.isnan(number)):
+        raise ValueError("Input should be a finite number")
+    if number <= 0:
+        raise ValueError("Input should be greater than 0")
+    return value
+
+
+Limit = float | str | None
+"""An end of a range of noise levels; None where it is left out. A resolved trial has numbers."""
+
+
 class Point(NamedTuple):
     """Where a trial is measured: after a number of steps, with its own average or another one.
 
@@ -169,12 +209,13 @@ class Evaluation(Model):
     """How a trained model is measured; the noise is fixed and shared by every trial."""
 
     levels: Annotated[
-        int,
+        int | tuple[float, ...],
         Setting(
-            "Number of noise levels of the tables by level.",
+            "The noise levels that are measured: their number, at equal distances of log sigma "
+            "from evaluation.sigma_min to evaluation.sigma_max, or a list of them, ascending.",
             evaluation=True,
         ),
-    ] = Field(default=16, ge=2)
+    ] = 16
     draws: Annotated[
         int,
         Setting(
@@ -262,6 +303,43 @@ class Evaluation(Model):
         ),
     ] = ()
 
+    sigma_min: Annotated[
+        Limit,
+        Setting(
+            "The lowest noise level that is measured, of all variants of a case. Where it is left "
+            "out it is the lowest sigma_min that the case's variants state, or 0.002.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = None
+    sigma_max: Annotated[
+        Limit,
+        Setting(
+            "The highest noise level that is measured, of all variants of a case. Where it is left "
+            "out it is the highest sigma_max that the case's variants state, or 80.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = None
+    sampling_sigma_min: Annotated[
+        Limit,
+        Setting(
+            "The last noise level above 0 of the samples' path. Where it is left out it is the "
+            "lowest level that training draws.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = None
+    sampling_sigma_max: Annotated[
+        Limit,
+        Setting(
+            "The first noise level of the samples' path. Where it is left out it is the highest "
+            "level that training draws.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = None
+
     @field_validator("points", mode="before")
     @classmethod
     def _steps_or_fractions(cls, value: Any) -> Any:
@@ -282,6 +360,42 @@ class Evaluation(Model):
             raise ValueError(f"must be different numbers above 0 and up to {WIDEST:.3g}")
         return value
 
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _number_or_list(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError("must be a number of levels, or a list of them")
+            if value < 2:
+                raise ValueError("Input should be greater than or equal to 2")
+            return value
+        numbers = [one for one in value if isinstance(one, int | float) and math.isfinite(one)]
+        rising = all(a < b for a, b in itertools.pairwise([0, *numbers]))
+        if not 2 <= len(numbers) == len(value) or bool in map(type, value) or not rising:
+            raise ValueError("must be a list of two or more positive numbers, ascending")
+        return value
+
+    @field_validator("sigma_min", "sigma_max", "sampling_sigma_min", "sampling_sigma_max",
+                     mode="before")  # fmt: skip
+    @classmethod
+    def _limit(cls, value: Any) -> Any:
+        return noise_level(value)
+
+    @model_validator(mode="after")
+    def _one_range(self) -> Self:
+        stated = [name for name in ("sigma_min", "sigma_max") if getattr(self, name) is not None]
+        if stated and not isinstance(self.levels, int):
+            raise ValueError(
+                f"has a list of levels and {' and '.join(stated)}, which are the ends of a number "
+                "of levels: write one or the other"
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """The number of noise levels that are measured."""
+        return self.levels if isinstance(self.levels, int) else len(self.levels)
+
     def at(self, steps: int) -> tuple[int, ...]:
         """The points of a training of `steps` steps, ascending, without its end."""
         found = {one if isinstance(one, int) else max(1, round(one * steps)) for one in self.points}
@@ -293,19 +407,9 @@ class Evaluation(Model):
         at = f"; at {', '.join(map(str, self.points))} too" if self.points else ""
         widths = f"; averages of widths {', '.join(map(str, self.widths))}" if self.widths else ""
         return (
-            f"{self.levels} levels × {self.draws} draws, {self.samples} samples by {self.sampler}, "
+            f"{self.count} levels × {self.draws} draws, {self.samples} samples by {self.sampler}, "
             f"{self.steps} steps of {self.schedule}{guided}{at}{widths}"
         )
-
-
-class OfSigmaData(Model):
-    """A noise level as a multiple of the data's sigma_data: `{ sigma_data = 160 }`."""
-
-    sigma_data: float = Field(gt=0)
-
-    def of(self, sigma_data: float) -> float:
-        """The level for data of that sigma_data."""
-        return self.sigma_data * sigma_data
 
 
 class Assumed(Model):

@@ -15,7 +15,8 @@ from testbed.components.network import Network
 from testbed.components.sampler import Sampler
 from testbed.components.schedule import Schedule
 from testbed.diffusion.ddpm import Normal, small
-from testbed.diffusion.denoiser import SHARED, singular_at_infinity
+from testbed.diffusion.denoiser import singular_at_infinity
+from testbed.diffusion.inputs import C_NOISE, noise_kind
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.parameterization import Parameterization
@@ -23,6 +24,7 @@ from testbed.errors import InputError, one_line
 from testbed.random import stream
 from testbed.sampling.likelihood import levels
 from testbed.sampling.loop import refused_at_infinity, sample
+from testbed.sampling.schedules import snapped
 from testbed.tensors import widen
 from testbed.training import averages
 from testbed.training.objective import Objective
@@ -59,20 +61,18 @@ def problems(objective: Objective, c_noise: str, network: Network, data: Data) -
 
     Args:
         objective: the trial's; its sigma_data is the one that training uses.
-        c_noise: "native", "shared" or "index".
+        c_noise: "native", "index", or a name of `inputs.C_NOISE`.
         network: what takes c_noise.
         data: what is trained on.
     """
     p, (low, high) = objective.parameterization, span(objective.density)
-    if objective.table is not None:
-        levels = objective.table.sigmas
-        if not bool((levels > 0).all()) or not _rising(levels):
-            yield f"{objective.table.label}: its levels must be positive, finite and ascending."
-            return
+    if objective.table is not None and not ascends(objective.table):
+        yield f"{objective.table.label}: its levels must be positive, finite and ascending."
+        return
     if math.isinf(high):
         yield _at_infinity(p, math.inf in p.singular)
         return
-    if objective.table is not None and objective.table.options["zero_terminal_snr"]:
+    if objective.table is not None and objective.table.terminal:
         if math.inf in p.singular or bool(_lost(objective, TERMINAL) > objective.sigma_data):
             yield _at_infinity(p, singular=True)
             return
@@ -119,14 +119,23 @@ class ZeroLearned(Zero):
 
 
 def unsampled(
-    sampler: Sampler, schedule: Schedule, steps: int, objective: Objective, guided: bool
+    sampler: Sampler,
+    schedule: Schedule,
+    steps: int,
+    ends: tuple[float, float],
+    objective: Objective,
+    trained: tuple[float, float],
+    guided: bool,
 ) -> Iterator[str]:
     """Why the samples cannot be drawn, if not: found by the first and the last step with D = 0.
 
-    A guided denoiser has no learned variance.
+    Args:
+        ends: the last level above 0 and the first one of the path.
+        trained: the lowest and the highest level that training draws.
+        guided: whether the denoiser is guided; it has no learned variance then.
     """
-    low, high = span(objective.density)
-    if math.isinf(high):
+    low, high = ends
+    if not low < high or math.isinf(high):
         return
     try:
         sigmas = schedule(steps, low, high, objective.table)
@@ -139,6 +148,8 @@ def unsampled(
                 f"denoiser is trained up to {high:g}."
             )
             return
+        if objective.table is not None:
+            sigmas = snapped(sigmas, objective.table, *trained)
         few = torch.cat([sigmas[:2], sigmas[2:][-2:]])
         passed: list[Tensor] = []
         start = torch.full((1, 256), float(sigmas[0]))
@@ -188,10 +199,17 @@ def unlearnt(objective: Objective, network: Network, elbo: str) -> Iterator[str]
         )
 
 
-def unlikely(likelihood: Likelihood, objective: Objective, data: Data) -> Iterator[str]:
-    """Why `evaluation.likelihood` cannot be measured, a line each; nothing where it can."""
-    (low, high), d = span(objective.density), data.train[0].numel()
-    if math.isinf(high) or high >= TERMINAL:
+def unlikely(
+    likelihood: Likelihood, ends: tuple[float, float], objective: Objective, data: Data
+) -> Iterator[str]:
+    """Why `evaluation.likelihood` cannot be measured, a line each; nothing where it can.
+
+    `ends` are the lowest and the highest level that is measured.
+    """
+    (low, high), d = ends, data.train[0].numel()
+    if not low < high:
+        return
+    if span(objective.density)[1] >= TERMINAL:
         yield (
             "evaluation.likelihood at sigma_max = infinity (zero terminal SNR): the density of "
             "x = x0 + sigma eps has no limit there. Give a finite sigma_max."
@@ -212,6 +230,11 @@ def unlikely(likelihood: Likelihood, objective: Objective, data: Data) -> Iterat
         levels(likelihood.steps, low, high, objective.table)
     except InputError as problem:
         yield f"evaluation.likelihood: {problem}"
+
+
+def ascends(table: NoiseTable) -> bool:
+    """Whether a table's levels are positive, finite and ascending."""
+    return bool((table.sigmas > 0).all()) and _rising(table.sigmas)
 
 
 def _rising(levels: Tensor) -> bool:
@@ -248,6 +271,16 @@ def _outside(label: str, allowed: tuple[float, float], low: float, high: float) 
         )
 
 
+def disordered(measured: tuple[float, float], sampled: tuple[float, float]) -> Iterator[str]:
+    """Which range of noise levels of the evaluation is none, a line each."""
+    for prefix, (low, high) in (("", measured), ("sampling_", sampled)):
+        if not low < high:
+            yield (
+                f"evaluation.{prefix}sigma_max = {high:g} must be above "
+                f"evaluation.{prefix}sigma_min = {low:g}."
+            )
+
+
 def unmeasured(evaluation: Evaluation, steps: int) -> Iterator[str]:
     """Why a training of `steps` steps cannot be measured at its points or with its averages."""
     if late := [step for step in evaluation.at(steps) if step > steps]:
@@ -271,8 +304,10 @@ def _noise(
     if c_noise == "index" and table is None:
         yield 'c_noise = "index" is the index in a table: name one, such as table = "ddpm".'
         return
-    kind = {"shared": "log_sigma", "index": "index"}.get(c_noise, p.noise_kind)
+    kind = noise_kind(c_noise, p)
     given = f"{p.label} gives c_noise"
+    if c_noise in C_NOISE and c_noise != "shared":
+        given = f'c_noise = "{c_noise}" gives it'
     if c_noise == "index" and table is not None:
         given = f"{table.label} gives an index"
     if kind not in network.noise:
@@ -285,8 +320,8 @@ def _noise(
     sigma, sd = _trained(objective), objective.sigma_data
     if c_noise == "index" and table is not None:
         values = table.c_noise(sigma, sd)
-    elif c_noise == "shared":
-        values = SHARED["c_noise"](sigma, sd)
+    elif c_noise in C_NOISE:
+        values = C_NOISE[c_noise].function(sigma, sd)
     else:
         values = p.coefficients(sigma, sigma_data=sd).noise
     low, high = network.noise[kind]

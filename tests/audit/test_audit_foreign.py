@@ -441,7 +441,7 @@ MISTAKES = {
     ),
     "a table that is no array": (
         ("mine.py:index", "--time-argument", "index", "--table", "text.npy"),
-        "cannot be read as .npy",
+        "text.npy cannot be read as numbers: expected a .npy or .npz file",
     ),
     "a descending table": (
         ("mine.py:index", "--time-argument", "index", "--table", "descending.npy"), "ascending",

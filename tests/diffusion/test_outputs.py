@@ -53,7 +53,7 @@ def test_the_wrapper_passes_the_condition_on() -> None:
 
     p = default_registry().parameterization("v")
     F = outputs.OutputAsF(Conditional(), "score", p, 0.5)
-    d = testbed.Denoiser(F, p, 0.5, c_in=outputs.unit_c_in, c_noise=outputs.sigma_c_noise)
+    d = testbed.Denoiser(F, p, 0.5, c_in="unit", c_noise="sigma")
     x = draws((3, 2), 1)
     assert_within(d(x, 1.0, {"shift": float64(0.5)}), exact(x / 2), exact(x.abs()), 60)
 

@@ -221,7 +221,7 @@ def test_sigma_data_goes_by_keyword(function: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(
     "stated",
-    [PREDICTION_TYPES["v"], testbed.Recipe("cosine"), FLOW, VP, FLOW.signature("scaling")],
+    [PREDICTION_TYPES["v"], testbed.Recipe(density="cosine"), FLOW, VP, FLOW.signature("scaling")],
     ids=type,
 )
 def test_what_is_stated_cannot_be_changed(stated: Any) -> None:

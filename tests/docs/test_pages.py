@@ -31,6 +31,7 @@ import testbed.components.base
 from testbed import hookspecs
 from testbed.audit import adapters, driver
 from testbed.components import guidance
+from testbed.data.level_files import FILE_TABLES
 from testbed.diffusion.ddpm import Chain
 from testbed.diffusion.noise_levels import SPACINGS, TERMINAL
 from testbed.diffusion.noise_tables import NEAREST, TABLES
@@ -301,7 +302,8 @@ def test_the_ranges_of_the_bundled_network_are_those_of_the_guide() -> None:
     assert registry.names("network") == ["mlp", "mlp_index"]
     said = section("testbed_parameterizations").partition("the bundled network `mlp` takes ")[2]
     for kind, (low, high) in registry.network("mlp").noise.items():
-        assert f"a {kind} from {low:g} to {high:g}" in said
+        article = "an" if kind == "index" else "a"
+        assert f"{article} {kind} from {low:g} to {high:g}" in said
 
 
 def test_the_guide_shows_what_explain_shows_of_a_weighting(tmp_path: Path) -> None:
@@ -410,11 +412,9 @@ def test_the_guide_names_every_field_and_no_other(kind: type, hook: str) -> None
 
 def test_the_guide_names_the_fields_of_what_components_hold() -> None:
     text = section("testbed_parameterizations")
-    recipe, coefficients = (
-        re.search(rf"testbed\.{name}\((.*?)\)", text).group(1).split(", ")  # type: ignore[union-attr]
-        for name in ("Recipe", "Coefficients")
-    )
-    assert recipe == [field.name for field in dataclasses.fields(testbed.Recipe)]
+    found = re.search(r"testbed\.Coefficients\((.*?)\)", text)
+    assert found is not None
+    coefficients = found[1].split(", ")
     assert coefficients == list(testbed.Coefficients._fields)
     assert first_column(text, "claim") == list(CLAIMS)
     assert first_column(section("testbed_guidances"), "claim") == list(guidance.CLAIMS)
@@ -600,7 +600,9 @@ def of_discrete(block: str, one: TrialConfig) -> None:
     assert one.c_noise == "index"
     zero = one.table.options["zero_terminal_snr"]
     assert zero == ("zero_terminal_snr" in block)
-    assert one.density.options["sigma_max"] == (TERMINAL if zero else 80.0)
+    assert one.density.options["sigma_max"] == (TERMINAL if zero else one.sigma_max)
+    drawn, had = one.table_levels
+    assert drawn == had
 
 
 def of_guidance(block: str, one: TrialConfig) -> None:
@@ -706,7 +708,7 @@ NAMED: dict[str, tuple[Mapping[str, Any], Collection[str], set[str]]] = {
     # Heun's options are Euler's; ddpm is a sampler and a schedule.
     "samplers": (samplers(), ("heun", "ddpm"), set()),
     "guidance": (GUIDANCES, (), set()),
-    "discrete": (TABLES, (), {"nearest", "zero_terminal_snr"}),
+    "discrete": ({**TABLES, **FILE_TABLES}, (), {"nearest", "zero_terminal_snr"}),
 }
 """The components of a page's table, those whose options stand elsewhere, and common options."""
 

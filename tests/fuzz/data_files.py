@@ -202,7 +202,7 @@ READ = (
         f"{command_lines.FOLDER}/{name}"
         for name in (
             "trial.json", "result.json", "weights.safetensors", "levels.csv", "rows.jsonl",
-            "tweedie.json", "samples.safetensors",
+            "tweedie.json", "schedule.json", "samples.safetensors",
         )
     ),
     "runs/tiny/study.json",

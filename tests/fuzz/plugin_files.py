@@ -47,7 +47,8 @@ NAMES = (
 )  # fmt: skip
 YIELDED = (
     "None", "3", "'x'", "[]", "testbed", "testbed.Weighting", "testbed.Loss('l', testbed.squared)",
-    "object()", "(1,)", "lambda: 1", "testbed.Recipe('lognormal')", "testbed.Weighting('w', print)",
+    "object()", "(1,)", "lambda: 1", "testbed.Recipe(density='lognormal')",
+    "testbed.Weighting('w', print)",
     "testbed.Loss('x y', testbed.squared)", "testbed.Weighting()", "testbed.Density('d', 1, 2)",
     "testbed.Network('n', len, noise=3)", "testbed.Metric('m', max)", "testbed.Sampler('s', min)",
     "testbed.Dataset('d', dict)", "testbed.Parameterization('p')",
@@ -66,9 +67,11 @@ ARGUMENTS = (
 VALUES = (
     "None", "3", "'x'", "()", "(2, 1)", "(0.1, 1.0)", "('x',)", "[1]", "{}", "testbed", "(None,)",
     "-1.0", "float('nan')", "lambda: 0", "('boundary', 'nothing')", "{'sigma': 3}",
-    "{'time': (0,)}", "{3: (0.0, 1.0)}", "testbed.Recipe('nothing')", "testbed.Recipe(3, 4, 5)",
+    "{'time': (0,)}", "{3: (0.0, 1.0)}", "testbed.Recipe(density='nothing')",
+    "testbed.Recipe(density=3, weighting=4, loss=5)",
     "(float('inf'), 0.0)",
-    "testbed.Recipe('lognormal', {'name': 'min_snr', 'gama': 3})", "(float('nan'), 1.0)", "True",
+    "testbed.Recipe(density='lognormal', weighting={'name': 'min_snr', 'gama': 3})",
+    "(float('nan'), 1.0)", "True",
 )  # fmt: skip
 Change = Callable[[Random, str], str]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from testbed.networks.mlp import INDEX_UNIT
 from testbed.random import stream
 
 SHAPES = [(2,), (16,), (1, 8, 8), (3, 4, 5)]
@@ -149,6 +150,10 @@ def law_injective(build: Build, noise: Mapping[str, tuple[float, float]]) -> Non
 def law_no_wave_wraps(
     frequencies: tuple[float, ...], noise: Mapping[str, tuple[float, float]]
 ) -> None:
-    """The slowest wave turns less than once over each range, so it alone tells all apart."""
-    for low, high in noise.values():
-        assert min(frequencies) * (high - low) < 2 * math.pi
+    """The slowest wave turns less than once over each range, so it alone tells all apart.
+
+    An index beside other kinds is counted in units of INDEX_UNIT levels.
+    """
+    for kind, (low, high) in noise.items():
+        unit = INDEX_UNIT if kind == "index" and len(noise) > 1 else 1.0
+        assert min(frequencies) * (high - low) / unit < 2 * math.pi

@@ -1,6 +1,9 @@
 """Laws of discrete denoisers: tables, the nearest level, and what is computed at it."""
 
+import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -43,6 +46,69 @@ def law_rescaled_is_algorithm_1(rescaled: Callable[[Tensor], Tensor]) -> None:
         terms = wanted * (first * (inner + 2 * last) / (first - last) / inner) / (1 - abar[:-1])
         assert_within(found[:-1], wanted, terms, 16)
         assert float(found[-1]) == noise_levels.TERMINAL, "the last SNR is not 0"
+
+
+def law_a_file_is_in_the_options(table: NoiseTable) -> None:
+    """What a file says is an option: another file, other options; and no file is needed again."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "betas.npy"
+        bound = []
+        for values in ([0.1, 0.2, 0.4], [0.1, 0.2, 0.5]):
+            np.save(file, values)
+            bound.append(table.bound({"path": str(file)}))
+    first, second = bound
+    assert json.dumps(first.options) != json.dumps(second.options), "the files are one trial"
+    assert folder not in json.dumps(first.options), "a file that moved would be another trial"
+    for one, last in ((first, 0.4), (second, 0.5)):
+        again = table.bound(json.loads(json.dumps(one.options)))
+        assert torch.equal(again.sigmas, one.sigmas)
+        abar = np.cumprod(1 - exact(np.array([0.1, 0.2, last])))
+        wanted = sqrt((1 - abar) / abar)
+        assert_within(again.sigmas, wanted, wanted, 24)
+
+
+BETAS_OF_50 = {"num_train_timesteps": 50, "beta_start": 0.001, "beta_end": 0.2}
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "linear": {**BETAS_OF_50, "beta_schedule": "linear"},
+    "zero SNR": {**BETAS_OF_50, "beta_schedule": "linear", "rescale_betas_zero_snr": True},
+    "scaled_linear": {**BETAS_OF_50, "beta_schedule": "scaled_linear"},
+    "trained": {**BETAS_OF_50, "beta_schedule": "linear", "trained_betas": [0.1, 0.2, 0.4]},
+    "flow": {"num_train_timesteps": 50, "shift": 3.0},
+    "flow of a beta scheduler": {
+        **BETAS_OF_50, "beta_schedule": "linear", "use_flow_sigmas": True, "flow_shift": 3.0,
+    },
+}  # fmt: skip
+
+
+def law_scheduler_is_its_keys(levels: Callable[[dict[str, Any]], Tensor]) -> None:
+    """Each configuration by the formula that its keys name, with 50 digits: abar, or the time t'.
+
+    1/sqrt(1 + sigma^2) loses what sigma^2 + 1 does; 200 units hold the sums of 50 logarithms.
+    """
+    i = exact(np.arange(50))
+    beta = exact(0.001) + i / 49 * (exact(0.2) - exact(0.001))
+    root_beta = sqrt(exact(0.001)) + i / 49 * (sqrt(exact(0.2)) - sqrt(exact(0.001)))
+    roots = {
+        "linear": sqrt(np.cumprod(1 - beta)),
+        "scaled_linear": sqrt(np.cumprod(1 - root_beta**2)),
+        "trained": sqrt(np.cumprod(1 - exact(np.array([0.1, 0.2, 0.4])))),
+    }
+    first, last = roots["linear"][0], roots["linear"][-1]
+    roots["zero SNR"] = (roots["linear"] - last) * (first / (first - last))
+    for name, root in roots.items():
+        sigmas = levels(SCHEDULERS[name])
+        finite = len(root) - (name == "zero SNR")
+        assert len(sigmas) == len(root)
+        found = 1 / torch.sqrt(1 + sigmas[:finite] ** 2)
+        assert_within(found, root[:finite], root[:finite] + 2 * last, 200)
+        assert (float(sigmas[-1]) == noise_levels.TERMINAL) == (name == "zero SNR")
+    t = (i + 1) / 50
+    moved = 3 * t / (1 + 2 * t)
+    for name in ("flow", "flow of a beta scheduler"):
+        sigmas = levels(SCHEDULERS[name])
+        assert len(sigmas) == 50
+        assert_within(sigmas[:-1] / (1 + sigmas[:-1]), moved[:-1], moved[:-1], 8)
+        assert float(sigmas[-1]) == noise_levels.TERMINAL
 
 
 FEW = float64([0.1, 0.5, 1.0, 4.0])

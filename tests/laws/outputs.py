@@ -38,13 +38,13 @@ def by_wrapper(network: nn.Module, name: str, sigma_data: Any) -> Denoise:
     """The network as the F of another parameterization."""
     p = default_registry().parameterization(name)
     F = outputs.OutputAsF(network, "score", p, sigma_data)
-    return testbed.Denoiser(F, p, sigma_data, c_in=outputs.unit_c_in, c_noise=outputs.sigma_c_noise)
+    return testbed.Denoiser(F, p, sigma_data, c_in="unit", c_noise="sigma")
 
 
 def by_flag(network: nn.Module, name: str, sigma_data: Any) -> Denoise:
     """The output of any denoiser said to be a score."""
     p = default_registry().parameterization(name)
-    own = {"c_in": outputs.unit_c_in, "c_noise": outputs.sigma_c_noise}
+    own = {"c_in": "unit", "c_noise": "sigma"}
     return testbed.Denoiser(network, p, sigma_data, output="score", **own)
 
 

@@ -233,7 +233,7 @@ def linear(x: np.ndarray, sigma: float, m: np.ndarray, C: np.ndarray) -> np.ndar
 
 def test_held_pairs_are_rows_of_the_test_split_in_turn_with_normal_noise() -> None:
     data = known()
-    held = denoising.held_out_pairs(data, 0.01, 100.0, 5, 2005)
+    held = denoising.held_out_pairs(data, denoising.log_spaced(0.01, 100.0, 5), 2005)
     # log10 and 10^e: |e| ln 10 < 5 times the roundings of e, and one of each function.
     np.testing.assert_allclose(held.sigma, [0.01, 0.1, 1, 10, 100], rtol=32 * EPS, atol=0)
     order = [data.test.tolist().index(row) for row in held.x0.tolist()]
@@ -241,18 +241,18 @@ def test_held_pairs_are_rows_of_the_test_split_in_turn_with_normal_noise() -> No
     assert order == (order[:10] * 201)[:2005]
     assert held.eps.shape == held.x0.shape
     assert stats.kstest(held.eps.double().flatten().numpy(), "norm").pvalue > 1e-6
-    again = denoising.held_out_pairs(known(), 0.01, 100.0, 5, 2005)
+    again = denoising.held_out_pairs(known(), denoising.log_spaced(0.01, 100.0, 5), 2005)
     assert torch.equal(held.x0, again.x0)
     assert torch.equal(held.eps, again.eps)
     for draws in (4, 11):
-        few = denoising.held_out_pairs(data, 0.01, 100.0, 2, draws)
+        few = denoising.held_out_pairs(data, denoising.log_spaced(0.01, 100.0, 2), draws)
         assert torch.equal(few.x0, held.x0[:draws])
         assert few.eps.shape == few.x0.shape
 
 
 def test_held_losses_are_those_of_the_best_linear_denoiser_and_of_the_oracle() -> None:
     data = known()
-    held = denoising.held_out_pairs(data, 0.1, 10.0, 3, 25)
+    held = denoising.held_out_pairs(data, denoising.log_spaced(0.1, 10.0, 3), 25)
     y = data.train.double().numpy()
     m, C = y.mean(0), np.cov(y.T, ddof=0)
     assert held.optimum is not None
@@ -265,11 +265,16 @@ def test_held_losses_are_those_of_the_best_linear_denoiser_and_of_the_oracle() -
         # (C + sigma^2)^-1 has condition below 300, and some 30 roundings of |x| <= 1e2.
         wanted = linear(x, float(s), MEAN, S)
         np.testing.assert_allclose(held.optimum[i], wanted, rtol=0, atol=300 * 30 * 1e2 * EPS)
-    assert denoising.held_out_pairs(Data(data.train, data.test), 0.1, 10.0, 3, 25).optimum is None
+    assert (
+        denoising.held_out_pairs(
+            Data(data.train, data.test), denoising.log_spaced(0.1, 10.0, 3), 25
+        ).optimum
+        is None
+    )
 
 
 def test_held_pairs_cannot_be_changed() -> None:
-    held = denoising.held_out_pairs(known(), 0.1, 10.0, 3, 25)
+    held = denoising.held_out_pairs(known(), denoising.log_spaced(0.1, 10.0, 3), 25)
     with pytest.raises(dataclasses.FrozenInstanceError):
         held.wiener = torch.zeros(3)
 

@@ -37,7 +37,7 @@ def test_48_samples_of_192_independent_pixels_do_not_beat_the_linear_denoiser() 
     by 1/48 of the variance, and the draws by 2 % at most.
     """
     data = of(48, 192)
-    pairs = denoising.held_out_pairs(data, 0.002, 80.0, 8, 400)
+    pairs = denoising.held_out_pairs(data, denoising.log_spaced(0.002, 80.0, 8), 400)
     exact = torch.tensor([s**2 / (1 + s**2) for s in pairs.sigma])
     ratio = math.exp(float(torch.log(exact / pairs.wiener).mean()))
     assert 0.93 < ratio < 1.02

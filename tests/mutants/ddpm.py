@@ -458,7 +458,7 @@ def wrapped(forward: Callable[..., Tensor], **inputs: Any) -> Reading:
 
     def way(network: nn.Module, name: str, sigma_data: Any) -> readings.Denoise:
         p = readings.default_registry().parameterization(name)
-        own = {"c_in": outputs.unit_c_in, "c_noise": outputs.sigma_c_noise, **inputs}
+        own = {"c_in": "unit", "c_noise": "sigma", **inputs}
         return testbed.Denoiser(Wrong(network, "score", p, sigma_data), p, sigma_data, **own)
 
     return Reading(way)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import torch
 from laws import noise_tables as tables
@@ -12,6 +12,8 @@ from torch import Tensor
 
 import testbed
 from testbed import tensors
+from testbed.data import scheduler_files
+from testbed.data.level_files import FILE_TABLES, FileTable
 from testbed.diffusion import noise_levels
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.training.objective import Objective
@@ -20,6 +22,8 @@ NEAREST = "tests.index_is_nearest"
 RESCALED = "tests.rescaled_is_algorithm_1"
 AT_LEVEL = "tests.everything_is_at_the_level"
 STABILITY = "tests.discrete_is_stability"
+IN_OPTIONS = "tests.a_file_is_in_the_options"
+KEYS = "tests.scheduler_is_its_keys"
 SHARED = "tests.training_quantises_before_noising"
 
 
@@ -93,6 +97,82 @@ rescaling("moved and not stretched", through(lambda root: root - root[-1]))
 rescaling("stretched to 1", through(lambda root: (root - root[-1]) / (root[0] - root[-1])))
 rescaling("the last level alone", through(lambda root: root))
 rescaling("not at all", lambda sigmas: sigmas.clone())
+
+# --- tables of files -----------------------------------------------------------------------------
+
+FAMILIES["table of a file"] = Family(
+    "a table whose levels stand in a file",
+    lambda table: tests(
+        a_file_is_in_the_options=lambda: tables.law_a_file_is_in_the_options(table)
+    ),
+    {"right": FILE_TABLES["betas"]},
+)
+
+
+class ReadAgain(FileTable):
+    """The path is kept, and the file is read whenever the options are bound."""
+
+    def bound(self, options: Mapping[str, Any]) -> Self:
+        path = options.get("path")
+        found = super().bound(options)
+        kept = {**found.options, "path": path, self.contents: ()}
+        object.__setattr__(found, "options", kept)
+        return found
+
+
+class Beside(FileTable):
+    """The path stays beside the numbers."""
+
+    def bound(self, options: Mapping[str, Any]) -> Self:
+        found = super().bound({**options, "values": ()} if options.get("path") else options)
+        found.options["path"] = options.get("path", "")
+        return found
+
+
+def of_file(mistake: str, kind: type[FileTable], **changes: Any) -> None:
+    right = FILE_TABLES["betas"]
+    given = {"levels": right.levels, "contents": right.contents, "read": right.read, **changes}
+    wrong("table of a file", mistake, kind("betas", **given), IN_OPTIONS)
+
+
+of_file("the file is read again", ReadAgain)
+of_file("the path is another trial", Beside)
+of_file("the numbers are rounded", FileTable, read=lambda path: (0.1, 0.2, 0.4))
+of_file(
+    "the root is left out",
+    FileTable,
+    levels=lambda values=(): noise_levels.ddpm_sigmas(torch.tensor(values).double()) ** 2,
+)
+
+FAMILIES["scheduler of diffusers"] = Family(
+    "the levels of a scheduler's configuration",
+    lambda levels: tests(scheduler_is_its_keys=lambda: tables.law_scheduler_is_its_keys(levels)),
+    {"right": scheduler_files.sigmas_of},
+)
+
+
+def configured(mistake: str, **changes: Any) -> None:
+    """The levels of a configuration in which keys have other values: a function of the old one."""
+
+    def levels(config: dict[str, Any]) -> Tensor:
+        changed = {key: change(config) for key, change in changes.items()}
+        return scheduler_files.sigmas_of({**config, **changed})
+
+    wrong("scheduler of diffusers", mistake, levels, KEYS)
+
+
+configured("zero SNR ignored", rescale_betas_zero_snr=lambda config: False)
+configured("trained betas ignored", trained_betas=lambda config: None)
+configured("flow of a beta scheduler ignored", use_flow_sigmas=lambda config: False)
+configured(
+    "the shift inverted",
+    shift=lambda config: 1 / config["shift"] if "shift" in config else None,
+)
+configured(
+    "scaled_linear as linear",
+    beta_schedule=lambda config: config.get("beta_schedule") and "linear",
+)
+configured("one level too many", num_train_timesteps=lambda config: 51)
 
 # --- the denoiser --------------------------------------------------------------------------------
 

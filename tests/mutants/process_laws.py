@@ -138,6 +138,46 @@ rejected_by(
     above_the_top=stops(lambda levels: torch.cat([2 * levels[:1], levels[1:]])),
 )
 
+
+def uniform(change: Callable[[float], float] = lambda shift: shift) -> Callable[..., Tensor]:
+    """Levels at equal steps of a time, with another shift."""
+
+    def levels(n: int, low: float, high: float, time: str, shift: float) -> Tensor:
+        return default_registry().schedule("uniform", time=time, shift=change(shift))(n, low, high)
+
+    return levels
+
+
+def multiplied(n: int, low: float, high: float, time: str, shift: float) -> Tensor:
+    return shift * default_registry().schedule("uniform", time=time)(n, low, high)
+
+
+rejected_by(
+    LEVELS,
+    schedules.law_shift_is_of_time,
+    uniform(),
+    shift_inverted=uniform(lambda shift: 1 / shift),
+    shift_ignored=uniform(lambda shift: 1.0),
+    shift_of_the_variance=uniform(math.sqrt),
+    shift_leaves_the_range=multiplied,
+)
+
+
+def logarithmic(steps: int, low: float, high: float, over: int = 1, power: float = 1.0) -> Tensor:
+    ramp = torch.arange(steps, dtype=torch.float64) / (steps - over)
+    levels = high * (low / high) ** (ramp**power)
+    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+
+
+rejected_by(
+    LEVELS,
+    schedules.law_exponential,
+    default_registry().schedule("exponential"),
+    exponential_over_n=lambda *given: logarithmic(*given, over=0),
+    exponential_ramp_squared=lambda *given: logarithmic(*given, power=2.0),
+    exponential_is_linear=lambda *given: default_registry().schedule("uniform")(*given),
+)
+
 # --- sampling ------------------------------------------------------------------------------------
 
 SOLVERS = laws_of("laws: samplers", "steps, orders and trajectories of Euler and Heun")

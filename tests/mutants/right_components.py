@@ -277,6 +277,24 @@ RIGHT["a table up to sigma = 1e4"] = testbed.NoiseTable(
     "right", lambda: torch.logspace(-3, 4, 64, dtype=torch.float64)
 )
 
+RIGHT["a recipe in units of sigma_data"] = testbed.Recipe(
+    "right",
+    parameterization="score",
+    table={"name": "geometric", "n": 20, "low": "0.01 * sigma_data", "high": "100 * sigma_data"},
+    density="table",
+    loss="score",
+    c_noise="index",
+    reference="right on purpose",
+)
+RIGHT["a recipe with a learned weight"] = testbed.Recipe(
+    "right",
+    parameterization="x0",
+    density="logit_normal",
+    weighting="edm2",
+    c_in="vp",
+    output="-eps",
+    reference="right on purpose",
+)
 Axis = Literal["rows", "columns", "all"]
 
 

@@ -611,14 +611,21 @@ churned("D asked at sigma", churning(hat, root, lambda s, h: s), "sampler.margin
 
 
 def of_spacing(levels: Callable[..., Tensor]) -> set[str]:
-    return tests(spacing_is_table_2=lambda: schedules.law_spacing_is_table_2(levels))
+    return tests(
+        spacing_is_table_2=lambda: schedules.law_spacing_is_table_2(levels),
+        offset_is_added=lambda: schedules.law_offset_is_added(levels),
+    )
 
 
-def spaced(**other: Callable[[int, int], Tensor]) -> Callable[..., Tensor]:
-    """`table_sigmas` with one spacing replaced."""
+def spaced(
+    moved: Callable[[Tensor, int], Tensor] = lambda index, offset: index + offset,
+    **other: Callable[[int, int], Tensor],
+) -> Callable[..., Tensor]:
+    """`table_sigmas` with one spacing replaced, or with another use of the offset."""
 
-    def levels(table: Tensor, n: int, spacing: str) -> Tensor:
+    def levels(table: Tensor, n: int, spacing: str, steps_offset: int = 0) -> Tensor:
         index = {**noise_levels.SPACINGS, **other}[spacing](len(table), n).long()
+        index = moved(index, steps_offset)
         return torch.cat([table[index], torch.zeros(1, dtype=table.dtype)])
 
     return levels
@@ -627,12 +634,13 @@ def spaced(**other: Callable[[int, int], Tensor]) -> Callable[..., Tensor]:
 FAMILIES["schedule"] = Family(
     "the levels that are taken of a table", of_spacing, {"right": noise_levels.table_sigmas}
 )
-SPACED = "tests.spacing_is_table_2"
+SPACED, OFFSET = "tests.spacing_is_table_2", "tests.offset_is_added"
 wrong(
     "schedule",
     "leading: counted from 0",
     spaced(leading=lambda size, n: torch.arange(n - 1, -1, -1) * (size // n) - 1),
     SPACED,
+    OFFSET,
 )
 wrong(
     "schedule",
@@ -649,6 +657,29 @@ wrong(
 wrong(
     "schedule",
     "the last level for 0",
-    lambda table, n, spacing: noise_levels.table_sigmas(table, n, spacing)[:-1],
+    lambda *given: noise_levels.table_sigmas(*given)[:-1],
     SPACED,
+    OFFSET,
+)
+wrong(
+    "schedule",
+    "latent: as Stability has it",
+    spaced(latent=noise_levels.SPACINGS["stability"]),
+    SPACED,
+    OFFSET,
+)
+wrong("schedule", "the offset ignored", spaced(lambda index, offset: index), OFFSET)
+wrong("schedule", "the offset below", spaced(lambda index, offset: index - offset), OFFSET)
+wrong("schedule", "the offset twice", spaced(lambda index, offset: index + 2 * offset), OFFSET)
+wrong(
+    "schedule",
+    "the last level stays",
+    spaced(lambda index, offset: torch.cat([index[:-1] + offset, index[-1:]])),
+    OFFSET,
+)
+wrong(
+    "schedule",
+    "trailing for leading with an offset",
+    spaced(lambda index, offset: index + 99 * offset),
+    OFFSET,
 )

@@ -194,7 +194,7 @@ class Stretched(testbed.NoiseTable):
         if options.get("zero_terminal_snr"):
             moved = zero_terminal(torch.sqrt((1 + twin.sigmas**2) ** 2 - 1))
             found = torch.sqrt(torch.sqrt(1 + moved**2) - 1)
-            object.__setattr__(twin, "sigmas", torch.cat([found[:-1], moved[-1:]]))
+            object.__setattr__(twin, "_sigmas", torch.cat([found[:-1], moved[-1:]]))
         return twin
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +12,14 @@ from mutants.wrong_worlds import euler
 from torch import Tensor
 
 import testbed
+from testbed.data.level_files import FILE_TABLES
 from testbed.diffusion.correlated import coordinate
-from testbed.diffusion.noise_levels import ddpm_sigmas, karras_sigmas, scaled_linear_betas
+from testbed.diffusion.noise_levels import (
+    ddpm_sigmas,
+    flow_sigmas,
+    karras_sigmas,
+    scaled_linear_betas,
+)
 from testbed.sampling.guidance_methods import ClassifierFreeGuidance
 
 
@@ -101,6 +108,41 @@ def scaled(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
 
 
 wrong("DDPM's table of scaled-linear betas", testbed.NoiseTable("ddpm", scaled), "values")
+wrong(
+    "flow with the shift inverted",
+    testbed.NoiseTable("flow", lambda n=1000, shift=1.0: flow_sigmas(n, 1 / shift)),
+    "values",
+)
+wrong(
+    "flow that begins at 1/(n + 1)",
+    testbed.NoiseTable("flow", lambda n=1000, shift=1.0: flow_sigmas(n + 1, shift)[1:]),
+    "values",
+)
+wrong(
+    "geometric by equal steps of sigma",
+    testbed.NoiseTable(
+        "geometric",
+        lambda n=10, low=0.01, high=1.0: torch.linspace(low, high, n, dtype=torch.float64),
+    ),
+    "values",
+)
+
+
+def written(levels: Callable[[Tensor], Tensor]) -> testbed.NoiseTable:
+    """`betas` with other levels, of a few betas in a list."""
+
+    def of_list(values: tuple[float, ...] = ()) -> Tensor:
+        return levels(torch.tensor(values, dtype=torch.float64))
+
+    return replace(FILE_TABLES["betas"], levels=of_list).bound({"values": [0.1, 0.2, 0.4]})
+
+
+wrong("sigma^2 for sigma of betas", written(lambda betas: ddpm_sigmas(betas) ** 2), "values")
+wrong(
+    "betas without their product",
+    written(lambda betas: torch.sqrt(betas / (1 - betas))),
+    "values",
+)
 wrong("Heun by Euler's step", testbed.Sampler("heun", euler), "values")
 wrong("offset noise of every coordinate", testbed.Noise("offset", coordinate), "values")
 

@@ -347,6 +347,17 @@ def dead_depth(shape: tuple[int, ...], labels: int, depth: int = 1) -> nn.Module
 
 
 wrong("an option that does nothing", testbed.Network("wrong", dead_depth, NOISE), "options")
+
+
+def of_kind(shape: tuple[int, ...], labels: int, noise_kind: str) -> nn.Module:
+    """Weights that differ with the kind of c_noise."""
+    if noise_kind == "time":
+        torch.rand(1)
+    return Small(shape, labels)
+
+
+both = {**NOISE, "time": (0.0, 1.0)}
+wrong("weights by the kind of c_noise", testbed.Network("wrong", of_kind, both), "one_start")
 wrong(
     "not finite at the end of its range",
     network(Logarithm, noise={"time": (0.0, 1.0)}),

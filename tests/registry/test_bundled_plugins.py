@@ -31,7 +31,7 @@ from testbed.testing import check_component, parametrize_with_checks
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer
-from testbed.trial.resolve import published
+from testbed.trial.recipes import published
 
 REGISTRY = Registry([str(FIXTURES / "companded.py"), str(FIXTURES / "tracked_huber.py")])
 EDM2 = REGISTRY.weighting("edm2")
@@ -219,12 +219,13 @@ def test_published_recipes() -> None:
     """Flow: unweighted l2 of u, t logit-normal. TrigFlow: |sigma_data F - v_t|^2 and
     t = arctan(exp(tau)/sigma_data), tau ~ N(-1, 1.4^2), whatever sigma_data."""
     sigma, sd = fixed().sigma, 0.3
-    weighting, loss, density = published(parameterization("flow"), REGISTRY)
-    assert (weighting, loss.space, loss.quadratic) == (None, "flow", True)
+    flow = published(parameterization("flow"), REGISTRY, sd)
+    assert (flow.weighting, flow.loss.space, flow.loss.quadratic) == (None, "flow", True)
     # Cut at 0.002 and 80, symmetric in no way; logit t = log sigma has its median near 1.
     whole = REGISTRY.density("logit_normal", sigma_min=1e-8, sigma_max=1e8)
     assert_within(whole.sigma(float64([0.5])), [1], [1], 64)
-    weighting, loss, density = published(parameterization("trigflow"), REGISTRY)
+    trigflow = published(parameterization("trigflow"), REGISTRY, sd)
+    weighting, density = trigflow.weighting, trigflow.density
     assert weighting is not None
     s = exact(sigma)
     wanted = 1 / sin(atan(s / exact(sd))) ** 2

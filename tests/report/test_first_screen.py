@@ -271,16 +271,15 @@ parameterization = ["eps", "edm"]
     read = reading.read(tmp_path / "runs" / "one")
     low, high = read.trained(("", "", "eps"))
     assert low == pytest.approx(math.sqrt(1e-4 / (1 - 1e-4)))
-    assert 70 < high < 80
+    assert high == pytest.approx(157.407280810407)
     assert read.trained(("", "", "edm")) == pytest.approx((0.002, 80.0))
     labels = ("", "", "eps"), ("", "", "edm")
     levels = ranges.common(read, *labels)
     assert levels is not None
-    assert levels.text == "5 of 8 levels, σ = 0.041 to 18"
+    assert levels.text == "6 of 8 levels, measured at the nearest 6 of a table, σ = 0.01 to 18"
     # Over all levels the parts are the metric that the trial stored.
     for label in labels:
-        everywhere = ranges.CommonLevels(levels.every, np.ones(8, dtype=bool))
-        found = ranges.parts(read, label, "excess_nats", everywhere)
+        found = ranges.parts(read, label, "excess_nats", levels.untrained_too)
         assert found is not None
         stored = read.values(*label, "excess_nats").to_numpy()
         assert curves.total("excess_nats", found.parts) == pytest.approx(stored, rel=1e-12)

@@ -23,6 +23,7 @@ from laws.samplers import carried, named, noises, run, some_noise
 from laws.solvers import SGM, mixture
 from torch import Tensor
 
+from testbed.diffusion import noise_levels
 from testbed.registry import default_registry
 
 pytestmark = [
@@ -217,6 +218,47 @@ def test_a_ddpm_schedule_has_diffusers_levels(spacing: str, steps: int) -> None:
     u = gamma(1, torch.float32)
     bound = wanted * 3 * u * (t + 1) / (2 * (1 - abar))
     assert_within(found[:-1], exact(wanted), 0, 1, plus=exact(bound))
+
+
+@pytest.mark.parametrize("steps", [2, 7, 10, 50])
+@pytest.mark.parametrize("offset", [1, 3])
+def test_leading_with_an_offset_has_diffusers_indices(steps: int, offset: int) -> None:
+    """Stable Diffusion 1 has steps_offset = 1; latent diffusion adds 1 in its own words."""
+    scheduler = Same(*DDIM, {**WHOLE, "steps_offset": offset}).built()
+    scheduler.set_timesteps(steps)
+    wanted = [*scheduler.timesteps.tolist(), 0.0]
+    counted = torch.arange(1000, dtype=torch.float64)
+    assert noise_levels.table_sigmas(counted, steps, "leading", offset).tolist() == wanted
+    if offset == 1:
+        assert noise_levels.table_sigmas(counted, steps, "latent").tolist() == wanted
+
+
+@pytest.mark.parametrize("steps", [2, 18])
+def test_an_exponential_schedule_has_diffusers_levels(steps: int) -> None:
+    """It forms exp(log sigma) in float32, whose error is that of log sigma, at most 5 u."""
+    scheduler = Same(*EULER, settings=EXPONENTIAL).built()
+    scheduler.set_timesteps(steps)
+    sigmas = scheduler.sigmas.double()
+    found = default_registry().schedule("exponential")(steps, float(sigmas[-2]), float(sigmas[0]))
+    assert_within(found, exact(sigmas), exact(sigmas), 16, torch.float32)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("steps", [2, 28])
+def test_shifted_times_are_diffusers(steps: int, shift: float) -> None:
+    """Stable Diffusion 3. Its float32 times t' have a rounding each, and as sigma = t'/(1 - t') one
+    over 1 - t'; its first is 1, where sigma is infinite."""
+    scheduler = Same("flow_match_euler_discrete", "FlowMatchEulerDiscreteScheduler", "euler",
+                     settings={"shift": shift}).built()  # fmt: skip
+    scheduler.set_timesteps(steps)
+    t = scheduler.sigmas.double()[:-1]
+    assert float(t[0]) == 1
+    low = float(t[-1] / (1 - t[-1]))
+    found = default_registry().schedule("uniform", time="flow", shift=shift)(
+        steps, low, noise_levels.TERMINAL
+    )[:-1]
+    moved = found / (1 + found)
+    assert_within(moved, exact(t), exact(t), 8, torch.float32)
 
 
 @pytest.mark.parametrize("steps", [2, 18])

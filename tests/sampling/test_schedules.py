@@ -1,6 +1,7 @@
 """Laws of the schedules: at which levels a sampler stops, and what a study refuses of them."""
 
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import torch
 from helpers import studies
 from helpers.bounds import assert_within, exact
 from helpers.studies import SMALL
-from laws.schedules import HIGH, LOW, law_ends_are_its_own, law_spacing_is_table_2
+from laws.schedules import (
+    HIGH,
+    LOW,
+    law_ends_are_its_own,
+    law_exponential,
+    law_offset_is_added,
+    law_shift_is_of_time,
+    law_spacing_is_table_2,
+)
 
 import testbed
 from testbed.components.signature import Signature
@@ -32,10 +41,37 @@ def test_spacing_is_table_2() -> None:
     law_spacing_is_table_2(noise_levels.table_sigmas)
 
 
+def test_the_offset_is_added_to_every_index() -> None:
+    law_offset_is_added(noise_levels.table_sigmas)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "table"])
+def test_a_schedule_of_a_table_has_the_offset(name: str) -> None:
+    """Stable Diffusion 1's levels, with the table of the trial and with DDPM's."""
+    table = default_registry().table("scaled_linear" if name == "table" else "ddpm")
+    one = default_registry().schedule(name, spacing="leading", steps_offset=1)
+    wanted = table.sigmas[[901, 801, 701, 601, 501, 401, 301, 201, 101, 1]]
+    assert torch.equal(one(10, 1e-3, 1e3, table)[:-1], wanted)
+
+
+@pytest.mark.parametrize(
+    ("n", "spacing", "offset", "said"),
+    [
+        (50, "latent", 0, "'latent' takes 50 levels from index 50 to 1, and the indices of the"),
+        (50, "leading", 1, "'leading' with steps_offset = 1 takes 50 levels from index 50 to 1"),
+        (5, "trailing", 1, "'trailing' with steps_offset = 1 takes 5 levels from index 50 to 10"),
+        (5, "linspace", -1, "'linspace' with steps_offset = -1 takes 5 levels from index 48 to -1"),
+    ],
+)
+def test_an_index_beyond_the_table_is_refused(n: int, spacing: str, offset: int, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        noise_levels.table_sigmas(torch.arange(1.0, 51.0), n, spacing, offset)
+
+
 @pytest.mark.parametrize("spacing", noise_levels.SPACINGS)
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 49, 50])
 def test_every_spacing_descends_strictly(spacing: str, n: int) -> None:
-    table = noise_levels.ddpm_sigmas(noise_levels.linear_betas(50))
+    table = noise_levels.ddpm_sigmas(noise_levels.linear_betas(51))
     found = noise_levels.table_sigmas(table, n, spacing)
     assert len(found) == n + 1
     assert bool((found.diff() < 0).all())
@@ -55,6 +91,28 @@ def test_karras_is_equation_5() -> None:
     )
     found = default_registry().schedule("karras", rho=1.0)(3, 0.1, 10.0)
     assert_within(found, np.array([10.0, 5.05, 0.1, 0.0]), np.full(4, 20.0), 4)
+
+
+def test_exponential_has_equal_ratios() -> None:
+    law_exponential(default_registry().schedule("exponential"))
+    found = default_registry().schedule("exponential")(18, LOW, HIGH)[:-1]
+    ratio = exact(LOW) / exact(HIGH)
+    wanted = np.array([exact(HIGH) * ratio ** (exact(i) / 17) for i in range(18)])
+    # A power r^e of a rounded ratio and ramp is off by e + e |log r|, and |log r| < 11.
+    assert_within(found, wanted, wanted, 16)
+
+
+def test_the_shift_is_one_of_time() -> None:
+    def levels(n: int, low: float, high: float, time: str, shift: float) -> torch.Tensor:
+        return default_registry().schedule("uniform", time=time, shift=shift)(n, low, high)
+
+    law_shift_is_of_time(levels)
+    for time in ("flow", "vp", "cosine"):  # both ends are kept
+        ends = levels(9, LOW, HIGH, time, 3.0)[[0, -2]]
+        assert torch.allclose(ends, torch.tensor([HIGH, LOW], dtype=torch.float64), rtol=1e-9)
+    # Simple diffusion (Hoogeboom et al. 2023): log SNR moves by -2 log shift at every time.
+    found = levels(9, LOW, HIGH, "cosine", 2.0)[:-1] / 2
+    assert np.allclose(np.diff(np.arctan(found.numpy()), 2), 0, atol=1e-14)
 
 
 def linear(first: float, last: float, n: int) -> Any:
@@ -98,8 +156,15 @@ def test_a_ddpm_schedule_stays_within_what_was_trained() -> None:
     ("name", "options", "said"),
     [
         ("karras", {"rho": 0.0}, "schedule 'karras': rho = 0.0 must be positive."),
+        ("uniform", {"shift": 2.0}, "'uniform': shift = 2.0 has no effect on equal steps of sigma"),
+        ("uniform", {"time": "flow", "shift": 0.0}, "shift = 0.0 must be positive and finite."),
         ("uniform", {"time": "flw"}, "Unknown time 'flw'. Did you mean 'flow'?"),
         ("ddpm", {"spacing": "trail"}, "Unknown spacing 'trail'. Did you mean 'trailing'?"),
+        (
+            "ddpm",
+            {"n": 500, "steps_offset": 1},
+            "schedule 'ddpm': spacing 'trailing' with",
+        ),
         ("ddpm", {"n": 10}, "steps = 18, but its table has 10 levels from 0.002 to 80: take fewer"),
         ("ddpm", {"n": 0}, "expected n from 1 to 1000000 and 0 < start <= end < 1."),
         ("ddpm", {"end": 1.0}, "expected n from 1 to 1000000 and 0 < start <= end < 1."),
@@ -147,7 +212,7 @@ def test_a_study_names_its_sampler_and_its_schedule(tmp_path: Path) -> None:
     evaluation = planned(tmp_path, *changes).evaluation
     assert evaluation.sampler == ComponentSpec(name="ddpm", options={"variance": "large"})
     assert evaluation.schedule.options == {
-        "n": 1000, "start": 1e-4, "end": 0.02, "spacing": "leading",
+        "n": 1000, "start": 1e-4, "end": 0.02, "spacing": "leading", "steps_offset": 0,
     }  # fmt: skip
 
 

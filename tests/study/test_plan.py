@@ -277,17 +277,23 @@ def test_options_that_are_written_out_and_defaults_are_one_identity(
 # --- trials of a study --------------------------------------------------------------------------
 
 
-def test_only_edm_is_one_trial_in_both_arms_of_the_default_study(
+def test_only_edm_is_one_training_in_both_arms_of_the_default_study(
     tmp_path: Path, registry: testbed.Registry
 ) -> None:
+    """Measured it is twice: in the arm published at the levels of DDPM's table too."""
     found = plan.make(study_file.read(Path("default")), registry, tmp_path, "cpu")
-    shared = [one for one in found.trials if len(one.labels) > 1]
-    assert {label["variant"] for one in shared for label in one.labels} == {"edm"}
-    assert all([label["arm"] for label in one.labels] == ["published", "equal"] for one in shared)
+    trainings: dict[str, list[plan.Trial]] = {}
+    for one in found.trials:
+        trainings.setdefault(f"{one.config.training_text} {one.config.seed}", []).append(one)
+    shared = [ones for ones in trainings.values() if len(ones) > 1]
+    labels = [[label for one in ones for label in one.labels] for ones in shared]
+    assert {label["variant"] for both in labels for label in both} == {"edm"}
+    assert all([label["arm"] for label in both] == ["published", "equal"] for both in labels)
     assert len(shared) == 3 + 6
-    assert len(found.trials) == 5 * 2 * (3 + 6) - len(shared)
+    assert len(found.trials) == 5 * 2 * (3 + 6)
+    assert len(trainings) == len(found.trials) - len(shared) == 81
     assert len(set(ids(found))) == len(found.trials)
-    assert shared[0].title == "edm · digits · published+equal · seed 0"
+    assert found.trials[0].title == "eps · digits · published · seed 0"
 
 
 def test_adding_a_parameterization_changes_no_other_identity(
@@ -377,13 +383,14 @@ def test_a_network_that_does_not_take_the_kind_of_c_noise_is_refused_with_the_re
     file = tmp_path / "network_of_indices.py"
     file.write_text(network("{'index': (0, 999)}"))
     with pytest.raises(InputError) as found:
-        made(folder, testbed.Registry([str(file)]), SMALL, "network=odd")
+        made(folder, testbed.Registry([str(file)]), SMALL, "network=odd", "c_noise=native")
     assert str(found.value) == (
         f"{tmp_path / 'study.toml'}: v: parameterization 'v' gives c_noise as 'sigma', network "
         "'odd' takes index. Its table has no entry at a sigma: c_noise = \"index\" gives one, with "
         "a table."
     )
-    done = run_here(tmp_path, "study", "study.toml", "-p", file, "--set", "network=odd")
+    sets = ("--set", "network=odd", "--set", "c_noise=native")
+    done = run_here(tmp_path, "study", "study.toml", "-p", file, *sets)
     assert done.code == 2
     assert "network 'odd' takes index" in done.err
     assert not (tmp_path / "runs").exists()
@@ -396,10 +403,11 @@ def test_c_noise_beyond_the_range_of_a_network_is_refused_with_both_ranges(
     file.write_text(network("{'sigma': (0.001, 50), 'log_sigma': (-10, 10)}"))
     registry = testbed.Registry([str(file)])
     with pytest.raises(InputError, match=r"from 0\.002 to 80, network 'odd' takes sigma from 0\.0"):
-        made(folder, registry, SMALL, "network=odd")
+        made(folder, registry, SMALL, "network=odd", "c_noise=native")
+    own = "network=odd", "c_noise=native"
     with pytest.raises(InputError, match=r"from 0\.0001 to 40, network 'odd'"):
-        made(folder, registry, SMALL, "network=odd", "sigma_min=0.0001", "sigma_max=40")
-    assert len(made(folder, registry, SMALL, "network=odd", "sigma_max=40").trials) == 1
+        made(folder, registry, SMALL, *own, "sigma_min=0.0001", "sigma_max=40")
+    assert len(made(folder, registry, SMALL, *own, "sigma_max=40").trials) == 1
     assert len(made(folder, registry, SMALL, "network=odd", "c_noise=shared").trials) == 1
 
 

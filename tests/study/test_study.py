@@ -347,7 +347,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
         names = {file.name for file in at.iterdir()} - {"rows.parquet", "lock"}
         assert names == {
             "trial.json", "result.json", "rows.jsonl", "levels.csv", "samples.safetensors",
-            "tweedie.json", "weights.safetensors",
+            "schedule.json", "tweedie.json", "weights.safetensors",
         }  # fmt: skip
         described, ended = Folder.at(at).json("trial.json"), result(at)
         config = described["config"]
@@ -561,7 +561,7 @@ def test_a_loaded_trial_gives_the_losses_of_its_table(finished: Finished) -> Non
         assert not denoiser.training
         config = Folder.at(at).json("trial.json")["config"]
         data = default_registry().dataset(case, **config["dataset"]["options"])()
-        held = denoising.held_out_pairs(data, 0.002, 80.0, 4, 32)
+        held = denoising.held_out_pairs(data, denoising.log_spaced(0.002, 80.0, 4), 32)
         table = pd.read_csv(at / "levels.csv")
         for i, row in table.iterrows():
             sigma = held.sigma[i].expand(32)
@@ -728,7 +728,7 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
         pictures = {name for name in run.artifacts if name.startswith("images/")}
         assert run.artifacts - pictures == {
             "trial.json", "result.json", "levels.csv", "levels.json", "tweedie.json",
-            "rows.parquet", "weights.safetensors", "samples.safetensors",
+            "rows.parquet", "weights.safetensors", "schedule.json", "samples.safetensors",
         }  # fmt: skip
         assert sorted(name.rpartition(".")[2] for name in pictures) == ["png", "webp"]
         assert all(name.startswith("images/samples+step+100+") for name in pictures)

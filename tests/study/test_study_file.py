@@ -121,10 +121,6 @@ MISTAKES = {
         in_base("sigma_min = 5\nsigma_max = 2"),
         "base.sigma_max = 2: must be above sigma_min, which is 5.0",
     ),
-    "sigma_min above the default of sigma_max": (
-        in_base("sigma_min = 100"),
-        "base.sigma_max = 80.0: must be above sigma_min, which is 100.0",
-    ),
     "infinite": (in_base("sigma_min = inf"), "base.sigma_min = inf: Input should be a finite num"),
     "not a number": (in_base("sigma_data = nan"), "base.sigma_data = nan: must be a positive"),
     "neither number nor assumed": (
@@ -133,7 +129,7 @@ MISTAKES = {
     ),
     "choice of two": (
         in_base('c_in = "nativ"'),
-        "base.c_in = 'nativ': Input should be 'recipe', 'native' or 'shared'",
+        "base.c_in = 'nativ': Input should be 'recipe', 'native', 'shared', 'unit', 'vp' or 'flow'",
     ),
     "number for a component": (
         in_base("weighting = 3"),
@@ -610,11 +606,11 @@ def test_only_tells_a_name_that_nothing_has(tmp_path: Path) -> None:
 # --- recipes ------------------------------------------------------------------------------------
 
 PUBLISHED = {
-    "eps": ("ddpm", "eps", "x0", "native", "native"),
-    "v": ("cosine", None, "v", "native", "native"),
+    "eps": ("table", "eps", "eps", "native", "index"),
+    "v": ("cosine", None, "v", "native", "log_snr"),
     "edm": ("lognormal", "edm", "x0", "shared", "shared"),
-    "x0": ("cosine", "truncated_snr", "x0", "shared", "shared"),
-    "score": ("loguniform", None, "score", "native", "native"),
+    "x0": ("cosine", "truncated_snr", "x0", "vp", "log_snr"),
+    "score": ("loguniform", "eps", "score", "native", "log_sigma"),
 }
 
 
@@ -641,6 +637,14 @@ def test_the_arm_published_gives_each_parameterization_its_own_recipe(
     assert loss.space == space
     # A native input that equals the shared one is called shared: one trial for both arms.
     assert (found.c_in, found.c_noise) == (c_in, c_noise)
+    table, output = {"eps": ("ddpm", "F"), "score": (None, "-eps")}.get(name, (None, "F"))
+    assert (found.table and found.table.name, found.output) == (table, output)
+    if name == "eps":
+        assert (found.sigma_min, found.sigma_max) == pytest.approx((0.01, 157.4), rel=1e-3)
+    if name == "score":
+        sd = found.sigma_data
+        assert (found.sigma_min, found.sigma_max) == (0.04 * sd, 200 * sd)
+        assert found.density.options["low"] == 0.04 * sd
     if name == "edm":
         assert found.density.options == {
             "mean": -1.2, "std": 1.2, "sigma_min": 0.002, "sigma_max": 80.0,
@@ -684,7 +688,7 @@ def test_a_recipe_without_a_weighting_takes_no_options_for_it(
     tmp_path: Path, registry: testbed.Registry
 ) -> None:
     study = read(tmp_path, in_base("weighting = { gamma = 3.0 }"))
-    with pytest.raises(InputError, match="the recipe of parameterization 'v' has no weighting"):
+    with pytest.raises(InputError, match="recipe 'progressive_v' has no weighting to take"):
         list(configs(study, registry))
 
 

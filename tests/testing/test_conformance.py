@@ -19,6 +19,7 @@ from hypothesis import given
 import testbed
 import testbed.ext
 from testbed.components.base import Component
+from testbed.data.level_files import FILE_TABLES
 from testbed.errors import InputError, PluginError, UnknownName
 from testbed.registry import AXES, default_registry
 from testbed.testing import (
@@ -36,6 +37,7 @@ from testbed.testing import (
     strategies,
     suggest_claims,
 )
+from testbed.testing.published import NOISE_TABLES
 
 FLOW = '''
 """A velocity."""
@@ -61,9 +63,14 @@ def testbed_parameterizations():
 
 
 def registered() -> list[Component]:
-    """Everything in the default registry, `array` with a file to read."""
+    """Everything in the default registry, tables of files with levels."""
     found = default_registry()
-    return [getattr(found, axis)(name) for axis in AXES for name in found.names(axis)]
+    options = {("table", name): NOISE_TABLES[name].options for name in FILE_TABLES}
+    return [
+        getattr(found, axis)(name, **options.get((axis, name), {}))
+        for axis in AXES
+        for name in found.names(axis)
+    ]
 
 
 def unit(sigma: torch.Tensor) -> torch.Tensor:
@@ -118,6 +125,13 @@ def test_checks_have_names_and_laws(component: Component) -> None:
         assert prefix in (component.axis, "claim")
         assert name.isidentifier()
         assert check.law.endswith((".", ")."))
+
+
+def test_a_table_without_levels_is_not_checked() -> None:
+    outcomes = check_component(default_registry().table("betas"))
+    skipped = {one.message for one in outcomes if one.status == "skipped"}
+    assert skipped == {"its options name no levels: bind them to try it"}
+    assert [one.check.id for one in outcomes if one.status == "passed"] == ["table.values"]
 
 
 def test_claims_are_among_the_checks() -> None:

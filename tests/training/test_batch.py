@@ -23,7 +23,7 @@ from testbed.errors import InputError
 from testbed.registry import default_registry
 from testbed.training import checkpoint
 from testbed.training.batch import Batch, unbatchable
-from testbed.training.objective import Objective, Terms
+from testbed.training.objective import Terms
 from testbed.training.settings import Training
 from testbed.training.trainer import (
     BLOCK,
@@ -35,6 +35,7 @@ from testbed.training.trainer import (
     losses,
 )
 from testbed.training.weights import Weights
+from testbed.trial import recipes
 
 CPU = torch.device("cpu")
 FIVE = ["edm", "eps", "score", "v", "x0"]
@@ -61,21 +62,18 @@ def training_job(
 ) -> TrainingJob:
     """A trial by its parameterization's own recipe."""
     p = REGISTRY.parameterization(name) if isinstance(name, str) else name.bound({})
-    recipe = p.recipe or testbed.Recipe(density="lognormal", weighting="edm")
-
-    def part(axis: str, value: Any) -> Any:
-        given = {"name": value} if isinstance(value, str) else dict(value)
-        return getattr(REGISTRY, axis)(given.pop("name"), **given)
-
-    objective = Objective(
-        p,
-        recipe.weighting and part("weighting", recipe.weighting),
-        part("loss", loss or recipe.loss) if not isinstance(loss, testbed.Loss) else loss,
-        part("density", recipe.density),
-        data().sigma_data,
-    )
+    recipe = REGISTRY.recipe_of(p) or testbed.Recipe(density="lognormal", weighting="edm")
+    objective = recipes.objective(recipe, p, REGISTRY, data().sigma_data)
+    if loss:
+        m = REGISTRY.loss(loss) if isinstance(loss, str) else loss
+        objective = dataclasses.replace(objective, loss=m)
     denoiser = testbed.Denoiser(
-        net or network(seed), p, data().sigma_data, c_in=recipe.c_in, c_noise=recipe.c_noise
+        net or network(seed),
+        objective.parameterization,
+        data().sigma_data,
+        c_in=recipe.c_in,
+        c_noise=recipe.c_noise,
+        table=objective.table,
     )
     settings = Training(**{"steps": 100, "batch": SIZE, "points": 2, **training})
     return TrainingJob(denoiser, objective, settings, seed)

@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.training import REGISTRY, Make, Restore, data, network, ran, resumed, same, trainer
+from helpers.training import (
+    CPU,
+    REGISTRY,
+    Make,
+    Restore,
+    data,
+    network,
+    ran,
+    resumed,
+    same,
+    trainer,
+)
 from scipy import stats
 from torch import Tensor, nn
 
@@ -27,6 +38,7 @@ from testbed.training import trainer as trainers
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, draws
+from testbed.trial import recipes
 
 FIVE = ["edm", "eps", "score", "v", "x0"]
 U = 2.0**-24
@@ -36,10 +48,20 @@ Z = 5.0
 
 def published(name: str, **more: Any) -> Trainer:
     """A trainer of a parameterization's own recipe."""
-    recipe = REGISTRY.parameterization(name).recipe
+    p = REGISTRY.parameterization(name)
+    recipe = REGISTRY.recipe_of(p)
     assert recipe is not None
-    given = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    return trainer(name, **{**given, **more})
+    objective = recipes.published(p, REGISTRY, data().sigma_data)
+    denoiser = testbed.Denoiser(
+        network(data()),
+        objective.parameterization,
+        data().sigma_data,
+        c_in=recipe.c_in,
+        c_noise=recipe.c_noise,
+        table=objective.table,
+    )
+    settings = Training(**{"steps": 60, "batch": 16, **more})
+    return Trainer(denoiser, objective, data(), settings, 0, CPU)
 
 
 def named(one: Trainer) -> dict[str, Tensor]:

@@ -179,6 +179,6 @@ def test_a_guided_sampler_has_no_learned_variance_and_says_so_before(tmp_path: P
 
 def test_a_conditional_model_has_no_stated_limit() -> None:
     """That of other noise is known for the unconditional oracle: it is not shown in its place."""
-    against = denoising.held_out_pairs(data(), 0.05, 5.0, 2, 8, ["label"])
+    against = denoising.held_out_pairs(data(), denoising.log_spaced(0.05, 5.0, 2), 8, ["label"])
     table = denoising.per_level(exact(), against, CPU, False, default_registry().noise("offset"))
     assert "limit" not in table

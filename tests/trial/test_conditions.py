@@ -392,7 +392,9 @@ def test_trials_with_other_conditions_are_not_batched() -> None:
 
 def law_exact_denoiser_has_no_excess(per_level: Callable[..., pd.DataFrame]) -> None:
     """Given the classes and with all off: the oracle of each is the yardstick, to rounding."""
-    held = denoising.held_out_pairs(data(), 0.05, 20.0, 5, 64, ["label", "group"])
+    held = denoising.held_out_pairs(
+        data(), denoising.log_spaced(0.05, 20.0, 5), 64, ["label", "group"]
+    )
     found = per_level(exact(), held, CPU, True)
     # F = D in x0 form, rounded to the float32 of x at most.
     size = float(data().test.abs().max()) ** 2 * (4 * U) ** 2
@@ -423,7 +425,7 @@ def test_mistakes_in_measuring_are_caught(wrong: Callable[..., pd.DataFrame]) ->
 
 
 def test_an_unconditional_model_is_measured_as_before() -> None:
-    held = denoising.held_out_pairs(data(), 0.05, 20.0, 3, 16)
+    held = denoising.held_out_pairs(data(), denoising.log_spaced(0.05, 20.0, 3), 16)
     assert (held.condition, held.optimum_dropped) == (None, None)
     assert data().oracle is not None
     x = held.x0 + float(held.sigma[1]) * held.eps
@@ -449,27 +451,29 @@ def config(name: str, rates: Mapping[str, float], **options: Any) -> TrialConfig
 @pytest.mark.parametrize("negative", [-1, 2])
 def test_the_exact_denoiser_guided_is_the_exactly_guided_one(scale: float, negative: int) -> None:
     """Guidance on both sides is one: no excess. A model without conditions is D_u on both."""
-    held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 32, ["label"])
+    held = denoising.held_out_pairs(data(), denoising.log_spaced(0.05, 20.0, 4), 32, ["label"])
     set_ = config("classifier_free", {"label": 0.1}, scale=scale, negative=negative)
     guide = Guide(set_, REGISTRY, data(), exact(), CPU)
     levels = pd.DataFrame({"sigma": held.sigma.numpy()})
-    metrics, table = guide.measured(held, levels)
+    metrics, table = guide.measured(held, levels, np.ones(len(levels), dtype=bool))
     size = float(data().test.abs().max()) ** 2 * (8 * (1 + scale) * U) ** 2
     assert table is None
     assert (levels["excess_guided"] <= size).all()
     assert metrics["excess_guided_nats"] == denoising.integral(levels, "excess_guided", 16)
     deaf = exact(lambda x, sigma, k: data().oracle.denoise(x, sigma))  # type: ignore[union-attr]
-    Guide(set_, REGISTRY, data(), deaf, CPU).measured(held, levels)
+    Guide(set_, REGISTRY, data(), deaf, CPU).measured(
+        held, levels, np.ones(len(levels), dtype=bool)
+    )
     assert float(levels["excess_guided"].max()) > 1e-3
 
 
 @pytest.mark.slow
 def test_a_classifier_is_measured_beside_the_exact_one() -> None:
-    held = denoising.held_out_pairs(data(), 0.05, 20.0, 4, 60)
+    held = denoising.held_out_pairs(data(), denoising.log_spaced(0.05, 20.0, 4), 60)
     set_ = config("classifier", {}, steps=400, width=32, depth=1)
     guide = Guide(set_, REGISTRY, data(), exact(), CPU)
     levels = pd.DataFrame({"sigma": held.sigma.numpy()})
-    metrics, table = guide.measured(held, levels)
+    metrics, table = guide.measured(held, levels, np.ones(len(levels), dtype=bool))
     assert table is not None
     assert metrics["classifier_nats"].value == table["kl_nats"].mean()
     assert (table["kl_nats"] > 0).all()

@@ -16,7 +16,8 @@ from testbed import settings
 from testbed.settings import Setting
 from testbed.study.settings import Header, ReportSettings
 from testbed.training.settings import Training
-from testbed.trial.config import SCHEMA, TrialConfig, TrialFields, TrialSettings
+from testbed.trial.config import SCHEMA, TrialConfig, TrialSettings
+from testbed.trial.fields import TrialFields
 from testbed.trial.specs import ComponentSpec, Evaluation, Likelihood, Variance
 
 SMALL = {"parameterization": "v", "dataset": "moons", "sigma_data": 0.5, "sigma_data_measured": 0.5}
@@ -46,7 +47,7 @@ OTHERS: dict[str, Any] = {
     "conditions": {"label": 0.1}, "training": {"steps": 7}, "evaluation": {"draws": 7}, "seed": 3,
     "device": "cuda", "sigma_data": 0.7, "sigma_data_measured": 0.7, "data_digest": "d",
     "sources": "s", "plugins": {"p": "1"}, "schema": 1, "training_range": (0.1, 9.0),
-    "training_sources": "s",
+    "table_levels": (9, 10), "asked_levels": (0.1, 9.0), "training_sources": "s",
 }  # fmt: skip
 """Another value of each setting."""
 
@@ -56,7 +57,7 @@ def test_the_identity_is_of_every_setting_whatever_their_order() -> None:
     first = config()
     assert config(**dict(reversed(SMALL.items()))).identity == first.identity
     found = {name: config(**{name: value}).identity for name, value in OTHERS.items()}
-    for name in ("schema", "training_range", "training_sources"):
+    for name in ("schema", "training_range", "table_levels", "training_sources"):
         assert found.pop(name) == first.identity
     assert len({first.identity, *found.values()}) == len(found) + 1
 
@@ -64,8 +65,8 @@ def test_the_identity_is_of_every_setting_whatever_their_order() -> None:
 def test_trials_that_differ_in_how_they_are_measured_are_one_training() -> None:
     first = config()
     alike = {n for n, v in OTHERS.items() if config(**{n: v}).training_text == first.training_text}
-    unstated = {"plugins", "schema", "sources", "training_range", "training_sources"}
-    assert alike == {"evaluation", *unstated}
+    unstated = {"plugins", "schema", "sources", "training_range", "table_levels"}
+    assert alike == {"evaluation", "asked_levels", "training_sources", *unstated}
     assert {f.name for f in settings.fields(Evaluation) if not f.setting.evaluation} == set()
 
 

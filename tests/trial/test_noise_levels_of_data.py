@@ -67,7 +67,7 @@ def relative_pdf(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
 
 
 def test_a_level_may_be_a_multiple_of_sigma_data(tmp_path: Path) -> None:
-    levels = "sigma_min={ sigma_data = 0.004 }", "sigma_max={ sigma_data = 160 }"
+    levels = "sigma_min=0.004 * sigma_data", "sigma_max=160 * sigma_data"
     (one,) = planned(STUDY, tmp_path, *levels).trials
     sigma_data = one.config.sigma_data_measured
     assert sigma_data > 1.5
@@ -77,11 +77,11 @@ def test_a_level_may_be_a_multiple_of_sigma_data(tmp_path: Path) -> None:
 
 
 def test_a_multiple_is_the_trial_of_its_number(tmp_path: Path) -> None:
-    (one,) = planned(STUDY, tmp_path, "sigma_max={ sigma_data = 100 }").trials
+    (one,) = planned(STUDY, tmp_path, "sigma_max=100 * sigma_data").trials
     (same,) = planned(STUDY, tmp_path, f"sigma_max={one.config.sigma_max!r}").trials
     assert same.id == one.id
     (assumed,) = planned(
-        STUDY, tmp_path, "sigma_max={ sigma_data = 100 }", "sigma_data={ assumed = 0.5 }"
+        STUDY, tmp_path, "sigma_max=100 * sigma_data", "sigma_data={ assumed = 0.5 }"
     ).trials
     assert assumed.config.sigma_max == 50.0
 
@@ -89,11 +89,14 @@ def test_a_multiple_is_the_trial_of_its_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("level", "says"),
     [
-        ("{ sigma_data = 0 }", "Input should be greater than 0"),
-        ("{ sigma_data = inf }", "Input should be a finite number"),
-        ('{ sigma_data = "a" }', "must be a number, or { sigma_data = number }"),
-        ("{ times = 3 }", "must be a number, or { sigma_data = number }"),
-        ("true", "must be a number, or { sigma_data = number }"),
+        ("0 * sigma_data", "Input should be greater than 0"),
+        ("1e999 * sigma_data", "Input should be a finite number"),
+        ("a * sigma_data", "must be a number, or a multiple of the data's sigma_data"),
+        ("-1 * sigma_data", "must be a number, or a multiple of the data's sigma_data"),
+        ("sigma_data", "must be a number, or a multiple of the data's sigma_data"),
+        ("4 * sigma_dat", "must be a number, or a multiple of the data's sigma_data"),
+        ("{ sigma_data = 3 }", "must be a number, or a multiple of the data's sigma_data"),
+        ("true", "must be a number, or a multiple of the data's sigma_data"),
         ("-1", "Input should be greater than 0"),
         ("nan", "Input should be a finite number"),
     ],
@@ -112,14 +115,14 @@ def test_the_order_of_two_multiples_is_checked_in_the_file_and_of_others_with_th
     tmp_path: Path,
 ) -> None:
     with pytest.raises(InputError, match="must be above sigma_min, which is 2"):
-        planned(STUDY, tmp_path, "sigma_min={ sigma_data = 2 }", "sigma_max={ sigma_data = 1 }")
+        planned(STUDY, tmp_path, "sigma_min=2 * sigma_data", "sigma_max=1 * sigma_data")
     with pytest.raises(InputError, match="needs 0 < sigma_min < sigma_max"):
-        planned(STUDY, tmp_path, "sigma_min=100", "sigma_max={ sigma_data = 1 }")
+        planned(STUDY, tmp_path, "sigma_min=100", "sigma_max=1 * sigma_data")
 
 
 def test_without_its_data_a_trial_is_refused_for_that_reason(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Unknown dataset 'moon'") as problem:
-        planned(STUDY, tmp_path, "sigma_max={ sigma_data = 160 }", "dataset=moon")
+        planned(STUDY, tmp_path, "sigma_max=160 * sigma_data", "dataset=moon")
     assert len(str(problem.value).splitlines()) == 1
 
 

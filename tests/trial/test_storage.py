@@ -45,7 +45,6 @@ OF_MODULES = {
 STORAGE = "trial/storage.py"
 
 ELSEWHERE = {
-    "audit/level_tables.py": "the table of noise levels that the command line names",
     "bundled.py": "files of the package itself",
     "cli/completion.py": "names for a shell, which waits: nothing that imports torch",
     "cli/components.py _file_named": "plugins' own files",
@@ -61,6 +60,7 @@ ELSEWHERE = {
     "data/readers/numpy_files.py": "data sets",
     "data/readers/safetensors_files.py": "data sets",
     "data/readers/tables.py": "data sets",
+    "data/scheduler_files.py": "the configuration of a scheduler that a study names",
     "plugin_files.py": "plugins' own files",
     "registry.py": "plugins' own files",
     "report/drawing.py": "a picture, drawn into memory",

@@ -19,6 +19,8 @@ dataset = { name = "mixture", dim = 2, n = 256, test = 64 }
 density = "lognormal"
 weighting = "edm"
 loss = "l2"
+c_in = "native"
+c_noise = "native"
 training = { steps = 1 }
 evaluation = { levels = 2, draws = 2, samples = 4, steps = 1, metrics = [] }
 seeds = 1

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from testbed.audit.rows import gamma
 from testbed.diffusion.parameterization import Parameterization
+from testbed.testing import recipes
 from testbed.testing.cases import levels
 from testbed.testing.checks import Context, demand
 from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.options import options_matter
 from testbed.testing.parameterizations.cases import LAWS, sigma_datas
 from testbed.testing.rounding import K, Worst
+from testbed.trial.recipes import published
 
 NOISE_KINDS = ("sigma", "log_sigma", "time", "index")
 
@@ -29,16 +31,12 @@ def metadata(p: Parameterization, context: Context) -> str | None:
     )
     if p.recipe is None:
         return "no recipe"
-    for axis in ("density", "weighting", "loss"):
-        named = getattr(p.recipe, axis)
-        if named is not None:
-            options = {} if isinstance(named, str) else dict(named)
-            name = named if isinstance(named, str) else options.pop("name")
-            getattr(context.registry, axis)(name, **options)
-    for key in ("c_in", "c_noise"):
-        value = getattr(p.recipe, key)
-        demand(value in ("native", "shared"), f"recipe's {key} = {value!r}: native or shared.")
-    return None
+    recipe = context.registry.recipe_of(p)
+    assert recipe is not None
+    recipes.inputs(recipe, context)
+    for sd in sigma_datas(p):
+        published(p, context.registry, sd)
+    return f"recipe {recipe.name}" if isinstance(p.recipe, str) else None
 
 
 @LAWS.law("Every option has an effect, and binding its default has none.", own=True)
