@@ -13,18 +13,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from testbed import settings
 from testbed.errors import InputError
 from testbed.metrics.statistics import Comparison, compare, correct
 from testbed.report.comparisons import baseline_of
+from testbed.report.level_curves import ROUNDING
 from testbed.report.study_result import StudyResult
 from testbed.study.plan import differences
 from testbed.trial.config import TrialConfig
 from testbed.trial.specs import canonical
 
-APART = ("seed", "table", "variance", "sources", "device", "schema_")
+APART = (
+    "seed",
+    "table",
+    "table_levels",
+    "asked_levels",
+    "variance",
+    "sources",
+    "device",
+    "schema_",
+)
 """What may differ besides the objective: the draw; the levels and the variance of a discrete model,
 which are the model; and what the notes tell."""
 COLUMNS = [
@@ -132,8 +143,27 @@ def _rows(result: StudyResult) -> Iterator[Row]:
 def _setup(config: TrialConfig) -> dict[str, Any]:
     """All that two trials must have in common to be compared, as JSON has it."""
     record = config.record()
+    record["evaluation"] |= _levels(config)
     names = [name for name in settings.names(TrialConfig, objective=False) if name not in APART]
     return {name: record[name] for name in names}
+
+
+def _levels(config: TrialConfig) -> dict[str, Any]:
+    """The levels that a trial's own metrics are made of, as its evaluation has them.
+
+    A continuous trial that was measured at the levels of another one's table too has the metrics of
+    its grid alone.
+    """
+    listed = config.evaluation.levels
+    if config.asked_levels and config.table is None:
+        listed = config.asked_levels
+    ends = config.measured
+    if not isinstance(listed, int):
+        even = np.geomspace(*ends, len(listed))
+        if config.table is not None or not np.allclose(listed, even, rtol=ROUNDING, atol=0):
+            return {"levels": list(listed)}
+        listed = len(listed)
+    return {"levels": listed, "sigma_min": ends[0], "sigma_max": ends[1]}
 
 
 def _against_reference(

@@ -16,6 +16,8 @@ import testbed
 from testbed.errors import InputError
 from testbed.report.side_by_side import SideBySide, side_by_side
 
+EVEN = np.geomspace(0.002, 80.0, 16).tolist()
+"""The grid of a trial that says nothing of its levels."""
 A, B, C, D = (noisy(mean, 6, 0.05, stream) for stream, mean in enumerate((1.0, 1.3, 1.1, 0.8)))
 
 
@@ -67,6 +69,9 @@ def test_comparable_variants_are_compared_with_the_first_studys_baseline(
         ({"evaluation": {"draws": 8}}, "evaluation.draws: 1024 -> 8"),
         ({"data_digest": "other"}, "data_digest: '' -> 'other'"),
         ({"conditions": {"label": 0.1}}, "conditions.label"),
+        ({"sigma_max": 10.0}, "evaluation.sigma_max: 80.0 -> 10.0"),
+        ({"evaluation": {"levels": [0.1, 1.0]}, "table": "ddpm"}, "evaluation.levels: 16 -> "),
+        ({"evaluation": {"levels": [0.002, 1.0, 80.0]}}, "evaluation.levels: 16 -> [0.002, 1.0"),
     ],
 )
 def test_what_differs_besides_the_objective_forbids_it_and_is_named(
@@ -86,7 +91,8 @@ def test_what_differs_besides_the_objective_forbids_it_and_is_named(
         {"density": "loguniform"},
         {"parameterization": "edm"},
         {"c_in": "shared"},
-        {"sigma_max": 10.0},
+        {"sigma_max": 10.0, "evaluation": {"sigma_max": 80.0}},
+        {"evaluation": {"levels": sorted([*EVEN, 0.5])}, "asked_levels": EVEN},
     ],
 )
 def test_what_is_the_objective_may_differ(
