@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from testbed.metrics.crossings import CUBIC, Crossings, crossings
+from testbed.metrics.crossings import Crossings, crossings
 from testbed.report import reading
 from testbed.report.results import Results
 

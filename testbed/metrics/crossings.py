@@ -152,8 +152,8 @@ def _decide(found: Crossings, r: Array, alpha: float, test: PairedTest) -> Cross
         return replace(found, verdict="cross", crossings=claims)
     if (beyond > 0).all():
         return replace(found, verdict="do not cross", a_leads=bool(mean[0] < 0))
-    low, high = np.round(np.exp(_hull(at, beyond)), 6)
-    return replace(found, open=(float(low), float(high)))
+    low, high = (round(float(np.exp(one)), 6) for one in _hull(at, beyond))
+    return replace(found, open=(low, high))
 
 
 def _crossings(
@@ -168,8 +168,8 @@ def _crossings(
         g = int(np.argmax(y > 0))
         low, high = _hull(x, beyond[inside]) if len(steps) >= CUBIC else (x[0], x[-1])
         step = np.clip(np.interp(0.0, y[g - 1 : g + 1], x[g - 1 : g + 1]), low, high)
-        bounds = np.round(np.exp([step, low, high]), 6)
-        yield Crossing(*map(float, bounds), steps[i], steps[j], a_leads=bool(shown[j] < 0))
+        place, first, last = (round(float(np.exp(one)), 6) for one in (step, low, high))
+        yield Crossing(place, first, last, steps[i], steps[j], a_leads=bool(shown[j] < 0))
 
 
 def _hull(x: Array, beyond: Array) -> tuple[float, float]:
