@@ -126,7 +126,7 @@ def _verdict(one: Curves, found: Crossings) -> str:
         return f"are undecided: {found.verdict} ({found.seeds} seeds, {len(found.steps)} in common)"
     between = _steps(*found.open)
     if found.open == (found.steps[0], found.steps[-1]):
-        return f"are undecided: neither is shown to be ahead between {between}"
+        return f"are undecided between {between}"
     return f"are undecided: if they cross once, then between {between}"
 
 

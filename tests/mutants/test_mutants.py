@@ -18,6 +18,7 @@ from testbed.testing.values import CHECKS as VALUES
 SLOW = {
     *("conversion", "coefficients", "target", "chain", "denoiser", "audit"),
     *("sampler", "named sampler", "laws: likelihood", "laws: sample quality", "laws: statistics"),
+    "laws: crossings",
     *("components: parameterization", "components: density"),
 }
 """Families whose checks take a quarter of a second or more, each time."""
