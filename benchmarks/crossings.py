@@ -10,9 +10,11 @@ these covariances, scaled to a mean variance of 1 over the steps, another one in
 follows sd is that unit, and x runs from 0 at the first step to 1 at the last, in log step.
 
 The mean curve rises by RISE sd from the first step to the last. A bent one is beside its chord by
-at most `bend` sd: as a parabola, as 1 - exp(-4x), or as tanh(2.5 (x - 1/2)). It crosses zero at an
-x that is uniform between 0.1 and 0.9. Coverage is that of all studies, where an undecided one has
-the steps at which no sign is shown, and that of those which claim a crossing.
+at most `bend` sd: as a parabola, as 1 - exp(-4x), as tanh(2.5 (x - 1/2)), and, which interpolation
+cannot see, with a corner at 0.4, between two measured steps. It crosses zero at an x that is
+uniform between 0.1 and 0.9. Coverage is that of all studies, where an undecided one has the steps
+at which no sign is shown; that of those which claim a crossing; and of these, that of the measured
+steps around it.
 """
 
 import argparse
@@ -37,6 +39,7 @@ BENDS: dict[str, Curve] = {
     "parabola": lambda x: x * (1 - x),
     "exponential": lambda x: (1 - np.exp(-4 * x)) / (1 - np.exp(-4)) - x,
     "S": lambda x: np.tanh(2.5 * (x - 0.5)) / np.tanh(1.25) / 2 + 0.5 - x,
+    "corner": lambda x: np.minimum(x / 0.4, (1 - x) / 0.6),
 }
 """The distance from the chord, up to a factor."""
 APART: dict[str, Curve] = {
@@ -119,19 +122,22 @@ def simulate(studies: int) -> None:
     cells: list[dict[str, object]] = []
     bends = [("line", 0.0), *((name, bend) for name in BENDS for bend in (4.0, 8.0))]
     x = np.linspace(0, 1, len(steps))
-    print("| curve | seeds | claimed | coverage | of those claimed |\n|---|---|---|---|---|")
+    print("| curve | seeds | claimed | coverage | of those claimed | measured steps around it |")
+    print("|---|---|---|---|---|---|")
     for name, bend in bends:
         for seeds in SEEDS:
             rng = np.random.default_rng([seeds, int(bend), len(name)])
-            held, claimed = np.zeros(studies, bool), np.zeros(studies, bool)
+            held, claimed, around = np.zeros((3, studies), bool)
             for i in range(studies):
                 tau = rng.uniform(0.1, 0.9)
                 curve, at = _curve(name, bend, x), _curve(name, bend, np.array([tau]))
                 a = draw(curve - at, seeds, roots, rng)
                 found = crossings(steps, a, np.ones_like(a))
-                held[i] = holds(found, steps[0] * (steps[-1] / steps[0]) ** tau)
-                claimed[i] = found.verdict == "cross"
+                step = steps[0] * (steps[-1] / steps[0]) ** tau
+                held[i], claimed[i] = holds(found, step), found.verdict == "cross"
+                around[i] = any(one.after <= step <= one.before for one in found.crossings)
             rates = {"claimed": claimed, "coverage": held, "coverage of claims": held[claimed]}
+            rates["measured steps around"] = around[claimed]
             cells.append(_cell(f"{name} {bend:g} sd" if bend else name, seeds, rates))
     print("\n| without a crossing | seeds | claimed | said not to cross |\n|---|---|---|---|")
     for name, apart in APART.items():

@@ -14,7 +14,7 @@ from testbed.report.drawing import Band, Picture, band, by_arm
 from testbed.report.lengths import BEST, KINDS, OWN, Averages, Curves, Kind, Lengths
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.results import Results, chosen
-from testbed.report.words import listed, per_cent, title
+from testbed.report.words import between, listed, number, per_cent, title
 
 TITLES: dict[Kind, str] = {
     "points": "At points of training",
@@ -116,18 +116,18 @@ def _verdict(one: Curves, found: Crossings) -> str:
         texts = [_crossing(at, len(found.steps) >= CUBIC, names) for at in found.crossings]
         return f"cross {', and '.join(texts)}"
     if found.verdict == "do not cross":
-        between = _steps(found.steps[0], found.steps[-1])
-        return f"do not cross between {between}: {names[bool(found.a_leads)]} is ahead"
+        whole = _steps(found.steps[0], found.steps[-1])
+        return f"do not cross between {whole}: {names[bool(found.a_leads)]} is ahead"
     if found.verdict == "diverged":
         counts = {one.variant: found.diverged_a, one.against: found.diverged_b}
         said = [f"{name} diverged in {count}" for name, count in counts.items() if count]
         return f"are undecided: {listed(said)} of {found.seeds} seeds"
     if found.open is None:
         return f"are undecided: {found.verdict} ({found.seeds} seeds, {len(found.steps)} in common)"
-    between = _steps(*found.open)
+    steps = _steps(*found.open)
     if found.open == (found.steps[0], found.steps[-1]):
-        return f"are undecided between {between}"
-    return f"are undecided: if they cross once, then between {between}"
+        return f"are undecided between {steps}"
+    return f"are undecided: if they cross once, then between {steps}"
 
 
 def _crossing(at: Crossing, smooth: bool, names: dict[bool, str]) -> str:
@@ -135,11 +135,12 @@ def _crossing(at: Crossing, smooth: bool, names: dict[bool, str]) -> str:
     if not smooth:
         return f"between {_steps(at.low, at.high)}: {after}"
     measured = f"measured between {_steps(at.after, at.before)}"
-    return f"at {at.step:.0f} steps [{at.low:.0f}, {at.high:.0f}] ({measured}): {after}"
+    return f"at {between(at.step, at.low, at.high)} steps ({measured}): {after}"
 
 
 def _steps(low: float, high: float) -> str:
-    return f"{low:.0f} and {high:.0f} steps"
+    first, last = (f"{x:.0f}" if x == round(x) else number(x) for x in (low, high))
+    return f"{first} and {last} steps"
 
 
 def _effect(one: Versus | None) -> Cell:

@@ -252,13 +252,14 @@ def _of_budgets(
     problems: list[str],
 ) -> Iterable[TrialTemplate]:
     """Each trial with every other budget as its number of steps, measured at its end alone."""
-    for template, budget in itertools.product(found, budgets):
+    for template in found:
         settings = template.settings
-        for steps in numbers_of_steps([budget], settings.training.steps):
+        for steps in numbers_of_steps(budgets, settings.training.steps):
             try:
                 training = replace(settings.training, steps=steps)
             except InputError as problem:
-                problems.append(f"{path}: study.budgets = {budget!r}: with {steps} steps {problem}")
+                where = f"study.budgets = {list(budgets)!r}"
+                problems.append(f"{path}: {where}: with {steps} steps {problem}")
                 continue
             evaluation = settings.evaluation.model_copy(update={"points": (), "widths": ()})
             shorter = settings.model_copy(update={"training": training, "evaluation": evaluation})
