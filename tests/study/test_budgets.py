@@ -55,11 +55,11 @@ def budgets(found: Plan) -> list[tuple[str, int]]:
 def test_every_variant_is_trained_at_every_budget(tmp_path: Path) -> None:
     found = made(tmp_path)
     assert len(found.trials) == 2 * 3 * 3
-    assert budgets(found) == [("", 40), ("20", 20), ("10", 10)]
+    assert budgets(found) == [("", 40), ("10", 10), ("20", 20)]
     of_budgets = [one for one in found.trials if "budget" in one.labels[0]]
     for one in of_budgets:
         assert (one.config.evaluation.points, one.config.evaluation.widths) == ((), ())
-    assert of_budgets[0].title == "v · 20 steps · seed 0"
+    assert of_budgets[0].title == "v · 10 steps · seed 0"
     # The seeds of a study are those of its own budget, in all that counts them.
     assert found.seeds() == {("", "", name): (0, 1, 2) for name in ("v", "eps")}
 
@@ -95,8 +95,8 @@ def test_what_is_no_budget_is_refused(tmp_path: Path, set_: str, message: str) -
 
 def test_a_budget_that_a_schedule_does_not_fit_is_refused(tmp_path: Path) -> None:
     text = refusal(STUDY, tmp_path, 'base.training.schedule="cosine"', "base.training.hold=15")
-    assert "study.budgets = 0.25: with 10 steps hold = 15 is out of range" in text
-    assert "20 steps" not in text
+    assert "study.budgets = [20, 0.25]: with 10 steps hold = 15 is out of range" in text
+    assert "with 20 steps" not in text
 
 
 def test_a_study_in_python_has_budgets(tmp_path: Path) -> None:
