@@ -8,6 +8,7 @@ sampler) makes the result nan; reference data that are not finite are an error.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,9 @@ def gaussians(reference: Tensor) -> Callable[[Tensor], Tensor]:
         k(x, y) = mean over b = -2 ... 2 of exp(-|x - y|^2 / (2 h_b^2)),
         h_b = 2^b median_{i < j} |y_i - y_j|.
 
+    The term of h_(b-1) is the fourth power of that of h_b: one exponential serves all. It rounds by
+    at most 4^4 times what the exponential does, 1e-13 of the largest term.
+
     The bandwidths come from the reference alone, so every variant is measured with the same kernel;
     above `MEDIAN_ROWS` rows the median is over evenly spaced rows.
 
@@ -37,15 +41,18 @@ def gaussians(reference: Tensor) -> Callable[[Tensor], Tensor]:
         ValueError: Half of the pairs of reference rows coincide: there is no bandwidth then.
     """
     step = math.ceil(len(reference) / MEDIAN_ROWS)
-    median = float(torch.pdist(reference[::step]).quantile(0.5))
+    # A selection, where torch's quantile sorts all pairs.
+    median = float(np.median(torch.pdist(reference[::step]).numpy()))
     if median == 0:
         raise ValueError("no bandwidth: half of the pairs of reference rows coincide")
 
     def kernel(distance: Tensor) -> Tensor:
-        k = torch.zeros_like(distance)
-        for b in OCTAVES:
-            k += torch.exp(-0.5 * (distance / (2.0**b * median)) ** 2)
-        return k / len(OCTAVES)
+        term = distance.div(2.0 ** OCTAVES[-1] * median).square_().mul_(-0.5).exp_()
+        k = term.clone()
+        for _ in OCTAVES[1:]:
+            term.square_().square_()
+            k += term
+        return k.div_(len(OCTAVES))
 
     return kernel
 

@@ -7,6 +7,7 @@ every statement is about exp(E r), the geometric mean of the ratios a_i / b_i.
 Nothing here reads random numbers from outside: equal inputs give equal outputs.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -339,8 +340,14 @@ def _t_interval(y: Array, level: float) -> Interval:
     n, m = len(y), float(y.mean())
     if n == 1:
         return Interval(m, math.nan, math.nan)
-    h = float(stats.t.ppf((1 + level) / 2, n - 1) * y.std(ddof=1)) / math.sqrt(n)
+    h = _t_quantile((1 + level) / 2, n - 1) * float(y.std(ddof=1)) / math.sqrt(n)
     return Interval(m, m - h, m + h)
+
+
+@functools.cache
+def _t_quantile(p: float, df: int) -> float:
+    # Half a millisecond each, and a report has thousands of intervals.
+    return float(stats.t.ppf(p, df))
 
 
 def _t(y: Array) -> float:

@@ -102,7 +102,8 @@ def write(
     for name, table in made.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
         table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
-    text = finding.markdown(finding.headline(results, compared))
+    headline = finding.headline(results, compared)
+    text = finding.markdown(headline)
     (out / "tables" / "finding.md").write_text(text, encoding="utf-8")
     say("drawing")
     views = [case_view(results, compared, made, case) for case in results.cases]
@@ -111,13 +112,17 @@ def write(
         for picture in view.every_picture:
             (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
     page = out / "report.html"
-    html = contents.numbered(_page(results, compared, made, views))
+    html = contents.numbered(_page(results, compared, made, views, headline))
     page.write_text(html, encoding="utf-8")
     return page
 
 
 def _page(
-    results: Results, compared: Comparisons, made: dict[str, pd.DataFrame], views: list[CaseView]
+    results: Results,
+    compared: Comparisons,
+    made: dict[str, pd.DataFrame],
+    views: list[CaseView],
+    headline: list[tuple[str, list[str]]],
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -136,7 +141,7 @@ def _page(
         name=study.get("name", ""),
         note=study.get("note", ""),
         extent="" if "study.note" in summaries.changed(results) else extent,
-        headline=finding.headline(results, compared),
+        headline=headline,
         notes=finding.notes(results, compared),
         look=seeds.sentence(results.look),
         intervals=seeds.INTERVALS[results.look.design],

@@ -343,9 +343,9 @@ def _measure(
     data = build.dataset(registry, some[0].config.dataset)
     try:
         if way.name == "sequential":
-            job = _one_block(build.training_job(some[0].config, registry, data))
+            job = _few_steps(build.training_job(some[0].config, registry, data))
             return _milliseconds(Trainer.of(job, data, where))
-        many = [_one_block(build.training_job(one.config, registry, data)) for one in some]
+        many = [_few_steps(build.training_job(one.config, registry, data)) for one in some]
         return _milliseconds(Batch(many, data, where, way.name == "compiled"))
     except Exception as problem:
         if way.name == "sequential" and _refused(problem):
@@ -358,14 +358,17 @@ def _measure(
         torch.set_num_threads(threads)
 
 
-def _one_block(job: TrainingJob) -> TrainingJob:
-    """The job for the steps of one block, without a decay that would begin after them."""
-    short = replace(job.training, steps=BLOCK, points=1, schedule="constant", hold=0)
+def _few_steps(job: TrainingJob) -> TrainingJob:
+    """The job for two blocks of steps, without a decay that would begin after them.
+
+    In the second a batch runs by its trace, as it does for the rest of a training.
+    """
+    short = replace(job.training, steps=2 * BLOCK, points=1, schedule="constant", hold=0)
     return job._replace(training=short)
 
 
 def _milliseconds(loop: Loop) -> float:
-    """Of one step of one trial: in the faster half, since the first step may import or compile."""
+    """Of one step of one trial: in the fastest window, since one may import, trace or compile."""
     loop.interval = BLOCK // 2
     times = []
     start = time.perf_counter()

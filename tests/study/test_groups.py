@@ -553,3 +553,23 @@ def test_what_the_first_step_alone_takes_is_not_measured(monkeypatch: pytest.Mon
     loop = Warming()
     found = engines._milliseconds(cast(Loop, loop))
     assert (loop.interval, found) == (BLOCK // 2, 1000 / (BLOCK // 2) / 4)
+
+
+def test_a_batch_is_measured_by_the_trace_that_the_training_runs_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first block of steps has none, and takes up to twice as long."""
+    traced: list[bool] = []
+    milliseconds = engines._milliseconds
+
+    def spy(loop: Loop) -> float:
+        found = milliseconds(loop)
+        if isinstance(loop, Batch):
+            traced.append(loop._traced is not None)
+            assert loop.step - BLOCK // 2 >= BLOCK
+        return found
+
+    monkeypatch.setattr(engines, "_milliseconds", spy)
+    engines.choose(made(tmp_path), REGISTRY, "batched", 2)
+    assert traced
+    assert all(traced)
