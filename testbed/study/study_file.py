@@ -128,7 +128,7 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
     )
     found = _templates(path, raw, everywhere, problems)
     if header is not None:
-        found += _of_budgets(path, header.budgets, found, problems)
+        found = [*found, *_of_budgets(path, header.budgets, found, problems)]
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, asked.only))
