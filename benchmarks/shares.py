@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from testbed.report.reading import csv_table
+from testbed.report.files import csv_table
 
 BELOW = 0.01
 

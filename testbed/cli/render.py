@@ -52,6 +52,10 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
             most = max(len(seeds) for seeds in variants.values())
             table.add_row(case, arm, ", ".join(variants), str(most))
         yield table
+        budgets = [t for t in plan.trials if all("budget" in label for label in t.labels)]
+        if budgets:
+            steps = ", ".join(map(str, sorted({t.config.training.steps for t in budgets})))
+            yield f"Trained on its own at each other budget, {steps} steps: {len(budgets)} trials."
         shared = sum(len({label["arm"] for label in t.labels}) > 1 for t in plan.trials)
         if shared:
             yield f"Trained once because they are equal in several arms: {shared} of the trials."

@@ -110,5 +110,5 @@ def effect(n: int, alpha: float) -> float:
     return noncentrality(n, critical_t(n, alpha))
 
 
-SEQUENTIAL = PairedTest(p, p_above, interval, effect, sign_flip=False)
+SEQUENTIAL = PairedTest(p, p_above, interval, effect, critical_t, sign_flip=False)
 """The anytime-valid t test, for any number of looks."""

@@ -132,6 +132,8 @@ class PairedTest:
     """The mean of r and its interval of a level, from a level in (0, 1); also for n < 3."""
     effect: Callable[[int, float], float]
     """E r / sd r that n seeds show with power `POWER` at a significance level alpha."""
+    critical: Callable[[int, float], float]
+    """|t| = |mean of r| sqrt(n)/sd r beyond which n seeds reject E r = 0 at a level alpha."""
     sign_flip: bool = True
     """Whether the sign-flip test, made once of a number of seeds fixed before, stands beside it."""
 
@@ -158,6 +160,7 @@ def spending(test: PairedTest, share: float) -> PairedTest:
         p_above=over(test.p_above),
         interval=interval,
         effect=lambda n, alpha: test.effect(n, share * alpha),
+        critical=lambda n, alpha: test.critical(n, share * alpha),
         sign_flip=False,
     )
 
@@ -401,7 +404,12 @@ def noncentrality(n: int, c: float) -> float:
 
 def _effect(n: int, alpha: float) -> float:
     """E r / sd r that the two-sided paired t test of level alpha finds with power `POWER`."""
-    return noncentrality(n, float(stats.t.isf(alpha / 2, n - 1)))
+    return noncentrality(n, _critical(n, alpha))
+
+
+def _critical(n: int, alpha: float) -> float:
+    """|t| beyond which the two-sided t test of n seeds rejects."""
+    return float(stats.t.isf(alpha / 2, n - 1))
 
 
 def _exp(y: float) -> float:
@@ -438,5 +446,5 @@ def _check_level(level: float) -> None:
         raise ValueError(f"level must lie in (0, 1), got {level}")
 
 
-STUDENT = PairedTest(_p, _p_above, _t_interval, _effect)
+STUDENT = PairedTest(_p, _p_above, _t_interval, _effect, _critical)
 """The paired t test (Student 1908), made once of a number of seeds that was fixed before."""

@@ -198,9 +198,7 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
         return replace(one, reason="equal objectives: not compared")
     if set(results.of(*a)["id"]) == set(results.of(*b)["id"]):
         return replace(one, reason="the same trials")
-    everywhere = ranges.common(results, a, b)
-    of_levels = all(ranges.of_levels(results, label, metric) for label in (a, b))
-    levels = everywhere if of_levels else None
+    everywhere, levels = ranges.common(results, a, b), levels_of(results, a, b, metric)
     compare_over = partial(_comparison, results, a, b, metric)
     if levels is not None and not len(levels.measured):
         return replace(one, levels=levels, reason="they were measured at no level in common")
@@ -242,13 +240,36 @@ def _comparison(
     band: NoiseBand | None = None,
 ) -> Comparison | None:
     """Compares a with b over the seeds that both have; None without one, or without a logarithm."""
+    return compared(results, paired(results, a, b, metric, levels, band))
+
+
+def paired(
+    results: Results,
+    a: Label,
+    b: Label,
+    metric: str,
+    levels: CommonLevels | None,
+    band: NoiseBand | None = None,
+) -> pd.DataFrame:
+    """Returns a metric of two settings, columns a and b, by the seeds that both have."""
     x, y = (ranges.values(results, label, metric, levels, band) for label in (a, b))
-    seeds = x.index.intersection(y.index).sort_values()
-    first, second = x.loc[seeds].to_numpy(), y.loc[seeds].to_numpy()
-    if len(seeds) == 0 or (first <= 0).any() or (second <= 0).any():
+    return pd.DataFrame({"a": x, "b": y}).dropna().sort_index()
+
+
+def compared(results: Results, pairs: pd.DataFrame) -> Comparison | None:
+    """Compares the columns a and b; None without a row, or where a value has no logarithm."""
+    first, second = pairs["a"].to_numpy(), pairs["b"].to_numpy()
+    if len(pairs) == 0 or (first <= 0).any() or (second <= 0).any():
         return None
     smallest = results.settings.smallest_effect
     return compare(first, second, results.level, smallest, results.look.test)
+
+
+def levels_of(results: Results, a: Label, b: Label, metric: str) -> CommonLevels | None:
+    """Returns the levels that two settings are compared over; None for a metric without levels."""
+    if not all(ranges.of_levels(results, label, metric) for label in (a, b)):
+        return None
+    return ranges.common(results, a, b)
 
 
 def baseline_of(results: Results, case: str, arm: str) -> str:

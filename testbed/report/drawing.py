@@ -186,7 +186,7 @@ def text_of(figure: Figure, name: str) -> str:
 def decade(value: float, position: object = None) -> str:
     """A tick of a log axis in plain text: 0.01, 100, 10⁵."""
     power = math.log10(abs(value)) if value else 0.0
-    if abs(power) <= 3:
+    if abs(power) <= 3 or abs(power - round(power)) > 1e-9:
         return f"{value:g}"
     digits = f"{round(power)}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{'-' if value < 0 else ''}10{digits}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from testbed.report import (
     equal_objectives,
     figures,
     finding,
+    length_section,
+    lengths,
     ranges,
     seeds,
     summaries,
@@ -29,6 +31,7 @@ from testbed.report import (
 from testbed.report.comparisons import Comparisons, Versus, baseline_of
 from testbed.report.drawing import Picture, styled
 from testbed.report.galleries import gallery
+from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.reading import read
 from testbed.report.results import Results, chosen
 from testbed.report.words import (
@@ -48,29 +51,6 @@ FEW = 6
 """Noise levels shown in the table of learning."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell's text and its class in the style sheet: "good", "bad", "best", "quiet" or none."""
-
-    text: str
-    style: str = ""
-
-
-@dataclass(frozen=True)
-class PageTable:
-    """A table of the page: the texts of its head, and its rows of cells."""
-
-    head: list[str]
-    rows: list[list[Cell]]
-
-
-def page_table(head: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> PageTable:
-    """Returns a table; bare text stands for a plain cell."""
-    return PageTable(
-        list(head), [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
-    )
-
-
 @dataclass
 class CaseView:
     """The part of the page that is about one case."""
@@ -83,11 +63,12 @@ class CaseView:
     bands: PageTable | None = None
     pictures: list[Picture] = field(default_factory=list)
     decades: PageTable | None = None
+    lengths: list[Picture] = field(default_factory=list)
 
     @property
     def every_picture(self) -> list[Picture]:
         """All figures of the case, in the order of the page."""
-        return [*self.effects, *self.pictures]
+        return [*self.effects, *self.pictures, *self.lengths]
 
 
 def write(
@@ -174,6 +155,7 @@ def _page(
         recipe_columns=["arm", "variants", *summaries.RECIPE_COLUMNS],
         recipes=summaries.recipes(results),
         views=views,
+        lengths=length_section.of_cases(results, lengths.make(results, compared)),
         laws=_laws(made["tweedie"]),
         learning=[
             (case, _learning(results, made["learning"], case))
@@ -225,6 +207,7 @@ def case_view(
         first = effects.pictures(results, compared, case)
         pictures = list(figures.of_case(results, case))
         pictures += _gallery(results, made["results"], case)
+        over_steps = length_section.pictures(results, case)
     primary = results.primary(case)
     meaning = METRICS.get(primary, ("", "a metric of a plugin"))[1]
     return CaseView(
@@ -237,6 +220,7 @@ def case_view(
         bands=_bands(results, compared, case),
         pictures=pictures,
         decades=_decades(results, made["decades"], case),
+        lengths=over_steps,
     )
 
 

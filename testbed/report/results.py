@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,18 @@ from testbed.trial.folders import Folder, StudyFolder
 LABEL = ["case", "arm", "variant"]
 Label = tuple[str, str, str]
 """Case, arm and variant."""
+
+
+class Stage(NamedTuple):
+    """Where else the results of a study were measured.
+
+    points     after a number of steps `at`; the end of a training with as many is among them
+    budgets    at the end of trainings of `at` steps, each on its own
+    widths     at the end, with the power-function average of width `at`
+    """
+
+    kind: Literal["points", "budgets", "widths"]
+    at: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,10 @@ class Results:
         facts: data/<case>.json by case.
         look: how often results were looked at, this time included: the test that is made.
         missing: what was looked for and not found, one sentence each.
+        budgets: the trials of other budgets, as `trials` and with `budget`, their number of steps;
+            they have no rows in any other table.
+        stages: the results as they were measured elsewhere than at the end of training, or of
+            another training; each has trials, metrics and levels of its own.
     """
 
     folder: Path
@@ -63,11 +79,18 @@ class Results:
     facts: dict[str, dict[str, Any]]
     missing: list[str]
     look: Look = field(default_factory=Look)
+    budgets: pd.DataFrame = field(default_factory=pd.DataFrame)
+    stages: dict[Stage, Results] = field(default_factory=dict)
 
     @cached_property
     def settings(self) -> ReportSettings:
         """`[report]` of the study file."""
         return ReportSettings.model_validate(self.study.get("report", {}))
+
+    @property
+    def every_trial(self) -> pd.DataFrame:
+        """The trials, and those of other budgets."""
+        return pd.concat([self.trials, self.budgets]) if len(self.budgets) else self.trials
 
     @property
     def level(self) -> float:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from testbed import notebook
 from testbed.errors import InputError, UnknownName, one_line, unknown
-from testbed.report import comparisons, finding, latex, page, tables
+from testbed.report import comparisons, finding, latex, lengths, page, tables
 from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.drawing import Picture, inches
 from testbed.report.reading import read
@@ -68,6 +68,24 @@ class StudyResult:
         return self.tables["levels"]
 
     @property
+    def stages(self) -> pd.DataFrame:
+        """Every metric at points of training, at other budgets, with other averages (stages.csv).
+
+        It has no row where the study asked for none of these; so have the next two.
+        """
+        return self.tables.get("stages", lengths.stage_table(self.content))
+
+    @property
+    def crossings(self) -> pd.DataFrame:
+        """Where each variant's curve over the steps crosses its baseline's (crossings.csv)."""
+        return self.tables.get("crossings", pd.DataFrame(columns=lengths.CROSSING))
+
+    @property
+    def averages(self) -> pd.DataFrame:
+        """Comparisons with averages of other lengths, and of each at its best (averages.csv)."""
+        return self.tables.get("averages", pd.DataFrame(columns=["average", *self.comparisons]))
+
+    @property
     def name(self) -> str:
         """The study's name."""
         return str(self.content.study.get("name", self.folder.name))
@@ -90,7 +108,7 @@ class StudyResult:
 
     def statuses(self) -> dict[str, int]:
         """How many trials have each status: finished, diverged, failed, interrupted or new."""
-        once = self.content.trials.drop_duplicates("id")["status"]
+        once = self.content.every_trial.drop_duplicates("id")["status"]
         return {str(status): int(count) for status, count in once.value_counts().items()}
 
     def to_latex(self, table: str = "results", case: str | None = None) -> str:

@@ -172,7 +172,7 @@ def recipes(results: Results) -> list[list[str]]:
 def failures(results: Results) -> list[list[str]]:
     """title, id, status and message of every trial that did not finish."""
     rows = []
-    for trial in results.trials.drop_duplicates("id").itertuples():
+    for trial in results.every_trial.drop_duplicates("id").itertuples():
         if trial.status == "finished":
             continue
         what = {
@@ -181,7 +181,9 @@ def failures(results: Results) -> list[list[str]]:
             "interrupted": "stopped at a checkpoint; the same command resumes it",
             "new": "has not run",
         }.get(str(trial.status), "")
-        parts = (trial.variant, trial.case, trial.arm, f"seed {trial.seed}")
+        budget = getattr(trial, "budget", math.nan)
+        steps = "" if math.isnan(budget) else f"{budget:.0f} steps"
+        parts = (trial.variant, trial.case, trial.arm, steps, f"seed {trial.seed}")
         rows.append(
             [" · ".join(str(p) for p in parts if p), str(trial.id), str(trial.status), what]
         )
@@ -243,14 +245,14 @@ def machine(results: Results) -> list[tuple[str, str]]:
     """Command, device, versions, seeds and times."""
     study = results.study
     versions = study.get("versions") or {}
-    once = results.trials.drop_duplicates("id")
+    once = results.every_trial.drop_duplicates("id")
     training = float(once["training_seconds"].sum())
     rows = [
         ("command", command(results)),
         ("device", str(study.get("device", "unknown"))),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or "unknown"),
         ("seeds", ", ".join(map(str, sorted(set(once["seed"]))))),
-        ("trials", f"{len(once)}, under {len(results.trials)} labels"),
+        ("trials", f"{len(once)}, under {len(results.every_trial)} labels"),
         ("training", f"{number(training)} s in all trials together"),
     ]
     if study.get("seconds"):

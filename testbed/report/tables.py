@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from testbed.report import comparisons, summaries
+from testbed.report import comparisons, lengths, summaries
 from testbed.report.comparisons import Comparisons
 from testbed.report.results import LABEL, Results
 
@@ -21,6 +21,7 @@ def make(results: Results, compared: Comparisons) -> dict[str, pd.DataFrame]:
         "tweedie": summaries.laws(results),
         "learning": summaries.learning(results),
         "decades": summaries.decades(results),
+        **lengths.make(results, compared).tables(results),
     }
 
 

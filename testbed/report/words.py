@@ -149,6 +149,16 @@ FIGURES = {
         "|c_out| multiplies the network’s own error in D: look for where it exceeds 1. c_skip and "
         "c_out are the same in every arm.",
     ),
+    "points": (
+        "The primary metric over the steps of training.",
+        "Each trial at points of its training, and at its end. Lower is better: look for lines "
+        "that cross.",
+    ),
+    "budgets": (
+        "The primary metric by budget.",
+        "Trainings of each length, every one on its own. Lower is better: look for lines that "
+        "cross.",
+    ),
     "samples": (
         "Samples.",
         "The first seed that finished, all from the same noise. Look for shapes that the real "

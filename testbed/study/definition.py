@@ -37,6 +37,8 @@ class Study:
         report: the keys of `[report]`, such as `{"baseline": "edm"}`.
         title: heading of the report; without one it is the name.
         note: text below the heading of the report.
+        budgets: other lengths at which every variant is trained on its own, besides
+            training.steps: numbers of steps or fractions of it.
 
     Raises:
         InputError: with every problem found, as for a study file.
@@ -50,9 +52,10 @@ class Study:
     report: Mapping[str, Any] | BaseModel = field(default_factory=dict)
     title: str = ""
     note: str = ""
+    budgets: Sequence[int | float] = ()
 
     def __post_init__(self) -> None:
-        for name in ("base", "grid", "arms", "cases", "report"):
+        for name in ("base", "grid", "arms", "cases", "report", "budgets"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         self.content  # noqa: B018  mistakes are reported where the study is written
 
@@ -79,8 +82,8 @@ class Study:
 
     def to_toml(self) -> str:
         """The text of the study file that says the same; `from_toml` reads it."""
-        header = {"name": self.name, "title": self.title, "note": self.note}
-        parts = [toml.table("study", {key: text for key, text in header.items() if text})]
+        header = {name: getattr(self, name) for name in ("name", "title", "note", "budgets")}
+        parts = [toml.table("study", {key: value for key, value in header.items() if value})]
         for name in ("base", "arms", "grid"):
             if content := getattr(self, name):
                 parts.append(toml.table(name, content))
@@ -106,6 +109,7 @@ class Study:
                 "seeds": ", ".join(map(str, template.settings.seeds)),
             }
             for template in self.content.templates
+            if template.budget is None
         ]
 
     def __repr__(self) -> str:

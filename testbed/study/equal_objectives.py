@@ -93,7 +93,7 @@ def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
         if found is None:
             continue
         others = trial.config.of_seed(0).text(objective=False)
-        for label in trial.labels:
+        for label in (one for one in trial.labels if "budget" not in one):
             members = groups.setdefault((label["case"], label["arm"], others), {})
             members.setdefault(label["variant"], found)
     return [

@@ -26,6 +26,7 @@ class Variant:
         case, arm, name: its labels.
         config: its configuration, resolved alone, of any seed.
         stated: its settings as the study states them.
+        budget: its number of steps where that is one of the study's budgets, else None.
     """
 
     case: str
@@ -33,6 +34,7 @@ class Variant:
     name: str
     config: TrialConfig
     stated: TrialSettings
+    budget: int | None = None
 
     def meets(self, other: Variant) -> bool:
         """Whether the report compares the two."""

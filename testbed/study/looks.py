@@ -195,7 +195,7 @@ def ended(files: StudyFolder, listed: Iterable[Mapping[str, Any]]) -> Seeds:
         seed = (trial.json_or_empty("trial.json").get("config") or {}).get("seed")
         if not isinstance(seed, int):  # its description is damaged, which the report says
             continue
-        for label in entry["labels"]:
+        for label in (one for one in entry["labels"] if "budget" not in one):
             found.setdefault((label["case"], label["arm"], label["variant"]), set()).add(seed)
     return {label: tuple(sorted(seeds)) for label, seeds in found.items()}
 

@@ -31,7 +31,11 @@ DESCRIBED = "The study writes it anew; of a trial that is not in this study, del
 
 @dataclass
 class Trial:
-    """One training: its resolved configuration, its identity, and the labels it stands under."""
+    """One training: its resolved configuration, its identity, and the labels it stands under.
+
+    A label has a case, an arm and a variant, and where the trial is one of the study's budgets, its
+    number of steps as `budget`.
+    """
 
     id: str
     config: TrialConfig
@@ -46,7 +50,8 @@ class Trial:
         """`eps · digits · published · seed 0`."""
         arms = "+".join(dict.fromkeys(label["arm"] for label in self.labels if label["arm"]))
         first = self.labels[0]
-        parts = [first["variant"], first["case"], arms, f"seed {self.config.seed}"]
+        budget = f"{first['budget']} steps" if "budget" in first else ""
+        parts = [first["variant"], first["case"], arms, budget, f"seed {self.config.seed}"]
         return " · ".join(part for part in parts if part)
 
 
@@ -142,7 +147,7 @@ def _variants(
                 problems.setdefault(line, []).append(f"{where} {name}".strip())
             continue
         labels = template.case, template.arm, variant(template, distinguishing)
-        yield Variant(*labels, config, template.settings)
+        yield Variant(*labels, config, template.settings, template.budget)
 
 
 def _trials(
@@ -156,6 +161,8 @@ def _trials(
     seen: set[tuple[Any, ...]] = set()
     for one, shared in zip(variants, grids.measured(variants, registry), strict=True):
         label = {"case": one.case, "arm": one.arm, "variant": one.name}
+        if one.budget is not None:
+            label["budget"] = str(one.budget)
         added = extra.get((one.case, one.arm, one.name), ())
         for seed in dict.fromkeys((*one.stated.seeds, *added)):
             config = shared.of_seed(seed)
@@ -265,7 +272,7 @@ def _look_up(plan: Plan) -> None:
                 plan.files.json(name)
             except InputError as problem:
                 plan.damaged.append(f"{problem} {action}")
-    elsewhere: dict[tuple[str, str, str, int], TrialConfig] = {}
+    elsewhere: dict[tuple[str, str, str, str, int], TrialConfig] = {}
     trainings: dict[str, list[TrialFolder]] = {}
     for trial in plan.files.trials():
         try:
@@ -296,8 +303,8 @@ def _look_up(plan: Plan) -> None:
             one.training = next((t.name for t in ended if points.available(one.config, t)), "")
 
 
-def _key(label: Mapping[str, str], seed: int) -> tuple[str, str, str, int]:
-    return label["case"], label["arm"], label["variant"], seed
+def _key(label: Mapping[str, str], seed: int) -> tuple[str, str, str, str, int]:
+    return label["case"], label["arm"], label["variant"], label.get("budget", ""), seed
 
 
 def _of_id(config: TrialConfig) -> dict[str, Any]:

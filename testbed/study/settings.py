@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from testbed.metrics.looks import Design
 from testbed.settings import Setting
-from testbed.trial.specs import Model
+from testbed.trial.specs import Model, steps_or_fractions
 
 LONGEST = 100
 """Of names that become names of files."""
@@ -25,6 +25,18 @@ class Header(Model):
     ]
     title: Annotated[str, Setting("Heading of the report; without one it is the name.")] = ""
     note: Annotated[str, Setting("Text below the heading of the report.")] = ""
+    budgets: Annotated[
+        tuple[int | float, ...],
+        Setting(
+            "Other lengths at which every variant is trained on its own, besides training.steps: "
+            "numbers of steps, such as 500, or fractions of training.steps, such as 0.25."
+        ),
+    ] = ()
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _steps_or_fractions(cls, value: Any) -> Any:
+        return steps_or_fractions(value)
 
 
 class ReportSettings(Model):

@@ -1,6 +1,6 @@
 """Study files: TOML and overrides to validated settings, one for each trial.
 
-    [study]    name, title
+    [study]    name, title, budgets: other lengths of training, each trained on its own
     [base]     settings of every trial
     [arms]     named overrides, one line each; every case runs in every arm
     [grid]     dotted.key = [values]: all combinations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,18 +26,23 @@ from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
 from testbed.study.settings import LONGEST, Header, ReportSettings
 from testbed.trial.config import TrialSettings
+from testbed.trial.specs import numbers_of_steps
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
 
 
 @dataclass(frozen=True)
 class TrialTemplate:
-    """One trial before resolution: its labels and its settings, still without a seed."""
+    """One trial before resolution: its labels and its settings, still without a seed.
+
+    `budget` is its number of steps where that is one of the study's budgets, else None.
+    """
 
     case: str
     arm: str
     grid_point: tuple[tuple[str, Any], ...]
     settings: TrialSettings
+    budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
         ReportSettings, raw.get("report", {}), lambda key: f"report.{key}", path, problems
     )
     found = _templates(path, raw, everywhere, problems)
+    if header is not None:
+        found = [*found, *_of_budgets(path, header.budgets, found, problems)]
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, asked.only))
@@ -236,6 +243,27 @@ def _templates(
             if trial is not None:
                 found.append(TrialTemplate(case["name"], arm, tuple(point), trial))
     return found
+
+
+def _of_budgets(
+    path: Path,
+    budgets: Sequence[int | float],
+    found: Sequence[TrialTemplate],
+    problems: list[str],
+) -> Iterable[TrialTemplate]:
+    """Each trial with every other budget as its number of steps, measured at its end alone."""
+    for template in found:
+        settings = template.settings
+        for steps in numbers_of_steps(budgets, settings.training.steps):
+            try:
+                training = replace(settings.training, steps=steps)
+            except InputError as problem:
+                where = f"study.budgets = {list(budgets)!r}"
+                problems.append(f"{path}: {where}: with {steps} steps {problem}")
+                continue
+            evaluation = settings.evaluation.model_copy(update={"points": (), "widths": ()})
+            shorter = settings.model_copy(update={"training": training, "evaluation": evaluation})
+            yield replace(template, settings=shorter, budget=steps)
 
 
 def _grid(path: Path, table: Mapping[str, Any], problems: list[str]) -> list[list[tuple[str, Any]]]:

@@ -67,6 +67,7 @@ def tags(trial: Trial) -> dict[str, str]:
         "testbed.trial": trial.id,
         "testbed.case": first["case"],
         "testbed.variant": first["variant"],
+        **({"testbed.budget": first["budget"]} if "budget" in first else {}),
         **{keys[arm]: arm for arm in arms},
     }
 

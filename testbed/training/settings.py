@@ -12,6 +12,8 @@ from testbed.settings import Setting
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt")
+OF_THE_LENGTH = ("cosine", "linear")
+"""The schedules whose learning rate at a step depends on how long the training is."""
 MOST = 10**9
 """Of steps, and of what is counted like them."""
 WIDEST = 1 / math.sqrt(12)

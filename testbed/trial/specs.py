@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -190,6 +190,29 @@ Limit = float | str | None
 """An end of a range of noise levels; None where it is left out. A resolved trial has numbers."""
 
 
+def steps_or_fractions(value: Any) -> Any:
+    """The value, where it is a list of numbers of steps, or of fractions of a number of steps.
+
+    Raises:
+        ValueError: it is none.
+    """
+    several: list[Any] = list(value) if isinstance(value, list | tuple) else [None]
+    for one in several:
+        number = isinstance(one, int | float) and not isinstance(one, bool)
+        if not number or not (one >= 1 if isinstance(one, int) else 0 < one < 1):
+            raise ValueError(
+                "must be a list of whole numbers of steps from 1 on, or of fractions above 0 and "
+                "below 1, for example [0.25, 0.5]"
+            )
+    return value
+
+
+def numbers_of_steps(several: Sequence[int | float], steps: int) -> tuple[int, ...]:
+    """Those numbers and fractions of `steps`, ascending, each once and without `steps` itself."""
+    found = {one if isinstance(one, int) else max(1, round(one * steps)) for one in several}
+    return tuple(sorted(found - {steps}))
+
+
 class Point(NamedTuple):
     """Where a trial is measured: after a number of steps, with its own average or another one.
 
@@ -343,15 +366,7 @@ class Evaluation(Model):
     @field_validator("points", mode="before")
     @classmethod
     def _steps_or_fractions(cls, value: Any) -> Any:
-        several: list[Any] = list(value) if isinstance(value, list | tuple) else [None]
-        for one in several:
-            number = isinstance(one, int | float) and not isinstance(one, bool)
-            if not number or not (one >= 1 if isinstance(one, int) else 0 < one < 1):
-                raise ValueError(
-                    "must be a list of whole numbers of steps from 1 on, or of fractions above 0 "
-                    "and below 1, for example [0.25, 0.5]"
-                )
-        return value
+        return steps_or_fractions(value)
 
     @field_validator("widths")
     @classmethod
@@ -398,8 +413,7 @@ class Evaluation(Model):
 
     def at(self, steps: int) -> tuple[int, ...]:
         """The points of a training of `steps` steps, ascending, without its end."""
-        found = {one if isinstance(one, int) else max(1, round(one * steps)) for one in self.points}
-        return tuple(sorted(found - {steps}))
+        return numbers_of_steps(self.points, steps)
 
     def __str__(self) -> str:
         """`16 levels × 1024 draws, 512 samples by heun, 18 steps of karras (rho 7.0)`."""

@@ -25,14 +25,16 @@ from testbed.workflow.run import one_thread
 
 APART = {
     "trials": ("id",),
+    "stages": ("id",),
     "tweedie": ("error", "bound", "ratio"),
 }
 """Columns that are not compared: an id holds the digest of the sources, which the versions tell;
 an identity's error is rounding, which its verdict judges."""
 
-NUMBERS = ("seed", "sigma")
+NUMBERS = ("seed", "sigma", "at")
 KEYS = (
-    *("kind", "case", "arm", "variant", "against_arm", "against", "band", *NUMBERS),
+    *("kind", "case", "arm", "variant", "against_arm", "against", "band", "curve"),
+    *("average", *NUMBERS),
     *("metric", "law", "subject", "dtype"),
 )
 """The columns that name a row of a table, as far as it has them."""

@@ -104,14 +104,7 @@ def _trial(
         ended["diverged_at"] = 7
     if isinstance(value, float):
         factor = [value * shape(labels[0]["variant"], i) for i in range(len(SIGMA))]
-        ended["metrics"] = {"loss_vs_wiener": value, "energy": value / 10, "mmd": value - 1}
-        table: dict[str, Any] = {"sigma": SIGMA, "loss": np.multiply(WIENER, factor)}
-        table |= {"wiener": np.multiply(WIENER, LEARNT)}
-        table |= {"output_rms": [value] * 4, "target_rms": [1.0] * 4}
-        if oracle:
-            ended["metrics"]["excess_nats"] = value
-            table |= {"excess": np.multiply(WIENER, factor) / 2, "optimum": WIENER}
-        pd.DataFrame(table).to_csv(at / "levels.csv", index=False)
+        ended["metrics"] = _measured(at, value, factor, oracle)
         draws = np.random.default_rng(seed).normal(size=(32, 2)).astype("float32")
         save_file({"samples": draws}, at / "samples.safetensors")
         _json(at / "tweedie.json", {"rows": []})
@@ -121,6 +114,55 @@ def _trial(
         ]
         (at / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _json(at / "result.json", ended)
+
+
+def _measured(at: Path, value: float, factor: list[float], oracle: bool) -> dict[str, float]:
+    """Writes the losses by level, and returns the metrics."""
+    metrics = {"loss_vs_wiener": value, "energy": value / 10, "mmd": value - 1}
+    table: dict[str, Any] = {"sigma": SIGMA, "loss": np.multiply(WIENER, factor)}
+    table |= {"wiener": np.multiply(WIENER, LEARNT)}
+    table |= {"output_rms": [value] * 4, "target_rms": [1.0] * 4}
+    if oracle:
+        metrics["excess_nats"] = value
+        table |= {"excess": np.multiply(WIENER, factor) / 2, "optimum": WIENER}
+    pd.DataFrame(table).to_csv(at / "levels.csv", index=False)
+    return metrics
+
+
+def plant_points(
+    folder: Path,
+    planted: Planted,
+    points: Mapping[str, Mapping[str, Sequence[float | None]]],
+    **training: Any,
+) -> None:
+    """Adds what was measured of the trials of a planted study at points of their training.
+
+    Args:
+        folder: where `plant` wrote the study; its trainings have 9 steps.
+        planted: what `plant` was given.
+        points: for each variant the values of its seeds by the point's name, such as "3" or
+            "9-0.1"; None for one that was not measured.
+        training: settings of every training.
+    """
+    steps = [int(name) for name in next(iter(points.values())) if "-" not in name]
+    widths = [float(name[2:]) for name in next(iter(points.values())) if "-" in name]
+    for number, (label, seeds) in enumerate(planted.items()):
+        for seed in range(len(seeds)):
+            at = folder / "trials" / f"t{number:02}{seed:02}"
+            record = json.loads((at / "trial.json").read_text())
+            record["config"]["evaluation"] = {"points": steps, "widths": widths}
+            record["config"]["training"] |= training
+            _json(at / "trial.json", record)
+            for name, values in points[label[2]].items():
+                value = values[seed]
+                if value is None or isinstance(seeds[seed], str):
+                    continue
+                place = at / "points" / name
+                place.mkdir(parents=True)
+                metrics = _measured(place, value, [value] * len(SIGMA), oracle=False)
+                step, _, width = name.partition("-")
+                found = {"step": int(step), "width": float(width) if width else None}
+                _json(place / "result.json", {**found, "metrics": metrics})
 
 
 def _row(ratio: float, reason: str = "", law: str = "a law") -> dict[str, Any]:

@@ -33,6 +33,7 @@ MODULES = [
     "data_laws",
     "statistics_laws",
     "sequential_laws",
+    "crossing_laws",
     "average_laws",
     "verdict_laws",
     "level_laws",

@@ -27,6 +27,7 @@ from testbed.oracles import Gaussian
 from testbed.report import (
     comparisons,
     drawing,
+    files,
     finding,
     reading,
     results,
@@ -269,7 +270,7 @@ def test_the_folder_of_an_older_study_has_its_equal_objectives(tmp_path: Path) -
 def in_both_arms(folder: Path, *variants: str) -> Path:
     """The folder with every trial of these variants (of all, without any) in the arms x and y."""
     record = json.loads((folder / "study.json").read_text())
-    known = reading.csv_table((folder / "coefficients.csv").read_bytes())
+    known = files.csv_table((folder / "coefficients.csv").read_bytes())
     for trial in record["trials"]:
         (label,) = trial["labels"]
         if not variants or label["variant"] in variants:

@@ -164,7 +164,7 @@ MISTAKES = {
     ),
     "unknown key of study": (
         SMALL.replace("[base]", 'titel = "x"\n[base]'),
-        "study.titel = 'x': unknown key. Did you mean 'title'? Known: name, note, title.",
+        "study.titel = 'x': unknown key. Did you mean 'title'? Known: budgets, name, note, title.",
     ),
     "level": (SMALL + "[report]\nlevel = 2\n", "report.level = 2: Input should be less than 1"),
     "unknown key of report": (

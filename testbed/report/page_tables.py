@@ -1,0 +1,29 @@
+"""Tables of the report's page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell's text and its class in the style sheet: "good", "bad", "best", "quiet" or none."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table of the page: the texts of its head, and its rows of cells."""
+
+    head: list[str]
+    rows: list[list[Cell]]
+
+
+def page_table(head: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> PageTable:
+    """Returns a table; bare text stands for a plain cell."""
+    return PageTable(
+        list(head), [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
+    )

@@ -1,0 +1,89 @@
+"""Reads what was measured at points of training, at other budgets, and with other averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from testbed.report.files import Measurements, read_csv, read_json, with_diverged
+from testbed.report.results import LABEL, Results, Stage
+from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+
+Row = dict[str, Any]
+
+
+def read(results: Results) -> dict[Stage, Results]:
+    """Returns the results at every stage, in order; none of a kind that the study did not ask for.
+
+    A trial that diverged has inf at each point that it was to be measured at, also at one before it
+    diverged, since nothing is measured of it. What was measured is not read of one that failed.
+
+    Args:
+        results: those of the study, whose folder is read.
+    """
+    found: dict[Stage, list[tuple[Row, Folder]]] = {}
+    asked: set[str] = set()
+    for row, budget in _rows(results):
+        places = list(_elsewhere(results, row, budget))
+        asked |= {stage.kind for stage, _ in places}
+        for stage, folder in (*places, *_end(results, row, budget)):
+            found.setdefault(stage, []).append((row, folder))
+    return {stage: _at(results, found[stage]) for stage in sorted(found) if stage.kind in asked}
+
+
+def _rows(results: Results) -> Iterator[tuple[Row, int | None]]:
+    """Every trial that ended, and its budget where that is not the study's own."""
+    for table in (results.trials, results.budgets):
+        for row in table.to_dict("records"):
+            if row["status"] in ("finished", "diverged"):
+                named: Row = {str(name): value for name, value in row.items()}
+                yield named, named.pop("budget", None)
+
+
+def _elsewhere(results: Results, row: Row, budget: int | None) -> Iterator[tuple[Stage, Folder]]:
+    """The stages of a trial, each with the folder of what was measured, besides `_end`."""
+    trial = _folder(results, row)
+    config = results.configs.get(row["id"])
+    if budget is not None:
+        yield Stage("budgets", budget), trial
+    elif row["status"] == "diverged" and config is not None:
+        evaluation = config.evaluation
+        yield from ((Stage("points", step), trial) for step in evaluation.at(config.training.steps))
+        yield from ((Stage("widths", width), trial) for width in evaluation.widths)
+    elif row["status"] == "finished":
+        for point in trial.points():
+            if record := read_json(point, "result.json", results.missing):
+                width = record["width"]
+                yield Stage("widths", width) if width else Stage("points", record["step"]), point
+
+
+def _end(results: Results, row: Row, budget: int | None) -> Iterator[tuple[Stage, Folder]]:
+    """The end of a training of the study's own budget, which is a point and a budget as well."""
+    config = results.configs.get(row["id"])
+    if budget is None and config is not None:
+        yield Stage("points", config.training.steps), _folder(results, row)
+        yield Stage("budgets", config.training.steps), _folder(results, row)
+
+
+def _folder(results: Results, row: Row) -> TrialFolder:
+    return StudyFolder.at(results.folder).trial(row["id"])
+
+
+def _at(results: Results, members: list[tuple[Row, Folder]]) -> Results:
+    """The results of these trials, each as it was measured in a folder."""
+    measured = Measurements()
+    for row, folder in members:
+        if row["status"] == "finished":
+            ended = read_json(folder, "result.json", results.missing) or {}
+            levels = read_csv(folder, "levels.csv", results.missing)
+            measured.add({name: row[name] for name in (*LABEL, "seed")}, ended, levels)
+    found = replace(
+        results,
+        trials=pd.DataFrame([row for row, _ in members]),
+        metrics=measured.metric_table,
+        levels=measured.level_table,
+    )
+    return replace(found, metrics=with_diverged(found))
