@@ -52,9 +52,9 @@ def is_file(word: str) -> bool:
     return not word.lstrip().startswith("{") and (word.endswith(".py") or os.sep in word)
 
 
-def absolute(word: str) -> str:
-    """A `-p` word that means the same in any working directory."""
-    return str(Path(word).absolute()) if is_file(word) else word
+def absolute(word: str, folder: str | Path = "") -> str:
+    """A `-p` word that means the same in any working directory; a path is relative to `folder`."""
+    return str(Path(folder, word).absolute()) if is_file(word) else word
 
 
 def missing(word: str) -> str:

@@ -95,6 +95,7 @@ class Registry:
         plugin_dirs: further folders of plugin files, after the bundled one and those in
             TESTBED_PLUGIN_PATH. A broken file there is listed in `failures`; the rest still loads.
         strict: whether a broken plugin is fatal wherever it lies.
+        places: where a word of `plugins` stands, for messages; `-p WORD` for one that has none.
 
     Raises:
         PluginError: a fatal plugin, a folder or a plugin to leave out that does not exist, or two
@@ -106,7 +107,9 @@ class Registry:
         plugins: Sequence[str] = (),
         plugin_dirs: Iterable[str | Path] = (),
         strict: bool = False,
+        places: Mapping[str, str] | None = None,
     ) -> None:
+        self._places = places or {}
         self.plugins = tuple(map(plugin_files.absolute, plugins))
         self.plugin_dirs = tuple(os.path.realpath(folder) for folder in plugin_dirs)
         self.provenance: list[Provenance] = []
@@ -135,7 +138,8 @@ class Registry:
                 self._load_named(word)
         for name in self._blocked - self._used_blocks:
             names = [source.plugin for source in (*self.provenance, *self.failures)]
-            raise PluginError(f"-p no:{name}: {unknown('plugin', name, names)}")
+            place = self._places.get(f"no:{name}", f"-p no:{name}")
+            raise PluginError(f"{place}: {unknown('plugin', name, names)}")
 
     # -- loading -------------------------------------------------------------------------------
 
@@ -153,13 +157,20 @@ class Registry:
         self._load(entry.name, "entry point", entry.value, lambda _: entry.load(), strict, version)
 
     def _load_named(self, word: str) -> None:
-        if not plugin_files.is_file(word):
-            self._load(word, "module", word, importlib.import_module, fatal=True)
-            return
-        if not os.path.isfile(word):
-            raise PluginError(f"-p {plugin_files.missing(word)}")
-        file = os.path.realpath(word)
-        self._load(Path(word).stem, "file", file, plugin_files.import_file, fatal=True)
+        if plugin_files.is_file(word):
+            if not os.path.isfile(word):
+                place = f"{self._places[word]}:" if word in self._places else "-p"
+                raise PluginError(f"{place} {plugin_files.missing(word)}")
+            name, kind, origin = Path(word).stem, "file", os.path.realpath(word)
+            importer = plugin_files.import_file
+        else:
+            name, kind, origin, importer = word, "module", word, importlib.import_module
+        try:
+            self._load(name, kind, origin, importer, fatal=True)
+        except PluginError as problem:
+            if word not in self._places:
+                raise
+            raise PluginError(f"{self._places[word]}: {problem}") from problem.__cause__
 
     def _load(
         self,

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from testbed import notebook
+from testbed import notebook, plugin_files
 from testbed.components.base import Component
+from testbed.study import plugins as study_plugins
 from testbed.study import study_file, toml
 from testbed.study.plan import distinguishing_options, variant
 from testbed.study.study_file import Invocation, StudyFile
@@ -37,6 +38,8 @@ class Study:
         report: the keys of `[report]`, such as `{"baseline": "edm"}`.
         title: heading of the report; without one it is the name.
         note: text below the heading of the report.
+        plugins: plugin files and modules to load, and "no:NAME" to leave one out; a path is
+            relative to the working directory, and kept as an absolute one.
 
     Raises:
         InputError: with every problem found, as for a study file.
@@ -50,8 +53,11 @@ class Study:
     report: Mapping[str, Any] | BaseModel = field(default_factory=dict)
     title: str = ""
     note: str = ""
+    plugins: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
+        words = tuple(plugin_files.absolute(str(word)) for word in self.plugins)
+        object.__setattr__(self, "plugins", words)
         for name in ("base", "grid", "arms", "cases", "report"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         self.content  # noqa: B018  mistakes are reported where the study is written
@@ -63,7 +69,8 @@ class Study:
         Raises:
             InputError: the file does not exist, or with every problem found in it.
         """
-        return cls.from_toml(study_file.read(Path(file)).text)
+        read = study_file.read(Path(file))
+        return dataclasses.replace(cls.from_toml(read.text), plugins=tuple(read.plugins))
 
     @classmethod
     def from_toml(cls, text: str) -> Study:
@@ -80,7 +87,10 @@ class Study:
     def to_toml(self) -> str:
         """The text of the study file that says the same; `from_toml` reads it."""
         header = {"name": self.name, "title": self.title, "note": self.note}
-        parts = [toml.table("study", {key: text for key, text in header.items() if text})]
+        parts = []
+        if self.plugins:
+            parts.append(f"{study_plugins.KEY} = {toml.value(self.plugins, study_plugins.KEY)}\n")
+        parts.append(toml.table("study", {key: text for key, text in header.items() if text}))
         for name in ("base", "arms", "grid"):
             if content := getattr(self, name):
                 parts.append(toml.table(name, content))

@@ -22,9 +22,10 @@ def record(plan: Plan, registry: Registry, tracking_uri: str = "") -> dict[str, 
     """
     asked, usual = plan.study.asked, ("", tracking_store.uri())
     plugins = [_near(word) for word in registry.plugins]
+    given = [_near(word) for word in registry.plugins if word not in plan.study.plugins]
     command = ["testbed", "study", _near(asked.file)]
     for flag, words in (
-        ("-p", plugins),
+        ("-p", given),
         ("--plugin-dir", [_near(folder) for folder in registry.plugin_dirs]),
         ("--set", asked.overrides),
         ("--only", [",".join(asked.only)] if asked.only else []),
