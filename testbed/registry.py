@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import shlex
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,8 +91,8 @@ class Registry:
         InputError: an unknown option, or one of the wrong type.
 
     Args:
-        plugins: the words of `-p`: a module, a file, or "no:NAME" to leave a plugin out. A plugin
-            of this list that is missing or broken is fatal.
+        plugins: the words of `-p`: a module, a file, or "no:NAME" or "no:FILE" to leave a plugin
+            out. A plugin of this list that is missing or broken is fatal.
         plugin_dirs: further folders of plugin files, after the bundled one and those in
             TESTBED_PLUGIN_PATH. A broken file there is listed in `failures`; the rest still loads.
         strict: whether a broken plugin is fatal wherever it lies.
@@ -117,7 +118,11 @@ class Registry:
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._manager = pluggy.PluginManager("testbed")
         self._manager.add_hookspecs(hookspecs)
-        self._blocked = {word[3:] for word in plugins if word.startswith("no:")}
+        self._blocked = {
+            plugin_files.left_out(word): word
+            for word in plugins
+            if word.startswith(plugin_files.LEAVE_OUT)
+        }
         self._used_blocks: set[str] = set()
 
         for module in BUILTIN:
@@ -134,12 +139,17 @@ class Registry:
         for entry in importlib.metadata.entry_points(group="testbed"):
             self._load_entry_point(entry, strict)
         for word in plugins:
-            if not word.startswith("no:"):
+            if not word.startswith(plugin_files.LEAVE_OUT):
                 self._load_named(word)
-        for name in self._blocked - self._used_blocks:
-            names = [source.plugin for source in (*self.provenance, *self.failures)]
-            place = self._places.get(f"no:{name}", f"-p no:{name}")
-            raise PluginError(f"{place}: {unknown('plugin', name, names)}")
+        for name in self._blocked.keys() - self._used_blocks:
+            word, seen = self._blocked[name], (*self.provenance, *self.failures)
+            known = {
+                one.origin if plugin_files.is_file(name) else one.plugin
+                for one in seen
+                if one.kind == "file" or not plugin_files.is_file(name)
+            }
+            place = self._places.get(word, f"-p {word}")
+            raise PluginError(f"{place}: {unknown('plugin', name, known)}")
 
     # -- loading -------------------------------------------------------------------------------
 
@@ -181,8 +191,8 @@ class Registry:
         fatal: bool,
         version: str = "",
     ) -> None:
-        if name in self._blocked:
-            self._used_blocks.add(name)
+        if blocks := {name, origin} & self._blocked.keys():
+            self._used_blocks |= blocks
             return
         if any(source.origin == origin for source in self.provenance):
             return
@@ -217,9 +227,20 @@ class Registry:
                 raise PluginError(
                     f"{component.label} is registered twice: by {first.plugin!r} ({first.origin}) "
                     f"and by {source.plugin!r} ({source.origin}). Rename one, or leave one out "
-                    f"with -p no:{first.plugin}."
+                    f"with -p {self._leaving_out(first, source)}."
                 )
             self._entries[key] = _Entry(component, source)
+
+    def _leaving_out(self, first: Provenance, second: Provenance) -> str:
+        """The word that leaves out one of two plugins: its name, or its file where others have it.
+
+        Quoted for a shell.
+        """
+        names = [one.plugin for one in self.provenance]
+        name = first.plugin
+        if names.count(name) > 1:
+            name = next((one.origin for one in (first, second) if one.kind == "file"), first.origin)
+        return shlex.quote(f"{plugin_files.LEAVE_OUT}{name}")
 
     def _components(self, plugin: Any) -> Iterable[Component]:
         """The components of this plugin, hook by hook; PluginError for one of the wrong type."""

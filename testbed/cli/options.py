@@ -20,7 +20,8 @@ Plugins = Annotated[
         "--plugin",
         "-p",
         metavar="PLUGIN",
-        help="Load this module or plugin file as well; no:NAME leaves the plugin NAME out. "
+        help="Load this module or plugin file as well; no:NAME leaves the plugin NAME out, and "
+        "no:FILE the one in that file. "
         "The option may be given several times.",
     ),
 ]

@@ -24,6 +24,11 @@ from testbed.trial.config import TrialConfig
 from testbed.trial.validity import levels_of
 
 LEVELS = 129
+SPACES = (
+    "under a weighting a squared error is lambda |D - x0|^2 whatever its space; to compare spaces, "
+    'write weighting = "none", or take the loss l1 or huber'
+)
+"""Why a grid of the spaces of l2 compares nothing, and what to write."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
         over that of the first) and `why` in words.
     """
     known: dict[str, ObjectiveSignature | None] = {}
+    spaces: dict[tuple[str, str, str], tuple[str, str]] = {}
     groups: dict[tuple[str, str, str], dict[str, ObjectiveSignature]] = {}
     for trial in plan.trials:
         judged = trial.config.text(objective=True)
@@ -93,15 +99,31 @@ def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
         if found is None:
             continue
         others = trial.config.of_seed(0).text(objective=False)
+        undone = _undone(trial.config, found)
         for label in trial.labels:
-            members = groups.setdefault((label["case"], label["arm"], others), {})
-            members.setdefault(label["variant"], found)
-    return [
-        {"case": case, "arm": arm, "members": [*group], "factors": factors, "why": why(factors)}
-        for (case, arm, _), members in groups.items()
-        for group in _alike(members)
-        for factors in [list(group.values())]
-    ]
+            case, arm, variant = label["case"], label["arm"], label["variant"]
+            groups.setdefault((case, arm, others), {}).setdefault(variant, found)
+            if undone:
+                spaces[case, arm, variant] = undone
+    records = []
+    for (case, arm, _), members in groups.items():
+        for group in _alike(members):
+            factors = list(group.values())
+            taken = {spaces[case, arm, name] for name in group if (case, arm, name) in spaces}
+            reason = why(factors)
+            if len(taken) > len({name for name, _ in taken}):
+                reason += f": {SPACES}"
+            records.append(
+                {"case": case, "arm": arm, "members": [*group], "factors": factors, "why": reason}
+            )
+    return records
+
+
+def _undone(config: TrialConfig, found: ObjectiveSignature) -> tuple[str, str] | None:
+    """The parameterization and the loss's space where a weighting undoes this; None elsewhere."""
+    if found.loss is not None or config.weighting is None:
+        return None
+    return config.parameterization.text, str(config.loss.options["space"])
 
 
 def described(config: TrialConfig, registry: Registry) -> ObjectiveSignature | None:

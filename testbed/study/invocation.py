@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from testbed.plugin_files import LEAVE_OUT
 from testbed.registry import Registry
 from testbed.study import tracking_store
 from testbed.study.plan import Plan
@@ -64,6 +65,8 @@ def _public(uri: str) -> str:
 
 
 def _near(word: str) -> str:
-    """A path in this folder without it, any other word as it is."""
+    """A path in this folder without it, also behind `no:`; any other word as it is."""
     here = os.path.realpath(os.curdir)
-    return os.curdir if word == here else word.removeprefix(os.path.join(here, ""))
+    mark = LEAVE_OUT if word.startswith(LEAVE_OUT) else ""
+    path = word.removeprefix(mark)
+    return mark + (os.curdir if path == here else path.removeprefix(os.path.join(here, "")))

@@ -648,7 +648,40 @@ def test_one_objective_written_in_several_spaces_is_one_setting(
     (group,) = paired(folder, registry, SHARED, 'grid.loss.space=["x0", "v", "F"]')
     assert group["members"] == ["v space=x0", "v space=v", "v space=F"]
     assert group["factors"] == [1, 1, 1]
-    assert group["why"] == "the same objective; F is the same"
+    assert group["why"] == (
+        "the same objective; F is the same: under a weighting a squared error is lambda |D - x0|^2 "
+        'whatever its space; to compare spaces, write weighting = "none", or take the loss l1 or '
+        "huber"
+    )
+
+
+@pytest.mark.parametrize(
+    "sets", [["weighting=none"], ["base.loss=l1"], ["base.loss=huber"], ["weighting=recipe"]]
+)
+def test_spaces_are_compared_by_what_the_plan_says_to_write(
+    folder: Path, registry: testbed.Registry, sets: list[str]
+) -> None:
+    """v's own recipe has no weighting: its grid of spaces needs nothing else."""
+    study = made(folder, registry, SHARED, 'grid.loss.space=["x0", "eps", "v"]', *sets)
+    assert len({one.config.loss.text for one in study.trials}) == 3
+    assert (study.trials[0].config.weighting is None) == (sets[0].startswith("weighting"))
+    assert equal_objectives.find(study, registry) == []
+
+
+def test_equal_objectives_of_two_parameterizations_are_not_told_of_spaces(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    """Each has a space of its own, and none is on the grid."""
+    arms = (
+        '[arms]\none = { parameterization = "v", loss.space = "v" }\n'
+        'other = { parameterization = "edm", loss.space = "x0" }\n'
+    )
+    text = SHARED.replace('[grid]\nparameterization = ["v"]', arms)
+    study = made(folder, registry, text)
+    for one in study.trials:
+        one.labels[0]["arm"] = ""
+    (group,) = equal_objectives.find(study, registry)
+    assert (group["members"], group["why"]) == (["v", "edm"], MIRROR)
 
 
 def test_equal_weights_and_inputs_alone_make_no_twins(

@@ -76,6 +76,17 @@ def test_paths_are_relative_to_the_study_file(
         }
 
 
+def test_a_study_file_leaves_out_one_of_two_files_of_one_name(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "mine.py").write_text(MINE.format(name="mine", scale=9.0))
+    rest = STUDY.replace('"mine", "other"', '"mine"')
+    two = with_plugins(folder, 'plugins = ["mine.py", "more/mine.py"]', rest)
+    assert (two.code, "is registered twice" in two.err) == (2, True)
+    line = 'plugins = ["mine.py", "more/mine.py", "no:more/mine.py"]'
+    one = with_plugins(folder, line, rest)
+    assert (one.code, one.err) == (0, "")
+
+
 def test_a_study_without_plugins_has_none() -> None:
     assert study_file.plugins(Path("default")) == {}
 
