@@ -37,7 +37,8 @@ class ObjectiveSignature:
 
     The tensors are (n, LEVELS), functions of sigma. `weight` is the factor on |F - F*|^2 for l2 and
     on m(q_hat, q) for any other `loss`; a constant in it has no effect, since a trial's loss is
-    divided by its value at F = 0. `rest` holds the levels and the density's pdf, c_in and c_noise:
+    divided by its value at F = 0, unless `sized`: where the gradient of the loss itself is clipped,
+    its size has one. `rest` holds the levels and the density's pdf, c_in and c_noise:
     one product of weight and pdf from another pdf is the same objective only in expectation.
     """
 
@@ -45,9 +46,12 @@ class ObjectiveSignature:
     target: Tensor
     weight: Tensor
     rest: Tensor
+    sized: bool = False
 
 
-def signature(objective: Objective, denoiser: Denoiser) -> ObjectiveSignature | None:
+def signature(
+    objective: Objective, denoiser: Denoiser, sized: bool = False
+) -> ObjectiveSignature | None:
     """The signature of an objective and of its denoiser's inputs; None where none is known.
 
     That is for a parameterization that is not affine, for a weighting or a loss that has a state,
@@ -68,6 +72,7 @@ def signature(objective: Objective, denoiser: Denoiser) -> ObjectiveSignature | 
         target=torch.stack(p.pair_weights(sigma, sigma_data=sd)),
         weight=weight[None],
         rest=torch.stack([sigma, pdf, *denoiser.inputs(sigma)]),
+        sized=sized,
     )
 
 
@@ -76,9 +81,13 @@ def compared(first: ObjectiveSignature, second: ObjectiveSignature) -> float | N
     off = (first.rest - second.rest).abs()
     if first.loss != second.loss or not bool((off <= RESOLUTION * second.rest.abs()).all()):
         return None
-    if factor(first.weight, second.weight) is None:
+    size, c = factor(first.weight, second.weight), factor(first.target, second.target)
+    if size is None or c is None:
         return None
-    return factor(first.target, second.target)
+    if first.loss is None:  # |F - F*|^2 has the factor c^2, m(q_hat, q) has none
+        size *= c**2
+    # The size and both of c's factors are known to RESOLUTION.
+    return None if first.sized and abs(size - 1) > 3 * RESOLUTION else c
 
 
 def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
@@ -134,7 +143,8 @@ def described(config: TrialConfig, registry: Registry) -> ObjectiveSignature | N
         denoiser = Denoiser(
             torch.nn.Identity(), p, sd, config.c_in, config.c_noise, objective.table
         )
-        return signature(objective, denoiser)
+        training = config.training
+        return signature(objective, denoiser, training.clip > 0 and training.clip_loss == "raw")
     except Exception:  # a plugin's: its trials will fail and say why
         return None
 
