@@ -19,6 +19,8 @@ from testbed import hookspecs
 from testbed.errors import InputError, PluginError, unknown
 
 PATH_VARIABLE = "TESTBED_PLUGIN_PATH"
+LEAVE_OUT = "no:"
+"""What a `-p` word begins with that leaves a plugin out."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,17 @@ def is_file(word: str) -> bool:
     return not word.lstrip().startswith("{") and (word.endswith(".py") or os.sep in word)
 
 
-def absolute(word: str) -> str:
-    """A `-p` word that means the same in any working directory."""
-    return str(Path(word).absolute()) if is_file(word) else word
+def absolute(word: str, folder: str | Path = "") -> str:
+    """A `-p` word that means the same in any working directory; a path is relative to `folder`."""
+    mark = LEAVE_OUT if word.startswith(LEAVE_OUT) else ""
+    path = word.removeprefix(mark)
+    return f"{mark}{Path(folder, path).absolute()}" if is_file(path) else word
+
+
+def left_out(word: str) -> str:
+    """The name, or the path without links, of the plugin that `no:NAME` or `no:FILE` leaves out."""
+    name = word.removeprefix(LEAVE_OUT)
+    return os.path.realpath(name) if is_file(name) else name
 
 
 def missing(word: str) -> str:

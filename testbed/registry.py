@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import shlex
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,11 +94,12 @@ class Registry:
         InputError: an unknown option, or one of the wrong type.
 
     Args:
-        plugins: the words of `-p`: a module, a file, or "no:NAME" to leave a plugin out. A plugin
-            of this list that is missing or broken is fatal.
+        plugins: the words of `-p`: a module, a file, or "no:NAME" or "no:FILE" to leave a plugin
+            out. A plugin of this list that is missing or broken is fatal.
         plugin_dirs: further folders of plugin files, after the bundled one and those in
             TESTBED_PLUGIN_PATH. A broken file there is listed in `failures`; the rest still loads.
         strict: whether a broken plugin is fatal wherever it lies.
+        places: where a word of `plugins` stands, for messages; `-p WORD` for one that has none.
 
     Raises:
         PluginError: a fatal plugin, a folder or a plugin to leave out that does not exist, or two
@@ -109,7 +111,9 @@ class Registry:
         plugins: Sequence[str] = (),
         plugin_dirs: Iterable[str | Path] = (),
         strict: bool = False,
+        places: Mapping[str, str] | None = None,
     ) -> None:
+        self._places = places or {}
         self.plugins = tuple(map(plugin_files.absolute, plugins))
         self.plugin_dirs = tuple(os.path.realpath(folder) for folder in plugin_dirs)
         self.provenance: list[Provenance] = []
@@ -117,7 +121,11 @@ class Registry:
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._manager = pluggy.PluginManager("testbed")
         self._manager.add_hookspecs(hookspecs)
-        self._blocked = {word[3:] for word in plugins if word.startswith("no:")}
+        self._blocked = {
+            plugin_files.left_out(word): word
+            for word in plugins
+            if word.startswith(plugin_files.LEAVE_OUT)
+        }
         self._used_blocks: set[str] = set()
 
         for module in BUILTIN:
@@ -134,11 +142,17 @@ class Registry:
         for entry in importlib.metadata.entry_points(group="testbed"):
             self._load_entry_point(entry, strict)
         for word in plugins:
-            if not word.startswith("no:"):
+            if not word.startswith(plugin_files.LEAVE_OUT):
                 self._load_named(word)
-        for name in self._blocked - self._used_blocks:
-            names = [source.plugin for source in (*self.provenance, *self.failures)]
-            raise PluginError(f"-p no:{name}: {unknown('plugin', name, names)}")
+        for name in self._blocked.keys() - self._used_blocks:
+            word, seen = self._blocked[name], (*self.provenance, *self.failures)
+            known = {
+                one.origin if plugin_files.is_file(name) else one.plugin
+                for one in seen
+                if one.kind == "file" or not plugin_files.is_file(name)
+            }
+            place = self._places.get(word, f"-p {word}")
+            raise PluginError(f"{place}: {unknown('plugin', name, known)}")
 
     # -- loading -------------------------------------------------------------------------------
 
@@ -156,13 +170,20 @@ class Registry:
         self._load(entry.name, "entry point", entry.value, lambda _: entry.load(), strict, version)
 
     def _load_named(self, word: str) -> None:
-        if not plugin_files.is_file(word):
-            self._load(word, "module", word, importlib.import_module, fatal=True)
-            return
-        if not os.path.isfile(word):
-            raise PluginError(f"-p {plugin_files.missing(word)}")
-        file = os.path.realpath(word)
-        self._load(Path(word).stem, "file", file, plugin_files.import_file, fatal=True)
+        if plugin_files.is_file(word):
+            if not os.path.isfile(word):
+                place = f"{self._places[word]}:" if word in self._places else "-p"
+                raise PluginError(f"{place} {plugin_files.missing(word)}")
+            name, kind, origin = Path(word).stem, "file", os.path.realpath(word)
+            importer = plugin_files.import_file
+        else:
+            name, kind, origin, importer = word, "module", word, importlib.import_module
+        try:
+            self._load(name, kind, origin, importer, fatal=True)
+        except PluginError as problem:
+            if word not in self._places:
+                raise
+            raise PluginError(f"{self._places[word]}: {problem}") from problem.__cause__
 
     def _load(
         self,
@@ -173,8 +194,8 @@ class Registry:
         fatal: bool,
         version: str = "",
     ) -> None:
-        if name in self._blocked:
-            self._used_blocks.add(name)
+        if blocks := {name, origin} & self._blocked.keys():
+            self._used_blocks |= blocks
             return
         if any(source.origin == origin for source in self.provenance):
             return
@@ -209,9 +230,20 @@ class Registry:
                 raise PluginError(
                     f"{component.label} is registered twice: by {first.plugin!r} ({first.origin}) "
                     f"and by {source.plugin!r} ({source.origin}). Rename one, or leave one out "
-                    f"with -p no:{first.plugin}."
+                    f"with -p {self._leaving_out(first, source)}."
                 )
             self._entries[key] = _Entry(component, source)
+
+    def _leaving_out(self, first: Provenance, second: Provenance) -> str:
+        """The word that leaves out one of two plugins: its name, or its file where others have it.
+
+        Quoted for a shell.
+        """
+        names = [one.plugin for one in self.provenance]
+        name = first.plugin
+        if names.count(name) > 1:
+            name = next((one.origin for one in (first, second) if one.kind == "file"), first.origin)
+        return shlex.quote(f"{plugin_files.LEAVE_OUT}{name}")
 
     def _components(self, plugin: Any) -> Iterable[Component]:
         """The components of this plugin, hook by hook; PluginError for one of the wrong type."""

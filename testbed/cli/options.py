@@ -20,7 +20,8 @@ Plugins = Annotated[
         "--plugin",
         "-p",
         metavar="PLUGIN",
-        help="Load this module or plugin file as well; no:NAME leaves the plugin NAME out. "
+        help="Load this module or plugin file as well; no:NAME leaves the plugin NAME out, and "
+        "no:FILE the one in that file. "
         "The option may be given several times.",
     ),
 ]
@@ -95,18 +96,27 @@ SigmaData = Annotated[
 
 
 def registry(
-    plugins: list[str] | None, folders: list[Path] | None, strict: bool = False
+    plugins: list[str] | None,
+    folders: list[Path] | None,
+    strict: bool = False,
+    study: Path | None = None,
 ) -> Registry:
-    """The registry that `--plugin`, `--plugin-dir` and `--strict` ask for.
+    """The registry that `--plugin`, `--plugin-dir`, `--strict` and a study file ask for.
 
     Plugins that are broken and left out are named on the standard error.
 
     Raises:
         PluginError: a plugin that was asked for is missing or broken, or any under `strict`.
+        InputError: the study file cannot be read.
     """
     from testbed.registry import Registry
 
-    made = Registry(plugins or (), folders or (), strict)
+    places: dict[str, str] = {}
+    if study is not None:
+        from testbed.study import study_file
+
+        places = study_file.plugins(study)
+    made = Registry([*places, *(plugins or ())], folders or (), strict, places)
     for failure in made.failures:
         sys.stderr.write(
             f"testbed: plugin {failure.plugin} ({failure.origin}) is broken and left out: "

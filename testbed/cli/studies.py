@@ -122,7 +122,7 @@ def study(
     if jobs is not None and jobs < 0:
         raise InputError(f"--jobs {jobs} must be 0 or more.")
     with terminal.text_on_stderr(as_json):
-        registry = options.registry(plugin, plugin_dir, strict)
+        registry = options.registry(plugin, plugin_dir, strict, file)
         most = seeds_added.most(until_decided, at_most, trial)
         replan = partial(_plan, file, set_, only, seeds, device, out, registry, most)
         made = replan()
@@ -175,7 +175,7 @@ def plan(
     from testbed.report.seeds import detectable
 
     with terminal.text_on_stderr(as_json):
-        registry = options.registry(plugin, plugin_dir, strict)
+        registry = options.registry(plugin, plugin_dir, strict, file)
         made = _plan(file, set_, only, seeds, device, out, registry)
         store = _store(tracking_uri)
         if not as_json:
@@ -257,7 +257,7 @@ def sync(
     Exit codes: 0 MLflow has everything, 1 it does not answer, 2 bad input.
     """
     _require_mlflow()
-    registry = options.registry(plugin, plugin_dir)
+    registry = options.registry(plugin, plugin_dir, study=file)
     made = _plan(file, set_, only, seeds, device, out, registry)
     from testbed.study import session, tracking_store
 

@@ -8,6 +8,7 @@ arrays (..., L), the levels ascending along the last axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -53,21 +54,30 @@ def parts(metric: str, levels: Columns, dimensions: int) -> Array:
 def total(metric: str, parts: Array, band: Mask | None = None) -> Array:
     """Returns the metric of the parts (..., L), or of those in a band (L,) of the levels; (...).
 
-    In nats the bands add up to the whole. A geometric mean is that over the levels of the band.
+    In nats the bands add up to the whole. A geometric mean is that over the levels of the band, and
+    nan for a band without any.
     """
     mask = np.ones(parts.shape[-1], dtype=bool) if band is None else band
     summed: Array = parts[..., mask].sum(-1)
-    return np.exp(summed / mask.mean()) if metric == RELATIVE else summed
+    if metric != RELATIVE:
+        return summed
+    return np.exp(summed / mask.mean()) if mask.any() else np.full_like(summed, np.nan)
 
 
 def share(metric: str, parts: Array, band: Mask) -> float:
     """Returns the share of a band in the metric: of its nats, or of the levels that it averages.
 
-    Of several curves, (S, L), it is the mean share.
+    Of several curves, (S, L), it is the mean share of those that have any nats: one level alone has
+    none, since it spans no interval. It is nan where no curve has.
     """
     if metric == RELATIVE:
-        return float(band.mean())
-    return float((parts[..., band].sum(-1) / parts.sum(-1)).mean())
+        return float(band.mean()) if len(band) else math.nan
+    parts = np.atleast_2d(parts)
+    whole = parts.sum(-1)
+    some = np.isfinite(whole) & (whole != 0)
+    if not some.any():
+        return math.nan
+    return float((parts[some][:, band].sum(-1) / whole[some]).mean())
 
 
 def linear(metric: str, levels: Columns) -> dict[str, Array]:

@@ -198,7 +198,9 @@ def _by_band(
             continue
         c, share = one.comparison, ranges.share(results, baseline, one.metric, one.levels, band)
         words = [per_cent(c.ratio, c.low, c.high), *_hanging(left, one)]
-        said = "; ".join([f"{portion(share)} of {whole}", *words])
+        if not math.isnan(share):
+            words.insert(0, f"{portion(share)} of {whole}")
+        said = "; ".join(words)
         parts.append(f"{one.verdict} at {band.name} ({said})")
         if ranges.linear_is_better(results, baseline, one.metric, one.levels, band):
             lost.append(band.name)

@@ -224,7 +224,9 @@ def _power(size: float) -> int:
 
 
 def portion(share: float) -> str:
-    """Writes a share in whole per cents: `38 %`, `< 1 %`."""
+    """Writes a share in whole per cents: `38 %`, `< 1 %`; a dash for nan."""
+    if math.isnan(share):
+        return "–"
     return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 

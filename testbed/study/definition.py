@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from testbed import notebook
+from testbed import notebook, plugin_files
 from testbed.components.base import Component
+from testbed.study import plugins as study_plugins
 from testbed.study import study_file, toml
 from testbed.study.plan import distinguishing_options, variant
 from testbed.study.study_file import Invocation, StudyFile
@@ -39,6 +40,8 @@ class Study:
         note: text below the heading of the report.
         budgets: other lengths at which every variant is trained on its own, besides
             training.steps: numbers of steps or fractions of it.
+        plugins: plugin files and modules to load, and "no:NAME" to leave one out; a path is
+            relative to the working directory, and kept as an absolute one.
 
     Raises:
         InputError: with every problem found, as for a study file.
@@ -53,8 +56,11 @@ class Study:
     title: str = ""
     note: str = ""
     budgets: Sequence[int | float] = ()
+    plugins: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
+        words = tuple(plugin_files.absolute(str(word)) for word in self.plugins)
+        object.__setattr__(self, "plugins", words)
         for name in ("base", "grid", "arms", "cases", "report", "budgets"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         self.content  # noqa: B018  mistakes are reported where the study is written
@@ -66,7 +72,8 @@ class Study:
         Raises:
             InputError: the file does not exist, or with every problem found in it.
         """
-        return cls.from_toml(study_file.read(Path(file)).text)
+        read = study_file.read(Path(file))
+        return dataclasses.replace(cls.from_toml(read.text), plugins=tuple(read.plugins))
 
     @classmethod
     def from_toml(cls, text: str) -> Study:
@@ -83,7 +90,10 @@ class Study:
     def to_toml(self) -> str:
         """The text of the study file that says the same; `from_toml` reads it."""
         header = {name: getattr(self, name) for name in ("name", "title", "note", "budgets")}
-        parts = [toml.table("study", {key: value for key, value in header.items() if value})]
+        parts = []
+        if self.plugins:
+            parts.append(f"{study_plugins.KEY} = {toml.value(self.plugins, study_plugins.KEY)}\n")
+        parts.append(toml.table("study", {key: value for key, value in header.items() if value}))
         for name in ("base", "arms", "grid"):
             if content := getattr(self, name):
                 parts.append(toml.table(name, content))

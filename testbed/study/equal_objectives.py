@@ -24,6 +24,11 @@ from testbed.trial.config import TrialConfig
 from testbed.trial.validity import levels_of
 
 LEVELS = 129
+SPACES = (
+    "under a weighting a squared error is lambda |D - x0|^2 whatever its space; to compare spaces, "
+    'write weighting = "none", or take the loss l1 or huber'
+)
+"""Why a grid of the spaces of l2 compares nothing, and what to write."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class ObjectiveSignature:
 
     The tensors are (n, LEVELS), functions of sigma. `weight` is the factor on |F - F*|^2 for l2 and
     on m(q_hat, q) for any other `loss`; a constant in it has no effect, since a trial's loss is
-    divided by its value at F = 0. `rest` holds the levels and the density's pdf, c_in and c_noise:
+    divided by its value at F = 0, unless `sized`: where the gradient of the loss itself is clipped,
+    its size has one. `rest` holds the levels and the density's pdf, c_in and c_noise:
     one product of weight and pdf from another pdf is the same objective only in expectation.
     """
 
@@ -40,9 +46,12 @@ class ObjectiveSignature:
     target: Tensor
     weight: Tensor
     rest: Tensor
+    sized: bool = False
 
 
-def signature(objective: Objective, denoiser: Denoiser) -> ObjectiveSignature | None:
+def signature(
+    objective: Objective, denoiser: Denoiser, sized: bool = False
+) -> ObjectiveSignature | None:
     """The signature of an objective and of its denoiser's inputs; None where none is known.
 
     That is for a parameterization that is not affine, for a weighting or a loss that has a state,
@@ -63,6 +72,7 @@ def signature(objective: Objective, denoiser: Denoiser) -> ObjectiveSignature | 
         target=torch.stack(p.pair_weights(sigma, sigma_data=sd)),
         weight=weight[None],
         rest=torch.stack([sigma, pdf, *denoiser.inputs(sigma)]),
+        sized=sized,
     )
 
 
@@ -71,9 +81,13 @@ def compared(first: ObjectiveSignature, second: ObjectiveSignature) -> float | N
     off = (first.rest - second.rest).abs()
     if first.loss != second.loss or not bool((off <= RESOLUTION * second.rest.abs()).all()):
         return None
-    if factor(first.weight, second.weight) is None:
+    size, c = factor(first.weight, second.weight), factor(first.target, second.target)
+    if size is None or c is None:
         return None
-    return factor(first.target, second.target)
+    if first.loss is None:  # |F - F*|^2 has the factor c^2, m(q_hat, q) has none
+        size *= c**2
+    # The size and both of c's factors are known to RESOLUTION.
+    return None if first.sized and abs(size - 1) > 3 * RESOLUTION else c
 
 
 def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
@@ -84,6 +98,7 @@ def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
         over that of the first) and `why` in words.
     """
     known: dict[str, ObjectiveSignature | None] = {}
+    spaces: dict[tuple[str, str, str], tuple[str, str]] = {}
     groups: dict[tuple[str, str, str], dict[str, ObjectiveSignature]] = {}
     for trial in plan.trials:
         judged = trial.config.text(objective=True)
@@ -93,15 +108,31 @@ def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
         if found is None:
             continue
         others = trial.config.of_seed(0).text(objective=False)
+        undone = _undone(trial.config, found)
         for label in (one for one in trial.labels if "budget" not in one):
-            members = groups.setdefault((label["case"], label["arm"], others), {})
-            members.setdefault(label["variant"], found)
-    return [
-        {"case": case, "arm": arm, "members": [*group], "factors": factors, "why": why(factors)}
-        for (case, arm, _), members in groups.items()
-        for group in _alike(members)
-        for factors in [list(group.values())]
-    ]
+            case, arm, variant = label["case"], label["arm"], label["variant"]
+            groups.setdefault((case, arm, others), {}).setdefault(variant, found)
+            if undone:
+                spaces[case, arm, variant] = undone
+    records = []
+    for (case, arm, _), members in groups.items():
+        for group in _alike(members):
+            factors = list(group.values())
+            taken = {spaces[case, arm, name] for name in group if (case, arm, name) in spaces}
+            reason = why(factors)
+            if len(taken) > len({name for name, _ in taken}):
+                reason += f": {SPACES}"
+            records.append(
+                {"case": case, "arm": arm, "members": [*group], "factors": factors, "why": reason}
+            )
+    return records
+
+
+def _undone(config: TrialConfig, found: ObjectiveSignature) -> tuple[str, str] | None:
+    """The parameterization and the loss's space where a weighting undoes this; None elsewhere."""
+    if found.loss is not None or config.weighting is None:
+        return None
+    return config.parameterization.text, str(config.loss.options["space"])
 
 
 def described(config: TrialConfig, registry: Registry) -> ObjectiveSignature | None:
@@ -112,7 +143,8 @@ def described(config: TrialConfig, registry: Registry) -> ObjectiveSignature | N
         denoiser = Denoiser(
             torch.nn.Identity(), p, sd, config.c_in, config.c_noise, objective.table
         )
-        return signature(objective, denoiser)
+        training = config.training
+        return signature(objective, denoiser, training.clip > 0 and training.clip_loss == "raw")
     except Exception:  # a plugin's: its trials will fail and say why
         return None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from testbed.plugin_files import LEAVE_OUT
 from testbed.registry import Registry
 from testbed.study import tracking_store
 from testbed.study.plan import Plan
@@ -22,9 +23,10 @@ def record(plan: Plan, registry: Registry, tracking_uri: str = "") -> dict[str, 
     """
     asked, usual = plan.study.asked, ("", tracking_store.uri())
     plugins = [_near(word) for word in registry.plugins]
+    given = [_near(word) for word in registry.plugins if word not in plan.study.plugins]
     command = ["testbed", "study", _near(asked.file)]
     for flag, words in (
-        ("-p", plugins),
+        ("-p", given),
         ("--plugin-dir", [_near(folder) for folder in registry.plugin_dirs]),
         ("--set", asked.overrides),
         ("--only", [",".join(asked.only)] if asked.only else []),
@@ -63,6 +65,8 @@ def _public(uri: str) -> str:
 
 
 def _near(word: str) -> str:
-    """A path in this folder without it, any other word as it is."""
+    """A path in this folder without it, also behind `no:`; any other word as it is."""
     here = os.path.realpath(os.curdir)
-    return os.curdir if word == here else word.removeprefix(os.path.join(here, ""))
+    mark = LEAVE_OUT if word.startswith(LEAVE_OUT) else ""
+    path = word.removeprefix(mark)
+    return mark + (os.curdir if path == here else path.removeprefix(os.path.join(here, "")))

@@ -1,5 +1,6 @@
 """Study files: TOML and overrides to validated settings, one for each trial.
 
+    plugins    files, modules and "no:NAME" to load, as -p takes them; above every section
     [study]    name, title, budgets: other lengths of training, each trained on its own
     [base]     settings of every trial
     [arms]     named overrides, one line each; every case runs in every arm
@@ -16,7 +17,7 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 
 from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
+from testbed.study import plugins as study_plugins
 from testbed.study.settings import LONGEST, Header, ReportSettings
 from testbed.trial.config import TrialSettings
 from testbed.trial.specs import numbers_of_steps
@@ -59,7 +61,10 @@ class Invocation:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A validated study file; `replaced` says which settings of it have no effect."""
+    """A validated study file; `replaced` says which settings of it have no effect.
+
+    `plugins` has the plugins that it names, as words of `-p`, and where each of them stands.
+    """
 
     file: str
     header: Header
@@ -68,6 +73,7 @@ class StudyFile:
     text: str
     asked: Invocation
     replaced: tuple[str, ...] = ()
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(
@@ -91,12 +97,41 @@ def read(
         InputError: with every problem found: file, key, value, what was expected.
     """
     path = find(file)
+    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds, at_most)
+    return parse(_text(path), path, asked)
+
+
+def plugins(file: Path) -> dict[str, str]:
+    """The plugins that a study file names, as words of `-p`, and where each of them stands.
+
+    A path is made absolute; in the file it is relative to the file's folder.
+
+    Args:
+        file: as for `read`; nothing else of it is validated.
+
+    Raises:
+        InputError: the file cannot be read, or its `plugins` are not a list of words.
+    """
+    path = find(file)
+    problems: list[str] = []
+    found = study_plugins.take(path, _tables(_text(path), path), problems)
+    if problems:
+        raise InputError("\n".join(problems))
+    return found
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
-    asked = Invocation(str(file), tuple(overrides), tuple(only), seeds, at_most)
-    return parse(text, path, asked)
+
+
+def _tables(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
 
 
 def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
@@ -105,10 +140,9 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
     Raises:
         InputError: as `read` does.
     """
-    try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
+    raw = _tables(text, path)
+    problems: list[str] = []
+    plugins = study_plugins.take(path, raw, problems)
     everywhere: dict[str, Any] = {}
     if isinstance(raw.get("grid"), dict):
         raw["grid"] = dict(_axes(raw["grid"]))
@@ -118,8 +152,9 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
         if asked.seeds < 1:
             raise InputError(f"--seeds {asked.seeds} must be at least 1.")
         everywhere["seeds"] = asked.seeds
-    problems = [
-        f"{path}: {unknown('section', name, SECTIONS)}" for name in raw if name not in SECTIONS
+    known = (*SECTIONS, study_plugins.KEY)
+    problems += [
+        f"{path}: {unknown('section', name, known)}" for name in raw if name not in SECTIONS
     ]
     _check_kinds(path, raw, problems)
     header = _validated(Header, raw.get("study", {}), lambda key: f"study.{key}", path, problems)
@@ -133,7 +168,7 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, asked.only))
     replaced = tuple(_replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
-    return StudyFile(str(path), header, report, kept, text, asked, replaced)
+    return StudyFile(str(path), header, report, kept, text, asked, replaced, plugins)
 
 
 def find(file: Path) -> Path:
@@ -163,6 +198,8 @@ def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> Non
         value = text.strip()
     except (ValueError, RecursionError) as problem:  # too long a number, too deep a nesting
         raise InputError(f"--set {path}: cannot be read as TOML: {problem}") from None
+    if keys[0] == study_plugins.KEY:
+        raise InputError(f"--set {word}: a plugin is named in the study file, or with -p.")
     if keys[0] not in SECTIONS:
         _put(everywhere, keys, value, f"--set {word}")
     elif keys[0] == "cases":

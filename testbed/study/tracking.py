@@ -189,9 +189,9 @@ class Tracker:
         ]
         self._client.log_batch(self._parent, metrics=metrics)
 
-    def _create(self, name: str, tags: Mapping[str, str], start: float | None) -> str:
+    def _create(self, name: str, tags: Mapping[str, str], start: float) -> str:
         own = {"mlflow.runName": name, "testbed.study": self._key, **tags}
-        began = content.milliseconds(start or time.time())
+        began = content.milliseconds(start)
         run = self._client.create_run(
             self._sent["experiment"], run_name=name, tags=own, start_time=began
         )
@@ -202,17 +202,21 @@ class Tracker:
         self._plan.files.put_json("mlflow.json", self._sent)
 
     def update(self, trial: Trial) -> None:
-        """Sends the rows since the last call; the first call creates the nested run."""
+        """Sends the rows since the last call; that of the first row creates the nested run.
+
+        MLflow keeps the beginning that a run is created with, which the first row tells.
+        """
         self.open()
         if self.away:
             return
         with self._guarded():
-            run = self._send(trial, {}, {})
-            entry = self._sent["trials"][trial.id]
-            if entry["ended"]:  # it goes on, or is trained again
-                self._client.update_run(run, status="RUNNING")
-                entry["ended"] = ""
-                self._save()
+            if self._plan.files.trial(trial.id).rows():
+                run = self._send(trial, {}, {})
+                entry = self._sent["trials"][trial.id]
+                if entry["ended"]:  # it goes on, or is trained again
+                    self._client.update_run(run, status="RUNNING")
+                    entry["ended"] = ""
+                    self._save()
             if time.monotonic() - self._sampled > SAMPLE:
                 self._sample()
 
@@ -223,8 +227,10 @@ class Tracker:
             return
         if status in ENDED and self._ended(trial) == status:
             return
+        folder = self._plan.files.trial(trial.id)
+        if status == "interrupted" and not folder.rows():
+            return  # its beginning is still to come
         with self._guarded():
-            folder = self._plan.files.trial(trial.id)
             result = folder.result()
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
             if why := content.cut(content.reason(trial, result), content.LONGEST_TAG):
@@ -283,7 +289,7 @@ class Tracker:
         params: list[Param] = []
         if entry is None:
             own = {"mlflow.parentRunId": self._parent, **content.tags(trial)}
-            run = self._create(trial.title, own, content.began(folder))
+            run = self._create(trial.title, own, content.began(folder) or content.ended(folder))
             entry = self._sent["trials"][trial.id] = {"run": run, "step": 0, "ended": ""}
             self._save()
         if entry["step"] == 0:

@@ -123,8 +123,8 @@ def began(folder: TrialFolder) -> float | None:
     rows = folder.rows()
     if not rows:
         return None
-    group = folder.json_or_empty("group.json").get("trials")
-    together = folder.result().get("trained_together") or group or 1
+    facts = [folder.result(), *map(folder.json_or_empty, ("training.json", "group.json"))]
+    together = next((n for one in facts if (n := one.get("trained_together"))), 1)
     return float(rows[0]["time"] - together * rows[0]["seconds"])
 
 

@@ -90,6 +90,7 @@ class Batch(Loop):
         self.weights = Weights(
             [list(network.parameters()) for network in networks],
             [one.training for one in self.trials],
+            self.scale[:, 0].tolist(),
         )
         self.leaves = [p.detach().requires_grad_() for p in self.weights.views(self.weights.W)]
         buffers = [dict(network.named_buffers()) for network in networks]

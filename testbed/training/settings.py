@@ -11,6 +11,7 @@ from testbed.settings import Setting
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd")
+CLIPPED = ("relative", "raw")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt")
 OF_THE_LENGTH = ("cosine", "linear")
 """The schedules whose learning rate at a step depends on how long the training is."""
@@ -92,10 +93,20 @@ class Training:
     clip: Annotated[
         float,
         Setting(
-            "Largest gradient norm of the loss divided by its value at F = 0; 0 does not clip.",
+            "Largest norm of the network's gradient, of the loss that clip_loss names; 0 does not "
+            "clip.",
             report="gradient clipping",
         ),
     ] = 0.0
+    clip_loss: Annotated[
+        str,
+        Setting(
+            'What clip is the largest gradient norm of: "relative", the loss divided by its value '
+            'at F = 0, or "raw", the loss itself, which published codes clip.',
+            report="gradient clipping",
+            since=3,
+        ),
+    ] = "relative"
     points: Annotated[int, Setting("Number of points that a training curve has.", batch=True)] = 200
     precision: Annotated[
         str,
@@ -142,6 +153,8 @@ class Training:
             raise InputError(unknown("precision", self.precision, PRECISIONS))
         if self.optimizer not in OPTIMIZERS:
             raise InputError(unknown("optimizer", self.optimizer, OPTIMIZERS))
+        if self.clip_loss not in CLIPPED:
+            raise InputError(unknown("clip_loss", self.clip_loss, CLIPPED))
         if self.schedule not in SCHEDULES:
             raise InputError(unknown("schedule", self.schedule, SCHEDULES))
         counted, fraction = f"from 1 to {MOST:.0e}", "at least 0 and below 1"

@@ -355,7 +355,7 @@ class Trainer(Loop):
         # The objective's own come last: the gradient's norm and clipping are the network's.
         self.parameters = network + list(states.parameters() if states is not None else ())
         self.buffers = dict(states.named_buffers() if states is not None else ())
-        self.weights = Weights([self.parameters], [training], len(network))
+        self.weights = Weights([self.parameters], [training], [self.scale], len(network))
         for name, buffer in (("data", self.weights.W), ("grad", self.weights.G)):
             for p, view in zip(self.parameters, self.weights.views(buffer[0]), strict=True):
                 setattr(p, name, view)

@@ -33,6 +33,7 @@ class Weights:
     Args:
         trials: the parameters of each trial, equal in number, shapes and dtype.
         settings: the settings of each trial; neighbours with equal ones are updated together.
+        scales: the loss of each trial at F = 0, by which its loss is divided.
         network: the number of parameters that are the network's; they come first, and the norm and
             the clipping of gradients are theirs. By default it is all of them.
 
@@ -44,6 +45,7 @@ class Weights:
         self,
         trials: Sequence[Sequence[Tensor]],
         settings: Sequence[Training],
+        scales: Sequence[float],
         network: int | None = None,
     ) -> None:
         first = trials[0]
@@ -60,6 +62,12 @@ class Weights:
         self.columns = sum(self.sizes[:network])
         clip = torch.tensor([one.clip for one in settings], device=self.W.device)
         self.clip = torch.where(clip > 0, clip, torch.inf) if bool((clip > 0).any()) else None
+        # Of the gradient's norm: what turns it into that of the loss that is clipped.
+        units = [
+            scale if one.clip_loss == "raw" else 1.0
+            for one, scale in zip(settings, scales, strict=True)
+        ]
+        self.units = torch.tensor(units, device=self.W.device)
         # Adam's moments; sgd keeps its momentum in the first.
         self.m, self.v = torch.zeros_like(self.W), torch.zeros_like(self.W)
         self.profiles: dict[float, Tensor] = {}
@@ -84,9 +92,14 @@ class Weights:
         return norms
 
     def update(self, norms: Tensor, step: int) -> None:
-        """Clips the gradients, whose norms are (K,), and updates weights and averages."""
+        """Clips the gradients, whose norms are (K,), and updates weights and averages.
+
+        A gradient g of norm |g| becomes g min(1, clip/(u |g| + 1e-6)), as torch's clip_grad_norm_
+        of u g: u is 1, or the loss at F = 0 where the loss itself is clipped.
+        """
         if self.clip is not None:
-            self.G[:, : self.columns] *= (self.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
+            factors = self.clip / (self.units * norms + 1e-6)
+            self.G[:, : self.columns] *= factors.clamp(max=1.0)[:, None]
         self.descend(step)
         for rows, settings, _ in self.groups:
             self.ema[rows].lerp_(self.W[rows], 1 - rates.decay(settings, step))

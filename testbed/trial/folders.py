@@ -219,17 +219,18 @@ class TrialFolder(TrainingFolder):
         result = {"status": "failed", "error": message, "ended": time.time()}
         self.put_json("result.json", result)
 
-    def begin(self, group: str = "", trials: int = 1) -> None:
+    def begin(self, group: str = "", together: int = 1) -> None:
         """Deletes what an earlier run of the trial has ended with, and keeps its group.
 
         Args:
             group: the id of the group that the trial trains with; empty where it trains alone.
-            trials: how many trials the group has.
+            together: how many trainings the group has: trials that differ in their evaluation
+                alone are one.
         """
         self.store.remove("error.txt", "result.json")
         if group:
             self.store.remove("training.json")
-            self.put_json("group.json", {"group": group, "trials": trials})
+            self.put_json("group.json", {"group": group, "trained_together": together})
         else:
             self.leave()
 

@@ -161,11 +161,11 @@ def _run_together(
 ) -> list[str]:
     # A killed group may have measured some of its trials already.
     concluded = [trial.ended() for trial in trials]
+    known = {config.training_text: config for config in configs}
     for trial, done in zip(trials, concluded, strict=True):
         if not done:
-            trial.begin(group.path.name, len(trials))
+            trial.begin(group.path.name, len(known))
     data = dataset(registry, configs[0].dataset)
-    known = {config.training_text: config for config in configs}
     of = [list(known).index(config.training_text) for config in configs]
     jobs = [training_job(config, registry, data) for config in known.values()]
     loop: Trainer | Batch

@@ -51,7 +51,8 @@ def run(
         engine: how trials of one architecture train: "auto", "sequential", "batched" or
             "compiled".
         jobs: number of worker processes at most; 0 trains in this process.
-        plugins: modules or plugin files to load as well; "no:NAME" leaves one out.
+        plugins: modules or plugin files to load, besides those that the study names; "no:NAME"
+            leaves one out.
         plugin_dirs: folders of plugin files to load.
         tracking_uri: the MLflow store that is written to; none by default.
         say: given a line for each phase and each trial that ended.
@@ -65,7 +66,6 @@ def run(
         KeyboardInterrupt: Ctrl-C; the trials have stopped at a checkpoint.
         Busy: another process runs this study.
     """
-    registry = Registry([str(word) for word in plugins], plugin_dirs)
     words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
     if isinstance(study, Study):
         folder = Path("runs") / study.name if out is None else Path(out)
@@ -74,6 +74,8 @@ def run(
     else:
         read = study_file.read(Path(study), words, list(only), seeds)
         folder = Path("runs") / read.header.name if out is None else Path(out)
+    named = [*read.plugins, *map(str, plugins)]
+    registry = Registry(named, plugin_dirs, places=read.plugins)
     with one_thread():
         made = plan.make(read, registry, folder, device_of(device, "device"))
         for note in plan.notes(made):

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -603,6 +604,52 @@ def test_a_duplicate_is_fatal_and_names_both_sources(tmp_path: Path, strict: boo
         Registry(plugin_dirs=[tmp_path], strict=strict)
     assert str(first) in str(caught.value)
     assert str(second) in str(caught.value)
+
+
+def loads(tmp_path: Path, way: str) -> tuple[list[str], list[Path]]:
+    """The words and the folders that load two plugins of one name, `mine`, with one weighting."""
+    files = [put(tmp_path / name / "mine.py", weighting("mine")) for name in ("a b", "c")]
+    if way == "files":
+        return list(map(str, files)), []
+    if way == "folders":
+        return [], [file.parent for file in files]
+    return [str(files[0])], [files[1].parent]
+
+
+@pytest.mark.parametrize("way", ["files", "folders", "both"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_of_two_plugins_of_one_name_the_advice_leaves_out_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, relative: bool
+) -> None:
+    words, folders = loads(tmp_path, way)
+    with pytest.raises(PluginError, match=r"Rename one, or leave one out with -p .*") as caught:
+        Registry(words, folders)
+    (advice,) = shlex.split(str(caught.value).rpartition("with -p ")[2].removesuffix("."))
+    assert advice.startswith("no:/")
+    if relative:
+        monkeypatch.chdir(tmp_path)
+        advice = "no:" + os.path.relpath(advice.removeprefix("no:"))
+    registry = Registry([*words, advice], folders)
+    assert registry.names("weighting").count("mine") == 1
+    (source,) = (one for one in registry.provenance if one.plugin == "mine")
+    assert source.origin != os.path.realpath(advice.removeprefix("no:"))
+    assert Registry(registry.plugins, folders).provenance == registry.provenance
+    # The name leaves out both.
+    assert "mine" not in Registry([*words, "no:mine"], folders).names("weighting")
+
+
+def test_two_plugins_of_two_names_are_told_apart_by_name(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        put(tmp_path / f"{name}.py", weighting("mine"))
+    with pytest.raises(PluginError, match=r"leave one out with -p no:one\.$"):
+        Registry(plugin_dirs=[tmp_path])
+
+
+def test_a_file_to_leave_out_that_is_not_loaded_gets_the_nearest(tmp_path: Path) -> None:
+    file = put(tmp_path / "mine.py", weighting("mine"))
+    wrong = f"no:{tmp_path}/mime.py"
+    with pytest.raises(PluginError, match=f"^-p {wrong}: Unknown plugin .*Did you mean '{file}'"):
+        Registry([str(file), wrong])
 
 
 def test_a_duplicate_of_a_bundled_name_is_fatal(tmp_path: Path) -> None:

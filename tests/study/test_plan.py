@@ -159,6 +159,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "training.betas": "training.betas=[0.9, 0.9]",
     "training.ema": "training.ema=0.5",
     "training.clip": "training.clip=1",
+    "training.clip_loss": "training.clip_loss=raw",
     "training.points": "training.points=3",
     "training.warmup": "training.warmup=5",
     "training.optimizer": "training.optimizer=sgd",
@@ -656,7 +657,40 @@ def test_one_objective_written_in_several_spaces_is_one_setting(
     (group,) = paired(folder, registry, SHARED, 'grid.loss.space=["x0", "v", "F"]')
     assert group["members"] == ["v space=x0", "v space=v", "v space=F"]
     assert group["factors"] == [1, 1, 1]
-    assert group["why"] == "the same objective; F is the same"
+    assert group["why"] == (
+        "the same objective; F is the same: under a weighting a squared error is lambda |D - x0|^2 "
+        'whatever its space; to compare spaces, write weighting = "none", or take the loss l1 or '
+        "huber"
+    )
+
+
+@pytest.mark.parametrize(
+    "sets", [["weighting=none"], ["base.loss=l1"], ["base.loss=huber"], ["weighting=recipe"]]
+)
+def test_spaces_are_compared_by_what_the_plan_says_to_write(
+    folder: Path, registry: testbed.Registry, sets: list[str]
+) -> None:
+    """v's own recipe has no weighting: its grid of spaces needs nothing else."""
+    study = made(folder, registry, SHARED, 'grid.loss.space=["x0", "eps", "v"]', *sets)
+    assert len({one.config.loss.text for one in study.trials}) == 3
+    assert (study.trials[0].config.weighting is None) == (sets[0].startswith("weighting"))
+    assert equal_objectives.find(study, registry) == []
+
+
+def test_equal_objectives_of_two_parameterizations_are_not_told_of_spaces(
+    folder: Path, registry: testbed.Registry
+) -> None:
+    """Each has a space of its own, and none is on the grid."""
+    arms = (
+        '[arms]\none = { parameterization = "v", loss.space = "v" }\n'
+        'other = { parameterization = "edm", loss.space = "x0" }\n'
+    )
+    text = SHARED.replace('[grid]\nparameterization = ["v"]', arms)
+    study = made(folder, registry, text)
+    for one in study.trials:
+        one.labels[0]["arm"] = ""
+    (group,) = equal_objectives.find(study, registry)
+    assert (group["members"], group["why"]) == (["v", "edm"], MIRROR)
 
 
 def test_equal_weights_and_inputs_alone_make_no_twins(
@@ -692,6 +726,12 @@ def denoise(F, x, sigma):
 def target(x0, eps, sigma):
     return eps
 
+def once(sigma):
+    return 1 / sigma**2
+
+def four_times(sigma):
+    return 4 / sigma**2
+
 def learned(sigma, state):
     return torch.exp(state.bias) / sigma**2
 
@@ -709,6 +749,8 @@ def testbed_parameterizations():
 @testbed.hookimpl
 def testbed_weightings():
     yield testbed.Weighting("learned", learned, state=state)
+    yield testbed.Weighting("once", once)
+    yield testbed.Weighting("four_times", four_times)
 
 @testbed.hookimpl
 def testbed_losses():
@@ -752,6 +794,34 @@ def test_another_size_of_f_is_named_and_mirror_images_of_each_size_are_twins(
         (["eps", "sized size=2.0"], [1, 2]),
     ]
     assert found[2]["why"].startswith("the same objective; F differs by the factor 2: compared")
+
+
+@pytest.mark.parametrize(
+    ("sets", "groups"),
+    [
+        ([], 1),
+        (["training.clip=1"], 1),
+        (["training.clip_loss=raw"], 1),
+        (["training.clip=1", "training.clip_loss=raw"], 0),
+        (["training.clip=1", "training.clip_loss=raw", "base.loss=l1"], 0),
+    ],
+)
+def test_a_constant_in_the_weighting_makes_another_objective_where_the_raw_loss_is_clipped(
+    folder: Path, others: testbed.Registry, sets: list[str], groups: int
+) -> None:
+    grid = 'grid.weighting=["once", "four_times"]'
+    text = SHARED.replace('weighting = "edm"\n', "")
+    assert len(paired(folder, others, text, grid, *sets)) == groups
+
+
+@pytest.mark.parametrize("loss", ["l2", '{name = "l1", space = "x0"}'])
+def test_mirror_images_and_sizes_of_f_are_found_where_the_raw_loss_is_clipped(
+    folder: Path, others: testbed.Registry, loss: str
+) -> None:
+    raw = ["training.clip=1", "training.clip_loss=raw", f"loss={loss}"]
+    sizes = ", ".join(f'{{ name = "sized", size = {size} }}' for size in (2.0, -1.0))
+    found = paired(folder, others, SHARED, f'grid.parameterization=["eps", {sizes}]', *raw)
+    assert [group["factors"] for group in found] == [[1, -1], [1, 2]]
 
 
 def test_twins_are_found_without_data_and_without_a_network(

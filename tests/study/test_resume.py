@@ -170,6 +170,7 @@ def test_the_run_of_a_trial_that_another_has_replaced_does_not_stay_running(
         patch.setenv("MLFLOW_TRACKING_URI", address)
         tracker = tracking.Tracker(before, address, print, "")
         for one in before.trials:
+            before.files.trial(one.id).append_row(ROW)
             tracker.update(one)  # and then the driver is killed
     assert {status for _, status, _ in points(address).values()} == {"RUNNING"}
     words = ("--set", "training.batch=8")
@@ -178,6 +179,52 @@ def test_the_run_of_a_trial_that_another_has_replaced_does_not_stay_running(
     assert len(found) == 5
     for name, (_, status, _) in found.items():
         assert status == ("KILLED" if name in {one.id for one in before.trials} else "FINISHED")
+
+
+ROW = {"step": 50, "loss": 1.0, "gradient_norm": 0.5, "gradient_norm_cv": 0.1}
+ROW |= {"seconds": 2.0, "time": 1.7e9}
+
+
+@pytest.mark.slow
+def test_a_run_appears_with_the_first_row_of_its_trial_and_begins_with_it(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    address = new_store(tmp_path)
+    (tmp_path / "one.toml").write_text(STUDY)
+    read = study_file.read(tmp_path / "one.toml", seeds=2)
+    planned = plan.make(read, REGISTRY, tmp_path / "runs" / "one", "cpu")
+    runner.describe(planned, REGISTRY)
+    first, second, failed, *_ = planned.trials
+    tracker = tracking.Tracker(planned, address, print, "")
+    folders = [planned.files.trial(one.id) for one in planned.trials]
+    for one in (first, second):
+        tracker.update(one)
+    tracker.end(second, "interrupted")
+    assert set(points(address)) == {"study"}
+    folders[0].begin("together", 3)
+    folders[0].append_row(ROW)
+    folders[1].append_row({**ROW, "time": 1.8e9})
+    folders[2].fail("Traceback", "broken on purpose")
+    for _ in range(2):
+        tracker.update(first)
+        tracker.end(second, "interrupted")
+    tracker.end(failed, "failed")
+    times = {one.data.tags["testbed.trial"]: one.info for one in nested(address)}
+    assert set(times) == {first.id, second.id, failed.id}
+    assert times[first.id].start_time == 1000 * (1_700_000_000 - 3 * 2)
+    assert times[second.id].start_time == 1000 * (1_800_000_000 - 2)
+    assert times[second.id].end_time == 1000 * 1_800_000_000
+    assert times[failed.id].start_time == times[failed.id].end_time
+
+
+def nested(address: str) -> list[Any]:
+    """The runs of trials."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=address)
+    experiment = client.get_experiment_by_name("testbed/one")
+    query = "tags.`testbed.kind` = 'trial'"
+    return list(client.search_runs([experiment.experiment_id], query))
 
 
 @pytest.mark.slow
@@ -441,8 +488,8 @@ def test_what_a_kill_after_the_result_leaves_is_cleared_away(ended: Path) -> Non
         checkpoint_of = folder / "groups" / name / "checkpoint"
         checkpoint_of.parent.mkdir(parents=True)
         checkpoint_of.write_bytes(b"")
-    Folder.at(other).put_json("group.json", {"group": "begun", "trials": 2})
-    Folder.at(whole).put_json("group.json", {"group": "done", "trials": 2})
+    Folder.at(other).put_json("group.json", {"group": "begun", "trained_together": 2})
+    Folder.at(whole).put_json("group.json", {"group": "done", "trained_together": 2})
     theirs = [folder / "groups" / "mine" / "notes.txt", folder / "a.tmp"]
     theirs[0].parent.mkdir()
     for file in theirs:  # --out may name a folder that holds more

@@ -178,7 +178,7 @@ def test_a_trial_of_a_group_began_before_the_whole_groups_first_steps(folder: Tr
     folder.append_row({"step": 2, "time": 200.0, "seconds": 2.0})
     assert tracking_content.began(folder) == 98.0
     assert tracking_content.ended(folder) == 200.0
-    folder.put_json("group.json", {"group": "g", "trials": 4})
+    folder.put_json("group.json", {"group": "g", "trained_together": 4})
     assert tracking_content.began(folder) == 92.0
     folder.put_json("result.json", {"status": "finished", "trained_together": 3, "ended": 250.0})
     assert tracking_content.began(folder) == 94.0

@@ -59,7 +59,7 @@ def settings(name: str, **options: Any) -> Training:
 
 def ours(training: Training, gradients: list[Tensor]) -> list[Tensor]:
     """The weights after each step, from the buffers that training uses."""
-    weights = Weights([[start()]], [training])
+    weights = Weights([[start()]], [training], [1.0])
     found = []
     for step, g in enumerate(gradients):
         weights.update(weights.take([g[None]]), step)

@@ -224,7 +224,7 @@ def test_a_trial_that_begins_forgets_how_it_ended(trial: TrialFolder) -> None:
     trial.fail("Traceback", "ValueError")
     trial.begin("together", 3)
     assert trial.store.names() == ["group.json", "trial.json"]
-    assert trial.json("group.json") == {"group": "together", "trials": 3}
+    assert trial.json("group.json") == {"group": "together", "trained_together": 3}
     assert trial.group == "together"
     trial.begin()
     assert trial.store.names() == ["trial.json"]
