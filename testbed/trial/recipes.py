@@ -80,8 +80,15 @@ def _component(
     return None
 
 
-def limits(low: float | None, high: float | None, table: NoiseTable | None) -> tuple[float, float]:
-    """The lowest and the highest noise level: as stated, else the table's, else 0.002 and 80."""
+def limits(
+    low: float | str | None, high: float | str | None, table: NoiseTable | None
+) -> tuple[float, float]:
+    """The lowest and the highest noise level: as stated, else the table's, else 0.002 and 80.
+
+    Those that are stated are numbers: multiples of sigma_data are evaluated by then.
+    """
+    assert not isinstance(low, str)
+    assert not isinstance(high, str)
     own = UNSTATED
     if table is not None and validity.ascends(table):
         own = float(table.sigmas[0]), float(table.sigmas[-1])
@@ -103,8 +110,8 @@ def objective(
         for value in [getattr(recipe, axis)]
     }
     table = build.noise_table(registry, specs["table"])
-    ends = (multiples.evaluated(getattr(recipe, name), sigma_data) for name in LEVELS)
-    range_ = dict(zip(LEVELS, limits(*ends, table), strict=True))
+    low, high = (multiples.evaluated(getattr(recipe, name), sigma_data) for name in LEVELS)
+    range_ = dict(zip(LEVELS, limits(low, high, table), strict=True))
     density = specs["density"]
     cut = ComponentSpec(name=density.name, options={**range_, **density.options})
     weighting = specs["weighting"]
