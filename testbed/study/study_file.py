@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
+from testbed.study import layers
 from testbed.study import plugins as study_plugins
 from testbed.study.settings import LONGEST, Header, ReportSettings
 from testbed.trial.config import TrialSettings
@@ -145,7 +146,7 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
     plugins = study_plugins.take(path, raw, problems)
     everywhere: dict[str, Any] = {}
     if isinstance(raw.get("grid"), dict):
-        raw["grid"] = dict(_axes(raw["grid"]))
+        raw["grid"] = dict(layers.axes(raw["grid"]))
     for word in asked.overrides:
         _override(raw, everywhere, word)
     if asked.seeds is not None:
@@ -167,7 +168,7 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, asked.only))
-    replaced = tuple(_replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
+    replaced = tuple(layers.replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
     return StudyFile(str(path), header, report, kept, text, asked, replaced, plugins)
 
 
@@ -259,7 +260,7 @@ def _templates(
             continue
         own = {key: value for key, value in case.items() if key != "name"}
         for (arm, settings), point in itertools.product(arms.items(), grid):
-            layers = {
+            stated = {
                 "base": raw.get("base", {}),
                 f"cases.{case['name']}": own,
                 f"arms.{arm}": settings if isinstance(settings, dict) else {},
@@ -267,12 +268,12 @@ def _templates(
                 "--set": everywhere,
             }
             merged: dict[str, Any] = {}
-            for layer in layers.values():
-                merged = _merge(merged, layer)
+            for layer in stated.values():
+                merged = layers.merge(merged, layer)
             trial = _validated(
                 TrialSettings,
                 merged,
-                lambda key, layers=layers: _origin(layers, key),
+                lambda key, stated=stated: layers.origin(stated, key),
                 path,
                 problems,
                 missing=not known,
@@ -305,7 +306,7 @@ def _of_budgets(
 
 def _grid(path: Path, table: Mapping[str, Any], problems: list[str]) -> list[list[tuple[str, Any]]]:
     axes = []
-    for key, values in _axes(table):
+    for key, values in layers.axes(table):
         if isinstance(values, list) and values:
             axes.append((key, values))
         else:
@@ -316,82 +317,11 @@ def _grid(path: Path, table: Mapping[str, Any], problems: list[str]) -> list[lis
     ]
 
 
-def _axes(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """TOML reads an unquoted dotted key as nested tables; both forms mean the same here."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _axes(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def _nested(point: Iterable[tuple[str, Any]], path: Path) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for key, value in point:
         _put(table, key.split("."), value, f"{path}: grid.{key}")
     return table
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`; a table with a name replaces a component, one without adds options."""
-    merged = dict(below)
-    for key, value in above.items():
-        under = merged.get(key)
-        if isinstance(value, Mapping) and "name" not in value:
-            if isinstance(under, str):
-                under = {"name": under}
-            if isinstance(under, Mapping):
-                value = _merge(under, value)
-        merged[key] = value
-    return merged
-
-
-def _replaced(
-    raw: Mapping[str, Any], everywhere: Mapping[str, Any], arms: Iterable[str]
-) -> Iterable[str]:
-    """A sentence for each setting of the arms or the grid that a later layer takes the place of."""
-    below = {
-        arm: set(_paths(table)) for arm, table in (raw.get("arms") or {}).items() if arm in arms
-    }
-    axes = {
-        key: {path for value in values for path in _paths({key: value})}
-        for key, values in _axes(raw.get("grid", {}))
-    }
-    layers = [("grid.", sorted(set().union(*axes.values())))]
-    layers.append(("--set ", sorted({*_paths(everywhere)} - {"seeds"})))
-    for layer, paths in layers:
-        for path in (p for p in paths if not _covered(p, [q for q in paths if q != p])):
-            names = [arm for arm, held in below.items() if any(_covered(p, [path]) for p in held)]
-            places = [f"the {path} of {'arm' if len(names) == 1 else 'the arms'} "
-                      f"{', '.join(names)}"] if names else []  # fmt: skip
-            if layer != "grid.":
-                places += [f"grid.{key}" for key, held in axes.items()
-                           if any(_covered(p, [path]) for p in held)]  # fmt: skip
-            if places:
-                yield f"{layer}{path} takes the place of {' and of '.join(places)}."
-
-
-def _paths(table: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    """The dotted keys that a table sets; a named component both itself and its options."""
-    for key, value in table.items():
-        if not isinstance(value, Mapping) or "name" in value:
-            yield prefix + key
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{prefix}{key}.")
-
-
-def _covered(path: str, above: Iterable[str]) -> bool:
-    """Whether one of the paths `above` is this one or holds it."""
-    return any(path == one or path.startswith(f"{one}.") for one in above)
-
-
-def _origin(layers: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    """The layer that a dotted key came from: the last that has its first word."""
-    first = key.split(".")[0]
-    for name, layer in reversed(list(layers.items())):
-        if first in layer:
-            return f"{name}.{key}" if name != "--set" else f"--set {key}"
-    return f"base.{key}"
 
 
 def _validated(
