@@ -661,8 +661,7 @@ def test_a_page_shows_a_study(page: str) -> None:
     assert pages.settings(page)
 
 
-@pytest.mark.parametrize("name", ["euler", "ddim", "euler_ancestral", "ddpm", "dpmpp_2m", "heun",
-                                  "lms", "dpmpp_2s_ancestral", "dpmpp_sde"])  # fmt: skip
+@pytest.mark.parametrize("name", default_registry().names("sampler"))
 def test_the_samplers_that_cannot_start_at_infinity_are_those_named(
     tmp_path: Path, name: str
 ) -> None:

@@ -17,7 +17,7 @@ CATALOGUE = [one for one in MUTANTS if one.family.startswith("components: ")]
 for mutant in CATALOGUE:
     axis = mutant.subject.axis
     FAMILIES[mutant.family] = Family(
-        f"a {axis}, by the checks of `testbed check {axis}:NAME`",
+        f"a {axis}, by the checks that `testbed check NAME` makes of it",
         # What costs a process has tests of its own.
         partial(kit, context=CONTEXT, without=(".spawned",)),
         {name: one for name, one in RIGHT.items() if family(one) == mutant.family},
