@@ -276,7 +276,7 @@ parameterization = ["score", "edm"]
     labels = ("", "", "score"), ("", "", "edm")
     levels = ranges.common(read, *labels)
     assert levels is not None
-    assert levels.text == "5 of 8 levels, σ = 0.19 to 80"
+    assert levels.text == "6 of 8 levels, σ = 0.041 to 80"
     # Over all levels the parts are the metric that the trial stored.
     for label in labels:
         found = ranges.parts(read, label, "excess_nats", levels.untrained_too)
