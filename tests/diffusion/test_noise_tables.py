@@ -350,9 +350,9 @@ REFUSED = {
         ["table=none", "density=lognormal"],
         'c_noise = "index" is the index in a table: name one, such as table = "ddpm".',
     ),
-    "a network that takes no index": (
-        ["network=mlp"],
-        "table 'ddpm' gives an index, network 'mlp' takes log_sigma, sigma, time.",
+    "an index beyond the network's range": (
+        ["network=mlp", "table.n=13000", "table.end=0.001"],
+        "table 'ddpm' gives an index from 0 to 1.3e+04, network 'mlp' takes index from 0 to 12000",
     ),
     "a value for an index": (
         ["c_noise=native"],
@@ -383,7 +383,7 @@ REFUSED = {
     ),
     "score at zero SNR, by the table alone": (
         ["table.zero_terminal_snr=true", "evaluation.sampler=ddim",
-         'grid.parameterization=["score"]'],
+         'grid.parameterization=["score"]', "output=F"],
         "'score' at sigma_max = infinity (zero terminal SNR)",
     ),
     "zero SNR that is never drawn": (

@@ -251,7 +251,7 @@ def test_edm_learns_nothing_on_the_cross(tmp_path: Path) -> None:
 
 
 def test_training_ranges_are_recorded(tmp_path: Path) -> None:
-    """The table of DDPM begins at sqrt(beta/(1 - beta)) with beta = 1e-4."""
+    """The recipe `ve` draws from 0.04 to 200 times sigma_data, that of EDM from 0.002 to 80."""
     (tmp_path / "one.toml").write_text(
         """
 [study]
@@ -263,20 +263,20 @@ training = { steps = 2, batch = 8, points = 1 }
 evaluation = { levels = 8, draws = 32, samples = 8, steps = 2, metrics = [] }
 seeds = 1
 [grid]
-parameterization = ["eps", "edm"]
+parameterization = ["score", "edm"]
 """
     )
     done = run_here(tmp_path, "study", "one.toml", "--no-mlflow", "--jobs", "0")
     assert done.code == 0, done.err
     read = reading.read(tmp_path / "runs" / "one")
-    low, high = read.trained(("", "", "eps"))
-    assert low == pytest.approx(math.sqrt(1e-4 / (1 - 1e-4)))
-    assert high == pytest.approx(157.407280810407)
+    sigma_data = next(iter(read.configs.values())).sigma_data
+    found = read.trained(("", "", "score"))
+    assert found == pytest.approx((0.04 * sigma_data, 200 * sigma_data))
     assert read.trained(("", "", "edm")) == pytest.approx((0.002, 80.0))
-    labels = ("", "", "eps"), ("", "", "edm")
+    labels = ("", "", "score"), ("", "", "edm")
     levels = ranges.common(read, *labels)
     assert levels is not None
-    assert levels.text == "6 of 8 levels, measured at the nearest 6 of a table, σ = 0.01 to 18"
+    assert levels.text == "6 of 8 levels, σ = 0.041 to 80"
     # Over all levels the parts are the metric that the trial stored.
     for label in labels:
         found = ranges.parts(read, label, "excess_nats", levels.untrained_too)

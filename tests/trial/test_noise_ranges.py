@@ -160,7 +160,7 @@ def test_samples_do_not_ask_for_a_level_that_training_never_draws(tmp_path: Path
 
 def test_limits_of_the_evaluation_may_be_multiples_of_sigma_data(tmp_path: Path) -> None:
     ends = "sigma_min", "sigma_max", "sampling_sigma_min", "sampling_sigma_max"
-    sets = [f"evaluation.{end}={{ sigma_data = {i} }}" for i, end in enumerate(ends, 1)]
+    sets = [f"evaluation.{end}={i} * sigma_data" for i, end in enumerate(ends, 1)]
     one = config(tmp_path, *CONTINUOUS, *sets)
     sigma_data = one.sigma_data_measured
     assert one.measured == (sigma_data, 2 * sigma_data)
