@@ -172,7 +172,7 @@ class Registry:
                 place = f"{self._places[word]}:" if word in self._places else "-p"
                 raise PluginError(f"{place} {plugin_files.missing(word)}")
             name, kind, origin = Path(word).stem, "file", os.path.realpath(word)
-            importer = plugin_files.import_file
+            importer: Callable[[str], Any] = plugin_files.import_file
         else:
             name, kind, origin, importer = word, "module", word, importlib.import_module
         try:

@@ -152,7 +152,9 @@ def _start(component: Weighting | Loss) -> torch.nn.Module | None:
 
 def _table(columns: dict[str, torch.Tensor]) -> str:
     """The columns below their names, aligned to the right."""
-    cells = [[name, *(f"{v:.4g}" for v in values.tolist())] for name, values in columns.items()]
+    cells = [
+        [f" {name}", *(f"{v:.4g}" for v in values.tolist())] for name, values in columns.items()
+    ]
     widths = [max(map(len, column)) for column in cells]
     lines = (
         " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

@@ -93,7 +93,7 @@ def train(
         torch.manual_seed(stream(seed, "classifier/weights").initial_seed())
         model = Classifier(data.shape, data.classes[condition], data.sigma_data, settings)
     parameters = list(model.parameters())
-    weights = Weights([parameters], [settings.training()])
+    weights = Weights([parameters], [settings.training()], [1.0])
     for p, view in zip(parameters, weights.views(weights.W[0]), strict=True):
         p.data = view
     own = stream(seed, "classifier/draws").initial_seed()
