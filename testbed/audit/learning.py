@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from testbed.audit.curvature import jacobian
@@ -66,7 +66,7 @@ def check(
         rounding = subject.uncertainty(oracle, x, sigma, dtype).expand_as(x)
         size = (wrong.abs() + x0.abs() + D.abs()) * 8 * rounding
     checks: list[LawCheck] = []
-    z = stats.norm.isf(FALSE_ALARM / (2 * len(levels)))
+    z = float(-special.ndtri(FALSE_ALARM / (2 * len(levels))))
     for level in levels:
         here = sigma == level
         rest = (loss - excess - variance)[here]
@@ -107,7 +107,7 @@ def measure(
 
     def add(size: str, sigma: float, values: Tensor, unit: str) -> None:
         mean, n = float(values.double().mean()), len(values)
-        quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+        quantile = float(special.stdtrit(n - 1, (1 + confidence) / 2))
         half = quantile * float(values.double().std()) / math.sqrt(n)
         effects.append(Effect(size, name, sigma, mean, mean - half, mean + half, unit))
 

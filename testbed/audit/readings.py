@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from testbed.audit.adapters import SCHEDULES, Adapter
@@ -51,7 +51,7 @@ class Errors:
         """Returns at which levels (L,) the error is below the other (L, n), by a paired t-test."""
         difference = (self.values - other).nan_to_num(nan=math.inf, posinf=1e300, neginf=-1e300)
         n = difference.shape[1]
-        quantile = float(stats.t.isf((1 - CONFIDENCE) / tests, n - 1))
+        quantile = float(-special.stdtrit(n - 1, (1 - CONFIDENCE) / tests))
         upper = difference.mean(1) + quantile * difference.std(1) / math.sqrt(n)
         return upper < 0
 

@@ -6,12 +6,13 @@ import html
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from testbed.audit.learning import Effect
 from testbed.audit.rows import LawCheck, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARTS = ("algebra", "oracle", "second order", "learning", "sampling")
 """The parts of an audit, in their order."""
@@ -96,6 +97,8 @@ class Audit:
 
     def effects_table(self) -> pd.DataFrame:
         """Returns every effect: name, subject, sigma, value, low, high, unit, data."""
+        import pandas as pd
+
         columns = list(Effect.__dataclass_fields__)
         return pd.DataFrame([asdict(effect) for effect in self.effects], columns=columns)
 

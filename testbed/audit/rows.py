@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # half a second to import, which a table alone needs
+    import pandas as pd
 
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -109,5 +111,7 @@ def in_part(part: str, checks: Iterable[LawCheck], data: str = "") -> list[LawCh
 
 def table(checks: Iterable[LawCheck]) -> pd.DataFrame:
     """Returns all checks as a table, with a column `passed`."""
+    import pandas as pd
+
     columns = [*LawCheck.__dataclass_fields__, "passed"]
     return pd.DataFrame([{**asdict(one), "passed": one.passed} for one in checks], columns=columns)

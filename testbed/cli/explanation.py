@@ -6,13 +6,11 @@ import contextlib
 import inspect
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.markup import escape
 
 from testbed.components.base import Component
@@ -27,6 +25,13 @@ from testbed.registry import Registry
 from testbed.trial.recipes import published
 from testbed.trial.specs import ComponentSpec
 from testbed.trial.validity import levels_of
+
+if TYPE_CHECKING:  # half a second to import, which a plot alone needs
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
+
+    Shown = tuple[str, Callable[[FigureBase], None]]
+    """The text of a component, and what draws it."""
 
 SHOWN = torch.tensor([0.002, 0.01, 0.05, 0.2, 0.5, 1, 2, 10, 80], dtype=torch.float64)
 AXES = ("parameterization", "weighting", "loss", "density")
@@ -45,26 +50,36 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path | None)
     if file is not None and file.suffix not in SUFFIXES:
         raise InputError(f"--out {file}: expected {' or '.join(SUFFIXES)}.")
     found = _found(name, registry)
-    figure = Figure(figsize=(9, 3.2 * len(found)), layout="constrained")
-    panels = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
-    parts = []
-    for component, panel in zip(found, panels, strict=True):
+    parts, drawings = [], []
+    for component in found:
         parts.append(_head(component, registry))
         try:
-            parts.append(_body(component, registry, sigma_data, panel))
+            with _quiet():
+                text, draw = _body(component, registry, sigma_data)
         except InputError:
             raise
         except Exception as problem:  # a plugin's function, or what is made of its value
             raise InputError(f"{component.label} cannot be shown: {one_line(problem)}") from problem
+        parts.append(text)
+        drawings.append(draw)
     if file is not None:
-        _save(figure, file, name)
+        _save(drawings, file, name)
     return "\n".join(parts)
 
 
-def _save(figure: Figure, file: Path, name: str) -> None:
+def _save(drawings: list[Callable[[FigureBase], None]], file: Path, name: str) -> None:
+    """Draws each component in a panel of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2 * len(drawings)), layout="constrained")
+    panels = figure.subfigures(len(drawings), 1, squeeze=False)[:, 0]
     try:
         with _quiet():
+            for draw, panel in zip(drawings, panels, strict=True):
+                draw(panel)
             figure.savefig(file, dpi=150)
+    except InputError:
+        raise
     except OSError as problem:
         raise InputError(f"--out {file}: cannot be written: {problem.strerror}.") from None
     except Exception as problem:
@@ -82,17 +97,16 @@ def _found(word: str, registry: Registry) -> list[Component]:
     return registry.called(spec.name, spec.options, AXES)
 
 
-def _body(component: Component, registry: Registry, sigma_data: float, panel: Figure) -> str:
+def _body(component: Component, registry: Registry, sigma_data: float) -> Shown:
     """What is shown of a component besides its head."""
-    with _quiet():
-        if isinstance(component, Parameterization):
-            return _parameterization(component, registry, sigma_data, panel)
-        if isinstance(component, Weighting):
-            return _weighting(component, registry, sigma_data, panel)
-        if isinstance(component, Density):
-            return _density(component.with_sigma_data(sigma_data), panel)
-        assert isinstance(component, Loss)
-        return _loss(component, panel)
+    if isinstance(component, Parameterization):
+        return _parameterization(component, registry, sigma_data)
+    if isinstance(component, Weighting):
+        return _weighting(component, registry, sigma_data)
+    if isinstance(component, Density):
+        return _density(component.with_sigma_data(sigma_data))
+    assert isinstance(component, Loss)
+    return _loss(component)
 
 
 @contextlib.contextmanager
@@ -137,8 +151,16 @@ def _start(component: Weighting | Loss) -> torch.nn.Module | None:
 
 
 def _table(columns: dict[str, torch.Tensor]) -> str:
-    table = pd.DataFrame({key: value.tolist() for key, value in columns.items()})
-    return "\n" + table.to_string(index=False, float_format=lambda v: f"{v:.4g}") + "\n"
+    """The columns below their names, aligned to the right."""
+    cells = [
+        [f" {name}", *(f"{v:.4g}" for v in values.tolist())] for name, values in columns.items()
+    ]
+    widths = [max(map(len, column)) for column in cells]
+    lines = (
+        " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in zip(*cells, strict=True)
+    )
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def _source(role: str, function: object) -> list[str]:
@@ -150,9 +172,7 @@ def _source(role: str, function: object) -> list[str]:
     return [f"  {role}:", *(f"    {escape(line)}" for line in text.splitlines())]
 
 
-def _parameterization(
-    p: Parameterization, registry: Registry, sigma_data: float, panel: Figure
-) -> str:
+def _parameterization(p: Parameterization, registry: Registry, sigma_data: float) -> Shown:
     lines = [f"  sigma_data = {sigma_data:g}; D = c_skip x + c_out F(c_in x, c_noise)"]
     if not p.affine:
         lines = [
@@ -170,32 +190,34 @@ def _parameterization(
     if p.stated_denoise is not None:
         lines += _source("denoise, as stated", p.stated_denoise)
     columns = {"sigma": _within(SHOWN, p.sigma_range)}
-    left, right = panel.subplots(1, 2)
     if p.affine:
         lines.append("  F* = a x0 + b eps; target_rms = sqrt(a^2 sigma_data^2 + b^2)")
         columns |= _coefficients(p, columns["sigma"], sigma_data)
-        sigma = _within(torch.logspace(-3, 2, 200, dtype=torch.float64), p.sigma_range)
-        c = p.coefficients(sigma, sigma_data=sigma_data)
-        for label, values in (("c_skip", c.skip), ("|c_out|", c.out.abs()), ("c_in", c.in_)):
-            left.loglog(sigma.numpy(), values.clamp(min=1e-12).numpy(), label=label)
-        left.set(xlabel="σ", title=f"{p.name}: coefficients", ylim=(1e-4, 1e4))
-        left.legend(frameon=False)
-    else:
-        _curves(p, sigma_data, left)
-    right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
+    weighted: Objective | None = None
     recipe = registry.recipe_of(p)
     if recipe is not None:
         objective = published(p, registry, sigma_data).with_states(0)
         own = f"{recipe.name}: " if isinstance(p.recipe, str) else ""
         lines.append(f"  recipe: {own}{_of_recipe(recipe)}")
         if p.affine or objective.loss.space != "F":
+            weighted = objective
             columns["weight"] = objective.effective_weight(columns["sigma"])
-            at = _within(levels_of(objective.density, 200), p.sigma_range)
-            weight = objective.effective_weight(at) * at**2
+            lines.append("  weight = lambda(sigma) p(log sigma), of |D - x0|^2")
+
+    def draw(panel: FigureBase) -> None:
+        left, right = panel.subplots(1, 2)
+        if p.affine:
+            _coefficient_curves(p, sigma_data, left)
+        else:
+            _curves(p, sigma_data, left)
+        right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
+        if weighted is not None:
+            at = _within(levels_of(weighted.density, 200), p.sigma_range)
+            weight = weighted.effective_weight(at) * at**2
             right.loglog(at.numpy(), weight.clamp(min=1e-12).numpy(), color="black")
             right.set(ylabel="λ(σ) p(log σ) σ²  (eps form)")
-            lines.append("  weight = lambda(sigma) p(log sigma), of |D - x0|^2")
-    return "\n".join(lines) + "\n" + (_table(columns) if len(columns) > 1 else "")
+
+    return "\n".join(lines) + "\n" + (_table(columns) if len(columns) > 1 else ""), draw
 
 
 def _of_recipe(recipe: Recipe) -> str:
@@ -226,6 +248,16 @@ def _coefficients(
     }
 
 
+def _coefficient_curves(p: Parameterization, sigma_data: float, axes: Axes) -> None:
+    """c_skip, |c_out| and c_in over the levels."""
+    sigma = _within(torch.logspace(-3, 2, 200, dtype=torch.float64), p.sigma_range)
+    c = p.coefficients(sigma, sigma_data=sigma_data)
+    for label, values in (("c_skip", c.skip), ("|c_out|", c.out.abs()), ("c_in", c.in_)):
+        axes.loglog(sigma.numpy(), values.clamp(min=1e-12).numpy(), label=label)
+    axes.set(xlabel="σ", title=f"{p.name}: coefficients", ylim=(1e-4, 1e4))
+    axes.legend(frameon=False)
+
+
 def _curves(p: Parameterization, sigma_data: float, axes: Axes) -> None:
     """D of F at x = 0 and a few levels, where there are no coefficients to draw."""
     F = torch.linspace(-3, 3, 301, dtype=torch.float64)
@@ -236,7 +268,7 @@ def _curves(p: Parameterization, sigma_data: float, axes: Axes) -> None:
     axes.legend(frameon=False)
 
 
-def _weighting(w: Weighting, registry: Registry, sigma_data: float, panel: Figure) -> str:
+def _weighting(w: Weighting, registry: Registry, sigma_data: float) -> Shown:
     density = registry.density("loguniform") if "p" in w.signature("function").inputs else None
     lines = ["  with the log-uniform density"] if density else []
     lines += _range(w)
@@ -251,34 +283,44 @@ def _weighting(w: Weighting, registry: Registry, sigma_data: float, panel: Figur
         curve = w(sigma, sigma_data=sigma_data, density=density, state=state)
         shown = _within(SHOWN, w.sigma_range)
         values = w(shown, sigma_data=sigma_data, density=density, state=state)
-    axes = panel.subplots()
-    axes.loglog(sigma.numpy(), curve.numpy(), color="black")
-    start = " at the start" if state is not None else ""
-    axes.set(xlabel="σ", title=f"{w.name}: λ(σ){start}, multiplying |D − x0|²")
+
+    def draw(panel: FigureBase) -> None:
+        axes = panel.subplots()
+        axes.loglog(sigma.numpy(), curve.numpy(), color="black")
+        start = " at the start" if state is not None else ""
+        axes.set(xlabel="σ", title=f"{w.name}: λ(σ){start}, multiplying |D − x0|²")
+
     note = "".join(f"{line}\n" for line in lines)
-    return note + _table({"sigma": shown, "lambda": values, "eps form": values * shown**2})
+    return note + _table({"sigma": shown, "lambda": values, "eps form": values * shown**2}), draw
 
 
-def _density(p: Density, panel: Figure) -> str:
+def _density(p: Density) -> Shown:
     sigma = levels_of(p, 400)
-    axes = panel.subplots()
-    axes.semilogx(sigma.numpy(), p.pdf_over_log_sigma(sigma).numpy(), color="black")
-    axes.set(xlabel="σ", title=f"{p.name}: p(log σ)")
+    curve = p.pdf_over_log_sigma(sigma)
+
+    def draw(panel: FigureBase) -> None:
+        axes = panel.subplots()
+        axes.semilogx(sigma.numpy(), curve.numpy(), color="black")
+        axes.set(xlabel="σ", title=f"{p.name}: p(log σ)")
+
     u = torch.tensor([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99], dtype=torch.float64)
-    return _table({"quantile": u, "sigma": p.sigma(u)})
+    return _table({"quantile": u, "sigma": p.sigma(u)}), draw
 
 
-def _loss(loss: Loss, panel: Figure) -> str:
+def _loss(loss: Loss) -> Shown:
     d = torch.linspace(-3, 3, 301)
     state = _start(loss)
     with torch.no_grad():
         curve = loss(d, torch.zeros_like(d), state)
-    axes = panel.subplots()
-    axes.plot(d.numpy(), curve.numpy(), color="black")
-    axes.set(xlabel="prediction − target", title=f"{loss.name}, space {loss.space}")
+
+    def draw(panel: FigureBase) -> None:
+        axes = panel.subplots()
+        axes.plot(d.numpy(), curve.numpy(), color="black")
+        axes.set(xlabel="prediction − target", title=f"{loss.name}, space {loss.space}")
+
     kind = "elicits the mean" if loss.elicits_mean else "does not elicit the mean"
     lines = [f"  taken in the space {loss.space!r}; {kind}"]
     if state is not None:
         lines.append("  has a state, which training changes: the plot shows its start")
         lines += _source("state", loss.state)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", draw
