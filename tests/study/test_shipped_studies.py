@@ -10,6 +10,7 @@ from testbed.study import engines, plan, study_file
 
 REGISTRY = default_registry()
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.toml"))
+OF_BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.toml"))
 
 
 @pytest.mark.slow
@@ -22,6 +23,12 @@ def test_a_study_can_be_planned(name: str, tmp_path: Path) -> None:
     assert made.trials
     # No note: nothing that one asks for is replaced, and the baseline is there.
     assert not plan.notes(made), plan.notes(made)
+
+
+@pytest.mark.parametrize("name", OF_BENCHMARKS)
+def test_a_study_of_the_benchmarks_can_be_planned(name: str, tmp_path: Path) -> None:
+    study = study_file.read(ROOT / "benchmarks" / name, seeds=1)
+    assert plan.make(study, REGISTRY, tmp_path / name, "cpu").trials
 
 
 @pytest.mark.parametrize("name", STUDIES)
