@@ -57,6 +57,9 @@ def pictures(results: Results, case: str) -> list[Picture]:
     metric = results.primary(case)
     for kind in KINDS:
         stages = lengths.stages_of(results, kind)
+        stages = {at: found for at, found in stages.items() if case in found.cases}
+        if len(stages) < 2:  # another case of the study has points or budgets
+            continue
 
         def line(arm: str, variant: str, stages: dict[float, Results] = stages) -> Band:
             rows = [

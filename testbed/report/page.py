@@ -150,6 +150,7 @@ def _page(
         alpha=f"{ALPHA:g}",
         smallest=per_cent(math.exp(results.settings.smallest_effect)),
         level=f"{results.level:.0%}",
+        chance=f"{1 - results.level:.2g}",
         setup=summaries.setup(results),
         data_notes=results.data_notes(),
         recipe_columns=["arm", "variants", *summaries.RECIPE_COLUMNS],

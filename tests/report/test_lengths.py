@@ -163,6 +163,22 @@ def test_a_missing_point_takes_its_step_out(tmp_path: Path) -> None:
     assert sentences(folder)[0] == "a and b cross between 2 and 5 steps: a is ahead afterwards."
 
 
+def test_a_case_without_points_has_no_part(tmp_path: Path) -> None:
+    planted, points = curves()
+    one, two = (
+        {(case, "", name): values for (_, _, name), values in planted.items()}
+        for case in ("one", "two")
+    )
+    plant(tmp_path, {**one, **two})
+    plant_points(tmp_path, one, points)
+    opened = testbed.open(tmp_path)
+    assert set(opened.crossings["case"]) == {"one"}
+    found = lengths.make(opened.content, opened.compared)
+    assert list(length_section.of_cases(opened.content, found)) == ["one"]
+    assert len(length_section.pictures(opened.content, "one")) == 1
+    assert length_section.pictures(opened.content, "two") == []
+
+
 def test_equal_objectives_have_no_crossing(tmp_path: Path) -> None:
     planted, points = curves()
     groups = [{"case": "", "arm": "", "members": ["a", "b"], "factors": [1, 1], "why": ""}]
