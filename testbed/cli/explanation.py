@@ -22,6 +22,7 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, one_line
 from testbed.plugin_files import is_file
 from testbed.registry import Registry
+from testbed.training.objective import Objective
 from testbed.trial.recipes import published
 from testbed.trial.specs import ComponentSpec
 from testbed.trial.validity import levels_of

@@ -41,7 +41,7 @@ def read_json(folder: Folder, name: str, missing: list[str]) -> dict[str, Any] |
     return _read(folder, name, missing, parse)
 
 
-def read_csv(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
+def stored_table(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:
     """Returns a table; None with a line in `missing` where it cannot be read."""
     return _read(folder, name, missing, csv_table)
 

@@ -14,9 +14,9 @@ from testbed.errors import InputError
 from testbed.report import stages
 from testbed.report.files import (
     Measurements,
-    read_csv,
     read_json,
     short,
+    stored_table,
     table_of,
     with_diverged,
 )
@@ -59,7 +59,7 @@ def read(folder: Path) -> Results:
             configs[entry["id"]] = config
         status = files.state(entry["id"])
         ended = read_json(at, "result.json", []) or {}
-        level_table = read_csv(at, "levels.csv", missing) if status == "finished" else None
+        level_table = stored_table(at, "levels.csv", missing) if status == "finished" else None
         curve = _curve(at, missing)
         if status == "finished":
             identities += _identities(read_json(at, "tweedie.json", missing))
@@ -77,7 +77,7 @@ def read(folder: Path) -> Results:
             if curve is not None:
                 curves.append(curve.assign(**key))
     rows = pd.DataFrame(trials)
-    coefficients = _coefficients(read_csv(files, "coefficients.csv", missing), arms)
+    coefficients = _coefficients(stored_table(files, "coefficients.csv", missing), arms)
     # "twins" is the key's name in the folders of older studies.
     equal = study.get("equal_objectives", study.get("twins"))
     study = {**study, "equal_objectives": equal and _equal_objectives(equal, arms)}

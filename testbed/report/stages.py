@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.report.files import Measurements, read_csv, read_json, with_diverged
+from testbed.report.files import Measurements, read_json, stored_table, with_diverged
 from testbed.report.results import LABEL, Results, Stage
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
@@ -78,7 +78,7 @@ def _at(results: Results, members: list[tuple[Row, Folder]]) -> Results:
     for row, folder in members:
         if row["status"] == "finished":
             ended = read_json(folder, "result.json", results.missing) or {}
-            levels = read_csv(folder, "levels.csv", results.missing)
+            levels = stored_table(folder, "levels.csv", results.missing)
             measured.add({name: row[name] for name in (*LABEL, "seed")}, ended, levels)
     found = replace(
         results,

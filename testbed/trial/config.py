@@ -237,9 +237,10 @@ class TrialConfig(TrialFields):
     @classmethod
     def _earlier(cls, table: Any) -> Any:
         """A record of schema 1 had its range of levels in the density's options alone."""
-        if not isinstance(table, Mapping) or not isinstance(table.get("density"), Mapping):
+        if not isinstance(table, Mapping):
             return table
-        options = table["density"].get("options", {})
+        density = table.get("density")
+        options = density.get("options", {}) if isinstance(density, Mapping) else {}
         levels = {key: options[key] for key in ("sigma_min", "sigma_max") if key in options}
         return {"table": None, "output": "F", **levels, **table}
 

@@ -66,6 +66,7 @@ ELSEWHERE = {
     "report/drawing.py": "a picture, drawn into memory",
     "report/page.py": "the report itself, written where --out says",
     "report/study_result.py": "figures and tables of a paper, written where the caller says",
+    "study/plugins.py": "plugins' own files",
     "study/study_file.py": "study files",
     "study/tracking.py _send_files": "MLflow uploads files, whose path the store tells",
     "study/tracking.py end": "MLflow uploads files, whose path the store tells",
