@@ -197,7 +197,7 @@ def ends_stand_for_all_beyond(results: Results, *labels: Label) -> CommonLevels 
     return found and replace(found, trained=np.ones(len(found.every), dtype=bool))
 
 
-LEVELS = laws_of("laws: noise levels", "where the trials of a study are measured and sample")
+LEVELS = laws_of("laws: levels of a study", "where the trials of a study are measured and sample")
 rejected_by(
     LEVELS,
     laws.law_a_discrete_variant_is_measured_at_its_levels,

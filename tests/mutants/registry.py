@@ -233,7 +233,12 @@ def laws_of(
     Args:
         around: for what is in place while a law is tried.
         raised: what counts as a rejection.
+
+    Raises:
+        ValueError: another module has entered a family of this name.
     """
+    if name in FAMILIES:
+        raise ValueError(f"another module has a family called {name!r}")
 
     def failed(stated: Stated) -> set[str]:
         try:
