@@ -66,7 +66,7 @@ def check(
         rounding = subject.uncertainty(oracle, x, sigma, dtype).expand_as(x)
         size = (wrong.abs() + x0.abs() + D.abs()) * 8 * rounding
     checks: list[LawCheck] = []
-    z = float(-special.ndtri(FALSE_ALARM / (2 * len(levels))))
+    z = -special.ndtri(FALSE_ALARM / (2 * len(levels)))
     for level in levels:
         here = sigma == level
         rest = (loss - excess - variance)[here]
