@@ -149,11 +149,11 @@ FOUND: dict[str, tuple[Input, str]] = {
     ),
     "a header that is no Python": (
         Input(AUDIT, {**F, "t.npy": data_files.headed("{" * 500)}),
-        "--table t.npy: cannot be read as .npy: ",
+        "t.npy cannot be read as numbers (",
     ),
     "complex levels": (
         Input(AUDIT, {**F, "t.npy": data_files.npy_of(np.array([1j, 2j]))}),
-        "its numbers are complex",
+        "t.npy holds values of type complex128: expected real numbers.",
     ),
     "a list for a trial": (
         Input(("report", "runs/tiny"), TINY, trained=True, changes={TRIAL_FILE: Change(listed, 0)}),

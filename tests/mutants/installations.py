@@ -118,7 +118,7 @@ mutant(
 )  # fmt: skip
 mutant(
     "a t interval of a normal quantile", "statistics", statistics, "_t_interval",
-    "stats.t.ppf((1 + level) / 2, n - 1)", "stats.norm.ppf((1 + level) / 2)",
+    "_t_quantile((1 + level) / 2, n - 1)", "float(stats.norm.ppf((1 + level) / 2))",
 )  # fmt: skip
 mutant(
     "bits with the quantum's other sign", "likelihood", likelihood, "bits_per_dim",

@@ -38,7 +38,7 @@ Compare = Callable[[Array, Array], Comparison]
 SHORT = (
     "training.steps=100", "training.points=2", "base.network.width=16", "base.evaluation.levels=4",
     "base.evaluation.draws=64", "base.evaluation.samples=32", "base.evaluation.steps=4",
-    'base.evaluation.metrics=["energy", "off_plane"]',
+    'base.evaluation.metrics=["energy", "off_plane"]', "base.c_noise=native",
 )  # fmt: skip
 
 

@@ -187,6 +187,12 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "conditions.label": "conditions.label=0.1",
     "evaluation.guidance.name": 'evaluation.guidance={name="classifier", steps=9}',
     "evaluation.metrics": 'evaluation.metrics=["mmd"]',
+    "evaluation.sigma_min": "evaluation.sigma_min=0.05",
+    "evaluation.sigma_max": "evaluation.sigma_max=30",
+    "evaluation.sampling_sigma_min": "evaluation.sampling_sigma_min=0.05",
+    "evaluation.sampling_sigma_max": "evaluation.sampling_sigma_max=30",
+    "asked_levels": "table=scaled_linear",
+    "table_levels": 'table={name="ddpm", n=500}',
     "evaluation.points": "evaluation.points=[0.5]",
     "evaluation.widths": "evaluation.widths=[0.1]",
 }

@@ -85,7 +85,7 @@ def noise_kind(p: Parameterization, context: Context) -> str:
             raise CheckFailed(
                 f'c_noise is {formula}: declare noise_kind = "{kind}" ({said} "{p.noise_kind}").'
             ) from broken
-    return p.noise_kind
+    return str(p.noise_kind)
 
 
 def _of_kind(kind: str, noise: Tensor, sigma: Tensor, sd: float) -> None:
