@@ -164,4 +164,6 @@ def options(t: NoiseTable, context: Context) -> str:
 
 @LAWS.law("A worker process that loads the same plugins computes the same numbers.")
 def spawned(t: NoiseTable, context: Context) -> str:
-    return behaviour.equal_elsewhere(_bound(t), context)
+    _bound(t)
+    # The table itself: a process is started anew for a component that it was not started for.
+    return behaviour.equal_elsewhere(t, context)
