@@ -196,7 +196,7 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
     one = Versus(kind, case, metric, arm, variant, other_arm, other)
     if arm == other_arm and other in equal_to(results, case, arm, variant):
         return replace(one, reason="equal objectives: not compared")
-    if set(results.of(*a)["id"]) == set(results.of(*b)["id"]):
+    if _same(results, a, b):
         return replace(one, reason="the same trials")
     everywhere, levels = ranges.common(results, a, b), levels_of(results, a, b, metric)
     compare_over = partial(_comparison, results, a, b, metric)
@@ -229,6 +229,27 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
     if levels is not None and not levels.enough:
         return replace(one, reason=f"both were trained on {levels.text} only")
     return one
+
+
+def _same(results: Results, a: Label, b: Label) -> bool:
+    """Whether two settings are the same trials, or the same trainings measured with one result.
+
+    A trial that has discrete opponents in one arm is measured at their levels there, and is another
+    one in the other arm.
+    """
+    if set(results.of(*a)["id"]) == set(results.of(*b)["id"]):
+        return True
+    metric = results.primary(a[0])
+    x, y = results.values(*a, metric), results.values(*b, metric)
+    return x.equals(y) and _trainings(results, a) == _trainings(results, b) != set()
+
+
+def _trainings(results: Results, label: Label) -> set[str]:
+    """The trainings of a setting's trials; empty where a record cannot be read."""
+    configs = [results.configs.get(id_) for id_ in results.of(*label)["id"]]
+    if None in configs:
+        return set()
+    return {one.training_text for one in configs if one is not None}
 
 
 def _comparison(

@@ -22,10 +22,13 @@ from testbed.study.settings import ReportSettings
 
 FEW_SEEDS = 4
 """The lead says on how many seeds it rests where they are fewer."""
+SMALL = "small"
+"""Of an undecided effect: shown to differ from zero, and its estimate is too small to matter."""
 SAID = {
     "better": "better",
     "equivalent": "equivalent",
     "undecided": "undecided",
+    SMALL: "different, by less than matters, and not shown to be equivalent",
     "too few seeds": "untested, on too few seeds",
     "worse": "worse",
 }
@@ -45,6 +48,8 @@ class Standing:
     """The comparisons with the baseline over all common levels."""
     unseparated: list[str]
     """The variants in the running that the best is not shown to be better than."""
+    close: list[str]
+    """Those of them from which it is shown to differ, by less than matters."""
 
     @property
     def subject(self) -> Versus | None:
@@ -65,7 +70,8 @@ def standing(results: Results, comparisons: Comparisons, case: str, arm: str) ->
     ranked = ranking(results, versus, reference)
     against = [(name, comparisons.of(case, arm, ranked[0], name)) for name in ranked[1:]]
     unseparated = [name for name, one in against if one and not _is_better(one, ranked[0])]
-    return Standing(case, arm, reference, ranked, versus, unseparated)
+    close = [name for name, one in against if one and _said_of(one) == SMALL]
+    return Standing(case, arm, reference, ranked, versus, unseparated, close)
 
 
 def ranking(results: Results, versus: list[Versus], reference: str) -> list[str]:
@@ -103,7 +109,8 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list
             said.append(f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only.")
         texts.append((f"{case or 'All data'} {_evidence(results, case)}:", said))
     rates = _rates(results) if any(comparisons.tests.values()) else []
-    rest = [*_changed(results), *_unfinished(results), *rates, *_identities(results)]
+    judged = _intervals(results, comparisons)
+    rest = [*_changed(results), *_unfinished(results), *judged, *rates, *_identities(results)]
     return [*texts, ("", rest)]
 
 
@@ -122,7 +129,7 @@ def _of_arm(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Ite
         return
     parts = []
     for verdict, said in SAID.items():
-        claims = [_claim(left, one) for one in place.versus if one.verdict == verdict]
+        claims = [_claim(left, one) for one in place.versus if _said_of(one) == verdict]
         if claims:
             parts.append(f"{listed(claims)} {'is' if len(claims) == 1 else 'are'} {said}")
     if parts:
@@ -134,6 +141,14 @@ def _of_arm(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Ite
         yield _best(left, place)
     if place.subject is not None:
         yield from _by_band(left, comparisons, place.subject, place)
+
+
+def _said_of(one: Versus) -> str:
+    """The verdict, or SMALL."""
+    c = one.comparison
+    if one.verdict != "undecided" or c is None or c.p_holm >= ALPHA or c.low <= 1 <= c.high:
+        return one.verdict
+    return SMALL
 
 
 def _claim(left: LeaveOneOut, one: Versus) -> str:
@@ -178,7 +193,11 @@ def _best(left: LeaveOneOut, place: Standing) -> str:
     hanging = f" (this hangs on {listed(found)})" if found else ""
     others = "which is better than every other"
     if not place.winner:
-        others = f"which is not shown to be better than {listed(place.unseparated)}"
+        apart = [name for name in place.unseparated if name not in place.close]
+        said = [f"not shown to be better than {listed(apart)}"] if apart else []
+        if place.close:
+            said.append(f"better than {listed(place.close)} by less than matters")
+        others = f"which is {' and '.join(said)}"
     metric = title(place.versus[0].metric)
     return f"the lowest {metric} is that of {best}{hanging}, {others}."
 
@@ -201,14 +220,21 @@ def _by_band(
         if not math.isnan(share):
             words.insert(0, f"{portion(share)} of {whole}")
         said = "; ".join(words)
-        parts.append(f"{one.verdict} at {band.name} ({said})")
+        verdict = "different by less than matters" if _said_of(one) == SMALL else one.verdict
+        parts.append(f"{verdict} at {band.name} ({said})")
         if ranges.linear_is_better(results, baseline, one.metric, one.levels, band):
             lost.append(band.name)
     if parts:
         what = f"the {title(subject.metric)} of {subject.variant} against {place.baseline}"
         yield f"by noise level, {what}: {', '.join(parts)}."
     if lost:
-        yield f"the best linear denoiser is better than {place.baseline} at {listed(lost)}."
+        where, levels = [f"at {name}" for name in lost], subject.levels
+        if levels and ranges.linear_is_better(results, baseline, subject.metric, levels):
+            where.append("over all of these levels together")
+        yield (
+            f"the linear denoiser (Wiener) is better than {place.baseline} {listed(where)}; this "
+            "is said of means and not tested."
+        )
 
 
 def notes(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:
@@ -248,6 +274,17 @@ def _power(members: Iterable[Versus]) -> list[str]:
     return [
         f"Smallest ratio to the baseline that was detectable with power {POWER:g}, uncorrected: "
         f"{' to '.join(dict.fromkeys((span[0], span[-1])))}{several}.{limit}"
+    ]
+
+
+def _intervals(results: Results, comparisons: Comparisons) -> list[str]:
+    """What the intervals of the lead are, and its verdicts."""
+    tests = comparisons.tests["baseline"] + comparisons.tests["band"] + comparisons.tests["arm"]
+    if not tests:
+        return []
+    return [
+        f"Intervals ({results.level:.0%}, each by itself) are over training seeds, on held-out "
+        f"data that all trials share; verdicts are corrected for {tests} tests."
     ]
 
 

@@ -148,7 +148,9 @@ def _page(
         verdicts=_verdicts(results, compared),
         tests=compared.tests,
         alpha=f"{ALPHA:g}",
-        smallest=per_cent(math.exp(results.settings.smallest_effect)),
+        smallest=" or ".join(
+            per_cent(math.exp(sign * results.settings.smallest_effect)) for sign in (1, -1)
+        ),
         level=f"{results.level:.0%}",
         chance=f"{1 - results.level:.2g}",
         setup=summaries.setup(results),

@@ -191,9 +191,13 @@ def share(
 
 
 def linear_is_better(
-    results: Results, label: Label, metric: str, levels: CommonLevels, band: NoiseBand
+    results: Results,
+    label: Label,
+    metric: str,
+    levels: CommonLevels,
+    band: NoiseBand | None = None,
 ) -> bool:
-    """Returns whether the best linear denoiser has less of a metric in a band than a setting has.
+    """Returns whether the linear denoiser has less of a metric than a setting has, maybe in a band.
 
     The setting's is the mean over its seeds.
     """
@@ -203,7 +207,7 @@ def linear_is_better(
     columns = found.at(levels.levels)
     if metric != curves.RELATIVE and not {"optimum", "wiener"} <= set(columns):
         return False
-    mask = members(results, label[0], band, levels.levels)
+    mask = None if band is None else members(results, label[0], band, levels.levels)
     sides = (columns, curves.linear(metric, columns))
     mine, its = (curves.total(metric, curves.parts(metric, one, 1), mask) for one in sides)
     return bool(mine.mean() > its.mean())

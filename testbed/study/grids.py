@@ -66,11 +66,20 @@ def _over_its_case(one: Variant, variants: Sequence[Variant]) -> TrialConfig:
 
 
 def _nearest(config: TrialConfig, registry: Registry) -> tuple[float, ...] | None:
-    """The levels of a trial's table that are nearest to its grid; None where it has no table."""
+    """The levels of a trial's table that are nearest to its grid; None where it has no table.
+
+    Where the table has levels within the grid's range, they are those: an opponent that is trained
+    on the whole range is trained on them.
+    """
     table = build.noise_table(registry, config.table)
     if table is None:
         return None
-    return tuple(table.snapped(build.measured_levels(config), *config.trained).tolist())
+    grid, (low, high) = build.measured_levels(config), config.trained
+    inside = table.sigmas[
+        (table.sigmas >= max(low, float(grid[0]))) & (table.sigmas <= min(high, float(grid[-1])))
+    ]
+    ends = (low, high) if not len(inside) else (float(inside[0]), float(inside[-1]))
+    return tuple(table.snapped(grid, *ends).tolist())
 
 
 def _at(

@@ -197,3 +197,50 @@ def test_trials_that_are_measured_elsewhere_are_one_training(tmp_path: Path) -> 
     assert len(alone) == 1
     assert alone[0].config.training_text == plain.config.training_text
     assert alone[0].config.identity != plain.config.identity
+
+
+def test_the_nearest_level_is_one_of_the_range_that_is_measured(tmp_path: Path) -> None:
+    """4.5 lies between two levels of the table, and nearer to the one above."""
+    below, above = max(s for s in TABLE if s < 4.5), min(s for s in TABLE if s > 4.5)
+    assert above - 4.5 < 4.5 - below
+    text = DISCRETE.replace("levels = 8,", "levels = 8, sigma_max = 4.5,")
+    made = studies.planned(text, tmp_path, seeds=None)
+    for trial in made.trials:
+        levels = trial.config.evaluation.levels
+        assert isinstance(levels, tuple)
+        assert max(levels) == pytest.approx(4.5 if trial.config.table is None else below)
+
+
+ARMS = """
+[study]
+name = "arms"
+[base]
+dataset = { name = "gaussian", dim = 2, n = 256, test = 64 }
+network = { name = "mlp", width = 8, depth = 1 }
+training = { steps = 3, batch = 8, points = 1 }
+evaluation = { levels = 8, draws = 32, samples = 8, steps = 12, metrics = [] }
+seeds = 2
+[arms.published]
+[arms.equal]
+weighting = "edm"
+loss = "l2"
+density = "lognormal"
+c_in = "shared"
+c_noise = "shared"
+[grid]
+parameterization = ["edm", "eps"]
+[report]
+baseline = "edm"
+"""
+
+
+@pytest.mark.slow
+def test_a_training_is_not_compared_with_itself(tmp_path: Path) -> None:
+    """EDM has one training in both arms; beside eps' table it is measured at more levels."""
+    results = reading.read(ran(tmp_path / "arms", ARMS))
+    ids = [set(results.of("", arm, "edm")["id"]) for arm in ("published", "equal")]
+    assert not ids[0] & ids[1]
+    between = {one.variant: one for one in comparisons.make(results).between_arms("")}
+    assert between["edm"].reason == "the same trials"
+    assert between["edm"].comparison is None
+    assert between["eps"].reason != "the same trials"
