@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from testbed.metrics.curves import RELATIVE
 from testbed.metrics.statistics import ALPHA, POWER
-from testbed.report import ranges
+from testbed.report import arms, ranges
 from testbed.report.comparisons import Comparisons, Versus, baseline_note, baseline_of
 from testbed.report.equal_objectives import distinct, equal_to, sentences_of
 from testbed.report.results import Results
@@ -110,7 +110,8 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list
         texts.append((f"{case or 'All data'} {_evidence(results, case)}:", said))
     rates = _rates(results) if any(comparisons.tests.values()) else []
     judged = _intervals(results, comparisons)
-    rest = [*_changed(results), *_unfinished(results), *judged, *rates, *_identities(results)]
+    rest = [*_changed(results), *_unfinished(results), *arms.sentences(results), *judged]
+    rest += [*rates, *_identities(results)]
     return [*texts, ("", rest)]
 
 
@@ -241,9 +242,9 @@ def notes(results: Results, comparisons: Comparisons) -> list[tuple[str, list[st
     """Returns (case, sentences): how the baseline was chosen, and what could be detected."""
     texts = []
     for case in results.cases:
-        arms = results.arms(case)
-        said = [*dict.fromkeys(filter(None, (baseline_note(results, case, a) for a in arms)))]
-        said += _power(one for arm in arms for one in comparisons.with_baseline(case, arm))
+        names = results.arms(case)
+        said = [*dict.fromkeys(filter(None, (baseline_note(results, case, a) for a in names)))]
+        said += _power(one for arm in names for one in comparisons.with_baseline(case, arm))
         texts.append((case or "All data", said))
     return [(case, said) for case, said in texts if said]
 

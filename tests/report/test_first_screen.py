@@ -1,5 +1,6 @@
 """The first screen says what holds: its rules, each on a study whose numbers are planted."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -69,6 +70,32 @@ def test_an_effect_that_is_shown_and_small_is_said_to_be_both(tmp_path: Path) ->
     assert "is different, by less than matters, and not shown to be equivalent." in text
     assert "that of a, which is better than b by less than matters." in text
     assert "undecided" not in text.partition("By noise level")[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            '[arms]\npublished = {}\nequal = { loss = "l2", density = { name = "lognormal", mean = 1 } }',  # noqa: E501
+            "Arms: “published” leaves every variant its own recipe; “equal” gives all variants "
+            "loss l2 and density lognormal (mean 1).",
+        ),
+        (
+            '[base]\nloss = "l1"\n[arms]\na = {}\nb = { training = { steps = 5 } }',
+            "Arms: “a” has what all trials have; “b” gives all variants training steps 5.",
+        ),
+        ("[arms]\na = {}", ""),
+        ("arms = 3", ""),
+        ("no [ toml", ""),
+    ],
+)
+def test_the_lead_says_what_the_arms_are(tmp_path: Path, file: str, said: str) -> None:
+    folder = plant(tmp_path, WINNER)
+    at = folder / "study.json"
+    at.write_text(json.dumps({**json.loads(at.read_text()), "file": file}))
+    text = lead(folder)
+    assert said in text
+    assert ("Arms:" in text) == bool(said)
 
 
 def test_the_lead_says_what_its_intervals_are(tmp_path: Path) -> None:
