@@ -193,7 +193,7 @@ def decade(value: float, position: object = None) -> str:
 
 
 class LogTicks(Locator):
-    """Ticks of a log axis: whole decades, or finer numbers where fewer than two of them fit."""
+    """Ticks of a log axis: whole decades, or where fewer than two fit, three finer numbers."""
 
     def __call__(self) -> Sequence[float]:
         return self.tick_values(*sorted(self.axis.get_view_interval()))  # type: ignore[union-attr]
@@ -204,12 +204,13 @@ class LogTicks(Locator):
         if len(powers) > 1:
             return [10.0**power for power in powers[:: -(-len(powers) // 9)]]
         wider = range(powers.start - 1, powers.stop + 1)
-        found = [digit * 10.0**power for power in wider for digit in (1, 2, 5)]
-        found = [tick for tick in found if vmin <= tick <= vmax]
-        if len(found) < 2:
-            even = MaxNLocator(4).tick_values(vmin, vmax)
-            found = [float(tick) for tick in even if vmin <= tick <= vmax]
-        return found
+        for digits in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+            found = [digit * 10.0**power for power in wider for digit in digits]
+            found = [tick for tick in found if vmin <= tick <= vmax]
+            if len(found) >= 3:
+                return found
+        even = MaxNLocator(5).tick_values(vmin, vmax)
+        return [float(tick) for tick in even if vmin <= tick <= vmax]
 
 
 def scale(axes: Axes, x: str, y: str) -> None:
