@@ -213,10 +213,14 @@ class LogTicks(Locator):
         return [float(tick) for tick in even if vmin <= tick <= vmax]
 
 
-def scale(axes: Axes, x: str, y: str) -> None:
-    """Sets both scales, with ticks at whole decades where they are logarithmic and long enough."""
-    axes.set(xscale=x, yscale=y)
-    for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
+def scale(row: Sequence[Axes], x: str, y: str) -> None:
+    """Sets both scales of panels, with ticks at whole decades where they are long enough logs.
+
+    The ticks come last: a scale that is set takes those of every panel that shares the axis away.
+    """
+    for axes in row:
+        axes.set(xscale=x, yscale=y)
+    for axis, name in ((axis, n) for a in row for axis, n in ((a.xaxis, x), (a.yaxis, y))):
         if name != "linear":
             axis.set_major_formatter(FuncFormatter(decade))
             axis.set_minor_locator(NullLocator())
@@ -369,8 +373,8 @@ def draw_row(
 
     `limits` are those of y; without them they follow from the lines.
     """
+    scale(row, xscale, yscale)
     for axes, (title, own) in zip(row, lines.items(), strict=True):
-        scale(axes, xscale, yscale)
         axes.set(title=title, xlabel=xlabel)
         draw(axes, own, order)
     for axes in row:

@@ -134,7 +134,8 @@ def sizes(results: Results, case: str) -> Picture | None:
     if not any(lines.values()):
         return None
     rows = 2 if len(targets) > 1 else 1
-    figure, grid = panels(len(lines) // rows, rows, width=3.6)
+    width, height = ((3.6, 3.3), (4.6, 2.5))[rows - 1]
+    figure, grid = panels(len(lines) // rows, rows, width, height)
     for below in grid[1:]:
         below[0].sharex(grid[0][0])
         below[0].sharey(grid[0][0])
@@ -242,7 +243,7 @@ def coefficients(results: Results, case: str) -> Picture | None:
     for below, name, lines in zip(grid.T, names, columns, strict=True):
         for axes, (arm, own) in zip(below, lines.items(), strict=False):
             wide = any(line["value"].abs().max() > 10 for line in own.values())
-            scale(axes, "log", scales.get(name, "symlog" if wide else "linear"))
+            scale([axes], "log", scales.get(name, "symlog" if wide else "linear"))
             shown = "|c_out|" if name == "c_out" else name
             axes.set(title=f"{shown}, {arm}".removesuffix(", "), xlabel=SIGMA)
             draw(axes, own, order)

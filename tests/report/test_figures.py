@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.planted_studies import Planted, noisy, plant
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from testbed import report
@@ -52,6 +53,23 @@ def test_the_target_is_shown_by_arm_where_its_size_differs(
     tmp_path: Path, powers: dict[str, float], titles: list[str]
 ) -> None:
     assert drawn(study(tmp_path, **powers), "sizes") == titles
+
+
+@pytest.mark.parametrize("column", [None, 3.3])
+@pytest.mark.parametrize("power", [0.0, -1.0])
+def test_every_panel_of_a_shared_axis_has_plain_ticks(
+    tmp_path: Path, power: float, column: float | None
+) -> None:
+    """A scale that was set on one panel left matplotlib's own ticks on others, in a paper too."""
+    read = reading.read(study(tmp_path, target_rms=power))
+    axes_of: list[Axes] = []
+    with pytest.MonkeyPatch.context() as patch, drawing.styled(column):
+        patch.setattr(drawing, "lay_out", lambda figure: axes_of.extend(figure.axes))
+        figures.sizes(read, "c")
+    assert len(axes_of) == (3 if power == 0 else 4)
+    for axis in (axis for axes in axes_of for axis in (axes.xaxis, axes.yaxis)):
+        assert isinstance(axis.get_major_locator(), drawing.LogTicks)
+        assert axis.get_major_formatter()(0.01, 0) == "0.01"
 
 
 @pytest.mark.parametrize("column", [None, *COLUMNS])
