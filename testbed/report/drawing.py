@@ -193,7 +193,7 @@ def decade(value: float, position: object = None) -> str:
 
 
 class LogTicks(Locator):
-    """Ticks of a log axis: whole decades, or finer numbers where fewer than two of them fit."""
+    """Ticks of a log axis: whole decades, or where fewer than two fit, three finer numbers."""
 
     def __call__(self) -> Sequence[float]:
         return self.tick_values(*sorted(self.axis.get_view_interval()))  # type: ignore[union-attr]
@@ -204,18 +204,23 @@ class LogTicks(Locator):
         if len(powers) > 1:
             return [10.0**power for power in powers[:: -(-len(powers) // 9)]]
         wider = range(powers.start - 1, powers.stop + 1)
-        found = [digit * 10.0**power for power in wider for digit in (1, 2, 5)]
-        found = [tick for tick in found if vmin <= tick <= vmax]
-        if len(found) < 2:
-            even = MaxNLocator(4).tick_values(vmin, vmax)
-            found = [float(tick) for tick in even if vmin <= tick <= vmax]
-        return found
+        for digits in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+            found = [digit * 10.0**power for power in wider for digit in digits]
+            found = [tick for tick in found if vmin <= tick <= vmax]
+            if len(found) >= 3:
+                return found
+        even = MaxNLocator(5).tick_values(vmin, vmax)
+        return [float(tick) for tick in even if vmin <= tick <= vmax]
 
 
-def scale(axes: Axes, x: str, y: str) -> None:
-    """Sets both scales, with ticks at whole decades where they are logarithmic and long enough."""
-    axes.set(xscale=x, yscale=y)
-    for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
+def scale(row: Sequence[Axes], x: str, y: str) -> None:
+    """Sets both scales of panels, with ticks at whole decades where they are long enough logs.
+
+    The ticks come last: a scale that is set takes those of every panel that shares the axis away.
+    """
+    for axes in row:
+        axes.set(xscale=x, yscale=y)
+    for axis, name in ((axis, n) for a in row for axis, n in ((a.xaxis, x), (a.yaxis, y))):
         if name != "linear":
             axis.set_major_formatter(FuncFormatter(decade))
             axis.set_minor_locator(NullLocator())
@@ -368,8 +373,8 @@ def draw_row(
 
     `limits` are those of y; without them they follow from the lines.
     """
+    scale(row, xscale, yscale)
     for axes, (title, own) in zip(row, lines.items(), strict=True):
-        scale(axes, xscale, yscale)
         axes.set(title=title, xlabel=xlabel)
         draw(axes, own, order)
     for axes in row:

@@ -98,15 +98,19 @@ def _row(axes: Axes, results: Results, one: Versus, height: float, limits: Windo
     text = "no one’s victory" if one.lost else one.verdict.partition(":")[0]
     if c is not None and not one.lost:
         text = f"{per_cent(c.ratio, c.low, c.high)}  {text}"
-        if limits[0] < c.ratio < limits[1]:
+        low, high = limits
+        axes.plot(np.clip([c.low, c.high], *limits), [height] * 2, color=colour, lw=2,
+                  solid_capstyle="butt")  # fmt: skip
+        if low < c.ratio < high:
             a, b = (ranges.values(results, side, one.metric, one.levels) for side in one.labels)
             seeds = (a / b).dropna().clip(*limits)
             axes.plot(seeds, [height + 0.2] * len(seeds), ".", ms=5, mew=0, color=colour, alpha=0.6)
-            axes.plot([c.low, c.high], [height] * 2, color=colour, lw=2, solid_capstyle="butt")
             axes.plot([c.ratio], [height], "s", ms=5, color=colour)
-        else:
-            right = c.ratio >= limits[1]
-            axes.plot([limits[right]], [height], ">" if right else "<", color=colour, clip_on=False)
+        # A bound that is nan, of one seed, is neither the least nor the largest.
+        arrows = ((low, "<", min(c.ratio, c.low) <= low), (high, ">", max(c.ratio, c.high) >= high))
+        for edge, marker, beyond in arrows:
+            if beyond:
+                axes.plot([edge], [height], marker, color=colour, clip_on=False)
     axes.annotate(
         text, (1.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
         color=colour, annotation_clip=False,

@@ -14,9 +14,11 @@ from testbed.report.drawing import (
     SIGMA,
     Band,
     End,
+    Line,
     Picture,
     band,
     by_arm,
+    draw,
     draw_row,
     ink,
     lines_by_arm,
@@ -29,6 +31,10 @@ from testbed.report.results import Label, Results, chosen
 from testbed.report.words import BELOW_ONE
 
 POINTS = 100
+ALIKE = 0.05
+"""The relative difference that two lines of a figure do not show."""
+LEAST = 1e-300
+"""What stands for 0 where a logarithm is taken."""
 
 
 def of_case(results: Results, case: str) -> Iterator[Picture]:
@@ -119,16 +125,53 @@ def sizes(results: Results, case: str) -> Picture | None:
         return band(levels, "sigma", "output_rms", results.level)
 
     targets, outputs = (lines_by_arm(results, case, line) for line in (target, output))
-    once: dict[str, Band] = {}
-    for own in targets.values():
-        once |= {variant: line for variant, line in own.items() if variant not in once}
-    lines = {"target": once}
-    lines |= {f"output, {arm}".removesuffix(", "): own for arm, own in outputs.items()}
+    targets = once_if_alike(targets)
+    lines = {
+        f"{name}, {arm}".removesuffix(", "): own
+        for name, panels_of in (("target", targets), ("output", outputs))
+        for arm, own in panels_of.items()
+    }
     if not any(lines.values()):
         return None
-    figure, grid = panels(len(lines), width=3.6)
-    draw_row(grid[0], lines, results.variants(case), "root mean square")
+    rows = 2 if len(targets) > 1 else 1
+    width, height = ((3.6, 3.3), (4.6, 2.5))[rows - 1]
+    figure, grid = panels(len(lines) // rows, rows, width, height)
+    for below in grid[1:]:
+        below[0].sharex(grid[0][0])
+        below[0].sharey(grid[0][0])
+    draw_row([*grid.flat], lines, results.variants(case), "root mean square")
     return picture(figure, "sizes", case, of_seeds(results, case))
+
+
+def once_if_alike(lines: dict[str, dict[str, Band]]) -> dict[str, dict[str, Band]]:
+    """Returns exact lines by arm and variant under one arm "" where they are the same in every arm.
+
+    Each variant's line is then that of the first arm that has it.
+    """
+    once: dict[str, Band] = {}
+    for own in lines.values():
+        for variant, line in own.items():
+            if not alike(once.setdefault(variant, line), line):
+                return lines
+    return {"": once}
+
+
+def alike(a: Band, b: Band) -> bool:
+    """Says whether two exact lines agree within ALIKE at the levels in the range of both.
+
+    The lines may be given at different levels, between which log |value| is linear in log x. Lines
+    whose ranges have no level in common are not known to agree.
+    """
+    x, u = (np.log(line["x"].to_numpy(dtype=float)) for line in (a, b))
+    y, v = (line["value"].to_numpy(dtype=float) for line in (a, b))
+    common = (x >= u.min()) & (x <= u.max())
+    if not common.any():
+        return False
+    sizes = np.log(np.maximum(np.abs(y), LEAST)), np.log(np.maximum(np.abs(v), LEAST))
+    return all(
+        np.allclose(np.interp(x[common], u, other), own[common], rtol=0, atol=ALIKE)
+        for own, other in (sizes, (np.sign(y), np.sign(v)))
+    )
 
 
 def start(results: Results, case: str) -> Picture | None:
@@ -186,35 +229,43 @@ def _curve(table: pd.DataFrame, column: str, level: float) -> Band:
 
 
 def coefficients(results: Results, case: str) -> Picture | None:
-    """Draws c_skip, |c_out|, c_in and c_noise over sigma, the latter two for each arm."""
-    table = results.coefficients
-    if not {"c_skip", "c_out", "c_in", "c_noise"} <= set(table):
+    """Draws c_skip, |c_out|, c_in and c_noise over sigma, for each arm where its arms differ."""
+    names = ("c_skip", "c_out", "c_in", "c_noise")
+    if not set(names) <= set(results.coefficients):
         return None
-    arms, order = results.arms(case), results.variants(case)
-    curves = [("c_skip", ""), ("c_out", "")]
-    curves += [(name, arm) for name in ("c_in", "c_noise") for arm in arms]
+    columns = [once_if_alike(lines_by_arm(results, case, _coefficient(results, case, name)))
+               for name in names]  # fmt: skip
+    order = results.variants(case)
     scales = {"c_skip": "linear", "c_out": "log", "c_in": "log"}
-    figure, grid = panels(-(-len(curves) // 2), rows=2, width=3.2, height=2.5, shared=False)
+    rows = max(map(len, columns))
+    figure, grid = panels(len(names), rows, width=2.7, height=2.5, shared=False)
     variants: dict[str, None] = {}
-    for axes, (column, arm) in zip(grid.T.flat, curves, strict=False):
-        rows = table[(table["case"] == case) & (table["arm"] == (arm or arms[0]))]
-        wide = rows[column].abs().max() > 10
-        scale(axes, "log", scales.get(column, "symlog" if wide else "linear"))
-        name = "|c_out|" if column == "c_out" else column
-        axes.set(title=f"{name}, {arm}" if arm else name, xlabel=SIGMA)
-        for variant in order:
-            own = rows[rows["variant"] == variant]
-            if len(own):
-                y = own[column].abs() if column == "c_out" else own[column]
-                axes.plot(own["sigma"], y, **ink(variant, order))
-                variants[variant] = None
-    for axes in grid.T.flat[len(curves) :]:
-        axes.set_visible(False)
+    for below, name, lines in zip(grid.T, names, columns, strict=True):
+        for axes, (arm, own) in zip(below, lines.items(), strict=False):
+            wide = any(line["value"].abs().max() > 10 for line in own.values())
+            scale([axes], "log", scales.get(name, "symlog" if wide else "linear"))
+            shown = "|c_out|" if name == "c_out" else name
+            axes.set(title=f"{shown}, {arm}".removesuffix(", "), xlabel=SIGMA)
+            draw(axes, own, order)
+            variants |= dict.fromkeys(own)
+        for axes in below[len(lines) :]:
+            axes.set_visible(False)
     if not variants:
         return None
-    handles = [Line2D([], [], label=name, **ink(name, order)) for name in variants]
+    handles = [Line2D([], [], label=name, **ink(name, order)) for name in order if name in variants]
     ncols = min(8, max(1, round(figure.get_figwidth() / 1.1)))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=ncols, frameon=False, handlelength=3.2
     )
     return picture(figure, "coefficients", case)
+
+
+def _coefficient(results: Results, case: str, column: str) -> Line:
+    """The line of a coefficient, of c_out its size."""
+
+    def line(arm: str, variant: str) -> Band:
+        table = chosen(results.coefficients, case, arm, variant)
+        y = table[column].astype(float)
+        return pd.DataFrame({"x": table["sigma"], "value": y.abs() if column == "c_out" else y})
+
+    return line

@@ -339,16 +339,22 @@ def _arms(compared: Comparisons, case: str) -> PageTable | None:
 
 
 def _decades(results: Results, table: pd.DataFrame, case: str) -> PageTable:
-    """A row per variant: the target's decades, then the output's in every arm."""
+    """A row per variant: the decades of target and output by arm, of equal targets once."""
     here = table[table["case"] == case]
-    rows: list[list[Cell | str]] = []
-    for variant in results.variants(case):
-        spans = here[here["variant"] == variant]
-        outputs = [spans.loc[spans["arm"] == arm, "output"].max() for arm in results.arms(case)]
-        cells = [spans["target"].iloc[0], *outputs]
-        rows.append([variant, *("–" if math.isnan(span) else f"{span:.2f}" for span in cells)])
-    heads = [f"output, {arm}" if arm else "output" for arm in results.arms(case)]
-    return page_table(["variant", "target", *heads], rows)
+    arms, variants = results.arms(case), results.variants(case)
+    columns: dict[str, list[str]] = {}
+    for quantity in ("target", "output"):
+        spans = here.pivot_table(quantity, "variant", "arm", "first", dropna=False)
+        texts = {
+            arm: ["–" if math.isnan(span) else f"{span:.2f}" for span in own]
+            for arm, own in spans.reindex(index=variants, columns=arms).items()
+        }
+        if quantity == "target":
+            found = [{*row} - {"–"} for row in zip(*texts.values(), strict=True)]
+            if all(len(row) < 2 for row in found):
+                texts = {"": ["".join(row) or "–" for row in found]}
+        columns |= {f"{quantity}, {arm}".removesuffix(", "): own for arm, own in texts.items()}
+    return page_table(["variant", *columns], zip(variants, *columns.values(), strict=True))
 
 
 def _gallery(results: Results, table: pd.DataFrame, case: str) -> list[Picture]:

@@ -98,8 +98,9 @@ FIGURES = {
     "forest": (
         "Every variant against the baseline.",
         "Squares: the effect on the primary metric over the noise levels that both were trained "
-        "on; dots: single seeds; grey: effects too small to matter. An arrow points to a variant "
-        "that is off the scale, which those near the baseline set.",
+        "on; dots: single seeds; grey: effects too small to matter. An arrow: a variant "
+        "or its interval goes on beyond the scale, which those near the baseline set. The axis is "
+        "logarithmic in the ratio.",
     ),
     "ratio": (
         "Ratio to the baseline by noise level.",
@@ -123,8 +124,9 @@ FIGURES = {
     ),
     "sizes": (
         "Size of target and output.",
-        "What the network is asked for (left, exact) and what it gives (right, trained models on "
-        "held-out data). A target that spans decades asks one network for outputs of very "
+        "What the network is asked for (target, exact) and what it gives (output, trained models "
+        "on held-out data). The target has one panel where no variant’s differs between arms. A "
+        "target that spans decades asks one network for outputs of very "
         "different size; an output that leaves its target’s curve has not followed it.",
     ),
     "start": (
@@ -146,8 +148,8 @@ FIGURES = {
     ),
     "coefficients": (
         "Coefficients of D = c_skip x + c_out F(c_in x, c_noise).",
-        "|c_out| multiplies the network’s own error in D: look for where it exceeds 1. c_skip and "
-        "c_out are the same in every arm.",
+        "|c_out| multiplies the network’s own error in D: look for where it exceeds 1. A "
+        "coefficient has one panel where no variant’s differs between arms.",
     ),
     "points": (
         "The primary metric over the steps of training.",
