@@ -149,7 +149,8 @@ def test_what_leaves_the_scale_of_the_forest_has_an_arrow(
 
 
 def test_the_axis_of_the_forest_is_said_to_be_logarithmic(tmp_path: Path) -> None:
-    read = reading.read(plant(tmp_path, {k: v for k, v in ARMS.items() if k[1] == "x"}))
+    planted = {("c", "", name): noisy(1.0, stream=i) for i, name in enumerate("ab")}
+    read = reading.read(plant(tmp_path, planted))
     picture = effects.forest(read, comparisons.make(read), "c")
     assert picture is not None
     assert "The axis is logarithmic in the ratio." in picture.caption

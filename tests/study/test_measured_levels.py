@@ -141,7 +141,7 @@ def test_a_pair_is_compared_at_the_same_levels_and_the_share_is_said(
     np.testing.assert_allclose(levels.levels, NEAREST, rtol=1e-9)
     inside = [0.1 <= sigma <= 20 for sigma in GRID]
     assert levels.trained.tolist() == inside
-    assert levels.text.startswith(f"{sum(inside)} of 8 levels, measured at the nearest ")
+    assert levels.text.startswith(f"{sum(inside)} of 8 levels, measured at the ")
     np.testing.assert_allclose(of(results, plain, "flow table=none").levels, GRID, rtol=1e-9)
     assert of(results, plain, "flow table=none").whole
     # 4 of 8 levels are just enough.
@@ -172,7 +172,7 @@ def test_less_than_half_of_the_levels_has_no_verdict(tmp_path: Path) -> None:
     assert made is not None
     assert made.levels is not None
     assert not made.levels.enough
-    assert made.verdict.startswith("both were trained on 2 of 8 levels, measured at the nearest ")
+    assert made.verdict.startswith("both were trained on 2 of 8 levels, measured at the ")
 
 
 def test_two_tables_without_a_common_level_are_not_compared(tmp_path: Path) -> None:
