@@ -199,7 +199,7 @@ def linear_is_better(
 ) -> bool:
     """Returns whether the linear denoiser has less of a metric than a setting has, maybe in a band.
 
-    The setting's is the mean over its seeds.
+    The means over the setting's seeds are compared, also without each one of them.
     """
     found = results.by_level(label)
     if found is None or not len(levels.levels):
@@ -210,7 +210,9 @@ def linear_is_better(
     mask = None if band is None else members(results, label[0], band, levels.levels)
     sides = (columns, curves.linear(metric, columns))
     mine, its = (curves.total(metric, curves.parts(metric, one, 1), mask) for one in sides)
-    return bool(mine.mean() > its.mean())
+    more = mine - its
+    others = (more.sum() - more) / (len(more) - 1) if len(more) > 1 else more
+    return bool(more.mean() > 0 and (others > 0).all())
 
 
 def of_levels(results: Results, label: Label, metric: str) -> bool:

@@ -88,7 +88,8 @@ METRICS = {
 
 
 BELOW_ONE = {
-    True: "Below 1 a model uses more than the covariance; above 1 it has not learnt even that.",
+    True: "Below 1 a model beats the linear denoiser that was fitted to the training split, as at "
+    "very low noise D = x may do; above 1 it has not learnt even the covariance.",
     False: "The training samples are few for their dimensions, and that baseline is not the best "
     "linear denoiser: nothing follows from a value below 1.",
 }

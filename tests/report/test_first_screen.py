@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from helpers.command_line import run_here
 from helpers.paths import ROOT
-from helpers.planted_studies import Planted, noisy, plant, plant_default
+from helpers.planted_studies import LEARNT, Planted, noisy, plant, plant_default
 
 from testbed import report
 from testbed.metrics import curves
@@ -96,6 +96,31 @@ def test_the_lead_says_what_the_arms_are(tmp_path: Path, file: str, said: str) -
     text = lead(folder)
     assert said in text
     assert ("Arms:" in text) == bool(said)
+
+
+def test_a_small_effect_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
+    """Without seed 0 the mean of the log ratios is -0.052: more than the smallest effect."""
+    b = noisy(1.0, seeds=6, stream=1)
+    logs = np.array([-0.03, -0.05, -0.052, -0.054, -0.05, -0.054])
+    assert abs(logs.mean()) < 0.05 < abs(logs[1:].mean())
+    a = [v * math.exp(log) for v, log in zip(b, logs, strict=True)]
+    text = lead(plant(tmp_path, {("c", "", "b"): b, ("c", "", "a"): a}))
+    assert "; hangs on seed 0) is different, by less than matters" in text
+
+
+@pytest.mark.parametrize(("last", "better"), [(1.2, True), (4.0, False)])
+def test_the_linear_denoiser_is_better_without_any_one_seed(
+    tmp_path: Path, last: float, better: bool
+) -> None:
+    """Loss over Wiener loss of three seeds: the mean is above 1, with 4.0 by one seed alone."""
+    first = 1.2 if better else 0.9
+    b = [LEARNT * ratio for ratio in (first, first, last)]
+    losses = {("c", "", "b"): b, ("c", "", "a"): [2.0, 2.1, 2.2]}
+    read = reading.read(plant(tmp_path, losses, baseline="b"))
+    levels = ranges.common(read, ("c", "", "b"), ("c", "", "a"))
+    assert levels is not None
+    found = ranges.linear_is_better(read, ("c", "", "b"), "loss_vs_wiener", levels)
+    assert found == better
 
 
 def test_the_lead_says_what_its_intervals_are(tmp_path: Path) -> None:

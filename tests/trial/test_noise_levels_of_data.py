@@ -236,7 +236,7 @@ def test_a_study_of_photos_says_so_in_plan_and_report(photos: Path) -> None:
         "nothing follows from a value below 1",
     ):
         assert words_of_report in page
-    assert "uses more than the covariance" not in page
+    assert "beats the linear denoiser that was fitted" not in page
     facts = json.loads((photos / "runs/scaled/data/data.json").read_text())
     assert facts["linear_baseline"]["sound"] is False
 
