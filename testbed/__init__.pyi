@@ -23,9 +23,10 @@ from .registry import Registry
 from .report.study_result import StudyResult, open
 from .sampling.likelihood import bits_per_dim, log_likelihood
 from .sampling.loop import sample
+from .sampling.pipeline import Pipeline
 from .study.definition import Study
 from .training.settings import Training
-from .trial.restore import load
+from .trial.restore import load, pipeline
 from .workflow.run import run
 
 __version__: str
@@ -44,6 +45,7 @@ __all__ = [
     "Noise",
     "NoiseTable",
     "Parameterization",
+    "Pipeline",
     "Recipe",
     "Registry",
     "Sampler",
@@ -61,6 +63,7 @@ __all__ = [
     "noise_levels",
     "open",
     "oracles",
+    "pipeline",
     "run",
     "sample",
     "selftest",

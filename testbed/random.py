@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+
+Generators = torch.Generator | Sequence[torch.Generator]
+"""The source of all noise of a batch, or one for each of its samples."""
 
 
 def stream(seed: int, name: str) -> torch.Generator:

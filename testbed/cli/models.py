@@ -332,9 +332,84 @@ def sample(
             "label=3; -1 switches it off. By default the classes are those of held-out data.",
         ),
     ] = None,
+    negative: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLASS",
+            help="With --scale: the class that samples are guided away from, in place of none.",
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            help="The scale w of classifier-free guidance, D_n + w (D_y - D_n); by default samples "
+            "are guided as in the study.",
+        ),
+    ] = None,
+    interval: Annotated[
+        tuple[float, float],
+        typer.Option(
+            metavar="LOW HIGH",
+            help="With --scale: the noise levels that are guided; all by default.",
+            show_default=False,
+        ),
+    ] = (0.0, float("inf")),
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of sampler steps; that of the study by default."),
+    ] = None,
+    sampler: Annotated[
+        str,
+        typer.Option(
+            help="The sampler, by name or with options ('{name=\"ddim\", eta=0.5}'); that of the "
+            "study by default."
+        ),
+    ] = "",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="The schedule of noise levels, by name or with options; that of the study by "
+            "default."
+        ),
+    ] = "",
+    eta: Annotated[
+        float | None,
+        typer.Option(help="The sampler's option eta: how much fresh noise its steps draw."),
+    ] = None,
+    each: Annotated[
+        bool,
+        typer.Option(
+            "--seed-each",
+            help="Seed every sample by itself, with --seed, --seed + 1 and so on: a sample is then "
+            "the same whatever the number of samples.",
+        ),
+    ] = False,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start from this image, or from the samples in a .npy file, with noise added.",
+        ),
+    ] = None,
+    strength: Annotated[
+        float,
+        typer.Option(
+            help="With --image: the share of the steps that the image goes through, above 0."
+        ),
+    ] = 1.0,
+    known: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --image: a mask, white where the image is kept, or 1 in a .npy file.",
+        ),
+    ] = None,
     device: options.Device = "auto",
 ) -> None:
     """Draw samples from a trained trial, as numbers or as a picture.
+
+    Without further options they are drawn as the study draws them. With --image they begin at that
+    image, and with --known its white region is kept and the rest is filled in.
 
     Exit codes: 0 the file is written, 2 bad input.
     """
@@ -346,6 +421,20 @@ def sample(
     if file.suffix not in sample.SUFFIXES:
         raise InputError(f"--out {file}: expected one of {kinds}.")
     console = terminal.console()
-    sample.draw(trial, n, file, seed, device_of(device), console, condition or ())
+    request = sample.Request(
+        condition=condition or (),
+        negative=negative or (),
+        scale=scale,
+        interval=interval,
+        steps=steps,
+        sampler=sampler,
+        schedule=schedule,
+        eta=eta,
+        each=each,
+        image=image,
+        strength=strength,
+        known=known,
+    )
+    sample.draw(trial, n, file, seed, device_of(device), console, request)
     console.print(f"{n} samples in [bold]{file}[/]")
     terminal.next_step(terminal.command("audit", trial), " measures what the model missed.")

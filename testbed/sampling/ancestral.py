@@ -22,6 +22,7 @@ from testbed.components.sampler import Sampler
 from testbed.diffusion.ddpm import VARIANCES
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
+from testbed.random import Generators
 from testbed.sampling.solvers import ScalarDenoise, fresh, toward
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
     return sigma_next * down, eta * sigma_next * math.sqrt((1 - q) * (1 + q))
 
 
-def noisier(x: Tensor, deviation: float, generator: torch.Generator | None) -> Tensor:
+def noisier(x: Tensor, deviation: float, generator: Generators | None) -> Tensor:
     """Returns x + deviation z; nothing is drawn for a deviation of 0."""
     return x + deviation * fresh(x, generator) if deviation else x
 
@@ -57,7 +58,7 @@ def ddim(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: list[Any],
     eta: float = 0.0,
 ) -> Tensor:
@@ -71,7 +72,7 @@ def euler_ancestral(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: list[Any],
     eta: float = 1.0,
 ) -> Tensor:
@@ -84,7 +85,7 @@ def ddpm(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: list[Any],
     variance: Variance = "small",
 ) -> Tensor:
@@ -111,7 +112,7 @@ def dpmpp_2s_ancestral(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: list[Any],
     eta: float = 1.0,
 ) -> Tensor:
@@ -134,7 +135,7 @@ def dpmpp_sde(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: list[Any],
     eta: float = 1.0,
 ) -> Tensor:

@@ -19,6 +19,7 @@ with l = w where D is the unconditional denoiser.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from testbed.components.base import Sigma
 from testbed.components.guidance import Condition, Conditional, Denoise, LogClasses
 from testbed.diffusion.ddpm import Normal, posterior_of
 from testbed.tensors import per_sample
+from testbed.training.conditions import OFF
 
 
 @dataclass(frozen=True)
@@ -57,35 +59,78 @@ class ConditionedDenoiser:
         return posterior_of(self.denoiser)(x, sigma, sigma_next, self.condition)
 
 
+EVERYWHERE = (0.0, math.inf)
+
+
 @dataclass(frozen=True)
 class ClassifierFree:
     """D_w = D_n + sum_i w_i (D_i - D_n) = (1 - sum_i w_i) D_n + sum_i w_i D_i.
 
     One condition with w = 1 is D_i itself, and with w = 0 D_n, to the last bit: a denoiser of
-    weight zero is not called. Several conditions are composed.
+    weight zero is not called. Several conditions are composed. All of them are one call of the
+    denoiser, with a batch of that many times the samples.
 
     Args:
         denoiser: (x, sigma, condition) -> D; a condition of None switches all conditions off.
         terms: Each condition with its scale w.
         negative: The condition of D_n.
+        interval: The noise levels (low, high] that are guided; every w is 1 at the others.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598, eq. 6, whose scale is w - 1; several conditions:
-    Liu et al. 2022, arXiv:2206.01714, eq. 11.
+    Liu et al. 2022, arXiv:2206.01714, eq. 11; the interval: Kynkaanniemi et al. 2024,
+    arXiv:2404.07724, eq. 5.
     """
 
     denoiser: Conditional
     terms: Sequence[tuple[Condition | None, float]]
     negative: Condition | None = None
+    interval: tuple[float, float] = EVERYWHERE
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Returns D_w at x (B, ...) and sigma (B,), shaped like x and of its dtype."""
-        rest = 1 - sum(w for _, w in self.terms)
-        weighted = (
-            w * self.denoiser(x, sigma, condition)
-            for condition, w in ((self.negative, rest), *self.terms)
-            if w != 0
+        """Returns D_w at x (B, ...) and sigma, (B,) or a scalar, shaped like x and of its dtype."""
+        scales = [w for _, w in self.terms]
+        if self.interval == EVERYWHERE:
+            return self._weighted(x, sigma, scales)
+        low, high = self.interval
+        guided = (low < sigma) & (sigma <= high)
+        if bool(guided.all()):
+            return self._weighted(x, sigma, scales)
+        D = self._weighted(x, sigma, [1.0] * len(scales))
+        if not bool(guided.any()):
+            return D
+        inside = guided.reshape(-1, *[1] * (x.ndim - 1))
+        return torch.where(inside, self._weighted(x, sigma, scales), D)
+
+    def _weighted(self, x: Tensor, sigma: Tensor, scales: Sequence[float]) -> Tensor:
+        """(1 - sum_i w_i) D_n + sum_i w_i D_i."""
+        conditions = [self.negative, *(condition for condition, _ in self.terms)]
+        weights = [1 - sum(scales), *scales]
+        used = [(c, w) for c, w in zip(conditions, weights, strict=True) if w != 0]
+        n = len(used)
+        together = joined([condition for condition, _ in used], len(x), x.device)
+        D = self.denoiser(
+            torch.cat([x] * n), sigma.repeat(n) if sigma.ndim else sigma, together
+        ).chunk(n)
+        return functools.reduce(
+            operator.add, (w * one for one, (_, w) in zip(D, used, strict=True))
         )
-        return functools.reduce(operator.add, weighted)
+
+
+def joined(
+    conditions: Sequence[Condition | None], samples: int, device: torch.device
+) -> Condition | None:
+    """The conditions of several batches of that many samples as that of one batch, in their order.
+
+    A condition that one of them has is switched off for the others; None where none has any.
+    """
+    if len(conditions) == 1:
+        return conditions[0]
+    names = dict.fromkeys(name for one in conditions for name in one or ())
+    off = torch.full((samples,), OFF, device=device)
+    return {
+        name: torch.cat([(one or {}).get(name, off).expand(samples) for one in conditions])
+        for name in names
+    } or None
 
 
 @dataclass(frozen=True)

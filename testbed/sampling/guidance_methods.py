@@ -19,7 +19,12 @@ from testbed.components.guidance import (
 )
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
-from testbed.sampling.guidance import ClassifierFree, ClassifierGuided, ConditionedDenoiser
+from testbed.sampling.guidance import (
+    EVERYWHERE,
+    ClassifierFree,
+    ClassifierGuided,
+    ConditionedDenoiser,
+)
 from testbed.training import classifier
 from testbed.training.conditions import OFF
 
@@ -44,10 +49,15 @@ class NoGuidance:
 
 @dataclass(frozen=True)
 class ClassifierFreeGuidance:
-    """D_n + w (D_y - D_n) with w = scale; D_n has the label `negative`, or none where it is -1."""
+    """D_n + w (D_y - D_n) with w = scale; D_n has the label `negative`, or none where it is -1.
+
+    `interval` holds the ends of the noise levels that are guided, in units of sigma; at the others
+    w is 1. Without them all are guided.
+    """
 
     scale: float = 1.0
     negative: int = OFF
+    interval: tuple[float, ...] = ()
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
         return list(conditions)
@@ -60,6 +70,13 @@ class ClassifierFreeGuidance:
             )
             return
         yield from _infinite(self.scale)
+        if self.interval and not (
+            len(self.interval) == 2 and 0 <= self.interval[0] < self.interval[1]
+        ):
+            yield (
+                f"{KEY}.interval = {list(self.interval)}: expected two noise levels, the lower one "
+                "first, such as [0.3, 2.0]."
+            )
         labels = data.classes.get("label", 0)
         if self.negative >= 0 and "label" not in conditions:
             yield f"{KEY}.negative = {self.negative} is a label, and conditions has no label."
@@ -77,7 +94,8 @@ class ClassifierFreeGuidance:
         negative = None
         if self.negative >= 0:
             negative = {"label": torch.full_like(condition["label"], self.negative)}
-        return ClassifierFree(denoiser, [(condition, self.scale)], negative)
+        low, high = self.interval or EVERYWHERE
+        return ClassifierFree(denoiser, [(condition, self.scale)], negative, (low, high))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from testbed.components.sampler import Sampler
 from testbed.diffusion.ddpm import NoPosterior, Normal, posterior_of
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.errors import InputError
-from testbed.random import stream
+from testbed.random import Generators, stream
 from testbed.registry import default_registry
 
 Callback = Callable[[int, float, Tensor], None]
@@ -70,7 +70,7 @@ def sample(
     x: Tensor,
     sigmas: Tensor | Sequence[float],
     sampler: str | Sampler = "heun",
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -81,7 +81,7 @@ def sample(
         x: (B, ...), already at noise level sigmas[0]: usually x0 + sigmas[0] eps.
         sigmas: (n + 1,) strictly descending noise levels; a final 0 is allowed.
         sampler: A name or a component of the registry.
-        generator: The source of fresh noise; stochastic samplers need one.
+        generator: The source of fresh noise, or one for each sample; stochastic samplers need one.
         callback: It is called before each step as `callback(i, sigma_i, x_i)`.
         progress: Whether a bar on standard error shows the progress.
 

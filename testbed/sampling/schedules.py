@@ -140,6 +140,30 @@ def snapped(sigmas: Tensor, table: NoiseTable, low: float, high: float) -> Tenso
     return torch.cat([table.snapped(sigmas[:-1], low, high).flip(0), sigmas[-1:]])
 
 
+def path(
+    schedule: Schedule,
+    steps: int,
+    sigma_range: tuple[float, float],
+    table: NoiseTable | None = None,
+    trained: tuple[float, float] | None = None,
+) -> Tensor:
+    """The noise levels of a sampler's path, (steps + 1,) float64, descending to 0.
+
+    Those of a discrete denoiser are levels that it was trained on: the nearest, each once.
+
+    Args:
+        schedule: Where the path stops.
+        steps: The number of steps.
+        sigma_range: The lowest and the highest level of the path.
+        table: The levels of a discrete denoiser.
+        trained: The lowest and the highest of them that it was trained on; by default all.
+    """
+    sigmas: Tensor = schedule(steps, *sigma_range, table)
+    if table is None:
+        return sigmas
+    return snapped(sigmas, table, *(trained or (0.0, math.inf)))
+
+
 SCHEDULES = {
     one.name: one
     for one in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from testbed.components.sampler import Sampler
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
+from testbed.random import Generators
 
 ScalarDenoise = Callable[[Tensor, float], Tensor]
 """A denoiser (x, sigma) -> D, x (B, ...), at one sigma for the whole batch."""
@@ -27,8 +28,20 @@ def toward(D: Tensor, x: Tensor, ratio: float) -> Tensor:
     return D + ratio * (x - D)
 
 
-def fresh(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws z ~ N(0, I) like x, (B, ...), on the generator's device: z is equal on every device."""
+def fresh(x: Tensor, generator: Generators | None) -> Tensor:
+    """Draws z ~ N(0, I) like x, (B, ...), on the generator's device: z is equal on every device.
+
+    With a generator for each sample, that of a sample depends on no other.
+
+    Raises:
+        InputError: There is another number of generators than of samples.
+    """
+    if isinstance(generator, Sequence):
+        if len(generator) != len(x):
+            raise InputError(
+                f"{len(generator)} generators for {len(x)} samples: give one for each."
+            )
+        return torch.stack([fresh(one, own) for one, own in zip(x, generator, strict=True)])
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
 
@@ -36,7 +49,7 @@ def fresh(x: Tensor, generator: torch.Generator | None) -> Tensor:
 def churned(
     x: Tensor,
     sigma: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     steps: int,
     churn: float,
     s_min: float,
@@ -65,7 +78,7 @@ def euler(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: History,
     steps: int,
     churn: float = 0.0,
@@ -83,7 +96,7 @@ def heun(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: History,
     steps: int,
     churn: float = 0.0,
@@ -106,7 +119,7 @@ def lms(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: History,
     order: int = 4,
 ) -> Tensor:
@@ -150,7 +163,7 @@ def dpmpp_2m(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
     history: History,
 ) -> Tensor:
     """x' = D_i + (sigma'/sigma)(x - D_i), D_i = D + (D - D_before)/(2 r).

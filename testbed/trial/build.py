@@ -20,7 +20,7 @@ from testbed.errors import InputError
 from testbed.metrics.denoising import log_spaced
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.sampling.schedules import snapped
+from testbed.sampling.schedules import path
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
@@ -149,14 +149,10 @@ def measured_levels(config: TrialConfig) -> Tensor:
 
 
 def sampling_levels(config: TrialConfig, registry: Registry) -> Tensor:
-    """The noise levels of the path of a trial's samples, (n + 1,) float64, descending to 0.
-
-    Those of a discrete denoiser are levels that it was trained on: the nearest, each once.
-    """
+    """The noise levels of the path of a trial's samples; see `schedules.path`."""
     evaluation, table = config.evaluation, noise_table(registry, config.table)
     schedule = component(registry, "schedule", evaluation.schedule)
-    sigmas: Tensor = schedule(evaluation.steps, *config.sampled, table)
-    return sigmas if table is None else snapped(sigmas, table, *config.trained)
+    return path(schedule, evaluation.steps, config.sampled, table, config.trained)
 
 
 def module_of(denoiser: Denoiser) -> torch.nn.Module:

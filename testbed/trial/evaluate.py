@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -154,7 +153,6 @@ def draw(
     generator: torch.Generator,
     device: torch.device,
     registry: Registry,
-    callback: Callable[[int, float, torch.Tensor], None] | None = None,
     denoise: Denoise | None = None,
 ) -> torch.Tensor:
     """n samples by the configuration's own sampler and levels; (n, *shape).
@@ -167,4 +165,4 @@ def draw(
     top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5
     x = top * torch.randn(n, *data.shape, generator=generator)
     with torch.no_grad():
-        return sample(denoise or denoiser, x.to(device), sigmas, sampler, generator, callback)
+        return sample(denoise or denoiser, x.to(device), sigmas, sampler, generator)

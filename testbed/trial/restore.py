@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError, one_line
 from testbed.registry import Registry
+from testbed.sampling.pipeline import Pipeline
 from testbed.trial import folders
-from testbed.trial.build import assemble, dataset, module_of, registry_of
+from testbed.trial.build import assemble, component, dataset, module_of, registry_of
 from testbed.trial.config import TrialConfig
+from testbed.trial.guided import Guide
 
 
 def find(trial: str | Path) -> Path:
@@ -69,3 +73,40 @@ def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, Tri
     except Exception as problem:  # a damaged file raises whatever its damage leads to
         raise InputError(f"trial {at} cannot be restored: {one_line(problem)}") from problem
     return denoiser.to(device).eval(), data, config, registry
+
+
+def pipeline(trial: str | Path, device: str = "cpu") -> Pipeline:
+    """What draws samples of a trained trial as its study did, with its sampler and guidance.
+
+    Arguments and errors are those of `load`.
+    """
+    denoiser, data, config, registry = restore(trial, device)
+    return pipeline_of(denoiser, data, config, registry, torch.device(device))
+
+
+def pipeline_of(
+    denoiser: Denoiser,
+    data: Data,
+    config: TrialConfig,
+    registry: Registry,
+    device: torch.device,
+) -> Pipeline:
+    """The pipeline of a denoiser on a device, which is that of this trial."""
+    guide = Guide(config, registry, data, denoiser, device)
+    evaluation = config.evaluation
+    return Pipeline(
+        denoiser,
+        data.shape,
+        config.sampled,
+        component(registry, "sampler", evaluation.sampler),
+        component(registry, "schedule", evaluation.schedule),
+        evaluation.steps,
+        denoiser.sigma_data,
+        classes={name: data.classes[name] for name in (*config.conditions, *guide.names)},
+        always=frozenset(name for name, rate in config.conditions.items() if rate == 0),
+        table=denoiser.table,
+        trained=config.trained,
+        extent=(float(data.train.min()), float(data.train.max())),
+        own=guide.trained,
+        device=device,
+    )

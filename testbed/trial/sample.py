@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,43 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 
-from testbed.errors import InputError
-from testbed.random import stream
-from testbed.trial import class_conditions, evaluate, restore
+from testbed.errors import InputError, one_line
+from testbed.random import Generators, stream
+from testbed.sampling.guidance import EVERYWHERE
+from testbed.sampling.pipeline import Classes
+from testbed.trial import class_conditions, restore
+from testbed.trial.build import component
 from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
+from testbed.trial.specs import ComponentSpec
 
 SUFFIXES = (".npy", ".safetensors", ".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a trial's pipeline, as the command line words it; see `Pipeline`.
+
+    Args:
+        condition, negative: words `name=class`; without a condition the samples have classes of
+            held-out data.
+        sampler, schedule: names, or tables `{name = "ddim", eta = 0.5}`.
+        each: whether every sample has a generator of its own, seeded with seed, seed + 1, ...
+        image, known: files: .npy in the units of the data, or an image.
+    """
+
+    condition: Sequence[str] = ()
+    negative: Sequence[str] = ()
+    scale: float | None = None
+    interval: tuple[float, float] = EVERYWHERE
+    steps: int | None = None
+    sampler: str = ""
+    schedule: str = ""
+    eta: float | None = None
+    each: bool = False
+    image: Path | None = None
+    strength: float = 1.0
+    known: Path | None = None
 
 
 def draw(
@@ -29,34 +61,47 @@ def draw(
     seed: int,
     device: str,
     console: Console,
-    condition: Sequence[str] = (),
+    request: Request,
 ) -> None:
-    """Draws n samples and writes them to `out`, by its suffix numbers or a picture.
-
-    `condition` holds `name=class`, the classes that all samples are to have; without any, those of
-    a conditional or guided trial are of classes of the held-out data.
+    """Draws n samples of a trial and writes them to `out`, by its suffix numbers or a picture.
 
     Raises:
-        InputError: no such trial, one without weights, or a condition that it has not.
+        InputError: no such trial, one without weights, a condition that it has not, or a request
+            that does not fit.
     """
     denoiser, data, config, registry = restore.restore(which, device)
+    pipeline = restore.pipeline_of(denoiser, data, config, registry, torch.device(device))
     guide = Guide(config, registry, data, denoiser, torch.device(device))
-    classes = guide.of_samples(n)
-    if condition:
-        classes = class_conditions.chosen(_classes(condition), guide.conditions, guide.way, data, n)
-    steps = config.evaluation.steps
+    condition: Mapping[str, Classes] = guide.of_samples(n)
+    if request.condition:
+        words = _classes("--condition", request.condition)
+        condition = class_conditions.chosen(words, guide.conditions, guide.way, data, n)
+    parts: dict[str, Any] = {
+        axis: component(registry, axis, ComponentSpec.parse(word))
+        for axis, word in (("sampler", request.sampler), ("schedule", request.schedule))
+        if word
+    }
+    if request.each:
+        generator: Generators = [stream(seed + i, "draw") for i in range(n)]
+    else:
+        generator = stream(seed, "draw")
+    steps = request.steps or config.evaluation.steps
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("sampling", total=steps)
-        samples = evaluate.draw(
-            denoiser,
-            data,
-            config,
+        samples = pipeline(
             n,
-            stream(seed, "draw"),
-            torch.device(device),
-            registry,
-            lambda i, sigma, x: bar.update(task, completed=i + 1),
-            guide.trained(classes),
+            condition,
+            _classes("--negative", request.negative) or None,
+            scale=request.scale,
+            interval=request.interval,
+            steps=steps,
+            eta=request.eta,
+            generator=generator,
+            image=_image(request.image, data.shape, pipeline.extent),
+            strength=request.strength,
+            known=_image(request.known, data.shape, (0.0, 1.0)),
+            callback=lambda i, sigma, x: bar.update(task, completed=i + 1),
+            **parts,
         ).cpu()
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
@@ -68,7 +113,38 @@ def draw(
         picture(samples, data.test, config.parameterization.name).savefig(out, dpi=150)
 
 
-def _classes(words: Sequence[str]) -> dict[str, int]:
+def _image(
+    file: Path | None, shape: tuple[int, ...], extent: tuple[float, float]
+) -> torch.Tensor | None:
+    """The samples of a .npy file as they are, or an image with its 0..255 taken to `extent`.
+
+    Returns:
+        (n, *shape) of a .npy file, (1, C, H, W) of an image.
+
+    Raises:
+        InputError: no such file, one that cannot be read, or an image for samples that are none.
+    """
+    if file is None:
+        return None
+    try:
+        if file.suffix == ".npy":
+            return torch.from_numpy(np.load(file, allow_pickle=False)).float()
+        from PIL import Image
+
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise InputError(f"{file}: samples have shape {shape}, which is no image.")
+        with Image.open(file) as opened:
+            array = np.asarray(opened.convert("L" if shape[0] == 1 else "RGB"))
+    except (OSError, ValueError) as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise InputError(f"{file}: cannot be read: {one_line(problem)}.") from None
+    low, high = extent
+    pixels = torch.from_numpy(array.copy()).float().view(*array.shape[:2], shape[0])
+    return low + (high - low) * pixels.permute(2, 0, 1)[None] / 255
+
+
+def _classes(option: str, words: Sequence[str]) -> dict[str, int]:
     """`name=class` for each condition.
 
     Raises:
@@ -78,9 +154,9 @@ def _classes(words: Sequence[str]) -> dict[str, int]:
     for word in words:
         name, _, value = word.partition("=")
         if not re.fullmatch(r"-?\d{1,9}", value):
-            raise InputError(f"--condition {word}: expected NAME=CLASS, such as label=3.")
+            raise InputError(f"{option} {word}: expected NAME=CLASS, such as label=3.")
         if name in found:
-            raise InputError(f"--condition {word}: {name} is given twice.")
+            raise InputError(f"{option} {word}: {name} is given twice.")
         found[name] = int(value)
     return found
 

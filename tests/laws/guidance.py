@@ -30,10 +30,12 @@ def table(found: Mapping[int, Tensor], asked: list[int] | None = None) -> Any:
     """The denoiser that gives those."""
 
     def denoiser(x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
-        k = -1 if condition is None else int(condition["label"][0])
+        given = BASE if condition is None else condition["label"]
+        classes = given.expand(len(x)).tolist()
         if asked is not None:
-            asked.append(k)
-        return found[k]
+            asked.extend(dict.fromkeys(classes))
+        rows = len(found[-1])
+        return torch.stack([found[k][i % rows] for i, k in enumerate(classes)])
 
     return denoiser
 
@@ -53,6 +55,18 @@ def law_interpolates(free: Free) -> None:
         wanted = D[-1] + w * (D[0] - D[-1]) - w / 2 * (D[1] - D[-1])
         terms = (1 + 4 * abs(w)) * (D[-1].abs() + D[0].abs() + D[1].abs())
         assert_within(both, wanted, terms, 10)
+
+
+def law_guides_within(free: Free) -> None:
+    """Within (low, high] it is guidance everywhere, elsewhere it is D_i; a level each sample."""
+    D, x = fields(torch.float64), torch.zeros(5, 3).double()
+    sigma = float64([0.1, 0.5, 1.0, 2.0, 3.0])
+    terms = [({"label": FIRST}, 3.0)]
+    for levels in (sigma, sigma[:1].expand(5), sigma[2:3].expand(5)):
+        found = free(table(D), terms, None, (0.5, 2.0))(x, levels)
+        everywhere = free(table(D), terms, None)(x, levels)
+        inside = (levels > 0.5) & (levels <= 2.0)
+        assert torch.equal(found, torch.where(inside[:, None], everywhere, D[0]))
 
 
 MEANS = float64([[-1.4, 0.3, 0.0], [0.2, 1.2, 0.5], [1.3, -0.2, -1.0], [0.1, -1.1, 0.4]])
@@ -187,7 +201,7 @@ def law_reference(scale: float, swapped: bool = False) -> None:
     if swapped:
         D_u, D_c = D_c, D_u
     given = {"label": torch.zeros(len(D_u), dtype=torch.int64)}
-    guided = ClassifierFree(lambda x, s, c: D_u if c is None else D_c, [(given, scale)])
+    guided = ClassifierFree(table({-1: D_u, 0: D_c}), [(given, scale)])
     found = guided(torch.zeros_like(D_u), torch.ones(len(D_u)))
     # Both round 1 - w, two products and a sum: four times, at most at this size.
     size = (1 + CFG["scale"]) * (D_u.abs() + D_c.abs())

@@ -29,6 +29,7 @@ MODULES = [
     "oracle_laws",
     "likelihood_laws",
     "guidance_laws",
+    "pipeline_laws",
     "network_laws",
     "data_laws",
     "statistics_laws",

@@ -1,5 +1,6 @@
 """Mistakes in guidance and in conditional distributions, each rejected by its law."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
@@ -16,6 +17,7 @@ from laws.guidance import (
     law_bayes_and_tweedie,
     law_classes_are_bayes,
     law_denoises_given,
+    law_guides_within,
     law_interpolates,
     law_reference,
     law_total_expectation,
@@ -52,6 +54,37 @@ WRONG_FREE = {
     "negative condition ignored": lambda f, terms, negative=None: ClassifierFree(f, terms),
     "negative condition taken off": lambda f, terms, negative=None: ClassifierFree(
         f, [*terms, *([(negative, -1.0)] if negative else [])]
+    ),
+}
+
+
+def within(change: Callable[[Any, float, float], Any], outside: float = 1.0) -> Free:
+    """Guidance with another interval, or another scale outside of it."""
+
+    def free(
+        denoiser: Any, terms: Any, negative: Any = None, interval: Any = (0.0, math.inf)
+    ) -> Any:
+        def guided(x: Tensor, sigma: Tensor) -> Tensor:
+            inside = change(sigma, *interval)[:, None]
+            others = [(condition, outside) for condition, _ in terms]
+            both = (ClassifierFree(denoiser, t, negative)(x, sigma) for t in (terms, others))
+            return torch.where(inside, *both)
+
+        return guided
+
+    return free
+
+
+WRONG_INTERVAL = {
+    "no interval": within(lambda sigma, low, high: sigma > 0),
+    "the levels outside": within(lambda sigma, low, high: (sigma <= low) | (sigma > high)),
+    "its lowest level guided": within(lambda sigma, low, high: (sigma >= low) & (sigma <= high)),
+    "its highest level not": within(lambda sigma, low, high: (sigma > low) & (sigma < high)),
+    "the condition left out outside": within(
+        lambda sigma, low, high: (sigma > low) & (sigma <= high), 0.0
+    ),
+    "the first sample's level for all": within(
+        lambda sigma, low, high: ((sigma > low) & (sigma <= high))[:1].expand(len(sigma))
     ),
 }
 
@@ -147,6 +180,7 @@ WRONG_CLASSIFIER = {
 
 GUIDANCE = laws_of("laws: guidance", "guidance, and the exact answers of conditional distributions")
 rejected_by(GUIDANCE, law_interpolates, ClassifierFree, **WRONG_FREE)
+rejected_by(GUIDANCE, law_guides_within, ClassifierFree, **WRONG_INTERVAL)
 rejected_by(GUIDANCE, law_bayes_and_tweedie, ClassifierGuided, **WRONG_CLASSIFIER)
 for law in (law_classes_are_bayes, law_denoises_given, law_total_expectation):
     mine = {mistake: one for mistake, (one, by) in WRONG_CONDITIONAL.items() if by is law}

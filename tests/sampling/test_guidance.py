@@ -60,6 +60,28 @@ def test_a_denoiser_of_weight_zero_is_not_asked() -> None:
         assert asked == wanted
 
 
+@pytest.mark.parametrize("negative", [None, {"group": torch.tensor([2, 0, 1, 1, 2])}])
+def test_all_conditions_are_one_call(negative: Condition | None) -> None:
+    calls: list[tuple[Tensor, Tensor, Condition | None]] = []
+
+    def denoiser(x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
+        calls.append((x, sigma, condition))
+        return x
+
+    x, sigma, labels = draws((5, 3), 3), torch.arange(1.0, 6), torch.tensor([0, 1, 0, 1, -1])
+    ClassifierFree(denoiser, [({"label": labels}, 2.0)], negative)(x, sigma)
+    [(asked, levels, condition)] = calls
+    assert torch.equal(asked, torch.cat([x, x]))
+    assert torch.equal(levels, torch.cat([sigma, sigma]))
+    off = torch.full((5,), -1)
+    wanted = {"label": torch.cat([off, labels])}
+    if negative is not None:
+        wanted["group"] = torch.cat([negative["group"], off])
+    assert condition is not None
+    assert condition.keys() == wanted.keys()
+    assert all(torch.equal(condition[name], wanted[name]) for name in wanted)
+
+
 # --- the forms ----------------------------------------------------------------------------------
 
 
@@ -246,7 +268,9 @@ def guided_gaussian(w: float) -> ClassifierFree:
     narrow = Gaussian(torch.full((1,), MEAN), torch.eye(1).double() * NARROW**2)
 
     def denoiser(x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
-        return (wide if condition is None else narrow).denoise(x, sigma)
+        given = torch.full((1,), -1) if condition is None else condition["label"]
+        on = given.expand(len(x))[:, None] >= 0
+        return torch.where(on, narrow.denoise(x, sigma), wide.denoise(x, sigma))
 
     return ClassifierFree(denoiser, [({"label": FIRST}, w)])
 

@@ -21,6 +21,7 @@ from laws.schedules import (
     law_shift_is_of_time,
     law_spacing_is_table_2,
 )
+from torch import Tensor
 
 import testbed
 from testbed.components.signature import Signature
@@ -224,13 +225,16 @@ def test_samples_are_drawn_by_the_named_ones(tmp_path: Path, change: str) -> Non
     denoiser, _ = build.assemble(config, registry, data)
     seen: list[float] = []
     device = torch.device("cpu")
-    common = denoiser, data, config, 4
-    found = evaluate.draw(
-        *common, stream(0, "a"), device, registry, lambda i, sigma, x: seen.append(sigma)
-    )
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(float(sigma[0]))
+        answer: Tensor = denoiser(x, sigma)
+        return answer
+
+    found = evaluate.draw(denoiser, data, config, 4, stream(0, "a"), device, registry, denoise)
     chosen = "ddpm" if change else "karras"
     levels = default_registry().schedule(chosen)(18, LOW, HIGH)
-    assert seen == levels[:-1].tolist()
+    assert seen == levels[:-1].float().tolist()
     generator = stream(0, "a")
     top = math.sqrt(float(levels[0]) ** 2 + denoiser.sigma_data**2)
     x = top * torch.randn(4, *data.shape, generator=generator)
