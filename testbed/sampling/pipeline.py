@@ -112,7 +112,6 @@ class Pipeline:
     own: Callable[[Condition], Denoise] | None = None
     device: torch.device | str = "cpu"
 
-    @torch.no_grad()
     def __call__(
         self,
         n: int = 1,
@@ -169,23 +168,24 @@ class Pipeline:
         generators = stream(0, "draw") if generator is None else generator
         levels = schedule or self.schedule, steps or self.steps, self.sigma_range
         sigmas = path(*levels, self.table, self.trained)
-        x0 = None if image is None else self._latents(image, n, shape)
-        eps = self._noise(noise, n, shape, generators).to(self.device)
-        if x0 is None:
-            if strength != 1 or known is not None:
-                name = "known" if strength == 1 else "strength"
-                raise InputError(f"{name} is that of an image: give image=....")
-            # The prior at the first level: noise and the data's second moment.
-            x = math.hypot(float(sigmas[0]), self.sigma_data) * eps
-        else:
-            sigmas = started(sigmas, strength)
-            x = x0 + float(sigmas[0]) * eps
+        # A guide may be trained here, for the first samples of a condition.
         denoise = self.guided(n, condition or {}, negative, scale, interval)
-        if known is not None:
-            assert x0 is not None
-            denoise = Known(denoise, x0, self._region(known, x0))
-        samples = sample(denoise, x, sigmas, sampler, generators, callback, progress)
-        return self._as(output, samples)
+        with torch.no_grad():
+            eps = self._noise(noise, n, shape, generators).to(self.device)
+            if image is None:
+                if strength != 1 or known is not None:
+                    name = "known" if strength == 1 else "strength"
+                    raise InputError(f"{name} is that of an image: give image=....")
+                # The prior at the first level: noise and the data's second moment.
+                x = math.hypot(float(sigmas[0]), self.sigma_data) * eps
+            else:
+                x0 = self._latents(image, n, shape)
+                sigmas = started(sigmas, strength)
+                x = x0 + float(sigmas[0]) * eps
+                if known is not None:
+                    denoise = Known(denoise, x0, self._region(known, x0))
+            samples = sample(denoise, x, sigmas, sampler, generators, callback, progress)
+            return self._as(output, samples)
 
     def guided(
         self,

@@ -21,6 +21,7 @@ from helpers import studies
 from helpers.command_line import run_here, trials_only
 from helpers.conditional import REGISTRY, data, exact
 from helpers.studies import CONDITIONAL
+from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ import testbed
 from testbed.components.dataset import Data
 from testbed.errors import InputError, UnknownName
 from testbed.metrics import denoising
+from testbed.random import stream
 from testbed.sampling import guidance_methods
 from testbed.study import plan, study_file
 from testbed.training import batch as batches
@@ -37,7 +39,7 @@ from testbed.training.batch import Batch, unbatchable
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, TrainingJob, losses
-from testbed.trial import class_conditions
+from testbed.trial import class_conditions, restore
 from testbed.trial.config import TrialConfig
 from testbed.trial.guided import Guide
 from testbed.trial.specs import ComponentSpec
@@ -645,8 +647,8 @@ def test_guidance_and_conditions_are_in_the_identity_with_their_defaults(
     words = ["grid.evaluation.guidance.scale=[1, 2.0]", "conditions.label=0.1"]
     found = plan.make(study_file.read(tmp_path / "c.toml", words), registry, tmp_path, "cpu").trials
     assert [t.config.evaluation.guidance.options for t in found] == [
-        {"scale": 1.0, "negative": -1},
-        {"scale": 2.0, "negative": -1},
+        {"scale": 1.0, "negative": -1, "interval": ()},
+        {"scale": 2.0, "negative": -1, "interval": ()},
     ]
     assert len({t.id for t in found}) == 2
 
@@ -728,6 +730,81 @@ def test_samples_are_drawn_of_a_class(ran: Path) -> None:
     assert not np.array_equal(off, of[0])
     assert np.array_equal(off, drawn("--condition", "group=-1"))
     assert np.array_equal(held, drawn())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["none", "classifier_free", "classifier"])
+def test_a_pipeline_draws_what_its_study_drew(ran: Path, method: str) -> None:
+    at = results(ran)[method][0]
+    denoiser, data_, config, registry = restore.restore(at)
+    stored = load_file(at / "samples.safetensors")["samples"]
+    held = Guide(config, registry, data_, denoiser, CPU).of_samples(len(stored))
+    drawn = testbed.pipeline(at)(len(stored), held, generator=stream(0, "samples"))
+    assert torch.equal(drawn, stored)
+
+
+@pytest.mark.slow
+def test_samples_are_drawn_as_the_command_line_says(ran: Path) -> None:
+    at = results(ran)["none"][0]
+    pipeline = testbed.pipeline(at)
+    start = torch.randn(2, *pipeline.shape, generator=stream(1, "start"))
+    np.save(ran / "start.npy", start.numpy())
+    np.save(ran / "known.npy", np.array([1.0, 0.0], dtype=np.float32))
+
+    def drawn(*words: object) -> Tensor:
+        done = run_here(ran, "sample", at, "-n", 2, "--out", "samples.npy", "--seed", 4, *words)
+        assert done.code == 0, done.err
+        return torch.from_numpy(np.load(ran / "samples.npy"))
+
+    ddim, uniform = REGISTRY.sampler("ddim", eta=0.5), REGISTRY.schedule("uniform")
+    given = "--condition", "label=1", "--steps", 3
+    label = {"label": 1}
+    one, each = stream(4, "draw"), [stream(4, "draw"), stream(5, "draw")]
+    assert torch.equal(
+        drawn(*given, "--sampler", "ddim", "--eta", 0.5, "--schedule", "uniform", "--seed-each"),
+        pipeline(2, label, steps=3, sampler=ddim, schedule=uniform, generator=each),
+    )
+    assert torch.equal(
+        drawn(*given, "--scale", 2, "--interval", 0.1, 1.0, "--negative", "label=0"),
+        pipeline(2, label, {"label": 0}, scale=2.0, interval=(0.1, 1.0), steps=3, generator=one),
+    )
+    files = "--image", "start.npy", "--known", "known.npy", "--strength", 0.7
+    found = drawn(*given, *files)
+    known = torch.tensor([1.0, 0.0])
+    assert torch.equal(
+        found,
+        pipeline(
+            2,
+            label,
+            steps=3,
+            generator=stream(4, "draw"),
+            image=start,
+            strength=0.7,
+            known=known,
+        ),
+    )
+    assert torch.allclose(found[:, 0], start[:, 0], rtol=0, atol=2.0**-15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sampler", "huen"], "Unknown sampler 'huen'. Did you mean 'heun'?"),
+        (["--eta", "0.5"], "eta = 0.5: sampler 'heun' has no such option."),
+        (["--negative", "label=1"], "negative is that of guidance"),
+        (["--negative", "label"], "--negative label: expected NAME=CLASS"),
+        (["--strength", "0.5"], "strength is that of an image"),
+        (["--image", "none.npy"], "none.npy: cannot be read: FileNotFoundError"),
+        (["--image", "study.toml"], "which is no image"),
+        (["--steps", "0"], "'--steps'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(ran: Path, words: list[str], message: str) -> None:
+    done = run_here(ran, "sample", results(ran)["none"][0], "--out", "samples.npy", *words)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ ELSEWHERE = {
     "workflow/verification.py": "an archive, unpacked",
     "templates/__init__.py": "the plugin file that `testbed new` writes",
     "testing/processes.py": "parcels between the processes of the conformance kit",
+    "trial/sample.py _image": "images and masks that the user names",
     "trial/sample.py draw": "samples, written where --out says",
     "trial/sources.py _files": "the package's own sources",
     "trial/sources.py digest": "the package's own sources",
