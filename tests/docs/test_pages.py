@@ -532,6 +532,17 @@ def samplers_run(names: dict[str, Any], out: str) -> None:
     assert bool(torch.isfinite(names["x"]).all())
 
 
+def sample_runs(names: dict[str, Any], out: str) -> None:
+    """The second of two samples with generators is nearer to itself alone; a known half is kept."""
+    first, second = ((names["second"] - one).norm() for one in names["two"])
+    assert second < first / 1000
+    assert names["mixed"].shape == (3, 1, 8, 8)
+    apart, shape = out.splitlines()[-2:]
+    assert float(apart.removeprefix("tensor(").rstrip(")")) < 2.0**-15
+    assert shape == "(4, 8, 8, 1) uint8 (8, 8)"
+    assert Path("seven.png").exists()
+
+
 RUN = {
     "audit": (2, audit_runs),
     "ddpm": (1, ddpm_runs),
@@ -539,6 +550,7 @@ RUN = {
     "guidance": (1, guidance_runs),
     "likelihood": (1, likelihood_runs),
     "python-and-paper": (5, paper_is_written),
+    "sample": (5, sample_runs),
     "samplers": (1, samplers_run),
 }
 """How many blocks of a page make one program, and what is then true."""
