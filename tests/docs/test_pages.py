@@ -550,7 +550,7 @@ RUN = {
     "guidance": (1, guidance_runs),
     "likelihood": (1, likelihood_runs),
     "python-and-paper": (5, paper_is_written),
-    "sample": (5, sample_runs),
+    "sample": (6, sample_runs),
     "samplers": (1, samplers_run),
 }
 """How many blocks of a page make one program, and what is then true."""
