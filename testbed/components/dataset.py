@@ -14,6 +14,7 @@ from torch import Tensor
 from testbed.components import quantisation
 from testbed.components.base import Component, Takes
 from testbed.components.condition import ConditionTable
+from testbed.components.first_stage import FirstStage
 from testbed.errors import InputError, UnknownName, unknown
 from testbed.oracles import Conditional, Oracle
 
@@ -60,6 +61,8 @@ class Data:
         dequantised: whether uniform noise of that width has been added to both splits.
         notes: sentences for the plan and the report, such as what was done to the numbers of a
             file.
+        first_stage: of latents, what takes images to them and back.
+        pixels: of latents, the images that they are of.
 
     Raises:
         InputError: an empty split, values that are not finite, splits of different shapes, labels
@@ -79,6 +82,8 @@ class Data:
     quantum: float | None = None
     dequantised: bool = False
     notes: tuple[str, ...] = ()
+    first_stage: FirstStage | None = None
+    pixels: Data | None = None
     sigma_data: float = field(init=False)
     """sqrt(E|x0|^2 / d) about zero, over the training split, in units of x0."""
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from testbed.components.first_stage import FirstStage
 from testbed.components.guidance import Condition, Conditional, Denoise
 from testbed.components.sampler import Sampler
 from testbed.components.schedule import Schedule
@@ -33,18 +34,6 @@ if TYPE_CHECKING:
 Output = Literal["tensor", "latent", "array", "pil"]
 Classes = int | str | Sequence[int | str] | Tensor
 """The class of a condition, or the text that stands for it: one for all samples, or one each."""
-
-
-class FirstStage(Protocol):
-    """What takes images to the latents that a denoiser is of, and back."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The latents (n, *latent) of images (n, C, H, W)."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The images of latents."""
-        ...
 
 
 @dataclass(frozen=True)

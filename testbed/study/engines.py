@@ -233,12 +233,14 @@ def _seconds(trials: Sequence[Trial], rate: float, workers: int) -> float:
 def _build(pending: Sequence[Trial], registry: Registry) -> None:
     """One network of each kind, since only building it tells whether its options can be."""
     kinds = {
-        canonical([config.dataset.text, config.network.text, config.conditions]): config
+        canonical([config.data_digest, config.network.text, config.conditions]): config
         for config in (one.config for one in pending)
     }
     for config in kinds.values():
         try:
-            build.assemble(config, registry, build.dataset(registry, config.dataset))
+            build.assemble(
+                config, registry, build.dataset(registry, config.dataset, config.encoder)
+            )
         except Exception as problem:
             if _refused(problem):
                 raise
@@ -340,7 +342,7 @@ def _measure(
     torch.set_num_threads(way.threads)
     # All where that is compiled: the workers then find it in torch's cache.
     some = group.trainings if way.name == "compiled" else group.trainings[:MEASURED]
-    data = build.dataset(registry, some[0].config.dataset)
+    data = build.dataset(registry, some[0].config.dataset, some[0].config.encoder)
     try:
         if way.name == "sequential":
             job = _few_steps(build.training_job(some[0].config, registry, data))

@@ -16,6 +16,7 @@ from testbed.study.grids import Variant
 from testbed.study.study_file import StudyFile, TrialTemplate
 from testbed.trial import build, data_notes, points
 from testbed.trial.config import TrialConfig
+from testbed.trial.encoder import Encoder
 from testbed.trial.folders import ENDED, StudyFolder, TrialFolder
 from testbed.trial.resolve import resolve
 from testbed.trial.specs import ComponentSpec
@@ -26,6 +27,10 @@ REWRITTEN = {
     "mlflow.json": "MLflow is asked what it has.",
 }
 """The files that a study can do without, and what it does then."""
+ENCODERS = (
+    "encoder: the variants of a case have different ones, and losses of different latents, or of "
+    "latents and pixels, cannot be compared: give each encoder a case of its own."
+)
 DESCRIBED = "The study writes it anew; of a trial that is not in this study, delete the folder."
 
 
@@ -133,11 +138,14 @@ def _variants(
         said: gets the sentences on the data of each case.
     """
     distinguishing = distinguishing_options(study)
+    encoders: dict[str, Encoder | None] = {}
     for template in study.templates:
         try:
             config = resolve(template.settings, registry, device)
-            data = build.dataset(registry, config.dataset)
+            data = build.dataset(registry, config.dataset, config.encoder)
             said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(config, data)))
+            if encoders.setdefault(template.case, config.encoder) != config.encoder:
+                raise InputError(ENCODERS)
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised
                 found = InputError(one_line(found))

@@ -34,7 +34,7 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     cases: dict[str, TrialConfig] = {}
     for trial in plan.trials:
         config = trial.config
-        data = dataset(registry, config.dataset)
+        data = dataset(registry, config.dataset, config.encoder)
         try:
             denoiser, objective = assemble(config, registry, data)
         except Exception:
@@ -83,8 +83,17 @@ def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Da
 
 
 def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> None:
-    """The real samples and, for each metric's floor: the other split in place of a model."""
-    data, folder, file = dataset(registry, config.dataset), plan.files.data, case or "data"
+    """The real samples and, for each metric's floor: the other split in place of a model.
+
+    Of latents the samples are images; no sample of theirs can be nearer to the data than the held
+    out images are that went through the first stage, whose metric is the floor "decoded".
+    """
+    data, folder, file = (
+        dataset(registry, config.dataset, config.encoder),
+        plan.files.data,
+        case or "data",
+    )
+    shown = data.pixels or data
     baseline = linear_baseline.fit(data)
     n = config.evaluation.samples
     floors = {}
@@ -93,14 +102,18 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
         values = []
         for repeat in range(REPEATS):
             generator = stream(repeat, f"floor/{metric.name}")
-            stand_in = data.train if metric.against == "test" else data.test
+            stand_in = shown.train if metric.against == "test" else shown.test
             index = torch.randperm(len(stand_in), generator=generator)[:n]
             try:
-                values.append(metric(stand_in[index], data, generator))
+                values.append(metric(stand_in[index], shown, generator))
             except Exception:  # a plugin's: its trials have failed and told why
                 values.append(math.nan)
         column = torch.tensor(values, dtype=torch.float64)
         floors[metric.name] = {"mean": float(column.mean()), "sd": float(column.std())}
+        if data.first_stage is not None:
+            decoded = data.first_stage.decode(data.test[:n])
+            generator = stream(0, f"floor/{metric.name}")
+            floors[metric.name]["decoded"] = float(metric(decoded, shown, generator))
     described = {
         **config.dataset.model_dump(),
         "shape": list(data.shape),
@@ -116,7 +129,7 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
         "floors": floors,
     }
     folder.put_json(f"{file}.json", described)
-    folder.put_tensors(f"{file}.safetensors", {"real": data.test[:n]}, {"case": file})
+    folder.put_tensors(f"{file}.safetensors", {"real": shown.test[:n]}, {"case": file})
 
 
 def _entropy(oracle: Oracle, sigma: float) -> dict[str, float]:

@@ -288,7 +288,7 @@ def identities(plan: Plan, registry: Registry) -> list[audit.LawCheck]:
         seen.add(key)
         p = component(registry, "parameterization", config.parameterization)
         p = with_output(p, config.output)
-        oracle = dataset(registry, config.dataset).oracle
+        oracle = dataset(registry, config.dataset, config.encoder).oracle
         found += audit.check_parameterization(p, sd)
         found += audit.check_sampler(p, sd, [component(registry, "sampler", sampled)])
         if oracle is not None:

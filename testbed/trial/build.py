@@ -25,6 +25,7 @@ from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
 from testbed.trial import class_conditions
 from testbed.trial.config import TrialConfig
+from testbed.trial.encoder import Encoder
 from testbed.trial.specs import ComponentSpec
 
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
@@ -52,14 +53,20 @@ def _component(registry: Registry, axis: str, name: str, options: str) -> Any:
     return getattr(registry, axis)(name, **json.loads(options))
 
 
-def dataset(registry: Registry, spec: ComponentSpec) -> Data:
-    """The data of a data set, built once a process."""
-    return _data(registry, spec.name, json.dumps(spec.options))
+def dataset(registry: Registry, spec: ComponentSpec, encoder: Encoder | None = None) -> Data:
+    """The data of a data set, built once a process; their latents where there is an encoder."""
+    text = encoder.model_dump_json() if encoder is not None else ""
+    return _data(registry, spec.name, json.dumps(spec.options), text)
 
 
 @functools.lru_cache(maxsize=4)
-def _data(registry: Registry, name: str, options: str) -> Data:
-    return registry.dataset(name, **json.loads(options))()
+def _data(registry: Registry, name: str, options: str, encoder: str) -> Data:
+    data: Data = registry.dataset(name, **json.loads(options))()
+    if not encoder:
+        return data
+    from testbed.trial.first_stage import latent_data
+
+    return latent_data(data, Encoder.model_validate_json(encoder))
 
 
 def noise_table(registry: Registry, spec: ComponentSpec | None) -> NoiseTable | None:

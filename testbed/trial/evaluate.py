@@ -97,11 +97,14 @@ def measure(
     trial.put_json("schedule.json", {"sigmas": path.tolist()})
     words = evaluation.sampler.name, len(path) - 1, evaluation.schedule.name
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
+    if data.first_stage is not None:
+        trial.put_tensors("latents.safetensors", {"latents": samples}, facts)
+        samples = data.first_stage.decode(samples)
     trial.put_tensors("samples.safetensors", {"samples": samples}, facts)
     for spec in evaluation.metrics:
         metric = component(registry, "metric", spec)
         generator = stream(0, f"metric/{metric.name}")
-        found[metric.name] = metric.estimate(samples.cpu(), data, generator)
+        found[metric.name] = metric.estimate(samples.cpu(), data.pixels or data, generator)
     errors = {
         name: {"error": one.error, "p": one.p}
         for name, one in found.items()

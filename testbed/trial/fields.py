@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from testbed.settings import Setting
 from testbed.training.settings import Training
+from testbed.trial.encoder import Encoder
 from testbed.trial.specs import ComponentSpec, Evaluation, Model, Variance
 
 
@@ -32,6 +33,16 @@ class TrialFields(Model):
             axis="dataset",
         ),
     ]
+    encoder: Annotated[
+        Encoder | None,
+        Setting(
+            "The first stage, which takes images to the latents that are trained on; none where it "
+            "is left out.",
+            batch=True,
+            report="data",
+            since=3,
+        ),
+    ] = None
     network: Annotated[
         ComponentSpec,
         Setting(
@@ -158,7 +169,7 @@ class TrialFields(Model):
         ),
     ] = Evaluation()
 
-    @field_validator("weighting", "table", mode="before")
+    @field_validator("weighting", "table", "encoder", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
         return (

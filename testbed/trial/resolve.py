@@ -47,7 +47,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         components.attempt(lambda: with_output(p, stated.output))
     if components.problems or p is None:
         raise InputError("\n".join(dict.fromkeys(components.problems)))
-    data = build.dataset(registry, complete.dataset)
+    data = build.dataset(registry, complete.dataset, complete.encoder)
     sigma_data = _sigma_data(stated, data)
     density = build.density(registry, complete.density, components.table)
     density = density.with_sigma_data(sigma_data)
@@ -157,7 +157,8 @@ class Components:
             return stated
         sigma_data = self.attempt(
             lambda: _sigma_data(
-                stated, build.dataset(self.registry, self._spec("dataset", stated.dataset))
+                stated,
+                build.dataset(self.registry, self._spec("dataset", stated.dataset), stated.encoder),
             )
         )
         # Without its data a trial is refused anyway; a number stands in until then.

@@ -65,7 +65,7 @@ def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, Tri
     try:
         config = TrialConfig.model_validate(described["config"])
         registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
-        data = dataset(registry, config.dataset)
+        data = dataset(registry, config.dataset, config.encoder)
         denoiser, _ = assemble(config, registry, data)
         module_of(denoiser).load_state_dict(folder.tensors("weights.safetensors"))
     except InputError:
@@ -94,6 +94,7 @@ def pipeline_of(
     """The pipeline of a denoiser on a device, which is that of this trial."""
     guide = Guide(config, registry, data, denoiser, device)
     evaluation = config.evaluation
+    shown = (data.pixels or data).train
     return Pipeline(
         denoiser,
         data.shape,
@@ -106,7 +107,8 @@ def pipeline_of(
         always=frozenset(name for name, rate in config.conditions.items() if rate == 0),
         table=denoiser.table,
         trained=config.trained,
-        extent=(float(data.train.min()), float(data.train.max())),
+        extent=(float(shown.min()), float(shown.max())),
+        first_stage=data.first_stage,
         own=guide.trained,
         device=device,
     )

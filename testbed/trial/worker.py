@@ -116,7 +116,7 @@ def _run(
     stop: Callable[[], bool],
 ) -> str:
     trial.begin()
-    data = dataset(registry, config.dataset)
+    data = dataset(registry, config.dataset, config.encoder)
     one = training_job(config, registry, data)
     if trial.has("training.json"):
         return _measure_anew(config, trial, registry, data, one, device)
@@ -165,7 +165,7 @@ def _run_together(
     for trial, done in zip(trials, concluded, strict=True):
         if not done:
             trial.begin(group.path.name, len(known))
-    data = dataset(registry, configs[0].dataset)
+    data = dataset(registry, configs[0].dataset, configs[0].encoder)
     of = [list(known).index(config.training_text) for config in configs]
     jobs = [training_job(config, registry, data) for config in known.values()]
     loop: Trainer | Batch
