@@ -293,7 +293,16 @@ def _results(results: Results, compared: Comparisons, table: pd.DataFrame, case:
         first_floor, *other_floors = (_floor(floors.get(name)) for name in (primary, *others))
         texts = ["", "real data: floor", "", first_floor, "", "", "", "", *other_floors]
         rows.append([Cell(text, "quiet") for text in texts])
+        if any("decoded" in one for one in floors.values()):
+            first_floor, *other_floors = (_decoded(floors.get(name)) for name in (primary, *others))
+            texts = ["", "images decoded again: floor", "", first_floor, *[""] * 4, *other_floors]
+            rows.append([Cell(text, "quiet") for text in texts])
     return page_table(head, rows)
+
+
+def _decoded(floor: dict[str, float | None] | None) -> str:
+    """The metric of held-out images that went through the first stage."""
+    return number(floor["decoded"]) if floor and floor.get("decoded") is not None else "–"
 
 
 def _cell(row: dict[Any, Any], style: str = "") -> Cell:
