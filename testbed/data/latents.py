@@ -49,7 +49,7 @@ class Latents:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """The latents (n, c, h, w) of images (n, C, H, W), float32; h = H/stride, rounded up."""
-        parts = [self._rows(self.encoder, padded(x, self.stride)) for x in images.split(ROWS)]
+        parts = [self._rows(self.encoder, padded(x, self.stride)) for x in blocks(images)]
         return self.scale * (torch.cat(parts) - self._shift(parts[0]))
 
     @torch.no_grad()
@@ -59,7 +59,7 @@ class Latents:
         Latents of another size than the data's give images of h stride, w stride.
         """
         means = latents.float() / self.scale + self._shift(latents)
-        images = torch.cat([self._rows(self.decoder, z) for z in means.split(ROWS)])
+        images = torch.cat([self._rows(self.decoder, z) for z in blocks(means)])
         stored = tuple(-(-side // self.stride) for side in self.size)
         if tuple(latents.shape[2:]) != stored:
             return images
@@ -82,7 +82,7 @@ def padded(images: Tensor, stride: int) -> Tensor:
 
 
 def blocks(split: Tensor) -> Iterator[Tensor]:
-    """A split in blocks of rows."""
+    """Samples in blocks of ROWS."""
     for start in range(0, len(split), ROWS):
         yield split[start : start + ROWS]
 

@@ -294,7 +294,9 @@ class Pipeline:
             raise InputError("known holds values outside of 0 to 1.")
         region = known.to(x0)
         if self.first_stage is not None:
-            region = torch.nn.functional.adaptive_avg_pool2d(region[:, :1], x0.shape[2:])
+            region = torch.nn.functional.adaptive_avg_pool2d(
+                region[:, :1], (x0.shape[2], x0.shape[3])
+            )
             # A latent is kept where all its pixels are known.
             region = (region == 1).to(x0)
         try:
