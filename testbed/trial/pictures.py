@@ -1,0 +1,138 @@
+"""What the pictures of a trial are made of: denoised images by level, and nearest neighbours.
+
+Both are kept for images alone, wherever a trial is measured: at its points and at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from testbed.components.dataset import Data
+from testbed.components.metric import Embedding, Metric
+from testbed.diffusion.denoiser import Denoiser
+from testbed.metrics import denoising, distances
+from testbed.sampling.guidance import ConditionedDenoiser
+from testbed.tensors import is_image
+from testbed.trial.folders import Folder
+
+DENOISED, NEIGHBOURS, FACTS = "denoised.safetensors", "neighbours.safetensors", "pictures.json"
+IMAGES = 4
+"""Held-out images that are denoised, the same at every level and of every trial."""
+LEVELS = 6
+"""The most noise levels at which they are."""
+WITHIN = 10.0
+"""The levels lie within sigma_data over this and times this, where others only copy or forget."""
+SAMPLES = 8
+"""Samples whose nearest training images are kept."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest training images of samples, in one space.
+
+    Args:
+        space: whose distances are meant, a sentence.
+        images: (n, *shape).
+        distances: (n,) float64.
+    """
+
+    space: str
+    images: Tensor
+    distances: Tensor
+
+
+def keep(
+    folder: Folder,
+    denoiser: Denoiser,
+    against: denoising.HeldOutPairs,
+    samples: Tensor,
+    data: Data,
+    metrics: Sequence[Metric],
+    device: torch.device,
+) -> None:
+    """Writes the denoised images and the neighbours of the first samples; nothing for vectors.
+
+    Args:
+        folder: of the trial, or of one of its points.
+        denoiser: what was trained.
+        against: the held-out pairs, of which the first are denoised.
+        samples: (N, *shape), on the CPU.
+        data: with the training images.
+        metrics: the first that measures in a feature space gives that of a second neighbour.
+        device: where the denoiser is.
+    """
+    if not is_image(data.shape):
+        return
+    rows = levels(against.sigma, data.sigma_data)
+    pairs = denoised(denoiser, against, rows, device)
+    folder.put_tensors(DENOISED, {"denoised": pairs}, {})
+    found = neighbours(samples[:SAMPLES], data, metrics)
+    images = torch.stack([samples[:SAMPLES], *(one.images for one in found)])
+    folder.put_tensors(NEIGHBOURS, {"neighbours": images}, {})
+    folder.put_json(
+        FACTS,
+        {
+            "sigmas": against.sigma[rows].tolist(),
+            "neighbours": [
+                {"space": one.space, "distances": one.distances.tolist()} for one in found
+            ],
+        },
+    )
+
+
+def levels(sigma: Tensor, sigma_data: float) -> list[int]:
+    """The rows of the levels (L,), ascending, at which images are denoised; at most LEVELS."""
+    near = (sigma >= sigma_data / WITHIN) & (sigma <= sigma_data * WITHIN)
+    rows = near.nonzero()[:, 0] if int(near.sum()) > 1 else torch.arange(len(sigma))
+    place = torch.linspace(0, len(rows) - 1, min(LEVELS, len(rows))).round().long()
+    return [int(row) for row in rows[place]]
+
+
+def denoised(
+    denoiser: Denoiser,
+    against: denoising.HeldOutPairs,
+    rows: Sequence[int],
+    device: torch.device,
+) -> Tensor:
+    """x = x0 + sigma eps and D(x, sigma) of the first held-out images, (2, L, n, *shape) float32.
+
+    A conditional model gets the classes of the images.
+    """
+    condition = against.on(device)
+    few = None if condition is None else {name: y[:IMAGES] for name, y in condition.items()}
+    given = ConditionedDenoiser(denoiser, few)
+    pairs = []
+    noisy = list(against.noisy(device))
+    with torch.no_grad():
+        for row in rows:
+            sigma, x = noisy[row][0][:IMAGES], noisy[row][1][:IMAGES]
+            pairs.append(torch.stack([x, given(x, sigma)]))
+    return torch.stack(pairs, 1).float().cpu()
+
+
+def neighbours(samples: Tensor, data: Data, metrics: Sequence[Metric]) -> list[Neighbours]:
+    """The nearest training images by pixels, and by the first metric's features that has any."""
+    x, y = distances.flat(samples), distances.flat(data.train)
+    found = [_nearest("The distance is that of the pixels.", x, y, data.train)]
+    for metric in metrics:
+        if (space := metric.embedding(data)) is not None:
+            x, y = space.features(samples), _features(space, data)
+            return [*found, _nearest(space.about, x, y, data.train)]
+    return found
+
+
+@functools.lru_cache(maxsize=2)
+def _features(space: Embedding, data: Data) -> Tensor:
+    """The features of the training images, once for the trials of a process."""
+    return space.features(data.train)
+
+
+def _nearest(space: str, x: Tensor, y: Tensor, images: Tensor) -> Neighbours:
+    """The images whose rows y (M, F) are nearest to x (n, F); the first for one that diverged."""
+    row = torch.cdist(x, y).nan_to_num(nan=float("inf")).argmin(1)
+    return Neighbours(space, images[row], torch.linalg.vector_norm(x - y[row], dim=1))
