@@ -26,11 +26,18 @@ PAPER = 1.0
 
 
 class Levels(NamedTuple):
-    """Denoised images: noise levels (L,), x and D (L, n, *shape)."""
+    """Denoised images: noise levels (L,), x and D (L, n, *shape).
+
+    The levels of two trials may differ a little, since each is measured at its own.
+    """
 
     sigma: Array
     x: Array
     D: Array
+
+    def at(self, columns: NDArray[np.intp]) -> Levels:
+        """Those of some of the levels."""
+        return Levels(self.sigma[columns], self.x[columns], self.D[columns])
 
     @property
     def score(self) -> Array:
@@ -69,16 +76,20 @@ def of_case(results: Results, case: str) -> Iterator[Picture]:
     kept = {label: one for label, one in found.items() if one is not None}
     if kept:
         first = next(iter(kept.values()))
-        same = {label: one for label, one in kept.items() if one.x.shape == first.x.shape}
+        columns = np.unique(first.sigma, return_index=True)[1]
+        same = {k: one.at(columns) for k, one in kept.items() if one.x.shape == first.x.shape}
+        first = first.at(columns)
         ends = np.full(len(first.sigma), real.min()), np.full(len(first.sigma), real.max())
         noisy = Strip("x", first.noisy(results.sigma_data(case)), *ends)
         names = {label: _named(*label) for label in same}
         rows = [noisy, *(Strip(names[label], one.D, *ends) for label, one in same.items())]
         yield _by_level(rows, first.sigma, "denoised", case)
-        limit = SCORE / first.sigma
-        scores = [Strip(names[label], one.score, -limit, limit) for label, one in same.items()]
+        scores = [
+            Strip(names[label], one.score, -SCORE / one.sigma, SCORE / one.sigma)
+            for label, one in same.items()
+        ]
         yield _by_level(scores, first.sigma, "scores", case)
-        training = [*_training(results, case, first, ends)]
+        training = [*_training(results, case, columns, ends)]
         if training:
             yield _by_level(training, first.sigma, "denoised_training", case)
     yield from _neighbours(results, case, real)
@@ -98,7 +109,7 @@ def _named(arm: str, variant: str) -> str:
 
 
 def _training(
-    results: Results, case: str, first: Levels, ends: tuple[Array, Array]
+    results: Results, case: str, columns: NDArray[np.intp], ends: tuple[Array, Array]
 ) -> Iterator[Strip]:
     """Yields a strip for each variant and some of its points and its end, if it has points."""
     for arm in results.arms(case):
@@ -110,8 +121,9 @@ def _training(
             few = np.unique(np.linspace(0, len(steps) - 1, min(MOST_STEPS, len(steps))).round())
             for step in steps[few.astype(int)]:
                 levels = levels_of(folders[int(step)])
-                if levels is not None and levels.x.shape == first.x.shape:
-                    yield Strip(f"{_named(arm, variant)}, {step}", levels.D, *ends)
+                if levels is not None and len(levels.sigma) > max(columns):
+                    D = levels.at(columns).D
+                    yield Strip(f"{_named(arm, variant)}, {step}", D, *ends)
 
 
 def _by_level(rows: Sequence[Strip], sigma: Array, kind: str, case: str) -> Picture:
@@ -175,8 +187,7 @@ def _neighbours(results: Results, case: str, real: Array) -> Iterator[Picture]:
     for axes in list(grid.flat)[len(found) :]:
         axes.set_visible(False)
     spaces = dict.fromkeys(fact["space"] for _, _, facts in found for fact in facts)
-    order = "First row: samples; the rows below: neighbours, each space in a row. "
-    yield picture(figure, "neighbours", case, order + " ".join(spaces))
+    yield picture(figure, "neighbours", case, " ".join(spaces))
 
 
 def _with_distances(
@@ -189,6 +200,10 @@ def _with_distances(
     blank = np.full((gap, width, 3), PAPER)
     _show(axes, np.concatenate([part for strip in strips for part in (strip, blank)]))
     w = (width + 1) / images.shape[1]
+    names = "sample", "by pixels", "by features"
+    for row, name in zip(range(len(strips)), names, strict=False):
+        middle = row * (h + gap) + (h - 1) / 2
+        axes.text(-w / 4, middle, name, ha="right", va="center", fontsize=7)
     for row, fact in enumerate(facts, start=1):
         for i, value in enumerate(fact["distances"]):
             x, y = (i + 0.5) * w - 1, row * (h + gap) + h + gap / 2 - 0.5

@@ -182,9 +182,10 @@ FIGURES = {
     "denoised": (
         "Denoised images by noise level.",
         "Held-out images x₀, x = x₀ + σ ε, and D(x, σ) of each variant, the first seed that "
-        "finished. x is divided by √(1 + σ²/σ_data²), and everything is cut to the real data’s "
-        "range. D is the mean of what the image may have been: blurred at high σ, and that is "
-        "right; noise that is left in, and shapes that no x₀ has, are not.",
+        "finished, at the levels next to σ that it was measured at. x is divided by "
+        "√(1 + σ²/σ_data²), and everything is cut to the real data’s range. D is the mean of what "
+        "the image may have been: blurred at high σ, and that is right; noise that is left in, and "
+        "shapes that no x₀ has, are not.",
     ),
     "denoised_training": (
         "Denoised images while training.",

@@ -23,10 +23,10 @@ from testbed.trial.folders import Folder
 DENOISED, NEIGHBOURS, FACTS = "denoised.safetensors", "neighbours.safetensors", "pictures.json"
 IMAGES = 4
 """Held-out images that are denoised, the same at every level and of every trial."""
-LEVELS = 6
-"""The most noise levels at which they are."""
-WITHIN = 10.0
-"""The levels lie within sigma_data over this and times this, where others only copy or forget."""
+MULTIPLES = (0.1, 0.32, 1.0, 3.2, 10.0)
+"""Of sigma_data: they are denoised at the measured levels next to these, the same of every trial.
+
+Far below D only copies, and far above it only forgets."""
 SAMPLES = 8
 """Samples whose nearest training images are kept."""
 
@@ -86,11 +86,9 @@ def keep(
 
 
 def levels(sigma: Tensor, sigma_data: float) -> list[int]:
-    """The rows of the levels (L,), ascending, at which images are denoised; at most LEVELS."""
-    near = (sigma >= sigma_data / WITHIN) & (sigma <= sigma_data * WITHIN)
-    rows = near.nonzero()[:, 0] if int(near.sum()) > 1 else torch.arange(len(sigma))
-    place = torch.linspace(0, len(rows) - 1, min(LEVELS, len(rows))).round().long()
-    return [int(row) for row in rows[place]]
+    """The rows of the levels (L,) at which images are denoised; of few levels, some twice."""
+    targets = torch.tensor(MULTIPLES, dtype=torch.float64) * sigma_data
+    return [int(row) for row in (sigma.log() - targets.log()[:, None]).abs().argmin(1)]
 
 
 def denoised(

@@ -37,13 +37,10 @@ def denoiser() -> Denoiser:
 def test_the_levels_lie_about_the_size_of_the_data(n: int, sigma_data: float) -> None:
     sigma = denoising.log_spaced(0.002, 80.0, n)
     rows = pictures.levels(sigma, sigma_data)
-    assert rows == sorted(set(rows))
-    near = [i for i, s in enumerate(sigma.tolist()) if sigma_data / 10 <= s <= 10 * sigma_data]
-    expected = near if len(near) > 1 else list(range(n))
-    assert set(rows) <= set(expected)
-    assert len(rows) == min(pictures.LEVELS, len(expected))
-    assert rows[0] == expected[0]
-    assert rows[-1] == expected[-1] or len(rows) == 1
+    assert rows == sorted(rows)
+    for row, multiple in zip(rows, (0.1, 0.32, 1.0, 3.2, 10.0), strict=True):
+        far = [abs(math.log(s / (multiple * sigma_data))) for s in sigma.tolist()]
+        assert far[row] == pytest.approx(min(far))
 
 
 def test_the_same_held_out_images_are_denoised_at_every_level_under_their_classes() -> None:

@@ -1,7 +1,9 @@
 """The features of a small classifier, trained once per data set and kept in the user's cache.
 
 The network sees x / sigma_data. Images go through convolutions that halve their sides down to four
-pixels, vectors through one layer; what the last layer before the classes returns are the features.
+pixels, vectors through one layer; what the last layer before the classes returns, normalised to
+mean 0 and |f|^2 = F, are the features: their size, which the kernel of `feature_kernel` sees, would
+else grow with the steps of training.
 It is trained on the training split, on one thread, from named streams: the same data and sources
 give the same bits on one kind of machine.
 """
@@ -39,7 +41,7 @@ SMALLEST = 4
 class Settings:
     """The classifier's size and its training by Adam, its rate falling to 0 as a cosine."""
 
-    steps: int = 1000
+    steps: int = 400
     batch: int = 128
     width: int = 32
     features: int = 64
@@ -90,7 +92,7 @@ def _body(shape: tuple[int, ...], settings: Settings) -> Iterator[nn.Module]:
         yield nn.SiLU()
     yield nn.Flatten()
     yield nn.Linear(size, settings.features)
-    yield nn.SiLU()
+    yield nn.LayerNorm(settings.features, elementwise_affine=False)
 
 
 @dataclass(frozen=True)
