@@ -155,8 +155,10 @@ def normal_data(shape: tuple[int, ...], n: int) -> Data:
     data = gaussian(dim=math.prod(shape), n=n, test=n)
     splits = data.train, data.test
     classes = [2 * (x[:, 0] > 0).long() + (x[:, -1] > 0).long() for x in splits]
-    known = (data.oracle, data.basis) if data.shape == shape else ()
-    return Data(*(x.reshape(n, *shape) for x in splits), *classes, *known)
+    train, test = (x.reshape(n, *shape) for x in splits)
+    if data.shape != shape:
+        return Data(train, test, classes[0], classes[1])
+    return Data(train, test, classes[0], classes[1], data.oracle, data.basis)
 
 
 def metric(m: Metric) -> list[Tensor]:

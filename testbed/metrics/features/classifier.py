@@ -115,7 +115,6 @@ def unlabelled(data: Data, features: Features = "classifier") -> Iterator[str]:
         )
 
 
-@functools.lru_cache(maxsize=4)
 def embedding(data: Data, features: Features = "classifier") -> Embedding:
     """Returns the features of a data set's classifier, or of the untrained network.
 
@@ -124,6 +123,12 @@ def embedding(data: Data, features: Features = "classifier") -> Embedding:
     """
     for problem in unlabelled(data, features):
         raise InputError(problem)
+    return _embedding(data, features)
+
+
+@functools.lru_cache(maxsize=4)
+def _embedding(data: Data, features: Features) -> Embedding:
+    """One for each data set, so that what is made of it is kept too."""
     if features == "random":
         network = untrained(data.shape, 2, SETTINGS)
         digest = _digest(network.state_dict())
@@ -210,7 +215,7 @@ def _accuracy(network: Classifier, data: Data) -> float:
     if data.test_labels is None:
         return float("nan")
     with torch.no_grad():
-        parts = [network(x / data.sigma_data).argmax(1) for x in data.test.split(1024)]
+        parts = [network(x / data.sigma_data).argmax(1) for x in torch.split(data.test, 1024)]
     return float((torch.cat(parts) == data.test_labels).double().mean())
 
 

@@ -28,7 +28,7 @@ def in_batches(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
         finite = samples.flatten(1).isfinite().all(1)
         clean = samples.masked_fill(~finite.view(-1, *[1] * (samples.ndim - 1)), 0.0)
         with torch.no_grad():
-            found = torch.cat([network(x).double().flatten(1) for x in clean.split(BATCH)])
+            found = torch.cat([network(x).double().flatten(1) for x in torch.split(clean, BATCH)])
         return found.masked_fill(~finite[:, None], math.nan)
 
     return features

@@ -86,7 +86,7 @@ class Lpips(nn.Module):
                 layers.append(nn.Conv2d(channels, out, kernel, stride, padding))
                 channels = out
             else:
-                layers.append(nn.MaxPool2d(*numbers) if kind == "pool" else nn.ReLU())
+                layers.append(nn.MaxPool2d(numbers[0], numbers[1]) if numbers else nn.ReLU())
             widths.append(channels)
         self.features = nn.Sequential(*layers)
         for k, tap in enumerate(self.taps):

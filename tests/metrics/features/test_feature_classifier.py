@@ -22,7 +22,7 @@ FEW = Settings(steps=20, batch=16, width=4, features=5)
 def fresh(own_cache: Path) -> None:
     """Nothing that was trained before."""
     classifier.trained.cache_clear()
-    classifier.embedding.cache_clear()
+    classifier._embedding.cache_clear()
 
 
 def data(shape: tuple[int, ...] = (3,), classes: int = 3, seed: int = 0) -> testbed.Data:
