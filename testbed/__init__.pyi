@@ -6,7 +6,7 @@ from .components.dataset import Data, Dataset
 from .components.density import Density
 from .components.guidance import Guidance
 from .components.loss import Loss, squared
-from .components.metric import Metric, MetricValue
+from .components.metric import Embedding, Metric, MetricValue
 from .components.network import Network
 from .components.recipe import Recipe
 from .components.sampler import Sampler
@@ -37,6 +37,7 @@ __all__ = [
     "Dataset",
     "Denoiser",
     "Density",
+    "Embedding",
     "Guidance",
     "Loss",
     "Metric",

@@ -67,12 +67,12 @@ BUILTIN = (
     "testbed.diffusion.noise_tables",
     "testbed.diffusion.correlated",
     "testbed.metrics.samples",
+    "testbed.metrics.feature_distances",
 )
 FILE_HINT = "Is it in a file? Add -p FILE."
 UNAVAILABLE = {
-    ("metric", "fid"): "It needs the weights of an Inception network, which testbed neither ships "
-    "nor downloads: a plugin that has them on disk can register it (docs/reference/metrics.md, "
-    "FID), or compare by energy, mmd or coverage_gap, which need none."
+    ("loss", "lpips"): "A loss here is elementwise, so that training can take it in any space and "
+    "weigh it by sample; LPIPS compares whole images. Measure by it instead: metric lpips."
 }
 """Common names that no plugin registers, each with an alternative."""
 

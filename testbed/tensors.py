@@ -41,3 +41,10 @@ def scaled(x: Tensor, factor: Tensor) -> Tensor:
     """
     wide = torch.promote_types(x.dtype, factor.dtype)
     return (x.to(wide) * per_sample(factor, x).to(wide)).to(x.dtype)
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether samples of a shape are images: (H, W), or (C, H, W) of one or three channels."""
+    if len(shape) == 3 and shape[0] not in (1, 3):
+        return False
+    return len(shape) in (2, 3) and min(shape[-2:]) > 1

@@ -39,6 +39,14 @@ def same_environment() -> Iterator[None]:
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of testbed in a user's cache of its own, still to be made."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.platform", "linux")
+    return tmp_path / "cache" / "testbed"
+
+
+@pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A folder with the study file tiny.toml."""
     (tmp_path / "tiny.toml").write_text(TINY)

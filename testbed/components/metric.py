@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -31,6 +31,19 @@ class MetricValue(NamedTuple):
     p: float = math.nan
 
 
+class Embedding(NamedTuple):
+    """A feature space of samples.
+
+    Args:
+        features: maps samples (N, *shape) to features (N, F) float64; of a sample that is not
+            finite, to nan.
+        about: whose features they are, a sentence.
+    """
+
+    features: Callable[[Tensor], Tensor]
+    about: str
+
+
 @dataclass(frozen=True)
 class Metric(Component):
     """A number about samples by name: `measure(samples, data, generator[, options])`.
@@ -43,17 +56,27 @@ class Metric(Component):
             other one give the metric's floor.
         most: the largest value, where the metric has one; the worst samples need not differ there.
         shapes: shapes of samples that it takes, at which the conformance kit checks it.
+        embed: `embed(data[, options])` returns the Embedding in which it measures; the report then
+            shows the nearest neighbours of samples there.
+        misfits: `misfits(data[, options])` yields why such data cannot be measured, a sentence
+            each, and nothing where they can: a study is refused before any training.
 
     Raises:
         InputError: no shapes, or one that holds anything but positive whole numbers.
     """
 
     axis = "metric"
-    functions: ClassVar = {"measure": Takes(leading=3, role="measure")}
+    functions: ClassVar = {
+        "measure": Takes(leading=3, role="measure"),
+        "embed": Takes(leading=1, role="embed"),
+        "misfits": Takes(leading=1, role="misfits"),
+    }
     measure: Callable[..., float | MetricValue]
     against: str = "test"
     most: float = math.inf
     shapes: tuple[tuple[int, ...], ...] = ((4,),)
+    embed: Callable[..., Embedding] | None = None
+    misfits: Callable[..., Iterable[str]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,3 +100,31 @@ class Metric(Component):
             return MetricValue(float(value))
         except (TypeError, ValueError, RuntimeError):
             raise signature.wrong("a number or a MetricValue", value) from None
+
+    def embedding(self, data: Data) -> Embedding | None:
+        """The feature space that it measures in; None where it has none.
+
+        Raises:
+            InputError: `embed` raises, or does not return an Embedding.
+        """
+        if self.embed is None:
+            return None
+        signature = self.signature("embed")
+        found = signature(data, options=self.options)
+        if not isinstance(found, Embedding):
+            raise signature.wrong("an Embedding", found)
+        return found
+
+    def problems(self, data: Data) -> list[str]:
+        """Why it cannot measure samples of such data, a sentence each; nothing where it can.
+
+        Raises:
+            InputError: `misfits` raises, or yields anything but text.
+        """
+        if self.misfits is None:
+            return []
+        signature = self.signature("misfits")
+        found = signature(data, options=self.options)
+        if isinstance(found, str) or not isinstance(found, Iterable):
+            raise signature.wrong("sentences", found)
+        return [f"{self.label}: {one}" for one in found]

@@ -27,7 +27,7 @@ def gallery(results: Results, case: str, means: dict[tuple[str, str], str]) -> P
     real = results.real(case)
     if real is None or len(real) < 2:
         return None
-    image = _images(real) is not None
+    image = images_of(real) is not None
     arms, order = results.arms(case), results.variants(case)
     figure, grid = panels(len(order) + 1, rows=len(arms), width=1.9, height=2.25, shared=False)
     frame = _Frame(real)
@@ -84,7 +84,7 @@ class _Frame:
         return plane if plane.shape[1] == 2 else np.hstack([plane, np.zeros_like(plane)])
 
 
-def _images(samples: Array) -> Array | None:
+def images_of(samples: Array) -> Array | None:
     """Returns (n, h, w, c) where the data are images of one or three channels, else None."""
     if samples.ndim == 4 and samples.shape[1] in (1, 3):
         return np.moveaxis(samples, 1, -1)
@@ -93,7 +93,7 @@ def _images(samples: Array) -> Array | None:
 
 def _grid(axes: Axes, samples: Array, frame: _Frame) -> None:
     """Draws the first 64 images, with a pixel between them; those of one channel dark on light."""
-    images = _images(samples)
+    images = images_of(samples)
     assert images is not None
     h, w, channels = images.shape[1:]
     sheet = np.full((SIDE * (h + 1) - 1, SIDE * (w + 1) - 1, channels), frame.high)

@@ -21,6 +21,7 @@ from testbed.report import (
     equal_objectives,
     figures,
     finding,
+    image_pictures,
     length_section,
     lengths,
     ranges,
@@ -210,6 +211,7 @@ def case_view(
         first = effects.pictures(results, compared, case)
         pictures = list(figures.of_case(results, case))
         pictures += _gallery(results, made["results"], case)
+        pictures += image_pictures.of_case(results, case)
         over_steps = length_section.pictures(results, case)
     primary = results.primary(case)
     meaning = METRICS.get(primary, ("", "a metric of a plugin"))[1]

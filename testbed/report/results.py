@@ -228,12 +228,22 @@ class Results:
         for trial in self.of(case, arm, variant).itertuples():
             if trial.status == "finished":
                 files = StudyFolder.at(self.folder).trial(str(trial.id))
-                return _tensor(files, "samples.safetensors")
+                return tensor(files, "samples.safetensors")
         return None
+
+    def measured(self, case: str, arm: str, variant: str) -> dict[int, Folder]:
+        """The folders of what was measured of the first seed that finished, by step, ascending.
+
+        Those of its points with its own average, and last the trial's own.
+        """
+        for trial in self.of(case, arm, variant).itertuples():
+            if trial.status == "finished":
+                return StudyFolder.at(self.folder).trial(str(trial.id)).measured()
+        return {}
 
     def real(self, case: str) -> NDArray[np.float64] | None:
         """(n, *shape) real held-out samples."""
-        return _tensor(StudyFolder.at(self.folder).data, f"{case or 'data'}.safetensors")
+        return tensor(StudyFolder.at(self.folder).data, f"{case or 'data'}.safetensors")
 
 
 def chosen(table: pd.DataFrame, case: str, arm: str, variant: str) -> pd.DataFrame:
@@ -246,7 +256,8 @@ def unique(column: pd.Series[Any]) -> list[str]:
     return list(dict.fromkeys(map(str, column)))
 
 
-def _tensor(folder: Folder, name: str) -> NDArray[np.float64] | None:
+def tensor(folder: Folder, name: str) -> NDArray[np.float64] | None:
+    """The only tensor of a file; None where there is none, or a damaged one."""
     try:
         content = folder.store.get(name)
         tensors = load(content) if content is not None else {}

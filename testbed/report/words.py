@@ -77,6 +77,18 @@ METRICS = {
         "root mean square over principal components of the log ratio of variances of samples and "
         "held-out data",
     ),
+    "feature_frechet": (
+        "Fréchet distance of features",
+        "Fréchet distance of samples to held-out data in the features of a classifier of the data",
+    ),
+    "feature_kernel": (
+        "kernel distance of features",
+        "unbiased cubic MMD² of samples to held-out data in the features of a classifier of the "
+        "data",
+    ),
+    "fid": ("FID", "Fréchet Inception distance of samples to held-out data"),
+    "fd_dinov2": ("FD-DINOv2", "Fréchet distance to held-out data in DINOv2’s features"),
+    "lpips": ("LPIPS to test", "mean LPIPS of samples to the nearest held-out image"),
     "off_manifold": (
         "off-manifold energy",
         "energy per dimension of samples outside the hull of their nearest training samples",
@@ -166,6 +178,31 @@ FIGURES = {
         "Samples.",
         "The first seed that finished, all from the same noise. Look for shapes that the real "
         "data have and samples lack, and for noise that was left in.",
+    ),
+    "denoised": (
+        "Denoised images by noise level.",
+        "Held-out images x₀, x = x₀ + σ ε, and D(x, σ) of each variant, the first seed that "
+        "finished, at the levels next to σ that it was measured at. x is divided by "
+        "√(1 + σ²/σ_data²), and everything is cut to the real data’s range. D is the mean of what "
+        "the image may have been: blurred at high σ, and that is right; noise that is left in, and "
+        "shapes that no x₀ has, are not.",
+    ),
+    "denoised_training": (
+        "Denoised images while training.",
+        "D(x, σ) of the same images after some of the training steps, with averaged weights.",
+    ),
+    "scores": (
+        "The score by noise level.",
+        "(D(x, σ) − x)/σ² of the same images: the gradient of log p at x. Grey is 0; the shade of "
+        "the data’s highest values stands for 3/σ and beyond, that of the lowest for −3/σ. A right "
+        "score is the noise with the other sign, −ε/σ, but for what no one can tell from the "
+        "image; an image that shows through was taken for noise.",
+    ),
+    "neighbours": (
+        "Samples and their nearest training images.",
+        "The first samples of the first seed that finished; below each its nearest training image, "
+        "and the distance. A sample that is its neighbour is a copy; one that is like none may be "
+        "new, or wrong.",
     ),
 }
 """Each figure: its title, and what to look for."""

@@ -5,6 +5,7 @@ They hold coefficients, weights, equal objectives and the floors of the real dat
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -96,7 +97,7 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
     shown = data.pixels or data
     baseline = linear_baseline.fit(data)
     n = config.evaluation.samples
-    floors = {}
+    floors, spaces = {}, {}
     for spec in config.evaluation.metrics:
         metric = component(registry, "metric", spec)
         values = []
@@ -109,6 +110,9 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
             except Exception:  # a plugin's: its trials have failed and told why
                 values.append(math.nan)
         column = torch.tensor(values, dtype=torch.float64)
+        with contextlib.suppress(Exception):
+            if (space := metric.embedding(data)) is not None:
+                spaces[metric.name] = space.about
         floors[metric.name] = {"mean": float(column.mean()), "sd": float(column.std())}
         if data.first_stage is not None:
             decoded = data.first_stage.decode(data.test[:n])
@@ -127,6 +131,7 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
         "notes": plan.data_notes.get(case, []),
         "entropy": data.oracle and _entropy(data.oracle, config.measured[0]),
         "floors": floors,
+        "features": spaces,
     }
     folder.put_json(f"{file}.json", described)
     folder.put_tensors(f"{file}.safetensors", {"real": shown.test[:n]}, {"case": file})

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from testbed.study import tracking_content as content
 from testbed.study import tracking_pictures, tracking_store
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED
+from testbed.trial.pictures import DENOISED, FACTS
 
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
@@ -391,15 +394,23 @@ class Tracker:
                 self._save()
 
     def _picture(self, trial: Trial, run: str, case: str) -> None:
-        """Sends a picture of a trial's samples at its last step, unless it is there."""
+        """Sends pictures of a trial unless they are there: samples, and the images it denoised.
+
+        The latter are those of its points too, each at its step.
+        """
         if run not in self._own and self._client.list_artifacts(run, "images"):
             return
         files = self._plan.files
-        samples = files.trial(trial.id).tensors("samples.safetensors")["samples"]
-        real = files.data.tensors(f"{case or 'data'}.safetensors")["real"]
-        pixels = tracking_pictures.picture(samples.numpy(), real.numpy())
-        steps = trial.config.training.steps
+        folder, steps = files.trial(trial.id), trial.config.training.steps
+        samples = folder.tensors("samples.safetensors")["samples"]
+        real = files.data.tensors(f"{case or 'data'}.safetensors")["real"].numpy()
+        pixels = tracking_pictures.picture(samples.numpy(), real)
         self._client.log_image(run, pixels, key="samples", step=steps, synchronous=True)
+        for step, at in folder.measured().items():
+            if at.has(DENOISED):
+                pairs, sigma = at.tensors(DENOISED)["denoised"], at.json(FACTS)["sigmas"]
+                pixels = tracking_pictures.by_level(pairs.numpy(), np.asarray(sigma), real)
+                self._client.log_image(run, pixels, key="denoised", step=step, synchronous=True)
 
     def _send_files(self, plugin_files: Mapping[str, Path]) -> None:
         """Sends the study's own record, the report, its tables and figures, and plugins' files."""

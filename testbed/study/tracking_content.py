@@ -26,6 +26,9 @@ ARTIFACTS = (
     "weights.safetensors",
     "schedule.json",
     "samples.safetensors",
+    "denoised.safetensors",
+    "neighbours.safetensors",
+    "pictures.json",
     "error.txt",
 )
 LEVELS = "levels.json"
@@ -151,7 +154,8 @@ def data_sets(plan: Plan) -> dict[str, dict[str, str]]:
         for label in trial.labels:
             facts = plan.files.data.json_or_empty(f"{label['case'] or 'data'}.json")
             if facts and label["case"] not in found:
-                facts.pop("floors", None)
+                for measured in ("floors", "features"):
+                    facts.pop(measured, None)
                 spec = trial.config.dataset
                 profile = json.dumps(facts, sort_keys=True)
                 found[label["case"]] = {

@@ -1,4 +1,4 @@
-"""Small pictures of samples for MLflow's pages: images as a sheet, vectors as points of a plane."""
+"""Small pictures for MLflow's pages: images as a sheet, vectors as points of a plane."""
 
 from __future__ import annotations
 
@@ -34,12 +34,33 @@ def picture(samples: NDArray[Any], real: NDArray[Any]) -> Pixels:
     return _plane(samples, real)
 
 
-def _sheet(images: NDArray[Any], real: NDArray[Any]) -> Pixels:
+def by_level(pairs: NDArray[Any], sigma: NDArray[Any], real: NDArray[Any]) -> Pixels:
+    """Noisy images and what became of them, two rows of a sheet for each noise level.
+
+    Args:
+        pairs: (2, L, n, *shape), x and D(x, sigma) of images.
+        sigma: (L,).
+        real: (m, *shape); its range is that of the grey values, and x is divided by
+            sqrt(1 + sigma^2 / E real^2).
+
+    Returns:
+        (height, width, 3).
+    """
+    each = sigma.reshape(-1, *[1] * (pairs.ndim - 2))
+    x = pairs[0] / np.sqrt(1 + each**2 / np.square(real).mean())
+    rows = np.stack([x, pairs[1]], 1)
+    n = rows.shape[2]
+    images = rows.reshape(-1, *rows.shape[3:])
+    found = images[..., None] if images.ndim == 3 else np.moveaxis(images, 1, -1)
+    return _sheet(found, real, columns=n)
+
+
+def _sheet(images: NDArray[Any], real: NDArray[Any], columns: int = 0) -> Pixels:
     low, high = float(real.min()), float(real.max())
     first = np.nan_to_num(images[:COUNT], nan=low, posinf=high, neginf=low)
     grey = 255 * (np.clip(first, low, high) - low) / ((high - low) or 1.0)
     n, h, w, colours = grey.shape
-    columns = math.ceil(math.sqrt(n))
+    columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     cells = np.full((rows * columns, h + 1, w + 1, 3), 255, np.uint8)
     cells[:n, :h, :w] = np.broadcast_to(np.rint(grey), (n, h, w, 3)) if colours == 1 else grey

@@ -13,6 +13,7 @@ from testbed.components.metric import Metric
 from testbed.random import stream
 from testbed.testing import behaviour
 from testbed.testing.checks import Context, Group, demand
+from testbed.testing.failures import Skipped
 from testbed.testing.options import options_matter
 from testbed.testing.probes import normal_data
 
@@ -20,19 +21,25 @@ LAWS = Group("metric")
 N = 200
 
 
-def _data(shape: tuple[int, ...]) -> Data:
-    """Correlated, about a plane, so that a metric of the plane has a meaning too."""
-    return normal_data(shape, 600)
+def _data(m: Metric, shape: tuple[int, ...]) -> Data:
+    """Correlated, about a plane, so that a metric of the plane has a meaning too; with classes.
+
+    Skipped where the metric cannot measure them: weights that are not named, and the like.
+    """
+    data = normal_data(shape, 600)
+    for problem in m.problems(data):
+        raise Skipped(problem)
+    return data
 
 
 def _real(m: Metric, shape: tuple[int, ...]) -> Tensor:
     """Samples of the split that the metric does not compare with."""
-    data = _data(shape)
+    data = _data(m, shape)
     return (data.train if m.against == "test" else data.test)[:N].clone()
 
 
 def _measured(m: Metric, samples: Tensor, seed: int = 0) -> float:
-    return m(samples.clone(), _data(tuple(samples.shape[1:])), stream(seed, "testing/metric"))
+    return m(samples.clone(), _data(m, tuple(samples.shape[1:])), stream(seed, "testing/metric"))
 
 
 @LAWS.law("It compares with the test or the training split.")
@@ -51,7 +58,7 @@ def floor(m: Metric, context: Context) -> str:
 
 @LAWS.law("The same samples and generator give the same number, and global state stays as it was.")
 def reproducible(m: Metric, context: Context) -> None:
-    samples, data = _real(m, m.shapes[0]), _data(m.shapes[0])
+    samples, data = _real(m, m.shapes[0]), _data(m, m.shapes[0])
     behaviour.pure(
         lambda x: torch.tensor(m(x, data, stream(0, "testing/metric")), dtype=torch.float64),
         (samples,),
@@ -76,7 +83,7 @@ def permutation(m: Metric, context: Context) -> str:
 def sees_shift(m: Metric, context: Context) -> str:
     shown = []
     for shape in m.shapes:
-        samples, sd = _real(m, shape), _data(shape).sigma_data
+        samples, sd = _real(m, shape), _data(m, shape).sigma_data
         values = [_measured(m, samples + k * sd) for k in (0, 1, 2, 4)]
         shown.append(", ".join(f"{v:.4g}" for v in values))
         demand(
@@ -88,7 +95,7 @@ def sees_shift(m: Metric, context: Context) -> str:
 
 @LAWS.law("A sampling error that it states is finite and not negative, a p lies in [0, 1].")
 def error(m: Metric, context: Context) -> str:
-    found = m.estimate(_real(m, m.shapes[0]), _data(m.shapes[0]), stream(0, "testing/metric"))
+    found = m.estimate(_real(m, m.shapes[0]), _data(m, m.shapes[0]), stream(0, "testing/metric"))
     demand(
         math.isnan(found.error) or 0 <= found.error < math.inf,
         f"the sampling error of real samples is {found.error}.",

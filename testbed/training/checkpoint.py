@@ -43,7 +43,7 @@ def decode(content: bytes, name: str) -> Contents:
         Damaged: the content is truncated, altered, or not a checkpoint.
     """
     body = _body(content, name)
-    return load(body), json.loads(_metadata(body)["facts"])
+    return load(body), json.loads(metadata_of(body)["facts"])
 
 
 def is_intact(content: bytes | None) -> bool:
@@ -65,7 +65,8 @@ def _body(content: bytes, name: str) -> bytes:
     return body
 
 
-def _metadata(body: bytes) -> dict[str, str]:
+def metadata_of(body: bytes) -> dict[str, str]:
+    """The metadata of a plain safetensors file."""
     length = int.from_bytes(body[:8], "little")
     metadata: dict[str, str] = json.loads(body[8 : 8 + length]).get("__metadata__", {})
     return metadata

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from testbed.audit.trained import check_model
 from testbed.components.dataset import Data
 from testbed.components.guidance import Denoise
-from testbed.components.metric import MetricValue
+from testbed.components.metric import Metric, MetricValue
 from testbed.diffusion.ddpm import Chain
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics import denoising, likelihood
@@ -25,7 +26,7 @@ from testbed.sampling.guidance import ConditionedDenoiser
 from testbed.sampling.loop import sample
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
-from testbed.trial import class_conditions
+from testbed.trial import class_conditions, pictures
 from testbed.trial.build import component, measured_levels, sampling_levels
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder
@@ -101,16 +102,25 @@ def measure(
         trial.put_tensors("latents.safetensors", {"latents": samples}, facts)
         samples = data.first_stage.decode(samples)
     trial.put_tensors("samples.safetensors", {"samples": samples}, facts)
-    for spec in evaluation.metrics:
-        metric = component(registry, "metric", spec)
-        generator = stream(0, f"metric/{metric.name}")
-        found[metric.name] = metric.estimate(samples.cpu(), data.pixels or data, generator)
+    metrics = [component(registry, "metric", spec) for spec in evaluation.metrics]
+    found |= of_samples(metrics, samples.cpu(), data.pixels or data)
+    pictures.keep(trial, trained, against, samples.cpu(), data, metrics, device)
     errors = {
         name: {"error": one.error, "p": one.p}
         for name, one in found.items()
         if not (math.isnan(one.error) and math.isnan(one.p))
     }
     return {name: one.value for name, one in found.items()}, errors
+
+
+def of_samples(
+    metrics: Sequence[Metric], samples: torch.Tensor, data: Data
+) -> dict[str, MetricValue]:
+    """Each metric of samples (N, *shape), from a stream of its own."""
+    return {
+        metric.name: metric.estimate(samples, data, stream(0, f"metric/{metric.name}"))
+        for metric in metrics
+    }
 
 
 def _counted(config: TrialConfig, levels: tuple[float, ...]) -> NDArray[np.bool_]:

@@ -12,10 +12,13 @@ trials/<id>/trial.json       identity, configuration, labels
             classifier.csv   per-sigma table of the classifier that guides
             schedule.json    the noise levels of the samples' path, as they were used
             samples.safetensors
+            denoised.safetensors    of images: held-out ones with noise, and D of them, by level
+            neighbours.safetensors  of images: the first samples, and their nearest training images
+            pictures.json    the levels of the former, the distances of the latter
             tweedie.json     identity rows of the trained model
             averages/STEP    averages of the weights after so many steps, a checked file each
             points/POINT/    what was measured there: levels.csv, tweedie.json, schedule.json,
-                             samples.safetensors, result.json
+                             samples.safetensors, of images what pictures are made of, result.json
             training.json    of a trial that takes over a training: what its result.json says of it
             result.json      status, final metrics, sampling error and p of each sample metric
             error.txt        the traceback of a failure
@@ -305,6 +308,20 @@ class TrialFolder(TrainingFolder):
         """The folders of the points that were measured to the end."""
         found = map(self.point, self.store.folder("points").names())
         return [one for one in found if one.has("result.json")]
+
+    def measured(self) -> dict[int, Folder]:
+        """By step, ascending, the folders of what was measured with the trial's own average.
+
+        Those of its points and last, where it has ended, the trial's own.
+        """
+        facts = {point: point.json_or_empty("result.json") for point in self.points()}
+        found = {
+            int(one["step"]): point
+            for point, one in facts.items()
+            if "step" in one and one.get("width") is None
+        }
+        end = self.result().get("steps")
+        return {**dict(sorted(found.items())), **({int(end): self} if end else {})}
 
     def take_over(self, other: TrialFolder) -> None:
         """Copies the training of a trial that has ended: what `conclude` would have found."""

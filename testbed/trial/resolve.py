@@ -113,6 +113,8 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     yield from validity.unsampled(sampler, *path, objective, config.trained, guided)
     if evaluation.likelihood:
         yield from validity.unlikely(evaluation.likelihood, config.measured, objective, data)
+    for spec in evaluation.metrics:
+        yield from build.component(registry, "metric", spec).problems(data)
 
 
 class Components:

@@ -40,6 +40,7 @@ MODULES = [
     "level_laws",
     "distance_laws",
     "sample_quality_laws",
+    "feature_distance_laws",
     "recipes",
     "property_laws",
     "installations",

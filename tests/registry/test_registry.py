@@ -146,19 +146,17 @@ def test_an_unknown_name_gets_the_nearest_one(axis: str, typo: str, meant: str) 
         getattr(Registry(), axis)(typo)
 
 
-def test_fid_is_refused_with_what_to_do_and_may_be_a_plugins(tmp_path: Path) -> None:
-    with pytest.raises(
-        UnknownName, match=r"^No metric 'fid'\. It needs the weights .* energy, mmd"
-    ):
-        Registry().metric("fid")
+def test_a_loss_lpips_is_refused_with_what_to_do_and_may_be_a_plugins(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"^No loss 'lpips'\. A loss here is elementwise"):
+        Registry().loss("lpips")
     file = tmp_path / "mine.py"
     file.write_text(
         "import testbed\n"
         "@testbed.hookimpl\n"
-        "def testbed_metrics():\n"
-        "    yield testbed.Metric('fid', lambda samples, data, generator: 1.0)\n"
+        "def testbed_losses():\n"
+        "    yield testbed.Loss('lpips', lambda prediction, target: (prediction - target).abs())\n"
     )
-    assert Registry([str(file)]).metric("fid").name == "fid"
+    assert Registry([str(file)]).loss("lpips").name == "lpips"
 
 
 def test_an_unknown_name_far_from_all_gets_the_list() -> None:

@@ -214,10 +214,10 @@ def test_a_log_axis_has_two_labels_at_least(low: float, high: float) -> None:
 
 def test_samples_in_colour_are_pictures() -> None:
     colour = np.random.default_rng(0).uniform(size=(5, 3, 6, 4))
-    seen = galleries._images(colour)
+    seen = galleries.images_of(colour)
     assert seen is not None
     np.testing.assert_array_equal(seen[2, 1, 3], colour[2, :, 1, 3])
-    assert galleries._images(colour[:, :2]) is None
+    assert galleries.images_of(colour[:, :2]) is None
 
 
 def test_a_study_without_arms_has_every_figure(tmp_path: Path) -> None:

@@ -345,9 +345,11 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
     }
     for (case, variant, seed), at in found.items():
         names = {file.name for file in at.iterdir()} - {"rows.parquet", "lock"}
+        of_images = {"denoised.safetensors", "neighbours.safetensors", "pictures.json"}
         assert names == {
             "trial.json", "result.json", "rows.jsonl", "levels.csv", "samples.safetensors",
             "schedule.json", "tweedie.json", "weights.safetensors",
+            *(of_images if "digits" in case else ()),
         }  # fmt: skip
         described, ended = Folder.at(at).json("trial.json"), result(at)
         config = described["config"]
@@ -726,12 +728,18 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
         sections = [name.partition("/")[0] for name in sorted(run.metrics)]
         assert list(dict.fromkeys(sections)) == ["evaluation", "training"]
         pictures = {name for name in run.artifacts if name.startswith("images/")}
+        images = config["dataset"]["name"] == "digits"
+        of_images = {"denoised.safetensors", "neighbours.safetensors", "pictures.json"}
         assert run.artifacts - pictures == {
             "trial.json", "result.json", "levels.csv", "levels.json", "tweedie.json",
             "rows.parquet", "weights.safetensors", "schedule.json", "samples.safetensors",
+            *(of_images if images else ()),
         }  # fmt: skip
-        assert sorted(name.rpartition(".")[2] for name in pictures) == ["png", "webp"]
-        assert all(name.startswith("images/samples+step+100+") for name in pictures)
+        for kind in ("samples", "denoised") if images else ("samples",):
+            own = {name for name in pictures if name.startswith(f"images/{kind}+step+100+")}
+            assert sorted(name.rpartition(".")[2] for name in own) == ["png", "webp"]
+            pictures -= own
+        assert pictures == set()
 
 
 @pytest.mark.slow

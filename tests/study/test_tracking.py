@@ -280,6 +280,17 @@ def test_coloured_images_keep_their_colours() -> None:
     assert tracking_pictures.picture(red, real)[0, 0].tolist() == [255, 0, 0]
 
 
+def test_denoised_images_have_two_rows_a_level_and_their_noise_is_scaled() -> None:
+    real = np.array([-1.0, 1.0])[:, None, None] * np.ones((2, 3, 4))  # E x^2 = 1
+    sigma = np.array([0.75, 2.4])
+    # x at the ends of its scaled range: sqrt(1 + sigma^2) = 1.25 and 2.6.
+    x = np.array([[1.25, -1.25], [0.0, 2.6]])[..., None, None] * np.ones((2, 2, 3, 4))
+    D = np.array([[-1.0, 0.0], [1.0, 9.0]])[..., None, None] * np.ones((2, 2, 3, 4))
+    pixels = tracking_pictures.by_level(np.stack([x, D]), sigma, real)
+    assert pixels.shape == (4 * 4 - 1, 2 * 5 - 1, 3)
+    assert pixels[::4, ::5, 0].tolist() == [[255, 0], [0, 128], [128, 255], [255, 255]]
+
+
 def test_vectors_are_points_of_the_real_datas_plane() -> None:
     real = np.array([[-2.0, 0.0], [2.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
     half, side = 1.35 * real.max(0), tracking_pictures.SIDE
