@@ -1,9 +1,15 @@
-"""Noise levels as tensors in float32 or wider, and their products with the samples of a batch."""
+"""Noise levels as tensors, their products with the samples of a batch, and rows in blocks."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+BLOCK = 2**22
+"""Numbers of a block of rows: 32 MiB in float64."""
 
 
 def widen(sigma: float | Tensor) -> Tensor:
@@ -41,3 +47,10 @@ def scaled(x: Tensor, factor: Tensor) -> Tensor:
     """
     wide = torch.promote_types(x.dtype, factor.dtype)
     return (x.to(wide) * per_sample(factor, x).to(wide)).to(x.dtype)
+
+
+def blocks(x: Tensor) -> Iterator[Tensor]:
+    """The rows of x (N, ...) in order, BLOCK numbers or one row at a time."""
+    rows = max(1, BLOCK // max(1, math.prod(x.shape[1:])))
+    for start in range(0, len(x), rows):
+        yield x[start : start + rows]

@@ -7,7 +7,6 @@ of them is kept in the user's cache and copied from there.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import importlib.util
 import os
@@ -17,9 +16,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from testbed import caches
 from testbed.errors import InputError
 
 SQLITE = "sqlite:///"
@@ -88,7 +87,7 @@ def prepare(address: str) -> None:
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file) as lock:
+    with caches.locked(file) as lock:
         if file.exists():
             return
         new = _cleared(file)
@@ -119,23 +118,16 @@ def empty_store() -> Path:
         InputError: MLflow could not create the store.
     """
     version, head = importlib.metadata.version("mlflow"), migration_head()
-    file = cache() / f"mlflow-{version}-{head}.db"
+    file = caches.folder() / f"mlflow-{version}-{head}.db"
     if _is_empty_store(file, head):
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file) as lock:
+    with caches.locked(file) as lock:
         if not _is_empty_store(file, head):
             new = _cleared(file)
             _migrate(new, artifacts(file), lock)
             os.replace(new, file)
     return file
-
-
-def cache() -> Path:
-    """The folder `testbed` in the user's cache, where the platform has it."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "testbed"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed"
 
 
 def migration_head() -> str:
@@ -169,14 +161,6 @@ def _is_empty_store(file: Path, head: str) -> bool:
     except sqlite3.Error:
         return False
     return sound == "ok" and "-".join(sorted(one for (one,) in heads)) == head and not runs
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[int]:
-    """Holds the lock beside a file; gives its descriptor."""
-    with file.with_name(file.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
 
 
 def _cleared(file: Path) -> Path:
