@@ -1,18 +1,24 @@
 """sigma_data of each channel: measured, handed to a parameterization that asks, and recorded."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.paths import FIXTURES
+from torch import Tensor
 
 import testbed
 from testbed.components.dataset import Data
 from testbed.errors import InputError
 from testbed.random import stream
 from testbed.study import plan, study_file
+from testbed.testing import check_component
 from testbed.trial import build
+
+Change = Callable[[Tensor], Tensor]
 
 PLUGIN = FIXTURES / "edm_by_channel.py"
 REGISTRY = testbed.Registry([str(PLUGIN)])
@@ -68,6 +74,37 @@ def test_channels_of_equal_scale_are_edm() -> None:
     assert torch.equal(found, equal)
 
 
+def edm_with(of_target: Change, of_denoise: Change) -> testbed.Parameterization:
+    """EDM by channel, where target and denoise take other numbers than those of the channels."""
+
+    def target(x0: Tensor, eps: Tensor, sigma: Tensor, sigma_data_channels: Tensor) -> Tensor:
+        s = of_target(sigma_data_channels)
+        return (sigma * x0 - s**2 * eps) / (s * torch.sqrt(sigma**2 + s**2))
+
+    def denoise(F: Tensor, x: Tensor, sigma: Tensor, sigma_data_channels: Tensor) -> Tensor:
+        s = of_denoise(sigma_data_channels)
+        return s**2 / (sigma**2 + s**2) * x + sigma * s / torch.sqrt(sigma**2 + s**2) * F
+
+    return testbed.Parameterization(
+        name="by_channel", target=target, denoise=denoise, noise_kind="log_sigma"
+    )
+
+
+def failed(p: testbed.Parameterization) -> set[str]:
+    return {one.check.id for one in check_component(p) if one.status == "failed"}
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("change", [lambda s: s.flip(0), lambda s: s.mean(0, keepdim=True)])
+def test_the_kit_rejects_other_channels(change: Change, both: bool) -> None:
+    wrong = edm_with(change, change if both else lambda s: s)
+    assert "parameterization.optimal_denoiser" in failed(wrong)
+
+
+def test_the_kit_accepts_the_right_ones() -> None:
+    assert failed(edm_with(lambda s: s, lambda s: s)) == set()
+
+
 STUDY = f"""
 plugins = ["{PLUGIN}"]
 [study]
@@ -95,7 +132,6 @@ def test_a_study_hands_them_over_and_records_them(
     monkeypatch.chdir(tmp_path)
     scales = torch.tensor(SCALES)[:, None, None]
     x = (torch.randn(80, 3, 4, 4, generator=stream(0, "x")) * scales).numpy()
-    import numpy as np
 
     np.save("x.npy", x)
     (tmp_path / "channels.toml").write_text(STUDY)
