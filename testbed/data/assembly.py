@@ -235,7 +235,8 @@ def _spacing(
     values, title = torch.cat(some), next(iter(found.parts.values())).title
     error = ROUNDED * float(values.abs().max())
     if not quantum:
-        apart = quantisation.spacing(values, error)
+        whole = all(part.samples.dtype.kind in "iu" for part in found.parts.values())
+        apart = quantisation.spacing(values, 0.0 if whole else error)
         if apart == by.quantum:
             return by.quantum, [f"{title}: the values are 1 apart, which is their quantum."]
         return 0.0, [f"{title}: no quantum is taken, as the values are {apart} apart and not 1."]

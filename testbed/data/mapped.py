@@ -79,12 +79,10 @@ class Mapped(Tensor):
         found = _rows(func, args)
         if found is not None:
             return found
-        if func is aten._to_copy.default and not {k for k, v in kwargs.items() if v is not None} - {
-            "device",
-            "non_blocking",
-        }:
+        if func is aten._to_copy.default and kwargs.get("dtype", torch.float32) is torch.float32:
             x: Mapped = args[0]
-            return cls(x.source, x.convert, x.shape[1:], x.order, kwargs["device"])
+            device = kwargs.get("device") or x.device
+            return cls(x.source, x.convert, x.shape[1:], x.order, device)
         args, kwargs = tree_map(_whole, (args, kwargs))
         return func(*args, **kwargs)
 

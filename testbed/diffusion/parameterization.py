@@ -257,7 +257,7 @@ class Parameterization(ParameterizationFields):
         """The sigma_data of each channel, shaped (C, 1, ...) like a sample (C, ...)."""
         if self.channels is None and sigma_data is None:
             return None
-        shape = (like.shape[1], *[1] * (like.ndim - 2))
+        shape = (*like.shape[1:2], *[1] * (like.ndim - 2))
         if self.channels is None:
             return torch.full(shape, sigma_data, dtype=dtype, device=like.device)
         return torch.tensor(self.channels, dtype=dtype, device=like.device).reshape(shape)

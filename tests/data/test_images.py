@@ -238,7 +238,7 @@ def test_folders_that_are_unclear_are_refused(tmp_path: Path) -> None:
     (root / "val").mkdir()
     Image.fromarray(RGB[3]).save(root / "val/3.png")
     assert len(images(str(root)).test) == 1
-    with pytest.raises(InputError, match=r"path = '.*none' is not a file or folder; give one of"):
+    with pytest.raises(InputError, match=r"path = '.*none' is not a file; give one of"):
         images(str(tmp_path / "none"))
     np.save(tmp_path / "a.npy", RGB)
     with pytest.raises(InputError, match=r'a\.npy holds no encoded images: use the dataset "arr'):

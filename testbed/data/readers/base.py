@@ -72,6 +72,9 @@ class Contents(Mapping[str, Rows]):
                 self._found[name] = self.load(name)
         return self._found[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 

@@ -261,12 +261,12 @@ def _resized(image: Image, size: tuple[int, int], crop: bool) -> Image:
     height, width = size
     if image.size == (width, height):
         return image
-    box = (0.0, 0.0, float(image.width), float(image.height))
     if crop:
         scale = min(image.width / width, image.height / height)
-        left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-        box = (left, top, left + scale * width, top + scale * height)
-    return image.resize((width, height), Resampling.LANCZOS, box)
+        across, down = max(1, round(scale * width)), max(1, round(scale * height))
+        left, top = (image.width - across) // 2, (image.height - down) // 2
+        image = image.crop((left, top, left + across, top + down))
+    return image.resize((width, height), Resampling.LANCZOS)
 
 
 def of_files(files: Iterable[Path], part: str, where: str) -> Pictures:
