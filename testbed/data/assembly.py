@@ -105,7 +105,7 @@ def assembled(found: roles.Roles, stated: Statements) -> Data:
         stated = replace(stated, range=kept or stated.range, layout="channels_last")
     conversion, notes = _conversion(found, stated)
     by, parts = conversion.by, list(found.parts.values())
-    y, more = _labels(found)
+    y, more = labels_of(found)
     spacing, note = _spacing(found, by, stated.quantum, stated.dequantised)
     counts = [part.samples.shape[0] for part in parts]
     if "all" in found.parts:
@@ -195,7 +195,7 @@ def _conversion(found: roles.Roles, stated: Statements) -> tuple[pixels.Conversi
     return pixels.Conversion(by, arrange, wide), [one for one in (by.note, note) if one]
 
 
-def _labels(found: roles.Roles) -> tuple[Tensor | None, list[str]]:
+def labels_of(found: roles.Roles) -> tuple[Tensor | None, list[str]]:
     """The classes of all parts (N,) int64, or None, and sentences on what was recognised."""
     parts = list(found.parts.values())
     if parts[0].labels is None:

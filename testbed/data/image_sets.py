@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from testbed.components.dataset import Data, Dataset
 from testbed.data import roles
-from testbed.data.assembly import Dequantised, Statements, assembled
+from testbed.data.assembly import Dequantised, Statements, assembled, labels_of
 from testbed.data.readers import idx, open_path
 from testbed.data.readers.pictures import Colour, Fit, Pictures
 from testbed.errors import InputError
@@ -24,7 +24,9 @@ MOST_PIXELS = 4096
 """Of a side that images are brought to."""
 
 
-def fashion_mnist(path: str = "", dequantised: bool = False) -> Data:
+def fashion_mnist(
+    path: str = "", n: int = 60_000, test: int = 10_000, dequantised: bool = False
+) -> Data:
     """60,000 and 10,000 articles of clothing, 28x28 pixels mapped to [-1, 1]; (N, 1, 28, 28).
 
     The labels are 0..9, the spacing of the values is 2/255, and the split is its own.
@@ -32,6 +34,7 @@ def fashion_mnist(path: str = "", dequantised: bool = False) -> Data:
     Args:
         path: the folder of the four IDX files, gzipped or not; "" is that of Debian's package
             dataset-fashion-mnist.
+        n, test: the first so many images of each split are taken; all where it has fewer.
         dequantised: whether uniform noise of the width of the spacing is added.
 
     Raises:
@@ -48,8 +51,11 @@ def fashion_mnist(path: str = "", dequantised: bool = False) -> Data:
         )
     try:
         found = roles.of(idx.open_folder(folder), roles.Names("x", "y"))
+        labels_of(found)  # as many as there are images, before some are taken
+        parts = {"train": found.parts["train"].first(n), "test": found.parts["test"].first(test)}
+        found = roles.Roles(parts, found.notes)
         data = assembled(found, Statements(range=[0, 255], layout="grey", dequantised=dequantised))
-        if (data.shape, data.labels) != ((1, 28, 28), len(LABELS)):
+        if data.shape != (1, 28, 28) or data.labels > len(LABELS):
             raise InputError(
                 f"{folder} holds {data.labels} classes of samples {data.shape[1:]}, expected "
                 f"{len(LABELS)} of (28, 28): read other data by dataset = "

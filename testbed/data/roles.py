@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,17 @@ class Part:
     labels: Rows | None = None
     labels_title: str = ""
     columns: tuple[str, ...] = ()
+
+    def first(self, n: int) -> Part:
+        """The first n samples, or all where there are fewer.
+
+        Raises:
+            InputError: n is none.
+        """
+        if n < 1:
+            raise InputError(f"{self.title}: {n} samples are none; expected at least 1.")
+        labels = None if self.labels is None else self.labels[:n]
+        return replace(self, samples=self.samples[:n], labels=labels)
 
     def place(self, index: Sequence[int]) -> str:
         """A number of the samples in a message: `photos.npz: x[3, 0]`, or by row and column."""

@@ -32,7 +32,7 @@ class Gaussian(Oracle):
     @classmethod
     def fit(cls, data: Tensor) -> Self:
         """The Gaussian with the mean and the covariance (divided by N) of data (N, *shape)."""
-        n = len(finite("data", data[:1], 1)) and len(data)
+        n = len(finite("data", data[:1] if data.ndim else data, 1)) and len(data)
 
         def rows() -> Iterator[Tensor]:
             return (finite("data", y, 1).reshape(len(y), -1) for y in blocks(data))

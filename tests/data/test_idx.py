@@ -54,6 +54,7 @@ def test_every_type_of_number(tmp_path: Path, kind: int, dtype: str, zipped: boo
     assert isinstance(found, np.memmap) is not zipped
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_another_reading() -> None:
     """Fashion-MNIST as Debian has it, its first and last pictures read by frombuffer."""
     if not image_sets.FASHION.is_dir():
@@ -99,6 +100,14 @@ def test_a_folder_of_the_four_files(folder: Path) -> None:
         labels_path=str(folder / "t10k-labels-idx1-ubyte.gz"),
     )
     assert (one.shape, one.labels) == ((1, 28, 28), 10)
+
+
+def test_the_first_images_of_each_split(folder: Path) -> None:
+    data = image_sets.fashion_mnist(str(folder), n=40, test=5)
+    assert (len(data.train), len(data.test)) == (40, 5)
+    assert torch.equal(data.train, image_sets.fashion_mnist(str(folder)).train[:40])
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz: 0 samples are none"):
+        image_sets.fashion_mnist(str(folder), n=0)
 
 
 def test_noise_of_the_width_of_the_spacing(folder: Path) -> None:

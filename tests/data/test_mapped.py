@@ -13,6 +13,7 @@ from torch import Tensor
 
 import testbed
 from testbed import tensors
+from testbed.components import dataset
 from testbed.components.dataset import Data
 from testbed.data import decoded, pixels
 from testbed.data.files import array
@@ -54,6 +55,7 @@ def both(
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setattr(tensors, "BLOCK", MOST * x[0].size)
     monkeypatch.setattr(pixels, "BLOCK", MOST * x[0].size)
+    monkeypatch.setattr(dataset, "BLOCK", MOST * x[0].size)
     labels = {"labels_path": str(folder / "y.npy")}
     memory = array(str(folder / "x.npy"), **labels, **options)
     monkeypatch.setattr(decoded, "IN_MEMORY", 1000)
