@@ -53,7 +53,8 @@ def fashion_mnist(
         found = roles.of(idx.open_folder(folder), roles.Names("x", "y"))
         labels_of(found)  # as many as there are images, before some are taken
         parts = {"train": found.parts["train"].first(n), "test": found.parts["test"].first(test)}
-        found = roles.Roles(parts, found.notes)
+        names = ", ".join(f"{i} = {name}" for i, name in enumerate(LABELS))
+        found = roles.Roles(parts, (*found.notes, f"{folder}: the classes are {names}."))
         data = assembled(found, Statements(range=[0, 255], layout="grey", dequantised=dequantised))
         if data.shape != (1, 28, 28) or data.labels > len(LABELS):
             raise InputError(

@@ -89,6 +89,7 @@ def test_pixels_are_those_of_another_reading() -> None:
 def test_a_folder_of_the_four_files(folder: Path) -> None:
     data = image_sets.fashion_mnist(str(folder))
     assert (len(data.train), len(data.test), data.shape) == (60, 20, (1, 28, 28))
+    assert "the classes are 0 = T-shirt/top, 1 = trouser" in "\n".join(data.notes)
     same = array(str(folder))
     assert same.digest == data.digest
     dotted = folder / "train-images.idx3-ubyte"
