@@ -57,6 +57,7 @@ HOOKS: dict[type[Component], str] = {
 AXES = {component.axis: component for component in HOOKS}
 BUILTIN = (
     "testbed.data.files",
+    "testbed.data.image_sets",
     "testbed.data.level_files",
     "testbed.data.synthetic",
     "testbed.networks.mlp",

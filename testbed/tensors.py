@@ -1,9 +1,15 @@
-"""Noise levels as tensors in float32 or wider, and their products with the samples of a batch."""
+"""Noise levels as tensors, their products with the samples of a batch, and rows in blocks."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+BLOCK = 2**22
+"""Numbers of a block of rows: 32 MiB in float64."""
 
 
 def widen(sigma: float | Tensor) -> Tensor:
@@ -48,3 +54,10 @@ def is_image(shape: tuple[int, ...]) -> bool:
     if len(shape) == 3 and shape[0] not in (1, 3):
         return False
     return len(shape) in (2, 3) and min(shape[-2:]) > 1
+
+
+def blocks(x: Tensor) -> Iterator[Tensor]:
+    """The rows of x (N, ...) in order, BLOCK numbers or one row at a time."""
+    rows = max(1, BLOCK // max(1, math.prod(x.shape[1:])))
+    for start in range(0, len(x), rows):
+        yield x[start : start + rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from testbed.components.condition import ConditionTable
 from testbed.components.first_stage import FirstStage
 from testbed.errors import InputError, UnknownName, unknown
 from testbed.oracles import Conditional, Oracle
+from testbed.tensors import BLOCK, blocks
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Data:
     """A training and a test split.
 
     Args:
-        train, test: (N, *shape) float32, clean data x0.
+        train, test: (N, *shape) float32, clean data x0; a `testbed.data.mapped.Mapped` where they
+            stay on disk.
         train_labels, test_labels: (N,) int64 classes from 0, or None.
         oracle: the exact distribution where it is known, else None.
         basis: (D, 2) orthonormal columns of the plane that the data lie in, or None.
@@ -94,7 +97,7 @@ class Data:
         ):
             if split.ndim < 2 or split.numel() == 0:
                 raise InputError(f"{name} data have shape {tuple(split.shape)}, expected (N, ...).")
-            if not torch.isfinite(split).all():
+            if not all(bool(torch.isfinite(block).all()) for block in blocks(split)):
                 raise InputError(f"{name} data hold values that are not finite.")
             if labels is not None:
                 _check_classes(f"{name} labels", labels, len(split))
@@ -117,7 +120,8 @@ class Data:
             raise InputError(
                 f"train samples have shape {self.shape}, test samples {tuple(self.test.shape[1:])}."
             )
-        sigma_data = float(self.train.double().square().mean().sqrt())
+        energy = sum(float(block.double().square().sum()) for block in blocks(self.train))
+        sigma_data = math.sqrt(energy / self.train.numel())
         if sigma_data == 0:
             raise InputError("the training data are all zero: sigma_data would be 0.")
         object.__setattr__(self, "sigma_data", sigma_data)
@@ -127,6 +131,7 @@ class Data:
         """InputError unless the data lie on the grid of their quantum.
 
         A wrong quantum shifts every likelihood in bits per dimension, and no other number shows it.
+        Of more numbers than two blocks, evenly spaced rows are looked at.
         """
         q = self.quantum
         if q is None:
@@ -135,7 +140,8 @@ class Data:
             return
         if not 0 < q < math.inf:
             raise InputError(f"quantum = {q!r} must be positive and finite, or None.")
-        values = torch.cat([self.train.flatten(), self.test.flatten()])
+        some = [split[:: -(-split.numel() // BLOCK)] for split in (self.train, self.test)]
+        values = torch.cat([rows.flatten() for rows in some])
         # scale (x + shift) in float32 is rounded three times.
         error = 4 * 2.0**-24 * float(values.abs().max())
         if self.dequantised:
@@ -151,10 +157,21 @@ class Data:
 
         Infinite for a single sample.
         """
-        m = self.train.double().square().flatten(1).mean(1)
+        m = torch.cat([x.double().square().flatten(1).mean(1) for x in blocks(self.train)])
         if len(m) < 2:
             return math.inf
         return float(m.std()) / (2 * self.sigma_data * math.sqrt(len(m)))
+
+    @functools.cached_property
+    def sigma_data_channels(self) -> tuple[float, ...]:
+        """sqrt(E|x0|^2/d) of each channel, the first axis of a sample, over the training split."""
+        channels = self.train.shape[1]
+        energies = [
+            x.double().square().reshape(len(x), channels, -1).sum((0, 2))
+            for x in blocks(self.train)
+        ]
+        mean = torch.stack(energies).sum(0) * channels / self.train.numel()
+        return tuple(mean.sqrt().tolist())
 
     def agrees(self, sigma_data: float) -> bool:
         """Whether the data may have this sigma_data: within four standard errors of theirs."""
@@ -206,7 +223,7 @@ class Data:
             return dict(self.further)
         return {"label": (self.train_labels, self.test_labels), **self.further}
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """The sha256 of the numbers, as hexadecimal digits; it enters a trial's identity."""
         digest = hashlib.sha256()
@@ -214,7 +231,8 @@ class Data:
         for part in (self.train, self.test, self.train_labels, self.test_labels, *further):
             if part is not None:
                 digest.update(str((part.dtype, tuple(part.shape))).encode())
-                digest.update(part.contiguous().numpy().tobytes())
+                for block in blocks(part):
+                    digest.update(block.contiguous().numpy().tobytes())
         for name in sorted(self.tables):
             table = self.tables[name]
             digest.update(f"{name} {table.kind}".encode())

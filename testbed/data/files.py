@@ -1,27 +1,21 @@
-"""Real data: scikit-learn's digits, and a user's own files."""
+"""Data sets of files: scikit-learn's digits, and a user's own arrays."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from testbed.components import quantisation
 from testbed.components.dataset import Data, Dataset
 from testbed.data import pixels, roles
-from testbed.data.classes import classes
+from testbed.data.assembly import Dequantised, Statements, assembled, divided, halves
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
-from testbed.random import stream
-
-Dequantised = Literal[False, True, "already"]
-ROUNDED = 2.0**-24
-"""How far float32 may be off, as a share of the number."""
 
 
 def split(
@@ -46,51 +40,7 @@ def split(
         InputError: a fraction that leaves either side empty, or noise without a quantum.
     """
     rows = halves(len(data), test, seed)
-    return _divided(data, labels, rows, seed, quantum, dequantise)
-
-
-def halves(n: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows of the training and of the test split, drawn from `seed`: (n_train,), (n_test,).
-
-    Raises:
-        InputError: a fraction that leaves either side empty.
-    """
-    n_test = round(n * test)
-    if not 0 < n_test < n:
-        raise InputError(f"test = {test} of {n} samples leaves one split empty.")
-    order = torch.randperm(n, generator=stream(seed, "split"))
-    return order[n_test:], order[:n_test]
-
-
-def _divided(
-    data: Tensor,
-    labels: Tensor | None,
-    rows: tuple[Tensor, Tensor],
-    seed: int,
-    quantum: float | None,
-    dequantised: Dequantised,
-    notes: tuple[str, ...] = (),
-) -> Data:
-    """The data with these rows as their training and test split, noise added where it is wanted.
-
-    Raises:
-        InputError: noise without a quantum.
-    """
-    if dequantised and quantum is None:
-        raise InputError("dequantised = true: the data need their quantum, the noise's width.")
-    if dequantised is True:
-        assert quantum is not None
-        data = quantisation.dequantise(data, quantum, stream(seed, "dequantisation"))
-    train_rows, test_rows = rows
-    return Data(
-        train=data[train_rows],
-        test=data[test_rows],
-        train_labels=None if labels is None else labels[train_rows],
-        test_labels=None if labels is None else labels[test_rows],
-        quantum=quantum,
-        dequantised=bool(dequantised),
-        notes=notes,
-    )
+    return divided(data, labels, rows, seed, quantum, dequantise)
 
 
 def digits(test: float = 0.2, split_seed: int = 0, dequantised: bool = False) -> Data:
@@ -156,98 +106,12 @@ def array(
     """
     if not path:
         raise InputError("dataset 'array': path = '' is not a file; name one.")
+    names = roles.Names(data, labels, columns)
+    stated = Statements(range, layout, scale, shift, quantum, dequantised, test, split_seed)
     try:
-        names = roles.Names(data, labels, columns)
-        found = roles.find(Path(path), names, labels_path, test_path)
-        x, by, notes = _samples(found, range, layout, (scale, shift))
-        y, more = _labels(found)
-        spacing, note = _spacing(found, by, quantum, dequantised)
-        if "all" in found.parts:
-            rows = halves(len(x), test, split_seed)
-        else:
-            n = found.parts["train"].samples.shape[0]
-            rows = torch.arange(n), torch.arange(n, len(x))
-        said = (*found.notes, *notes, *more, *note)
-        width = abs(by.scale) * spacing or None
-        return _divided(x, y, rows, split_seed, width, dequantised, said)
+        return assembled(roles.find(Path(path), names, labels_path, test_path), stated)
     except InputError as problem:
         raise InputError(f"dataset 'array': {problem}") from None
-
-
-def _samples(
-    found: roles.Roles, stated: Any, layout: pixels.Layout, by_hand: tuple[float, float]
-) -> tuple[Tensor, pixels.Affine, list[str]]:
-    """The samples of all parts (N, *shape) float32, how they were scaled, and sentences on it."""
-    shapes = {part.title: part.samples.shape[1:] for part in found.parts.values()}
-    if len(set(shapes.values())) > 1:
-        each = ", ".join(f"{title} {shape}" for title, shape in shapes.items())
-        raise InputError(f"{each}: expected samples of one shape in both splits.")
-    extent = pixels.extent(found.parts)
-    by = pixels.affine(found.parts, extent, stated, *by_hand)
-    part = next(iter(found.parts.values()))
-    arrange, note = pixels.layout(part, layout, by.quantum == 1)
-    x = torch.cat([pixels.tensor(one, by, extent, arrange) for one in found.parts.values()])
-    return x, by, [one for one in (by.note, note) if one]
-
-
-def _labels(found: roles.Roles) -> tuple[Tensor | None, list[str]]:
-    """The classes of all parts (N,) int64, or None, and sentences on what was recognised."""
-    parts = list(found.parts.values())
-    if parts[0].labels is None:
-        return None, []
-    for part in parts:
-        if part.labels is None or not part.labels.shape or 0 in part.labels.shape:
-            raise InputError(f"{part.labels_title} holds no label for each sample.")
-    labels = [np.asarray(part.labels[:]) for part in parts if part.labels is not None]
-    y, notes = classes(labels, parts[0].labels_title)
-    for part, one in zip(parts, y, strict=True):
-        if len(one) != part.samples.shape[0]:
-            raise InputError(
-                f"{part.title} has {part.samples.shape[0]} samples and labels of shape "
-                f"{tuple(one.shape)}, {part.labels_title}."
-            )
-    missing = set(y[-1].tolist()) - set(y[0].tolist())
-    if missing:
-        notes.append(f"{parts[0].labels_title}: classes {sorted(missing)} are held out only.")
-    return torch.cat(y), notes
-
-
-def _spacing(
-    found: roles.Roles, by: pixels.Affine, quantum: float, dequantised: Dequantised
-) -> tuple[float, list[str]]:
-    """The spacing of the stored numbers, 0 for none, and a sentence where one was recognised.
-
-    Raises:
-        InputError: a stated one that the numbers do not have.
-    """
-    if not quantum and not by.quantum:
-        return 0.0, []
-    some = []
-    for part in found.parts.values():
-        x = part.samples
-        step = max(1, int(np.prod(x.shape)) // quantisation.MOST_VALUES)
-        some.append(torch.from_numpy(np.asarray(x[::step]).astype(np.float64).flatten()))
-    values, title = torch.cat(some), next(iter(found.parts.values())).title
-    error = ROUNDED * float(values.abs().max())
-    if not quantum:
-        apart = quantisation.spacing(values, error)
-        if apart == by.quantum:
-            return by.quantum, [f"{title}: the values are 1 apart, which is their quantum."]
-        return 0.0, [f"{title}: no quantum is taken, as the values are {apart} apart and not 1."]
-    if not 0 < quantum < float("inf"):
-        raise InputError(f"quantum = {quantum!r} must be positive and finite.")
-    if dequantised == "already":
-        if problem := quantisation.undequantised(values, quantum, error):
-            raise InputError(
-                f'{title}: quantum = {quantum:g} and dequantised = "already", but {problem}. Write '
-                "dequantised = true to add noise of that width, or another quantum."
-            )
-    elif problem := quantisation.mismatch(values, quantum, error):
-        raise InputError(
-            f"{title}: quantum = {quantum:g}, but {problem}. Write the spacing of the numbers in "
-            'the file; or, if noise of that width is in them, dequantised = "already".'
-        )
-    return quantum, []
 
 
 @hookimpl

@@ -14,6 +14,7 @@ from torch import Tensor
 from testbed.data.readers import Rows
 from testbed.data.roles import Part
 from testbed.errors import InputError
+from testbed.tensors import BLOCK
 
 Layout = Literal["auto", "channels_first", "channels_last", "grey"]
 CHANNELS = (1, 3, 4)
@@ -22,10 +23,9 @@ SIDE = 8
 """The side from which pixels (N, h, w) are taken for grey images."""
 HALF, BITS8 = 127, 255
 """8-bit pixels are recognised where they reach above the middle of their range."""
+BITS16 = 65535
 MANY = 16
 """Numbers of a sample from which whole numbers up to 255 may be pixels."""
-BLOCK = 2**22
-"""Numbers that are looked at in one piece."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -232,28 +232,50 @@ def _recognised(part: Part, shape: tuple[int, ...], pixels: bool) -> str:
     )
 
 
-def tensor(
-    part: Part, by: Affine, found: Extent, arrange: Callable[[NDArray[Any]], NDArray[Any]]
-) -> Tensor:
-    """scale (x + shift), float32, laid out by `arrange`; computed in float64 where x needs it.
+@dataclass(frozen=True)
+class Conversion:
+    """Samples of rows of numbers: scale (x + shift), float32, laid out by `arrange`.
+
+    It is computed in float64 where `wide`, for numbers that float32 does not have.
+    """
+
+    by: Affine
+    arrange: Callable[[NDArray[Any]], NDArray[Any]]
+    wide: bool = False
+
+    def __call__(self, rows: NDArray[Any]) -> Tensor:
+        """(n, *shape) float32 of rows (n, ...)."""
+        kind = np.float64 if self.wide else np.float32
+        x = torch.from_numpy(np.ascontiguousarray(rows).astype(kind))
+        x = (self.by.scale * (x + self.by.shift)).float()
+        found = torch.from_numpy(np.ascontiguousarray(self.arrange(x.numpy())))
+        return found if found.ndim > 1 else found[:, None]
+
+    def shape(self, x: Rows) -> tuple[int, ...]:
+        """The shape of a sample of rows x."""
+        return tuple(self(np.zeros((1, *x.shape[1:]), x.dtype)).shape[1:])
+
+
+def converted(part: Part, conversion: Conversion) -> Iterator[tuple[int, Tensor]]:
+    """The first row of each block of a part, and its samples, (n, *shape) float32.
 
     Raises:
         InputError: a number that float32 does not have, with its place.
     """
-    wide = max(abs(found.low), abs(found.high)) > LARGEST
-    kind = np.float64 if wide else np.float32
-    size = (part.samples.shape[0], *arrange(np.empty((1, *part.samples.shape[1:]))).shape[1:])
-    samples = torch.empty(size)
     for start, block in blocks(part.samples):
-        x = by.scale * (torch.from_numpy(np.ascontiguousarray(block).astype(kind)) + by.shift)
-        beyond = ~torch.isfinite(x.float())
-        if bool(beyond.any()):
-            index = beyond.nonzero()[0].tolist()
-            value = float(block[tuple(index)])
-            hint = f": write scale, such as scale = {1 / abs(value):.1g}" if abs(value) > 1 else ""
-            raise InputError(
-                f"{part.place([start + index[0], *index[1:]])} is {value:.3g}, and scale (x + "
-                f"shift) is beyond float32, whose largest number is {LARGEST:.2g}{hint}."
-            )
-        samples[start : start + len(block)] = torch.from_numpy(arrange(x.numpy()))
-    return samples if samples.ndim > 1 else samples[:, None]
+        x = conversion(block)
+        if not bool(torch.isfinite(x).all()):
+            raise InputError(_beyond(part, start, block, conversion))
+        yield start, x
+
+
+def _beyond(part: Part, start: int, block: NDArray[Any], conversion: Conversion) -> str:
+    """Which number of a block float32 does not have."""
+    plain = replace(conversion, arrange=lambda x: x)
+    index = (~torch.isfinite(plain(block).reshape(block.shape))).nonzero()[0].tolist()
+    value = float(block[tuple(index)])
+    hint = f": write scale, such as scale = {1 / abs(value):.1g}" if abs(value) > 1 else ""
+    return (
+        f"{part.place([start + index[0], *index[1:]])} is {value:.3g}, and scale (x + shift) is "
+        f"beyond float32, whose largest number is {LARGEST:.2g}{hint}."
+    )

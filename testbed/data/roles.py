@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.data.readers import Contents, Rows, open_path
+from testbed.data.splits import SPLITS
 from testbed.errors import InputError, unknown
 
-SAMPLES = ("x", "data", "images", "image", "samples", "features", "arr_0", "")
+SAMPLES = ("x", "data", "images", "image", "img", "samples", "features", "arr_0", "")
 LABELS = ("y", "labels", "label", "targets", "target", "classes", "class", "arr_1")
 """The names of samples and of their labels, in small letters and without the split's."""
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "heldout": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-}
-"""The words for a split, in names and in a column "split"."""
+ORDER = ("all", "train", "test")
 NONE = "none"
 """What a study writes for labels that it does not want."""
 
@@ -51,6 +41,17 @@ class Part:
     labels_title: str = ""
     columns: tuple[str, ...] = ()
 
+    def first(self, n: int) -> Part:
+        """The first n samples, or all where there are fewer.
+
+        Raises:
+            InputError: n is none.
+        """
+        if n < 1:
+            raise InputError(f"{self.title}: {n} samples are none; expected at least 1.")
+        labels = None if self.labels is None else self.labels[:n]
+        return replace(self, samples=self.samples[:n], labels=labels)
+
     def place(self, index: Sequence[int]) -> str:
         """A number of the samples in a message: `photos.npz: x[3, 0]`, or by row and column."""
         if self.columns:
@@ -60,7 +61,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Roles:
-    """The parts of a data set: "all", or "train" and "test"; `notes` say what was recognised."""
+    """The parts of a data set: "all", or "train" and "test", in this order.
+
+    The notes say what was recognised.
+    """
 
     parts: Mapping[str, Part]
     notes: tuple[str, ...]
@@ -110,6 +114,15 @@ def find(path: Path, names: Names, labels_path: str = "", test_path: str = "") -
             raise InputError(f"{file} has a split of its own: leave test_path out.")
     parts = {"train": found.parts["all"], "test": held_out.parts["all"]}
     return Roles(parts, tuple(dict.fromkeys([*found.notes, *held_out.notes])))
+
+
+def of(contents: Contents, names: Names) -> Roles:
+    """The samples and labels among the arrays of one file or folder.
+
+    Raises:
+        InputError: it is not clear what the arrays are.
+    """
+    return _roles(contents, names, None)
 
 
 def _roles(contents: Contents, names: Names, separate: Contents | None) -> Roles:
@@ -324,7 +337,8 @@ def _by_column(
     unused = [name for name in contents if name not in used]
     if unused:
         notes.append(f"{contents.path}: not used: {', '.join(unused)}.")
-    return Roles(parts, tuple(notes))
+    # The training split comes first, in whatever order the file has them.
+    return Roles({split: parts[split] for split in ORDER if split in parts}, tuple(notes))
 
 
 def _cut(whole: Part, words: NDArray[Any], title: str) -> dict[str, Part]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from testbed.components.signature import require_shape_of, shaped_like_sigma
 from testbed.errors import InputError, unknown
 from testbed.tensors import per_sample, widen
 
+CHANNELS = "sigma_data_channels"
+"""The quantity that target and denoise of a parameterization that is not affine may ask for."""
 CLAIMS = ("unit_target", "unit_input", "homogeneous", "boundary")
 
 
@@ -48,8 +51,8 @@ class ParameterizationFields(Component):
     axis = "parameterization"
     functions: ClassVar = {
         "scaling": Takes(("sigma", "sigma_data"), role="scaling"),
-        "stated_target": Takes(("x0", "eps", "sigma", "sigma_data"), role="target"),
-        "stated_denoise": Takes(("F", "x", "sigma", "sigma_data"), role="denoise"),
+        "stated_target": Takes(("x0", "eps", "sigma", "sigma_data", CHANNELS), role="target"),
+        "stated_denoise": Takes(("F", "x", "sigma", "sigma_data", CHANNELS), role="denoise"),
     }
     scaling: Callable[..., Coefficients] | None = None
     target: InitVar[Callable[..., Tensor] | None] = None
@@ -60,8 +63,19 @@ class ParameterizationFields(Component):
     singular: tuple[float, ...] = ()
     claims: tuple[str, ...] = ()
     sigma_data: float | None = None
+    channels: tuple[float, ...] | None = field(default=None, kw_only=True)
     stated_target: Callable[..., Tensor] | None = field(init=False)
     stated_denoise: Callable[..., Tensor] | None = field(init=False)
+
+    @property
+    def affine(self) -> bool:
+        """Whether D is affine in F with coefficients of sigma alone."""
+        return self.scaling is not None
+
+    @property
+    def takes_channels(self) -> bool:
+        """Whether one of its functions asks for `sigma_data_channels`."""
+        return any(CHANNELS in signature.inputs for signature in self.signatures())
 
     def __post_init__(
         self, target: Callable[..., Tensor] | None, denoise: Callable[..., Tensor] | None
@@ -78,6 +92,11 @@ class ParameterizationFields(Component):
         object.__setattr__(self, "claims", tuple(self.claims))
         super().__post_init__()
         check_range(self.label, self.sigma_range)
+        if self.affine and self.takes_channels:
+            raise InputError(
+                f"{self.label}: {CHANNELS} has a number for each channel, and a scaling is one for "
+                "all of them: give target and denoise instead."
+            )
         for claim in self.claims:
             if claim not in CLAIMS:
                 raise InputError(f"{self.label}: {unknown('claim', claim, CLAIMS)}")
@@ -107,6 +126,9 @@ class Parameterization(ParameterizationFields):
         claims: the properties that it has besides the laws: "unit_target", "unit_input",
             "homogeneous", "boundary". The conformance kit rejects a false one.
         sigma_data: the only sigma_data for which it is right, where that is hard-wired.
+        channels: sqrt(E|x0|^2/d) of each channel of the data, where target and denoise ask for
+            `sigma_data_channels`, which is then shaped (C, 1, ...) like a sample; see
+            `with_channels`. Without it each channel has sigma_data.
 
     Raises:
         InputError: neither a scaling nor both target and denoise; an unknown claim; a range that
@@ -129,10 +151,16 @@ class Parameterization(ParameterizationFields):
         caption = f"{repr(self)[1:-1]}, at sigma_data = {sigma_data:g}"
         return notebook.table(["sigma", *NAMES], rows, caption)
 
-    @property
-    def affine(self) -> bool:
-        """Whether D is affine in F with coefficients of sigma alone."""
-        return self.scaling is not None
+    def with_channels(self, channels: Sequence[float]) -> Self:
+        """This parameterization for data whose channels have these sigma_data.
+
+        It is itself where it does not ask for them.
+        """
+        if not self.takes_channels:
+            return self
+        made = copy.copy(self)
+        object.__setattr__(made, "channels", tuple(channels))
+        return made
 
     def coefficients(self, sigma: Sigma, *, sigma_data: float | None = None) -> Coefficients:
         """(c_skip, c_out, c_in, c_noise) at sigma.
@@ -218,9 +246,21 @@ class Parameterization(ParameterizationFields):
             options=self.options,
             sigma=per_sample(sigma, like).to(wide),
             sigma_data=sigma_data,
+            sigma_data_channels=self._by_channel(like, wide, sigma_data),
             **{name: tensor.to(wide) for name, tensor in tensors.items()},
         )
         return require_shape_of(signature, value, like, next(iter(tensors))).to(like.dtype)
+
+    def _by_channel(
+        self, like: Tensor, dtype: torch.dtype, sigma_data: float | None
+    ) -> Tensor | None:
+        """The sigma_data of each channel, shaped (C, 1, ...) like a sample (C, ...)."""
+        if self.channels is None and sigma_data is None:
+            return None
+        shape = (*like.shape[1:2], *[1] * (like.ndim - 2))
+        if self.channels is None:
+            return torch.full(shape, sigma_data, dtype=dtype, device=like.device)
+        return torch.tensor(self.channels, dtype=dtype, device=like.device).reshape(shape)
 
     def denoise(
         self, F: Tensor, x: Tensor, sigma: Sigma, *, sigma_data: float | None = None

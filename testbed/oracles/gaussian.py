@@ -1,12 +1,14 @@
 """The oracle of a Gaussian; fitted to data, the Wiener denoiser."""
 
 import math
+from collections.abc import Iterator
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from testbed.oracles.base import Estimate, Oracle, eigenbasis, finite, gamma, normal
+from testbed.tensors import blocks
 
 
 class Gaussian(Oracle):
@@ -30,9 +32,14 @@ class Gaussian(Oracle):
     @classmethod
     def fit(cls, data: Tensor) -> Self:
         """The Gaussian with the mean and the covariance (divided by N) of data (N, *shape)."""
-        y = finite("data", data, 1).reshape(data.shape[0], -1)
-        m = y.mean(0)
-        return cls(m.reshape(data.shape[1:]), (y - m).mT @ (y - m) / len(y))
+        n = len(finite("data", data[:1] if data.ndim else data, 1)) and len(data)
+
+        def rows() -> Iterator[Tensor]:
+            return (finite("data", y, 1).reshape(len(y), -1) for y in blocks(data))
+
+        m = sum((y.sum(0) for y in rows()), torch.tensor(0.0)) / n
+        S = sum(((y - m).mT @ (y - m) for y in rows()), torch.tensor(0.0)) / n
+        return cls(m.reshape(data.shape[1:]), S)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """D = m + Q diag(L/(L + sigma^2)) Q^T (x - m), shaped like x."""

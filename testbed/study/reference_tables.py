@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from testbed.components.dataset import Data
 from testbed.metrics import linear_baseline
@@ -19,6 +20,7 @@ from testbed.random import stream
 from testbed.registry import Registry
 from testbed.study import equal_objectives
 from testbed.study.plan import Plan
+from testbed.tensors import blocks
 from testbed.trial.build import assemble, component, dataset
 from testbed.trial.config import TrialConfig
 from testbed.trial.validity import levels_of
@@ -125,7 +127,7 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
         "test": len(data.test),
         "labels": data.labels,
         "sigma_data": data.sigma_data,
-        "variance": float(data.train.double().flatten(1).var(0, correction=0).mean()),
+        "variance": _variance(data.train),
         "oracle": data.oracle is not None,
         "linear_baseline": {"estimator": baseline.estimator, "sound": baseline.sound},
         "notes": plan.data_notes.get(case, []),
@@ -135,6 +137,12 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
     }
     folder.put_json(f"{file}.json", described)
     folder.put_tensors(f"{file}.safetensors", {"real": shown.test[:n]}, {"case": file})
+
+
+def _variance(x: Tensor) -> float:
+    """The mean over dimensions of the variance of x (N, *shape)."""
+    mean = sum(y.double().sum(0) for y in blocks(x)) / len(x)
+    return sum(float((y.double() - mean).square().sum()) for y in blocks(x)) / x.numel()
 
 
 def _entropy(oracle: Oracle, sigma: float) -> dict[str, float]:

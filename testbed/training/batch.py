@@ -21,6 +21,7 @@ from testbed import settings
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError
+from testbed.training import flips
 from testbed.training.conditions import block_classes
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
@@ -175,20 +176,25 @@ class Batch(Loop):
             torch.stack(parts).to(self.device)
             for parts in (list(indices), [eps for _, eps in pairs], *in_x)
         )
+        chance = self.training.flips
+        of_seeds = zip(self.seeds, indices, strict=True)
+        flip = torch.stack([flips.drawn(seed, block, rows, chance) for seed, rows in of_seeds])
         columns, bins = self._columns(torch.stack(us)[self.seed_index.cpu()])
         columns += self._classes(block, indices)
         # (BLOCK, K, B): a step takes a contiguous part.
         steps = slice(offset, min(BLOCK, offset + last - self.step))
         at = zip(
             index.transpose(0, 1)[steps].unbind(),
+            flip.transpose(0, 1)[steps].unbind(),
             eps.transpose(0, 1)[steps].unbind(),
             *(column.transpose(0, 1)[steps].contiguous().to(self.device) for column in columns),
             *(n.transpose(0, 1)[steps] for n in ns),
             strict=True,
         )
         per_step, norms = [], []
-        for rows, *arguments in at:
-            per_draw, *gradients = self._evaluate((self.samples[rows], *arguments))
+        for rows, flip, *arguments in at:
+            x0 = flips.flipped(self.samples[rows], flip)
+            per_draw, *gradients = self._evaluate((x0, *arguments))
             norm = self.weights.take(gradients)
             self.weights.update(norm, self.step)
             per_step.append(per_draw)

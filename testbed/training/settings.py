@@ -148,6 +148,17 @@ class Training:
         ),
     ] = 0.0
 
+    flips: Annotated[
+        float,
+        Setting(
+            "Probability with which a training image is mirrored, left to right, at each draw: its "
+            "last axis is reversed. 0 for none. What is measured is not mirrored.",
+            batch=True,
+            report="training",
+            since=3,
+        ),
+    ] = 0.0
+
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InputError(unknown("precision", self.precision, PRECISIONS))
@@ -174,6 +185,7 @@ class Training:
             "clip": (self.clip >= 0, "at least 0; 0 for none"),
             "warmup": (0 <= self.warmup <= MOST, f"from 0 to {MOST:.0e}"),
             "hold": (0 <= self.hold < self.steps, "at least 0 and below steps"),
+            "flips": (0 <= self.flips <= 1, "a probability, from 0 to 1; 0 for none"),
             "ema_width": (0 <= self.ema_width <= WIDEST, f"from 0 to {WIDEST:.3g}; 0 for ema"),
         }
         for name, (fine, expected) in limits.items():

@@ -24,6 +24,7 @@ from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError
 from testbed.random import stream
 from testbed.tensors import per_sample
+from testbed.training import flips
 from testbed.training.conditions import block_classes
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
@@ -389,6 +390,7 @@ class Trainer(Loop):
         steps = slice(offset, min(BLOCK, offset + last - self.step))
         shape = tuple(self.samples.shape[1:])
         indices, u, eps = draws(self.seed, block, self.training.batch, len(self.samples), shape)
+        flip = flips.drawn(self.seed, block, indices, self.training.flips)[steps]
         sigmas = self.objective.sigma(u[steps])
         bins = self.bins(sigmas, self.objective.density).to(self.device)
         # Every function of sigma is evaluated once a block, in float64.
@@ -407,7 +409,7 @@ class Trainer(Loop):
         per_step, norms = [], []
         for i, (index, n, eps, at) in enumerate(zip(batches, ns, targets, functions, strict=True)):
             condition = {name: classes[i] for name, classes in conditions.items()} or None
-            x0 = self.samples.index_select(0, index)
+            x0 = flips.flipped(self.samples.index_select(0, index), flip[i])
             per_draw = losses(network, self.objective, x0, eps, at, precision, condition, n)
             per_draw = per_draw / self.scale
             gradients = torch.autograd.grad(

@@ -102,6 +102,8 @@ def objective(config: TrialConfig, registry: Registry) -> Objective:
     """The objective of a trial, its states not started."""
     table = noise_table(registry, config.table)
     p = component(registry, "parameterization", config.parameterization)
+    if config.sigma_data_channels is not None:
+        p = p.with_channels(config.sigma_data_channels)
     weighting: Weighting | None = None
     if config.weighting is not None:
         weighting = component(registry, "weighting", config.weighting)

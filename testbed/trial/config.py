@@ -173,6 +173,15 @@ class TrialConfig(TrialFields):
             objective=True,
         ),
     ]
+    sigma_data_channels: Annotated[
+        tuple[float, ...] | None,
+        Setting(
+            "The sigma_data of each channel of the training split, where the parameterization asks "
+            "for them.",
+            objective=True,
+            since=3,
+        ),
+    ] = None
     training_range: Annotated[
         tuple[float, float] | None,
         Setting(

@@ -27,6 +27,18 @@ def notes(config: TrialConfig, data: Data) -> Iterator[str]:
         )
     if note := linear_baseline.note(data):
         yield note
+    if config.training.flips:
+        exact = (
+            "the exact optimum and the linear baseline are"
+            if data.oracle
+            else ("the linear baseline is")
+        )
+        yield (
+            f"training mirrors images with probability {config.training.flips:g}, and learns the "
+            f"distribution of the mirrored ones. What is measured is not mirrored: {exact} of the "
+            "data as they are, as are the held-out samples, so that the loss compared with them "
+            "includes what a model cannot know of the direction of an image."
+        )
     (last, first), (low, high) = config.sampled, config.trained
     if last < low * (1 - ROUNDING) or first > high * (1 + ROUNDING):
         yield (

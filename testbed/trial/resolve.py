@@ -64,6 +64,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         device=torch.device(device).type,
         sigma_data=sigma_data,
         sigma_data_measured=data.sigma_data,
+        sigma_data_channels=data.sigma_data_channels if p.takes_channels else None,
         training_range=trained,
         table_levels=_table_levels(trained, components.table),
         data_digest=data.digest,
@@ -106,6 +107,7 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     guided = evaluation.guidance.name != "none"
     yield from validity.problems(objective, config.c_noise, network, data)
     yield from validity.unlearnt(objective, network, evaluation.elbo)
+    yield from validity.unflippable(config.training.flips, data.shape)
     yield from validity.unmeasured(evaluation, config.training.steps)
     yield from validity.disordered(config.measured, config.sampled)
     yield from class_conditions.problems(config.conditions, method, network, data)

@@ -281,6 +281,15 @@ def disordered(measured: tuple[float, float], sampled: tuple[float, float]) -> I
             )
 
 
+def unflippable(flips: float, shape: tuple[int, ...]) -> Iterator[str]:
+    """Why samples of a shape cannot be mirrored."""
+    if flips and len(shape) < 2:
+        yield (
+            f"training.flips = {flips:g} mirrors images, and the samples have shape {shape}: "
+            "expected (channels, height, width)."
+        )
+
+
 def unmeasured(evaluation: Evaluation, steps: int) -> Iterator[str]:
     """Why a training of `steps` steps cannot be measured at its points or with its averages."""
     if late := [step for step in evaluation.at(steps) if step > steps]:

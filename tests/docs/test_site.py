@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 import yaml
 from helpers.command_line import run_here
 from helpers.paths import DOCS, ROOT
+from PIL import Image
 from pydantic import BaseModel, Field
 
 import testbed
@@ -121,6 +123,26 @@ def test_the_study_of_own_data_is_one(tmp_path: Path, monkeypatch: pytest.Monkey
     named = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", page("how-to/own-data.md"), re.MULTILINE)
     options = {word for cell in named for word in re.findall(r"`(\w+)`", cell)}
     assert options == set(testbed.Registry().dataset("array").defaults)
+
+
+def test_the_study_of_own_images_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    chance = np.random.default_rng(0)
+    for split, kind in itertools.product(("train", "test"), ("cat", "dog")):
+        (tmp_path / "pets" / split / kind).mkdir(parents=True)
+        for i in range(20):
+            pixels = chance.integers(0, 256, (20, 18 + i, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"pets/{split}/{kind}/{i}.png")
+    made = planned(tmp_path, blocks("how-to/own-images.md", "toml")[0])
+    assert len(made.trials) == 9
+    said = "\n".join(plan.notes(made))
+    assert "80 of" not in said
+    assert "40 of 40 images are cut to their centre and resampled to 16 x 16 pixels" in said
+    assert "training mirrors images with probability 0.5" in said
+    named = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", page("how-to/own-images.md"), re.MULTILINE)
+    options = {word for cell in named for word in re.findall(r"`(\w+)`", cell)}
+    assert options == set(testbed.Registry().dataset("images").defaults)
 
 
 def test_the_study_of_the_reference_is_one(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ mutant(
 )  # fmt: skip
 mutant(
     "sigma_data about the mean", "scale", Data, "__post_init__",
-    "self.train.double().square().mean().sqrt()", "self.train.double().std(correction=0)",
+    "math.sqrt(energy / self.train.numel())", "float(self.train.double().std(correction=0))",
 )  # fmt: skip
 mutant(
     "a t interval of a normal quantile", "statistics", statistics, "_t_interval",

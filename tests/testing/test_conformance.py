@@ -66,6 +66,7 @@ def registered() -> list[Component]:
     """Everything in the default registry, tables of files with levels."""
     found = default_registry()
     options = {("table", name): NOISE_TABLES[name].options for name in FILE_TABLES}
+    options["dataset", "fashion_mnist"] = {"n": 400, "test": 100}  # 70,000 take minutes
     return [
         getattr(found, axis)(name, **options.get((axis, name), {}))
         for axis in AXES

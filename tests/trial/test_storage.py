@@ -46,6 +46,8 @@ STORAGE = "trial/storage.py"
 
 ELSEWHERE = {
     "bundled.py": "files of the package itself",
+    "cache.py": "the user's cache",
+    "networks/autoencoder.py": "the folder of an autoencoder",
     "cli/completion.py": "names for a shell, which waits: nothing that imports torch",
     "cli/components.py _file_named": "plugins' own files",
     "cli/documents.py report": "the report itself",
@@ -57,7 +59,13 @@ ELSEWHERE = {
     "audit/render.py": "a picture, written where --out says",
     "data/files.py": "data sets",
     "data/readers/__init__.py": "data sets",
+    "data/decoded.py": "decoded copies of data sets, in the user's cache",
+    "data/image_sets.py": "data sets",
+    "data/readers/arrow.py": "data sets",
+    "data/readers/idx.py": "data sets",
+    "data/readers/image_folders.py": "data sets",
     "data/readers/numpy_files.py": "data sets",
+    "data/readers/pictures.py": "data sets",
     "data/readers/safetensors_files.py": "data sets",
     "data/readers/tables.py": "data sets",
     "data/scheduler_files.py": "the configuration of a scheduler that a study names",

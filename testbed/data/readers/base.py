@@ -29,8 +29,8 @@ class Rows(Protocol):
         """That of the entries: numbers, truths, or text."""
         ...
 
-    def __getitem__(self, rows: slice, /) -> Any:
-        """These entries, as an array of NumPy."""
+    def __getitem__(self, rows: Any, /) -> Any:
+        """The entries of a slice, or of an array of whole numbers, as an array of NumPy."""
         ...
 
 
@@ -47,6 +47,7 @@ class Contents(Mapping[str, Rows]):
         load: returns the array of a name.
         table: whether they are columns of one table, a row for each sample.
         notes: sentences on what was left out or changed.
+        titles: what an array is in a message, where it is not the path with the array's name.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Contents(Mapping[str, Rows]):
     load: Callable[[str], Rows]
     table: bool = False
     notes: tuple[str, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
     _found: dict[str, Rows] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Rows:
@@ -70,6 +72,9 @@ class Contents(Mapping[str, Rows]):
                 self._found[name] = self.load(name)
         return self._found[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
@@ -78,6 +83,8 @@ class Contents(Mapping[str, Rows]):
 
     def title(self, name: str) -> str:
         """An array in a message: the file, with the array's name where it has one."""
+        if name in self.titles:
+            return self.titles[name]
         if self.table:
             return f"{self.path}: column {name!r}"
         return f"{self.path}: {name}" if name else str(self.path)
@@ -109,9 +116,11 @@ class Reader:
         takes: whether a path is of this format, from what it is called or holds; it gets the first
             bytes of a file, and none of a folder.
         open: the arrays of a path that it takes. Any exception becomes one message.
+        folder: whether its paths are folders.
     """
 
     expected: str
     suffixes: tuple[str, ...]
     takes: Callable[[Path, bytes], bool]
     open: Callable[[Path], Contents]
+    folder: bool = False

@@ -1,4 +1,4 @@
-"""Tables with a row for each sample: .csv files, and Parquet where pyarrow is installed."""
+"""Tables with a row for each sample: .csv files, and columns of Arrow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from testbed.errors import InputError
 
 SEPARATORS = (",", ";", "\t")
 """Of a .csv file, the first that stands in its first line; else spaces."""
-PARQUET_MAGIC = b"PAR1"
 ENCODING = "utf-8-sig"
 """UTF-8, with or without a mark at its beginning."""
 UNNAMED = "Unnamed: 0"
@@ -76,31 +75,21 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def open_parquet(path: Path) -> Contents:
-    """The columns of a Parquet file; lists of one length are arrays, (N, length).
+def import_pyarrow(path: Path) -> Any:
+    """The module pyarrow, for a path that needs it.
 
     Raises:
-        InputError: pyarrow is not installed.
+        InputError: it is not installed.
     """
     if importlib.util.find_spec("pyarrow") is None:
-        raise InputError(
-            f"{path}: Parquet is read by pyarrow, which is missing: pip install pyarrow."
-        )
-    import pyarrow.parquet as parquet
+        raise InputError(f"{path}: it is read by pyarrow, which is missing: pip install pyarrow.")
+    import pyarrow
 
-    every = parquet.read_schema(path).names
-    names = tuple(name for name in every if not name.startswith("__index_level_"))
-    notes = (f"{path}: the index of pandas is left out.",) if len(names) < len(every) else ()
-
-    def load(name: str) -> Rows:
-        column = parquet.read_table(path, columns=[name]).column(0).combine_chunks()
-        return _array(column, f"{path}: column {name!r}")
-
-    return Contents(path, names, load, table=True, notes=notes)
+    return pyarrow
 
 
-def _array(column: Any, title: str) -> Rows:
-    """A column of Arrow as an array of NumPy.
+def column_array(column: Any, title: str, first: int = 0) -> Rows:
+    """A column of Arrow, or a part of it from row `first` on, as an array of NumPy.
 
     Raises:
         InputError: it has missing values, lists of different lengths, or no numbers and no text.
@@ -110,7 +99,7 @@ def _array(column: Any, title: str) -> Rows:
 
     types = pa.types
     if column.null_count:
-        row = column.is_null().to_pylist().index(True)
+        row = first + column.is_null().to_pylist().index(True)
         raise InputError(f"{title} has no value in row {row}; fill or remove such rows.")
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -121,10 +110,10 @@ def _array(column: Any, title: str) -> Rows:
         if len(different):
             row = int(different[0])
             raise InputError(
-                f"{title} has lists of different lengths: {lengths[0]} numbers in row 0, "
-                f"{lengths[row]} in row {row}; expected samples of one shape."
+                f"{title} has lists of different lengths: {lengths[0]} numbers in row {first}, "
+                f"{lengths[row]} in row {first + row}; expected samples of one shape."
             )
-        inner = _array(column.flatten(), title)[:]
+        inner = column_array(column.flatten(), title)[:]
         return inner.reshape(len(column), -1, *inner.shape[1:])  # type: ignore[no-any-return]
     if types.is_string(kind) or types.is_large_string(kind):
         return np.asarray(column.to_pylist(), dtype=str)
@@ -138,10 +127,4 @@ CSV: Reader = Reader(
     (".csv", ".tsv", ".txt"),
     lambda path, head: path.suffix.lower() in CSV.suffixes,
     open_csv,
-)
-PARQUET: Reader = Reader(
-    "a Parquet file with a row for each sample",
-    (".parquet",),
-    lambda path, head: head.startswith(PARQUET_MAGIC) or path.suffix.lower() == ".parquet",
-    open_parquet,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from testbed.audit.rows import gamma
@@ -21,6 +23,9 @@ from testbed.testing.parameterizations.cases import (
     x_rounding,
 )
 from testbed.testing.rounding import K, Worst
+
+SPREAD = (0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 8.0)
+"""sigma_data of the channels of a case, whose samples are rows of nine."""
 
 
 @LAWS.law("The stated target is the scaling's: F* = (x0 - c_skip x)/c_out = a x0 + b eps.")
@@ -50,12 +55,14 @@ def stated_target(p: Parameterization, context: Context) -> str:
 @LAWS.law("The optimal output gives the clean data: denoise(target(x0, eps), x0 + sigma eps) = x0.")
 def optimal_denoiser(p: Parameterization, context: Context) -> str:
     worst = Worst()
-    for c in cases(p, *DTYPES):
-        F = target(p, c)
-        bound = Rounding(p, c).denoise(F, Rounding(p, c).target(), x_rounding(c))
+    _own_channel(p)
+    by_channel = [p.with_channels(SPREAD)] if p.takes_channels else []
+    for q, c in itertools.product([p, *by_channel], cases(p, *DTYPES)):
+        F = target(q, c)
+        bound = Rounding(q, c).denoise(F, Rounding(q, c).target(), x_rounding(c))
         worst.compare(
             "denoise(target)",
-            denoise(p, F, c),
+            denoise(q, F, c),
             c.x0,
             bound,
             c.sigma,
@@ -63,6 +70,21 @@ def optimal_denoiser(p: Parameterization, context: Context) -> str:
             dtype=c.dtype,
         )
     return str(worst)
+
+
+def _own_channel(p: Parameterization) -> None:
+    """CheckFailed unless the target of a channel is that of data whose channels are all like it."""
+    if not p.takes_channels:
+        return
+    for c in cases(p, torch.float64):
+        F = target(p.with_channels(SPREAD), c)
+        for i, s in enumerate(SPREAD):
+            alone = target(p.with_channels([s] * len(SPREAD)), c)[:, i]
+            demand(
+                torch.allclose(F[:, i], alone, rtol=0, atol=2.0**-40 * float(F.abs().max())),
+                f"the target of channel {i} is not that of its own sigma_data_channels, {s:g}: "
+                "another channel's enters it.",
+            )
 
 
 @LAWS.law("D -> F -> D: denoise(output(D, x), x) = D for any D.")
