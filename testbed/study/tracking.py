@@ -60,6 +60,11 @@ class Tracker:
         self._monitors: list[Any] = []
         self._sampled = 0.0
 
+    @property
+    def sent(self) -> bool:
+        """Whether it has told MLflow of a trial that ended."""
+        return bool(self._told)
+
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         start = time.thread_time()
