@@ -18,7 +18,8 @@ import pandas as pd
 
 from testbed import settings
 from testbed.errors import InputError
-from testbed.metrics.statistics import Comparison, compare, correct
+from testbed.metrics.comparison import Comparison, compare
+from testbed.metrics.multiple_comparisons import correct
 from testbed.report.comparisons import baseline_of
 from testbed.report.level_curves import ROUNDING
 from testbed.report.study_result import StudyResult

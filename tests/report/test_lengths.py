@@ -12,8 +12,9 @@ from helpers.planted_studies import Planted, noisy, plant, plant_points
 
 import testbed
 from testbed import report
+from testbed.metrics.comparison import compare
 from testbed.metrics.crossings import crossings
-from testbed.metrics.statistics import compare, holm
+from testbed.metrics.multiple_comparisons import holm
 from testbed.report import comparisons, drawing, length_section, lengths, reading
 from testbed.report.lengths import BEST, OWN, at_best
 
