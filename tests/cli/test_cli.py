@@ -31,7 +31,7 @@ COMMANDS = [
     "ui", "compare", "pack", "verify", "selftest",
 ]  # fmt: skip
 BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
-EXPLAINED = ("parameterization", "weighting", "loss", "density")
+EXPLAINED = ("parameterization", "weighting", "loss", "density", "recipe")
 HEAVY = ("torch", "pandas", "numpy", "scipy", "mlflow", "matplotlib", "rich")
 
 INDEXED = """

@@ -147,7 +147,20 @@ def test_what_is_no_longer_asked_for_is_dropped(
     monkeypatch.setattr(identities, "subjects", lambda plan, registry: stub)
     plan = planned(SMALL, tmp_path)
     finish(Identities(plan, default_registry()))
-    assert list(json.loads((plan.folder / identities.FILE).read_text())) == ["another"]
+    assert list(plan.files.checked(identities.FILE)) == ["another"]
+
+
+@pytest.mark.parametrize("harm", ["damaged", "altered"])
+def test_a_file_that_is_not_as_it_was_written_is_not_believed(
+    made: Callable[..., Identities], calls: list[str], tmp_path: Path, harm: str
+) -> None:
+    finish(made())
+    (file,) = tmp_path.rglob(identities.FILE)
+    text = file.read_text()
+    file.write_text(text[:-9] if harm == "damaged" else text.replace("0.5", "0.25"))
+    calls.clear()
+    assert finish(made()) == [*NAMES]
+    assert calls == [*NAMES]
 
 
 @pytest.mark.parametrize("deaths", [1, 2, 3])
