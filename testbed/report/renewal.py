@@ -12,13 +12,17 @@ from pathlib import Path
 
 from testbed import errors
 from testbed.trial.folders import StudyFolder
+from testbed.trial.storage import Store
 
 FILE = "report.json"
 PAGE = "report.html"
 MADE_OF = ("study.json", "tweedie.json", "looks.json", "coefficients.csv")
 """The study's own files that the report reads, besides those of its data and its trials."""
-UNREAD = ("checkpoint", "checkpoint.previous", "weights.safetensors", "states.safetensors")
-"""Files of a trial that are there or not, but whose content the report does not read."""
+UNREAD = (
+    *("checkpoint", "checkpoint.previous", "weights.safetensors", "states.safetensors"),
+    *("averages", "rows.parquet"),
+)
+"""What a trial has or has not, but whose content the report does not read."""
 SOURCES = (".py", ".j2")
 
 
@@ -50,36 +54,48 @@ def renew(folder: Path, say: Callable[[str], None] = lambda line: None) -> Path:
 
 
 def _digests(files: StudyFolder) -> dict[str, str]:
-    """Of what the report is made of, this package included, and of what was written."""
-    core, folder = Path(errors.__file__).parent, files.path
-    sources = (path for path in core.rglob("*") if path.suffix in SOURCES)
+    """Of the package's sources, of what the report is made of, and of what was written."""
     return {
-        "sources": _digest(core, sources),
-        "made_of": _digest(folder, _made_of(files)),
-        "written": _digest(folder, _written(folder)),
+        "sources": _digest(_sources()),
+        "made_of": _digest(_made_of(files)),
+        "written": _digest(_written(files)),
     }
 
 
-def _made_of(files: StudyFolder) -> Iterator[Path]:
-    folder = files.path
-    yield from (folder / name for name in MADE_OF)
-    yield from (folder / "data").rglob("*")
+def _sources() -> Iterator[tuple[str, bytes]]:
+    core = Path(errors.__file__).parent
+    for path in sorted(core.rglob("*")):
+        if path.suffix in SOURCES:
+            yield path.relative_to(core).as_posix(), path.read_bytes()
+
+
+def _made_of(files: StudyFolder) -> Iterator[tuple[str, bytes]]:
+    for name in MADE_OF:
+        yield name, files.store.get(name) or b""
+    yield from _contents(files.data.store, "data/")
     for listed in files.json_or_empty("study.json").get("trials") or ():
-        yield from files.trial(listed["id"]).path.rglob("*")
+        yield from _contents(files.trial(listed["id"]).store, f"{listed['id']}/")
 
 
-def _written(folder: Path) -> Iterator[Path]:
-    yield folder / PAGE
-    yield from (folder / "tables").glob("*")
-    yield from (folder / "figures").glob("*")
+def _written(files: StudyFolder) -> Iterator[tuple[str, bytes]]:
+    yield PAGE, files.store.get(PAGE) or b""
+    for name in ("tables", "figures"):
+        yield from _contents(files.store.folder(name), f"{name}/")
 
 
-def _digest(folder: Path, paths: Iterable[Path]) -> str:
-    """Of the names and the content of files."""
+def _contents(store: Store, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of all files of a store, without those that the report does not read."""
+    for name in store.names():
+        if name in UNREAD:
+            yield prefix + name, b""
+        elif store.has(name):
+            yield prefix + name, store.get(name) or b""
+        else:
+            yield from _contents(store.folder(name), f"{prefix}{name}/")
+
+
+def _digest(contents: Iterable[tuple[str, bytes]]) -> str:
     sha = hashlib.sha256()
-    for path in sorted(paths):
-        if path.is_file():
-            name = path.relative_to(folder)
-            content = b"" if path.name in UNREAD or "averages" in name.parts else path.read_bytes()
-            sha.update(f"{name.as_posix()} {len(content)} ".encode() + content)
+    for name, content in contents:
+        sha.update(f"{name} {len(content)} ".encode() + content)
     return sha.hexdigest()[:16]
