@@ -116,7 +116,7 @@ def of(engine: ExecutionPlan, device: str) -> Executor:
     """The processes that an engine trains on, or this one where it has none."""
     if engine.slots == 0:
         return InProcessExecutor()
-    return ProcessExecutor(max(1, engine.workers), device, engine.threads)
+    return ProcessExecutor(engine.slots, device, engine.threads)
 
 
 @contextlib.contextmanager

@@ -141,7 +141,9 @@ def execute(
         for trial in ended:
             tell.end(trial, trial.state)
         while running or ((waiting or identities.pending) and not outcome.interrupted):
-            while waiting and len(running) < executor.slots and not outcome.interrupted:
+            taken = len(running) + len(identities.running)
+            while waiting and taken < executor.slots and not outcome.interrupted:
+                taken += 1
                 group = waiting.pop(0)
                 tries[group.id] = tries.get(group.id, 0) + 1
                 _take_over(plan, group)
@@ -169,8 +171,8 @@ def execute(
                     progress.ended(trial, status)
                     tell.end(trial, status)
             tell.update([trial for group in running.values() for trial in group.trials])
-            if not (waiting or outcome.interrupted):
-                identities.advance(executor, executor.slots - len(running))
+            trained = not (waiting or outcome.interrupted)
+            identities.advance(executor, executor.slots - len(running) if trained else 0)
             wait([*running, *identities.running], POLL, FIRST_COMPLETED)
     return outcome
 

@@ -163,7 +163,7 @@ def test_a_seed_that_diverged_counts_as_measured_at_the_points_before(tmp_path: 
     shutil.rmtree(lost / "points" / "5")
     table = testbed.open(folder).stages
     mine = table[(table["variant"] == "a") & (table["seed"] == 0)]
-    primary = mine[mine["metric"] == "loss_vs_wiener"].set_index("stage")["value"]
+    primary = mine[mine["metric"] == "loss_vs_wiener"].set_index("at")["value"]
     assert dict(primary) == {2: points["a"]["2"][0], 3: points["a"]["3"][0], 5: inf, 9: inf}
     said, _ = sentences(folder)
     assert said == "a and b: diverged: a in 1 of 5 seeds."

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +17,8 @@ from testbed import audit
 from testbed.audit import LawCheck
 from testbed.errors import ComponentError
 from testbed.registry import Registry, default_registry
-from testbed.study import executors, identities
+from testbed.study import executors, identities, runner
+from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan
 from testbed.trial.build import component, dataset
@@ -112,6 +114,76 @@ def test_no_slot_is_taken_from_a_training(made: Callable[..., Identities]) -> No
     assert found.pending
     found.advance(cast(executors.Executor, slots), 1)
     assert [job.name for job, _ in slots.given] == ["first"]
+
+
+def test_what_is_done_is_taken_where_no_slot_is_free(made: Callable[..., Identities]) -> None:
+    found, slots = made(), Slots()
+    found.advance(cast(executors.Executor, slots), 1)
+    slots.finish("first")
+    found.advance(cast(executors.Executor, slots), 0)
+    assert not found.running
+    assert not slots.given
+
+
+class Late:
+    """Jobs that end a moment after they were given; no more at a time than there are slots."""
+
+    def __init__(self, slots: int, deaths: int) -> None:
+        self.slots, self.deaths = slots, deaths
+        self.open: list[Future[Any]] = []
+        self.order: list[str] = []
+
+    def submit(self, job: Any) -> Future[Any]:
+        self.open = [one for one in self.open if not one.done()]
+        assert len(self.open) < self.slots
+        future: Future[Any] = Future()
+        self.open.append(future)
+        self.order.append(job.name if isinstance(job, Stub) else "trial")
+
+        def end() -> None:
+            if isinstance(job, Stub):
+                future.set_result(job.run(lambda: False))
+            elif self.deaths:
+                self.deaths -= 1
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result(["finished"])
+
+        threading.Timer(0.03 if isinstance(job, Stub) else 0.05, end).start()
+        return future
+
+    def stop(self) -> None: ...
+
+    def close(self, kill: bool = False) -> None: ...
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("deaths", [0, 2])
+def test_trials_come_first_and_never_meet_a_slot_that_is_taken(
+    made: Callable[..., Identities], tmp_path: Path, slots: int, deaths: int
+) -> None:
+    """Also one that is begun again, because its worker died, when identities are on their way."""
+    plan, late = planned(SMALL, tmp_path), Late(slots, deaths)
+    engine = ExecutionPlan("sequential", slots, 1, [Group(plan.trials)])
+    words = default_registry(), engine, late, None, runner.Progress(), made()
+    outcome = runner.execute(plan, *words)
+    assert list(outcome.statuses.values()) == ["finished"]
+    assert sorted(late.order) == sorted(["trial"] * (1 + deaths) + [*NAMES])
+    assert late.order[0] == "trial"
+    if slots == 1:
+        assert late.order == ["trial"] * (1 + deaths) + [*NAMES]
+    assert not words[-1].pending
+    assert outcome.seconds > 0
+
+
+def test_a_study_that_trains_nothing_takes_no_time(
+    made: Callable[..., Identities], tmp_path: Path
+) -> None:
+    plan = planned(SMALL, tmp_path)
+    for trial in plan.trials:
+        trial.state = "finished"
+    words = ExecutionPlan("sequential", 1, 1), Late(1, 0), None, runner.Progress(), made()
+    assert runner.execute(plan, default_registry(), *words).seconds == 0.0
 
 
 def test_what_holds_is_kept_to_the_last_digit_and_not_checked_again(
