@@ -68,7 +68,7 @@ def test_a_file_that_is_not_as_it_was(
 
 @pytest.mark.parametrize(
     "word",
-    ["dataset.dim=3", "weighting=eps", "evaluation.samples=9", "training.clip=1", "base.seeds=2"],
+    ["dataset.dim=3", "weighting=eps", "evaluation.samples=9", "training.clip=1"],
 )
 def test_another_study(
     written: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
