@@ -173,7 +173,8 @@ def execute(
             tell.update([trial for group in running.values() for trial in group.trials])
             trained = not (waiting or outcome.interrupted)
             identities.advance(executor, executor.slots - len(running) if trained else 0)
-            wait([*running, *identities.running], POLL, FIRST_COMPLETED)
+            futures: list[Future[Any]] = [*running, *identities.running]
+            wait(futures, POLL, FIRST_COMPLETED)
     return outcome
 
 

@@ -190,7 +190,7 @@ NOISE_TABLES = {
     ),
 }
 """The levels 0, 1, 500, 998 and 999 of 1000; 2^40 stands for infinity."""
-SCHEDULES = {
+SCHEDULES: Table = {
     "karras": Values(
         "80 17.5278319646441 2.51521897614716 0.169752756268764 0.002 0",
         {"rho": 7.0},
