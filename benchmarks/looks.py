@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from testbed.metrics.comparison import compare
 from testbed.metrics.looks import Look
+from testbed.metrics.multiple_comparisons import correct
+from testbed.metrics.paired_tests import ALPHA, MIN_SEEDS
 from testbed.metrics.sequential import critical_t
-from testbed.metrics.statistics import ALPHA, MIN_SEEDS, compare, correct
 from testbed.report import reading
 from testbed.report.comparisons import baseline_of
 from testbed.report.equal_objectives import equal_to

@@ -1,24 +1,46 @@
-"""The `testbed` command. Heavy imports wait until a command needs them."""
+"""The `testbed` command. Heavy imports wait until a command needs them, and help needs none."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from testbed import __version__
 from testbed.cli import components, installation, models, sharing, studies
 from testbed.errors import InputError, disk_is_full
 
+
+class Commands(TyperGroup):
+    """The commands, whose help lists them by panel, each with the whole of its first paragraph."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes a section for each panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        names = self.list_commands(ctx)
+        for name in names:
+            command: Any = self.get_command(ctx, name)
+            first, _, _ = inspect.cleandoc(command.help).partition("\n\n")
+            row = name.ljust(max(map(len, names))), " ".join(first.split())
+            panels.setdefault(command.rich_help_panel, []).append(row)
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Compare parameterizations of diffusion models: same data, same draws, same initial "
     "weights, numbers with error bars, and a proof that they are the same denoiser.",
-    epilog="First steps:  testbed study default  |  testbed explain v  |  testbed plugins",
+    epilog="First steps: testbed study default | testbed explain v | testbed plugins",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # rich takes as long to import as all the rest
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 

@@ -10,7 +10,7 @@ from testbed.bundled import bundled
 
 MADE = re.compile(r"testbed\.(\w+)\(\s*(?:name=)?[\"'](\w+)[\"']")
 """A component in a plugin file: its class and its name."""
-EXPLAINED = ("Parameterization", "Weighting", "Loss", "Density")
+EXPLAINED = ("Parameterization", "Weighting", "Loss", "Density", "Recipe")
 
 
 def study_files(incomplete: str) -> list[str]:

@@ -95,8 +95,9 @@ def explain(
         str,
         typer.Argument(
             metavar="FILE|NAME|TABLE",
-            help="The name of a parameterization, weighting, loss or density, a table with options "
-            "as in a study file, such as '{name = \"min_snr\", gamma = 3}', or a plugin file.",
+            help="The name of a parameterization, weighting, loss, density or recipe, a table with "
+            "options as in a study file, such as '{name = \"min_snr\", gamma = 3}', or a plugin "
+            "file.",
             autocompletion=completion.explained,
         ),
     ],

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,14 @@ from rich.markup import escape
 from testbed.components.base import Component
 from testbed.components.density import Density
 from testbed.components.loss import Loss
-from testbed.components.recipe import CHOICES, Recipe
+from testbed.components.recipe import CHOICES, LEVELS, Recipe
 from testbed.components.weighting import Weighting
 from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, one_line
 from testbed.plugin_files import is_file
 from testbed.registry import Registry
 from testbed.training.objective import Objective
-from testbed.trial.recipes import published
+from testbed.trial.recipes import objective, published, published_with
 from testbed.trial.specs import ComponentSpec
 from testbed.trial.validity import levels_of
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # half a second to import, which a plot alone needs
     """The text of a component, and what draws it."""
 
 SHOWN = torch.tensor([0.002, 0.01, 0.05, 0.2, 0.5, 1, 2, 10, 80], dtype=torch.float64)
-AXES = ("parameterization", "weighting", "loss", "density")
+AXES = ("parameterization", "weighting", "loss", "density", "recipe")
 SUFFIXES = (".svg", ".png")
 
 
@@ -43,7 +43,7 @@ def explain(name: str, registry: Registry, sigma_data: float, file: Path | None)
     """The description of every component of that name or plugin file; its plot goes to `file`.
 
     Raises:
-        UnknownName: no parameterization, weighting, loss or density of that name.
+        UnknownName: no parameterization, weighting, loss, density or recipe of that name.
         InputError: a file of another kind, or that cannot be written; a component that raises.
     """
     if not 0 < sigma_data < math.inf:
@@ -106,6 +106,8 @@ def _body(component: Component, registry: Registry, sigma_data: float) -> Shown:
         return _weighting(component, registry, sigma_data)
     if isinstance(component, Density):
         return _density(component.with_sigma_data(sigma_data))
+    if isinstance(component, Recipe):
+        return _recipe(component, registry, sigma_data)
     assert isinstance(component, Loss)
     return _loss(component)
 
@@ -213,12 +215,51 @@ def _parameterization(p: Parameterization, registry: Registry, sigma_data: float
             _curves(p, sigma_data, left)
         right.set(xlabel="σ", title=f"{p.name}: effective weight, published recipe")
         if weighted is not None:
-            at = _within(levels_of(weighted.density, 200), p.sigma_range)
-            weight = weighted.effective_weight(at) * at**2
-            right.loglog(at.numpy(), weight.clamp(min=1e-12).numpy(), color="black")
-            right.set(ylabel="λ(σ) p(log σ) σ²  (eps form)")
+            _weight_curve(weighted, right)
 
     return "\n".join(lines) + "\n" + (_table(columns) if len(columns) > 1 else ""), draw
+
+
+def _weight_curve(objective: Objective, axes: Axes) -> None:
+    """The effective weight in eps form, over the levels that training draws."""
+    at = _within(levels_of(objective.density, 200), objective.parameterization.sigma_range)
+    weight = objective.effective_weight(at) * at**2
+    axes.loglog(at.numpy(), weight.clamp(min=1e-12).numpy(), color="black")
+    axes.set(ylabel="λ(σ) p(log σ) σ²  (eps form)")
+
+
+def _recipe(recipe: Recipe, registry: Registry, sigma_data: float) -> Shown:
+    """Each choice and where it stands, the deviations, and what its own trainings weigh."""
+    own = published_with(recipe, registry)
+    lines = [f"  published with: {', '.join(own) or 'no parameterization that is loaded'}"]
+    for name in (*CHOICES, *LEVELS):
+        value = getattr(recipe, name)
+        if value is None and name != "weighting":
+            continue
+        text = ComponentSpec.model_validate(value) if isinstance(value, Mapping) else value
+        where = recipe.equations.get("levels" if name in LEVELS else name)
+        lines.append(escape(f"  {name}: {text or 'none'}" + (f"  ({where})" if where else "")))
+    lines += [escape(f"  deviation: {sentence}") for sentence in recipe.deviations]
+    columns = {"sigma": SHOWN}
+    weighted: dict[str, Objective] = {}
+    for name in {*own} & {*registry.names("parameterization")}:
+        p = registry.parameterization(name)
+        found = objective(recipe, p, registry, sigma_data).with_states(0)
+        if p.affine or found.loss.space != "F":
+            weighted[name] = found
+            low, high = p.sigma_range
+            inside = (low < SHOWN) & (high > SHOWN)
+            columns[name] = torch.where(inside, found.effective_weight(SHOWN), math.nan)
+    if weighted:
+        lines.append("  below each name its weight = lambda(sigma) p(log sigma), of |D - x0|^2")
+
+    def draw(panel: FigureBase) -> None:
+        axes = panel.subplots()
+        axes.set(xlabel="σ", title=f"{recipe.name}: effective weight")
+        for found in weighted.values():
+            _weight_curve(found, axes)
+
+    return "\n".join(lines) + "\n" + (_table(columns) if weighted else ""), draw
 
 
 def _of_recipe(recipe: Recipe) -> str:

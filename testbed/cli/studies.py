@@ -398,7 +398,7 @@ def _write_report(folder: Path) -> Path:
     """Its imports take a second, which training does not wait for."""
     from testbed import report as reports
 
-    return reports.write(folder)
+    return reports.renew(folder)
 
 
 def _show_ending(

@@ -30,7 +30,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from testbed.metrics.statistics import MIN_SEEDS, STUDENT, Array, PairedTest
+from testbed.metrics.intervals import Array
+from testbed.metrics.paired_tests import MIN_SEEDS, STUDENT, PairedTest
 
 GRID = 128
 """Places in each interval of measured steps at which m(x) = 0 is tested."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 if (
     TYPE_CHECKING
 ):  # the statistics take a second to import, which the command line need not wait for
-    from testbed.metrics.statistics import PairedTest
+    from testbed.metrics.paired_tests import PairedTest
 
 Design = Literal["fixed", "sequential"]
 
@@ -39,7 +39,7 @@ class Look:
     @property
     def test(self) -> PairedTest:
         """The test of this look: what it calls p is to be compared with the whole alpha."""
+        from testbed.metrics.paired_tests import STUDENT, spending
         from testbed.metrics.sequential import SEQUENTIAL
-        from testbed.metrics.statistics import STUDENT, spending
 
         return SEQUENTIAL if self.design == "sequential" else spending(STUDENT, self.share)

@@ -29,7 +29,8 @@ import math
 
 import numpy as np
 
-from testbed.metrics.statistics import Array, Interval, PairedTest, noncentrality
+from testbed.metrics.intervals import Array, Interval
+from testbed.metrics.paired_tests import PairedTest, noncentrality
 
 PRECISION = 0.25
 """c^2: the standardised effect has the standard deviation 1/c = 2 in the mixture. Of the values

@@ -1,3 +1,4 @@
 from .page import write as write
+from .renewal import renew as renew
 
-__all__ = ["write"]
+__all__ = ["renew", "write"]

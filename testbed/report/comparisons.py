@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from testbed.metrics.statistics import Comparison, Interval, compare, correct, mean_interval
+from testbed.metrics.comparison import Comparison, compare
+from testbed.metrics.intervals import Interval, mean_interval
+from testbed.metrics.multiple_comparisons import correct
 from testbed.report import ranges
 from testbed.report.equal_objectives import equal_to
 from testbed.report.learning import nothing_learnt

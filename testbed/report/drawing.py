@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
 from testbed.errors import InputError
-from testbed.metrics.statistics import mean_interval
+from testbed.metrics.intervals import mean_interval
 from testbed.report.results import Results
 from testbed.report.words import FIGURES
 

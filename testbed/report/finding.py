@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from testbed.metrics.curves import RELATIVE
-from testbed.metrics.statistics import ALPHA, POWER
+from testbed.metrics.paired_tests import ALPHA, POWER
 from testbed.report import arms, ranges
 from testbed.report.comparisons import Comparisons, Versus, baseline_note, baseline_of
 from testbed.report.equal_objectives import distinct, equal_to, sentences_of

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from testbed.metrics.curves import Array, Columns, Mask
-from testbed.metrics.statistics import mean_interval
+from testbed.metrics.intervals import mean_interval
 from testbed.report import ranges
 from testbed.report.ranges import CommonLevels
 from testbed.report.results import Label, Results

@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from testbed.metrics.statistics import ALPHA
+from testbed.metrics.paired_tests import ALPHA
 from testbed.report import (
     comparisons,
     contents,

@@ -11,7 +11,7 @@ import numpy as np
 
 from testbed.errors import InputError
 from testbed.metrics.looks import Look
-from testbed.metrics.statistics import ALPHA, MIN_SEEDS, POWER
+from testbed.metrics.paired_tests import ALPHA, MIN_SEEDS, POWER
 from testbed.report.comparisons import Comparisons, Versus, baseline_of
 from testbed.report.equal_objectives import equal_to
 from testbed.report.reading import read

@@ -4,6 +4,9 @@ Trials are comparable where all that is not their objective is equal: data, netw
 evaluation, noise and conditions. Variants of one such setup are compared with a reference of it, on
 the primary metric, over the seeds that both have; all comparisons are one family, corrected by
 Holm's method.
+
+A discrete variant is measured at the levels of its table that are nearest to the grid. It is
+compared with a continuous one of another study at those, where that was measured there too.
 """
 
 from __future__ import annotations
@@ -18,9 +21,13 @@ import pandas as pd
 
 from testbed import settings
 from testbed.errors import InputError
-from testbed.metrics.statistics import Comparison, compare, correct
+from testbed.metrics.comparison import Comparison, compare
+from testbed.metrics.multiple_comparisons import correct
+from testbed.report import ranges
 from testbed.report.comparisons import baseline_of
 from testbed.report.level_curves import ROUNDING
+from testbed.report.ranges import CommonLevels
+from testbed.report.results import Label, Results
 from testbed.report.study_result import StudyResult
 from testbed.study.plan import differences
 from testbed.trial.config import TrialConfig
@@ -44,9 +51,12 @@ COLUMNS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
-    """A variant of a study: its labels, its setup, and its primary metric by seed."""
+    """A variant of a study: its labels, its setup, and what was measured of it.
+
+    `asked` is the setup with the levels of the grid in the place of a table's.
+    """
 
     study: str
     case: str
@@ -54,13 +64,41 @@ class Row:
     variant: str
     metric: str
     setup: dict[str, Any]
-    values: pd.Series[float]
+    asked: dict[str, Any]
+    content: Results
     reference: bool
 
     @property
     def title(self) -> str:
         """`runs/a · digits · published`."""
         return " · ".join(filter(None, (self.study, self.case, self.arm)))
+
+    @property
+    def label(self) -> Label:
+        """Case, arm and variant."""
+        return self.case, self.arm, self.variant
+
+    def values(self, levels: CommonLevels | None = None) -> pd.Series[float]:
+        """The primary metric by seed, its own or over the levels that are common with another."""
+        return ranges.values(self.content, self.label, self.metric, levels)
+
+    def common(self, other: Row) -> CommonLevels | None:
+        """The levels of the one's table at which the other was measured too; None where not all."""
+        found = [one.content.by_level(one.label) for one in (self, other)]
+        here, there = found
+        if here is None or there is None:
+            return None
+        measured = np.intersect1d(here.level, there.level)
+        for levels in (here.counted, there.counted):
+            if np.isin(levels, measured).all():
+                every = np.ones(len(levels), dtype=bool)
+                counted = here.counted, there.counted
+                return CommonLevels(levels, every, levels, levels, counted)
+        return None
+
+    def comparable(self, other: Row) -> bool:
+        """Whether the two can be compared, at their own levels or at common ones."""
+        return self.setup == other.setup or self.common(other) is not None
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +138,7 @@ def side_by_side(results: Sequence[StudyResult]) -> SideBySide:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(canonical([row.metric, row.setup]), []).append(row)
-    numbered = dict(enumerate(groups.values(), start=1))
+    numbered = dict(enumerate(_joined([*groups.values()], results[0]), start=1))
     compared: list[tuple[int, Row, Comparison | None]] = []
     for number, members in numbered.items():
         compared += [(number, *pair) for pair in _against_reference(members, results[0])]
@@ -112,7 +150,7 @@ def side_by_side(results: Sequence[StudyResult]) -> SideBySide:
         pd.DataFrame(table, columns=COLUMNS),
         {number: _setup_title(members) for number, members in numbered.items()},
         list(_apart(numbered)),
-        list(_notes(results)),
+        [*_at_levels(compared), *_notes(results)],
     )
 
 
@@ -134,16 +172,39 @@ def _rows(result: StudyResult) -> Iterator[Row]:
                     arm,
                     variant,
                     metric,
-                    _setup(config),
-                    content.values(case, arm, variant, metric),
+                    _setup(config, _levels(config)),
+                    _setup(config, _grid(config)),
+                    content,
                     variant == reference,
                 )
 
 
-def _setup(config: TrialConfig) -> dict[str, Any]:
+def _joined(groups: list[list[Row]], first: StudyResult) -> list[list[Row]]:
+    """The setups, those of one study alone joined with one whose reference they can be paired with.
+
+    They differ in nothing but the levels: those of a table, and those of the grid.
+    """
+    joined: list[list[Row]] = []
+    for members in sorted(groups, key=lambda rows: len({row.study for row in rows}), reverse=True):
+        for other in joined:
+            both = [*other, *members]
+            reference = _ranked(both, first)[0]
+            single = len({row.study for row in members}) == 1
+            across = len({row.study for row in both}) > 1
+            same = (members[0].metric, members[0].asked) == (other[0].metric, other[0].asked)
+            if single and across and same and all(row.comparable(reference) for row in both):
+                other += members
+                break
+        else:
+            joined.append([*members])
+    order = [row for members in groups for row in members]
+    return sorted(joined, key=lambda rows: min(map(order.index, rows)))
+
+
+def _setup(config: TrialConfig, levels: dict[str, Any]) -> dict[str, Any]:
     """All that two trials must have in common to be compared, as JSON has it."""
     record = config.record()
-    record["evaluation"] |= _levels(config)
+    record["evaluation"] |= levels
     names = [name for name in settings.names(TrialConfig, objective=False) if name not in APART]
     return {name: record[name] for name in names}
 
@@ -154,13 +215,17 @@ def _levels(config: TrialConfig) -> dict[str, Any]:
     A continuous trial that was measured at the levels of another one's table too has the metrics of
     its grid alone.
     """
-    listed = config.evaluation.levels
-    if config.asked_levels and config.table is None:
-        listed = config.asked_levels
-    ends = config.measured
+    if config.table is not None and not isinstance(config.evaluation.levels, int):
+        return {"levels": list(config.evaluation.levels)}
+    return _grid(config)
+
+
+def _grid(config: TrialConfig) -> dict[str, Any]:
+    """The levels that a trial is asked for: a number of them between two ends, or a list."""
+    listed, ends = config.asked_levels or config.evaluation.levels, config.measured
     if not isinstance(listed, int):
         even = np.geomspace(*ends, len(listed))
-        if config.table is not None or not np.allclose(listed, even, rtol=ROUNDING, atol=0):
+        if not np.allclose(listed, even, rtol=ROUNDING, atol=0):
             return {"levels": list(listed)}
         listed = len(listed)
     return {"levels": listed, "sigma_min": ends[0], "sigma_max": ends[1]}
@@ -173,12 +238,33 @@ def _against_reference(
     if len({row.study for row in members}) == 1:
         yield from ((row, None) for row in members)
         return
-    ranked = sorted(members, key=lambda one: (one.study != str(first.folder), not one.reference))
-    reference = ranked[0]
+    reference = _ranked(members, first)[0]
     yield reference, None
     for row in members:
         if row is not reference:
-            yield row, _paired(row.values, reference.values, first.content.level)
+            levels = None if row.setup == reference.setup else row.common(reference)
+            sides = row.values(levels), reference.values(levels)
+            yield row, _paired(*sides, first.content.level)
+
+
+def _ranked(members: Sequence[Row], first: StudyResult) -> list[Row]:
+    """The rows of a setup, its reference first: the baseline of the first study, if it is here."""
+    return sorted(members, key=lambda one: (one.study != str(first.folder), not one.reference))
+
+
+def _at_levels(compared: Sequence[tuple[int, Row, Comparison | None]]) -> Iterator[str]:
+    """A sentence for each variant that is compared at other levels than the reference's own."""
+    reference: dict[int, Row] = {}
+    for number, row, c in compared:
+        first = reference.setdefault(number, row)
+        levels = None if c is None or row.setup == first.setup else row.common(first)
+        if levels is not None:
+            low, high = levels.levels[0], levels.levels[-1]
+            yield (
+                f"{row.variant} ({row.title}) and {first.variant} ({first.title}) are compared at "
+                f"the {len(levels.levels)} levels of a table that both were measured at, "
+                f"σ = {low:.2g} to {high:.2g}."
+            )
 
 
 def _paired(a: pd.Series[float], b: pd.Series[float], level: float) -> Comparison | None:
@@ -190,7 +276,7 @@ def _paired(a: pd.Series[float], b: pd.Series[float], level: float) -> Compariso
 
 
 def _cells(number: int, row: Row, c: Comparison | None) -> list[Any]:
-    values = row.values.to_numpy()
+    values = row.values().to_numpy()
     mean = math.nan
     if len(values) and (values > 0).all() and math.isfinite(values.max()):
         mean = float(math.exp(sum(map(math.log, values)) / len(values)))

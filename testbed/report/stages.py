@@ -18,8 +18,8 @@ Row = dict[str, Any]
 def read(results: Results) -> dict[Stage, Results]:
     """Returns the results at every stage, in order; none of a kind that the study did not ask for.
 
-    A trial that diverged has inf at each point that it was to be measured at, also at one before it
-    diverged, since nothing is measured of it. What was measured is not read of one that failed.
+    A trial that diverged has what was measured of it at the points before, and inf at the others
+    that it was to be measured at. What was measured is not read of one that failed.
 
     Args:
         results: those of the study, whose folder is read.
@@ -28,9 +28,9 @@ def read(results: Results) -> dict[Stage, Results]:
     asked: set[str] = set()
     for row, budget in _rows(results):
         places = list(_elsewhere(results, row, budget))
-        asked |= {stage.kind for stage, _ in places}
-        for stage, folder in (*places, *_end(results, row, budget)):
-            found.setdefault(stage, []).append((row, folder))
+        asked |= {stage.kind for stage, _, _ in places}
+        for stage, there, folder in (*places, *_end(results, row, budget)):
+            found.setdefault(stage, []).append((there, folder))
     return {stage: _at(results, found[stage]) for stage in sorted(found) if stage.kind in asked}
 
 
@@ -43,29 +43,39 @@ def _rows(results: Results) -> Iterator[tuple[Row, int | None]]:
                 yield named, named.pop("budget", None)
 
 
-def _elsewhere(results: Results, row: Row, budget: int | None) -> Iterator[tuple[Stage, Folder]]:
-    """The stages of a trial, each with the folder of what was measured, besides `_end`."""
+def _elsewhere(
+    results: Results, row: Row, budget: int | None
+) -> Iterator[tuple[Stage, Row, Folder]]:
+    """The stages of a trial besides `_end`.
+
+    Each has the trial's row as it was there, finished where it was measured, and the folder of what
+    was measured.
+    """
     trial = _folder(results, row)
     config = results.configs.get(row["id"])
     if budget is not None:
-        yield Stage("budgets", budget), trial
-    elif row["status"] == "diverged" and config is not None:
+        yield Stage("budgets", budget), row, trial
+        return
+    measured: set[Stage] = set()
+    for point in trial.points():
+        if record := read_json(point, "result.json", results.missing):
+            width = record["width"]
+            stage = Stage("widths", width) if width else Stage("points", record["step"])
+            measured.add(stage)
+            yield stage, {**row, "status": "finished"}, point
+    if row["status"] == "diverged" and config is not None:
         evaluation = config.evaluation
-        yield from ((Stage("points", step), trial) for step in evaluation.at(config.training.steps))
-        yield from ((Stage("widths", width), trial) for width in evaluation.widths)
-    elif row["status"] == "finished":
-        for point in trial.points():
-            if record := read_json(point, "result.json", results.missing):
-                width = record["width"]
-                yield Stage("widths", width) if width else Stage("points", record["step"]), point
+        lost = [Stage("points", step) for step in evaluation.at(config.training.steps)]
+        lost += [Stage("widths", width) for width in evaluation.widths]
+        yield from ((stage, row, trial) for stage in lost if stage not in measured)
 
 
-def _end(results: Results, row: Row, budget: int | None) -> Iterator[tuple[Stage, Folder]]:
+def _end(results: Results, row: Row, budget: int | None) -> Iterator[tuple[Stage, Row, Folder]]:
     """The end of a training of the study's own budget, which is a point and a budget as well."""
     config = results.configs.get(row["id"])
     if budget is None and config is not None:
-        yield Stage("points", config.training.steps), _folder(results, row)
-        yield Stage("budgets", config.training.steps), _folder(results, row)
+        yield Stage("points", config.training.steps), row, _folder(results, row)
+        yield Stage("budgets", config.training.steps), row, _folder(results, row)
 
 
 def _folder(results: Results, row: Row) -> TrialFolder:

@@ -10,7 +10,10 @@ from scipy import special
 
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
-from testbed.metrics import denoising, information, statistics
+from testbed.metrics import denoising, information
+from testbed.metrics.comparison import compare
+from testbed.metrics.intervals import mean_interval
+from testbed.metrics.multiple_comparisons import holm
 from testbed.oracles import Gaussian
 from testbed.random import stream
 from testbed.registry import AXES
@@ -83,7 +86,7 @@ def distances(setup: Setup) -> str:
 def statistics_(setup: Setup) -> str:
     worst, g = Nearest(), gamma(2**16)
     r = np.array([0.1, 0.2, 0.6])
-    found = statistics.compare(np.exp(r), np.ones(3))
+    found = compare(np.exp(r), np.ones(3))
     mean, error = 0.3, math.sqrt(0.07 / 3)
     t = mean / error
     # For two degrees of freedom P(|T| > t) = 1 - t/sqrt(2 + t^2), and the 97.5 % point is sqrt of
@@ -93,9 +96,9 @@ def statistics_(setup: Setup) -> str:
     worst.near("the low end", found.low, math.exp(mean - point * error), g * 2)
     worst.near("the high end", found.high, math.exp(mean + point * error), g * 4)
     worst.near("p", found.p, p, g)
-    for holm, wanted in zip(statistics.holm([0.01, 0.04, 0.03]), (0.03, 0.06, 0.06), strict=True):
-        worst.near("Holm's p", holm, wanted, g)
-    interval = statistics.mean_interval([1.0, 3.0])
+    for corrected, wanted in zip(holm([0.01, 0.04, 0.03]), (0.03, 0.06, 0.06), strict=True):
+        worst.near("Holm's p", corrected, wanted, g)
+    interval = mean_interval([1.0, 3.0])
     # One degree of freedom: the 97.5 % point of Cauchy's distribution.
     half = math.tan(math.pi * 0.475) * math.sqrt(2) / math.sqrt(2)
     worst.near("the mean's low end", interval.low, 2 - half, g * half)

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from testbed.trial import worker
 from testbed.trial.config import TrialConfig
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from testbed.study.engines import ExecutionPlan
 
 _stop: Any = None
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Work(Protocol[_T_co]):
+    """What an executor runs; it is pickled on its way to a worker."""
+
+    def run(self, stop: Callable[[], bool]) -> _T_co:
+        """Does it; `stop` says whether it is asked to end early."""
+        ...
 
 
 class Job(NamedTuple):
@@ -59,8 +69,8 @@ class Executor(Protocol):
 
     slots: int
 
-    def submit(self, job: Job) -> Future[list[str]]:
-        """Starts a job on a free slot; the result is its trials' statuses."""
+    def submit(self, job: Work[_T]) -> Future[_T]:
+        """Starts a job on a free slot; the result is what it returns."""
         ...
 
     def stop(self) -> None:
@@ -90,7 +100,7 @@ def _begin(stop: Any, threads: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(job: Job) -> list[str]:
+def _work(job: Work[_T]) -> _T:
     return job.run(_stop.is_set)
 
 
@@ -106,7 +116,7 @@ def of(engine: ExecutionPlan, device: str) -> Executor:
     """The processes that an engine trains on, or this one where it has none."""
     if engine.slots == 0:
         return InProcessExecutor()
-    return ProcessExecutor(max(1, engine.workers), device, engine.threads)
+    return ProcessExecutor(engine.slots, device, engine.threads)
 
 
 @contextlib.contextmanager
@@ -137,13 +147,13 @@ class ProcessExecutor:
         self.slots = slots
         method = "spawn" if device.startswith("cuda") else "forkserver"
         self._context = multiprocessing.get_context(method)
-        prepare(device)
+        self._device = device
         self._stop = self._context.Event()
         self._threads = threads
         self._pools: list[ProcessPoolExecutor | None] = [None] * slots
-        self._busy: dict[int, Future[list[str]]] = {}
+        self._busy: dict[int, Future[Any]] = {}
 
-    def submit(self, job: Job) -> Future[list[str]]:
+    def submit(self, job: Work[_T]) -> Future[_T]:
         """Starts a job on a free slot."""
         slot = next(i for i in range(self.slots) if i not in self._busy or self._busy[i].done())
         pool = self._pools[slot] or self._worker(slot)
@@ -157,6 +167,7 @@ class ProcessExecutor:
 
     def _worker(self, slot: int) -> ProcessPoolExecutor:
         """A new process for a slot."""
+        prepare(self._device)
         pool = self._pools[slot] = ProcessPoolExecutor(
             1, self._context, _begin, (self._stop, self._threads)
         )
@@ -185,10 +196,13 @@ class InProcessExecutor:
     def __init__(self) -> None:
         self._stopped = False
 
-    def submit(self, job: Job) -> Future[list[str]]:
+    def submit(self, job: Work[_T]) -> Future[_T]:
         """Runs the job and returns its finished future."""
-        future: Future[list[str]] = Future()
-        future.set_result(job.run(lambda: self._stopped))
+        future: Future[_T] = Future()
+        try:
+            future.set_result(job.run(lambda: self._stopped))
+        except Exception as problem:
+            future.set_exception(problem)
         return future
 
     def stop(self) -> None:

@@ -40,7 +40,7 @@ class Looks:
         Args:
             ended: the seeds with a result.
         """
-        from testbed.metrics.statistics import MIN_SEEDS
+        from testbed.metrics.paired_tests import MIN_SEEDS
 
         here = {label: tuple(seeds) for label, seeds in ended.items() if len(seeds) >= MIN_SEEDS}
         for index, past in enumerate(self.past):

@@ -14,7 +14,7 @@ from testbed.registry import Registry
 from testbed.study import baseline, grids, looks
 from testbed.study.grids import Variant
 from testbed.study.study_file import StudyFile, TrialTemplate
-from testbed.trial import build, data_notes, points
+from testbed.trial import build, data_notes, points, recipes
 from testbed.trial.config import TrialConfig
 from testbed.trial.encoder import Encoder
 from testbed.trial.folders import ENDED, StudyFolder, TrialFolder
@@ -65,7 +65,7 @@ class Plan:
     """The trials of a study, each once, and where they live; `chosen` ids alone run, or all.
 
     `damaged` says which files are, and what is done about it; `data_notes` what was recognised in
-    the data of each case, or does not fit.
+    the data of each case, or does not fit, and whose recipe trains another parameterization.
     """
 
     study: StudyFile
@@ -118,6 +118,8 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
             more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
             lines.append(f"{study.file}: {', '.join(unique[:3])}{more}: {problem}")
         raise InputError("\n".join(lines))
+    for case, note in _of_recipes(variants, registry):
+        said[case][note] = None
     of_data = {case: list(notes) for case, notes in said.items() if notes}
     plan = Plan(study, folder, device, trials, data_notes=of_data)
     _look_up(plan)
@@ -156,6 +158,17 @@ def _variants(
             continue
         labels = template.case, template.arm, variant(template, distinguishing)
         yield Variant(*labels, config, template.settings, template.budget)
+
+
+def _of_recipes(variants: Sequence[Variant], registry: Registry) -> Iterator[tuple[str, str]]:
+    """The cases that train a parameterization by another one's recipe, each with a sentence."""
+    trained: dict[tuple[str, str], list[str]] = {}
+    for one in variants:
+        by = trained.setdefault((one.case, one.stated.recipe), [])
+        by.append(one.config.parameterization.name)
+    for (case, recipe), names in trained.items():
+        if note := recipes.note(recipe, names, registry):
+            yield case, note
 
 
 def _trials(

@@ -10,28 +10,24 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from testbed import __version__
-from testbed.diffusion.outputs import with_output
 from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors import Executor, Job
+from testbed.study.identities import Identities
 from testbed.study.plan import Plan, Trial
-from testbed.trial.build import component, dataset
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.storage import Busy
 from testbed.trial.worker import device_title, resumable
-
-if TYPE_CHECKING:
-    from testbed import audit
 
 TRIES = 3
 POLL = 0.2
@@ -61,7 +57,7 @@ class Progress:
 
 @dataclass
 class Outcome:
-    """How a run of a plan ended."""
+    """How a run of a plan ended, and the seconds until the last training did."""
 
     statuses: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
@@ -124,8 +120,11 @@ def execute(
     executor: Executor,
     tracker: Tracker | None,
     progress: Progress,
+    identities: Identities,
 ) -> Outcome:
     """Runs every group; the first Ctrl-C stops at a checkpoint, the second at once.
+
+    The identities are checked on slots that no group waits for.
 
     Raises:
         Busy: another process is at work on a trial.
@@ -141,8 +140,10 @@ def execute(
     with _interrupts(executor, outcome), _Telling(tracker) as tell:
         for trial in ended:
             tell.end(trial, trial.state)
-        while (waiting and not outcome.interrupted) or running:
-            while waiting and len(running) < executor.slots and not outcome.interrupted:
+        while running or ((waiting or identities.pending) and not outcome.interrupted):
+            taken = len(running) + len(identities.running)
+            while waiting and taken < executor.slots and not outcome.interrupted:
+                taken += 1
                 group = waiting.pop(0)
                 tries[group.id] = tries.get(group.id, 0) + 1
                 _take_over(plan, group)
@@ -163,14 +164,17 @@ def execute(
                 if statuses is None:
                     waiting.insert(0, group)
                     continue
+                outcome.seconds = time.monotonic() - start
                 progress.show(group, group.steps, len(trials))
                 for trial, status in zip(group.trials, statuses, strict=True):
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)
                     tell.end(trial, status)
             tell.update([trial for group in running.values() for trial in group.trials])
-            time.sleep(POLL)
-    outcome.seconds = time.monotonic() - start
+            trained = not (waiting or outcome.interrupted)
+            identities.advance(executor, executor.slots - len(running) if trained else 0)
+            futures: list[Future[Any]] = [*running, *identities.running]
+            wait(futures, POLL, FIRST_COMPLETED)
     return outcome
 
 
@@ -271,26 +275,3 @@ def _interrupts(executor: Executor, outcome: Outcome) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def identities(plan: Plan, registry: Registry) -> list[audit.LawCheck]:
-    """The Tweedie identities of every parameterization, sampler and oracle in the plan."""
-    from testbed import audit
-
-    found: list[audit.LawCheck] = []
-    seen: set[Any] = set()
-    for trial in plan.trials:
-        config = trial.config
-        sd, sampled = config.sigma_data, config.evaluation.sampler
-        key = (config.parameterization.text, config.dataset.text, sampled.text, config.output, sd)
-        if key in seen:
-            continue
-        seen.add(key)
-        p = component(registry, "parameterization", config.parameterization)
-        p = with_output(p, config.output)
-        oracle = dataset(registry, config.dataset, config.encoder).oracle
-        found += audit.check_parameterization(p, sd)
-        found += audit.check_sampler(p, sd, [component(registry, "sampler", sampled)])
-        if oracle is not None:
-            found += audit.check_parameterization(p, sd, oracle)
-    return found

@@ -11,6 +11,7 @@ from testbed.registry import Registry
 from testbed.study import looks, runner
 from testbed.study.engines import ExecutionPlan
 from testbed.study.executors import Executor
+from testbed.study.identities import Identities
 from testbed.study.plan import Plan
 from testbed.study.tracking import Tracker
 from testbed.trial.folders import ENDED
@@ -64,7 +65,7 @@ def run(
         executor: where trials run; closed at the end.
         progress: told of every step.
         say: given one line for each phase and warning.
-        write_report: writes the report of a study's folder; returns its page.
+        write_report: brings the report of a study's folder up to date; returns its page.
         tracking_uri: the MLflow store that is written to; none where it is empty.
 
     Raises:
@@ -77,9 +78,11 @@ def run(
         engine.write(plan.folder)
         plan.files.tidy({group.id for group in engine.groups})
         tracker = Tracker(plan, tracking_uri, say, AWAY) if tracking_uri else None
+        identities = Identities(plan, registry)
         try:
             try:
-                outcome = runner.execute(plan, registry, engine, executor, tracker, progress)
+                parts = executor, tracker, progress, identities
+                outcome = runner.execute(plan, registry, engine, *parts)
             finally:
                 executor.close()
         except BaseException:
@@ -89,9 +92,8 @@ def run(
         found: list[audit.LawCheck] = []
         page: Path | None = None
         if not outcome.interrupted:
-            say("checking the Tweedie identities")
             # What does not depend on the case is checked in each, and counts once.
-            rows = runner.identities(plan, registry) + trained(plan)
+            rows = identities.rows() + trained(plan)
             found = list({repr(replace(row, data="")): row for row in rows}.values())
             page = conclude(plan, registry, outcome, found, tracker, say, write_report)
         elif tracker is not None and not tracker.away:
@@ -153,15 +155,13 @@ def conclude(
     groups = reference_tables.write(plan, registry)
     record = plan.files.json("study.json")
     # A run that only resumes must not forget what the training took.
-    before = record.get("seconds") or 0.0
-    record |= {
-        "equal_objectives": groups,
-        "seconds": before + outcome.seconds,
-        "logging_seconds": (record.get("logging_seconds") or 0.0)
-        + (tracker.seconds if tracker else 0.0),
-    }
+    taken = {"seconds": outcome.seconds, "logging_seconds": 0.0}
+    if tracker is not None and tracker.sent:
+        taken["logging_seconds"] = tracker.seconds
+    record |= {key: (record.get(key) or 0.0) + seconds for key, seconds in taken.items()}
+    record["equal_objectives"] = groups
     plan.files.put_json("study.json", record)
-    say("writing the report")
+    say("bringing the report up to date")
     page = write_report(plan.folder)
     if tracker is not None:
         failed = "failed" in outcome.statuses.values() or not all(row.passed for row in found)

@@ -7,6 +7,7 @@ later. A row sent twice is stored once: MLflow drops an identical (key, timestam
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import numpy as np
 from testbed.study import tracking_content as content
 from testbed.study import tracking_pictures, tracking_store
 from testbed.study.plan import Plan, Trial
-from testbed.trial.folders import ENDED
+from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.pictures import DENOISED, FACTS
 
 BATCH, PARAMS = 1000, 100
@@ -62,6 +63,11 @@ class Tracker:
         self._parent_ended = 0.0
         self._monitors: list[Any] = []
         self._sampled = 0.0
+
+    @property
+    def sent(self) -> bool:
+        """Whether it has told MLflow of a trial that ended."""
+        return bool(self._told)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -248,11 +254,7 @@ class Tracker:
                 import pandas as pd
 
                 folder.put_parquet("rows.parquet", pd.DataFrame(folder.rows()))
-            for name in content.ARTIFACTS:
-                if folder.has(name):
-                    self._client.log_artifact(run, str(folder.path / name))
-            if folder.has("levels.csv"):
-                self._client.log_text(run, content.level_table(folder), content.LEVELS)
+            self._store(run, folder)
             self._client.set_terminated(
                 run,
                 status=content.RUN_STATUS.get(status, "FINISHED"),
@@ -261,6 +263,15 @@ class Tracker:
             self._sent["trials"][trial.id]["ended"] = status
             self._told.add((trial.id, status))
             self._save()
+
+    def _store(self, run: str, folder: TrialFolder) -> None:
+        """Sends the files of a trial as one folder: a call for each costs several times as much."""
+        with tempfile.TemporaryDirectory() as name:
+            for file in filter(folder.has, content.ARTIFACTS):
+                Path(name, file).symlink_to((folder.path / file).absolute())
+            if folder.has("levels.csv"):
+                Path(name, content.LEVELS).write_text(content.level_table(folder))
+            self._client.log_artifacts(run, name)
 
     def _forget(self, run: str, *keys: str) -> None:
         """Removes the reason that an earlier training of a trial left, which has ended well now."""
@@ -284,17 +295,21 @@ class Tracker:
         return [one for one in metrics if (one.step, one.value) not in stored[one.key]]
 
     def _send(self, trial: Trial, final: Mapping[str, float], tags: Mapping[str, str]) -> str:
-        """New rows of the curve, final metrics and tags in as few calls as MLflow allows."""
+        """New rows of the curve, final metrics and tags in as few calls as MLflow allows.
+
+        What was sent is noted when the trial ends: until then a run is found by its tags, and what
+        it has by asking.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         folder = self._plan.files.trial(trial.id)
         entry = self._sent["trials"].get(trial.id)
         params: list[Param] = []
         if entry is None:
-            own = {"mlflow.parentRunId": self._parent, **content.tags(trial)}
+            own = {"mlflow.parentRunId": self._parent, **content.tags(trial), **tags}
             run = self._create(trial.title, own, content.began(folder) or content.ended(folder))
             entry = self._sent["trials"][trial.id] = {"run": run, "step": 0, "ended": ""}
-            self._save()
+            tags = {}
         if entry["step"] == 0:
             params = [Param(key, text) for key, text in content.flat(trial.config.record())]
         # By step, not by place in the file: a resumed trial cuts its curve and writes it again.
@@ -317,7 +332,6 @@ class Tracker:
             metrics, params, own_tags = metrics[room:], params[PARAMS:], []
         if fresh:
             entry["step"] = fresh[-1]["step"]
-            self._save()
         return str(entry["run"])
 
     def close(self, status: str, plugin_files: Mapping[str, Path]) -> None:
@@ -391,7 +405,7 @@ class Tracker:
                 self._picture(trial, entry["run"], case)
             if trial.state in ENDED:
                 entry["data"] = True
-                self._save()
+        self._save()
 
     def _picture(self, trial: Trial, run: str, case: str) -> None:
         """Sends pictures of a trial unless they are there: samples, and the images it denoised.

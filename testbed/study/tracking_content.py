@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -112,10 +113,18 @@ def final(result: Mapping[str, Any]) -> dict[str, float]:
 
 def level_table(folder: TrialFolder) -> str:
     """The per-sigma table as MLflow reads a table: JSON with `columns` and `data`."""
-    import pandas as pd
+    text = (folder.store.get("levels.csv") or b"").decode()
+    columns, *rows = csv.reader(io.StringIO(text))
+    return json.dumps({"columns": columns, "data": [[*map(_cell, row)] for row in rows]})
 
-    table = pd.read_csv(io.BytesIO(folder.store.get("levels.csv") or b""))
-    return str(table.to_json(orient="split", index=False, double_precision=15))
+
+def _cell(text: str) -> float | str | None:
+    """A cell of a table; None where it is empty or not finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text or None
+    return value if math.isfinite(value) else None
 
 
 def began(folder: TrialFolder) -> float | None:

@@ -38,10 +38,11 @@ def option_points(component: Component) -> list[OptionPoint]:
     The numbers are moved together, one above its own value and the next below, and then the other
     way round, so that every number is tried on both sides and their ratios change; every other
     name of an option is taken alone (`other_values`). What the component refuses by a ValueError
-    is left out. The space of a loss is not tried: its function does not see it.
+    is left out; a number that it refuses beside its own names is tried beside each other name. The
+    space of a loss is not tried: its function does not see it.
     """
     others = (point for changes in _changes(component) for point in _bound(component, changes))
-    return [OptionPoint("", component), *others]
+    return [OptionPoint("", component), *others, *_beside_other_names(component)]
 
 
 class OptionPoints:
@@ -95,25 +96,45 @@ def options_matter(component: Any) -> str:
         raise CheckFailed("bound to its own options it gives other numbers.")
     effective = []
     for name in sorted({name for one in component.signatures() for name in one.defaults}):
-        alike = []
-        for other in other_values(component, name):
-            try:
-                there = probe(component.bound({**options, name: other}))
-            except ValueError as problem:
-                if not refuses(problem):
-                    raise
-                continue
-            if len(there) != len(here) or not all(map(behaviour.same, here, there)):
+        alike: list[Any] = []
+        # Beside another name only where all values are refused beside the component's own.
+        for names in ({}, *_other_names(component, name)):
+            effect, alike = _effect(component, {**options, **names}, name)
+            if effect:
                 effective.append(name)
+            if effect or alike:
                 break
-            alike.append(other)
-        else:  # of an option whose other values are all refused, nothing can be said
-            if alike:
-                raise CheckFailed(
-                    f"option {name!r} does nothing: {options[name]!r} and "
-                    f"{' and '.join(map(repr, alike))} give the same numbers."
-                )
+        if alike and name not in effective:
+            raise CheckFailed(
+                f"option {name!r} does nothing: {options[name]!r} and "
+                f"{' and '.join(map(repr, alike))} give the same numbers."
+            )
     return f"{', '.join(effective)}: each has an effect" if effective else "no numeric option"
+
+
+def _effect(component: Any, options: dict[str, Any], name: str) -> tuple[bool, list[Any]]:
+    """Whether another value of an option has an effect, and the values that had none until then.
+
+    Neither where all are refused, or where the component refuses the other options.
+    """
+    alike: list[Any] = []
+    try:
+        here = probe(component.bound(options))
+    except ValueError as problem:
+        if not refuses(problem):
+            raise
+        return False, alike
+    for other in other_values(component, name):
+        try:
+            there = probe(component.bound({**options, name: other}))
+        except ValueError as problem:
+            if not refuses(problem):
+                raise
+            continue
+        if len(there) != len(here) or not all(map(behaviour.same, here, there)):
+            return True, alike
+        alike.append(other)
+    return False, alike
 
 
 def refuses(problem: BaseException) -> bool:
@@ -149,6 +170,27 @@ def _changes(component: Component) -> Iterator[dict[str, Any]]:
     yield from (side for side in (*sides, *alone) if side)
 
 
+def _other_names(component: Component, apart: str) -> Iterator[dict[str, Any]]:
+    """Each other name of an option but `apart`, alone."""
+    for name in component.choices:
+        if name != apart and name in component.defaults:
+            yield from ({name: other} for other in other_values(component, name))
+
+
+def _beside_other_names(component: Component) -> Iterator[OptionPoint]:
+    """Numbers that the component refuses beside its own names, beside each other name."""
+    for name in component.defaults:
+        others = [] if name in component.choices else other_values(component, name)
+        if any(_accepted(component, {name: other}) is not None for other in others):
+            continue
+        for names, other in itertools.product(_other_names(component, name), others):
+            changes = {**names, name: other}
+            if (changed := _accepted(component, changes)) is not None:
+                yield OptionPoint(
+                    f"with {', '.join(map(_words, changes, changes.values()))}", changed
+                )
+
+
 def _bound(component: Component, changes: Mapping[str, Any]) -> Iterator[OptionPoint]:
     """The component with these changes, without those that it refuses alone.
 
@@ -156,7 +198,7 @@ def _bound(component: Component, changes: Mapping[str, Any]) -> Iterator[OptionP
     """
     changed = _accepted(component, changes)
     if changed is not None:
-        yield OptionPoint("with " + ", ".join(map(_words, changes, changes.values())), changed)
+        yield OptionPoint(_where(changes), changed)
     elif len(changes) > 1:
         alone = [{name: value} for name, value in changes.items()]
         kept = [change for change in alone if _accepted(component, change) is not None]
@@ -187,6 +229,11 @@ def _refused(component: Component) -> bool:
     if isinstance(component, Guidance):
         return any(component.build().misfits(trained_conditions(mixture_data()), mixture_data()))
     return False
+
+
+def _where(changes: Mapping[str, Any]) -> str:
+    """`with phi = 0.39, k = 2`."""
+    return "with " + ", ".join(map(_words, changes, changes.values()))
 
 
 def _words(name: str, value: Any) -> str:

@@ -30,6 +30,8 @@ class Values:
         return tuple(map(float, self.text.split()))
 
 
+Table = Mapping[str, Values | tuple[Values, ...]]
+"""Of an axis: the numbers of each name, at one or more values of its options."""
 WEIGHTINGS = {
     "unit": Values("1 1 1 1"),
     "x0": Values("1 1 1 1"),
@@ -188,13 +190,19 @@ NOISE_TABLES = {
     ),
 }
 """The levels 0, 1, 500, 998 and 999 of 1000; 2^40 stands for infinity."""
-SCHEDULES = {
+SCHEDULES: Table = {
     "karras": Values(
         "80 17.5278319646441 2.51521897614716 0.169752756268764 0.002 0",
         {"rho": 7.0},
     ),
     "exponential": Values("80 5.65685424949238 0.4 0.0282842712474619 0.002 0"),
-    "uniform": Values("80 60.0005 40.001 20.0015 0.002 0", {"time": "ve"}),
+    "uniform": (
+        Values("80 60.0005 40.001 20.0015 0.002 0", {"time": "ve"}),
+        Values(
+            "80.0 7.83259787405169 2.79442338550266 0.954984484250125 0.002 0",
+            {"time": "flow", "shift": 3.0},
+        ),
+    ),
     "ddpm": Values(
         "79.5364669698915 16.4813224865999 4.75892893965657 1.76575070934386 0.660214836946979 0",
         {"n": 1000, "start": 1e-4, "end": 0.02, "spacing": "trailing"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from testbed.testing.checks import Check, Context
 from testbed.testing.failures import CheckFailed
 from testbed.testing.guided_cases import guided_denoiser
 from testbed.testing.probes import LOGNORMAL
-from testbed.testing.published import LADDER, RANGE, SIGMA, SIGMA_DATA, U, Values
+from testbed.testing.published import LADDER, RANGE, SIGMA, SIGMA_DATA, Table, U
 from testbed.testing.rounding import Worst
 
 BOUND = gamma(2**18, torch.float64)
@@ -85,7 +85,7 @@ def _tensor(numbers: Sequence[float]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-AXES: dict[str, tuple[Mapping[str, Values], Callable[[Any], Tensor]]] = {
+AXES: dict[str, tuple[Table, Callable[[Any], Tensor]]] = {
     "weighting": (published.WEIGHTINGS, _weighting),
     "parameterization": (published.PARAMETERIZATIONS, _parameterization),
     "loss": (published.LOSSES, _loss),
@@ -101,13 +101,14 @@ AXES: dict[str, tuple[Mapping[str, Values], Callable[[Any], Tensor]]] = {
 
 def _equal(component: Component, context: Context) -> str:
     table, numbers = AXES[component.axis]
-    values = table[component.name]
-    try:
-        found = numbers(component.bound(values.options))
-    except InputError as problem:
-        raise CheckFailed(f"the bundled name has other options: {problem}") from problem
-    wanted, worst = _tensor(values.numbers), Worst()
-    worst.compare(component.name, found.double(), wanted, BOUND * wanted.abs())
+    stated, worst = table[component.name], Worst()
+    for values in stated if isinstance(stated, tuple) else (stated,):
+        try:
+            found = numbers(component.bound(values.options))
+        except InputError as problem:
+            raise CheckFailed(f"the bundled name has other options: {problem}") from problem
+        wanted = _tensor(values.numbers)
+        worst.compare(component.name, found.double(), wanted, BOUND * wanted.abs())
     return str(worst)
 
 

@@ -40,7 +40,14 @@ def notes(config: TrialConfig, data: Data) -> Iterator[str]:
             "includes what a model cannot know of the direction of an image."
         )
     (last, first), (low, high) = config.sampled, config.trained
-    if last < low * (1 - ROUNDING) or first > high * (1 + ROUNDING):
+    beyond = last < low * (1 - ROUNDING) or first > high * (1 + ROUNDING)
+    if beyond and config.table is not None:
+        yield (
+            f"samples are asked to go from sigma = {first:g} to {last:g}, and go from "
+            f"{min(first, high):g} to {max(last, low):g}: of a table they take the levels that "
+            "training draws."
+        )
+    elif beyond:
         yield (
             f"samples go from sigma = {first:g} to {last:g}, and training draws {low:g} to "
             f"{high:g}: D beyond is what the network gives for levels that it was never trained "

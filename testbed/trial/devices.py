@@ -1,6 +1,9 @@
-"""The torch device that a word names."""
+"""The torch device that a word names, and torch's threads."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -28,3 +31,14 @@ def device_of(word: str, option: str = "--device") -> str:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"{option} {word}: this torch ({torch.__version__}) sees no CUDA device.")
     return word
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch's, on which numbers do not depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

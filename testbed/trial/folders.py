@@ -110,6 +110,17 @@ class Folder:
         except InputError:
             return {}
 
+    def put_checked(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes JSON that `checked` reads back; numbers that are not finite become null."""
+        content = _finite(value)
+        self.put_json(name, {"content": content, "digest": _digest(content)})
+
+    def checked(self, name: str) -> dict[str, Any]:
+        """What `put_checked` wrote; empty where the file is missing, damaged or altered."""
+        found = self.json_or_empty(name)
+        content, digest = found.get("content"), found.get("digest")
+        return content if isinstance(content, dict) and digest == _digest(content) else {}
+
     def put_tensors(self, name: str, tensors: Mapping[str, Tensor], facts: dict[str, str]) -> None:
         """Writes a plain safetensors file, with `facts` as its metadata."""
         self.store.put(name, checkpoint.encode_tensors(tensors, facts))
@@ -406,7 +417,8 @@ class StudyFolder(Folder):
         """
         # Its own files alone: --out may name a folder that holds more.
         own = "study.json", "plan.json", "looks.json", "mlflow.json", "tweedie.json"
-        self.store.sweep(*own, "coefficients.csv")
+        kept = "identities.json", "reference.json", "report.json", "coefficients.csv"
+        self.store.sweep(*own, *kept)
         self.data.store.sweep()
         wanted = set(groups)
         for trial in map(self.trial, self.store.folder("trials").names()):
@@ -429,6 +441,10 @@ def studies(within: Path) -> list[StudyFolder]:
 
 def _missing(file: Path) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _text(words: str) -> bytes:

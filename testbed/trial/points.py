@@ -62,17 +62,19 @@ def measure(
     data: Data,
     trained: TrainingJob,
     device: torch.device,
+    diverged_at: int | None = None,
 ) -> None:
     """Measures a trial at each of its points; each has a folder of its own.
 
-    The network has the weights of the last point afterwards.
+    The network has the weights of the last point afterwards. A training that diverged is measured
+    at the points before that, and with no average of another length: these are of its end.
 
     Raises:
         FileNotFoundError: an average is missing.
         checkpoint.Damaged: an average is damaged.
     """
     network = module_of(trained.denoiser)
-    for point, weights in _weights(config, trial):
+    for point, weights in _weights(config, trial, diverged_at):
         averages.place(network, weights.to(device))
         folder = trial.point(point.name)
         metrics, errors = evaluate.measure(config, folder, registry, data, trained, device)
@@ -80,12 +82,15 @@ def measure(
         folder.put_json("result.json", record)
 
 
-def _weights(config: TrialConfig, trial: TrialFolder) -> Iterator[tuple[Point, torch.Tensor]]:
+def _weights(
+    config: TrialConfig, trial: TrialFolder, diverged_at: int | None
+) -> Iterator[tuple[Point, torch.Tensor]]:
     """Each point of measurement but the end of training, with the weights (P,) to measure."""
     steps = config.training.steps
     for step in config.evaluation.at(steps):
-        yield Point(step), trial.averages(step)[OWN]
-    if config.evaluation.widths:
+        if diverged_at is None or step <= diverged_at:
+            yield Point(step), trial.averages(step)[OWN]
+    if config.evaluation.widths and diverged_at is None:
         profiles = averages.stored(steps)
         rows = {step: trial.averages(step) for step in averages.spaced(steps)}
         snapshots = {one: rows[one.step][str(one.width)] for one in profiles}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from testbed import settings
@@ -36,6 +37,32 @@ def named(name: str, p: Parameterization, registry: Registry) -> Recipe | None:
         UnknownName: no recipe has that name.
     """
     return registry.recipe_of(p) if name == OWN else registry.recipe(name)
+
+
+def published_with(recipe: Recipe, registry: Registry) -> tuple[str, ...]:
+    """The parameterizations that a recipe was published with: that which it names, or its own."""
+    if recipe.parameterization:
+        return (recipe.parameterization,)
+    every = registry.names("parameterization")
+    return tuple(n for n in every if registry.parameterization(n).recipe == recipe.name)
+
+
+def note(name: str, trained: Sequence[str], registry: Registry) -> str:
+    """A sentence where parameterizations are trained by the recipe of another one; else nothing.
+
+    Args:
+        name: the recipe that a study names.
+        trained: the names of the parameterizations that it trains by it.
+        registry: the plugins.
+    """
+    own = published_with(registry.recipe(name), registry) if name != OWN else ()
+    others = [one for one in dict.fromkeys(trained) if one not in own]
+    if not own or not others:
+        return ""
+    return (
+        f"recipe {name} was published with {', '.join(own)}: to train {', '.join(others)} by it is "
+        "a setting of this study, and no paper's."
+    )
 
 
 def completed(stated: TrialSettings, recipe: Recipe | None, p: Parameterization) -> TrialSettings:

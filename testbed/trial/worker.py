@@ -306,7 +306,7 @@ def _conclude(
     errors: dict[str, dict[str, float]] = {}
     if status != "diverged":
         metrics, errors = evaluate.measure(config, trial, registry, data, trained, device)
-        points.measure(config, trial, registry, data, trained, device)
+    points.measure(config, trial, registry, data, trained, device, facts["diverged_at"])
     curve = trial.rows()
     trial.put_json(
         "result.json",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from testbed import report as reports
 from testbed.registry import Registry
@@ -17,7 +14,7 @@ from testbed.study import engines, executors, plan, session, study_file, toml
 from testbed.study.definition import Study, plain
 from testbed.study.runner import Progress
 from testbed.study.study_file import Invocation
-from testbed.trial.devices import device_of
+from testbed.trial.devices import device_of, one_thread
 
 WRITTEN = "study.toml"
 """The file of a study that was written in Python, in the study's folder."""
@@ -86,19 +83,8 @@ def run(
             made.files.store.put(WRITTEN, read.text.encode())
         executor = executors.of(chosen, made.device)
         ending = session.run(
-            made, registry, chosen, executor, progress, say, reports.write, tracking_uri
+            made, registry, chosen, executor, progress, say, reports.renew, tracking_uri
         )
     if ending.outcome.interrupted:
         raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")
     return open_result(folder)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread of torch's, on which numbers do not depend on the machine's cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -17,11 +17,10 @@ from testbed.report import comparisons, tables
 from testbed.report.reading import read as read_results
 from testbed.study import engines, executors, plan, runner, session, study_file
 from testbed.study.runner import Progress
-from testbed.trial.devices import device_of
+from testbed.trial.devices import device_of, one_thread
 from testbed.trial.folders import StudyFolder
 from testbed.workflow import archive
 from testbed.workflow.archive import Manifest
-from testbed.workflow.run import one_thread
 
 APART = {
     "trials": ("id",),

@@ -31,8 +31,8 @@ COMMANDS = [
     "ui", "compare", "pack", "verify", "selftest",
 ]  # fmt: skip
 BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
-EXPLAINED = ("parameterization", "weighting", "loss", "density")
-HEAVY = ("torch", "pandas", "numpy", "scipy", "mlflow", "matplotlib")
+EXPLAINED = ("parameterization", "weighting", "loss", "density", "recipe")
+HEAVY = ("torch", "pandas", "numpy", "scipy", "mlflow", "matplotlib", "rich")
 
 INDEXED = """
 import testbed
@@ -160,6 +160,20 @@ def test_help_lists_every_command_and_no_word_at_all_is_help(tmp_path: Path) -> 
     assert "testbed study default" in shown.out
     assert "Usage" in run_here(tmp_path).out + run_here(tmp_path).err
     assert len(app.app.registered_commands) == len(COMMANDS)
+
+
+@pytest.mark.parametrize("width", [60, 80, 250])
+def test_help_has_the_whole_first_paragraph_of_each_command_under_its_panel(
+    tmp_path: Path, width: int
+) -> None:
+    shown = run_here(tmp_path, "--help", COLUMNS=width).out
+    assert max(map(len, shown.splitlines())) <= min(width, 100)
+    sections = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", shown, flags=re.MULTILINE))
+    words = {panel: " ".join(text.split()) for panel, text in sections.items()}
+    for one in app.app.registered_commands:
+        first, _, _ = one.callback.__doc__.partition("\n\n")
+        command = f"{one.callback.__name__} {' '.join(first.split())}"
+        assert command in words[one.rich_help_panel]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

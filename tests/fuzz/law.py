@@ -94,9 +94,8 @@ def faults(given: Input, done: Outcome) -> list[str]:
 
 def _of_message(err: str, out: str) -> list[str]:
     """What is wrong with the message of exit code 2."""
-    usage = (err or out).lstrip().startswith(("Usage:", "╭─ Error "))
-    if usage:
-        return [] if err.count("─ Error ") <= 1 else ["several messages"]
+    if (err or out).startswith("Usage:"):
+        return [] if err.count("\nError: ") <= 1 else ["several messages"]
     found = []
     if len(MESSAGE.findall(err)) != 1 or not err.startswith("testbed: "):
         found.append("not exactly one message")

@@ -5,14 +5,13 @@ import re
 from collections.abc import Callable
 from random import Random
 
-from fuzz import command_lines, hostile
+from fuzz import command_lines, hostile, study_files
 from fuzz.inputs import Input
 
 from testbed import templates
 from testbed.bundled import bundled
 from testbed.registry import AXES, Registry
 
-KEYS = {"sampler": "evaluation.sampler", "metric": "evaluation.metrics"}
 RETURNED = (
     "None", "0", "-1", "1.5", "'x'", "[]", "()", "{}", "float('nan')", "torch.zeros(())",
     "torch.ones(3)", "torch.ones(2, 2)", "torch.ones(0)", "torch.full((3,), float('nan'))",
@@ -120,7 +119,7 @@ def commands(chance: Random, file: str, axis: str, name: str) -> list[str]:
     if how < 0.60 and axis == "parameterization":
         return ["audit", name, "-p", file, "--part", "algebra"]
     value = f'["{name}"]' if axis in ("metric", "parameterization") else f'"{name}"'
-    key = "grid.parameterization" if axis == "parameterization" else KEYS.get(axis, axis)
+    key = "grid.parameterization" if axis == "parameterization" else study_files.PLACES[axis]
     study = ["study", "tiny.toml", "--jobs", "0", "--no-mlflow"] if how > 0.985 else None
     plan = study or ["plan", "tiny.toml"]
     return [*plan, "-p", file, "--set", f"{key}={value}", "--out", "out"]

@@ -3,32 +3,64 @@
 import copy
 import functools
 import tomllib
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 from fuzz import hostile
 from fuzz.inputs import Input
+from pydantic import BaseModel
 
+from testbed import settings
 from testbed.bundled import bundled
 from testbed.registry import AXES, default_registry
+from testbed.study.settings import Header, ReportSettings
+from testbed.trial.config import TrialSettings
+from testbed.trial.specs import Evaluation
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
 SMALL = {"mixture": {"n": 300, "test": 60}}
-KEYS = (
-    "parameterization", "dataset", "network", "weighting", "loss", "density", "c_in", "c_noise",
-    "sigma_min", "sigma_max", "sigma_data", "seeds", "training", "evaluation", "training.steps",
-    "training.batch", "training.learning_rate", "training.betas", "training.ema", "training.clip",
-    "training.points", "evaluation.levels", "evaluation.draws", "evaluation.samples",
-    "evaluation.steps", "evaluation.sampler", "evaluation.metrics", "network.width",
-    "network.depth", "network.features", "network.frequencies", "dataset.dim", "dataset.scale",
-    "dataset.n", "dataset.test", "dataset.data_seed", "dataset.width", "dataset.split_seed",
-    "density.mean", "density.std", "density.sigma_min", "density.sigma_max", "loss.space",
-    "weighting.gamma", "sigma_data.assumed", "dataset.path", "training.warmup", "training.schedule",
-    "training.hold", "training.ema_width", "training.precision", "noise", "noise.strength", "table",
-    "output", "variance", "variance.vlb", "conditions", "conditions.label", "evaluation.elbo",
-    "evaluation.guidance", "evaluation.guidance.scale", "evaluation.guidance.negative",
-    "evaluation.likelihood", "evaluation.likelihood.steps", "evaluation.schedule",
-)  # fmt: skip
+WITHIN = ("sigma_data.assumed", "conditions.label", "variance.vlb")
+"""Keys of tables that are no settings of their own."""
+
+
+def _keys(model: type[Any], prefix: str = "") -> Iterator[str]:
+    """The keys of a model's settings, those of the models within it and of its components."""
+    for field in settings.fields(model):
+        key = prefix + field.name
+        yield key
+        inner = [one for one in (field.type, *get_args(field.type)) if isinstance(one, type)]
+        if axis := field.setting.axis:
+            yield from (f"{key}.{option}" for option in _options(axis))
+            continue
+        for one in inner:
+            if is_dataclass(one) or issubclass(one, BaseModel):
+                yield from _keys(one, f"{key}.")
+
+
+def _options(axis: str) -> list[str]:
+    """The options that any bundled component of an axis has."""
+    registry = default_registry()
+    every = (getattr(registry, axis)(name).defaults for name in registry.names(axis))
+    return sorted({option for defaults in every for option in defaults})
+
+
+def _places_of_axes(model: type[Any], prefix: str = "") -> dict[str, str]:
+    """The key of a study file that names a component of each axis."""
+    return {
+        field.setting.axis: f"{prefix}{field.name}"
+        for field in settings.fields(model)
+        if field.setting.axis
+    }
+
+
+KEYS = (*_keys(TrialSettings), *_keys(Header), *_keys(ReportSettings), *WITHIN)
+PLACES = {
+    **_places_of_axes(TrialSettings),
+    **_places_of_axes(Evaluation, "evaluation."),
+    "recipe": "recipe",
+}
 TEXTS = (
     "x = " + "[" * 3000 + "]" * 3000,
     "x = " + "{a = " * 800 + "1" + "}" * 800,
@@ -112,7 +144,7 @@ def change(chance: Random, study: dict[str, Any]) -> None:
         _put(study, f"base.{chance.choice(KEYS)}", hostile.value(chance))
     elif how == 1:
         axis = chance.choice(list(AXES))
-        _put(study, f"base.{_key_of(axis)}", component(chance, axis))
+        _put(study, f"base.{PLACES[axis]}", component(chance, axis))
     elif how == 2:
         where = chance.choice(["base", "arms.published", "grid", "report", "study", "cases.0"])
         _put(study, f"{where}.{chance.choice(KEYS)}", hostile.value(chance))
@@ -178,7 +210,3 @@ def component(chance: Random, axis: str) -> Any:
             table[option] = hostile.value(chance) if chance.random() < 0.6 else default
     named = table if len(table) > 1 else name
     return [named] if axis == "metric" else named
-
-
-def _key_of(axis: str) -> str:
-    return {"sampler": "evaluation.sampler", "metric": "evaluation.metrics"}.get(axis, axis)

@@ -14,12 +14,18 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fuzz import data_files, hostile, law, tally
+from fuzz import data_files, hostile, law, study_files, tally
 from fuzz.inputs import Change, Input, chances
 
+from testbed import settings
 from testbed.cli import app
 from testbed.errors import InputError
+from testbed.registry import AXES
 from testbed.study import plan
+from testbed.study.settings import Header, ReportSettings
+from testbed.training.settings import Training
+from testbed.trial.config import TrialSettings
+from testbed.trial.specs import Evaluation
 
 EACH, CHUNK = 50, 10
 TINY = {"tiny.toml": law.command_lines.TINY.encode()}
@@ -47,6 +53,24 @@ def test_a_case_follows_from_its_number(kind: str) -> None:
     shown = [str(law.MAKERS[kind](chances(kind, number))) for number in range(40)]
     assert shown == [str(law.MAKERS[kind](chances(kind, number))) for number in range(40)]
     assert len(set(shown)) > 35
+
+
+def test_every_setting_and_option_is_tried() -> None:
+    """The keys follow from the models and components: some of the newest, and a place of each axis.
+
+    What a study file may say is on the page of study keys, which follows from them as well.
+    """
+    newest = {
+        "recipe", "training.clip_loss", "evaluation.widths", "evaluation.sampling_sigma_max",
+        "table.shift", "evaluation.schedule.shift", "budgets", "looks",
+    }  # fmt: skip
+    assert newest <= {*study_files.KEYS}
+    assert {*study_files.PLACES} == {*AXES}
+    assert {*study_files.PLACES.values()} <= {*study_files.KEYS}
+    for model in (TrialSettings, Header, ReportSettings):
+        assert {*settings.names(model)} <= {*study_files.KEYS}
+    for name, model in (("training", Training), ("evaluation", Evaluation)):
+        assert {f"{name}.{key}" for key in settings.names(model)} <= {*study_files.KEYS}
 
 
 # --- what was found -------------------------------------------------------------------------------

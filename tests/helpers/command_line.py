@@ -14,7 +14,7 @@ from helpers.paths import ROOT
 
 import testbed.ext
 from testbed.cli import app
-from testbed.study import runner
+from testbed.study import identities
 
 OURS = ("MLFLOW_", "TESTBED_", "NOX_")
 
@@ -45,8 +45,8 @@ def trials_only() -> Iterator[None]:
     from testbed import report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write", lambda folder: folder / "report.html")
-        patch.setattr(runner, "identities", lambda plan, registry: [])
+        patch.setattr(report, "renew", lambda folder: folder / "report.html")
+        patch.setattr(identities, "subjects", lambda plan, registry: {})
         yield
 
 

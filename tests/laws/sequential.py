@@ -8,9 +8,10 @@ import pytest
 from laws.statistics import Array
 from scipy import integrate, stats
 
+from testbed.metrics.comparison import tost
 from testbed.metrics.looks import Look
+from testbed.metrics.paired_tests import ALPHA, PairedTest
 from testbed.metrics.sequential import PRECISION
-from testbed.metrics.statistics import ALPHA, PairedTest, tost
 
 LogE = Callable[[Array], float]
 Critical = Callable[[int, float, int], float]

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from testbed.metrics.statistics import Comparison, Interval, compare
+from testbed.metrics.comparison import Comparison, compare
+from testbed.metrics.intervals import Interval
 
 Array = NDArray[np.float64]
 Compare = Callable[[Array, Array], Comparison]

@@ -13,7 +13,7 @@ import numpy as np
 from helpers.planted_studies import SIGMA, noisy, plant
 from numpy.typing import NDArray
 
-from testbed.metrics.statistics import Comparison
+from testbed.metrics.comparison import Comparison
 from testbed.report import comparisons, ranges, reading
 from testbed.report.results import Label, Results
 from testbed.report.robustness import LeaveOneOut, effect

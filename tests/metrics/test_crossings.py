@@ -9,8 +9,8 @@ from laws import crossings as laws
 from laws.crossings import OFFSETS, STEPS, Find, planted
 
 from testbed.metrics.crossings import crossings, interpolation, places
+from testbed.metrics.paired_tests import STUDENT, spending
 from testbed.metrics.sequential import SEQUENTIAL, critical_t
-from testbed.metrics.statistics import STUDENT, spending
 
 LAWS = {name: law for name, law in inspect.getmembers(laws) if name.startswith("law_")}
 

@@ -9,9 +9,11 @@ from helpers.paths import DOCS
 from laws.sequential import with_t
 
 from testbed.metrics import sequential
+from testbed.metrics.comparison import compare, tost
 from testbed.metrics.looks import Look
+from testbed.metrics.multiple_comparisons import correct
+from testbed.metrics.paired_tests import ALPHA, POWER
 from testbed.metrics.sequential import PRECISION, SEQUENTIAL, critical_t, log_e_value
-from testbed.metrics.statistics import ALPHA, POWER, compare, correct, tost
 
 
 @pytest.mark.parametrize("n", [4, 5, 8, 30])

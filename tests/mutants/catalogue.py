@@ -36,6 +36,7 @@ MODULES = [
     "sequential_laws",
     "crossing_laws",
     "average_laws",
+    "clipping_laws",
     "verdict_laws",
     "level_laws",
     "distance_laws",

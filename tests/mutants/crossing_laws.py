@@ -26,7 +26,7 @@ from scipy import stats
 
 from testbed.metrics import crossings as module
 from testbed.metrics.crossings import Crossing, Crossings, crossings, interpolation
-from testbed.metrics.statistics import STUDENT
+from testbed.metrics.paired_tests import STUDENT
 
 
 def unpaired(t: Array, a: Array, b: Array) -> Crossings:

@@ -14,7 +14,7 @@ from testbed.components.dataset import Data
 from testbed.components.density import Density
 from testbed.diffusion.correlated import Noise
 from testbed.diffusion.denoiser import Denoiser
-from testbed.metrics import information, statistics
+from testbed.metrics import information, intervals
 from testbed.registry import default_registry
 from testbed.sampling import likelihood, solvers
 from testbed.selftest.law import LAWS, Broken, Setup
@@ -117,7 +117,7 @@ mutant(
     "math.sqrt(energy / self.train.numel())", "float(self.train.double().std(correction=0))",
 )  # fmt: skip
 mutant(
-    "a t interval of a normal quantile", "statistics", statistics, "_t_interval",
+    "a t interval of a normal quantile", "statistics", intervals, "t_interval",
     "_t_quantile((1 + level) / 2, n - 1)", "float(stats.norm.ppf((1 + level) / 2))",
 )  # fmt: skip
 mutant(

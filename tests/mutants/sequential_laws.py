@@ -19,8 +19,8 @@ from mutants.registry import laws_of, rejected_by
 from scipy import stats
 
 from testbed.metrics.looks import Look
+from testbed.metrics.paired_tests import STUDENT, PairedTest, spending
 from testbed.metrics.sequential import PRECISION, SEQUENTIAL, critical_t, log_e_value
-from testbed.metrics.statistics import STUDENT, PairedTest, spending
 
 
 def plug_in(r: Array) -> float:

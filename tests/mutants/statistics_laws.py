@@ -28,7 +28,9 @@ from laws.statistics import (
 from mutants.registry import laws_of, rejected_by
 from scipy import stats
 
-from testbed.metrics.statistics import Comparison, Interval, compare, holm, tost
+from testbed.metrics.comparison import Comparison, compare, tost
+from testbed.metrics.intervals import Interval
+from testbed.metrics.multiple_comparisons import holm
 
 
 def interval_with(quantile: float, ddof: int) -> Mean:

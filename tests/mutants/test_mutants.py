@@ -19,6 +19,7 @@ SLOW = {
     *("conversion", "coefficients", "target", "chain", "denoiser", "audit"),
     *("sampler", "named sampler", "laws: likelihood", "laws: sample quality", "laws: statistics"),
     "laws: recipes",
+    "laws: clipping",
     "laws: crossings",
     *("components: parameterization", "components: density"),
 }

@@ -15,7 +15,8 @@ from laws.verdicts import (
 from mutants.registry import laws_of, rejected_by
 
 from testbed.metrics import curves
-from testbed.metrics.statistics import ALPHA, Comparison
+from testbed.metrics.comparison import Comparison
+from testbed.metrics.paired_tests import ALPHA
 from testbed.report import ranges
 from testbed.report.learning import nothing_learnt, to_linear
 from testbed.report.results import Label, Results

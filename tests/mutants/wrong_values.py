@@ -21,6 +21,7 @@ from testbed.diffusion.noise_levels import (
     scaled_linear_betas,
 )
 from testbed.sampling.guidance_methods import ClassifierFreeGuidance
+from testbed.sampling.schedules import Time, uniform
 
 
 def snr(sigma: Tensor) -> Tensor:
@@ -101,6 +102,16 @@ def inverted(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -
 
 
 wrong("1 + 1/rho for rho in Karras' schedule", testbed.Schedule("karras", inverted), "values")
+
+
+def less_shifted(
+    steps: int, sigma_min: float, sigma_max: float, time: Time = "ve", shift: float = 1.0
+) -> Tensor:
+    """Equal steps of time, moved by the square root of the shift."""
+    return uniform(steps, sigma_min, sigma_max, time, shift**0.5)
+
+
+wrong("half of the shift of times", testbed.Schedule("uniform", less_shifted), "values")
 
 
 def scaled(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:

@@ -14,7 +14,7 @@ from helpers.planted_studies import LEARNT, Planted, noisy, plant, plant_default
 
 from testbed import report
 from testbed.metrics import curves
-from testbed.metrics.statistics import correct
+from testbed.metrics.multiple_comparisons import correct
 from testbed.report import (
     comparisons,
     drawing,

@@ -2,7 +2,9 @@
 
 import math
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ from helpers.planted_studies import Planted, noisy, plant, plant_points
 
 import testbed
 from testbed import report
+from testbed.metrics.comparison import compare
 from testbed.metrics.crossings import crossings
-from testbed.metrics.statistics import compare, holm
+from testbed.metrics.multiple_comparisons import holm
 from testbed.report import comparisons, drawing, length_section, lengths, reading
 from testbed.report.lengths import BEST, OWN, at_best
 
@@ -150,6 +153,20 @@ def test_a_seed_that_diverged_leaves_the_crossing_undecided(tmp_path: Path) -> N
     mine = table[(table["variant"] == "a") & (table["seed"] == 0)]
     assert len(mine) == 4 * 3
     assert np.isinf(mine["value"]).all()
+
+
+def test_a_seed_that_diverged_counts_as_measured_at_the_points_before(tmp_path: Path) -> None:
+    planted, points = curves()
+    folder = study(tmp_path, planted, points)
+    (lost,) = (at for at in folder.glob("trials/*") if at.name == "t0000")
+    (lost / "result.json").write_text('{"status": "diverged", "diverged_at": 4, "metrics": {}}')
+    shutil.rmtree(lost / "points" / "5")
+    table = testbed.open(folder).stages
+    mine = table[(table["variant"] == "a") & (table["seed"] == 0)]
+    primary = mine[mine["metric"] == "loss_vs_wiener"].set_index("at")["value"]
+    assert dict(primary) == {2: points["a"]["2"][0], 3: points["a"]["3"][0], 5: inf, 9: inf}
+    said, _ = sentences(folder)
+    assert said == "a and b: diverged: a in 1 of 5 seeds."
 
 
 def test_a_missing_point_takes_its_step_out(tmp_path: Path) -> None:

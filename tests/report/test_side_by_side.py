@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.command_line import run_here
 from helpers.planted_studies import noisy, plant
@@ -99,6 +100,78 @@ def test_what_is_the_objective_may_differ(
     compared: Callable[..., SideBySide], config: dict[str, Any]
 ) -> None:
     assert len(compared(**config).setups) == 1
+
+
+# --- a discrete and a continuous variant ---------------------------------------------------------
+
+GRID = [0.01, 0.1, 1.0, 10.0]
+NEAREST = [0.012, 0.11, 0.9]
+"""The levels of a table that are nearest to the grid: two of the grid have one in common."""
+
+
+def by_level(
+    folder: Path, variant: str, levels: list[float], seeds: int, **config: Any
+) -> dict[tuple[int, float], float]:
+    """A study of one variant, asked for the grid and measured at `levels`; its log loss/Wiener."""
+    planted(folder, {variant: noisy(1.0, seeds)}, variant, asked_levels=GRID, **config)
+    stream = np.random.default_rng(len(levels))
+    logs = {}
+    for file in folder.glob("trials/*/trial.json"):
+        record = json.loads(file.read_text())
+        record["config"]["evaluation"] = {"levels": levels}
+        file.write_text(json.dumps(record))
+        own = stream.normal(0.3 * len(levels), 0.2, len(levels))
+        logs |= {(record["config"]["seed"], s): x for s, x in zip(levels, own, strict=True)}
+        table = pd.DataFrame({"sigma": levels, "loss": np.exp(own), "wiener": 1.0})
+        table.to_csv(file.parent / "levels.csv", index=False)
+        counted = [x for s, x in zip(levels, own, strict=True) if s in GRID or len(levels) == 3]
+        metrics = {"loss_vs_wiener": math.exp(np.mean(counted))}
+        (file.parent / "result.json").write_text(
+            json.dumps({"status": "finished", "metrics": metrics})
+        )
+    return logs
+
+
+@pytest.mark.parametrize("discrete_first", [False, True])
+def test_a_discrete_variant_is_paired_at_its_table_s_levels(
+    tmp_path: Path, discrete_first: bool
+) -> None:
+    """The t test of the mean over these levels of the log ratios, by hand."""
+    both = sorted([*GRID, *NEAREST])
+    continuous = by_level(tmp_path / "one", "a", both, 5)
+    discrete = by_level(tmp_path / "two", "d", NEAREST, 6, table="ddpm")
+    names = ["two", "one"] if discrete_first else ["one", "two"]
+    found = side_by_side([testbed.open(tmp_path / name) for name in names])
+    assert (len(found.setups), found.apart) == (1, [])
+    r = np.array([[discrete[k, s] - continuous[k, s] for s in NEAREST] for k in range(5)]).mean(1)
+    row = found.table.set_index("variant").loc["a" if discrete_first else "d"]
+    assert math.isnan(found.table.set_index("variant").loc["d" if discrete_first else "a", "ratio"])
+    assert row["ratio"] == pytest.approx(math.exp(r.mean() * (-1) ** discrete_first), rel=1e-12)
+    assert row["p_holm"] == pytest.approx(stats.ttest_1samp(r, 0).pvalue, rel=1e-9)
+    (said,) = (note for note in found.notes if "of a table" in note)
+    assert "at the 3 levels of a table that both were measured at, σ = 0.012 to 0.9." in said
+    assert "d (" in said
+    assert "a (" in said
+
+
+@pytest.mark.parametrize("levels", [GRID, sorted([*GRID, *NEAREST[:2]])])
+def test_one_that_was_not_measured_at_the_table_s_levels_is_apart(
+    tmp_path: Path, levels: list[float]
+) -> None:
+    by_level(tmp_path / "one", "a", levels, 5)
+    by_level(tmp_path / "two", "d", NEAREST, 5, table="ddpm")
+    found = side_by_side([testbed.open(tmp_path / name) for name in ("one", "two")])
+    assert len(found.setups) == 2
+    assert found.table["ratio"].isna().all()
+    assert any("evaluation.levels: " in line for line in found.apart)
+
+
+def test_levels_do_not_join_what_differs_otherwise(tmp_path: Path) -> None:
+    by_level(tmp_path / "one", "a", sorted([*GRID, *NEAREST]), 5)
+    by_level(tmp_path / "two", "d", NEAREST, 5, table="ddpm", network={"name": "mlp", "width": 8})
+    found = side_by_side([testbed.open(tmp_path / name) for name in ("one", "two")])
+    assert len(found.setups) == 2
+    assert any("network.options.width" in line for line in found.apart)
 
 
 def test_other_sources_and_devices_are_noted(compared: Callable[..., SideBySide]) -> None:

@@ -18,8 +18,9 @@ from helpers.command_line import Done, run_here
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from testbed.metrics import statistics
-from testbed.metrics.statistics import Comparison, compare, correct
+from testbed.metrics import comparison
+from testbed.metrics.comparison import Comparison, compare
+from testbed.metrics.multiple_comparisons import correct
 from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.report import comparisons, finding, reading
@@ -401,7 +402,7 @@ def mutant(interval: Callable[[Array, Array], tuple[float, float, float]]) -> Co
     def compare(a: Array, b: Array) -> Comparison:
         m, h, p = interval(np.log(a), np.log(b))
         low, high = float(np.exp(m - h)), float(np.exp(m + h))
-        return replace(statistics.compare(a, b), low=low, high=high, p=p)
+        return replace(comparison.compare(a, b), low=low, high=high, p=p)
 
     return compare
 
@@ -473,6 +474,6 @@ def test_a_wrong_test_breaks_its_law_and_the_right_one_none(
 
 def test_the_population_deviation_is_not_told_apart_here() -> None:
     """n for n - 1 has level 6.3 %, below the 7 % that are allowed; the coverage law of
-    test_statistics.py catches it."""
+    test_intervals.py catches it."""
     t = float(stats.t.isf(0.025, HALF - 1)) * np.sqrt((HALF - 1) / HALF)
     assert 0.05 < 2 * stats.t.sf(t, HALF - 1) < 0.07

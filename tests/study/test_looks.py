@@ -16,8 +16,9 @@ from scipy import stats
 from testbed import report
 from testbed.cli import seeds_added
 from testbed.errors import InputError
+from testbed.metrics.comparison import compare
 from testbed.metrics.looks import Look
-from testbed.metrics.statistics import ALPHA, compare
+from testbed.metrics.paired_tests import ALPHA
 from testbed.report import comparisons, reading, seeds
 from testbed.report.seeds import Detectable, SeedSpread
 from testbed.study import looks, plan

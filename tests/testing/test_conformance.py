@@ -205,6 +205,36 @@ def test_what_a_component_refuses_is_left_out_and_the_rest_is_tried() -> None:
     assert not any("n = 1," in point.where for point in option_points(table))
 
 
+def test_a_number_that_only_another_name_takes_is_tried_beside_that() -> None:
+    """The shift of equal steps of sigma is refused; at other times each value is a point."""
+    uniform = default_registry().schedule("uniform")
+    found = {point.where: point.component for point in option_points(uniform)}
+    shifted = {where for where in found if "shift" in where}
+    assert shifted == {
+        f"with time = {time!r}, shift = {shift}"
+        for time in ("vp", "cosine", "flow")
+        for shift in (1.5, 0.5)
+    }
+    (check,) = [one for one in iter_checks(uniform) if one.id == "schedule.options"]
+    assert "shift" in check(uniform)
+
+
+def test_a_number_that_does_nothing_beside_the_only_name_that_takes_it_is_found() -> None:
+    def levels(
+        steps: int, sigma_min: float, sigma_max: float, kind: Kind = "a", k: float = 1.0
+    ) -> torch.Tensor:
+        if kind == "a" and k != 1:
+            raise ValueError("k has no effect on a.")
+        power = {"a": 1.0, "b": 2.0, "c": 3.0}[kind]
+        t = torch.linspace(1, 0, steps, dtype=torch.float64) ** power
+        return torch.cat([sigma_min + t * (sigma_max - sigma_min), torch.zeros(1).double()])
+
+    deaf = testbed.Schedule("deaf", levels)
+    (check,) = [one for one in iter_checks(deaf) if one.id == "schedule.options"]
+    with pytest.raises(CheckFailed, match=r"option 'k' does nothing: 1\.0 and 1\.5 and 0\.5 give"):
+        check(deaf)
+
+
 def test_a_law_that_breaks_beside_the_default_says_where() -> None:
     def weight(sigma: torch.Tensor, k: float = 2.0) -> torch.Tensor:
         return (k - 1.5) / sigma**2

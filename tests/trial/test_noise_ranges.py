@@ -158,6 +158,33 @@ def test_samples_do_not_ask_for_a_level_that_training_never_draws(tmp_path: Path
     assert torch.equal(found, karras_sigmas(3, 0.002, 80.0))
 
 
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ((), ""),
+        (("sigma_max=5",), ""),
+        (("density.sigma_max=5",), ""),
+        (("evaluation.schedule=karras",), ""),
+        (("sigma_max=5", "evaluation.sampling_sigma_max=23"), "sigma = 23 to 0.100504, and go"),
+        (("sigma_min=1", "evaluation.sampling_sigma_min=0.1"), "to 0.1, and go from 23.3259 to"),
+    ],
+)
+def test_a_learned_variance_is_sampled_at_levels_that_training_draws(
+    tmp_path: Path, sets: tuple[str, ...], said: str
+) -> None:
+    """Also where the study asks for more of the table, which the plan says."""
+    made = studies.planned(studies.ONE_TRIAL + studies.LEARNED_VARIANCE, tmp_path, *sets)
+    one = made.trials[0].config
+    path = build.sampling_levels(one, default_registry())[:-1]
+    drawn = build.objective(one, default_registry()).levels
+    assert float(path[0]) == float(drawn[-1])
+    assert (float(drawn[0]), float(drawn[-1])) == one.trained
+    assert all((drawn == level).any() for level in path)
+    (note,) = [n for n in plan.notes(made) if "samples are asked" in n] or [""]
+    assert said in note
+    assert bool(said) == bool(note)
+
+
 def test_limits_of_the_evaluation_may_be_multiples_of_sigma_data(tmp_path: Path) -> None:
     ends = "sigma_min", "sigma_max", "sampling_sigma_min", "sampling_sigma_max"
     sets = [f"evaluation.{end}={i} * sigma_data" for i, end in enumerate(ends, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from helpers import studies
 from helpers.studies import refusal
 
 from testbed.study import engines, plan
+from testbed.training import trainer
 from testbed.trial import restore, worker
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import StudyFolder, TrialFolder
@@ -119,6 +121,41 @@ def test_an_interrupted_trial_resumes_with_its_averages(tmp_path: Path, lost: st
     for point in whole.points():
         for name in FILES:
             assert point.store.get(name) == resumed.point(point.path.name).store.get(name)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_trial_that_diverged_is_measured_at_the_points_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: bool
+) -> None:
+    """Of two windows of 50 steps the second has a loss that is not finite at its step 20."""
+    more = "evaluation.points=[30, 0.5, 70, 71]", WIDTHS
+    names = ("v", "eps") if batch else ("v",)
+    configs = [config(tmp_path, *more, f'grid.parameterization=["{name}"]') for name in names]
+
+    def ended(at: Path) -> TrialFolder:
+        if batch:
+            paths = [at / name for name in names]
+            worker.run_together(configs, paths, at / "group")
+            return TrialFolder.at(paths[0])
+        worker.run(configs[0], at)
+        return TrialFolder.at(at)
+
+    whole = ended(tmp_path / "whole")
+    first, calls = trainer.Window.first_nonfinite, itertools.count()
+
+    def nonfinite(window: trainer.Window) -> list[int | None]:
+        return [20, *first(window)[1:]] if next(calls) == 1 else first(window)
+
+    monkeypatch.setattr(trainer.Window, "first_nonfinite", nonfinite)
+    lost = ended(tmp_path / "lost")
+    result = lost.result()
+    assert (result["status"], result["diverged_at"], result["metrics"]) == ("diverged", 70, {})
+    assert [one.path.name for one in lost.points()] == ["30", "50", "70"]
+    for point in lost.points():
+        other = whole.point(point.path.name)
+        assert point.json("result.json") == other.json("result.json")
+        for name in FILES:
+            assert point.store.get(name) == other.store.get(name)
 
 
 def study(folder: Path, *sets: str) -> plan.Plan:

@@ -1,11 +1,6 @@
-"""Laws of the statistics, each with outside truth, and the mutants that each must reject.
+"""The comparison of two settings: symmetries, edges, verdicts and equivalence."""
 
-A law is a function of an implementation. It passes for ours and fails for its mutants.
-"""
-
-import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,63 +9,18 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from laws.statistics import (
-    CLOSE,
     EPS,
     Array,
-    closed_testing,
-    law_coverage,
-    our_effect,
     paired,
     result,
 )
-from scipy import stats
 
-from testbed.metrics import statistics
-from testbed.metrics.statistics import Comparison, compare, correct, holm, tost
+from testbed.metrics.comparison import SMALLEST_EFFECT, Comparison, compare, tost
+from testbed.metrics.intervals import mean_interval
+from testbed.metrics.multiple_comparisons import correct
 from testbed.study.settings import ReportSettings
 
-# --- mean_interval ----------------------------------------------------------------------------
-
-
-def test_interval_covers() -> None:
-    law_coverage(statistics.mean_interval)
-
-
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
-def test_interval_is_scipys(level: float) -> None:
-    y = np.random.default_rng(2).lognormal(0.3, 0.5, 7)
-    expected = stats.ttest_1samp(y, 0).confidence_interval(level)
-    assert statistics.mean_interval(y, level) == pytest.approx((y.mean(), *expected), rel=CLOSE)
-    expected = stats.ttest_1samp(np.log(y), 0).confidence_interval(level)
-    assert statistics.mean_interval(y, level, log=True) == pytest.approx(
-        (stats.gmean(y), *np.exp(expected)), rel=CLOSE
-    )
-
-
-def test_interval_at_the_edges() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        value, low, high = statistics.mean_interval([2.5])
-    assert value == 2.5
-    assert math.isnan(low)
-    assert math.isnan(high)
-    for log in (False, True):
-        for gone in (math.nan, math.inf):
-            diverged = statistics.mean_interval([1.0, gone, 2.0], log=log)
-            assert all(math.isnan(v) for v in diverged)
-    assert statistics.mean_interval([-1.0, -1.0]) == (-1.0, -1.0, -1.0)
-    for bad in ([], 3.0, [[1.0, 2.0]]):
-        with pytest.raises(ValueError, match="one number per seed"):
-            statistics.mean_interval(bad)
-    for level in (0.0, 1.0, 95.0, math.nan):
-        with pytest.raises(ValueError, match="level"):
-            statistics.mean_interval([1.0, 2.0], level)
-    with pytest.raises(ValueError, match="positive"):
-        statistics.mean_interval([1.0, 0.0], log=True)
-
-
-# --- compare: the paired t test ---------------------------------------------------------------
-
+# --- the paired t test ------------------------------------------------------------------------
 
 metric = st.floats(1e-3, 1e3)
 pairs = st.lists(st.tuples(metric, metric), min_size=3, max_size=8).map(np.array)
@@ -100,78 +50,7 @@ def test_the_order_of_seeds_is_nothing(ab: Array, data: st.DataObject) -> None:
     assert math.isclose(one.ratio, other.ratio, rel_tol=200 * EPS)
 
 
-# --- compare: the sign-flip test --------------------------------------------------------------
-
-
-def flips(r: Sequence[int]) -> float:
-    """By definition, over all 2^n patterns in exact integers."""
-    observed = abs(sum(r))
-    signs = itertools.product((-1, 1), repeat=len(r))
-    sums = [abs(sum(s * v for s, v in zip(pattern, r, strict=True))) for pattern in signs]
-    return sum(total >= observed for total in sums) / len(sums)
-
-
-def float_flips(r: Array, tie: float) -> float:
-    sums = np.array([np.dot(s, r) for s in itertools.product((-1.0, 1.0), repeat=len(r))])
-    return float(np.mean(np.abs(sums) >= abs(r.sum()) * (1 + tie)))
-
-
-@given(st.lists(st.integers(-6, 6), min_size=3, max_size=8))
-@settings(max_examples=80, deadline=None, derandomize=True)
-def test_signflip_counts_patterns_and_ties(k: list[int]) -> None:
-    # log 2^k = k log 2 rounded: integers would tie exactly, these tie but for rounding.
-    assert compare(2.0 ** np.array(k), np.ones(len(k))).p_signflip == flips(k)
-
-
-def test_signflip_mutant_without_ties() -> None:
-    k = [1, 2, 3, 3, 2, -1]
-    assert float_flips(np.log(2.0) * np.array(k), -1e-12) == flips(k)
-    assert float_flips(np.log(2.0) * np.array(k), 1e-12) != flips(k)
-
-
-def test_signflip_is_scipys() -> None:
-    a, b = paired(9, effect=0.05, seed=4)
-    test = stats.permutation_test(
-        (np.log(a / b),), np.mean, permutation_type="samples", n_resamples=math.inf
-    )
-    assert compare(a, b).p_signflip == pytest.approx(test.pvalue, rel=EPS)
-
-
-@pytest.mark.parametrize(("n", "least"), [(3, 0.25), (6, 0.03125), (10, 2 / 1024), (20, 2.0**-19)])
-def test_signflip_smallest_p(n: int, least: float) -> None:
-    c = compare(np.full(n, 3.0), np.ones(n))
-    assert c.p_signflip == c.p_signflip_min == least
-
-
-def test_signflip_by_draws_agrees_with_enumeration() -> None:
-    n = 22
-    r = np.random.default_rng(5).normal(0.3, 1, n)
-    sums = np.zeros(1)
-    for v in r:
-        sums = np.concatenate([sums + v, sums - v])
-    exact = np.mean(np.abs(sums) >= abs(r.sum()) * (1 - 1e-12))
-    c = compare(np.exp(r), np.ones(n))
-    error = math.sqrt(exact * (1 - exact) / statistics.SIGN_DRAWS)
-    assert 0.01 < exact < 0.9
-    assert abs(c.p_signflip - exact) < 5 * error + 1 / statistics.SIGN_DRAWS
-    assert compare(np.exp(r), np.ones(n)).p_signflip == c.p_signflip
-    assert compare(np.full(n, 3.0), np.ones(n)).p_signflip == c.p_signflip_min
-
-
-# --- compare: the detectable ratio ------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [3, 4, 20, 64, 1000])
-def test_detectable_is_solved_for_every_n(n: int) -> None:
-    effect = our_effect(n)
-    c = stats.t.ppf(0.975, n - 1)
-    # brentq stops at 2e-12; the other tail that is left out is of the order of 1e-6.
-    assert stats.nct.cdf(c, n - 1, effect * math.sqrt(n)) == pytest.approx(0.2, abs=1e-8)
-    assert stats.norm.cdf(-c - effect * math.sqrt(n)) < 2e-6
-
-
-# --- compare: edges and verdicts --------------------------------------------------------------
+# --- edges and verdicts -----------------------------------------------------------------------
 
 
 def only(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Comparison:
@@ -280,8 +159,8 @@ def test_both_kinds_of_claim_are_corrected_and_a_divergence_stays_in_both() -> N
     assert all(math.isnan(c.p_equivalent_holm) for c in corrected[1:])
 
 
-def test_the_study_has_the_smallest_effect_of_the_statistics() -> None:
-    assert ReportSettings().smallest_effect == statistics.SMALLEST_EFFECT
+def test_the_study_has_the_smallest_effect_of_the_comparison() -> None:
+    assert ReportSettings().smallest_effect == SMALLEST_EFFECT
 
 
 def test_winner_and_loser() -> None:
@@ -318,46 +197,6 @@ def test_bad_input(a: list[float], b: list[float], match: str) -> None:
         compare([1.0], [1.0], level=95)
 
 
-# --- Holm -------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.data())
-@settings(max_examples=100, deadline=None, derandomize=True)
-def test_holm_properties(p: list[float], data: st.DataObject) -> None:
-    adjusted = holm(p)
-    order = data.draw(st.permutations(range(len(p))))
-    assert adjusted == closed_testing(p)
-    assert all(raw <= q <= 1 for raw, q in zip(p, adjusted, strict=True))
-    assert holm([p[i] for i in order]) == [adjusted[i] for i in order]
-
-
-def test_holm_at_the_edges() -> None:
-    assert holm([]) == []
-    assert holm([0.03]) == [0.03]
-    assert math.isnan(holm([math.nan])[0])
-    for bad in (-0.1, 1.1, math.inf):
-        with pytest.raises(ValueError, match=r"\[0, 1\]"):
-            holm([0.5, bad])
-
-
-def test_correct_fills_the_declared_family() -> None:
-    clear = compare(*paired(6, effect=0.2, seed=1))
-    weak = compare(*paired(6, effect=0.05, seed=2))
-    few = compare([1.0, 2.0], [2.0, 3.0])
-    gone = compare([1.0, math.inf, 1.0], [1.0, 1.0, 1.0])
-    corrected = correct([weak, few, clear])
-    assert [c.p_holm for c in corrected[::2]] == holm([weak.p, clear.p])
-    assert math.isnan(corrected[1].p_holm)
-    changed = {"p_holm": 0.0, "p_equivalent_holm": 0.0}
-    assert replace(corrected[2], **changed) == replace(clear, **changed)
-    # The divergence was declared too: three comparisons, not two.
-    assert [c.p_holm for c in correct(iter([weak, gone, clear]))[::2]] == holm(
-        [weak.p, 1.0, clear.p]
-    )[::2]
-    assert clear.p * 3 == correct([weak, gone, clear])[2].p_holm != corrected[2].p_holm
-    assert correct([]) == []
-
-
 # --- equivalence ------------------------------------------------------------------------------
 
 
@@ -365,7 +204,7 @@ def test_correct_fills_the_declared_family() -> None:
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_tost_is_the_90_percent_interval_inside_the_margins(ab: Array, margin: float) -> None:
     a, b = ab.T
-    _, low, high = statistics.mean_interval(np.log(a / b), level=0.9)
+    _, low, high = mean_interval(np.log(a / b), level=0.9)
     gap = min(abs(math.log(margin) - high), abs(math.log(margin) + low))
     assume(gap > 1e-9)
     inside = -math.log(margin) < low and high < math.log(margin)
