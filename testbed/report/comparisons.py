@@ -44,7 +44,7 @@ class Versus:
         comparison: over the common levels; None where there is none, for the `reason`.
         whole: over all levels, without a verdict, where those in common are fewer.
         reason: why there is no verdict.
-        lost: which of the two diverged or learnt nothing: no one's victory.
+        lost: which of the two diverged or learnt nothing; there is no verdict then.
     """
 
     kind: str
@@ -67,6 +67,15 @@ class Versus:
         if self.reason or self.comparison is None:
             return self.reason
         return self.comparison.verdict
+
+    @property
+    def short(self) -> str:
+        """The verdict in a word or two, where there is no room for the reason."""
+        if not self.lost:
+            return self.verdict.partition(":")[0]
+        who = "" if self.lost == (self.variant,) else f"{' and '.join(self.lost)} "
+        diverged = self.comparison is not None and self.comparison.diverged
+        return f"{who}{'diverged' if diverged else 'learnt nothing'}"
 
     @property
     def labels(self) -> tuple[Label, Label]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 METRICS = {
     "loss_vs_wiener": (
@@ -100,13 +100,13 @@ FIGURES = {
         "Every variant against the baseline.",
         "Squares: the effect on the primary metric over the noise levels that both were trained "
         "on; dots: single seeds; grey: effects too small to matter. An arrow: a variant "
-        "or its interval goes on beyond the scale, which those near the baseline set. The axis is "
-        "logarithmic in the ratio.",
+        "or its interval goes on beyond the scale, which those near the baseline set; a small "
+        "arrow: a seed, or several, beyond it. The axis is logarithmic in the ratio.",
     ),
     "ratio": (
         "Ratio to the baseline by noise level.",
         "Below 1 a variant is better than the baseline. Grey: too small to matter; dotted: the "
-        "edges of the bands of noise levels; thin: levels that one of the two never trains on. A "
+        "edges of the bands of noise levels; thin: levels that one of the two was not trained on. A "
         "line that leaves the panel goes on outside of it.",
     ),
     "excess": (
@@ -114,12 +114,13 @@ FIGURES = {
         "E|D − D*|²/(d σ²): what each model missed, lower is better. Its integral over log σ, "
         "times d, is the excess in nats, so that on this logarithmic axis the highest levels are "
         "nearly all of it: the table of bands has their shares. Grey: the "
-        "irreducible loss of the exact denoiser (dotted) and the excess of the best linear one "
-        "(Wiener, dash-dotted), above which a model has learnt less than the covariance. A line "
+        "irreducible loss of the exact denoiser (dotted) and the excess of the linear one that was "
+        "fitted to the training split (Wiener, dash-dotted), above which a model has learnt less "
+        "than the covariance. A line "
         "that leaves the panel at the top is worse by more decades than it shows.",
     ),
     "wiener": (
-        "Loss against the best linear denoiser.",
+        "Loss against the fitted linear denoiser.",
         "Denoising loss over that of the Gaussian fitted to the training split (grey line: 1). "
         "Look at which end of σ each parameterization fails.",
     ),
@@ -198,6 +199,28 @@ def number(value: float | None) -> str:
 def between(value: float, low: float, high: float) -> str:
     """Writes `1.02 [0.98, 1.06]`; without the bounds where there are none."""
     return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def difference(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Writes a difference with its interval: `−0.0123 [−0.0200, −0.00410]`."""
+    return between(value, low, high).replace("-", "−").replace("e−", "e-")
+
+
+def floor(found: Mapping[str, float | None] | None) -> str:
+    """Writes a metric's floor, mean and standard deviation of real data: `0.0025 ± 0.0102`."""
+    if not found or found.get("mean") is None:
+        return "–"
+    return f"{signed(number(found['mean']))} ± {number(found.get('sd'))}"
+
+
+def difference(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Writes a difference with its interval: `−0.0123 [−0.0200, −0.00410]`."""
+    return signed(between(value, low, high))
+
+
+def signed(text: str) -> str:
+    """Returns a number's text with a true minus, apart from that of a power of ten."""
+    return text.replace("-", "−").replace("e−", "e-")
 
 
 def per_cent(ratio: float, low: float = math.nan, high: float = math.nan) -> str:

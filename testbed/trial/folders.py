@@ -389,7 +389,7 @@ class StudyFolder(Folder):
         """
         # Its own files alone: --out may name a folder that holds more.
         own = "study.json", "plan.json", "looks.json", "mlflow.json", "tweedie.json"
-        self.store.sweep(*own, "coefficients.csv")
+        self.store.sweep(*own, "coefficients.csv", "drawn.csv")
         self.data.store.sweep()
         wanted = set(groups)
         for trial in map(self.trial, self.store.folder("trials").names()):
