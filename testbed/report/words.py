@@ -106,8 +106,8 @@ FIGURES = {
     "ratio": (
         "Ratio to the baseline by noise level.",
         "Below 1 a variant is better than the baseline. Grey: too small to matter; dotted: the "
-        "edges of the bands of noise levels; thin: levels that one of the two was not trained on. A "
-        "line that leaves the panel goes on outside of it.",
+        "edges of the bands of noise levels; thin: levels that one of the two was not trained on. "
+        "A line that leaves the panel goes on outside of it.",
     ),
     "excess": (
         "Excess risk by noise level.",
@@ -199,11 +199,6 @@ def number(value: float | None) -> str:
 def between(value: float, low: float, high: float) -> str:
     """Writes `1.02 [0.98, 1.06]`; without the bounds where there are none."""
     return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
-
-
-def difference(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """Writes a difference with its interval: `−0.0123 [−0.0200, −0.00410]`."""
-    return between(value, low, high).replace("-", "−").replace("e−", "e-")
 
 
 def floor(found: Mapping[str, float | None] | None) -> str:
