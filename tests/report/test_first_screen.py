@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_a_sentence_says_which_band_it_hangs_on(tmp_path: Path) -> None:
 def test_the_lead_says_where_most_of_the_metric_lies(
     tmp_path: Path, factors: tuple[float, ...], said: str
 ) -> None:
-    """Of d excess/sigma^2 with weights 1/2, 1, 1, 1/2: 0.25, 0.4, 0.1 and 0.001 times the factors."""
+    """Of excess/sigma^2 with weights 1/2, 1, 1, 1/2: 0.25, 0.4, 0.1 and 0.001 times the factors."""
     planted = {("c", "", "a"): noisy(1.1, stream=1), ("c", "", "b"): noisy(1.0, stream=2)}
     folder = plant(tmp_path, planted, oracle=True, shape=lambda _, level: factors[level])
     text = lead(folder)
@@ -529,6 +530,10 @@ parameterization = ["score", "edm"]
     assert found == pytest.approx((0.04 * sigma_data, 200 * sigma_data))
     assert read.trained(("", "", "edm")) == pytest.approx((0.002, 80.0))
     labels = ("", "", "score"), ("", "", "edm")
+    levels = ranges.common(read, *labels)
+    assert levels is not None
+    assert levels.text == "0 of 8 levels"  # 16 draws of a training, 10 around none of them
+    read = replace(read, drawn=read.drawn.assign(share=1.0))
     levels = ranges.common(read, *labels)
     assert levels is not None
     assert levels.text == "6 of 8 levels, σ = 0.041 to 80"

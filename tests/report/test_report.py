@@ -429,7 +429,7 @@ def test_levels_and_learning(whole: Path) -> None:
 
 def test_parquet_holds_the_same_tables(whole: Path) -> None:
     files = sorted((whole / "tables").glob("*.csv"))
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         assert len(pd.read_csv(file)) == len(pd.read_parquet(file.with_suffix(".parquet")))
 

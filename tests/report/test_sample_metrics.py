@@ -35,8 +35,8 @@ def with_energy(folder: Path, planted: Planted, energy: dict[str, list[float]]) 
 
 PRIMARY = {"b": 1.0, "better": 0.8, "worse": 1.3, "same": 1.001}
 PLANTED: Planted = {
-    ("c", "", name): noisy(mean, seeds=6, stream=i)
-    for i, (name, mean) in enumerate(PRIMARY.items())
+    ("c", "", name): noisy(mean, seeds=6, stream=stream)
+    for stream, (name, mean) in enumerate(PRIMARY.items())
 }
 BASE = [0.02, 0.03, 0.01, 0.025, 0.015, -0.005]
 
@@ -57,10 +57,8 @@ def test_differences_p_and_holm_are_those_of_scipy(tmp_path: Path) -> None:
     raw = [stats.ttest_rel(energy[one.variant], BASE) for one in made]
     for one, test in zip(made, raw, strict=True):
         assert one.p == pytest.approx(test.pvalue, rel=1e-9)
-        low, high = test.confidence_interval(0.95)
-        assert one.difference == pytest.approx(
-            (np.mean(energy[one.variant]) - np.mean(BASE), low, high)
-        )
+        mean = np.mean(energy[one.variant]) - np.mean(BASE)
+        assert one.difference == pytest.approx((mean, *test.confidence_interval(0.95)))
     holm, least = {}, 0.0
     for rank, index in enumerate(np.argsort([test.pvalue for test in raw])):
         least = max(least, min(1.0, (len(raw) - rank) * raw[index].pvalue))
