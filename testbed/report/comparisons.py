@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from testbed.metrics.statistics import Comparison, Interval, compare, correct, mean_interval
+from testbed.metrics.statistics import ALPHA, Comparison, Interval, compare, correct, mean_interval
 from testbed.report import ranges
 from testbed.report.equal_objectives import equal_to
 from testbed.report.learning import nothing_learnt
@@ -67,6 +67,14 @@ class Versus:
         if self.reason or self.comparison is None:
             return self.reason
         return self.comparison.verdict
+
+    @property
+    def small(self) -> bool:
+        """Whether an undecided effect is shown to differ from zero: its estimate is too small."""
+        c = self.comparison
+        if c is None or self.verdict != "undecided":
+            return False
+        return c.p_holm < ALPHA and not c.low <= 1 <= c.high
 
     @property
     def short(self) -> str:

@@ -105,7 +105,7 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list
     """Returns (case, paragraphs) of each case, arm by arm; last what holds for all."""
     texts, samples = [], sample_metrics.make(results)
     for case in results.cases:
-        said = list(_linear_baseline(results, case))
+        said: list[str] = []
         left = LeaveOneOut(results, case)
         for arm in results.arms(case):
             place = standing(results, comparisons, case, arm)
@@ -115,6 +115,7 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list
                 sample_metrics.sentences(left, samples, place.versus),
             ):
                 said += _paragraph(arm, list(subject))
+        said += _linear_baseline(results, case)
         seeds = results.trials.loc[results.trials["case"] == case, "seed"].nunique()
         if seeds < FEW_SEEDS:
             said.append(f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only.")
@@ -180,10 +181,7 @@ def _usual_levels(place: Standing) -> str:
 
 def _said_of(one: Versus) -> str:
     """The verdict, or SMALL."""
-    c = one.comparison
-    if one.verdict != "undecided" or c is None or c.p_holm >= ALPHA or c.low <= 1 <= c.high:
-        return one.verdict
-    return SMALL
+    return SMALL if one.small else one.verdict
 
 
 def _claim(left: LeaveOneOut, one: Versus, usual: str) -> str:
@@ -229,7 +227,8 @@ def _without_verdict(results: Results, place: Standing) -> Iterator[str]:
 def _rarely_drawn(results: Results, place: Standing) -> Iterator[str]:
     """Which levels the variants' training may draw, and too rarely for a level to count."""
     by_levels: dict[str, list[str]] = {}
-    for variant in results.variants(place.case, place.arm):
+    variants = results.variants(place.case, place.arm)
+    for variant in variants:
         label = (place.case, place.arm, variant)
         levels = ranges.common(results, label)
         if levels is not None and len(rare := ranges.rarely_drawn(results, label, levels.every)):
@@ -237,7 +236,10 @@ def _rarely_drawn(results: Results, place: Standing) -> Iterator[str]:
             said = f"{len(rare)} of {len(levels.every)} levels (σ = {at})"
             by_levels.setdefault(said, []).append(variant)
     if by_levels:
-        parts = [f"{said} for {listed(names)}" for said, names in by_levels.items()]
+        parts = [
+            f"{said} for {'every variant' if names == variants else listed(names)}"
+            for said, names in by_levels.items()
+        ]
         yield (
             f"fewer than {ranges.FEWEST_DRAWS} draws of a whole training are expected around "
             f"{'; '.join(parts)}: what is drawn that rarely does not count as trained on."

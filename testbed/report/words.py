@@ -209,8 +209,9 @@ def floor(found: Mapping[str, float | None] | None) -> str:
 
 
 def difference(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """Writes a difference with its interval: `−0.0123 [−0.0200, −0.00410]`."""
-    return signed(between(value, low, high))
+    """Writes a difference with its interval, rounded as `per_cent` rounds."""
+    first, *bounds = _alike((value, low, high))
+    return first if math.isnan(low) else f"{first} [{', '.join(bounds)}]"
 
 
 def signed(text: str) -> str:
@@ -223,9 +224,15 @@ def per_cent(ratio: float, low: float = math.nan, high: float = math.nan) -> str
 
     The larger bound has two digits, and more where the width of the interval would not show.
     """
-    values = [100 * (one - 1) for one in (ratio, low, high)]
-    shown = [one for one in (values if math.isnan(low) else values[1:]) if math.isfinite(one)]
-    size, width = max(map(abs, shown), default=0.0), max(shown) - min(shown) if shown else 0.0
+    first, *bounds = _alike([100 * (one - 1) for one in (ratio, low, high)])
+    return f"{first} %" if math.isnan(low) else f"{first} % [{', '.join(bounds)}]"
+
+
+def _alike(values: Sequence[float]) -> list[str]:
+    """A value and its bounds, maybe nan, with as many decimals; see `per_cent` for how many."""
+    bounds = values if math.isnan(values[1]) else values[1:]
+    known = [one for one in bounds if math.isfinite(one)]
+    size, width = max(map(abs, known), default=0.0), max(known) - min(known) if known else 0.0
     places = 1 - _power(size) if size else 0
     places = max(places, -_power(width)) if width else places
 
@@ -235,8 +242,7 @@ def per_cent(ratio: float, low: float = math.nan, high: float = math.nan) -> str
         written = f"{round(value, places):.{max(places, 0)}f}"
         return written.replace("-", "" if not float(written) else "−")
 
-    first, *bounds = map(text, values)
-    return f"{first} %" if math.isnan(low) else f"{first} % [{', '.join(bounds)}]"
+    return [text(value) for value in values]
 
 
 def _power(size: float) -> int:
