@@ -1,6 +1,7 @@
 """The public names, each with the module that it comes from."""
 
 from . import audit, oracles, selftest, testing
+from .components.condition import ConditionTable
 from .components.dataset import Data, Dataset
 from .components.density import Density
 from .components.guidance import Guidance
@@ -30,6 +31,7 @@ from .workflow.run import run
 __version__: str
 __all__ = [
     "Coefficients",
+    "ConditionTable",
     "Data",
     "Dataset",
     "Denoiser",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from testbed.components import quantisation
 from testbed.components.base import Component, Takes
+from testbed.components.condition import ConditionTable
 from testbed.errors import InputError, UnknownName, unknown
 from testbed.oracles import Conditional, Oracle
 
@@ -52,6 +53,8 @@ class Data:
         basis: (D, 2) orthonormal columns of the plane that the data lie in, or None.
         further: the conditions besides the label, name -> (train, test) classes, each like the
             labels.
+        tables: the values of those of the further conditions that stand for a vector, the tokens of
+            a text or an image: their classes are numbers of rows.
         conditional: the exact distributions given conditions, where they are known.
         quantum: the spacing of the values of quantised data, in units of x0, else None.
         dequantised: whether uniform noise of that width has been added to both splits.
@@ -60,8 +63,8 @@ class Data:
 
     Raises:
         InputError: an empty split, values that are not finite, splits of different shapes, labels
-            that do not fit, all-zero training data, values off the grid of their quantum, or
-            dequantised ones without noise.
+            that do not fit, a table of no condition or with too few rows, all-zero training data,
+            values off the grid of their quantum, or dequantised ones without noise.
     """
 
     train: Tensor
@@ -71,6 +74,7 @@ class Data:
     oracle: Oracle | None = None
     basis: Tensor | None = None
     further: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    tables: Mapping[str, ConditionTable] = field(default_factory=dict)
     conditional: Conditional | None = None
     quantum: float | None = None
     dequantised: bool = False
@@ -96,6 +100,14 @@ class Data:
                 ("train", "test"), (self.train, self.test), both, strict=True
             ):
                 _check_classes(f"{word} classes of condition {name!r}", classes, len(split))
+        for name, table in self.tables.items():
+            if name not in self.further:
+                raise InputError(f"table: {unknown('condition', name, self.further)}")
+            highest = max(int(classes.max()) for classes in self.further[name])
+            if highest >= len(table):
+                raise InputError(
+                    f"condition {name!r} has number {highest}, and its table {len(table)} rows."
+                )
         if self.train.shape[1:] != self.test.shape[1:]:
             raise InputError(
                 f"train samples have shape {self.shape}, test samples {tuple(self.test.shape[1:])}."
@@ -160,9 +172,14 @@ class Data:
 
     @property
     def classes(self) -> dict[str, int]:
-        """The number of classes of each condition, "label" among them where there are labels."""
+        """The number of classes of each condition, "label" among them where there are labels.
+
+        That of a condition with a table is its number of rows.
+        """
         return {
-            name: int(torch.stack([classes.max() for classes in both]).max()) + 1
+            name: len(self.tables[name])
+            if name in self.tables
+            else int(torch.stack([classes.max() for classes in both]).max()) + 1
             for name, both in self._conditions().items()
         }
 
@@ -193,6 +210,13 @@ class Data:
             if part is not None:
                 digest.update(str((part.dtype, tuple(part.shape))).encode())
                 digest.update(part.contiguous().numpy().tobytes())
+        for name in sorted(self.tables):
+            table = self.tables[name]
+            digest.update(f"{name} {table.kind}".encode())
+            for values in (table.rows, table.mask):
+                if values is not None:
+                    digest.update(str((values.dtype, tuple(values.shape))).encode())
+                    digest.update(values.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 

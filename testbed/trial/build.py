@@ -115,12 +115,21 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
     states = stream(config.seed, "states").initial_seed()
     started = objective(config, registry).with_states(states)
     weights = stream(config.seed, "weights").initial_seed()
-    labels, further = class_conditions.built(config.conditions, data)
+    labels, further, tables = class_conditions.built(config.conditions, data)
     learned = started.vlb is not None
     kind = noise_kind(config.c_noise, started.parameterization)
     network = component(registry, "network", config.network)
+    module = network(
+        data.shape,
+        labels,
+        weights,
+        further,
+        outputs=2 if learned else 1,
+        noise_kind=kind,
+        tables=tables,
+    )
     denoiser = Denoiser(
-        network(data.shape, labels, weights, further, outputs=2 if learned else 1, noise_kind=kind),
+        module,
         started.parameterization,
         config.sigma_data,
         c_in=config.c_in,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from testbed.components.condition import ConditionTable
 from testbed.components.dataset import Data
 from testbed.components.guidance import GuidanceMethod
 from testbed.components.network import Network
@@ -21,7 +22,13 @@ def problems(
     for name in conditions:
         if name not in data.classes:
             yield f"conditions.{name}: {unknown('condition', name, data.classes)}"
-        elif not network.takes(name):
+        elif name in data.tables and not network.takes(name, data.tables[name].kind):
+            kinds = ", ".join(network.condition_kinds) or "classes alone"
+            yield (
+                f"conditions.{name} has values of kind {data.tables[name].kind!r}: "
+                f"{network.label} takes {kinds}."
+            )
+        elif name not in data.tables and not network.takes(name):
             yield (
                 f"conditions.{name}: {network.label} takes no such condition: its build asks for "
                 "neither conditions nor labels."
@@ -37,11 +44,14 @@ def drops_all(conditions: Mapping[str, float]) -> bool:
     return bool(conditions) and all(rate > 0 for rate in conditions.values())
 
 
-def built(conditions: Mapping[str, float], data: Data) -> tuple[int, dict[str, int]]:
-    """What a network is built for: the number of labels, and of the classes of the others."""
+def built(
+    conditions: Mapping[str, float], data: Data
+) -> tuple[int, dict[str, int], dict[str, ConditionTable]]:
+    """What a network is built for: numbers of labels and of other classes, and tables of values."""
     classes = data.classes if conditions else {}
-    further = {name: classes[name] for name in conditions if name != "label"}
-    return (classes["label"] if "label" in conditions else 0), further
+    tables = {name: data.tables[name] for name in conditions if name in data.tables}
+    further = {name: classes[name] for name in conditions if name not in ("label", *tables)}
+    return (classes["label"] if "label" in conditions else 0), further, tables
 
 
 def chosen(

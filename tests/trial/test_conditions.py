@@ -54,7 +54,7 @@ def training_job(
     **training: Any,
 ) -> TrainingJob:
     """A small conditional trial; `built` are the conditions of its network where others."""
-    labels, further = class_conditions.built(rates if built is None else built, data())
+    labels, further, _ = class_conditions.built(rates if built is None else built, data())
     net = REGISTRY.network("mlp", width=16, depth=1, features=4)(
         data().shape, labels, seed, further
     )
