@@ -24,6 +24,7 @@ import pandas as pd
 from testbed.metrics.comparison import Comparison, compare
 from testbed.metrics.intervals import Interval, mean_interval
 from testbed.metrics.multiple_comparisons import correct
+from testbed.metrics.paired_tests import ALPHA
 from testbed.report import ranges
 from testbed.report.equal_objectives import equal_to
 from testbed.report.learning import nothing_learnt
@@ -46,7 +47,7 @@ class Versus:
         comparison: over the common levels; None where there is none, for the `reason`.
         whole: over all levels, without a verdict, where those in common are fewer.
         reason: why there is no verdict.
-        lost: which of the two diverged or learnt nothing: no one's victory.
+        lost: which of the two diverged or learnt nothing; there is no verdict then.
     """
 
     kind: str
@@ -69,6 +70,23 @@ class Versus:
         if self.reason or self.comparison is None:
             return self.reason
         return self.comparison.verdict
+
+    @property
+    def small(self) -> bool:
+        """Whether an undecided effect is shown to differ from zero: its estimate is too small."""
+        c = self.comparison
+        if c is None or self.verdict != "undecided":
+            return False
+        return c.p_holm < ALPHA and not c.low <= 1 <= c.high
+
+    @property
+    def short(self) -> str:
+        """The verdict in a word or two, where there is no room for the reason."""
+        if not self.lost:
+            return self.verdict.partition(":")[0]
+        who = "" if self.lost == (self.variant,) else f"{' and '.join(self.lost)} "
+        diverged = self.comparison is not None and self.comparison.diverged
+        return f"{who}{'diverged' if diverged else 'learnt nothing'}"
 
     @property
     def labels(self) -> tuple[Label, Label]:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from testbed.metrics.curves import Array
 from testbed.report import ranges
 from testbed.report.comparisons import Comparisons, Versus, baseline_of, per_level
 from testbed.report.drawing import REFERENCE, Band, Picture, draw_row, ink, panels, picture
@@ -66,7 +67,31 @@ def forest(results: Results, compared: Comparisons, case: str) -> Picture | None
         axes.set_ylim(-0.6, len(every) - 0.4)
         axes.grid(False, axis="y")
         axes.set(title=arm, xlabel=f"effect against {reference}; lower is better")
-    return picture(figure, "forest", case, f"Bars: {results.level:.0%} t interval.")
+    note = f"Bars: {results.level:.0%} t interval. {_other_levels(results, members)}"
+    return picture(figure, "forest", case, note.strip())
+
+
+def over_other_levels(results: Results, one: Versus) -> bool:
+    """Whether a comparison is over other levels than those that its baseline was trained on."""
+    own = ranges.common(results, one.labels[1])
+    if one.levels is None or own is None:
+        return False
+    return not np.array_equal(one.levels.levels, own.levels)
+
+
+def _other_levels(results: Results, members: Sequence[Versus]) -> str:
+    """Which effects are over other levels than the rest, and over which; empty for none."""
+    parts = [
+        f"{' in '.join(filter(None, (one.variant, one.arm)))} {one.levels.text}"
+        for one in members
+        if one.levels is not None and over_other_levels(results, one)
+    ]
+    if not parts:
+        return ""
+    return (
+        "Hollow: an effect that is not over all levels that the baseline was trained on, so that "
+        f"its size cannot be read against the others’ ({'; '.join(parts)})."
+    )
 
 
 def _frame(axes: Axes, results: Results, limits: Window) -> None:
@@ -93,28 +118,46 @@ def ticks(limits: Window) -> list[float]:
 
 
 def _row(axes: Axes, results: Results, one: Versus, height: float, limits: Window) -> None:
-    """A variant's seeds, mean and interval, and its verdict in words at the right."""
+    """A variant's seeds, mean and interval, and its verdict in words at the right.
+
+    What lies beyond the limits is an arrow at the edge: a small one for a seed.
+    """
     c, colour = one.comparison, ink(one.variant, results.variants(one.case))["color"]
-    text = "no one’s victory" if one.lost else one.verdict.partition(":")[0]
+    text = one.short
     if c is not None and not one.lost:
         text = f"{per_cent(c.ratio, c.low, c.high)}  {text}"
         low, high = limits
         axes.plot(np.clip([c.low, c.high], *limits), [height] * 2, color=colour, lw=2,
                   solid_capstyle="butt")  # fmt: skip
+        a, b = (ranges.values(results, side, one.metric, one.levels) for side in one.labels)
+        for marker, at in beyond(np.asarray((a / b).dropna(), dtype=np.float64), limits).items():
+            size = 5 if marker == "." else 3.5
+            axes.plot(at, [height + 0.24] * len(at), marker, ms=size, mew=0, color=colour,
+                      alpha=0.6, clip_on=False)  # fmt: skip
         if low < c.ratio < high:
-            a, b = (ranges.values(results, side, one.metric, one.levels) for side in one.labels)
-            seeds = (a / b).dropna().clip(*limits)
-            axes.plot(seeds, [height + 0.2] * len(seeds), ".", ms=5, mew=0, color=colour, alpha=0.6)
-            axes.plot([c.ratio], [height], "s", ms=5, color=colour)
+            fill = "white" if over_other_levels(results, one) else colour
+            axes.plot([c.ratio], [height], "s", ms=5, color=colour, mfc=fill)
         # A bound that is nan, of one seed, is neither the least nor the largest.
         arrows = ((low, "<", min(c.ratio, c.low) <= low), (high, ">", max(c.ratio, c.high) >= high))
-        for edge, marker, beyond in arrows:
-            if beyond:
+        for edge, marker, needed in arrows:
+            if needed:
                 axes.plot([edge], [height], marker, color=colour, clip_on=False)
     axes.annotate(
         text, (1.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
         color=colour, annotation_clip=False,
     )  # fmt: skip
+
+
+def beyond(ratios: Array, limits: Window) -> dict[str, Array]:
+    """Returns where to draw the ratios of seeds, by marker: a dot, or an arrow at an edge."""
+    low, high = limits
+    found = {
+        ".": ratios[(ratios >= low) & (ratios <= high)],
+        "<": np.full(int((ratios < low).sum()), low),
+        ">": np.full(int((ratios > high).sum()), high),
+    }
+    # An unclipped line without a point has no extent that a layout could use.
+    return {marker: at for marker, at in found.items() if len(at)}
 
 
 def ratios(results: Results, compared: Comparisons, case: str) -> Picture | None:

@@ -49,7 +49,7 @@ def of_seeds(results: Results, case: str) -> str:
     diverged = int((trials["status"] == "diverged").sum())
     note = (
         f"Lines: geometric mean over seeds; bands: {results.level:.0%} t interval; thin: levels "
-        "that the variant’s training never draws."
+        "that the variant was not trained on."
     )
     if not diverged:
         return note
@@ -93,7 +93,7 @@ def _over_seeds(results: Results, table: pd.DataFrame, label: Label, column: str
 
 
 def wiener(results: Results, case: str) -> Picture | None:
-    """Draws the loss over that of the best linear denoiser, by level."""
+    """Draws the loss over that of the fitted linear denoiser, by level."""
     table = results.levels[results.levels["case"] == case]
     table = table.assign(relative=table["loss"] / table["wiener"])
 

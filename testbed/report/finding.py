@@ -1,27 +1,35 @@
 """The finding of a study in words: every claim is the verdict of a corrected comparison.
 
 A verdict is one of a variant against the baseline of its case and arm. Each sentence of the lead is
-made again without every variant and every seed, and says what it hangs on.
+made again without every variant, every seed and every band of noise levels, and says what it hangs
+on.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from testbed.metrics.curves import RELATIVE
 from testbed.metrics.paired_tests import ALPHA, POWER
-from testbed.report import arms, ranges
+from testbed.report import arms, ranges, sample_metrics
 from testbed.report.comparisons import Comparisons, Versus, baseline_note, baseline_of
 from testbed.report.equal_objectives import distinct, equal_to, sentences_of
-from testbed.report.results import Results
+from testbed.report.learning import linear_levels
+from testbed.report.results import LABEL, Results
 from testbed.report.robustness import LeaveOneOut, effect, lowest
 from testbed.report.words import capital, listed, number, per_cent, portion, title
 from testbed.study.settings import ReportSettings
 
 FEW_SEEDS = 4
 """The lead says on how many seeds it rests where they are fewer."""
+MOST = 0.5
+"""A band that holds more than this share of a metric is said to hold most of it."""
 SMALL = "small"
 """Of an undecided effect: shown to differ from zero, and its estimate is too small to matter."""
 SAID = {
@@ -94,16 +102,20 @@ def _is_better(one: Versus, best: str) -> bool:
 
 
 def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:
-    """Returns (case, paragraphs): one for each arm of a case; last what holds for all."""
-    texts = []
+    """Returns (case, paragraphs) of each case, arm by arm; last what holds for all."""
+    texts, samples = [], sample_metrics.make(results)
     for case in results.cases:
         said: list[str] = []
         left = LeaveOneOut(results, case)
         for arm in results.arms(case):
             place = standing(results, comparisons, case, arm)
-            first, *rest = _of_arm(left, comparisons, place)
-            first = f"In “{arm}”, {first}" if arm else capital(first)
-            said.append(" ".join([first, *map(capital, rest)]))
+            for subject in (
+                _of_arm(left, place),
+                _by_level(left, comparisons, place),
+                sample_metrics.sentences(left, samples, place.versus),
+            ):
+                said += _paragraph(arm, list(subject))
+        said += _linear_baseline(results, case)
         seeds = results.trials.loc[results.trials["case"] == case, "seed"].nunique()
         if seeds < FEW_SEEDS:
             said.append(f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only.")
@@ -111,7 +123,7 @@ def headline(results: Results, comparisons: Comparisons) -> list[tuple[str, list
     rates = _rates(results) if any(comparisons.tests.values()) else []
     judged = _intervals(results, comparisons)
     rest = [*_changed(results), *_unfinished(results), *arms.sentences(results), *judged]
-    rest += [*rates, *_identities(results)]
+    rest += [*sample_metrics.note(samples), *rates, *_identities(results)]
     return [*texts, ("", rest)]
 
 
@@ -123,42 +135,65 @@ def markdown(headline: Sequence[tuple[str, Sequence[str]]]) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _of_arm(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Iterator[str]:
-    """The sentences on a case and arm."""
+def _paragraph(arm: str, sentences: Sequence[str]) -> list[str]:
+    """The sentences on an arm as one paragraph that names it; none without a sentence."""
+    if not sentences:
+        return []
+    first, *rest = sentences
+    return [" ".join([f"In “{arm}”, {first}" if arm else capital(first), *map(capital, rest)])]
+
+
+def _of_arm(left: LeaveOneOut, place: Standing) -> Iterator[str]:
+    """The sentences on a case and arm: the verdicts, what has none, and the best."""
     if not place.versus:
         yield f"only {place.baseline} was run: nothing is compared."
         return
-    parts = []
+    parts, usual = [], _usual_levels(place)
     for verdict, said in SAID.items():
-        claims = [_claim(left, one) for one in place.versus if _said_of(one) == verdict]
+        claims = [_claim(left, one, usual) for one in place.versus if _said_of(one) == verdict]
         if claims:
             parts.append(f"{listed(claims)} {'is' if len(claims) == 1 else 'are'} {said}")
     if parts:
-        yield f"against the baseline {place.baseline}: {'; '.join(parts)}."
+        over = f", over the {usual}, that both sides were trained on" if usual else ""
+        yield f"against the baseline {place.baseline}{over}: {'; '.join(parts)}."
     yield from _without_verdict(left.results, place)
+    yield from _rarely_drawn(left.results, place)
     if text := sentences_of(left.results, place.case, place.arm):
         yield f"note that {text}."
     if len(place.ranked) > 1:
         yield _best(left, place)
+
+
+def _by_level(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Iterator[str]:
+    """The sentences on where in the noise levels the metric of a case and arm lies."""
     if place.subject is not None:
+        yield from _concentration(left.results, place)
         yield from _by_band(left, comparisons, place.subject, place)
+
+
+def _usual_levels(place: Standing) -> str:
+    """The levels of most comparisons that are told, where those are not all; else empty."""
+    told = [one.levels for one in place.versus if _said_of(one) in SAID and one.levels is not None]
+    counts = Counter(levels.text for levels in told if not levels.whole)
+    text, count = counts.most_common(1)[0] if counts else ("", 0)
+    return text if count > 1 else ""
 
 
 def _said_of(one: Versus) -> str:
     """The verdict, or SMALL."""
-    c = one.comparison
-    if one.verdict != "undecided" or c is None or c.p_holm >= ALPHA or c.low <= 1 <= c.high:
-        return one.verdict
-    return SMALL
+    return SMALL if one.small else one.verdict
 
 
-def _claim(left: LeaveOneOut, one: Versus) -> str:
-    """`v (−12 % [−15, −8])`, with the levels where they are not all, and what it hangs on."""
+def _claim(left: LeaveOneOut, one: Versus, usual: str) -> str:
+    """`v (−12 % [−15, −8])`, with the levels where not the usual ones, and what it hangs on."""
     c = one.comparison
     assert c is not None
     parts = [per_cent(c.ratio, c.low, c.high)]
-    if one.levels is not None and not one.levels.whole:
-        parts.append(f"over the {one.levels.text}, that both were trained on")
+    if one.levels is not None and one.levels.text != usual:
+        if not one.levels.whole:
+            parts.append(f"over the {one.levels.text}, that both were trained on")
+        elif usual:
+            parts.append("over all levels")
     return f"{one.variant} ({'; '.join([*parts, *_hanging(left, one)])})"
 
 
@@ -168,29 +203,54 @@ def _hanging(left: LeaveOneOut, one: Versus) -> list[str]:
     if c is None or _said_of(one) not in ("better", "equivalent", "worse", SMALL):
         return []
     signed = one.verdict != "equivalent" or not c.low <= 1 <= c.high
-    found = left.hangs_on(effect(one, signed))
+    of_levels = None if one.band else partial(effect, one, signed)
+    found = left.hangs_on(effect(one, signed), of_levels)
     return [f"hangs on {listed(found)}"] if found else []
 
 
 def _without_verdict(results: Results, place: Standing) -> Iterator[str]:
     """Of whom nothing can be said, and why: a sentence for each reason."""
-    by_reason: dict[str, list[Versus]] = {}
+    by_reason: dict[str, list[str]] = {}
+    lost: dict[str, list[str]] = {}
     for one in place.versus:
-        if one.reason:
-            by_reason.setdefault(one.reason, []).append(one)
-    for reason, members in by_reason.items():
-        names = listed([one.variant for one in members])
-        if members[0].lost:
-            who = "it, and it wins" if len(members[0].lost) == 1 else "them, and they win"
-            yield f"no verdict: {reason}; no one wins against {who} against no one."
-        elif place.baseline not in equal_to(results, place.case, place.arm, members[0].variant):
-            yield f"no verdict on {names}: {reason}."
+        if one.lost:
+            lost.setdefault(one.reason, []).append(one.variant)
+        elif one.reason and place.baseline not in equal_to(results, *one.labels[0]):
+            by_reason.setdefault(one.reason, []).append(one.variant)
+    if lost:
+        names = [name for members in lost.values() for name in members]
+        by_reason["; ".join(lost)] = names
+    for reason, names in by_reason.items():
+        yield f"no verdict on {listed(names)}: {reason}."
+
+
+def _rarely_drawn(results: Results, place: Standing) -> Iterator[str]:
+    """Which levels the variants' training may draw, and too rarely for a level to count."""
+    by_levels: dict[str, list[str]] = {}
+    variants = results.variants(place.case, place.arm)
+    for variant in variants:
+        label = (place.case, place.arm, variant)
+        levels = ranges.common(results, label)
+        if levels is not None and len(rare := ranges.rarely_drawn(results, label, levels.every)):
+            at = listed([f"{sigma:.2g}" for sigma in rare])
+            said = f"{len(rare)} of {len(levels.every)} levels (σ = {at})"
+            by_levels.setdefault(said, []).append(variant)
+    if by_levels:
+        parts = [
+            f"{said} for {'every variant' if names == variants else listed(names)}"
+            for said, names in by_levels.items()
+        ]
+        yield (
+            f"fewer than {ranges.FEWEST_DRAWS} draws of a whole training are expected around "
+            f"{'; '.join(parts)}: what is drawn that rarely does not count as trained on."
+        )
 
 
 def _best(left: LeaveOneOut, place: Standing) -> str:
     """Which variant has the lowest metric, and which ones it is not shown to be better than."""
     best = place.ranked[0]
-    found = left.hangs_on(lowest(place.versus, place.baseline, place.ranked))
+    stated = partial(lowest, place.versus, place.baseline, place.ranked)
+    found = left.hangs_on(stated(), stated)
     hanging = f" (this hangs on {listed(found)})" if found else ""
     others = "which is better than every other"
     if not place.winner:
@@ -201,6 +261,28 @@ def _best(left: LeaveOneOut, place: Standing) -> str:
         others = f"which is {' and '.join(said)}"
     metric = title(place.versus[0].metric)
     return f"the lowest {metric} is that of {best}{hanging}, {others}."
+
+
+def _concentration(results: Results, place: Standing) -> Iterator[str]:
+    """The band that holds most of the metric, of those in the running of whom one does."""
+    levels = {one.variant: one.levels for one in place.versus if one.variant in place.ranked}
+    subject = place.subject
+    if subject is None or subject.levels is None or subject.metric == RELATIVE:
+        return
+    levels[place.baseline] = subject.levels
+    for band in ranges.bands(results):
+        shares = {
+            name: ranges.share(results, (place.case, place.arm, name), subject.metric, own, band)
+            for name in place.ranked
+            if (own := levels.get(name)) is not None
+        }
+        most = {name: share for name, share in shares.items() if share > MOST}
+        if most:
+            low, high = portion(min(most.values())), portion(max(most.values()))
+            said = high if low == high else f"{low.removesuffix(' %')} to {high}"
+            yield (
+                f"{said} of the {title(subject.metric)} of {listed(list(most))} lies {band.place}."
+            )
 
 
 def _by_band(
@@ -233,8 +315,25 @@ def _by_band(
         if levels and ranges.linear_is_better(results, baseline, subject.metric, levels):
             where.append("over all of these levels together")
         yield (
-            f"the linear denoiser (Wiener) is better than {place.baseline} {listed(where)}; this "
-            "is said of means over seeds, holds without any one of them, and is not tested."
+            "the linear denoiser fitted to the training split (Wiener) is better than "
+            f"{place.baseline} {listed(where)}; this is said of means over seeds, holds without "
+            "any one of them, and is not tested."
+        )
+
+
+def _linear_baseline(results: Results, case: str) -> Iterator[str]:
+    """Where the linear denoiser is no good reference: D = x, which is linear too, does better."""
+    trials = results.trials[results.trials["case"] == case]
+    labels = dict.fromkeys(trials[LABEL].itertuples(index=False, name=None))
+    known = [one for label in labels if (one := linear_levels(results, label)) is not None]
+    levels, worse = known[0] if known else (np.empty(0), np.empty(0, dtype=bool))
+    if worse.any():
+        lost = levels[worse]
+        at = f"{lost[0]:.2g}" + (f" to {lost[-1]:.2g}" if len(lost) > 1 else "")
+        yield (
+            "The linear denoiser (Wiener) is that of a Gaussian fitted to the training split, and "
+            f"not the best linear one: at {len(lost)} of {len(levels)} levels, σ = {at}, its loss "
+            "on held-out data is above that of D = x."
         )
 
 

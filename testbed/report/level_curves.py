@@ -51,8 +51,13 @@ class LevelCurves:
 
 def alike(levels: Array, others: Array) -> Mask:
     """Returns which of the levels are among others, to the rounding of a number in text."""
-    near = np.isclose(levels[:, None], others, rtol=ROUNDING, atol=0)
-    return np.asarray(near.any(1), dtype=bool)
+    return np.asarray(close(levels, others).any(1), dtype=bool)
+
+
+def close(levels: Array, others: Array) -> Mask:
+    """Returns which of the levels (L,) is which of the others (K,), to such a rounding; (L, K)."""
+    near: Mask = np.isclose(levels[:, None], others, rtol=ROUNDING, atol=0)
+    return near
 
 
 def of_table(table: pd.DataFrame, asked: Sequence[float] | None = None) -> LevelCurves:

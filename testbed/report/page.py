@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +24,13 @@ from testbed.report import (
     length_section,
     lengths,
     ranges,
+    result_tables,
+    sample_metrics,
     seeds,
     summaries,
     tables,
 )
-from testbed.report.comparisons import Comparisons, Versus, baseline_of
+from testbed.report.comparisons import Comparisons, baseline_of
 from testbed.report.drawing import Picture, styled
 from testbed.report.galleries import gallery
 from testbed.report.page_tables import Cell, PageTable, page_table
@@ -39,10 +40,10 @@ from testbed.report.words import (
     BELOW_ONE,
     METRICS,
     between,
+    floor,
     number,
     per_cent,
     portion,
-    probability,
     title,
 )
 from testbed.study import looks
@@ -60,6 +61,7 @@ class CaseView:
     primary: str
     table: PageTable
     arms: PageTable | None
+    others: list[tuple[str, PageTable]] = field(default_factory=list)
     effects: list[Picture] = field(default_factory=list)
     bands: PageTable | None = None
     pictures: list[Picture] = field(default_factory=list)
@@ -147,7 +149,9 @@ def _page(
         look=seeds.sentence(results.look),
         intervals=seeds.INTERVALS[results.look.design],
         verdicts=_verdicts(results, compared),
-        tests=compared.tests,
+        tests={**compared.tests, "sample": sample_metrics.tests(sample_metrics.make(results))},
+        fewest=ranges.FEWEST_DRAWS,
+        varies=portion(ranges.FEWEST_DRAWS**-0.5),
         alpha=f"{ALPHA:g}",
         smallest=" or ".join(
             per_cent(math.exp(sign * results.settings.smallest_effect)) for sign in (1, -1)
@@ -219,7 +223,8 @@ def case_view(
         name=case or "all data",
         primary=f"{title(primary)}: {meaning}."
         + (f" {BELOW_ONE[results.sound(case)]}" if primary == "loss_vs_wiener" else ""),
-        table=_results(results, compared, made["results"], case),
+        table=result_tables.primary(results, compared, made["results"], case),
+        others=list(result_tables.others(results, made["results"], case)),
         arms=_arms(compared, case),
         effects=first,
         bands=_bands(results, compared, case),
@@ -238,8 +243,9 @@ def _verdicts(results: Results, compared: Comparisons) -> PageTable:
             one, best = place.subject, "".join(place.ranked[:1])
             named = f"{best} (the baseline)" if best == place.baseline else best or "–"
             against = f"{one.variant} against {one.against}" if one else "–"
-            cells = _versus(one) if one else (Cell("–"), Cell("–"), Cell("no verdict", "quiet"))
-            effect, _, verdict = cells
+            effect, verdict = Cell("–"), Cell("no verdict", "quiet")
+            if one is not None:
+                effect, _, verdict = result_tables.versus(one)
             rows.append([case or "all data", arm, Cell(named, "best"), against, effect, verdict])
     return page_table(["case", "arm", "best", "compared", "effect", "verdict"], rows)
 
@@ -260,91 +266,19 @@ def _bands(results: Results, compared: Comparisons, case: str) -> PageTable | No
             for band in bands:
                 share = portion(ranges.share(results, label, metric, levels, band))
                 one = compared.to_baseline(case, arm, variant, band.name)
-                effect, _, verdict = _versus(one)
-                said = f": {effect.text}, {_short(one)}" if one else ""
+                effect, _, verdict = result_tables.versus(one)
+                said = f": {effect.text}, {one.short}" if one else ""
                 cells.append(Cell(f"{share}{said}", verdict.style))
             rows.append(cells)
     return page_table(["arm", "variant", *(band.title for band in bands)], rows) if rows else None
-
-
-def _short(one: Versus) -> str:
-    """A verdict in a cell of a table of many."""
-    return "no one’s victory" if one.lost else one.verdict.partition(":")[0]
-
-
-def _results(results: Results, compared: Comparisons, table: pd.DataFrame, case: str) -> PageTable:
-    """A row per variant and arm: primary metric, comparison, other metrics; last the floors."""
-    primary, *others = results.metric_names(case)
-    head = ["arm", "variant", "seeds", title(primary), "effect", "p (Holm)", "verdict",
-            "all levels, not judged", *map(title, others)]  # fmt: skip
-    rows: list[list[Cell | str]] = []
-    for arm in results.arms(case):
-        winner = finding.standing(results, compared, case, arm).winner
-        for variant in results.variants(case, arm):
-            style = "best" if variant == winner else ""
-            records = chosen(table, case, arm, variant).to_dict("records")
-            metrics = {record["metric"]: record for record in records}
-            first = metrics[primary]
-            missing = f" (+{first['missing']} missing)" if first["missing"] else ""
-            row: list[Cell | str] = [arm, Cell(variant, style), f"{first['n']}{missing}"]
-            one = compared.to_baseline(case, arm, variant)
-            row += [_cell(first, style), *_versus(one), Cell(_whole(one), "quiet")]
-            rows.append([*row, *(_cell(metrics[name]) for name in others)])
-    floors = results.facts.get(case, {}).get("floors", {})
-    if floors:
-        first_floor, *other_floors = (_floor(floors.get(name)) for name in (primary, *others))
-        texts = ["", "real data: floor", "", first_floor, "", "", "", "", *other_floors]
-        rows.append([Cell(text, "quiet") for text in texts])
-        if any("decoded" in one for one in floors.values()):
-            first_floor, *other_floors = (_decoded(floors.get(name)) for name in (primary, *others))
-            texts = ["", "images decoded again: floor", "", first_floor, *[""] * 4, *other_floors]
-            rows.append([Cell(text, "quiet") for text in texts])
-    return page_table(head, rows)
-
-
-def _decoded(floor: dict[str, float | None] | None) -> str:
-    """The metric of held-out images that went through the first stage."""
-    return number(floor["decoded"]) if floor and floor.get("decoded") is not None else "–"
-
-
-def _cell(row: dict[Any, Any], style: str = "") -> Cell:
-    if row["diverged"]:
-        return Cell(f"diverged in {row['diverged']} of {row['n']}", "bad")
-    return Cell(between(row["value"], row["low"], row["high"]), style)
-
-
-def _floor(floor: dict[str, float | None] | None) -> str:
-    if not floor or floor.get("mean") is None:
-        return "–"
-    return f"{number(floor['mean'])} ± {number(floor.get('sd'))}"
-
-
-def _versus(one: Versus | None) -> tuple[Cell, Cell, Cell]:
-    """The cells of a comparison: effect with interval, corrected p, verdict."""
-    if one is None:
-        return Cell("0 %", "quiet"), Cell(""), Cell("baseline", "quiet")
-    c = one.comparison
-    if c is None or c.diverged:
-        return Cell("–"), Cell("–"), Cell(one.verdict, "quiet" if c is None else "bad")
-    style = {"better": "good", "worse": "bad"}.get(one.verdict, "quiet")
-    effect = Cell(per_cent(c.ratio, c.low, c.high))
-    return effect, Cell(probability(c.p_holm)), Cell(one.verdict, style)
-
-
-def _whole(one: Versus | None) -> str:
-    """The effect over all levels where those in common are fewer, and how many these are."""
-    if one is None or one.levels is None or one.levels.whole:
-        return ""
-    c = one.whole
-    effect = "–" if c is None or c.diverged else per_cent(c.ratio, c.low, c.high)
-    return f"{effect} (common: {one.levels.text})"
 
 
 def _arms(compared: Comparisons, case: str) -> PageTable | None:
     """A row for every variant in a later arm over itself in the first; None for no such row."""
     members = compared.between_arms(case)
     rows: list[list[Cell | str]] = [
-        [one.variant, f"{one.arm} / {one.against_arm}", *_versus(one)] for one in members
+        [one.variant, f"{one.arm} / {one.against_arm}", *result_tables.versus(one)]
+        for one in members
     ]
     return page_table(["variant", "arms", "effect", "p (Holm)", "verdict"], rows) if rows else None
 
@@ -377,8 +311,8 @@ def _gallery(results: Results, table: pd.DataFrame, case: str) -> list[Picture]:
     picture = gallery(results, case, means)
     if picture is None or distance is None:
         return [picture] if picture else []
-    floor = _floor(results.facts.get(case, {}).get("floors", {}).get(distance))
-    under = f" Below each panel: {title(distance)}, mean over seeds; real data: {floor}."
+    real = floor(results.facts.get(case, {}).get("floors", {}).get(distance))
+    under = f" Below each panel: {title(distance)}, mean over seeds; real data: {real}."
     return [replace(picture, caption=picture.caption + under)]
 
 

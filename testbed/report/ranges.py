@@ -20,17 +20,25 @@ NAMES = ("very low", "low", "high", "very high")
 """The bands between the default edges: SNR above 100, above 1, above 1/100, and below."""
 LEAST_SHARE = 0.5
 """The share of the levels that both sides must be trained on for a verdict."""
+FEWEST_DRAWS = 10
+"""The fewest draws around a level that training must be expected to make, of all its steps.
+
+With n expected, a training makes none with probability exp(-n), and their number varies by 1/sqrt n
+from seed to seed: at 10 by a third, with one training in 20,000 without any. Below that it is
+chance whether a level was trained on; above, what was learnt there is for the comparison to find.
+"""
 ROUNDING = 1e-6
 """How far, relatively, a level may lie outside of a range: the ends of a range are quantiles."""
 
 
 @dataclass(frozen=True)
 class NoiseBand:
-    """The noise levels with low <= sigma/sigma_data < high."""
+    """The noise levels with low <= sigma/sigma_data < high, or all but those where `outside`."""
 
     name: str
     low: float
     high: float
+    outside: bool = False
 
     @property
     def title(self) -> str:
@@ -38,6 +46,20 @@ class NoiseBand:
         low = f"{self.low:g} ≤ " if self.low else ""
         high = f" < {self.high:g}" if math.isfinite(self.high) else ""
         return f"{self.name}, {low}σ/σ_data{high}"
+
+    @property
+    def place(self) -> str:
+        """`below 0.1 σ_data`, `between 0.1 and 1 σ_data`, or `above 10 σ_data`."""
+        if not self.low:
+            return f"below {self.high:g} σ_data"
+        if math.isinf(self.high):
+            return f"above {self.low:g} σ_data"
+        return f"between {self.low:g} and {self.high:g} σ_data"
+
+    @property
+    def rest(self) -> NoiseBand:
+        """All levels but those of the band."""
+        return replace(self, outside=not self.outside)
 
 
 def bands(results: Results) -> list[NoiseBand]:
@@ -127,16 +149,31 @@ def common(results: Results, *labels: Label) -> CommonLevels | None:
 
 
 def inside(results: Results, label: Label, sigma: Array) -> Mask:
-    """Returns whether a setting was trained on each level, (L,)."""
+    """Returns whether a setting was trained on each level, (L,).
+
+    Training must be able to draw the level, and FEWEST_DRAWS draws around it must be expected where
+    their number is known.
+    """
+    mask: Mask = drawable(results, label, sigma) & (results.draws(label, sigma) >= FEWEST_DRAWS)
+    return mask
+
+
+def drawable(results: Results, label: Label, sigma: Array) -> Mask:
+    """Returns whether each level, (L,), lies within the range of a setting's training."""
     low, high = results.trained(label)
     mask: Mask = (sigma >= low * (1 - ROUNDING)) & (sigma <= high * (1 + ROUNDING))
     return mask
 
 
+def rarely_drawn(results: Results, label: Label, sigma: Array) -> Array:
+    """Returns those of the levels (L,) that training can draw, and rarely does."""
+    return sigma[drawable(results, label, sigma) & ~inside(results, label, sigma)]
+
+
 def members(results: Results, case: str, band: NoiseBand, sigma: Array) -> Mask:
     """Returns which levels belong to a band, (L,)."""
     ratio = sigma / results.sigma_data(case)
-    mask: Mask = (ratio >= band.low) & (ratio < band.high)
+    mask: Mask = ((ratio >= band.low) & (ratio < band.high)) != band.outside
     return mask
 
 

@@ -77,7 +77,7 @@ def read(folder: Path) -> Results:
             if curve is not None:
                 curves.append(curve.assign(**key))
     rows = pd.DataFrame(trials)
-    coefficients = _coefficients(stored_table(files, "coefficients.csv", missing), arms)
+    coefficients = _labelled(stored_table(files, "coefficients.csv", missing), arms)
     # "twins" is the key's name in the folders of older studies.
     equal = study.get("equal_objectives", study.get("twins"))
     study = {**study, "equal_objectives": equal and _equal_objectives(equal, arms)}
@@ -90,6 +90,7 @@ def read(folder: Path) -> Results:
         curves=pd.concat(curves) if curves else table_of([], [*LABEL, "seed", *CURVE]),
         coefficients=coefficients,
         identities=_judged(identities),
+        drawn=_labelled(stored_table(files, "drawn.csv", missing), arms),
         configs=configs,
         facts=_facts(files, unique(rows["case"]), missing),
         missing=missing,
@@ -106,8 +107,8 @@ def _facts(files: StudyFolder, cases: list[str], missing: list[str]) -> dict[str
     return {case: record for case, record in found.items() if record}
 
 
-def _coefficients(table: pd.DataFrame | None, arms: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """coefficients.csv with the arms as the report calls them; without rows where there is none."""
+def _labelled(table: pd.DataFrame | None, arms: Mapping[tuple[str, str], str]) -> pd.DataFrame:
+    """A table with the arms as the report calls them; without rows where there is none."""
     if table is None:
         return table_of([], [*LABEL, "sigma"])
     if set(LABEL) <= set(table):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from testbed.metrics.looks import Look
-from testbed.report.level_curves import LevelCurves, of_table
+from testbed.report.level_curves import LevelCurves, close, of_table
 from testbed.study.settings import ReportSettings
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, StudyFolder
@@ -56,6 +56,7 @@ class Results:
         curves: case, arm, variant, seed, step, loss (over its value at F = 0), gradient_norm,
             gradient_norm_cv.
         coefficients: coefficients.csv.
+        drawn: drawn.csv; without rows where an older study has none.
         identities: every identity row with `passed`, each once.
         configs: the configuration of each trial whose record can be read, by id.
         facts: data/<case>.json by case.
@@ -78,6 +79,7 @@ class Results:
     configs: dict[str, TrialConfig]
     facts: dict[str, dict[str, Any]]
     missing: list[str]
+    drawn: pd.DataFrame = field(default_factory=pd.DataFrame)
     look: Look = field(default_factory=Look)
     budgets: pd.DataFrame = field(default_factory=pd.DataFrame)
     stages: dict[Stage, Results] = field(default_factory=dict)
@@ -147,6 +149,21 @@ class Results:
         """The lowest and the highest noise level that training of a variant could draw."""
         return self._trained.get(label, (0.0, math.inf))
 
+    def config(self, label: Label) -> TrialConfig | None:
+        """The configuration of a variant's first seed; None where its record cannot be read."""
+        return self.configs.get(next(iter(self.of(*label)["id"]), ""))
+
+    def draws(self, label: Label, level: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The number of draws around each level that a variant's training is expected to make.
+
+        Of a training that is measured before its end, those to its end. inf where it is not known.
+        """
+        known, counts = self._draws.get(label, (np.empty(0), np.empty(0)))
+        found = np.full(len(level), math.inf)
+        at, of = np.nonzero(close(level, known))
+        found[at] = counts[of]
+        return found
+
     def by_level(self, label: Label) -> LevelCurves | None:
         """What was measured of a variant by level; None where nothing was."""
         return self._by_level.get(label)
@@ -181,6 +198,18 @@ class Results:
             for case, arm, variant, id_ in rows
             if id_ in self.configs
         }
+
+    @cached_property
+    def _draws(self) -> dict[Label, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        found = {}
+        for key, table in self.drawn.groupby(LABEL, sort=False) if len(self.drawn) else ():
+            label = (str(key[0]), str(key[1]), str(key[2]))
+            config = self.config(label)
+            if config is not None:
+                count = config.training.steps * config.training.batch
+                shares = table["share"].to_numpy(dtype=float)
+                found[label] = table["level"].to_numpy(dtype=float), count * shares
+        return found
 
     @cached_property
     def _asked(self) -> dict[Label, tuple[float, ...] | None]:

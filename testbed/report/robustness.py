@@ -1,4 +1,8 @@
-"""What a sentence of the lead hangs on: it is made again without each variant and each seed."""
+"""What a sentence of the lead hangs on: it is made again without each variant, seed and band.
+
+The bands are those of the study, fixed before its results. A sentence that is on one band already
+is not made again without others.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 
 from testbed.report import ranges
 from testbed.report.comparisons import Versus, baseline_of
+from testbed.report.ranges import NoiseBand
 from testbed.report.results import Results
 
 Statement = TypeVar("Statement")
@@ -42,22 +47,36 @@ class LeaveOneOut:
         if len(seeds) > 1:
             self.rest |= {f"seed {s}": results.without(case, seed=int(s)) for s in seeds}
 
-    def hangs_on(self, statement: Callable[[Results], Statement | None]) -> list[str]:
-        """Returns the variants and seeds without any one of which a sentence would be another.
+    def hangs_on(
+        self,
+        statement: Callable[[Results], Statement | None],
+        of_levels: Callable[[NoiseBand], Callable[[Results], Statement | None]] | None = None,
+    ) -> list[str]:
+        """Returns the variants, seeds and bands without any one of which a sentence would differ.
 
         Args:
             statement: what the sentence states of results; None where its subject is left out.
+            of_levels: the statement over the levels of a band, or of the rest of one, for a
+                sentence on all levels.
         """
         full = statement(self.results)
         others = {name: statement(rest) for name, rest in self.rest.items()}
+        if of_levels is not None:
+            for band in ranges.bands(self.results):
+                others[band.name] = of_levels(band.rest)(self.results)
         return [name for name, one in others.items() if one is not None and one != full]
 
 
-def effect(one: Versus, signed: bool) -> Callable[[Results], Effect | None]:
-    """Returns the statement of a comparison: the sign of its effect, if `signed`, and its side."""
+def effect(
+    one: Versus, signed: bool, band: NoiseBand | None = None
+) -> Callable[[Results], Effect | None]:
+    """Returns the statement of a comparison: the sign of its effect, if `signed`, and its side.
+
+    It is on the comparison's own band where `band` names no other.
+    """
 
     def statement(results: Results) -> Effect | None:
-        mean = _log_ratio(results, one)
+        mean = _log_ratio(results, one, band)
         if math.isnan(mean):
             return None
         sign = (1 if mean > 0 else -1) if signed else 0
@@ -67,25 +86,26 @@ def effect(one: Versus, signed: bool) -> Callable[[Results], Effect | None]:
 
 
 def lowest(
-    versus: Iterable[Versus], baseline: str, ranked: Sequence[str]
+    versus: Iterable[Versus], baseline: str, ranked: Sequence[str], band: NoiseBand | None = None
 ) -> Callable[[Results], str | None]:
     """Returns the statement which of the ranked variants is the lowest; None without the first."""
     members = [one for one in versus if one.variant in ranked]
 
     def statement(results: Results) -> str | None:
-        means = {one.variant: _log_ratio(results, one) for one in members} | {baseline: 0.0}
+        means = {one.variant: _log_ratio(results, one, band) for one in members} | {baseline: 0.0}
         left = {name: mean for name, mean in means.items() if not math.isnan(mean)}
         return min(left, key=lambda name: left[name]) if ranked[0] in left else None
 
     return statement
 
 
-def _log_ratio(results: Results, one: Versus) -> float:
+def _log_ratio(results: Results, one: Versus, band: NoiseBand | None) -> float:
     """The mean log ratio of a comparison over the seeds of both sides; nan where there is none."""
-    band = next((band for band in ranges.bands(results) if band.name == one.band), None)
+    band = band or next((own for own in ranges.bands(results) if own.name == one.band), None)
     sides = [ranges.values(results, label, one.metric, one.levels, band) for label in one.labels]
     seeds = sides[0].index.intersection(sides[1].index)
     if not len(seeds):
         return math.nan
-    a, b = (np.log(side.loc[seeds].to_numpy()) for side in sides)
-    return float((a - b).mean())
+    a, b = (side.loc[seeds].to_numpy() for side in sides)
+    # In nats a band of levels that were all left out has none.
+    return float(np.log(a / b).mean()) if (np.minimum(a, b) > 0).all() else math.nan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from testbed.report import comparisons, lengths, summaries
+from testbed.report import comparisons, lengths, sample_metrics, summaries
 from testbed.report.comparisons import Comparisons
 from testbed.report.results import LABEL, Results
 
@@ -17,6 +17,7 @@ def make(results: Results, compared: Comparisons) -> dict[str, pd.DataFrame]:
         "trials": trials(results),
         "results": comparisons.result_table(results),
         "comparisons": compared.table(),
+        "samples": sample_metrics.table(sample_metrics.make(results)),
         "levels": comparisons.level_table(results),
         "tweedie": summaries.laws(results),
         "learning": summaries.learning(results),

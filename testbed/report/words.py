@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 METRICS = {
     "loss_vs_wiener": (
@@ -112,26 +112,27 @@ FIGURES = {
         "Every variant against the baseline.",
         "Squares: the effect on the primary metric over the noise levels that both were trained "
         "on; dots: single seeds; grey: effects too small to matter. An arrow: a variant "
-        "or its interval goes on beyond the scale, which those near the baseline set. The axis is "
-        "logarithmic in the ratio.",
+        "or its interval goes on beyond the scale, which those near the baseline set; a small "
+        "arrow: a seed, or several, beyond it. The axis is logarithmic in the ratio.",
     ),
     "ratio": (
         "Ratio to the baseline by noise level.",
         "Below 1 a variant is better than the baseline. Grey: too small to matter; dotted: the "
-        "edges of the bands of noise levels; thin: levels that one of the two never trains on. A "
-        "line that leaves the panel goes on outside of it.",
+        "edges of the bands of noise levels; thin: levels that one of the two was not trained on. "
+        "A line that leaves the panel goes on outside of it.",
     ),
     "excess": (
         "Excess risk by noise level.",
         "E|D − D*|²/(d σ²): what each model missed, lower is better. Its integral over log σ, "
         "times d, is the excess in nats, so that on this logarithmic axis the highest levels are "
         "nearly all of it: the table of bands has their shares. Grey: the "
-        "irreducible loss of the exact denoiser (dotted) and the excess of the best linear one "
-        "(Wiener, dash-dotted), above which a model has learnt less than the covariance. A line "
+        "irreducible loss of the exact denoiser (dotted) and the excess of the linear one that was "
+        "fitted to the training split (Wiener, dash-dotted), above which a model has learnt less "
+        "than the covariance. A line "
         "that leaves the panel at the top is worse by more decades than it shows.",
     ),
     "wiener": (
-        "Loss against the best linear denoiser.",
+        "Loss against the fitted linear denoiser.",
         "Denoising loss over that of the Gaussian fitted to the training split (grey line: 1). "
         "Look at which end of σ each parameterization fails.",
     ),
@@ -237,14 +238,43 @@ def between(value: float, low: float, high: float) -> str:
     return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def floor(found: Mapping[str, float | None] | None) -> str:
+    """Writes a metric's floor, mean and standard deviation of real data: `0.0025 ± 0.0102`.
+
+    Of latents, the metric of held-out images that went through the first stage follows.
+    """
+    if not found or found.get("mean") is None:
+        return "–"
+    text = f"{signed(number(found['mean']))} ± {number(found.get('sd'))}"
+    decoded = found.get("decoded")
+    return text if decoded is None else f"{text}; images decoded again: {number(decoded)}"
+
+
+def difference(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Writes a difference with its interval, rounded as `per_cent` rounds."""
+    first, *bounds = _alike((value, low, high))
+    return first if math.isnan(low) else f"{first} [{', '.join(bounds)}]"
+
+
+def signed(text: str) -> str:
+    """Returns a number's text with a true minus, apart from that of a power of ten."""
+    return text.replace("-", "−").replace("e−", "e-")
+
+
 def per_cent(ratio: float, low: float = math.nan, high: float = math.nan) -> str:
     """Writes a ratio and its interval as an effect: `1.0 % [0.8, 1.2]`, `−12 % [−15, −8]`.
 
     The larger bound has two digits, and more where the width of the interval would not show.
     """
-    values = [100 * (one - 1) for one in (ratio, low, high)]
-    shown = [one for one in (values if math.isnan(low) else values[1:]) if math.isfinite(one)]
-    size, width = max(map(abs, shown), default=0.0), max(shown) - min(shown) if shown else 0.0
+    first, *bounds = _alike([100 * (one - 1) for one in (ratio, low, high)])
+    return f"{first} %" if math.isnan(low) else f"{first} % [{', '.join(bounds)}]"
+
+
+def _alike(values: Sequence[float]) -> list[str]:
+    """A value and its bounds, maybe nan, with as many decimals; see `per_cent` for how many."""
+    bounds = values if math.isnan(values[1]) else values[1:]
+    known = [one for one in bounds if math.isfinite(one)]
+    size, width = max(map(abs, known), default=0.0), max(known) - min(known) if known else 0.0
     places = 1 - _power(size) if size else 0
     places = max(places, -_power(width)) if width else places
 
@@ -254,8 +284,7 @@ def per_cent(ratio: float, low: float = math.nan, high: float = math.nan) -> str
         written = f"{round(value, places):.{max(places, 0)}f}"
         return written.replace("-", "" if not float(written) else "−")
 
-    first, *bounds = map(text, values)
-    return f"{first} %" if math.isnan(low) else f"{first} % [{', '.join(bounds)}]"
+    return [text(value) for value in values]
 
 
 def _power(size: float) -> int:

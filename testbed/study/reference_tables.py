@@ -1,8 +1,8 @@
 """Tables of a study that need no training.
 
-They hold coefficients, weights, equal objectives and the floors of the real data. `reference.json`
-in the study's folder holds the digests of what they were made of and of what was written, so that a
-study that runs again does not make them again.
+They hold coefficients, weights, shares of draws, equal objectives and the floors of the real data.
+`reference.json` in the study's folder holds the digests of what they were made of and of what was
+written, so that a study that runs again does not make them again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from testbed.metrics import linear_baseline
 from testbed.oracles import Oracle
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.study import equal_objectives
+from testbed.study import drawn_levels, equal_objectives
 from testbed.study.plan import Plan
 from testbed.tensors import blocks
 from testbed.trial import sources
@@ -37,7 +37,7 @@ ENTROPY_DRAWS = 8192
 
 
 def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
-    """Writes coefficients.csv and data/<case>.*; returns all groups of equal objectives.
+    """Writes coefficients.csv, drawn.csv and data/<case>.*; returns groups of equal objectives.
 
     Nothing is written where all of it is there already.
     """
@@ -64,7 +64,9 @@ def _made_of(plan: Plan) -> str:
 
 def _written(plan: Plan) -> str:
     """The digest of the tables."""
-    sha = hashlib.sha256(plan.files.store.get("coefficients.csv") or b"")
+    sha = hashlib.sha256()
+    for name in ("coefficients.csv", "drawn.csv"):
+        sha.update(plan.files.store.get(name) or b"")
     for case in dict.fromkeys(label["case"] for one in plan.trials for label in one.labels):
         for kind in ("json", "safetensors"):
             sha.update(plan.files.data.store.get(f"{case or 'data'}.{kind}") or b"")
@@ -73,6 +75,7 @@ def _written(plan: Plan) -> str:
 
 def _make(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     tables: list[pd.DataFrame] = []
+    drawn: list[pd.DataFrame] = []
     known: set[tuple[str, str, str]] = set()
     cases: dict[str, TrialConfig] = {}
     for trial in plan.trials:
@@ -87,17 +90,30 @@ def _make(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
         for label in trial.labels:
             cases.setdefault(label["case"], config)
             key = (label["case"], label["arm"], label["variant"])
-            if key not in known and objective.parameterization.affine:
-                tables.append(_coefficients(label, denoiser, objective, data))
+            if key in known:
+                continue
             known.add(key)
+            own = dict(zip(("case", "arm", "variant"), key, strict=True))
+            drawn.append(_labelled(own, drawn_levels.table(config, objective)))
+            if objective.parameterization.affine:
+                tables.append(_labelled(label, _coefficients(denoiser, objective, data)))
     if tables:
         plan.files.put_table("coefficients.csv", pd.concat(tables))
+    if drawn:
+        plan.files.put_table("drawn.csv", pd.concat(drawn))
     for case, config in cases.items():
         _real(plan, case, config, registry)
     return equal_objectives.find(plan, registry)
 
 
-def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Data) -> pd.DataFrame:
+def _labelled(label: dict[str, str], table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the labels as its first columns."""
+    for column, value in reversed(label.items()):
+        table.insert(0, column, value)
+    return table
+
+
+def _coefficients(denoiser: Any, objective: Any, data: Data) -> pd.DataFrame:
     """One row per level: the four coefficients, target size, effective weights, loss at F = 0."""
     sigma = denoiser.level(levels_of(objective.density, 129))
     p, sd = objective.parameterization, objective.sigma_data
@@ -117,12 +133,9 @@ def _coefficients(label: dict[str, str], denoiser: Any, objective: Any, data: Da
     }
     if objective.loss.quadratic:
         columns["loss_start"] = objective.terms(sigma).k * target**2 / objective.scale(data)
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {name: values.detach().double().numpy() for name, values in columns.items()}
     )
-    for column, value in reversed(label.items()):
-        table.insert(0, column, value)
-    return table
 
 
 def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> None:

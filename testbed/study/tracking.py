@@ -429,7 +429,7 @@ class Tracker:
     def _send_files(self, plugin_files: Mapping[str, Path]) -> None:
         """Sends the study's own record, the report, its tables and figures, and plugins' files."""
         files = self._plan.files
-        for name in ("study.json", "report.html", "coefficients.csv", "tweedie.json"):
+        for name in ("study.json", "report.html", "coefficients.csv", "drawn.csv", "tweedie.json"):
             if files.has(name):
                 self._client.log_artifact(self._parent, str(files.path / name))
         for name in ("tables", "figures"):

@@ -417,7 +417,7 @@ class StudyFolder(Folder):
         """
         # Its own files alone: --out may name a folder that holds more.
         own = "study.json", "plan.json", "looks.json", "mlflow.json", "tweedie.json"
-        kept = "identities.json", "reference.json", "report.json", "coefficients.csv"
+        kept = "identities.json", "reference.json", "report.json", "coefficients.csv", "drawn.csv"
         self.store.sweep(*own, *kept)
         self.data.store.sweep()
         wanted = set(groups)

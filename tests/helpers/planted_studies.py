@@ -18,6 +18,9 @@ from testbed.report.results import Results
 
 SIGMA = (0.01, 0.1, 1.0, 10.0)
 WIENER = (1e-4, 8e-3, 0.2, 0.4)
+STEPS, BATCH = 9, 128
+DRAWS = STEPS * BATCH
+"""What the training of a planted study draws."""
 DEFAULT_SIGMA_DATA = {"digits": 0.846745, "mixture": 0.46873}
 LEARNT = 20.0
 """How far the best linear denoiser is above a planted loss of value 1."""
@@ -34,12 +37,14 @@ def plant(
     shape: Callable[[str, int], float] = lambda variant, level: 1.0,
     order: Callable[[list[Any]], list[Any]] = lambda trials: trials,
     trained: Mapping[str, tuple[float, float]] | None = None,
+    shares: Mapping[str, Sequence[float]] | None = None,
     **study: Any,
 ) -> Path:
     """A study's folder in which (case, arm, variant) has these primary metrics, one per seed.
 
     A word instead of a number is the trial's status. `shape` multiplies a variant's loss by level.
-    `trained` has the range of levels that a variant's training draws, where it is not the whole.
+    `trained` has the range of levels that a variant's training draws, where it is not the whole,
+    and `shares` the share of its DRAWS draws around each level, where it is not a quarter.
     """
     trials = []
     for number, (label, values) in enumerate(planted.items()):
@@ -70,6 +75,12 @@ def plant(
         for s in SIGMA
     ]
     pd.DataFrame(known).to_csv(folder / "coefficients.csv", index=False)
+    drawn = [
+        {**dict(zip(results.LABEL, label, strict=True)), "level": level, "share": share}
+        for label in planted
+        for level, share in zip(SIGMA, (shares or {}).get(label[2], [0.25] * 4), strict=True)
+    ]
+    pd.DataFrame(drawn).to_csv(folder / "drawn.csv", index=False)
     return folder
 
 
@@ -89,7 +100,7 @@ def _trial(
         "sigma_data_measured": 0.5,
         "seed": seed,
         "training_range": trained,
-        "training": {"learning_rate": 0.001, "steps": 9},
+        "training": {"learning_rate": 0.001, "steps": STEPS, "batch": BATCH},
     }
     _json(at / "trial.json", {"id": at.name, "config": config, "labels": labels})
     status = value if isinstance(value, str) else "finished"

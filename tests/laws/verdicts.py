@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,19 +91,22 @@ def law_learnt_nothing(rule: Callable[[Results, Label, Any], str]) -> None:
 
 
 def law_a_sentence_hangs(made: Callable[[Results, str], LeaveOneOut]) -> None:
-    """A sentence hangs on the seed that carries it, and on no one where each seed says the same."""
+    """A sentence hangs on the seed, variant or band that carries it, and on none if all say so."""
     base = noisy(1.0, seeds=6, stream=1)
     carried = [value * factor for value, factor in zip(base, CARRIED, strict=True)]
     steady = [0.8 * value for value in noisy(1.0, seeds=6, stream=2)]
-    read = planted({("c", "", "b"): base, ("c", "", "a"): carried, ("c", "", "d"): steady})
+    by_band = [0.9 * value for value in noisy(1.0, seeds=6, stream=3)]
+    values = {"b": base, "a": carried, "d": steady, "e": by_band}
+    read = planted({("c", "", name): own for name, own in values.items()}, shape=_very_low)
     left = made(read, "c")
     found = comparisons.make(read)
     hangs = {}
-    for name in ("a", "d"):
+    for name in ("a", "d", "e"):
         one = found.to_baseline("c", "", name)
         assert one is not None
-        hangs[name] = left.hangs_on(effect(one, signed=True))
-    assert hangs == {"a": ["seed 3"], "d": []}
+        hangs[name] = left.hangs_on(effect(one, signed=True), partial(effect, one, True))
+        assert "seed 3" in hangs[name] or left.hangs_on(effect(one, signed=True)) == []
+    assert hangs == {"a": ["seed 3"], "d": [], "e": ["very low noise"]}
 
     def spread(less: Results) -> bool:
         names = less.variants("c")
@@ -110,6 +114,11 @@ def law_a_sentence_hangs(made: Callable[[Results, str], LeaveOneOut]) -> None:
         return bool(max(logs) - min(logs) > 0.2)
 
     assert left.hangs_on(spread) == ["d"]
+
+
+def _very_low(variant: str, level: int) -> float:
+    """The levels of variant e: 0.9 of the baseline in the mean, and 1.29 without the lowest."""
+    return [1 / 3, 1.44, 1.44, 1.44][level] if variant == "e" else 1.0
 
 
 CARRIED = (1.01, 1.02, 1.0, 0.5, 1.01, 1.02)

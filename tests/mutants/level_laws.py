@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from laws import drawn_levels as drawn_laws
 from laws import levels as laws
 from mutants.registry import laws_of, rejected_by
 from torch import Tensor
@@ -23,12 +24,44 @@ from testbed.report import ranges
 from testbed.report.ranges import CommonLevels
 from testbed.report.results import Label, Results
 from testbed.sampling.schedules import snapped
-from testbed.study import grids
+from testbed.study import drawn_levels, grids
 from testbed.study.grids import Variant
 from testbed.tensors import per_sample
+from testbed.training.objective import Objective
 from testbed.trial.config import TrialConfig
 
 Variants = Sequence[Variant]
+
+
+def whole_distances(objective: Objective, levels: Tensor, grid: Tensor) -> Tensor:
+    """As far as the neighbours, so that each draw counts twice."""
+    near = (levels.log()[:, None] - grid.log()).abs().argmin(1)
+    whole = torch.diff(grid.log()).exp()
+    before, after = torch.cat([whole[:1], whole])[near], torch.cat([whole, whole[-1:]])[near]
+    at = levels if objective.table is None else objective.table.quantised(levels)
+    return drawn_levels.below(objective, at * after) - drawn_levels.below(objective, at / before)
+
+
+def among_what_is_measured(objective: Objective, levels: Tensor, grid: Tensor) -> Tensor:
+    """Half way to the next level that is measured, which may be a table's, close by."""
+    order = levels.argsort()
+    found = torch.empty_like(levels)
+    found[order] = drawn_levels.shares(objective, levels[order], levels[order])
+    return found
+
+
+def of_the_density(objective: Objective, levels: Tensor, grid: Tensor) -> Tensor:
+    """The density at the level times the distance to the neighbours."""
+    near = (levels.log()[:, None] - grid.log()).abs().argmin(1)
+    half = torch.diff(grid.log()) / 2
+    width = torch.cat([half[:1], half]) + torch.cat([half, half[-1:]])
+    return objective.density.pdf_over_log_sigma(levels) * width[near]
+
+
+def without_the_table(objective: Objective, levels: Tensor, grid: Tensor) -> Tensor:
+    """Around the level that was asked for, and not around the table's."""
+    continuous = replace(objective, table=None)
+    return drawn_levels.shares(continuous, levels, grid)
 
 
 def at(config: TrialConfig, levels: Sequence[float] | None) -> TrialConfig:
@@ -250,4 +283,13 @@ rejected_by(
     ranges.common,
     the_table_s_levels_as_those_asked_for=share_of_the_table,
     the_ends_stand_for_what_is_beyond=ends_stand_for_all_beyond,
+)
+rejected_by(
+    LEVELS,
+    drawn_laws.law_share_of_draws,
+    drawn_levels.shares,
+    to_the_neighbours=whole_distances,
+    half_way_to_what_is_measured=among_what_is_measured,
+    the_density_times_a_width=of_the_density,
+    around_what_was_asked_for=without_the_table,
 )

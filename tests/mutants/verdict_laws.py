@@ -121,6 +121,21 @@ def last_of_all(results: Results, case: str) -> LeaveOneOut:
     return left
 
 
+class WithoutBands(LeaveOneOut):
+    """What one band of noise levels carries counts as carried by all."""
+
+    def hangs_on(self, statement: Any, of_levels: Any = None) -> list[str]:
+        return super().hangs_on(statement)
+
+
+class BandsAlone(LeaveOneOut):
+    """Each band by itself in the place of all others."""
+
+    def hangs_on(self, statement: Any, of_levels: Any = None) -> list[str]:
+        alone = of_levels and (lambda band: of_levels(band.rest))
+        return super().hangs_on(statement, alone)
+
+
 def over_every_level(results: Results, label: Label, metric: str, levels: Any) -> Any:
     return results.values(*label, metric)
 
@@ -169,6 +184,8 @@ rejected_by(
     seeds_only=only_what(lambda name: name.startswith("seed")),
     variants_only=only_what(lambda name: not name.startswith("seed")),
     each_on_top_of_those_before=last_of_all,
+    bands_not_left_out=WithoutBands,
+    bands_alone=BandsAlone,
 )
 rejected_by(
     VERDICTS,

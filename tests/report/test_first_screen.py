@@ -1,8 +1,12 @@
 """The first screen says what holds: its rules, each on a study whose numbers are planted."""
 
+import itertools
 import json
 import math
+import re
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,16 @@ import pandas as pd
 import pytest
 from helpers.command_line import run_here
 from helpers.paths import ROOT
-from helpers.planted_studies import LEARNT, Planted, noisy, plant, plant_default
+from helpers.planted_studies import (
+    DEFAULT_SIGMA_DATA,
+    DRAWS,
+    LEARNT,
+    SIGMA,
+    Planted,
+    noisy,
+    plant,
+    plant_default,
+)
 
 from testbed import report
 from testbed.metrics import curves
@@ -23,8 +36,10 @@ from testbed.report import (
     galleries,
     ranges,
     reading,
+    result_tables,
     words,
 )
+from testbed.report.comparisons import Versus
 from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut
 
@@ -47,6 +62,99 @@ def test_a_sentence_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
     # -0.0525 on the log scale in the mean; without seed 3, -0.0471.
     assert "a (−5.1 % [−6.4, −3.8]; hangs on seed 3) is better." in text
     assert "rests on" not in text
+
+
+WHOLE = (1.05**3 / 3) ** 0.25
+"""0.788, the geometric mean of a third, once, and 1.05, three times."""
+
+
+def very_low(variant: str, level: int) -> float:
+    """Of a variant a with WHOLE: a third at the lowest of four levels, and 1.05 at the others."""
+    return [1 / 3, 1.05, 1.05, 1.05][level] / WHOLE if variant == "a" else 1.0
+
+
+def test_a_sentence_says_which_band_it_hangs_on(tmp_path: Path) -> None:
+    means = {"b": 1.0, "a": WHOLE, "d": 1.0}
+    planted = {
+        ("c", "", name): noisy(mean, stream=stream)
+        for stream, (name, mean) in enumerate(means.items())
+    }
+    text = lead(plant(tmp_path, planted, shape=very_low))
+    assert re.search(r" a \(−21 % \[−2., −20\]; hangs on very low noise\) is better", text)
+    assert "The lowest loss / Wiener loss is that of a (this hangs on very low noise)" in text
+    even = lead(plant(tmp_path / "even", planted))
+    assert "is better" in even
+    assert "noise)" not in even.partition("By noise level")[0]
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        ((100.0, 1.0, 1.0, 1.0), "98 % of the excess risk in nats of b and a lies below 0.1"),
+        ((1.0, 1.0, 20.0, 1.0), "75 % of the excess risk in nats of b and a lies between 1 and 10"),
+        ((1.0, 1.0, 1.0, 1e4), "93 % of the excess risk in nats of b and a lies above 10"),
+        ((1.0, 0.5, 1.0, 1.0), ""),
+    ],
+)
+def test_the_lead_says_where_most_of_the_metric_lies(
+    tmp_path: Path, factors: tuple[float, ...], said: str
+) -> None:
+    """Of excess/sigma^2 with weights 1/2, 1, 1, 1/2: 0.25, 0.4, 0.1 and 0.001 times the factors."""
+    planted = {("c", "", "a"): noisy(1.1, stream=1), ("c", "", "b"): noisy(1.0, stream=2)}
+    folder = plant(tmp_path, planted, oracle=True, shape=lambda _, level: factors[level])
+    text = lead(folder)
+    assert f"{said} σ_data." in text if said else "lies" not in text
+
+
+def test_an_average_over_levels_is_not_said_to_lie_anywhere(tmp_path: Path) -> None:
+    assert "lies" not in lead(plant(tmp_path, WINNER, shape=very_low))
+
+
+@pytest.mark.parametrize(("draws", "counts"), [(9.9, False), (10.1, True), (0.0, False)])
+def test_a_level_counts_from_ten_expected_draws_on(
+    tmp_path: Path, draws: float, counts: bool
+) -> None:
+    shares = {"a": [0.4, 0.4, 0.2, draws / DRAWS]}
+    planted = {("c", "", name): WINNER["c", "", name] for name in "ab"}
+    folder = plant(tmp_path, planted, shares=shares)
+    read, text = reading.read(folder), lead(folder)
+    assert ranges.inside(read, ("c", "", "a"), np.array(SIGMA)).tolist() == [True] * 3 + [counts]
+    assert ranges.inside(read, ("c", "", "b"), np.array(SIGMA)).all()
+    said = "ewer than 10 draws of a whole training are expected around 1 of 4 levels (σ = 10) for a"
+    assert (said in text) == (not counts)
+    assert ("over the 3 of 4 levels, σ = 0.01 to 1, that both were trained on" in text) != counts
+    report.write(folder)
+    levels = pd.read_csv(folder / "tables" / "levels.csv")
+    assert levels["trained"].all() == counts
+
+
+def test_a_study_that_did_not_record_its_draws_says_so(tmp_path: Path) -> None:
+    folder = plant(tmp_path, WINNER)
+    (folder / "drawn.csv").unlink()
+    read = reading.read(folder)
+    assert ranges.inside(read, ("c", "", "a"), np.array(SIGMA)).all()
+    assert any("drawn.csv is not there" in line for line in read.missing)
+
+
+def test_levels_that_most_comparisons_share_are_said_once(tmp_path: Path) -> None:
+    text = lead(plant(tmp_path, WINNER, trained={"b": (0.1, 80.0)}))
+    assert "Against the baseline b, over the 3 of 4 levels, σ = 0.1 to 10, that both sides" in text
+    assert text.count("over the 3 of 4 levels") == 1
+
+
+@pytest.mark.parametrize(("above", "said"), [(1.02, True), (0.98, False)])
+def test_the_lead_says_where_the_fitted_linear_denoiser_loses_to_the_input(
+    tmp_path: Path, above: float, said: bool
+) -> None:
+    """Of 1024 draws in 2 dimensions, 3 standard errors of D = x are 3 sqrt(2/2048) = 9.4 %."""
+    folder = plant(tmp_path, WINNER)
+    limit = 1 + 3 * math.sqrt(2 / 2048)
+    for file in folder.glob("trials/*/levels.csv"):
+        levels = pd.read_csv(file)
+        levels["wiener"] = [*(limit * above * levels["sigma"][:2] ** 2), 0.2, 0.4]
+        levels.to_csv(file, index=False)
+    wanted = "at 2 of 4 levels, σ = 0.01 to 0.1, its loss on held-out data is above that of D = x."
+    assert (wanted in lead(folder)) == said
 
 
 def test_few_seeds_are_said(tmp_path: Path) -> None:
@@ -137,7 +245,7 @@ def test_no_one_wins_against_what_learnt_nothing(tmp_path: Path) -> None:
         ratio = levels["loss"] / levels["wiener"]
         levels.assign(error_rms=levels["target_rms"] * np.sqrt(ratio)).to_csv(file, index=False)
     text = lead(folder)
-    assert "edm learnt nothing beyond the linear denoiser (F = 0); no one wins against it" in text
+    assert "No verdict on v: edm learnt nothing beyond the linear denoiser (F = 0)." in text
     for word in ("better", "worse", "lowest"):
         assert word not in text
     page = report.write(folder).read_text()
@@ -235,6 +343,64 @@ def test_a_study_without_arms_has_every_figure(tmp_path: Path) -> None:
         assert f'<figure id="{kind}_c">' in page
 
 
+def test_an_effect_over_other_levels_is_marked(tmp_path: Path) -> None:
+    read = reading.read(plant(tmp_path, WINNER, trained={"a": (0.1, 80.0)}))
+    made = comparisons.make(read)
+    found = {
+        one.variant: effects.over_other_levels(read, one) for one in made.with_baseline("c", "")
+    }
+    assert found == {"a": True, "d": False}
+    with drawing.styled():
+        picture = effects.forest(read, made, "c")
+    assert picture is not None
+    assert "Hollow: an effect that is not over all levels" in picture.caption
+    assert "(a 3 of 4 levels, σ = 0.1 to 10)" in picture.caption
+    whole = reading.read(plant(tmp_path / "whole", WINNER))
+    with drawing.styled():
+        picture = effects.forest(whole, comparisons.make(whole), "c")
+    assert picture is not None
+    assert "Hollow" not in picture.caption
+
+
+def test_a_common_range_of_all_marks_no_effect(tmp_path: Path) -> None:
+    """The baseline itself is trained on three levels, and every effect is over these."""
+    read = reading.read(plant(tmp_path, WINNER, trained={"b": (0.1, 80.0)}))
+    made = comparisons.make(read)
+    assert not any(effects.over_other_levels(read, one) for one in made.with_baseline("c", ""))
+
+
+def test_seeds_beyond_the_scale_are_arrows_at_its_edge() -> None:
+    found = effects.beyond(np.array([0.1, 0.5, 1.0, 2.0, 7.0, 9.0]), (0.5, 2.0))
+    assert {marker: at.tolist() for marker, at in found.items()} == {
+        ".": [0.5, 1.0, 2.0],
+        "<": [0.5],
+        ">": [2.0, 2.0],
+    }
+    assert list(effects.beyond(np.array([1.0]), (0.5, 2.0))) == ["."]
+
+
+@pytest.mark.parametrize("number", [2, 5, 6, 11])
+def test_tables_of_results_are_narrow_however_many_metrics_there_are(
+    tmp_path: Path, number: int
+) -> None:
+    """At most eight columns of the primary metric; the others have five variants side by side."""
+    planted = {("c", arm, f"v{i}"): noisy(1.0, stream=i) for arm in "xy" for i in range(number)}
+    folder = plant(tmp_path, planted, baseline="v0")
+    read = reading.read(folder)
+    made = comparisons.make(read)
+    table = comparisons.result_table(read)
+    first = result_tables.primary(read, made, table, "c")
+    assert len(first.head) <= 8
+    assert all(len(row) == len(first.head) for row in first.rows)
+    others = list(result_tables.others(read, table, "c"))
+    assert [arm for arm, _ in others] == ["x"] * -(-number // 5) + ["y"] * -(-number // 5)
+    for _, other in others:
+        assert len(other.head) <= 7
+        assert [row[0].text for row in other.rows] == ["energy distance", "MMD²"]
+    shown = [name for arm, other in others if arm == "x" for name in other.head[1:-1]]
+    assert shown == [f"v{i}" for i in range(number)]
+
+
 def test_the_scale_is_that_of_the_variants_in_the_running(tmp_path: Path) -> None:
     planted = {**WINNER, ("c", "", "far"): noisy(15.0, stream=8)}
     planted["c", "", "lost"] = ["diverged", *noisy(9.0, stream=9)[1:]]
@@ -254,20 +420,50 @@ def test_the_lead_of_the_default_study(default: Results) -> None:
     """What a careful reader finds in its tables, and no sentence on a spread."""
     said = dict(finding.headline(default, comparisons.make(default)))
     digits, mixture = (" ".join(said[case]) for case in said if case)
-    assert "v (1.0 % [0.8, 1.2]) is equivalent;" in digits
+    assert "v (1.0 % [0.8, 1.2]; hangs on very high noise) is equivalent;" in digits
     assert "score learnt nothing beyond the linear denoiser (F = 0)" in digits
     assert "All of this rests on 3 seeds only." in digits
     assert "v (0.7 % [−7.6, 9.6]) is undecided" in mixture
     assert "over the 12 of 16 levels, σ = 0.017 to 39, that both were trained on" in mixture
     assert "(98 % of that of edm; −0.3 % [−8.5, 8.5])" in mixture
     assert "better at very high noise (< 1 % of that of edm; −85 % [−87, −82])" in mixture
-    assert "the linear denoiser (wiener) is better than edm at very low noise" in mixture.lower()
-    assert "is that of edm (this hangs on seed 0 and seed 5)" in mixture
+    said_of_linear = "the linear denoiser fitted to the training split (Wiener) is better than edm"
+    assert f"{said_of_linear} at very low noise".lower() in mixture.lower()
+    assert "not the best linear one: at 3 of 16 levels, σ = 0.002 to 0.0082" in digits
+    assert "not the best linear one" not in mixture
+    assert "is that of edm (this hangs on seed 0, seed 5 and low noise)" in mixture
+    assert "97 to 100 % of the excess risk in nats of edm, v, eps and x0 lies below 0.1" in mixture
     assert "spread" not in digits + mixture
 
 
+def without_bands(results: Results, one: Versus) -> Iterator[float]:
+    """The mean log ratio over the levels of all bands but one, from the tables by level."""
+    assert one.levels is not None
+    tables = []
+    for case, arm, variant in one.labels:
+        here = results.levels
+        here = here[(here["case"] == case) & (here["arm"] == arm) & (here["variant"] == variant)]
+        here = here[here["level"].isin(one.levels.levels)]
+        column = here["excess"] / here["sigma"] ** 2 if case == "mixture" else here["loss"]
+        tables.append(here.assign(y=column).pivot(index="seed", columns="level", values="y"))
+    levels = tables[0].columns.to_numpy()
+    t = np.log(levels)
+    weight = np.array([np.trapezoid(np.eye(len(t))[i], t) for i in range(len(t))])
+    scaled = levels / DEFAULT_SIGMA_DATA[one.case]
+    for low, high in itertools.pairwise((0, 0.1, 1, 10, math.inf)):
+        rest = ~((scaled >= low) & (scaled < high))
+        a, b = (table.to_numpy()[:, rest] for table in tables)
+        if one.case == "mixture":
+            yield float(np.log((a @ weight[rest]) / (b @ weight[rest])).mean())
+        else:
+            yield float(np.log(a / b).mean())
+
+
 def test_every_claim_of_the_default_study_holds_without_any_one(default: Results) -> None:
-    """Without each variant and each seed by hand: the same sign, the same side of 5 %."""
+    """Without each seed and each band by hand: the same sign, the same side of 5 %.
+
+    The effect of one variant depends on no other, but for the baseline.
+    """
     made = comparisons.make(default)
     said = " ".join(text for _, texts in finding.headline(default, made) for text in texts)
     for one in made.judged:
@@ -276,6 +472,7 @@ def test_every_claim_of_the_default_study_holds_without_any_one(default: Results
         a, b = (ranges.values(default, label, one.metric, one.levels) for label in one.labels)
         r = np.log(a) - np.log(b)
         rest = [r.drop(seed).mean() for seed in r.index]
+        rest += [mean for mean in without_bands(default, one) if not math.isnan(mean)]
         alike = all(np.sign(m) == np.sign(r.mean()) and abs(m) >= 0.05 for m in rest)
         effect = words.per_cent(*(getattr(one.comparison, n) for n in ("ratio", "low", "high")))
         claim = said.split(f"{one.variant} ({effect}")[1].partition(")")[0]
@@ -342,6 +539,10 @@ parameterization = ["score", "edm"]
     assert found == pytest.approx((0.04 * sigma_data, 200 * sigma_data))
     assert read.trained(("", "", "edm")) == pytest.approx((0.002, 80.0))
     labels = ("", "", "score"), ("", "", "edm")
+    levels = ranges.common(read, *labels)
+    assert levels is not None
+    assert levels.text == "0 of 8 levels"  # 16 draws of a training, 10 around none of them
+    read = replace(read, drawn=read.drawn.assign(share=1.0))
     levels = ranges.common(read, *labels)
     assert levels is not None
     assert levels.text == "6 of 8 levels, σ = 0.041 to 80"

@@ -161,7 +161,7 @@ def test_a_pair_is_compared_at_the_same_levels_and_the_share_is_said(
             nats.append(np.trapezoid(y, np.log(here["sigma"])))
         ratios.append(nats[0] / nats[1])
     assert made.comparison.ratio == pytest.approx(float(np.sqrt(np.prod(ratios))), rel=1e-9)
-    assert f"over the {levels.text}, that both were trained on" in says(results)
+    assert f"over the {levels.text}, that both sides were trained on" in says(results)
 
 
 def test_less_than_half_of_the_levels_has_no_verdict(tmp_path: Path) -> None:

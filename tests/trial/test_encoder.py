@@ -303,7 +303,7 @@ def test_a_study_of_latents_has_samples_of_images(tmp_path: Path) -> None:
             "energy"
         ]
     )
-    assert "images decoded again: floor" in (tmp_path / "runs/latent/report.html").read_text()
+    assert "images decoded again: " in (tmp_path / "runs/latent/report.html").read_text()
 
 
 def test_pixels_and_latents_are_not_compared(tmp_path: Path) -> None:

@@ -459,7 +459,8 @@ def test_the_state_of_a_trial(tmp_path: Path) -> None:
 def test_tidying_sweeps_its_own_half_written_files_alone(tmp_path: Path) -> None:
     study = StudyFolder.at(tmp_path)
     study.trial("t").put_json("result.json", {"status": "finished"})
-    swept = ["study.json.tmp", "coefficients.csv.tmp", "data/digits.json.tmp", "trials/t/x.tmp"]
+    swept = ["study.json.tmp", "coefficients.csv.tmp", "drawn.csv.tmp", "data/digits.json.tmp"]
+    swept += ["trials/t/x.tmp"]
     for name in [*swept, "theirs.tmp"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("half")
