@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,7 @@ class DiffusersFolder:
         _check(self.network, info)
         network: nn.Module = model.eval()
         null = model.config.num_embeds_ada_norm if self.model == MODELS[2] else None
-        return ForeignNetwork(
-            network, self.reading.time_scale, self.reading.sign, null=null
-        ).eval()
+        return ForeignNetwork(network, self.reading.time_scale, self.reading.sign, null=null).eval()
 
     def denoiser(
         self, sigma_data: float | None = None, registry: Registry | None = None
@@ -161,14 +159,8 @@ def read(
     said_twice = model == MODELS[2] and out == 2 * int(channels or 0)
     if said_twice and said.table is not None and not said.learned_variance:
         # The scheduler of a sampler says nothing of a variance that it does not use.
-        said = _with_variance(said)
+        said = replace(said, learned_variance=True)
     return DiffusersFolder(folder, network, model, said, (int(channels or 0), *map(int, sizes)))
-
-
-def _with_variance(said: Reading) -> Reading:
-    from dataclasses import replace
-
-    return replace(said, learned_variance=True)
 
 
 def load_diffusers(
@@ -209,9 +201,7 @@ def _network(folder: Path, subfolder: str) -> Path:
     if subfolder:
         if not (folder / subfolder / CONFIG).is_file():
             near = [one.parent.name for one in folder.glob(f"*/{CONFIG}")]
-            raise InputError(
-                f"{folder}: {unknown('subfolder of a network', subfolder, near)}"
-            )
+            raise InputError(f"{folder}: {unknown('subfolder of a network', subfolder, near)}")
         return folder / subfolder
     for part in PARTS:
         if (folder / part / CONFIG).is_file():

@@ -50,10 +50,10 @@ READ = (*OF_BETAS, *OF_FLOW, *OF_EDM, *OF_VE)
 
 @dataclass(frozen=True)
 class Reading:
-    """How the network of a scheduler is wrapped.
+    """How the network of a checkpoint is wrapped.
 
     Args:
-        scheduler: the class of the scheduler.
+        source: the class of the scheduler, or the name of the wrapping.
         wrapping: the parameterization of its output, c_in and c_noise.
         table: the levels of a discrete one, else None.
         time_scale, sign: as for a `ForeignNetwork`.
@@ -63,7 +63,7 @@ class Reading:
             not those of a table.
     """
 
-    scheduler: str
+    source: str
     wrapping: Wrapping
     table: NoiseTable | None = field(default=None, repr=False)
     time_scale: float = 1.0

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from testbed import __version__
-from testbed.cli import components, installation, models, sharing, studies
+from testbed.cli import checkpoints, components, installation, models, sharing, studies
 from testbed.errors import InputError, disk_is_full
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ for panel, commands in (
     ("Studies", (studies.study, studies.plan, studies.report, studies.sync, studies.ui)),
     ("Results", (sharing.compare, sharing.pack, sharing.verify)),
     ("Components", (components.plugins, components.explain, components.check, components.new)),
-    ("Denoisers", (models.audit, models.sample)),
+    ("Denoisers", (models.audit, models.sample, checkpoints.export)),
     ("Installation", (installation.selftest,)),
 ):
     for command in commands:

@@ -102,8 +102,8 @@ class TrialFields(Model):
             'The noise level as the network gets it: the parameterization\'s own ("native"), '
             'log(sigma)/4 for all ("shared"), the index in the table ("index"), sigma, log sigma, '
             'log(sigma/2) ("log_half_sigma"), -2 log sigma ("log_snr"), sigma/(1 + sigma) '
-            '("time"), 1/(1 + sigma) ("reversed_time"), 2/pi arctan(sigma) ("cosine_time"), or 999 t '
-            'of the VP schedule ("vp_time").',
+            '("time"), 1/(1 + sigma) ("reversed_time"), 2/pi arctan(sigma) ("cosine_time"), or '
+            '999 t of the VP schedule ("vp_time").',
             objective=True,
             report="recipe",
             from_recipe=True,
