@@ -19,7 +19,7 @@ from testbed.checkpoints.networks import ForeignNetwork
 from testbed.checkpoints.schedulers import Reading
 from testbed.checkpoints.weights import SHOWN
 from testbed.diffusion.denoiser import Denoiser
-from testbed.errors import InputError, did_you_mean, one_line, unknown
+from testbed.errors import InputError, UnknownName, did_you_mean, one_line, unknown
 from testbed.registry import Registry
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
@@ -40,6 +40,8 @@ class DiffusersFolder:
         model: the class of the network, one of `MODELS`.
         reading: how it is wrapped, by its scheduler.
         shape: of one sample, (C, H, W).
+        labels: the number of classes that its network is given; 0 where it is given none.
+        needs: an argument besides these that its network cannot do without, else "".
     """
 
     path: Path
@@ -47,6 +49,8 @@ class DiffusersFolder:
     model: str
     reading: Reading
     shape: tuple[int, ...]
+    labels: int = 0
+    needs: str = ""
 
     @property
     def digest(self) -> str:
@@ -143,7 +147,7 @@ def read(
     config = _json(network / CONFIG)
     model = str(config.get("_class_name"))
     if model not in MODELS:
-        raise InputError(f"{network / CONFIG}: _class_name: {unknown('model', model, MODELS)}")
+        raise UnknownName(f"{network / CONFIG}: _class_name: {unknown('model', model, MODELS)}")
     file = _scheduler(folder, network, scheduler)
     stated = _json(file)
     try:
@@ -160,7 +164,10 @@ def read(
     if said_twice and said.table is not None and not said.learned_variance:
         # The scheduler of a sampler says nothing of a variance that it does not use.
         said = replace(said, learned_variance=True)
-    return DiffusersFolder(folder, network, model, said, (int(channels or 0), *map(int, sizes)))
+    labels = config.get("num_embeds_ada_norm" if model == MODELS[2] else "num_class_embeds") or 0
+    needs = "encoder_hidden_states" if model == MODELS[1] else ""
+    shape = (int(channels or 0), *map(int, sizes))
+    return DiffusersFolder(folder, network, model, said, shape, int(labels), needs)
 
 
 def load_diffusers(
@@ -201,7 +208,7 @@ def _network(folder: Path, subfolder: str) -> Path:
     if subfolder:
         if not (folder / subfolder / CONFIG).is_file():
             near = [one.parent.name for one in folder.glob(f"*/{CONFIG}")]
-            raise InputError(f"{folder}: {unknown('subfolder of a network', subfolder, near)}")
+            raise UnknownName(f"{folder}: {unknown('subfolder of a network', subfolder, near)}")
         return folder / subfolder
     for part in PARTS:
         if (folder / part / CONFIG).is_file():

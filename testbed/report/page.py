@@ -21,6 +21,7 @@ from testbed.report import (
     equal_objectives,
     figures,
     finding,
+    fixed_models,
     length_section,
     lengths,
     ranges,
@@ -159,6 +160,7 @@ def _page(
         recipes=summaries.recipes(results),
         views=views,
         lengths=length_section.of_cases(results, lengths.make(results, compared)),
+        fixed=fixed_models.parts(results),
         laws=_laws(made["tweedie"]),
         learning=[
             (case, _learning(results, made["learning"], case))

@@ -35,6 +35,8 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     for trial in plan.trials:
         config = trial.config
         data = dataset(registry, config.dataset)
+        if config.fixed is not None:
+            continue  # it has no objective
         try:
             denoiser, objective = assemble(config, registry, data)
         except Exception:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from testbed.settings import Setting
 from testbed.training.settings import Training
+from testbed.trial.fixed import FixedModel
 from testbed.trial.specs import ComponentSpec, Evaluation, Model, Variance
 
 
@@ -150,6 +151,10 @@ class TrialFields(Model):
             "The conditions of the model by name, each with its rate of dropout.",
         ),
     ] = Field(default_factory=dict)
+    fixed: Annotated[
+        FixedModel | None,
+        Setting("The model of a [[fixed]] of the study, which is not trained.", since=3),
+    ] = None
     training: Annotated[Training, Setting("How the trial is trained.")] = Training()
     evaluation: Annotated[
         Evaluation,

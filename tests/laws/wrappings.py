@@ -34,7 +34,7 @@ class Probe(nn.Module):
     """F(y, t) = 0.7 y + sin(t/3), as when it was recorded."""
 
     def forward(self, y: Tensor, t: Tensor, condition: Any = None) -> Tensor:
-        return 0.7 * y + torch.sin(t / 3).reshape(-1, 1, 1, 1).to(y.dtype)
+        return 0.7 * y + torch.sin(t.double() / 3).reshape(-1, 1, 1, 1).to(y.dtype)
 
 
 def table_of(wrapping: Wrapping) -> NoiseTable | None:
