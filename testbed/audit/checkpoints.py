@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from testbed.audit import driver
 from testbed.audit.adapters import Adapter
+from testbed.audit.result import PARTS, Audit
 from testbed.checkpoints.models import Checkpoint
 from testbed.checkpoints.wrappings import FirstHalf
 from testbed.diffusion.inputs import VP_STEPS
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.predictions import PREDICTION_TYPES
+from testbed.oracles import Oracle
+from testbed.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,50 @@ def read(checkpoint: Checkpoint, shape: tuple[int, ...] | None) -> tuple[nn.Modu
     adapter = Adapter(output, schedule, time.argument, table, shape, _dtype(network))
     module = FirstHalf(network) if said.learned_variance else network
     return RawNetwork(module, time), adapter
+
+
+def run(
+    checkpoint: Checkpoint,
+    *,
+    name: str,
+    shape: tuple[int, ...] | None = None,
+    held_out: Tensor | None = None,
+    oracle: Oracle | None = None,
+    parts: Sequence[str] = PARTS,
+    registry: Registry | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Audit:
+    """Audits a checkpoint as the trained network that its files state.
+
+    Args:
+        checkpoint: A folder of diffusers (`checkpoints.diffusers_folders.read`) or the model of a
+            factory (`checkpoints.models.factory_model`).
+        name: The name of the subject in the result.
+        shape: The shape of one sample, where it takes one alone.
+        held_out, oracle: The data that it is trained on, as for `audit.run`; without them only what
+            every denoiser owes its caller is checked.
+        parts, registry, say: As for `audit.run`.
+
+    Raises:
+        InputError: It cannot be loaded, or the data do not have its shape.
+    """
+    network, adapter = read(checkpoint, shape)
+    known = oracle is not None or held_out is not None
+    found = driver.run(
+        network,
+        name=name,
+        parts=parts if known else [part for part in parts if part == "algebra"],
+        adapter=adapter,
+        oracle=oracle,
+        held_out=held_out,
+        trained=True,
+        registry=registry,
+        say=say,
+    )
+    notes = [f"it was read as {checkpoint.reading.source} has it: {adapter.words}."]
+    if not known:
+        notes.append("without data only what every denoiser owes its caller was checked.")
+    return replace(found, notes=(*notes, *found.notes))
 
 
 def _dtype(network: nn.Module) -> torch.dtype | None:

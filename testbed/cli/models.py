@@ -288,27 +288,18 @@ class _Subjects:
             InputError: it cannot be loaded, or the data do not have its shape.
         """
         from testbed.audit import checkpoints as subjects
-        from testbed.audit import driver
 
         oracle, held_out = self._distribution(trained=True)
-        network, adapter = subjects.read(checkpoint, shape)
-        known = oracle is not None or held_out is not None
-        wanted = parts if known else [part for part in parts if part == "algebra"]
-        found = driver.run(
-            network,
+        return subjects.run(
+            checkpoint,
             name=name,
-            parts=wanted,
-            adapter=adapter,
-            oracle=oracle,
+            shape=shape,
             held_out=held_out,
-            trained=True,
+            oracle=oracle,
+            parts=parts,
             registry=self.registry,
             say=say,
         )
-        notes = [f"it was read as {checkpoint.reading.source} has it: {adapter.words}."]
-        if not known:
-            notes.append("without --data only what every denoiser owes its caller was checked.")
-        return replace(found, notes=(*notes, *found.notes))
 
     def _distribution(self, trained: bool) -> tuple[Oracle | None, torch.Tensor | None]:
         """The oracle and the held-out samples of the data set, if one is named.
