@@ -28,6 +28,7 @@ from testbed.diffusion.predictions import slope
 from testbed.registry import default_registry
 from testbed.study.settings import Header, ReportSettings
 from testbed.trial.config import TrialSettings
+from testbed.trial.fixed import FixedModel
 from testbed.trial.recipes import UNSTATED
 from testbed.trial.recipes import objective as recipe_objective
 
@@ -38,8 +39,11 @@ LINE = re.compile(r"^% generated: (\w+) ?(\S*)$", re.MULTILINE)
 SECTIONS = {
     "study": Header,
     "report": ReportSettings,
+    "fixed": FixedModel,
     "": TrialSettings,
 }
+APART = {(TrialSettings, "fixed"), (FixedModel, "digest")}
+"""Keys that a study writes, and no file."""
 COMPONENT = TrialSettings.model_fields["dataset"].annotation
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -57,6 +61,8 @@ def _tables(model: type, prefix: str) -> Iterator[str]:
     nested: list[tuple[str, type]] = []
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, info in _fields(model).items():
+        if (model, name) in APART:
+            continue
         lines.append(_row(f"{prefix}{name}", info, _says(model, name, info)))
         nested += [(f"{prefix}{name}.", one) for one in _models(info.annotation)]
     yield "\n".join(lines)

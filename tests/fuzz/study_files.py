@@ -12,7 +12,7 @@ from fuzz.inputs import Input
 from testbed.bundled import bundled
 from testbed.registry import AXES, default_registry
 
-SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
+SECTIONS = ("study", "base", "arms", "grid", "cases", "fixed", "report")
 SMALL = {"mixture": {"n": 300, "test": 60}}
 KEYS = (
     "parameterization", "dataset", "network", "weighting", "loss", "density", "c_in", "c_noise",
