@@ -40,6 +40,7 @@ MODULES = [
     "distance_laws",
     "sample_quality_laws",
     "recipes",
+    "wrapper_laws",
     "property_laws",
     "installations",
     "wrong_components",
