@@ -28,7 +28,7 @@ from testbed.diffusion.predictions import slope
 from testbed.registry import default_registry
 from testbed.study.settings import Header, ReportSettings
 from testbed.trial.config import TrialSettings
-from testbed.trial.fixed import FixedModel
+from testbed.trial.fixed_model import FixedModel
 from testbed.trial.recipes import UNSTATED
 from testbed.trial.recipes import objective as recipe_objective
 

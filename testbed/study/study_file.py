@@ -29,9 +29,8 @@ from testbed.errors import InputError, did_you_mean, unknown
 from testbed.study import layers
 from testbed.study import plugins as study_plugins
 from testbed.study.settings import LONGEST, Header, ReportSettings
-from testbed.trial import fixed
 from testbed.trial.config import TrialSettings
-from testbed.trial.fixed import FixedModel
+from testbed.trial.fixed_model import NAME, FixedModel
 from testbed.trial.specs import numbers_of_steps
 
 SECTIONS = ("study", "base", "arms", "grid", "cases", "fixed", "report")
@@ -280,8 +279,8 @@ def _templates(
             merged: dict[str, Any] = {}
             for layer in stated.values():
                 merged = layers.merge(merged, layer)
-            if fixed.NAME in merged:
-                problems.append(f"{path}: {layers.origin(stated, fixed.NAME)}: write [[fixed]].")
+            if NAME in merged:
+                problems.append(f"{path}: {layers.origin(stated, NAME)}: write [[fixed]].")
             trial = _validated(
                 TrialSettings,
                 merged,
@@ -320,6 +319,10 @@ def _of_fixed(
     path: Path, raw: Mapping[str, Any], everywhere: Mapping[str, Any], problems: list[str]
 ) -> list[TrialTemplate]:
     """Every model of [[fixed]] in every case and arm, measured as the trials there are."""
+    if not raw.get("fixed"):
+        return []
+    from testbed.trial import fixed  # torch, which a study without such models is read without
+
     found = []
     cases = raw.get("cases") or [{"name": ""}]
     arms = raw.get("arms") or {"": {}}

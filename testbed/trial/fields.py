@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from testbed.settings import Setting
 from testbed.training.settings import Training
-from testbed.trial.fixed import FixedModel
+from testbed.trial.fixed_model import FixedModel
 from testbed.trial.specs import ComponentSpec, Evaluation, Model, Variance
 
 

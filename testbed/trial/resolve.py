@@ -23,7 +23,7 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError
 from testbed.plugin_files import Provenance
 from testbed.registry import Registry
-from testbed.trial import build, class_conditions, fixed, recipes, sources, validity
+from testbed.trial import build, class_conditions, fixed, fixed_model, recipes, sources, validity
 from testbed.trial.config import TrialConfig, TrialSettings
 from testbed.trial.fields import TrialFields
 from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, canonical
@@ -195,7 +195,7 @@ class Components:
         for field in settings.fields(type(model)):
             value = getattr(model, field.name)
             if field.setting.axis == "network" and self.stated.fixed is not None:
-                update[field.name] = ComponentSpec(name=fixed.NAME)
+                update[field.name] = ComponentSpec(name=fixed_model.NAME)
             elif field.setting.axis and isinstance(value, tuple):
                 update[field.name] = tuple(self._spec(field.setting.axis, one) for one in value)
             elif field.setting.axis and value is not None:
