@@ -61,8 +61,6 @@ def _tables(model: type, prefix: str) -> Iterator[str]:
     nested: list[tuple[str, type]] = []
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, info in _fields(model).items():
-        if (model, name) in APART:
-            continue
         lines.append(_row(f"{prefix}{name}", info, _says(model, name, info)))
         nested += [(f"{prefix}{name}.", one) for one in _models(info.annotation)]
     yield "\n".join(lines)
@@ -74,7 +72,8 @@ def _tables(model: type, prefix: str) -> Iterator[str]:
 
 def _fields(model: type) -> dict[str, FieldInfo]:
     if issubclass(model, BaseModel):
-        return model.model_fields
+        found = model.model_fields
+        return {name: info for name, info in found.items() if (model, name) not in APART}
     hints = typing.get_type_hints(model, include_extras=True)
     return {
         field.name: FieldInfo.from_annotated_attribute(hints[field.name], field.default)

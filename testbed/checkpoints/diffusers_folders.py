@@ -158,15 +158,18 @@ def read(
     sizes = size if isinstance(size, list | tuple) else (size, size)
     if not all(isinstance(one, int) for one in sizes):
         raise InputError(f"{network / CONFIG}: sample_size = {size!r}: expected a whole number.")
-    channels = config.get("in_channels")
-    out = config.get("out_channels", channels)
-    said_twice = model == MODELS[2] and out == 2 * int(channels or 0)
-    if said_twice and said.table is not None and not said.learned_variance:
-        # The scheduler of a sampler says nothing of a variance that it does not use.
-        said = replace(said, learned_variance=True)
+    channels = int(config.get("in_channels") or 0)
+    out = int(config.get("out_channels") or channels)
+    if out not in (channels, 2 * channels):
+        raise InputError(
+            f"{network / CONFIG}: in_channels = {channels}, out_channels = {out}: expected as many "
+            "as there are in, or twice as many, with a variance."
+        )
+    # The scheduler of a sampler says nothing of a variance that it does not use.
+    said = replace(said, learned_variance=out == 2 * channels)
     labels = config.get("num_embeds_ada_norm" if model == MODELS[2] else "num_class_embeds") or 0
     needs = "encoder_hidden_states" if model == MODELS[1] else ""
-    shape = (int(channels or 0), *map(int, sizes))
+    shape = (channels, *map(int, sizes))
     return DiffusersFolder(folder, network, model, said, shape, int(labels), needs)
 
 

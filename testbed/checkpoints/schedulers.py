@@ -97,9 +97,8 @@ def reading(config: Mapping[str, Any]) -> Reading:
         return Reading(name, Wrapping(f"diffusers.{name}", p, "vp", "shared"))
     p = _prediction(config, "epsilon", "sample", "original_sample", "v_prediction")
     table = FILE_TABLES["diffusers"].bound({"config": scheduler_files.used(config)})
-    learned = str(config.get("variance_type")).startswith("learned")
     wrapping = Wrapping(f"diffusers.{name}", p, "vp", "index", table="needed")
-    return Reading(name, wrapping, table, learned_variance=learned)
+    return Reading(name, wrapping, table)
 
 
 def _prediction(config: Mapping[str, Any], *known: str) -> str:

@@ -71,7 +71,8 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         (label["case"], trial.config.sigma_data, trial.config.sigma_data_measured)
         for trial in plan.trials
         for label in trial.labels
-        if trial.config.sigma_data != trial.config.sigma_data_measured
+        if not trial.config.fixed
+        and trial.config.sigma_data != trial.config.sigma_data_measured
     }
     for case, given, measured in sorted(set_on_purpose):
         where = f"{case}: " if case else ""
