@@ -1,6 +1,9 @@
 """The public names, each with the module that it comes from."""
 
 from . import audit, oracles, selftest, testing
+from .checkpoints.diffusers_folders import load_diffusers
+from .checkpoints.weights import load_weights
+from .checkpoints.wrappings import wrap
 from .components.condition import ConditionTable
 from .components.dataset import Data, Dataset
 from .components.density import Density
@@ -60,6 +63,8 @@ __all__ = [
     "convert",
     "hookimpl",
     "load",
+    "load_diffusers",
+    "load_weights",
     "log_likelihood",
     "noise_levels",
     "open",
@@ -70,4 +75,5 @@ __all__ = [
     "selftest",
     "squared",
     "testing",
+    "wrap",
 ]

@@ -28,6 +28,7 @@ from testbed.diffusion.predictions import slope
 from testbed.registry import default_registry
 from testbed.study.settings import Header, ReportSettings
 from testbed.trial.config import TrialSettings
+from testbed.trial.fixed_model import FixedModel
 from testbed.trial.recipes import UNSTATED
 from testbed.trial.recipes import objective as recipe_objective
 
@@ -38,8 +39,11 @@ LINE = re.compile(r"^% generated: (\w+) ?(\S*)$", re.MULTILINE)
 SECTIONS = {
     "study": Header,
     "report": ReportSettings,
+    "fixed": FixedModel,
     "": TrialSettings,
 }
+APART = {(TrialSettings, "fixed"), (FixedModel, "digest")}
+"""Keys that a study writes, and no file."""
 COMPONENT = TrialSettings.model_fields["dataset"].annotation
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -68,7 +72,8 @@ def _tables(model: type, prefix: str) -> Iterator[str]:
 
 def _fields(model: type) -> dict[str, FieldInfo]:
     if issubclass(model, BaseModel):
-        return model.model_fields
+        found = model.model_fields
+        return {name: info for name, info in found.items() if (model, name) not in APART}
     hints = typing.get_type_hints(model, include_extras=True)
     return {
         field.name: FieldInfo.from_annotated_attribute(hints[field.name], field.default)

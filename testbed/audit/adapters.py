@@ -17,8 +17,8 @@ from testbed.errors import InputError, UnknownName, unknown
 from testbed.tensors import per_sample
 
 SCHEDULES = {schedule.name: schedule for schedule in (VE, VP, COSINE, FLOW)}
-MOST_NUMBERS = 256
-"""Numbers that a sample of one shape may have."""
+MOST_NUMBERS, MOST_TRAINED = 256, 16384
+"""Numbers that a sample of one shape may have: of an exact denoiser, and of a trained one."""
 TIME_ARGUMENTS = ("sigma", "log_sigma", "time", "1-time", "index")
 
 
@@ -66,11 +66,8 @@ class Adapter:
             )
         if self.shape is not None and not (self.shape and min(self.shape) > 0):
             raise InputError(f"shape = {self.shape}: expected positive sizes, such as (3, 8, 8).")
-        if self.shape is not None and math.prod(self.shape) > MOST_NUMBERS:
-            raise InputError(
-                f"shape = {self.shape}: at most {MOST_NUMBERS} numbers a sample, since the bounds "
-                "take a pass for each."
-            )
+        if self.shape is not None and math.prod(self.shape) > MOST_TRAINED:
+            raise InputError(f"shape = {self.shape}: at most {MOST_TRAINED} numbers a sample.")
 
     @property
     def unsigned_prediction_type(self) -> str:
@@ -86,6 +83,14 @@ class Adapter:
     def noise_schedule(self) -> NoiseSchedule:
         """The schedule itself, where `schedule` may be its name."""
         return SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
+
+    @property
+    def words(self) -> str:
+        """Prediction type, schedule and time argument as the options of `testbed audit`."""
+        return (
+            f"--prediction-type {self.prediction_type} --schedule {self.noise_schedule.name} "
+            f"--time-argument {self.time_argument}"
+        )
 
     @property
     def dim(self) -> int | None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from testbed.audit.adapters import Adapter
+from testbed.audit.adapters import MOST_NUMBERS, Adapter
 from testbed.audit.external import ExternalDenoiser, around_network, word_of
 from testbed.audit.reference import distributions
+from testbed.checkpoints.imports import attribute_of, beside_source
 from testbed.components.signature import Signature
 from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.oracles import Oracle
-from testbed.plugin_files import import_file
 from testbed.registry import Registry
 
 
@@ -37,59 +33,11 @@ def find(word: str, registry: Registry) -> Any:
         return registry.parameterization(word)
     module, colon, attribute = word.rpartition(":")
     if colon and attribute.isidentifier():
-        return _import(module, attribute)
+        return attribute_of(module, attribute)
     raise UnknownName(
         f"{unknown('subject', word, names)} A trial's folder or id, or module:factory, would do "
         "too."
     )
-
-
-@contextlib.contextmanager
-def beside(file: str) -> Iterator[None]:
-    """Puts the folder of a file first on the path of imports, while the block runs.
-
-    What was imported from there is forgotten afterwards, so that a module of the same name beside
-    another factory is not taken for it.
-    """
-    folder, before = str(Path(file).resolve().parent), set(sys.modules)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-        for name in set(sys.modules) - before:
-            source = getattr(sys.modules[name], "__file__", None)
-            mine = source and Path(source).resolve().is_relative_to(folder)
-            if mine and not name.startswith("testbed."):
-                del sys.modules[name]
-
-
-def _import(module: str, attribute: str) -> Any:
-    """Returns the attribute of a module, or of a Python file that `module` is the path of.
-
-    The factory of a file is called with the file's folder on the path too.
-
-    Raises:
-        InputError: The module cannot be imported, or has no such attribute.
-    """
-    of_file = module.endswith(".py")
-    try:
-        if of_file:
-            with beside(module):
-                namespace = import_file(str(Path(module).resolve()))
-        else:
-            if "" not in sys.path:
-                sys.path.insert(0, "")
-            namespace = importlib.import_module(module)
-    except InputError:
-        raise
-    except Exception as problem:
-        raise InputError(f"{module} cannot be imported: {one_line(problem)}") from problem
-    if not hasattr(namespace, attribute):
-        members = vars(namespace).items()
-        names = [name for name, member in members if callable(member) and name[:1] != "_"]
-        raise InputError(f"{module}: {unknown('factory', attribute, names)}")
-    return getattr(namespace, attribute)
 
 
 def external_denoiser(
@@ -112,7 +60,15 @@ def external_denoiser(
         raise InputError(
             f"shape = {adapter.shape} has {adapter.dim} numbers, a sample of the data {oracle.dim}."
         )
-    own: Mapping[str, Oracle] = distributions(adapter.dim) if oracle is None else {"data": oracle}
+    if ("network" in arguments or "oracle" in arguments) and (adapter.dim or 0) > MOST_NUMBERS:
+        raise InputError(
+            f"shape = {adapter.shape}: at most {MOST_NUMBERS} numbers a sample of an exact "
+            "denoiser, since its bounds take a pass for each."
+        )
+
+    def own() -> Mapping[str, Oracle]:
+        return distributions(adapter.dim) if oracle is None else {"data": oracle}
+
     if "network" in arguments:
         if parameterization is None:
             raise InputError(
@@ -125,13 +81,13 @@ def external_denoiser(
         def wrap(network: nn.Module) -> Any:
             return _call(name, function, arguments, network=network, sigma_data=sigma_data)
 
-        return around_network(name, wrap, parameterization, sigma_data, adapter, own)
+        return around_network(name, wrap, parameterization, sigma_data, adapter, own())
     if "oracle" in arguments:
 
         def make(data: Oracle) -> Any:
             return _call(name, function, arguments, oracle=data, sigma_data=sigma_data)
 
-        return ExternalDenoiser(name, make, adapter, own)
+        return ExternalDenoiser(name, make, adapter, own())
     if arguments or _takes_nothing(function):
         function = _call(name, function, arguments, sigma_data=sigma_data)
     weights = list(function.parameters()) if isinstance(function, nn.Module) else []
@@ -184,11 +140,8 @@ def _call(name: str, factory: Callable[..., Any], arguments: Sequence[str], **va
     Raises:
         InputError: The factory raises, or returns something that is not callable.
     """
-    namespace = sys.modules.get(getattr(factory, "__module__", ""))
-    source = getattr(namespace, "__testbed_source__", None)
-    around = beside(source[0]) if source else contextlib.nullcontext()
     try:
-        with around:
+        with beside_source(factory):
             denoiser = factory(**{key: values[key] for key in arguments})
     except Exception as problem:
         raise InputError(f"{name} raised {one_line(problem)}") from problem

@@ -15,9 +15,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from testbed.audit.adapters import SCHEDULES, Adapter
+from testbed.audit.adapters import SCHEDULES, TIME_ARGUMENTS, Adapter
 from testbed.audit.external import ExternalDenoiser
 from testbed.audit.rows import LawCheck, skipped, verdict
+from testbed.diffusion.noise_levels import VE
 from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.errors import InputError
 from testbed.oracles import Oracle
@@ -139,19 +140,13 @@ def _readings(
 ) -> Iterator[tuple[Adapter, Tensor]]:
     """Yields every reading with its errors (L, n), the stated one first.
 
-    Other schedules are tried where they can be asked about the same levels. A reading that raises
-    is none.
+    A reading that raises is none.
     """
     stated = subject.adapter
-    # The cosine schedule has VP's states: only its time is another.
-    own_time = stated.time_argument in ("time", "1-time")
-    names = [name for name in SCHEDULES if own_time or name != "cosine"]
-    schedules = [stated.schedule, *(name for name in names if name != stated.schedule)]
     types = [sign + name for name in PREDICTION_TYPES for sign in ("", "-")]
     types = [stated.prediction_type, *(one for one in types if one != stated.prediction_type)]
     function = subject.make(subject.reference)
-    for schedule in schedules:
-        adapter = replace(stated, schedule=schedule)
+    for adapter in _asked(stated):
         low, high = adapter.reaches
         if not (low <= float(sigmas[0]) and float(sigmas[-1]) <= high):
             continue
@@ -166,7 +161,7 @@ def _readings(
         except InputError:
             raise
         except Exception:
-            if schedule == stated.schedule:
+            if adapter is stated:
                 raise
             continue
         for prediction_type in types:
@@ -176,6 +171,28 @@ def _readings(
                 for q, x, s, D in zip(outputs, states, levels, reference, strict=True)
             ]
             yield one, torch.stack(errors)
+
+
+def _asked(stated: Adapter) -> Iterator[Adapter]:
+    """Yields every state and time that a network may take, the stated ones first.
+
+    Other schedules have another state, and the stated one may have another time: an index that
+    counts from the noisiest level, or a level in other words.
+    """
+    yield stated
+    # The cosine schedule has VP's states: only its time is another.
+    own_time = stated.time_argument in ("time", "1-time")
+    for name in SCHEDULES:
+        if name != stated.noise_schedule.name and (own_time or name != "cosine"):
+            yield replace(stated, schedule=name)
+    if stated.table is not None:
+        yield replace(stated, table=stated.table.flip(0))
+        return
+    alike = ("sigma", "time") if stated.noise_schedule is VE else ()
+    for time in TIME_ARGUMENTS:
+        own = time == stated.time_argument or {time, stated.time_argument} == set(alike)
+        if not own and time != "index":
+            yield replace(stated, time_argument=time)
 
 
 def _error(D: Tensor, reference: Tensor) -> Tensor:
@@ -190,6 +207,10 @@ def _words(
     reading, said = best.adapter, [f"--prediction-type {best.adapter.prediction_type}"]
     if reading.schedule != stated.adapter.schedule:
         said.append(f"--schedule {reading.noise_schedule.name}")
+    if reading.time_argument != stated.adapter.time_argument:
+        said.append(f"--time-argument {reading.time_argument}")
+    if reading.table is not stated.adapter.table:
+        said.append("the index counted from the noisiest level")
     mine, theirs = best.values.mean(1), stated.values.mean(1)
     # Where both are worse than linear, a ratio says nothing of which is right.
     gain = (theirs.clamp(max=1e300) / mine.clamp(min=1e-300)).log() * (mine < scale)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from testbed.cli import completion, options, terminal
+from testbed.cli import checkpoints, completion, options, terminal
 from testbed.errors import InputError, UnknownName, unknown
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from testbed.audit import Adapter, Audit
+    from testbed.checkpoints.models import Checkpoint
     from testbed.diffusion.parameterization import Parameterization
     from testbed.oracles import Oracle
     from testbed.registry import Registry
@@ -25,7 +26,8 @@ Subject = Annotated[
     str,
     typer.Argument(
         help="A parameterization, by name or with options ('{name=\"v\"}'), a trial (its folder or "
-        "id), or module:factory or file.py:factory of a denoiser (x, sigma) -> x0.",
+        "id), the folder of a model of diffusers, or module:factory or file.py:factory of a "
+        "denoiser (x, sigma) -> x0.",
         autocompletion=completion.parameterizations,
     ),
 ]
@@ -126,6 +128,11 @@ def audit(
     data: DataName = "",
     trained: Trained = False,
     sigma_data: options.SigmaData = 0.5,
+    wrapping: checkpoints.WrappingName = "",
+    weights: checkpoints.Weights = None,
+    prefix: checkpoints.Prefix = "",
+    average: checkpoints.Average = "",
+    subfolder: checkpoints.Subfolder = "",
     out: AuditOut = None,
     as_json: options.AsJSON = False,
     plugin: options.Plugins = None,
@@ -142,10 +149,7 @@ def audit(
 
     The document of --json has the keys subject, passed, rows, effects, findings and notes.
     """
-    if out is not None and out.suffix not in (".csv", ".svg", ".png"):
-        raise InputError(f"--out {out}: expected .csv, .svg or .png.")
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}.")
+    _check_out(out)
     with terminal.text_on_stderr(as_json):
         import torch
 
@@ -156,8 +160,11 @@ def audit(
         parts = part or PARTS
         levels = level_tables.read_table(table, table_contents) if table is not None else None
         table_of = levels and levels.sigmas
-        reads = prediction_type, schedule, time_argument, table_of, _sizes(shape), _dtype(dtype)
-        subjects = _Subjects(registry, data, trained, parameterization, sigma_data)
+        # The table of a wrapping is its own: the wrapping says that it is counted in.
+        argument = "index" if wrapping and table_of is not None else time_argument
+        reads = prediction_type, schedule, argument, table_of, _sizes(shape), _dtype(dtype)
+        files = checkpoints.Files(wrapping, weights, prefix, average, subfolder)
+        subjects = _Subjects(registry, data, trained, parameterization, sigma_data, files)
         with terminal.console().status("auditing") as status:
             found = subjects.audited(
                 subject, Adapter(*reads), parts, lambda text: status.update(f"auditing: {text}")
@@ -167,6 +174,14 @@ def audit(
     _conclude(found, out, as_json, terminal.words_after("audit", subject))
     if not found.passed:
         raise typer.Exit(3)
+
+
+def _check_out(out: Path | None) -> None:
+    """InputError unless the file of --out can be written."""
+    if out is not None and out.suffix not in (".csv", ".svg", ".png"):
+        raise InputError(f"--out {out}: expected .csv, .svg or .png.")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}.")
 
 
 def _sizes(words: str) -> tuple[int, ...] | None:
@@ -208,6 +223,7 @@ class _Subjects:
         trained: whether a denoiser is a trained model.
         parameterization: the name of that whose network a factory wraps; "" for none.
         sigma_data: what parameterizations get.
+        files: what the options of a checkpoint say.
     """
 
     registry: Registry
@@ -215,6 +231,7 @@ class _Subjects:
     trained: bool
     parameterization: str
     sigma_data: float
+    files: checkpoints.Files
 
     def audited(
         self, word: str, adapter: Adapter, parts: Sequence[str], say: Callable[[str], None]
@@ -235,6 +252,9 @@ class _Subjects:
         if chosen or name in self.registry.names("parameterization"):
             p = self.registry.parameterization(name, **chosen)
             subject, trained, kept = p, False, _variants(p)
+        elif found := self.files.checkpoint(name, adapter.table, self.sigma_data):
+            checkpoint, shape = found
+            return self._of_checkpoint(name, checkpoint, adapter.shape or shape, parts, say)
         elif audited.is_trial(name, self.registry):
             return audited.run(name, parts, say)
         else:
@@ -250,6 +270,33 @@ class _Subjects:
             parameterization=self.parameterization or None,
             variants=kept,
             sigma_data=self.sigma_data,
+            registry=self.registry,
+            say=say,
+        )
+
+    def _of_checkpoint(
+        self,
+        name: str,
+        checkpoint: Checkpoint,
+        shape: tuple[int, ...] | None,
+        parts: Sequence[str],
+        say: Callable[[str], None],
+    ) -> Audit:
+        """The audit of a model of another codebase, read as its files state.
+
+        Raises:
+            InputError: it cannot be loaded, or the data do not have its shape.
+        """
+        from testbed.audit import checkpoints as subjects
+
+        oracle, held_out = self._distribution(trained=True)
+        return subjects.run(
+            checkpoint,
+            name=name,
+            shape=shape,
+            held_out=held_out,
+            oracle=oracle,
+            parts=parts,
             registry=self.registry,
             say=say,
         )

@@ -18,7 +18,7 @@ from rich.text import Text
 from testbed.registry import Registry
 from testbed.study import equal_objectives, runner
 from testbed.study.engines import ExecutionPlan, Group
-from testbed.study.plan import Plan, Trial
+from testbed.study.plan import NOT_TRAINED, Plan, Trial
 from testbed.study.session import Ending
 from testbed.trial.build import component
 from testbed.trial.worker import device_title
@@ -44,7 +44,7 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
     else:
         groups: dict[tuple[str, str], dict[str, set[int]]] = {}
         for trial in plan.trials:
-            for label in trial.labels:
+            for label in (one for one in trial.labels if NOT_TRAINED not in one):
                 variants = groups.setdefault((label["case"], label["arm"]), {})
                 variants.setdefault(label["variant"], set()).add(trial.config.seed)
         table = Table("case", "arm", "variants", "seeds", box=None, pad_edge=False)
@@ -56,7 +56,10 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         if budgets:
             steps = ", ".join(map(str, sorted({t.config.training.steps for t in budgets})))
             yield f"Trained on its own at each other budget, {steps} steps: {len(budgets)} trials."
-        shared = sum(len({label["arm"] for label in t.labels}) > 1 for t in plan.trials)
+        if fixed := dict.fromkeys(t.config.fixed.name for t in plan.trials if t.config.fixed):
+            yield f"Measured as they are, not trained: {escape(', '.join(fixed))}."
+        trained = [t for t in plan.trials if not t.config.fixed]
+        shared = sum(len({label["arm"] for label in t.labels}) > 1 for t in trained)
         if shared:
             yield f"Trained once because they are equal in several arms: {shared} of the trials."
         for trial in plan.trials:
@@ -68,7 +71,7 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         (label["case"], trial.config.sigma_data, trial.config.sigma_data_measured)
         for trial in plan.trials
         for label in trial.labels
-        if trial.config.sigma_data != trial.config.sigma_data_measured
+        if not trial.config.fixed and trial.config.sigma_data != trial.config.sigma_data_measured
     }
     for case, given, measured in sorted(set_on_purpose):
         where = f"{case}: " if case else ""

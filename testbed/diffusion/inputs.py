@@ -79,6 +79,11 @@ def reversed_time_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
     return 1 / (1 + sigma)
 
 
+def cosine_time_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
+    """c_noise = 2/pi arctan(sigma) = t of x_t = cos(pi t/2) x0 + sin(pi t/2) eps."""
+    return noise_levels.COSINE.time(sigma)
+
+
 def vp_time_c_noise(sigma: Tensor, sigma_data: float) -> Tensor:
     """c_noise = (M - 1) t, M = 1000 (Karras et al. 2022, table 1, VP).
 
@@ -101,6 +106,7 @@ C_NOISE = {
     "log_snr": NoiseInput(log_snr_c_noise, "log_sigma"),
     "time": NoiseInput(time_c_noise, "time"),
     "reversed_time": NoiseInput(reversed_time_c_noise, "time"),
+    "cosine_time": NoiseInput(cosine_time_c_noise, "time"),
     "vp_time": NoiseInput(vp_time_c_noise, "index"),
 }
 """Besides "native", the parameterization's own, and "index", that of the level in a table."""

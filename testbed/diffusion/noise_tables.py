@@ -104,6 +104,16 @@ class NoiseTable(Component):
         """The index of the nearest level as a c_noise, float64, shaped like sigma."""
         return self.index(sigma).double()
 
+    def position(self, sigma: Tensor, sigma_data: float) -> Tensor:
+        """The place of sigma between two levels, as a c_noise; float64, shaped like sigma.
+
+        It is i + (log sigma - log sigma_i)/(log sigma_(i+1) - log sigma_i), from 0 to n - 1.
+        """
+        levels = self.sigmas.log().to(sigma.device)
+        at = sigma.double().log().contiguous()
+        i = (torch.searchsorted(levels, at) - 1).clamp(0, len(levels) - 2)
+        return i + ((at - levels[i]) / (levels[i + 1] - levels[i])).clamp(0, 1)
+
     def quantised(self, sigma: Tensor) -> Tensor:
         """The nearest level; float64, shaped like sigma."""
         return self.sigmas.to(sigma.device)[self.index(sigma)]

@@ -20,6 +20,7 @@ from testbed.report import (
     equal_objectives,
     figures,
     finding,
+    fixed_models,
     image_pictures,
     length_section,
     lengths,
@@ -164,6 +165,7 @@ def _page(
         recipes=summaries.recipes(results),
         views=views,
         lengths=length_section.of_cases(results, lengths.make(results, compared)),
+        fixed=fixed_models.parts(results),
         laws=_laws(made["tweedie"]),
         learning=[
             (case, _learning(results, made["learning"], case))

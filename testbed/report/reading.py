@@ -49,6 +49,8 @@ def read(folder: Path) -> Results:
     trials: list[dict[str, Any]] = []
     budgets: list[dict[str, Any]] = []
     measured = Measurements()
+    fixed: list[dict[str, Any]] = []
+    of_fixed = Measurements()
     curves: list[pd.DataFrame] = []
     identities = _identities(read_json(files, "tweedie.json", missing))
     configs: dict[str, TrialConfig] = {}
@@ -64,12 +66,17 @@ def read(folder: Path) -> Results:
         if status == "finished":
             identities += _identities(read_json(at, "tweedie.json", missing))
         row = {column: ended.get(column, empty) for column, empty in ENDED.items()}
-        for *label, budget in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
+        for *label, apart in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
             key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
             key["seed"] = number if config is None else config.seed
             trial = {"id": entry["id"], **key, "status": status, **row}
-            if budget:
-                budgets.append({**trial, "budget": int(budget)})
+            if apart == looks.NOT_TRAINED:
+                fixed.append(trial)
+                if status == "finished":
+                    of_fixed.add(key, ended, level_table)
+                continue
+            if apart:
+                budgets.append({**trial, "budget": int(apart)})
                 continue
             trials.append(trial)
             if status == "finished":
@@ -97,6 +104,9 @@ def read(folder: Path) -> Results:
         look=looks.read(files).at(looks.ended(files, listed))[0],
         budgets=pd.DataFrame(budgets),
     )
+    if fixed:
+        tables = {"metrics": of_fixed.metric_table, "levels": of_fixed.level_table}
+        results = replace(results, fixed=replace(results, trials=pd.DataFrame(fixed), **tables))
     results = replace(results, metrics=with_diverged(results))
     return replace(results, stages=stages.read(results))
 
@@ -148,9 +158,10 @@ def arm_names(listed: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
 
 
 def _shown(label: Mapping[Any, Any], arms: Mapping[tuple[str, str], str]) -> tuple[str, ...]:
-    """Case, arm and variant as the report calls them, and the budget or nothing."""
+    """Case, arm and variant as the report calls them, and the budget, `NOT_TRAINED` or nothing."""
     case, arm, variant = (str(label[name]) for name in LABEL)
-    return case, arms.get((case, arm), arm), variant, label.get("budget", "")
+    apart = looks.NOT_TRAINED if looks.NOT_TRAINED in label else label.get("budget", "")
+    return case, arms.get((case, arm), arm), variant, apart
 
 
 def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) -> TrialConfig | None:

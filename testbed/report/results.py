@@ -66,6 +66,8 @@ class Results:
             they have no rows in any other table.
         stages: the results as they were measured elsewhere than at the end of training, or of
             another training; each has trials, metrics and levels of its own.
+        fixed: the models that were not trained here, with trials, metrics and levels of their own;
+            they are in no comparison. None where there are none.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class Results:
     look: Look = field(default_factory=Look)
     budgets: pd.DataFrame = field(default_factory=pd.DataFrame)
     stages: dict[Stage, Results] = field(default_factory=dict)
+    fixed: Results | None = None
 
     @cached_property
     def settings(self) -> ReportSettings:
@@ -91,8 +94,10 @@ class Results:
 
     @property
     def every_trial(self) -> pd.DataFrame:
-        """The trials, and those of other budgets."""
-        return pd.concat([self.trials, self.budgets]) if len(self.budgets) else self.trials
+        """The trials, those of other budgets, and the fixed models."""
+        apart = [self.fixed.trials] if self.fixed is not None else []
+        apart += [self.budgets] if len(self.budgets) else []
+        return pd.concat([self.trials, *apart]) if apart else self.trials
 
     @property
     def level(self) -> float:

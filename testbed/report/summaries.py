@@ -183,7 +183,9 @@ def failures(results: Results) -> list[list[str]]:
         }.get(str(trial.status), "")
         budget = getattr(trial, "budget", math.nan)
         steps = "" if math.isnan(budget) else f"{budget:.0f} steps"
-        parts = (trial.variant, trial.case, trial.arm, steps, f"seed {trial.seed}")
+        fixed = (config := results.configs.get(str(trial.id))) is not None and config.fixed
+        seed = "not trained" if fixed else f"seed {trial.seed}"
+        parts = (trial.variant, trial.case, trial.arm, steps, seed)
         rows.append(
             [" · ".join(str(p) for p in parts if p), str(trial.id), str(trial.status), what]
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from testbed.report import comparisons, lengths, sample_metrics, summaries
+from testbed.report import comparisons, fixed_models, lengths, sample_metrics, summaries
 from testbed.report.comparisons import Comparisons
 from testbed.report.results import LABEL, Results
 
@@ -23,6 +23,17 @@ def make(results: Results, compared: Comparisons) -> dict[str, pd.DataFrame]:
         "learning": summaries.learning(results),
         "decades": summaries.decades(results),
         **lengths.make(results, compared).tables(results),
+        **_of_fixed(results),
+    }
+
+
+def _of_fixed(results: Results) -> dict[str, pd.DataFrame]:
+    """The tables of the models that were not trained; none where there are none."""
+    if results.fixed is None:
+        return {}
+    return {
+        "fixed": fixed_models.table(results),
+        "fixed_levels": fixed_models.level_table(results),
     }
 
 

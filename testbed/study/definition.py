@@ -35,6 +35,8 @@ class Study:
         grid: lists of values by dotted key; all combinations are variants.
         arms: settings by the name of an arm; every case runs in every arm.
         cases: mappings with a `name` and the settings of the case, usually one data set each.
+        fixed: mappings with a `name`, a `path` and what else `[[fixed]]` has: models of other
+            codebases that are measured beside the trials.
         report: the keys of `[report]`, such as `{"baseline": "edm"}`.
         title: heading of the report; without one it is the name.
         note: text below the heading of the report.
@@ -57,11 +59,12 @@ class Study:
     note: str = ""
     budgets: Sequence[int | float] = ()
     plugins: Sequence[str | Path] = ()
+    fixed: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         words = tuple(plugin_files.absolute(str(word)) for word in self.plugins)
         object.__setattr__(self, "plugins", words)
-        for name in ("base", "grid", "arms", "cases", "report", "budgets"):
+        for name in ("base", "grid", "arms", "cases", "fixed", "report", "budgets"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         self.content  # noqa: B018  mistakes are reported where the study is written
 
@@ -98,6 +101,7 @@ class Study:
             if content := getattr(self, name):
                 parts.append(toml.table(name, content))
         parts += [toml.entry("cases", case) for case in self.cases]
+        parts += [toml.entry("fixed", one) for one in self.fixed]
         if self.report:
             parts.append(toml.table("report", plain(self.report)))
         return "\n".join(parts)

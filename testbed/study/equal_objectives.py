@@ -17,6 +17,7 @@ from testbed.components.loss import Loss
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.equal_objectives import RESOLUTION, factor
 from testbed.registry import Registry
+from testbed.study.looks import APART
 from testbed.study.plan import Plan
 from testbed.training.objective import Objective
 from testbed.trial import build
@@ -109,7 +110,7 @@ def find(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
             continue
         others = trial.config.of_seed(0).text(objective=False)
         undone = _undone(trial.config, found)
-        for label in (one for one in trial.labels if "budget" not in one):
+        for label in (one for one in trial.labels if APART.isdisjoint(one)):
             case, arm, variant = label["case"], label["arm"], label["variant"]
             groups.setdefault((case, arm, others), {}).setdefault(variant, found)
             if undone:

@@ -18,6 +18,10 @@ from testbed.metrics.looks import Design, Look
 from testbed.trial.folders import ENDED, StudyFolder
 
 FILE = "looks.json"
+NOT_TRAINED = "fixed"
+"""The key of the label of a fixed model, which has no seeds and is in no comparison."""
+APART = frozenset({"budget", NOT_TRAINED})
+"""Keys of labels that are no variant's own."""
 Label = tuple[str, str, str]
 """Case, arm and variant, as in the study file."""
 Seeds = Mapping[Label, Sequence[int]]
@@ -195,7 +199,7 @@ def ended(files: StudyFolder, listed: Iterable[Mapping[str, Any]]) -> Seeds:
         seed = (trial.json_or_empty("trial.json").get("config") or {}).get("seed")
         if not isinstance(seed, int):  # its description is damaged, which the report says
             continue
-        for label in (one for one in entry["labels"] if "budget" not in one):
+        for label in (one for one in entry["labels"] if APART.isdisjoint(one)):
             found.setdefault((label["case"], label["arm"], label["variant"]), set()).add(seed)
     return {label: tuple(sorted(seeds)) for label, seeds in found.items()}
 

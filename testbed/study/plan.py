@@ -31,6 +31,7 @@ ENCODERS = (
     "encoder: the variants of a case have different ones, and losses of different latents, or of "
     "latents and pixels, cannot be compared: give each encoder a case of its own."
 )
+NOT_TRAINED = looks.NOT_TRAINED
 DESCRIBED = "The study writes it anew; of a trial that is not in this study, delete the folder."
 
 
@@ -39,7 +40,7 @@ class Trial:
     """One training: its resolved configuration, its identity, and the labels it stands under.
 
     A label has a case, an arm and a variant, and where the trial is one of the study's budgets, its
-    number of steps as `budget`.
+    number of steps as `budget`. That of a fixed model has `NOT_TRAINED`.
     """
 
     id: str
@@ -48,7 +49,8 @@ class Trial:
     state: str = "new"
     changed: list[str] = field(default_factory=list)
     training: str = ""
-    """The id of an ended trial whose training it takes over; empty where it trains."""
+    """The id of an ended trial whose training it takes over, or `NOT_TRAINED` for a fixed model;
+    empty where it trains."""
 
     @property
     def title(self) -> str:
@@ -56,7 +58,8 @@ class Trial:
         arms = "+".join(dict.fromkeys(label["arm"] for label in self.labels if label["arm"]))
         first = self.labels[0]
         budget = f"{first['budget']} steps" if "budget" in first else ""
-        parts = [first["variant"], first["case"], arms, budget, f"seed {self.config.seed}"]
+        seed = "not trained" if NOT_TRAINED in first else f"seed {self.config.seed}"
+        parts = [first["variant"], first["case"], arms, budget, seed]
         return " · ".join(part for part in parts if part)
 
 
@@ -85,7 +88,7 @@ class Plan:
         """The seeds of each case, arm and variant, in order."""
         found: dict[looks.Label, set[int]] = {}
         for trial in self.trials:
-            for label in trial.labels:
+            for label in (label for label in trial.labels if NOT_TRAINED not in label):
                 key = label["case"], label["arm"], label["variant"]
                 found.setdefault(key, set()).add(trial.config.seed)
         return {label: tuple(sorted(seeds)) for label, seeds in found.items()}
@@ -109,7 +112,7 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     said: dict[str, dict[str, None]] = {}
     variants = list(_variants(study, registry, device, problems, said))
     trials = _trials(variants, registry, looks.read(StudyFolder.at(folder)).extra, problems)
-    lines = _baseline_problems(study, registry)
+    lines = [*_baseline_problems(study, registry), *_name_problems(study)]
     refused = looks.conflicts(StudyFolder.at(folder), study.report.looks, study.asked.at_most)
     lines += [f"{study.file}: {line}" for line in refused]
     if problems or lines:
@@ -152,7 +155,7 @@ def _variants(
             if not isinstance(found, InputError):  # a plugin's own function raised
                 found = InputError(one_line(found))
             where = " ".join(filter(None, (template.case, template.arm)))
-            name = template.settings.parameterization.name
+            name = template.fixed or template.settings.parameterization.name
             for line in str(found).splitlines():
                 problems.setdefault(line, []).append(f"{where} {name}".strip())
             continue
@@ -184,6 +187,8 @@ def _trials(
         label = {"case": one.case, "arm": one.arm, "variant": one.name}
         if one.budget is not None:
             label["budget"] = str(one.budget)
+        if one.config.fixed is not None:
+            label[NOT_TRAINED] = "yes"
         added = extra.get((one.case, one.arm, one.name), ())
         for seed in dict.fromkeys((*one.stated.seeds, *added)):
             config = shared.of_seed(seed)
@@ -201,7 +206,8 @@ def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
     """A baseline may be one that --only or --set has left out, but it must exist."""
     asked, names = study.report.baseline, registry.names("parameterization")
     distinguishing = distinguishing_options(study)
-    known = list(dict.fromkeys(variant(a, distinguishing) for a in study.templates))
+    trained = [template for template in study.templates if not template.fixed]
+    known = list(dict.fromkeys(variant(a, distinguishing) for a in trained))
     first = asked.partition(" ")[0]
     left_out = first in names and not baseline.fitting(first, known)
     if not asked or asked in known or asked in names or left_out:
@@ -210,11 +216,19 @@ def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:
     return [f"{study.file}: report.baseline: {message}"]
 
 
+def _name_problems(study: StudyFile) -> list[str]:
+    """A fixed model may not be called as a variant is."""
+    distinguishing = distinguishing_options(study)
+    names = {variant(one, distinguishing) for one in study.templates if not one.fixed}
+    taken = dict.fromkeys(one.fixed for one in study.templates if one.fixed in names)
+    return [f"{study.file}: fixed {name!r}: a variant has this name." for name in taken]
+
+
 def notes(plan: Plan) -> list[str]:
     """What one may not expect: of the data, settings, baseline, another look, damaged files."""
     variants: dict[tuple[str, str], dict[str, None]] = {}
     for one in plan.trials:
-        for label in one.labels:
+        for label in (label for label in one.labels if NOT_TRAINED not in label):
             variants.setdefault((label["case"], label["arm"]), {})[label["variant"]] = None
     asked = plan.study.report.baseline
     chosen = [baseline.note(asked, list(names)) for names in variants.values()]
@@ -223,7 +237,7 @@ def notes(plan: Plan) -> list[str]:
         for case, notes in plan.data_notes.items()
         for note in notes
     ]
-    taken = sum(bool(one.training) for one in plan.pending())
+    taken = sum(one.training not in ("", NOT_TRAINED) for one in plan.pending())
     which = "1 trial differs" if taken == 1 else f"{taken} trials differ"
     measured = f"{which} from one that has ended in the evaluation alone: none of it is trained."
     again = looks.note(plan.files, plan.seeds())
@@ -261,8 +275,11 @@ def _choice(value: Any) -> ComponentSpec | None:
 def variant(template: TrialTemplate, distinguishing: DistinguishingOptions) -> str:
     """The parameterization, with its options and the grid's other axes: a row of the report.
 
-    Of another component only those options are named that tell it from one of the same name.
+    Of another component only those options are named that tell it from one of the same name. A
+    fixed model has the name that the study gives it.
     """
+    if template.fixed:
+        return template.fixed
     p = template.settings.parameterization
     parts = [p.name, *(f"{key}={_words(value)}" for key, value in p.options.items())]
     for key, value in template.grid_point:
@@ -319,7 +336,9 @@ def _look_up(plan: Plan) -> None:
             if one.state == "new" and key in elsewhere:
                 one.state = "stale"
                 one.changed = differences(_of_id(elsewhere[key]), _of_id(one.config))
-        if one.state in ("new", "stale") and one.config.training_identity:
+        if one.config.fixed is not None:
+            one.training = NOT_TRAINED
+        elif one.state in ("new", "stale") and one.config.training_identity:
             ended = trainings.get(one.config.training_identity, [])
             one.training = next((t.name for t in ended if points.available(one.config, t)), "")
 

@@ -81,6 +81,8 @@ def _make(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     for trial in plan.trials:
         config = trial.config
         data = dataset(registry, config.dataset, config.encoder)
+        if config.fixed is not None:
+            continue  # it has no objective
         try:
             denoiser, objective = assemble(config, registry, data)
         except Exception:

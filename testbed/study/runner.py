@@ -191,9 +191,11 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
 
 
 def _take_over(plan: Plan, group: Group) -> None:
-    """Copies the trainings that the group's trials take over."""
+    """Copies the trainings that the group's trials take over; a fixed model has none."""
     for trial in group.trials:
-        if trial.training:
+        if trial.config.fixed is not None:
+            plan.files.trial(trial.id).take_as_it_is()
+        elif trial.training:
             plan.files.trial(trial.id).take_over(plan.files.trial(trial.training))
 
 

@@ -174,7 +174,10 @@ def conclude(
 
 
 def results(plan: Plan) -> pd.DataFrame:
-    """One row per trial and label, without other budgets: identity, status and final metrics."""
+    """One row per trial and label, without other budgets and fixed models.
+
+    It has identity, status and final metrics.
+    """
     import pandas as pd
 
     table = []
@@ -182,7 +185,7 @@ def results(plan: Plan) -> pd.DataFrame:
         metrics = {}
         if trial.state in ENDED:
             metrics = plan.files.trial(trial.id).json("result.json")["metrics"]
-        for label in (one for one in trial.labels if "budget" not in one):
+        for label in (one for one in trial.labels if looks.APART.isdisjoint(one)):
             seed = trial.config.seed
             table.append({"id": trial.id, **label, "seed": seed, "status": trial.state, **metrics})
     return pd.DataFrame(table)

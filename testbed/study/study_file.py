@@ -6,6 +6,7 @@
     [arms]     named overrides, one line each; every case runs in every arm
     [grid]     dotted.key = [values]: all combinations
     [[cases]]  name and overrides: usually one data set each
+    [[fixed]]  models of other codebases that are measured beside the trials, not trained
     [report]   baseline, primary metric
 
 Later ones win: base, case, arm, grid, and last what `--set` says. A baseline is the name of a
@@ -29,9 +30,10 @@ from testbed.study import layers
 from testbed.study import plugins as study_plugins
 from testbed.study.settings import LONGEST, Header, ReportSettings
 from testbed.trial.config import TrialSettings
+from testbed.trial.fixed_model import NAME, FixedModel
 from testbed.trial.specs import numbers_of_steps
 
-SECTIONS = ("study", "base", "arms", "grid", "cases", "report")
+SECTIONS = ("study", "base", "arms", "grid", "cases", "fixed", "report")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class TrialTemplate:
     grid_point: tuple[tuple[str, Any], ...]
     settings: TrialSettings
     budget: int | None = None
+
+    @property
+    def fixed(self) -> str:
+        """The name of the model that is measured without training; "" for a trial that trains."""
+        return self.settings.fixed.name if self.settings.fixed is not None else ""
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,8 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
     found = _templates(path, raw, everywhere, problems)
     if header is not None:
         found = [*found, *_of_budgets(path, header.budgets, found, problems)]
+    if not problems:
+        found += _of_fixed(path, raw, everywhere, problems)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, asked.only))
@@ -230,10 +239,10 @@ def _put(table: dict[str, Any], keys: list[str], value: Any, where: str) -> None
 
 def _check_kinds(path: Path, raw: dict[str, Any], problems: list[str]) -> None:
     """A section of the wrong kind is a problem, and left out of what follows."""
-    kinds = {"study": dict, "base": dict, "arms": dict, "grid": dict, "cases": list, "report": dict}
+    kinds = {name: list if name in ("cases", "fixed") else dict for name in SECTIONS}
     for name, kind in kinds.items():
         if not isinstance(raw.get(name, kind()), kind):
-            wanted = "a list of tables, [[cases]]" if kind is list else f"a table, [{name}]"
+            wanted = f"a list of tables, [[{name}]]" if kind is list else f"a table, [{name}]"
             problems.append(f"{path}: {name} = {raw.pop(name)!r} must be {wanted}.")
 
 
@@ -270,6 +279,8 @@ def _templates(
             merged: dict[str, Any] = {}
             for layer in stated.values():
                 merged = layers.merge(merged, layer)
+            if NAME in merged:
+                problems.append(f"{path}: {layers.origin(stated, NAME)}: write [[fixed]].")
             trial = _validated(
                 TrialSettings,
                 merged,
@@ -302,6 +313,42 @@ def _of_budgets(
             evaluation = settings.evaluation.model_copy(update={"points": (), "widths": ()})
             shorter = settings.model_copy(update={"training": training, "evaluation": evaluation})
             yield replace(template, settings=shorter, budget=steps)
+
+
+def _of_fixed(
+    path: Path, raw: Mapping[str, Any], everywhere: Mapping[str, Any], problems: list[str]
+) -> list[TrialTemplate]:
+    """Every model of [[fixed]] in every case and arm, measured as the trials there are."""
+    if not raw.get("fixed"):
+        return []
+    from testbed.trial import fixed  # torch, which a study without such models is read without
+
+    found = []
+    cases = raw.get("cases") or [{"name": ""}]
+    arms = raw.get("arms") or {"": {}}
+    for index, table in enumerate(raw.get("fixed", ())):
+        where = f"fixed[{index}]"
+        one = _validated(
+            FixedModel, table, lambda key, at=where: f"{at}.{key}".rstrip("."), path, problems
+        )
+        if one is None:
+            continue
+        for case, (arm, settings) in itertools.product(cases, arms.items()):
+            own = {key: value for key, value in case.items() if key != "name"}
+            merged: dict[str, Any] = {}
+            for layer in (raw.get("base", {}), own, settings, everywhere):
+                merged = layers.merge(merged, layer)
+            try:
+                stated = fixed.stated(one, merged)
+            except InputError as problem:
+                problems.append(f"{path}: {where} {one.name!r}: {problem}")
+                break
+            trial = _validated(
+                TrialSettings, stated, lambda key, at=where: f"{at}: {key}", path, problems
+            )
+            if trial is not None:
+                found.append(TrialTemplate(case["name"], str(arm), (), trial))
+    return found
 
 
 def _grid(path: Path, table: Mapping[str, Any], problems: list[str]) -> list[list[tuple[str, Any]]]:
@@ -372,7 +419,7 @@ def _kept(found: list[TrialTemplate], only: Sequence[str]) -> list[TrialTemplate
     if not only:
         return found
     groups: list[dict[str, Any]] = [
-        {"of": {a.settings.parameterization.name for a in found}},
+        {"of": {_contestant(a) for a in found}},
         {"of": {a.case for a in found}},
         {"of": {a.arm for a in found}},
     ]
@@ -384,10 +431,13 @@ def _kept(found: list[TrialTemplate], only: Sequence[str]) -> list[TrialTemplate
     kept = [
         a
         for a in found
-        if a.settings.parameterization.name in chosen[0]
-        and a.case in chosen[1]
-        and a.arm in chosen[2]
+        if _contestant(a) in chosen[0] and a.case in chosen[1] and a.arm in chosen[2]
     ]
-    if not kept:
+    if all(a.fixed for a in kept):
         raise InputError(f"--only {','.join(only)} leaves no trial.")
     return kept
+
+
+def _contestant(template: TrialTemplate) -> str:
+    """What a word of --only calls it: a fixed model's name, or the parameterization."""
+    return template.fixed or template.settings.parameterization.name

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from testbed.study.plan import Plan, Trial
+from testbed.study.plan import NOT_TRAINED, Plan, Trial
 from testbed.trial.folders import ENDED, TrialFolder
 
 TRAINING, EVALUATION, SYSTEM = "training/", "evaluation/", "system/"
@@ -72,6 +72,7 @@ def tags(trial: Trial) -> dict[str, str]:
         "testbed.case": first["case"],
         "testbed.variant": first["variant"],
         **({"testbed.budget": first["budget"]} if "budget" in first else {}),
+        **({"testbed.not_trained": "yes"} if NOT_TRAINED in first else {}),
         **{keys[arm]: arm for arm in arms},
     }
 

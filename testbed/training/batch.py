@@ -77,13 +77,15 @@ class Batch(Loop):
         self.classes = data.condition("train", self.conditions)
         self.shape = tuple(self.samples.shape[1:])
         self.groups = _equal_sigma_functions(self.trials)
-        self.scale = torch.empty(len(trials), 1, device=device)
+        scales = [0.0] * len(trials)
         for rows in self.groups:
-            self.scale[rows] = trials[rows[0]].objective.scale(data)
+            scale = trials[rows[0]].objective.scale(data)
+            for row in rows:
+                scales[row] = scale
+        self.scale = torch.tensor(scales, device=device)[:, None]
         self.seeds = sorted({one.seed for one in trials})
-        self.seed_index = torch.tensor(
-            [self.seeds.index(one.seed) for one in trials], device=device
-        )
+        self.seed_rows = [self.seeds.index(one.seed) for one in trials]
+        self.seed_index = torch.tensor(self.seed_rows, device=device)
         networks = [_module(one).to(device) for one in self.trials]
         # The weights of this module are replaced by rows of W at every call.
         self.network = copy.deepcopy(networks[0]).to("meta")
@@ -91,7 +93,7 @@ class Batch(Loop):
         self.weights = Weights(
             [list(network.parameters()) for network in networks],
             [one.training for one in self.trials],
-            self.scale[:, 0].tolist(),
+            scales,
         )
         self.leaves = [p.detach().requires_grad_() for p in self.weights.views(self.weights.W)]
         buffers = [dict(network.named_buffers()) for network in networks]
@@ -179,7 +181,7 @@ class Batch(Loop):
         chance = self.training.flips
         of_seeds = zip(self.seeds, indices, strict=True)
         flip = torch.stack([flips.drawn(seed, block, rows, chance) for seed, rows in of_seeds])
-        columns, bins = self._columns(torch.stack(us)[self.seed_index.cpu()])
+        columns, bins = self._columns(torch.stack(us)[self.seed_rows])
         columns += self._classes(block, indices)
         # (BLOCK, K, B): a step takes a contiguous part.
         steps = slice(offset, min(BLOCK, offset + last - self.step))
@@ -207,7 +209,7 @@ class Batch(Loop):
         """The classes of each condition, (K, BLOCK, B), dropped at each trial's own rate."""
         classes = [
             block_classes(self.classes, job.conditions, job.seed, block, indices[i])
-            for job, i in zip(self.trials, self.seed_index.tolist(), strict=True)
+            for job, i in zip(self.trials, self.seed_rows, strict=True)
         ]
         return [torch.stack([one[name] for one in classes]) for name in self.conditions]
 

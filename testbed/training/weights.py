@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,8 +61,9 @@ class Weights:
         self.ema = self.W.clone()
         # The columns of the network; the objective's own parameters come last.
         self.columns = sum(self.sizes[:network])
-        clip = torch.tensor([one.clip for one in settings], device=self.W.device)
-        self.clip = torch.where(clip > 0, clip, torch.inf) if bool((clip > 0).any()) else None
+        clip = [one.clip or math.inf for one in settings]
+        clips = any(one.clip > 0 for one in settings)
+        self.clip = torch.tensor(clip, device=self.W.device) if clips else None
         # Of the gradient's norm: what turns it into that of the loss that is clipped.
         units = [
             scale if one.clip_loss == "raw" else 1.0

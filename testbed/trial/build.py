@@ -11,6 +11,7 @@ from torch import Tensor
 
 from testbed.components.dataset import Data
 from testbed.components.density import Density
+from testbed.components.network import Network
 from testbed.components.weighting import Weighting
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.inputs import noise_kind
@@ -23,7 +24,7 @@ from testbed.registry import Registry
 from testbed.sampling.schedules import path
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
-from testbed.trial import class_conditions
+from testbed.trial import class_conditions, fixed
 from testbed.trial.config import TrialConfig
 from testbed.trial.encoder import Encoder
 from testbed.trial.specs import ComponentSpec
@@ -127,8 +128,7 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
     labels, further, tables = class_conditions.built(config.conditions, data)
     learned = started.vlb is not None
     kind = noise_kind(config.c_noise, started.parameterization)
-    network = component(registry, "network", config.network)
-    module = network(
+    module = network_of(config, registry)(
         data.shape,
         labels,
         weights,
@@ -147,6 +147,14 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
         learned_variance=learned,
     )
     return denoiser, started
+
+
+def network_of(config: TrialConfig, registry: Registry) -> Network:
+    """The network that a trial names, or that of a fixed model."""
+    if config.fixed is not None:
+        return fixed.network(config.fixed, noise_table(registry, config.fixed.table))
+    found: Network = component(registry, "network", config.network)
+    return found
 
 
 def measured_levels(config: TrialConfig) -> Tensor:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from testbed.settings import Setting
 from testbed.training.settings import Training
 from testbed.trial.encoder import Encoder
+from testbed.trial.fixed_model import FixedModel
 from testbed.trial.specs import ComponentSpec, Evaluation, Model, Variance
 
 
@@ -106,13 +107,15 @@ class TrialFields(Model):
             "log_snr",
             "time",
             "reversed_time",
+            "cosine_time",
             "vp_time",
         ],
         Setting(
             'The noise level as the network gets it: the parameterization\'s own ("native"), '
             'log(sigma)/4 for all ("shared"), the index in the table ("index"), sigma, log sigma, '
             'log(sigma/2) ("log_half_sigma"), -2 log sigma ("log_snr"), sigma/(1 + sigma) '
-            '("time"), 1/(1 + sigma) ("reversed_time"), or 999 t of the VP schedule ("vp_time").',
+            '("time"), 1/(1 + sigma) ("reversed_time"), 2/pi arctan(sigma) ("cosine_time"), or '
+            '999 t of the VP schedule ("vp_time").',
             objective=True,
             report="recipe",
             from_recipe=True,
@@ -159,6 +162,10 @@ class TrialFields(Model):
             "The conditions of the model by name, each with its rate of dropout.",
         ),
     ] = Field(default_factory=dict)
+    fixed: Annotated[
+        FixedModel | None,
+        Setting("The model of a [[fixed]] of the study, which is not trained.", since=3),
+    ] = None
     training: Annotated[Training, Setting("How the trial is trained.")] = Training()
     evaluation: Annotated[
         Evaluation,

@@ -346,6 +346,10 @@ class TrialFolder(TrainingFolder):
         facts = {key: result[key] for key in TRAINING_FACTS if key in result}
         self.put_json("training.json", facts)
 
+    def take_as_it_is(self) -> None:
+        """Makes the trial one that is measured without a training."""
+        self.put_json("training.json", {"diverged_at": None, "steps": 0, "scale": 1.0})
+
     def append_row(self, row: Mapping[str, Any]) -> None:
         """Adds a row to the curve."""
         line = json.dumps(_finite(row), allow_nan=False) + "\n"

@@ -23,7 +23,7 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError
 from testbed.plugin_files import Provenance
 from testbed.registry import Registry
-from testbed.trial import build, class_conditions, recipes, sources, validity
+from testbed.trial import build, class_conditions, fixed, fixed_model, recipes, sources, validity
 from testbed.trial.config import TrialConfig, TrialSettings
 from testbed.trial.fields import TrialFields
 from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, canonical
@@ -58,6 +58,9 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
             inputs[name] = "shared"
     low, high = validity.span(density)
     fields = {field.name: getattr(complete, field.name) for field in settings.fields(TrialFields)}
+    if stated.fixed is not None:
+        table = build.noise_table(registry, stated.fixed.table)
+        fields["fixed"] = fixed.with_digest(stated.fixed, table)
     trained = _training_range(density, components.table)
     config = TrialConfig(
         **{**fields, **inputs, "sigma_min": low, "sigma_max": high},
@@ -100,7 +103,9 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     """Why the parts of a trial do not fit together, a line each; nothing where they do."""
     evaluation = config.evaluation
     objective = build.objective(config, registry)
-    network = build.component(registry, "network", config.network)
+    network = build.network_of(config, registry)
+    if config.fixed is not None:
+        yield from fixed.problems(config.fixed, data)
     method = build.component(registry, "guidance", evaluation.guidance).build()
     sampler = build.component(registry, "sampler", evaluation.sampler)
     schedule = build.component(registry, "schedule", evaluation.schedule)
@@ -194,7 +199,9 @@ class Components:
         update: dict[str, Any] = {}
         for field in settings.fields(type(model)):
             value = getattr(model, field.name)
-            if field.setting.axis and isinstance(value, tuple):
+            if field.setting.axis == "network" and self.stated.fixed is not None:
+                update[field.name] = ComponentSpec(name=fixed_model.NAME)
+            elif field.setting.axis and isinstance(value, tuple):
                 update[field.name] = tuple(self._spec(field.setting.axis, one) for one in value)
             elif field.setting.axis and value is not None:
                 update[field.name] = self._spec(field.setting.axis, value)

@@ -139,9 +139,10 @@ def _measure_anew(
     job: TrainingJob,
     device: torch.device,
 ) -> str:
-    """Measures a trial with the training that it has taken over."""
+    """Measures a trial with the training that it has taken over, or a fixed model."""
     facts = trial.json("training.json")
-    module_of(job.denoiser).load_state_dict(trial.tensors("weights.safetensors"))
+    if config.fixed is None:
+        module_of(job.denoiser).load_state_dict(trial.tensors("weights.safetensors"))
     if job.objective.states is not None:
         job.objective.states.load_state_dict(trial.tensors("states.safetensors"))
     trained = job._replace(denoiser=job.denoiser.to(device).eval())

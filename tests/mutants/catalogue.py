@@ -43,6 +43,7 @@ MODULES = [
     "sample_quality_laws",
     "feature_distance_laws",
     "recipes",
+    "wrapper_laws",
     "property_laws",
     "installations",
     "wrong_components",

@@ -1,0 +1,1 @@
+"""Models of other codebases: their weights, what is around their networks, and their folders."""

@@ -1,0 +1,302 @@
+"""Models and pipelines of diffusers, read from their folders; nothing is downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from testbed.checkpoints import schedulers
+from testbed.checkpoints.networks import ForeignNetwork
+from testbed.checkpoints.schedulers import Reading
+from testbed.checkpoints.weights import SHOWN
+from testbed.diffusion.denoiser import Denoiser
+from testbed.errors import InputError, UnknownName, did_you_mean, one_line, unknown
+from testbed.registry import Registry
+
+INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+MODELS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
+"""The classes that are read."""
+PARTS = ("unet", "transformer")
+"""The folders of a pipeline that have its network."""
+EXTRA = "images"
+
+
+@dataclass(frozen=True)
+class DiffusersFolder:
+    """What the files of a model or a pipeline say.
+
+    Args:
+        path: the folder.
+        network: the folder of the network's config.json and weights.
+        model: the class of the network, one of `MODELS`.
+        reading: how it is wrapped, by its scheduler.
+        shape: of one sample, (C, H, W).
+        labels: the number of classes that its network is given; 0 where it is given none.
+        needs: an argument besides these that its network cannot do without, else "".
+    """
+
+    path: Path
+    network: Path
+    model: str
+    reading: Reading
+    shape: tuple[int, ...]
+    labels: int = 0
+    needs: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of all files that the network and its reading come from: sha256, its first 16 letters."""
+        digest = hashlib.sha256(repr(self.reading).encode())
+        if self.reading.table is not None:
+            digest.update(self.reading.table.sigmas.numpy().tobytes())
+        for file in sorted([self.network / CONFIG, *self.network.glob("*.safetensors")]):
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    def module(self) -> ForeignNetwork:
+        """The network with its weights, float32, in evaluation mode.
+
+        Raises:
+            InputError: diffusers is not installed, there are no .safetensors, or the weights are
+                not those of the network.
+        """
+        classes = imported(str(self.path))
+        if not list(self.network.glob("*.safetensors")):
+            raise InputError(_without_safetensors(self.network, self.model))
+        try:
+            with _quiet():
+                model, info = getattr(classes, self.model).from_pretrained(
+                    self.network, use_safetensors=True, local_files_only=True,
+                    output_loading_info=True, low_cpu_mem_usage=False, torch_dtype=torch.float32,
+                    ignore_mismatched_sizes=True,
+                )  # fmt: skip
+        except Exception as problem:  # a damaged file raises whatever its damage leads to
+            raise InputError(f"{self.network} cannot be loaded: {one_line(problem)}") from None
+        _check(self.network, info)
+        network: nn.Module = model.eval()
+        null = model.config.num_embeds_ada_norm if self.model == MODELS[2] else None
+        return ForeignNetwork(network, self.reading.time_scale, self.reading.sign, null=null).eval()
+
+    def denoiser(
+        self, sigma_data: float | None = None, registry: Registry | None = None
+    ) -> Denoiser:
+        """The denoiser around the network.
+
+        Raises:
+            InputError: as `module`.
+        """
+        said = self.reading
+        about = sigma_data or said.sigma_data
+        around = said.wrapping.around
+        return around(self.module(), about, said.table, said.learned_variance, registry)
+
+
+def imported(path: str) -> Any:
+    """The module diffusers.
+
+    Raises:
+        InputError: it is not installed; the message names the extra.
+    """
+    try:
+        import diffusers
+    except ImportError:
+        raise InputError(
+            f"{path} is a model of diffusers, which is not installed: pip install "
+            f"'diffusion-testbed[{EXTRA}]'."
+        ) from None
+    return diffusers
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is the folder of a model or a pipeline of diffusers."""
+    return any((Path(path) / name).is_file() for name in (INDEX, CONFIG))
+
+
+def read(
+    path: str | Path, *, subfolder: str = "", scheduler: str | Path | None = None
+) -> DiffusersFolder:
+    """What the files of a folder say; no weights are read.
+
+    Args:
+        path: the folder of a pipeline, with model_index.json, or of its network, with config.json.
+        subfolder: of a pipeline, the folder of the network: "unet" or "transformer", whichever
+            there is, by default; "unet_ema" for an average that is kept beside it.
+        scheduler: the scheduler's folder or its scheduler_config.json; by default that of the
+            pipeline, also of the one that a network's folder lies in.
+
+    Raises:
+        InputError: there is no such folder, a file that is missing or cannot be read, or a model or
+            a scheduler that is not one of those that are read.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        near = [str(one) for one in folder.parent.glob("*")] if folder.parent.is_dir() else []
+        raise InputError(f"{path}: there is no such folder.{did_you_mean(str(path), near)}")
+    network = _network(folder, subfolder)
+    config = _json(network / CONFIG)
+    model = str(config.get("_class_name"))
+    if model not in MODELS:
+        raise UnknownName(f"{network / CONFIG}: _class_name: {unknown('model', model, MODELS)}")
+    file = _scheduler(folder, network, scheduler)
+    stated = _json(file)
+    try:
+        said = schedulers.reading(stated)
+    except InputError as problem:
+        raise InputError(f"{file}: {problem}") from None
+    size = config.get("sample_size")
+    sizes = size if isinstance(size, list | tuple) else (size, size)
+    if not all(isinstance(one, int) for one in sizes):
+        raise InputError(f"{network / CONFIG}: sample_size = {size!r}: expected a whole number.")
+    channels = int(config.get("in_channels") or 0)
+    out = int(config.get("out_channels") or channels)
+    if out not in (channels, 2 * channels):
+        raise InputError(
+            f"{network / CONFIG}: in_channels = {channels}, out_channels = {out}: expected as many "
+            "as there are in, or twice as many, with a variance."
+        )
+    # The scheduler of a sampler says nothing of a variance that it does not use.
+    said = replace(said, learned_variance=out == 2 * channels)
+    labels = config.get("num_embeds_ada_norm" if model == MODELS[2] else "num_class_embeds") or 0
+    needs = "encoder_hidden_states" if model == MODELS[1] else ""
+    shape = (channels, *map(int, sizes))
+    return DiffusersFolder(folder, network, model, said, shape, int(labels), needs)
+
+
+def load_diffusers(
+    path: str | Path,
+    *,
+    subfolder: str = "",
+    scheduler: str | Path | None = None,
+    sigma_data: float | None = None,
+    registry: Registry | None = None,
+) -> Denoiser:
+    """The Denoiser of a model or a pipeline of diffusers, in evaluation mode.
+
+    The prediction type, the levels and the time that the network is given are those that its
+    scheduler_config.json states. Weights are read from .safetensors alone, and nothing is
+    downloaded. Conditions are passed by the names of the network's arguments, such as
+    `{"encoder_hidden_states": states}`; classes are the condition "label".
+
+    Args:
+        path, subfolder, scheduler: as for `read`.
+        sigma_data: sqrt(E|x0|^2/d) of its data, with which sampling starts; by default that of an
+            EDM scheduler, or 1.
+        registry: where the parameterizations are found; by default the bundled ones.
+
+    Raises:
+        InputError: diffusers is not installed, a file that is missing or cannot be read, a class
+            that is not read, or weights that are not those of the network.
+    """
+    folder = read(path, subfolder=subfolder, scheduler=scheduler)
+    return folder.denoiser(sigma_data, registry).eval()
+
+
+def _network(folder: Path, subfolder: str) -> Path:
+    """The folder of the network of a pipeline, or of a network alone.
+
+    Raises:
+        InputError: there is none.
+    """
+    if subfolder:
+        if not (folder / subfolder / CONFIG).is_file():
+            near = [one.parent.name for one in folder.glob(f"*/{CONFIG}")]
+            raise UnknownName(f"{folder}: {unknown('subfolder of a network', subfolder, near)}")
+        return folder / subfolder
+    for part in PARTS:
+        if (folder / part / CONFIG).is_file():
+            return folder / part
+    if (folder / CONFIG).is_file():
+        return folder
+    raise InputError(
+        f"{folder} is no model of diffusers: expected {INDEX} with a folder "
+        f"{' or '.join(PARTS)}, or {CONFIG}."
+    )
+
+
+def _scheduler(folder: Path, network: Path, stated: str | Path | None) -> Path:
+    """The file of the scheduler.
+
+    Raises:
+        InputError: there is none.
+    """
+    if stated is not None:
+        places = [Path(stated), Path(stated) / SCHEDULER]
+    else:
+        around = (folder / "scheduler", folder, network.parent / "scheduler", network.parent)
+        places = [place / SCHEDULER for place in around]
+    found = next((file for file in places if file.is_file()), None)
+    if found is None:
+        where = f"at {stated}" if stated is not None else f"in {folder}/scheduler"
+        raise InputError(
+            f"{folder}: there is no {SCHEDULER} {where}: what the network returns, and for which "
+            "levels, is stated there. Give the scheduler's folder: scheduler = ...."
+        )
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """The content of a file.
+
+    Raises:
+        InputError: it is missing, or no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise InputError(f"{file} cannot be read: {one_line(problem)}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected a JSON object.")
+    return content
+
+
+def _without_safetensors(folder: Path, model: str) -> str:
+    pickles = sorted(one.name for one in folder.glob("*.bin"))
+    if not pickles:
+        return f"{folder} has no weights: expected *.safetensors."
+    return (
+        f"{folder} has its weights in {', '.join(pickles[:SHOWN])} alone: to read a pickle is to "
+        "run what it says, and it is not read. Where it comes from, and if you trust it: "
+        f"diffusers.{model}.from_pretrained({folder.name!r}).save_pretrained({folder.name!r}) "
+        "writes .safetensors."
+    )
+
+
+def _check(folder: Path, info: dict[str, Any]) -> None:
+    """Refuses weights that are not all of the network's and no others.
+
+    Raises:
+        InputError: a line for each kind of difference.
+    """
+    kinds = {"missing": "missing_keys", "unexpected": "unexpected_keys", "of another shape":
+             "mismatched_keys"}  # fmt: skip
+    lines = []
+    for word, key in kinds.items():
+        names = [one if isinstance(one, str) else one[0] for one in info.get(key, ())]
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            lines.append(f"{len(names)} {word}: {', '.join(sorted(names)[:SHOWN])}{more}")
+    if lines:
+        raise InputError(f"{folder}: the weights are not those of {CONFIG}: {'; '.join(lines)}.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps diffusers from saying in its log what is an error here."""
+    log = logging.getLogger("diffusers")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
