@@ -60,6 +60,7 @@ BUILTIN = (
     "testbed.data.level_files",
     "testbed.data.synthetic",
     "testbed.networks.mlp",
+    "testbed.networks.dit",
     "testbed.sampling.solvers",
     "testbed.sampling.ancestral",
     "testbed.sampling.schedules",

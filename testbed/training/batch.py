@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from testbed import settings
 from testbed.components.dataset import Data
@@ -138,7 +139,8 @@ class Batch(Loop):
             return losses(with_weights, objective, x0, eps, at, precision, condition or None, *n)
 
         x0, eps = x0[self.seed_index], eps[self.seed_index]
-        per_draw = vmap(one)(leaves, self.buffers, x0, eps, functions, conditions, *n)
+        with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels of attention
+            per_draw = vmap(one)(leaves, self.buffers, x0, eps, functions, conditions, *n)
         per_draw = per_draw / self.scale
         gradients = torch.autograd.grad(
             per_draw.mean(1).sum(), leaves, allow_unused=True, materialize_grads=True

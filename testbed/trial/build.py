@@ -116,7 +116,7 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
     started = objective(config, registry).with_states(states)
     weights = stream(config.seed, "weights").initial_seed()
     labels, further, tables = class_conditions.built(config.conditions, data)
-    learned = started.vlb is not None
+    learned, channels = started.vlb is not None, data.shape[0]
     kind = noise_kind(config.c_noise, started.parameterization)
     network = component(registry, "network", config.network)
     module = network(
@@ -124,7 +124,7 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
         labels,
         weights,
         further,
-        outputs=2 if learned else 1,
+        outputs={"F": channels, "nu": channels} if learned else None,
         noise_kind=kind,
         tables=tables,
     )

@@ -66,6 +66,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         sigma_data_measured=data.sigma_data,
         training_range=trained,
         table_levels=_table_levels(trained, components.table),
+        blind=build.component(registry, "network", complete.network).blind,
         data_digest=data.digest,
         sources=components.sources(),
         plugins=components.plugins(),

@@ -304,6 +304,8 @@ def _noise(
     if c_noise == "index" and table is None:
         yield 'c_noise = "index" is the index in a table: name one, such as table = "ddpm".'
         return
+    if network.blind:
+        return
     kind = noise_kind(c_noise, p)
     given = f"{p.label} gives c_noise"
     if c_noise in C_NOISE and c_noise != "shared":
