@@ -61,6 +61,7 @@ BUILTIN = (
     "testbed.data.synthetic",
     "testbed.networks.mlp",
     "testbed.networks.dit",
+    "testbed.networks.unet",
     "testbed.sampling.solvers",
     "testbed.sampling.ancestral",
     "testbed.sampling.schedules",

@@ -230,7 +230,10 @@ def compile_(n: Network, context: Context) -> str:
 
 @LAWS.law("torch.func.vmap over stacked parameters equals the networks one by one.")
 def vmap(n: Network, context: Context) -> str:
-    modules, worst = [n(n.shapes[0], 0, seed) for seed in (0, 1)], Worst(same=True)
+    """One is for the first kind of c_noise and one for the last, as trials of a batch may be."""
+    ends = [(list(n.noise) or [""])[end] for end in (0, -1)]
+    modules = [n(n.shapes[0], 0, seed, noise_kind=kind) for seed, kind in enumerate(ends)]
+    worst = Worst(same=True)
     for module in modules:
         awaken(module)
         module.eval()

@@ -127,6 +127,7 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
         outputs={"F": channels, "nu": channels} if learned else None,
         noise_kind=kind,
         tables=tables,
+        checkpointing=config.training.checkpointing,
     )
     denoiser = Denoiser(
         module,

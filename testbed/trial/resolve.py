@@ -107,6 +107,7 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     guided = evaluation.guidance.name != "none"
     yield from validity.problems(objective, config.c_noise, network, data)
     yield from validity.unlearnt(objective, network, evaluation.elbo)
+    yield from validity.untrained(config.training, network, data)
     yield from validity.unmeasured(evaluation, config.training.steps)
     yield from validity.disordered(config.measured, config.sampled)
     yield from class_conditions.problems(config.conditions, method, network, data)

@@ -28,6 +28,7 @@ from testbed.sampling.schedules import snapped
 from testbed.tensors import widen
 from testbed.training import averages
 from testbed.training.objective import Objective
+from testbed.training.settings import Training
 from testbed.trial.specs import Evaluation, Likelihood
 
 MOST_EXACT = 256
@@ -268,6 +269,20 @@ def _outside(label: str, allowed: tuple[float, float], low: float, high: float) 
         yield (
             f"{label} is defined for sigma between {allowed[0]:g} and {allowed[1]:g} (ends "
             f"excluded), the density draws sigma from {low:g} to {high:g}."
+        )
+
+
+def untrained(training: Training, network: Network, data: Data) -> Iterator[str]:
+    """Which settings of training do not apply to this network or these data, a line each."""
+    if training.checkpointing and not network.takes_checkpointing:
+        yield (
+            "training.checkpointing: the build of "
+            f"{network.label} does not take `checkpointing`: its activations are kept."
+        )
+    if training.memory_format == "channels_last" and len(data.shape) != 3:
+        yield (
+            'training.memory_format = "channels_last" is of images (channels, height, width), and '
+            f"samples have shape {data.shape}."
         )
 
 
