@@ -62,6 +62,7 @@ BUILTIN = (
     "testbed.networks.mlp",
     "testbed.networks.dit",
     "testbed.networks.unet",
+    "testbed.networks.convnet",
     "testbed.sampling.solvers",
     "testbed.sampling.ancestral",
     "testbed.sampling.schedules",

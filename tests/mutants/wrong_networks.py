@@ -178,3 +178,25 @@ def kept(shape: tuple[int, ...], labels: int, checkpointing: bool) -> nn.Module:
 
 wrong("all activations kept", testbed.Network("wrong", kept, NOISE), "checkpointing")
 wrong("another F computed again", testbed.Network("wrong", again, NOISE), "checkpointing")
+
+
+class OfKind(Small):
+    """Its weights are those of any kind of c_noise, and a number that is no buffer is not."""
+
+    unit = 1.0
+
+    def forward(self, x: Any, c: Any, condition: Any = None, second: Any = None) -> Tensor:
+        return super().forward(x, self.unit * c, condition, second)
+
+
+def of_kind(shape: tuple[int, ...], labels: int, noise_kind: str) -> nn.Module:
+    module = OfKind(shape, labels)
+    module.unit = 2.0 if noise_kind == "time" else 1.0
+    return module
+
+
+wrong(
+    "a number by the kind of c_noise that a batch of trials does not have",
+    testbed.Network("wrong", of_kind, {**NOISE, "time": (0.0, 1.0)}),
+    "vmap",
+)

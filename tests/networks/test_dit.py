@@ -78,7 +78,7 @@ def mapped(mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def back(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients by our names: those of the embeddings, which diffusers has in each block, add up."""
+    """Gradients by our names; those of the embeddings, one in each block of diffusers, add up."""
     found = {
         "first.weight": theirs["pos_embed.proj.weight"].flatten(1),
         "first.bias": theirs["pos_embed.proj.bias"],
