@@ -23,7 +23,13 @@ from testbed.networks.conditions import (
     check,
     of_kind,
 )
-from testbed.networks.embeddings import NOISE, NoiseEmbedding, zero_linear
+from testbed.networks.embeddings import (
+    INDEX_UNIT,
+    RANGES,
+    FourierFeatures,
+    NoiseEmbedding,
+    zero_linear,
+)
 
 EPS = 1e-6
 
@@ -80,7 +86,8 @@ class ConvNet(nn.Module):
         super().__init__()
         C, H, W = shape
         self.channels, self.patch, self.checkpointing = C, patch, checkpointing
-        self.noise = NoiseEmbedding(width, noise_kind, second, waves=32)
+        unit = INDEX_UNIT if noise_kind == "index" else 1.0
+        self.noise = NoiseEmbedding(FourierFeatures(16, 1 / 64 / unit, 64 / unit), width, second)
         self.first = nn.Conv2d(C * patch**2, width, 3, padding=1)
         self.places = nn.Parameter(torch.zeros(width, H // patch, W // patch))
         self.blocks = nn.ModuleList(Block(width, kernel) for _ in range(depth))
@@ -187,7 +194,7 @@ def testbed_networks() -> Iterable[Network]:
     yield Network(
         "convnet",
         convnet,
-        noise=NOISE,
+        noise=RANGES,
         shapes=((1, 8, 8), (3, 4, 6)),
         condition_kinds=KINDS,
         features=blocks,

@@ -24,7 +24,7 @@ from testbed.networks.conditions import (
     check,
     of_kind,
 )
-from testbed.networks.embeddings import NOISE, NoiseEmbedding, zero_linear
+from testbed.networks.embeddings import NOISE, NoiseEmbedding, Sinusoids, zero_linear
 
 EPS = 1e-6
 """Added to the variance in every layer norm, none of which has weights of its own."""
@@ -163,7 +163,10 @@ class DiT(nn.Module):
             if bottleneck
             else linear(area * C, width)
         )
-        self.noise = NoiseEmbedding(width, noise_kind, second)
+        self.noise = NoiseEmbedding(Sinusoids(128, noise_kind), width, second)
+        for layer in (self.noise.inner, self.noise.outer):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
         hidden, self.appended = round(mlp_ratio * width), tokens == "sequence"
         cross = bool(texts) and not self.appended
         self.blocks = nn.ModuleList(Block(width, heads, hidden, False) for _ in range(depth))

@@ -16,10 +16,33 @@ NOISE: dict[str, tuple[float, float]] = {
     "index": (0.0, 20_000.0),
 }
 """The ranges of c_noise in which the slowest wave of `Sinusoids` does not repeat itself."""
+RANGES: dict[str, tuple[float, float]] = NOISE | {"index": (0.0, 12_000.0)}
+"""Those in which the slowest of the waves that `mlp` has by default does not."""
 UNITS = {"sigma": 64.0, "log_sigma": 250.0, "time": 1000.0, "index": 1.0}
 """What c_noise is multiplied by, so that its levels lie as far apart as those of an index do."""
 LONGEST = 10_000.0
+INDEX_UNIT = 64.0
+"""An index counts in units of this many levels where it is embedded like other kinds: the fastest
+wave of `mlp` then turns by one radian from level to level, the slowest tells 12,000 apart."""
 NO_SECOND = "this network was built for one noise level and got a second."
+
+
+class FourierFeatures(nn.Module):
+    """cos and sin of c_noise at `count` frequencies, geometric from `low` to `high` (rad per unit).
+
+    c_noise (B,) -> (B, 2 count).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, count: int, low: float, high: float) -> None:
+        super().__init__()
+        grid = torch.logspace(math.log10(low), math.log10(high), count)
+        self.register_buffer("frequencies", grid, persistent=False)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        phase = c_noise[:, None].to(self.frequencies.dtype) * self.frequencies
+        return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
 def sinusoid_frequencies(count: int) -> Tensor:
@@ -29,7 +52,10 @@ def sinusoid_frequencies(count: int) -> Tensor:
 
 
 class Sinusoids(nn.Module):
-    """cos(w c) and sin(w c) of c = unit c_noise (Vaswani et al. 2017, sec. 3.5); (B, 2 count)."""
+    """cos(w c) and sin(w c) of c = unit c_noise (Vaswani et al. 2017, sec. 3.5).
+
+    c_noise (B,) -> (B, 2 count); the unit is that of its kind, a key of UNITS.
+    """
 
     frequencies: Tensor
 
@@ -44,28 +70,24 @@ class Sinusoids(nn.Module):
 
 
 class NoiseEmbedding(nn.Module):
-    """W2 silu(W1 s + b1) + b2 of the `Sinusoids` s of c_noise; (B,) -> (B, width).
+    """W2 silu(W1 s + b1) + b2 of waves s of c_noise; (B,) -> (B, width).
 
     A second noise level r adds W3 silu(W1 s(r) + b1), where W3 starts at zero.
 
     Args:
+        waves: `FourierFeatures` or `Sinusoids` of the kind of c_noise, which changes no weight.
         width: the number of features that it returns.
-        kind: the kind of c_noise, a key of UNITS; it changes no weight.
         second: whether there may be a second noise level.
-        waves: the number of frequencies.
 
     Raises:
         InputError: at a call, a second noise level where there may be none.
     """
 
-    def __init__(self, width: int, kind: str, second: bool, waves: int = 128) -> None:
+    def __init__(self, waves: FourierFeatures | Sinusoids, width: int, second: bool) -> None:
         super().__init__()
-        self.waves = Sinusoids(waves, kind)
-        self.inner = nn.Linear(2 * waves, width)
+        self.waves = waves
+        self.inner = nn.Linear(2 * len(waves.frequencies), width)
         self.outer = nn.Linear(width, width)
-        for layer in (self.inner, self.outer):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
         self.second = zero_linear(width, width, bias=False) if second else None
 
     def forward(self, c_noise: Tensor, second: Tensor | None = None) -> Tensor:

@@ -21,30 +21,15 @@ from testbed.networks.conditions import (
     check,
     of_kind,
 )
-from testbed.networks.embeddings import NO_SECOND, zero_linear
+from testbed.networks.embeddings import (
+    INDEX_UNIT,
+    NO_SECOND,
+    RANGES,
+    FourierFeatures,
+    zero_linear,
+)
 
 DEEPEST, WIDEST = 1000, 65536
-INDEX_UNIT = 64.0
-"""An index counts in units of this many levels: the fastest wave of `mlp` then turns by one radian
-from level to level, and the slowest tells 12,000 levels apart."""
-
-
-class FourierFeatures(nn.Module):
-    """cos and sin of c_noise at `count` frequencies, geometric from `low` to `high` (rad per unit).
-
-    c_noise (B,) -> (B, 2 count).
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, count: int, low: float, high: float) -> None:
-        super().__init__()
-        grid = torch.logspace(math.log10(low), math.log10(high), count)
-        self.register_buffer("frequencies", grid, persistent=False)
-
-    def forward(self, c_noise: Tensor) -> Tensor:
-        phase = c_noise[:, None].to(self.frequencies.dtype) * self.frequencies
-        return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
 class Block(nn.Module):
@@ -296,13 +281,7 @@ def testbed_networks() -> Iterable[Network]:
     yield Network(
         "mlp",
         mlp,
-        # cos and sin are defined everywhere; beyond these ranges the slowest wave repeats itself.
-        noise={
-            "sigma": (0.0, 200.0),
-            "log_sigma": (-100.0, 100.0),
-            "time": (0.0, 1.0),
-            "index": (0.0, 12_000.0),
-        },
+        noise=RANGES,
         condition_kinds=KINDS,
         features=blocks,
     )
