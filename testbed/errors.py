@@ -40,6 +40,18 @@ class UnknownName(InputError, LookupError):
     """No component, or no other thing of a kind, has this name."""
 
 
+class MissingExtra(InputError):
+    """A package is not installed that only some components need."""
+
+
+def missing(what: str, package: str, extra: str) -> MissingExtra:
+    """The error to be raised where `what` needs a package of an extra of the distribution."""
+    return MissingExtra(
+        f"{what} needs {package}, which is not installed: pip install "
+        f"'diffusion-testbed[{extra}]' brings it."
+    )
+
+
 def one_line(problem: BaseException, file: str = "") -> str:
     """`KeyError: 'x'`: an exception in one line; an InputError is its message alone.
 

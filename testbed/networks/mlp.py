@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from testbed.components.condition import KINDS, ConditionTable
 from testbed.components.network import Network
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
+from testbed.networks.conditions import (
+    AddedConditions,
+    ClassEmbedding,
+    Condition,
+    MeanTokenEmbedding,
+    VectorEmbedding,
+    check,
+    of_kind,
+)
+from testbed.networks.embeddings import (
+    INDEX_UNIT,
+    NO_SECOND,
+    RANGES,
+    FourierFeatures,
+    zero_linear,
+)
 
 DEEPEST, WIDEST = 1000, 65536
-INDEX_UNIT = 64.0
-"""An index counts in units of this many levels: the fastest wave of `mlp` then turns by one radian
-from level to level, and the slowest tells 12,000 levels apart."""
-
-
-class FourierFeatures(nn.Module):
-    """cos and sin of c_noise at `count` frequencies, geometric from `low` to `high` (rad per unit).
-
-    c_noise (B,) -> (B, 2 count).
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, count: int, low: float, high: float) -> None:
-        super().__init__()
-        grid = torch.logspace(math.log10(low), math.log10(high), count)
-        self.register_buffer("frequencies", grid, persistent=False)
-
-    def forward(self, c_noise: Tensor) -> Tensor:
-        phase = c_noise[:, None].to(self.frequencies.dtype) * self.frequencies
-        return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
 class Block(nn.Module):
@@ -71,31 +67,51 @@ class Features(nn.Module):
 
     def features(self, x: Tensor, c_noise: Tensor, added: Tensor | None = None) -> Tensor:
         """The features (B, width); `added` (B, width) is added to the embedding of c_noise."""
+        *_, h = self.activations(x, c_noise, added)
+        features: Tensor = self.norm(h)
+        return features
+
+    def activations(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        added: Tensor | None = None,
+        first: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """h (B, width) before the blocks and after each of them.
+
+        `added` (B, width) is added to the embedding of c_noise, `first` to what x becomes.
+        """
         embedding = nn.functional.silu(self.noise(self.embed_noise(c_noise)))
         if added is not None:
             embedding = embedding + added
         h = self.first(x.flatten(1))
+        if first is not None:
+            h = h + first
+        yield h
         for block in self.blocks:
             h = block(h, embedding)
-        features: Tensor = self.norm(h)
-        return features
+            yield h
 
 
 class ResidualMLP(Features):
     """x (B, *shape) and c_noise (B,) to F (B, *shape); the last layer starts at zero.
 
-    With several `outputs` F has that many times the channels, (B, outputs C, ...); all weights but
-    the last layer's start as with one output.
+    With `outputs`, name -> number of channels, it returns all of them, (B, sum, ...); all weights
+    but the last layer's start as with F alone.
 
     Each of the `conditions`, name -> number of classes, has an embedding of `condition[name]` (B,)
     int64, which is added to that of c_noise. A class of -1, or a name left out, adds nothing: with
-    all conditions switched off F is that of the unconditional network. The embeddings start at
-    zero, so that every class starts as the unconditional network does, with the same other weights;
-    they get their first gradients together with the blocks, since only the last layer lies in
-    between.
+    all conditions switched off F is that of the unconditional network. Of the `tables`, vectors and
+    the mean of tokens are added in the same way, through a matrix; images are further inputs of the
+    first layer. Embeddings and matrices start at zero, so that every class starts as the
+    unconditional network does, with the same other weights; they get their first gradients together
+    with the blocks, since only the last layer lies in between. So does the matrix of a second noise
+    level, whose waves are added to the embedding.
 
     Raises:
-        InputError: at a call, a condition that the network was built without.
+        InputError: at a call, a condition that the network was built without, or a second noise
+            level of one that was built for none.
     """
 
     def __init__(
@@ -106,52 +122,66 @@ class ResidualMLP(Features):
         depth: int,
         features: int,
         frequencies: tuple[float, float],
-        outputs: int = 1,
+        outputs: Mapping[str, int] | None = None,
+        tables: Mapping[str, ConditionTable] | None = None,
+        second: bool = False,
     ) -> None:
         super().__init__(shape, width, depth, features, frequencies)
-        self.shape = (outputs * shape[0], *shape[1:])
-        self.last = nn.Linear(width, outputs * math.prod(shape))
+        tables = tables or {}
+        self.shape = (sum(outputs.values()) if outputs else shape[0], *shape[1:])
+        self.last = nn.Linear(width, math.prod(self.shape))
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-        self.conditions = nn.ModuleDict(
-            {name: nn.Embedding(classes, width) for name, classes in conditions.items()}
+        self.conditions = AddedConditions(
+            {name: ClassEmbedding(classes, width) for name, classes in conditions.items()}
+            | {name: VectorEmbedding(t, width) for name, t in of_kind(tables, "vector").items()}
+            | {name: MeanTokenEmbedding(t, width) for name, t in of_kind(tables, "tokens").items()}
         )
-        for embedding in self.conditions.parameters():
-            nn.init.zeros_(embedding)
+        self.images = AddedConditions(
+            {name: VectorEmbedding(t, width) for name, t in of_kind(tables, "image").items()}
+        )
+        self.second = zero_linear(2 * features, width, bias=False) if second else None
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, condition: Mapping[str, Tensor] | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        condition: Condition | None = None,
+        second: Tensor | None = None,
     ) -> Tensor:
-        added = None
-        for name, classes in (condition or {}).items():
-            if name not in self.conditions:
-                raise InputError(
-                    f"this network was built without condition {name!r} and got it. Built with: "
-                    f"{', '.join(self.conditions) or 'none'}."
-                )
-            on = (classes >= 0)[:, None]
-            row = torch.where(on, self.conditions[name](classes.clamp(min=0)), 0.0)
-            added = row if added is None else added + row
-        F: Tensor = self.last(self.features(x, c_noise, added)).view(len(x), *self.shape)
+        *_, h = self._activations(x, c_noise, condition, second)
+        return self._output(h)
+
+    def with_features(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        condition: Condition | None = None,
+        second: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """F, and h after each of the blocks, "block0", ..., (B, width)."""
+        _, *after = self._activations(x, c_noise, condition, second)
+        return self._output(after[-1]), {f"block{i}": h for i, h in enumerate(after)}
+
+    def _activations(
+        self, x: Tensor, c_noise: Tensor, condition: Condition | None, second: Tensor | None
+    ) -> Iterator[Tensor]:
+        check(condition, (*self.conditions, *self.images))
+        added = self.conditions(condition, x)
+        if second is not None:
+            if self.second is None:
+                raise InputError(NO_SECOND)
+            waves = self.second(self.embed_noise(second))
+            added = waves if added is None else added + waves
+        return self.activations(x, c_noise, added, self.images(condition, x))
+
+    def _output(self, h: Tensor) -> Tensor:
+        F: Tensor = self.last(self.norm(h)).view(len(h), *self.shape)
         return F
 
 
-def mlp(
-    shape: tuple[int, ...],
-    conditions: Mapping[str, int],
-    width: int = 128,
-    depth: int = 3,
-    features: int = 16,
-    frequencies: tuple[float, ...] = (1 / 64, 64.0),
-    outputs: int = 1,
-    noise_kind: str = "sigma",
-) -> ResidualMLP:
-    """A residual MLP with `depth` blocks of `width` units; it embeds c_noise/64 where that is an
-    index. The weights are the same whatever the kind of c_noise.
-
-    Raises:
-        InputError: an option that is not positive, or larger than 1000 blocks or 65536 units.
-    """
+def checked(width: int, depth: int, features: int, frequencies: tuple[float, ...]) -> None:
+    """InputError unless all are positive, with up to 1000 blocks of 65536 units."""
     if depth > DEEPEST or max(width, features) > WIDEST:
         raise InputError(
             f"network 'mlp': width = {width}, depth = {depth}, features = {features}: expected "
@@ -162,40 +192,112 @@ def mlp(
             f"network 'mlp': width = {width}, depth = {depth}, features = {features} must be "
             f"positive and frequencies = {frequencies} two positive numbers."
         )
+
+
+def mlp(
+    shape: tuple[int, ...],
+    conditions: Mapping[str, int],
+    tables: Mapping[str, ConditionTable] | None = None,
+    outputs: Mapping[str, int] | None = None,
+    noise_kind: str = "sigma",
+    second: bool = False,
+    width: int = 128,
+    depth: int = 3,
+    features: int = 16,
+    frequencies: tuple[float, ...] = (1 / 64, 64.0),
+) -> ResidualMLP:
+    """A residual MLP with `depth` blocks of `width` units; it embeds c_noise/64 where that is an
+    index. The weights are the same whatever the kind of c_noise.
+
+    Raises:
+        InputError: an option that is not positive, or larger than 1000 blocks or 65536 units.
+    """
+    checked(width, depth, features, frequencies)
     unit = INDEX_UNIT if noise_kind == "index" else 1.0
     low, high = (frequency / unit for frequency in frequencies)
-    return ResidualMLP(shape, conditions, width, depth, features, (low, high), outputs)
+    sizes = width, depth, features, (low, high)
+    return ResidualMLP(shape, conditions, *sizes, outputs, tables, second)
 
 
 def mlp_index(
     shape: tuple[int, ...],
     conditions: Mapping[str, int],
+    tables: Mapping[str, ConditionTable] | None = None,
+    outputs: Mapping[str, int] | None = None,
+    second: bool = False,
     width: int = 128,
     depth: int = 3,
     features: int = 16,
     frequencies: tuple[float, ...] = (1e-4, 1.0),
-    outputs: int = 1,
 ) -> ResidualMLP:
     """`mlp` with the frequencies that tell whole numbers apart (Ho et al. 2020, app. B).
 
     Raises:
         InputError: as `mlp`.
     """
-    return mlp(shape, conditions, width, depth, features, frequencies, outputs)
+    sizes = width, depth, features, frequencies
+    return mlp(shape, conditions, tables, outputs, "sigma", second, *sizes)
+
+
+class BlindMLP(ResidualMLP):
+    """`ResidualMLP` that is told c_noise = 0 whatever the noise level."""
+
+    def activations(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        added: Tensor | None = None,
+        first: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        return super().activations(x, torch.zeros_like(c_noise), added, first)
+
+
+def mlp_blind(
+    shape: tuple[int, ...],
+    conditions: Mapping[str, int],
+    tables: Mapping[str, ConditionTable] | None = None,
+    outputs: Mapping[str, int] | None = None,
+    width: int = 128,
+    depth: int = 3,
+) -> ResidualMLP:
+    """`mlp` without the noise level (Sun et al. 2025): weights and their start are the same.
+
+    Raises:
+        InputError: as `mlp`.
+    """
+    sizes = width, depth, 16, (1 / 64, 64.0)
+    checked(*sizes)
+    return BlindMLP(shape, conditions, *sizes, outputs, tables)
+
+
+def blocks(depth: int = 3) -> tuple[str, ...]:
+    """The names of the features of `mlp`."""
+    return tuple(f"block{i}" for i in range(depth))
 
 
 @hookimpl
 def testbed_networks() -> Iterable[Network]:
-    """The residual MLP, for noise levels as values and as indices."""
+    """The residual MLP, for noise levels as values and as indices, and without them."""
     yield Network(
         "mlp",
         mlp,
-        # cos and sin are defined everywhere; beyond these ranges the slowest wave repeats itself.
-        noise={
-            "sigma": (0.0, 200.0),
-            "log_sigma": (-100.0, 100.0),
-            "time": (0.0, 1.0),
-            "index": (0.0, 12_000.0),
-        },
+        noise=RANGES,
+        condition_kinds=KINDS,
+        features=blocks,
     )
-    yield Network("mlp_index", mlp_index, noise={"index": (0.0, 20_000.0)})
+    yield Network(
+        "mlp_index",
+        mlp_index,
+        noise={"index": (0.0, 20_000.0)},
+        condition_kinds=KINDS,
+        features=blocks,
+    )
+    yield Network(
+        "mlp_blind",
+        mlp_blind,
+        noise={},
+        condition_kinds=KINDS,
+        features=blocks,
+        blind=True,
+        reference="Sun et al. 2025, arXiv:2502.13129",
+    )

@@ -139,7 +139,8 @@ def _settings(configs: Sequence[TrialConfig]) -> dict[str, str]:
                 name = field.name.replace("_", " ")
                 bare = title in (name, "data") or isinstance(value, BaseModel)
                 row = here.setdefault(title, [])
-                row += [f"{value}" if bare else f"{name} {value}"] if value else []
+                text = name if value is True else f"{value}" if bare else f"{name} {value}"
+                row += [text] if value else []
         for title, parts in here.items():
             rows.setdefault(title, []).append(", ".join(parts) or "none")
     return {title: _distinct(texts) for title, texts in rows.items()}

@@ -318,7 +318,7 @@ def _batch_key(one: Trial, registry: Registry) -> Any:
     config = one.config
     try:
         objective = build.objective(config, registry)
-        if alone(objective):
+        if alone(objective, config.training):
             return one.id
         return config.text(batch=True), in_common(objective, config.training, config.conditions)
     except Exception:  # a plugin's: the trial itself will fail and say why

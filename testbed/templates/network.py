@@ -31,7 +31,9 @@ class Perceptron(torch.nn.Module):
 
 def build(shape, width=64):
     # EDIT: `shape` is that of one sample. Ask for `labels`, the number of classes (0 without), or
-    # for `conditions`, each one's name and number, to take them. Options need a default.
+    # for `conditions`, each one's name and number, to take them; for `outputs`, names and channels,
+    # to learn a variance; for `second` to take a second noise level (docs/reference/hooks.md).
+    # Options need a default.
     return Perceptron(shape, width)
 
 
@@ -40,7 +42,8 @@ def testbed_networks():
     yield testbed.Network(
         "NAME",
         build,
-        # EDIT: the kinds of c_noise that it takes, each with its range.
+        # EDIT: the kinds of c_noise that it takes, each with its range; for a network that sees no
+        # noise level, noise={} and blind=True.
         noise={"sigma": (0.0, 200.0), "log_sigma": (-2.4, 2.4), "time": (0.0, 1.0)},
         # EDIT: shapes of samples that it takes, at which it is checked.
         shapes=((2,), (1, 8, 8)),

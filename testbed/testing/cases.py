@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from testbed.random import stream
 from testbed.tensors import per_sample
@@ -89,3 +89,12 @@ def moderate(sigma_range: tuple[float, float], n: int) -> Tensor:
     return torch.logspace(
         math.log10(middle / ratio**0.9), math.log10(middle * ratio**0.9), n, dtype=torch.float64
     )
+
+
+def awaken(module: nn.Module | None) -> None:
+    """Draws every parameter anew, so that none that starts at zero hides the rest."""
+    generator = stream(0, "testing/awake")
+    with torch.no_grad():
+        for parameter in module.parameters() if module is not None else ():
+            size = max(1, parameter.shape[-1] if parameter.ndim else 1) ** 0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.components.base import Component
-from testbed.errors import InputError, one_line
+from testbed.errors import InputError, MissingExtra, one_line
 from testbed.registry import Registry, default_registry
 from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.options import OptionPoint, OptionPoints
@@ -91,6 +91,8 @@ class Check:
             raise
         except CheckFailed as found:
             raise broken(found.numbers) from found.__cause__
+        except MissingExtra as problem:
+            raise Skipped(str(problem)) from None
         except InputError as problem:
             numbers = _brief(str(problem).removeprefix(f"{component.label}: "))
             raise broken(numbers) from problem.__cause__ or problem

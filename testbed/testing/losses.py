@@ -10,11 +10,10 @@ from torch import Tensor
 from testbed.components.loss import Loss
 from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.testing import behaviour
-from testbed.testing.cases import draws
+from testbed.testing.cases import awaken, draws
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.options import options_matter
-from testbed.testing.probes import awaken
 
 LAWS = Group("loss")
 SHAPES = ((3,), (3, 4), (2, 3, 4, 4))

@@ -10,7 +10,7 @@ from dataclasses import astuple
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from testbed.components.base import Component
 from testbed.components.dataset import Data, Dataset
@@ -30,9 +30,10 @@ from testbed.random import stream
 from testbed.registry import AXES
 from testbed.sampling.guidance_methods import ClassifierGuidance
 from testbed.sampling.loop import sample
-from testbed.testing.cases import case, draws, levels
+from testbed.testing.cases import awaken, case, draws, levels
 from testbed.testing.failures import Skipped
 from testbed.testing.guided_cases import Case
+from testbed.testing.network_cases import tables_of
 
 
 def probe(component: Component) -> list[Tensor]:
@@ -99,16 +100,19 @@ def digest(data: Data) -> list[Tensor]:
 
 def network(build: Network) -> list[Tensor]:
     found: list[Tensor] = []
-    for kind, (low, _) in build.noise.items():
+    for kind, (low, _) in (build.noise or {"": (0.0, 0.0)}).items():
         labels = 3 if build.takes("label") else 0
         shape = build.shapes[0]
-        module = build(shape, labels, 0).eval()
+        tables = tables_of(build, shape)
+        module = build(shape, labels, 0, noise_kind=kind, tables=tables).eval()
         found += [value for value in module.state_dict().values() if value.is_floating_point()]
         awaken(module)
         step = 1 if kind == "index" else 8
         x, noise = draws((5, *shape), 31, torch.float32), low + torch.arange(5.0) / step
-        condition = {"label": torch.tensor([0, 1, 2, 0, 1])} if labels else None
-        found.append(module(x, noise.round() if step == 1 else noise, condition))
+        condition = {name: torch.tensor([0, 1, 2, 0, 1]) for name in tables}
+        if labels:
+            condition["label"] = torch.tensor([0, 1, 2, 0, 1])
+        found.append(module(x, noise.round() if step == 1 else noise, condition or None))
     return found
 
 
@@ -183,12 +187,3 @@ PROBES: dict[type[Component], Callable[[Any], list[Tensor]]] = {
     Noise: noise,
     Metric: metric,
 }
-
-
-def awaken(module: nn.Module | None) -> None:
-    """Draws every parameter anew, so that none that starts at zero hides the rest."""
-    generator = stream(0, "testing/awake")
-    with torch.no_grad():
-        for parameter in module.parameters() if module is not None else ():
-            size = max(1, parameter.shape[-1] if parameter.ndim else 1) ** 0.5
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / size)

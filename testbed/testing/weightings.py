@@ -11,11 +11,11 @@ from testbed.audit.rows import gamma
 from testbed.components.density import Density
 from testbed.components.weighting import Weighting
 from testbed.testing import behaviour
-from testbed.testing.cases import SIGMA_DATAS, levels
+from testbed.testing.cases import SIGMA_DATAS, awaken, levels
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import CheckFailed, Skipped
 from testbed.testing.options import options_matter
-from testbed.testing.probes import LOGNORMAL, awaken
+from testbed.testing.probes import LOGNORMAL
 from testbed.testing.rounding import K, Worst, carried
 
 LAWS = Group("weighting")

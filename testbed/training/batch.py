@@ -9,6 +9,7 @@ no trial can move another.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from testbed import settings
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError
 from testbed.training import flips
+from testbed.training.accumulation import accumulated
 from testbed.training.conditions import block_classes
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
@@ -96,11 +99,10 @@ class Batch(Loop):
             scales,
         )
         self.leaves = [p.detach().requires_grad_() for p in self.weights.views(self.weights.W)]
-        buffers = [dict(network.named_buffers()) for network in networks]
-        self.buffers = {name: torch.stack([one[name] for one in buffers]) for name in buffers[0]}
+        self.buffers, self.buffer_dims = _buffers(networks)
         self.results: dict[int, Tensor] = {}
         self.ended: dict[int, int] = {}
-        self._compiled = compiled
+        self._compiled = compiled or first.training.compile
         self._evaluations = 0
         self._traced: Callable[..., tuple[Tensor, ...]] | None = None
 
@@ -109,8 +111,15 @@ class Batch(Loop):
         """The averages, (K, P)."""
         return self.weights.ema
 
-    def _step(self, leaves: list[Tensor], x0: Tensor, eps: Tensor, *at: Tensor) -> Any:
-        """Losses (K, B), and the gradient of each parameter (K, ...).
+    def _step(self, leaves: list[Tensor], *inputs: Tensor) -> Any:
+        """Losses (K, B), and the gradient of each parameter (K, ...), from those of `_losses`."""
+        per_draw, gradients = accumulated(
+            functools.partial(self._losses, leaves), inputs, leaves, self.training.accumulation, 1
+        )
+        return per_draw, *gradients
+
+    def _losses(self, leaves: list[Tensor], x0: Tensor, eps: Tensor, *at: Tensor) -> Tensor:
+        """Losses (K, B).
 
         `at` holds the parts of `SigmaFunctions`, then the classes of each condition, all of them
         (K, B), and last the noise in x for each seed, where it is not the target's.
@@ -141,12 +150,10 @@ class Batch(Loop):
             return losses(with_weights, objective, x0, eps, at, precision, condition or None, *n)
 
         x0, eps = x0[self.seed_index], eps[self.seed_index]
-        per_draw = vmap(one)(leaves, self.buffers, x0, eps, functions, conditions, *n)
-        per_draw = per_draw / self.scale
-        gradients = torch.autograd.grad(
-            per_draw.mean(1).sum(), leaves, allow_unused=True, materialize_grads=True
-        )
-        return per_draw.detach(), *gradients
+        with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels of attention
+            dims = 0, self.buffer_dims, *[0] * (4 + len(n))
+            per_draw = vmap(one, dims)(leaves, self.buffers, x0, eps, functions, conditions, *n)
+        return per_draw / self.scale
 
     def _columns(self, u: Tensor) -> tuple[list[Tensor], Tensor]:
         """The functions of sigma at the uniforms and the bins of the draws, like u (K, n, B)."""
@@ -282,6 +289,23 @@ def _module(job: TrainingJob) -> nn.Module:
     return job.denoiser.network
 
 
+def _buffers(
+    networks: Sequence[nn.Module],
+) -> tuple[dict[str, Tensor], dict[str, int | None]]:
+    """The networks' buffers by name, and the dimension along which they are stacked.
+
+    It is None for one that is equal in all of them, such as a table of values: it is held once.
+    """
+    every = [dict(network.named_buffers()) for network in networks]
+    buffers: dict[str, Tensor] = {}
+    dims: dict[str, int | None] = {}
+    for name, first in every[0].items():
+        alike = all(torch.equal(one[name], first) for one in every)
+        buffers[name] = first if alike else torch.stack([one[name] for one in every])
+        dims[name] = None if alike else 0
+    return buffers, dims
+
+
 def _equal_sigma_functions(trials: Sequence[TrainingJob]) -> list[list[int]]:
     """The indices of trials in groups with the same functions of sigma, whatever their seed."""
     groups: list[list[int]] = []
@@ -296,8 +320,12 @@ def _equal_sigma_functions(trials: Sequence[TrainingJob]) -> list[list[int]]:
     return groups
 
 
-def alone(objective: Objective) -> str:
-    """Why a trial with this objective cannot train in a batch; "" where it can."""
+def alone(objective: Objective, training: Training) -> str:
+    """Why a trial with this objective and these settings cannot train in a batch; "" if it can."""
+    if training.checkpointing:
+        return "activations are computed again, which torch.func.vmap cannot do"
+    if training.memory_format != "contiguous":
+        return f"memory_format is {training.memory_format}, which torch.func.vmap does not know"
     if not objective.fixed or objective.loss.state is not None:
         return "an objective depends on more than sigma"
     return "a variance is learned" if objective.vlb is not None else ""
@@ -325,7 +353,7 @@ def unbatchable(trials: Sequence[TrainingJob]) -> str:
     first, *_ = trials
     shared = in_common(first.objective, first.training, first.conditions)
     for one in trials:
-        if reason := alone(one.objective):
+        if reason := alone(one.objective, one.training):
             return reason
         for reason, value in in_common(one.objective, one.training, one.conditions).items():
             if value != shared[reason]:

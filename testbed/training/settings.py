@@ -12,6 +12,7 @@ from testbed.settings import Setting
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 CLIPPED = ("relative", "raw")
+MEMORY_FORMATS = ("contiguous", "channels_last")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt")
 OF_THE_LENGTH = ("cosine", "linear")
 """The schedules whose learning rate at a step depends on how long the training is."""
@@ -117,6 +118,41 @@ class Training:
             report="training",
         ),
     ] = "float32"
+    accumulation: Annotated[
+        int,
+        Setting(
+            "Number of equal parts that the batch of a step is split into; their gradients are "
+            "averaged, and activations are kept of one part at a time.",
+            batch=True,
+            since=3,
+        ),
+    ] = 1
+    checkpointing: Annotated[
+        bool,
+        Setting(
+            "Whether the network computes its activations again in the backward pass instead of "
+            "keeping them.",
+            batch=True,
+            since=3,
+        ),
+    ] = False
+    memory_format: Annotated[
+        str,
+        Setting(
+            "How the network's input, and with it its activations, lie in memory: "
+            '"contiguous", or "channels_last" for images.',
+            batch=True,
+            since=3,
+        ),
+    ] = "contiguous"
+    compile: Annotated[
+        bool,
+        Setting(
+            "Whether torch.compile fuses the network, or all of the step of a batch of trials.",
+            batch=True,
+            since=3,
+        ),
+    ] = False
     warmup: Annotated[
         int,
         Setting(
@@ -168,11 +204,17 @@ class Training:
             raise InputError(unknown("clip_loss", self.clip_loss, CLIPPED))
         if self.schedule not in SCHEDULES:
             raise InputError(unknown("schedule", self.schedule, SCHEDULES))
+        if self.memory_format not in MEMORY_FORMATS:
+            raise InputError(unknown("memory_format", self.memory_format, MEMORY_FORMATS))
         counted, fraction = f"from 1 to {MOST:.0e}", "at least 0 and below 1"
         limits = {
             "steps": (1 <= self.steps <= MOST, counted),
             "batch": (1 <= self.batch <= MOST, counted),
             "points": (1 <= self.points <= MOST, counted),
+            "accumulation": (
+                1 <= self.accumulation <= self.batch and self.batch % self.accumulation == 0,
+                f"a divisor of batch = {self.batch}",
+            ),
             "learning_rate": (0 < self.learning_rate < math.inf, "above 0 and finite"),
             "betas": (
                 len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),

@@ -25,6 +25,7 @@ from testbed.errors import InputError
 from testbed.random import stream
 from testbed.tensors import per_sample
 from testbed.training import flips
+from testbed.training.accumulation import accumulated
 from testbed.training.conditions import block_classes
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
@@ -171,6 +172,7 @@ def losses(
     precision: str = "float32",
     condition: Mapping[str, Tensor] | None = None,
     n: Tensor | None = None,
+    memory_format: str = "contiguous",
 ) -> Tensor:
     """The loss per sample at x = x0 + sigma n, (B,).
 
@@ -178,17 +180,19 @@ def losses(
         network: called as `network(x, c_noise, condition)`.
         x0, eps: (B, *shape) clean data and the target's noise.
         at: sigma and its functions.
-        precision: as in `Training`.
+        precision, memory_format: as in `Training`.
         condition: names -> classes (B,) int64, -1 for a class that is dropped.
         n: (B, *shape) the noise in x, by default eps.
     """
     x = x0 + per_sample(at.sigma, x0) * (eps if n is None else n)
+    scaled = per_sample(at.c_in, x) * x
+    if memory_format == "channels_last":
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
     if precision == "float32":
-        F = network(per_sample(at.c_in, x) * x, at.c_noise, condition)
+        F = network(scaled, at.c_noise, condition)
     else:
         with torch.autocast(x.device.type, getattr(torch, precision)):
-            F = network(per_sample(at.c_in, x) * x, at.c_noise, condition)
-        F = F.to(x.dtype)
+            F = network(scaled, at.c_noise, condition).to(x.dtype)
     return objective(F, x0, eps, at.sigma, at.terms)
 
 
@@ -351,6 +355,8 @@ class Trainer(Loop):
             # The factor is relative to a loss that is 1 at F = 0, as L_simple is.
             objective = replace(objective, vlb=objective.vlb * self.scale)
         self.objective = objective
+        called = denoiser.network
+        self.network = torch.compile(called) if training.compile else called
         network = list(denoiser.parameters())
         states = objective.states.to(device) if objective.states is not None else None
         # The objective's own come last: the gradient's norm and clipping are the network's.
@@ -399,28 +405,25 @@ class Trainer(Loop):
         targets = target[steps].to(self.device).unbind()
         ns = targets if n is target else n[steps].to(self.device).unbind()
         batches = indices[steps].to(self.device).unbind()
-        conditions = {
-            name: classes[steps].to(self.device)
-            for name, classes in block_classes(
-                self.classes, self.conditions, self.seed, block, indices
-            ).items()
-        }
-        network, precision = self.denoiser.network, self.training.precision
+        drawn = block_classes(self.classes, self.conditions, self.seed, block, indices)
+        conditions = {name: classes[steps].to(self.device) for name, classes in drawn.items()}
         per_step, norms = [], []
         for i, (index, n, eps, at) in enumerate(zip(batches, ns, targets, functions, strict=True)):
             condition = {name: classes[i] for name, classes in conditions.items()} or None
             x0 = flips.flipped(self.samples.index_select(0, index), flip[i])
-            per_draw = losses(network, self.objective, x0, eps, at, precision, condition, n)
-            per_draw = per_draw / self.scale
-            gradients = torch.autograd.grad(
-                per_draw.mean(), self.parameters, allow_unused=True, materialize_grads=True
-            )
+            inputs = x0, eps, at, condition, n
+            parts = self.training.accumulation
+            per_draw, gradients = accumulated(self._losses, inputs, self.parameters, parts)
             norm = self.weights.take(gradients)
             self.weights.update(norm, self.step)
-            per_step.append(per_draw.detach())
+            per_step.append(per_draw)
             norms.append(norm)
             self._stepped()
         window.add(torch.stack(per_step)[:, None], torch.stack(norms), bins[:, None])
+
+    def _losses(self, x0: Tensor, eps: Tensor, at: Any, condition: Any, n: Tensor) -> Tensor:
+        settings = self.training.precision, condition, n, self.training.memory_format
+        return losses(self.network, self.objective, x0, eps, at, *settings) / self.scale
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         buffers = {f"buffer.{name}": value for name, value in self.buffers.items()}

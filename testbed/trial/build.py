@@ -126,16 +126,17 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
     started = objective(config, registry).with_states(states)
     weights = stream(config.seed, "weights").initial_seed()
     labels, further, tables = class_conditions.built(config.conditions, data)
-    learned = started.vlb is not None
+    learned, channels = started.vlb is not None, data.shape[0]
     kind = noise_kind(config.c_noise, started.parameterization)
     module = network_of(config, registry)(
         data.shape,
         labels,
         weights,
         further,
-        outputs=2 if learned else 1,
+        outputs={"F": channels, "nu": channels} if learned else None,
         noise_kind=kind,
         tables=tables,
+        checkpointing=config.training.checkpointing,
     )
     denoiser = Denoiser(
         module,

@@ -197,6 +197,15 @@ class TrialConfig(TrialFields):
             identity=False,
         ),
     ] = None
+    blind: Annotated[
+        bool,
+        Setting(
+            "Whether the network sees no noise level, as it declares.",
+            identity=False,
+            report="network",
+            since=3,
+        ),
+    ] = False
     asked_levels: Annotated[
         tuple[float, ...] | None,
         Setting(

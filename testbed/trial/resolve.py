@@ -70,6 +70,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         sigma_data_channels=data.sigma_data_channels if p.takes_channels else None,
         training_range=trained,
         table_levels=_table_levels(trained, components.table),
+        blind=build.component(registry, "network", complete.network).blind,
         data_digest=data.digest,
         sources=components.sources(),
         plugins=components.plugins(),
@@ -113,6 +114,7 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     yield from validity.problems(objective, config.c_noise, network, data)
     yield from validity.unlearnt(objective, network, evaluation.elbo)
     yield from validity.unflippable(config.training.flips, data.shape)
+    yield from validity.untrained(config.training, network, data)
     yield from validity.unmeasured(evaluation, config.training.steps)
     yield from validity.disordered(config.measured, config.sampled)
     yield from class_conditions.problems(config.conditions, method, network, data)

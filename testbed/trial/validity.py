@@ -28,6 +28,7 @@ from testbed.sampling.schedules import snapped
 from testbed.tensors import widen
 from testbed.training import averages
 from testbed.training.objective import Objective
+from testbed.training.settings import Training
 from testbed.trial.specs import Evaluation, Likelihood
 
 MOST_EXACT = 256
@@ -271,6 +272,20 @@ def _outside(label: str, allowed: tuple[float, float], low: float, high: float) 
         )
 
 
+def untrained(training: Training, network: Network, data: Data) -> Iterator[str]:
+    """Which settings of training do not apply to this network or these data, a line each."""
+    if training.checkpointing and not network.takes_checkpointing:
+        yield (
+            "training.checkpointing: the build of "
+            f"{network.label} does not take `checkpointing`: its activations are kept."
+        )
+    if training.memory_format == "channels_last" and len(data.shape) != 3:
+        yield (
+            'training.memory_format = "channels_last" is of images (channels, height, width), and '
+            f"samples have shape {data.shape}."
+        )
+
+
 def disordered(measured: tuple[float, float], sampled: tuple[float, float]) -> Iterator[str]:
     """Which range of noise levels of the evaluation is none, a line each."""
     for prefix, (low, high) in (("", measured), ("sampling_", sampled)):
@@ -312,6 +327,8 @@ def _noise(
     table = objective.table
     if c_noise == "index" and table is None:
         yield 'c_noise = "index" is the index in a table: name one, such as table = "ddpm".'
+        return
+    if network.blind:
         return
     kind = noise_kind(c_noise, p)
     given = f"{p.label} gives c_noise"

@@ -259,7 +259,7 @@ def test_the_levels_are_those_of_the_density() -> None:
 def test_two_outputs_start_as_one() -> None:
     """Same seed, same weights in every layer but the last, which is zero."""
     n = default_registry().network("mlp_index", width=8, depth=1)
-    one, two = n((3, 2), 0, 5), n((3, 2), 0, 5, outputs=2)
+    one, two = n((3, 2), 0, 5), n((3, 2), 0, 5, outputs={"F": 3, "nu": 3})
     for name, weights in one.state_dict().items():
         if name.startswith("last."):
             assert two.state_dict()[name].shape[0] == 2 * weights.shape[0]
@@ -270,7 +270,7 @@ def test_two_outputs_start_as_one() -> None:
     assert found.shape == (4, 6, 2)
     other = testbed.Network("other", lambda shape, labels: nn.Identity(), noise={})
     with pytest.raises(InputError, match="its build does not take `outputs`"):
-        other((2,), 0, 0, outputs=2)
+        other((2,), 0, 0, outputs={"F": 2, "nu": 2})
 
 
 def isotropic() -> testbed.Data:
@@ -286,7 +286,7 @@ def training_job(steps: int, vlb: float | None, name: str = "eps", **more: Any) 
     one = objective(name, t, vlb, **more)
     network = default_registry().network("mlp_index", width=24, depth=1, frequencies=(0.05, 3.0))
     d = testbed.Denoiser(
-        network((2,), 0, 1, outputs=1 if vlb is None else 2),
+        network((2,), 0, 1, outputs=None if vlb is None else {"F": 2, "nu": 2}),
         one.parameterization,
         one.sigma_data,
         c_in="shared",

@@ -23,6 +23,7 @@ from mutants.registry import given, laws_of, rejected_by
 from torch import Tensor, nn
 
 import testbed
+from testbed.components.condition import KINDS
 from testbed.networks.mlp import ResidualMLP, mlp
 from testbed.random import stream
 from testbed.registry import Registry
@@ -41,7 +42,7 @@ class Changed(nn.Module):
 
 def changed(forward: Callable[..., Tensor]) -> Build:
     """The registered MLP with another forward pass."""
-    good = testbed.Network("mlp", mlp, noise={})
+    good = testbed.Network("mlp", mlp, noise={}, condition_kinds=KINDS)
     return lambda *arguments: Changed(good(*arguments), forward)
 
 
@@ -50,7 +51,7 @@ def unseeded(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
 
 
 def always_zero(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
-    return testbed.Network("mlp", mlp, noise={})(shape, labels, 0)
+    return testbed.Network("mlp", mlp, noise={}, condition_kinds=KINDS)(shape, labels, 0)
 
 
 def reseeding(shape: tuple[int, ...], labels: int, seed: int) -> nn.Module:
@@ -80,7 +81,7 @@ def with_embedding(look_up: Callable[[Any, Tensor], Tensor]) -> Build:
     """The registered MLP with another look-up of classes."""
 
     def build(*arguments: Any) -> nn.Module:
-        module = testbed.Network("mlp", mlp, noise={})(*arguments)
+        module = testbed.Network("mlp", mlp, noise={}, condition_kinds=KINDS)(*arguments)
         module.__class__ = Embedded
         module.look_up = look_up
         return module
@@ -96,7 +97,7 @@ class FirstAlone(ResidualMLP):
 
 
 def first_condition_alone(*arguments: Any) -> nn.Module:
-    module = testbed.Network("mlp", mlp, noise={})(*arguments)
+    module = testbed.Network("mlp", mlp, noise={}, condition_kinds=KINDS)(*arguments)
     module.__class__ = FirstAlone
     return module
 
@@ -109,13 +110,13 @@ def drawn_first(shape: tuple[int, ...], labels: int, seed: int, further: Any = N
 
 
 def embeddings_drawn(*arguments: Any) -> nn.Module:
-    module = testbed.Network("mlp", mlp, noise={})(*arguments)
+    module = testbed.Network("mlp", mlp, noise={}, condition_kinds=KINDS)(*arguments)
     for p in module.conditions.parameters():
         nn.init.normal_(p, generator=stream(0, "drawn"))
     return module
 
 
-REGISTERED = testbed.Network("mlp", mlp, noise={})
+REGISTERED = testbed.Network("mlp", mlp, noise={}, condition_kinds=KINDS)
 NETWORKS = laws_of("laws: networks", "networks", around=lambda: torch.random.fork_rng(devices=[]))
 rejected_by(
     NETWORKS,

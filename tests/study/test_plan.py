@@ -170,6 +170,10 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "training.ema_width": "training.ema_width=0.1",
     "training.hold": 'training={hold=5, schedule="cosine"}',
     "training.precision": "training.precision=bfloat16",
+    "training.accumulation": "training={batch=8, accumulation=2}",
+    "training.checkpointing": ("dataset=digits", "network=dit", "training.checkpointing=true"),
+    "training.memory_format": ("dataset=digits", "training.memory_format=channels_last"),
+    "training.compile": "training.compile=true",
     "evaluation.levels": "evaluation.levels=4",
     "evaluation.draws": "evaluation.draws=9",
     "evaluation.samples": "evaluation.samples=9",
@@ -199,7 +203,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
 # What no setting of this study changes: one network, digests, and facts of the code and the device.
 OTHERWISE = {
     "network.name", "data_digest", "sigma_data_measured", "device", "schema", "sources",
-    "training_sources", "training_range",
+    "training_sources", "training_range", "blind",
 }  # fmt: skip
 
 

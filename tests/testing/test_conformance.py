@@ -7,7 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -62,10 +62,21 @@ def testbed_parameterizations():
 '''
 
 
+SMALL_NETWORKS: dict[str, dict[str, Any]] = {
+    "dit": {"width": 16, "depth": 1, "heads": 2},
+    "unet": {"channels": (8, 16), "groups": 4, "head": 4},
+    "convnet": {"width": 8, "depth": 1},
+}
+"""Options at which the laws of networks take a second instead of half a minute."""
+
+
 def registered() -> list[Component]:
-    """Everything in the default registry, tables of files with levels."""
+    """Everything in the default registry, tables of files with levels, small networks."""
     found = default_registry()
-    options = {("table", name): NOISE_TABLES[name].options for name in FILE_TABLES}
+    options: dict[tuple[str, str], dict[str, Any]] = {
+        ("table", name): NOISE_TABLES[name].options for name in FILE_TABLES
+    }
+    options |= {("network", name): small for name, small in SMALL_NETWORKS.items()}
     options["dataset", "fashion_mnist"] = {"n": 400, "test": 100}  # 70,000 take minutes
     return [
         getattr(found, axis)(name, **options.get((axis, name), {}))

@@ -48,6 +48,7 @@ OTHERS: dict[str, Any] = {
     "device": "cuda", "sigma_data": 0.7, "sigma_data_measured": 0.7, "data_digest": "d",
     "sources": "s", "plugins": {"p": "1"}, "schema": 1, "training_range": (0.1, 9.0),
     "table_levels": (9, 10), "asked_levels": (0.1, 9.0), "training_sources": "s",
+    "blind": True,
 }  # fmt: skip
 """Another value of each setting."""
 
@@ -57,7 +58,7 @@ def test_the_identity_is_of_every_setting_whatever_their_order() -> None:
     first = config()
     assert config(**dict(reversed(SMALL.items()))).identity == first.identity
     found = {name: config(**{name: value}).identity for name, value in OTHERS.items()}
-    for name in ("schema", "training_range", "table_levels", "training_sources"):
+    for name in ("schema", "training_range", "table_levels", "training_sources", "blind"):
         assert found.pop(name) == first.identity
     assert len({first.identity, *found.values()}) == len(found) + 1
 
@@ -65,7 +66,7 @@ def test_the_identity_is_of_every_setting_whatever_their_order() -> None:
 def test_trials_that_differ_in_how_they_are_measured_are_one_training() -> None:
     first = config()
     alike = {n for n, v in OTHERS.items() if config(**{n: v}).training_text == first.training_text}
-    unstated = {"plugins", "schema", "sources", "training_range", "table_levels"}
+    unstated = {"plugins", "schema", "sources", "training_range", "table_levels", "blind"}
     assert alike == {"evaluation", "asked_levels", "training_sources", *unstated}
     assert {f.name for f in settings.fields(Evaluation) if not f.setting.evaluation} == set()
 
@@ -74,7 +75,10 @@ def test_what_a_batch_has_in_common_is_data_architecture_and_the_length_of_train
     assert settings.names(TrialConfig, batch=True) == (
         "dataset", "network", "noise", "device", "data_digest",
     )  # fmt: skip
-    assert settings.names(Training, batch=True) == ("steps", "batch", "points", "precision")
+    assert settings.names(Training, batch=True) == (
+        "steps", "batch", "points", "precision",
+        "accumulation", "checkpointing", "memory_format", "compile",
+    )  # fmt: skip
 
 
 def test_a_record_is_the_configuration() -> None:

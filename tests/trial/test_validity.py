@@ -110,8 +110,15 @@ def testbed_noises():
 @testbed.hookimpl
 def testbed_networks():
     mlp = testbed.Registry().network("mlp").build
-    yield testbed.Network("table", mlp, noise={"index": (0, 999)})
-    yield testbed.Network("short", mlp, noise={"sigma": (0.0, 10.0), "log_sigma": (-1, 1)})
+    yield testbed.Network(
+        "table", mlp, noise={"index": (0, 999)}, condition_kinds=("vector",)
+    )
+    yield testbed.Network(
+        "short",
+        mlp,
+        noise={"sigma": (0.0, 10.0), "log_sigma": (-1, 1)},
+        condition_kinds=("vector",),
+    )
 """
 
 

@@ -1,0 +1,202 @@
+"""A compact convolutional network for small images and few seconds of one core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, pixel_shuffle, pixel_unshuffle, silu
+from torch.utils.checkpoint import checkpoint
+
+from testbed.components.condition import KINDS, ConditionTable
+from testbed.components.network import Network
+from testbed.errors import InputError
+from testbed.hookspecs import hookimpl
+from testbed.networks.conditions import (
+    AddedConditions,
+    ClassEmbedding,
+    Condition,
+    Images,
+    MeanTokenEmbedding,
+    VectorEmbedding,
+    check,
+    of_kind,
+)
+from testbed.networks.embeddings import (
+    INDEX_UNIT,
+    RANGES,
+    FourierFeatures,
+    NoiseEmbedding,
+    zero_linear,
+)
+
+EPS = 1e-6
+
+
+class Block(nn.Module):
+    """h + W2 silu(W1 (norm(k * h) (1 + scale) + shift)), with k a kernel for each channel.
+
+    The norm is that of each pixel's channels; scale and shift (B, W) are linear in the embedding of
+    the noise level (Perez et al. 2018) and start at zero. h is (B, W, height, width).
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.modulation = zero_linear(width, 2 * width)
+        self.inner = nn.Linear(width, 2 * width)
+        self.outer = nn.Linear(2 * width, width)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, None, None].chunk(2, -1)
+        u = self.mix(h).permute(0, 2, 3, 1)
+        u = layer_norm(u, u.shape[-1:], eps=EPS) * (1 + scale) + shift
+        u = self.outer(silu(self.inner(u)))
+        return h + u.permute(0, 3, 1, 2)
+
+
+class ConvNet(nn.Module):
+    """x (B, C, H, W) and c_noise (B,) to F (B, C, H, W) + g x; both start at zero.
+
+    Blocks after Liu et al. 2022 (ConvNeXt) on patches of pixels, whose places have learned offsets;
+    g, for each channel, is linear in the embedding of the noise level: what c_skip is to D (Karras
+    et al. 2022, eq. 7). Classes, vectors and the mean of tokens are added to that embedding, images
+    are further channels; their weights start at zero.
+
+    Raises:
+        InputError: at building, an image of another size than x; at a call, a condition or a second
+            noise level that it was built without.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        conditions: Mapping[str, int],
+        tables: Mapping[str, ConditionTable],
+        outputs: Mapping[str, int],
+        noise_kind: str,
+        second: bool,
+        checkpointing: bool,
+        width: int,
+        depth: int,
+        patch: int,
+        kernel: int,
+    ) -> None:
+        super().__init__()
+        C, H, W = shape
+        self.channels, self.patch, self.checkpointing = C, patch, checkpointing
+        unit = INDEX_UNIT if noise_kind == "index" else 1.0
+        self.noise = NoiseEmbedding(FourierFeatures(16, 1 / 64 / unit, 64 / unit), width, second)
+        self.first = nn.Conv2d(C * patch**2, width, 3, padding=1)
+        self.places = nn.Parameter(torch.zeros(width, H // patch, W // patch))
+        self.blocks = nn.ModuleList(Block(width, kernel) for _ in range(depth))
+        self.last = zero_linear(width, patch**2 * sum(outputs.values()))
+        self.skip = zero_linear(width, C)
+        self.conditions = AddedConditions(
+            {name: ClassEmbedding(n, width) for name, n in conditions.items()}
+            | {name: VectorEmbedding(t, width) for name, t in of_kind(tables, "vector").items()}
+            | {name: MeanTokenEmbedding(t, width) for name, t in of_kind(tables, "tokens").items()}
+        )
+        pictures = of_kind(tables, "image")
+        self.images = Images(pictures, shape) if pictures else None
+        self.first_images = (
+            zero_linear(self.images.channels * patch**2, width, bias=False) if self.images else None
+        )
+        self.names = (*conditions, *tables)
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        condition: Condition | None = None,
+        second: Tensor | None = None,
+    ) -> Tensor:
+        return self.with_features(x, c_noise, condition, second)[0]
+
+    def with_features(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        condition: Condition | None = None,
+        second: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """F, and h after each of the blocks, "block0", ..., (B, width, height, width)."""
+        check(condition, self.names)
+        added = self.conditions(condition, x)
+        embedding = self.noise(c_noise, second)
+        embedding = silu(embedding if added is None else embedding + added)
+        h = self.first(pixel_unshuffle(x, self.patch)) + self.places
+        if self.images is not None and self.first_images is not None:
+            pictures = pixel_unshuffle(self.images(condition, x), self.patch)
+            h = h + self.first_images(pictures.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        features = {}
+        for i, block in enumerate(self.blocks):
+            if self.checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, h, embedding, use_reentrant=False, preserve_rng_state=False)
+            else:
+                h = block(h, embedding)
+            features[f"block{i}"] = h
+        last = silu(layer_norm(h.permute(0, 2, 3, 1), h.shape[1:2], eps=EPS))
+        F = pixel_shuffle(self.last(last).permute(0, 3, 1, 2), self.patch)
+        skipped = self.skip(embedding)[:, :, None, None] * x
+        return torch.cat([F[:, : self.channels] + skipped, F[:, self.channels :]], 1), features
+
+
+def convnet(
+    shape: tuple[int, ...],
+    conditions: Mapping[str, int],
+    tables: Mapping[str, ConditionTable],
+    outputs: Mapping[str, int],
+    noise_kind: str,
+    second: bool,
+    checkpointing: bool,
+    width: int = 64,
+    depth: int = 3,
+    patch: int = 2,
+    kernel: int = 5,
+) -> ConvNet:
+    """A small convolutional network, for digits of 8 x 8 on one core.
+
+    Args:
+        shape: (C, H, W), H and W multiples of `patch`.
+        conditions, tables, outputs, noise_kind, second, checkpointing: as of any network.
+        width: channels of the hidden layers.
+        depth: the number of blocks.
+        patch: the height and width of the square of pixels that is one place of the hidden layers.
+        kernel: the height and width of the kernels of the blocks, odd.
+
+    Raises:
+        InputError: sizes that do not fit.
+    """
+    if min(width, depth, patch) < 1 or kernel < 1 or kernel % 2 == 0:
+        raise InputError(
+            f"network 'convnet': width = {width}, depth = {depth}, patch = {patch} must be "
+            f"positive, and kernel = {kernel} positive and odd."
+        )
+    if len(shape) != 3 or shape[1] % patch or shape[2] % patch:
+        raise InputError(
+            f"network 'convnet': samples of shape {shape} with patch = {patch}: it takes images "
+            "(channels, height, width) whose height and width are multiples of the patch."
+        )
+    declared = shape, conditions, tables, outputs, noise_kind, second, checkpointing
+    return ConvNet(*declared, width, depth, patch, kernel)
+
+
+def blocks(depth: int = 3) -> tuple[str, ...]:
+    """The names of the features of `convnet`."""
+    return tuple(f"block{i}" for i in range(depth))
+
+
+@hookimpl
+def testbed_networks() -> Iterable[Network]:
+    """The compact convolutional network."""
+    yield Network(
+        "convnet",
+        convnet,
+        noise=RANGES,
+        shapes=((1, 8, 8), (3, 4, 6)),
+        condition_kinds=KINDS,
+        features=blocks,
+        reference="Liu et al. 2022, arXiv:2201.03545, fig. 4; Perez et al. 2018, arXiv:1709.07871",
+    )
