@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from testbed.audit.reference import noisy, rounding, tweedie
@@ -231,6 +230,7 @@ def check_ode(subject: Subject, oracle: Oracle, samples: int = 4) -> list[LawChe
 
 def _solve(slope: Denoise, start: Tensor, high: float, low: float, tolerance: float) -> Tensor:
     """Returns x at `low` of dx/dlog sigma = sigma dx/dsigma; nan where scipy gives up."""
+    from scipy.integrate import solve_ivp
 
     calls = itertools.count()
 
