@@ -19,6 +19,7 @@ from helpers.command_line import run_here, trials_only  # noqa: E402
 from helpers.studies import TINY  # noqa: E402
 
 from testbed.study import engines  # noqa: E402
+from testbed.testing import behaviour  # noqa: E402
 from testbed.training.batch import Batch  # noqa: E402
 from testbed.training.trainer import Loop  # noqa: E402
 
@@ -65,6 +66,12 @@ def short_measurement() -> Iterator[None]:
 def whole_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines are measured as they are for a user."""
     monkeypatch.setattr(engines, "_milliseconds", MILLISECONDS)
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kit asks no other process, which takes seconds, where that is not the matter."""
+    monkeypatch.setattr(behaviour, "equal_elsewhere", lambda component, context: "not asked")
 
 
 @pytest.fixture
