@@ -8,6 +8,8 @@ import nox
 PROJECT = nox.project.load_toml("pyproject.toml")
 HERE = {"PYTHONPATH": "."}
 PAGES = ("docs", "docs/_build/html")
+PARALLEL = ("-n", "auto", "--dist", "worksteal")
+"""A worker has neighbouring tests, which share fixtures, until it has none left."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
@@ -15,12 +17,20 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
 
 
+INSTALLED: dict[str, set[str]] = {}
+"""What this run of nox has installed, by environment: pip takes seconds to find it all there."""
+
+
 def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     """Installs the project and dependency groups at the tested versions."""
     if not session.virtualenv.is_sandboxed:
         return
-    wanted = nox.project.dependency_groups(PROJECT, *groups)
-    session.install("-c", "constraints.txt", *(["-e", "."] if project else []), *wanted)
+    wanted = ["--editable=."] if project else []
+    wanted += nox.project.dependency_groups(PROJECT, *groups)
+    there = INSTALLED.setdefault(str(session.bin), set())
+    if missing := [one for one in dict.fromkeys(wanted) if one not in there]:
+        session.install("-c", "constraints.txt", *missing)
+        there.update(missing)
 
 
 @nox.session
@@ -37,7 +47,7 @@ def tests(session: nox.Session) -> None:
     env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     # Each of the hundreds of commands that the tests start would compile the package again.
     env["PYTHONDONTWRITEBYTECODE"] = ""
-    session.run("python", "-m", "pytest", "-n", "auto", *session.posargs, env=env)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=env)
 
 
 @nox.session
@@ -45,7 +55,7 @@ def properties(session: nox.Session) -> None:
     """The laws of conversions, one test each, at 2,000 examples a law."""
     install(session, "test")
     env = {**HERE, "OMP_NUM_THREADS": "1", "TESTBED_PROFILE": "thorough"}
-    words = ["-n", "auto", "-v", "--durations=5", "tests/properties"]
+    words = [*PARALLEL, "-v", "--durations=5", "tests/properties"]
     session.run("python", "-m", "pytest", *words, *session.posargs, env=env)
 
 

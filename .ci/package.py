@@ -10,6 +10,7 @@ import sysconfig
 import tempfile
 import time
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,10 +69,11 @@ def main() -> None:
         ran(sys.executable, "-m", "hatchling", "build", "-d", out / "dist", cwd=ROOT)
         packages = sorted((out / "dist").iterdir())
         assert {file.suffix for file in packages} == {".whl", ".gz"}, packages
-        for package in packages:
-            folder = out / package.suffix.removeprefix(".")
+        folders = [out / package.suffix.removeprefix(".") for package in packages]
+        for folder in folders:
             folder.mkdir()
-            used(package, folder)
+        with ThreadPoolExecutor() as both:
+            list(both.map(used, packages, folders))
     print(f"Both are whole: built, installed and used in {time.monotonic() - began:.0f} s.")
 
 

@@ -1,5 +1,6 @@
 """What all tests have: one thread, the environment put back, a study and a store to begin with."""
 
+import itertools
 import os
 import re
 import shutil
@@ -17,7 +18,13 @@ from helpers import strategies  # noqa: E402, F401  registers and loads the Hypo
 from helpers.command_line import run_here, trials_only  # noqa: E402
 from helpers.studies import TINY  # noqa: E402
 
+from testbed.study import engines  # noqa: E402
+from testbed.testing import behaviour  # noqa: E402
+from testbed.training.batch import Batch  # noqa: E402
+from testbed.training.trainer import Loop  # noqa: E402
+
 torch.set_num_threads(1)
+MILLISECONDS = engines._milliseconds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +43,35 @@ def same_environment() -> Iterator[None]:
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_measurement() -> Iterator[None]:
+    """Engines are tried for a few steps and not timed, where the choice is not the matter.
+
+    On cores that are all at work, hundreds of steps on several threads would take a minute.
+    """
+
+    def milliseconds(loop: Loop) -> float:
+        loop.interval = 4
+        list(itertools.islice(loop.windows(), 2))
+        return 1.0 if isinstance(loop, Batch) else 2.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "_milliseconds", milliseconds)
+        yield
+
+
+@pytest.fixture
+def whole_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are measured as they are for a user."""
+    monkeypatch.setattr(engines, "_milliseconds", MILLISECONDS)
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kit asks no other process, which takes seconds, where that is not the matter."""
+    monkeypatch.setattr(behaviour, "equal_elsewhere", lambda component, context: "not asked")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -87,10 +88,15 @@ class Density(Component):
 
         Levels with a mass of their own that lie on an edge belong to the range.
         """
+
+        def below(u: float) -> bool:
+            return inside(float(self._quantile(torch.tensor(u, dtype=torch.float64))), edge)
+
+        if not below(math.ulp(0.0)):
+            return 0.0  # which bisection would reach after a thousand steps
         low, high = 0.0, 1.0
         while low < (u := (low + high) / 2) < high:
-            below = inside(float(self._quantile(torch.tensor(u, dtype=torch.float64))), edge)
-            low, high = (u, high) if below else (low, u)
+            low, high = (u, high) if below(u) else (low, u)
         return (low + high) / 2
 
     @property

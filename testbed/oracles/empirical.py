@@ -12,6 +12,8 @@ from testbed.oracles.base import Oracle, finite
 
 QUERIES = 256
 """The number of rows of x that are answered together."""
+FEW = 64
+"""So many points are no more to keep for the backward pass than the rows of x themselves."""
 GATHERED = 2**20
 """The largest number of numbers that are gathered together for the near pairs."""
 NEAR = 1 / 16
@@ -131,7 +133,7 @@ class Empirical(Oracle):
                 logit = self._squared_distance(x, self._rows(start))[0] / (-2 * s**2)
                 return self._without(logit, start, out).logsumexp(1)
 
-            blocks = torch.stack([_recomputed(block, start) for start in self._starts()])
+            blocks = torch.stack([self._recomputed(block, start) for start in self._starts()])
             log_norm = self.dim / 2 * torch.log(2 * math.pi * s[:, 0] ** 2)
             return blocks.logsumexp(0) - math.log(N) - log_norm
 
@@ -179,7 +181,7 @@ class Empirical(Oracle):
         zero = torch.zeros_like(s)
         state: tuple[Tensor, ...] = (torch.full_like(s, LOG_ZERO), zero, zero, zero)
         for start in self._starts():
-            state = _recomputed(step, start, *state)
+            state = self._recomputed(step, start, *state)
         _, Z, Z2, S = state
         return S / Z, (Z**2 / Z2)[:, 0]
 
@@ -204,6 +206,15 @@ class Empirical(Oracle):
             return logit
         i = torch.nonzero((out >= start) & (out < start + logit.shape[1]))[:, 0]
         return logit.index_put((i, out[i] - start), logit.new_tensor(LOG_ZERO))
+
+    def _recomputed(self, step: Callable[..., Result], start: int, *state: Tensor) -> Result:
+        """step(start, *state), which the backward pass computes again unless points are few."""
+        if not torch.is_grad_enabled() or len(self.y) <= FEW:
+            return step(start, *state)
+        found: Result = checkpoint(
+            step, start, *state, use_reentrant=False, preserve_rng_state=False
+        )
+        return found
 
     def _starts(self) -> range:
         return range(0, len(self.y), self.block)
@@ -234,11 +245,3 @@ class Empirical(Oracle):
             outs = torch.split(leave_out, QUERIES)
         rows = zip(torch.split(flat, QUERIES), torch.split(s, QUERIES), outs, strict=True)
         return torch.cat([answer(*row) for row in rows]).to(x.dtype)
-
-
-def _recomputed(step: Callable[..., Result], start: int, *state: Tensor) -> Result:
-    """step(start, *state), which the backward pass computes again from its arguments."""
-    if not torch.is_grad_enabled():
-        return step(start, *state)
-    result: Result = checkpoint(step, start, *state, use_reentrant=False, preserve_rng_state=False)
-    return result

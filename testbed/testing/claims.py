@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from testbed.audit.rows import gamma
@@ -155,6 +154,8 @@ def elicits_mean(m: Loss, context: Context) -> str:
     The samples are lopsided (mean, median and mode differ) and of several scales, since a Huber
     loss is l2 on a narrow one.
     """
+    from scipy.optimize import minimize_scalar
+
     n = 257
     z = torch.rand(n, generator=stream(0, "testing/claims"), dtype=torch.float64)
     state = m.build()

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from testbed.components.dataset import Data, Dataset
@@ -78,7 +78,7 @@ def disjoint(d: Dataset, context: Context) -> str:
     within = int(sum((count * (count - 1) // 2).sum() for count in (train, test)))
     between = int((train * test).sum())
     share = n * m / math.comb(n + m, 2)
-    p_value = float(stats.binom.sf(between - 1, within + between, share))
+    p_value = float(special.bdtrc(between - 1, within + between, share))
     demand(
         p_value >= SIGNIFICANCE,
         f"{int(test[train > 0].sum())} of {m} test samples are in "
@@ -111,7 +111,7 @@ def options(d: Dataset, context: Context) -> str:
 
 def chance(tests: int) -> float:
     """Standard errors that one of `tests` normal statistics exceeds with probability 1e-6."""
-    return float(stats.norm.isf(SIGNIFICANCE / (2 * tests)))
+    return -float(special.ndtri(SIGNIFICANCE / (2 * tests)))
 
 
 def _drift(found: Tensor) -> tuple[float, float]:

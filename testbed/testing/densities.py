@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from testbed.audit.rows import gamma
@@ -109,6 +108,8 @@ def normalised(d: Density, context: Context) -> str:
 
 @_law("The inverse CDF draws from the pdf (Kolmogorov-Smirnov, significance 1e-6).")
 def draws(d: Density, context: Context) -> str:
+    from scipy import stats
+
     edges, mass, _ = _mass(d)
     u = torch.rand(DRAWS, generator=stream(0, "testing/density"), dtype=torch.float64)
     y = torch.log(d.sigma(u)).numpy()

@@ -107,6 +107,7 @@ def test_what_is_suggested_compares_it_with_a_bundled_one(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize(
     ("name", "setting"),
     [

@@ -539,6 +539,7 @@ def test_a_group_that_is_being_measured_shows_how_far_it_is(tmp_path: Path) -> N
     assert out.getvalue() == f"measured 5 of {title}\n"
 
 
+@pytest.mark.usefixtures("whole_measurement")
 def test_what_the_first_step_alone_takes_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Imports and compilation: 9 s in the first half, 1 s in the other, for 4 trials."""
 
@@ -555,6 +556,7 @@ def test_what_the_first_step_alone_takes_is_not_measured(monkeypatch: pytest.Mon
     assert (loop.interval, found) == (BLOCK // 2, 1000 / (BLOCK // 2) / 4)
 
 
+@pytest.mark.usefixtures("whole_measurement")
 def test_a_batch_is_measured_by_the_trace_that_the_training_runs_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

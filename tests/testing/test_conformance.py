@@ -28,7 +28,6 @@ from testbed.testing import (
     Context,
     Outcome,
     Skipped,
-    behaviour,
     check_component,
     iter_checks,
     option_points,
@@ -95,12 +94,6 @@ def negative(sigma: torch.Tensor) -> torch.Tensor:
 
 RIGHT = testbed.Weighting("right", unit)
 WRONG = testbed.Weighting("wrong", negative)
-
-
-@pytest.fixture
-def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other process, which takes seconds, where it is not the matter."""
-    monkeypatch.setattr(behaviour, "equal_elsewhere", lambda component, context: "not asked")
 
 
 # --- everything registered conforms --------------------------------------------------------------

@@ -1,5 +1,8 @@
 """The noise levels that a trial trains on, is measured at and samples from."""
 
+import functools
+import itertools
+import operator
 from pathlib import Path
 
 import mpmath
@@ -44,19 +47,23 @@ def karras_level(i: int) -> float:
     return float((low + i / 9 * (high - low)) ** 7)
 
 
-def ddpm_level(t: int) -> float:
-    """sqrt((1 - abar)/abar) of DDPM's linear betas after t of 1000 steps, with 50 digits."""
+@functools.cache
+def ddpm_levels() -> list[float]:
+    """sqrt((1 - abar)/abar) of DDPM's linear betas after 1, 2, ..., 1000 steps, with 50 digits."""
     with mpmath.workdps(50):
         first, last = mpmath.mpf(1) / 10000, mpmath.mpf(2) / 100
-        abar = mpmath.fprod(1 - first - (last - first) * i / 999 for i in range(t))
-        return float(mpmath.sqrt((1 - abar) / abar))
+        alphas = (1 - first - (last - first) * i / 999 for i in range(1000))
+        return [
+            float(mpmath.sqrt((1 - abar) / abar))
+            for abar in itertools.accumulate(alphas, operator.mul)
+        ]
 
 
 def test_a_table_brings_its_own_range(tmp_path: Path) -> None:
     """DDPM's levels run from 0.01 to 157, and all of them are trained on."""
     one = config(tmp_path)
-    assert one.sigma_min == pytest.approx(ddpm_level(1), rel=1e-12)
-    assert one.sigma_max == pytest.approx(ddpm_level(1000), rel=1e-10)
+    assert one.sigma_min == pytest.approx(ddpm_levels()[0], rel=1e-12)
+    assert one.sigma_max == pytest.approx(ddpm_levels()[-1], rel=1e-10)
     assert one.trained == (one.sigma_min, one.sigma_max)
     assert one.density.options["sigma_max"] == one.sigma_max
     assert one.table_levels == (1000, 1000)
@@ -94,8 +101,8 @@ def test_a_limit_that_is_written_out_is_the_same_trial(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sets", "drawn"),
     [
-        (("sigma_max=80",), sum(ddpm_level(t) <= 80 for t in range(1, 1001))),
-        (("sigma_min=1", "sigma_max=80"), sum(1 <= ddpm_level(t) <= 80 for t in range(1, 1001))),
+        (("sigma_max=80",), sum(level <= 80 for level in ddpm_levels())),
+        (("sigma_min=1", "sigma_max=80"), sum(1 <= level <= 80 for level in ddpm_levels())),
     ],
 )
 def test_a_cut_of_a_table_is_counted(tmp_path: Path, sets: tuple[str, ...], drawn: int) -> None:
@@ -150,8 +157,8 @@ def test_samples_do_not_ask_for_a_level_that_training_never_draws(tmp_path: Path
     one = config(tmp_path, *CONTINUOUS, "density=ddpm")
     path = build.sampling_levels(one, default_registry())
     assert one.sampled == one.trained
-    assert float(path[-2]) == pytest.approx(ddpm_level(1), rel=1e-12)
-    assert float(path[0]) == pytest.approx(ddpm_level(930), rel=1e-9)
+    assert float(path[-2]) == pytest.approx(ddpm_levels()[0], rel=1e-12)
+    assert float(path[0]) == pytest.approx(ddpm_levels()[929], rel=1e-9)
     stated = "evaluation.sampling_sigma_min=0.002", "evaluation.sampling_sigma_max=80"
     asked = config(tmp_path, *CONTINUOUS, "density=ddpm", *stated)
     found = build.sampling_levels(asked, default_registry())
