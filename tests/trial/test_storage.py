@@ -46,6 +46,13 @@ STORAGE = "trial/storage.py"
 
 ELSEWHERE = {
     "bundled.py": "files of the package itself",
+    "trial/export.py": "TODO",
+    "metrics/features/weights.py": "weights of networks, which the user names",
+    "metrics/features/dinov2.py": "weights of networks, which the user names",
+    "metrics/features/classifier.py": "the package's own sources",
+    "checkpoints/weights.py": "checkpoints of other libraries, which the user names",
+    "checkpoints/models.py": "checkpoints of other libraries, which the user names",
+    "checkpoints/diffusers_folders.py": "checkpoints of other libraries, which the user names",
     "cache.py": "the user's cache",
     "networks/autoencoder.py": "the folder of an autoencoder",
     "cli/completion.py": "names for a shell, which waits: nothing that imports torch",
