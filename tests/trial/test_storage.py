@@ -46,7 +46,7 @@ STORAGE = "trial/storage.py"
 
 ELSEWHERE = {
     "bundled.py": "files of the package itself",
-    "trial/export.py": "TODO",
+    "trial/export.py": "a pipeline of diffusers, written where --to says",
     "metrics/features/weights.py": "weights of networks, which the user names",
     "metrics/features/dinov2.py": "weights of networks, which the user names",
     "metrics/features/classifier.py": "the package's own sources",
