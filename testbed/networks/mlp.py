@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from testbed.components.condition import KINDS, ConditionTable
 from testbed.components.network import Network
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
+from testbed.networks.condition_values import ImageEmbedding, TokenPool, VectorEmbedding
 
 DEEPEST, WIDEST = 1000, 65536
 INDEX_UNIT = 64.0
@@ -69,12 +71,24 @@ class Features(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def features(self, x: Tensor, c_noise: Tensor, added: Tensor | None = None) -> Tensor:
-        """The features (B, width); `added` (B, width) is added to the embedding of c_noise."""
+    def features(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        added: Tensor | None = None,
+        beside: Tensor | None = None,
+    ) -> Tensor:
+        """The features (B, width).
+
+        `added` (B, width) is added to the embedding of c_noise, `beside` (B, width) to the first
+        layer, as inputs beside x are.
+        """
         embedding = nn.functional.silu(self.noise(self.embed_noise(c_noise)))
         if added is not None:
             embedding = embedding + added
         h = self.first(x.flatten(1))
+        if beside is not None:
+            h = h + beside
         for block in self.blocks:
             h = block(h, embedding)
         features: Tensor = self.norm(h)
@@ -88,11 +102,12 @@ class ResidualMLP(Features):
     the last layer's start as with one output.
 
     Each of the `conditions`, name -> number of classes, has an embedding of `condition[name]` (B,)
-    int64, which is added to that of c_noise. A class of -1, or a name left out, adds nothing: with
-    all conditions switched off F is that of the unconditional network. The embeddings start at
-    zero, so that every class starts as the unconditional network does, with the same other weights;
-    they get their first gradients together with the blocks, since only the last layer lies in
-    between.
+    int64, which is added to that of c_noise; of the `tables` a vector and the pooled tokens are
+    added there too, and an image enters the first layer. A class of -1, or a name left out, adds
+    nothing: with all conditions switched off F is that of the unconditional network. The embeddings
+    start at zero, so that every class starts as the unconditional network does, with the same other
+    weights; they get their first gradients together with the blocks, since only the last layer lies
+    in between.
 
     Raises:
         InputError: at a call, a condition that the network was built without.
@@ -107,6 +122,7 @@ class ResidualMLP(Features):
         features: int,
         frequencies: tuple[float, float],
         outputs: int = 1,
+        tables: Mapping[str, ConditionTable] | None = None,
     ) -> None:
         super().__init__(shape, width, depth, features, frequencies)
         self.shape = (outputs * shape[0], *shape[1:])
@@ -118,22 +134,38 @@ class ResidualMLP(Features):
         )
         for embedding in self.conditions.parameters():
             nn.init.zeros_(embedding)
+        kinds = {"vector": VectorEmbedding, "tokens": TokenPool, "image": ImageEmbedding}
+        self.tables = nn.ModuleDict(
+            {name: kinds[table.kind](table, width) for name, table in (tables or {}).items()}
+        )
 
     def forward(
         self, x: Tensor, c_noise: Tensor, condition: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        added = None
+        added: Tensor | None = None
+        beside: Tensor | None = None
         for name, classes in (condition or {}).items():
-            if name not in self.conditions:
-                raise InputError(
-                    f"this network was built without condition {name!r} and got it. Built with: "
-                    f"{', '.join(self.conditions) or 'none'}."
-                )
-            on = (classes >= 0)[:, None]
-            row = torch.where(on, self.conditions[name](classes.clamp(min=0)), 0.0)
-            added = row if added is None else added + row
-        F: Tensor = self.last(self.features(x, c_noise, added)).view(len(x), *self.shape)
+            row = self._embedded(name, classes)
+            if name in self.tables and isinstance(self.tables[name], ImageEmbedding):
+                beside = row if beside is None else beside + row
+            else:
+                added = row if added is None else added + row
+        features = self.features(x, c_noise, added, beside)
+        F: Tensor = self.last(features).view(len(x), *self.shape)
         return F
+
+    def _embedded(self, name: str, classes: Tensor) -> Tensor:
+        """The embedding of a condition's classes, (B, width), 0 where it is off."""
+        if name in self.tables:
+            found: Tensor = self.tables[name](classes)
+            return found
+        if name not in self.conditions:
+            raise InputError(
+                f"this network was built without condition {name!r} and got it. Built with: "
+                f"{', '.join([*self.conditions, *self.tables]) or 'none'}."
+            )
+        on = (classes >= 0)[:, None]
+        return torch.where(on, self.conditions[name](classes.clamp(min=0)), 0.0)
 
 
 def mlp(
@@ -145,6 +177,7 @@ def mlp(
     frequencies: tuple[float, ...] = (1 / 64, 64.0),
     outputs: int = 1,
     noise_kind: str = "sigma",
+    tables: Mapping[str, ConditionTable] | None = None,
 ) -> ResidualMLP:
     """A residual MLP with `depth` blocks of `width` units; it embeds c_noise/64 where that is an
     index. The weights are the same whatever the kind of c_noise.
@@ -164,7 +197,7 @@ def mlp(
         )
     unit = INDEX_UNIT if noise_kind == "index" else 1.0
     low, high = (frequency / unit for frequency in frequencies)
-    return ResidualMLP(shape, conditions, width, depth, features, (low, high), outputs)
+    return ResidualMLP(shape, conditions, width, depth, features, (low, high), outputs, tables)
 
 
 def mlp_index(
@@ -175,13 +208,14 @@ def mlp_index(
     features: int = 16,
     frequencies: tuple[float, ...] = (1e-4, 1.0),
     outputs: int = 1,
+    tables: Mapping[str, ConditionTable] | None = None,
 ) -> ResidualMLP:
     """`mlp` with the frequencies that tell whole numbers apart (Ho et al. 2020, app. B).
 
     Raises:
         InputError: as `mlp`.
     """
-    return mlp(shape, conditions, width, depth, features, frequencies, outputs)
+    return mlp(shape, conditions, width, depth, features, frequencies, outputs, tables=tables)
 
 
 @hookimpl
@@ -197,5 +231,7 @@ def testbed_networks() -> Iterable[Network]:
             "time": (0.0, 1.0),
             "index": (0.0, 12_000.0),
         },
+        condition_kinds=KINDS,
     )
-    yield Network("mlp_index", mlp_index, noise={"index": (0.0, 20_000.0)})
+    index = {"index": (0.0, 20_000.0)}
+    yield Network("mlp_index", mlp_index, noise=index, condition_kinds=KINDS)

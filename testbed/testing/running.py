@@ -18,6 +18,7 @@ from testbed.testing import (
     guidances,
     losses,
     metrics,
+    network_tables,
     networks,
     noises,
     parameterizations,
@@ -28,29 +29,30 @@ from testbed.testing import (
     values,
     weightings,
 )
-from testbed.testing.checks import Check, Context, Group
+from testbed.testing.checks import Check, Context
 from testbed.testing.failures import CheckFailed, Skipped
 
 Status = Literal["passed", "failed", "skipped", "xfailed", "xpassed"]
 
-GROUPS: dict[str, Group] = {
-    module.LAWS.axis: module.LAWS
-    for module in (
-        parameterizations,
-        weightings,
-        losses,
-        densities,
-        datasets,
-        networks,
-        samplers,
-        schedules,
-        guidances,
-        tables,
-        noises,
-        recipes,
-        metrics,
-    )
-}
+LAWS: dict[str, list[Check]] = {}
+"""The laws of each axis."""
+for _module in (
+    parameterizations,
+    weightings,
+    losses,
+    densities,
+    datasets,
+    networks,
+    network_tables,
+    samplers,
+    schedules,
+    guidances,
+    tables,
+    noises,
+    recipes,
+    metrics,
+):
+    LAWS.setdefault(_module.LAWS.axis, []).extend(_module.LAWS)
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ def iter_checks(subject: Component) -> list[Check]:
     Raises:
         InputError: no component.
     """
-    if not isinstance(subject, Component) or subject.axis not in GROUPS:
+    if not isinstance(subject, Component) or subject.axis not in LAWS:
         raise InputError(
             f"expected a component ({', '.join(kind.__name__ for kind in AXES.values())}), "
             f"got {subject!r}."
         )
-    return [*GROUPS[subject.axis], *values.made(subject), *claims.made(subject)]
+    return [*LAWS[subject.axis], *values.made(subject), *claims.made(subject)]
 
 
 def suggest_claims(subject: Component) -> list[str]:

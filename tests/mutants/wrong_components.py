@@ -10,7 +10,12 @@ from mutants.wrong_processes import OTHER_PROCESSES
 
 from testbed.testing import Context
 
-for name in ("wrong_options", "wrong_values", "wrong_recipes"):  # each enters its mutants
+for name in (
+    "wrong_options",
+    "wrong_values",
+    "wrong_recipes",
+    "wrong_condition_tables",
+):  # each enters its mutants
     importlib.import_module(f"mutants.{name}")
 CONTEXT = Context.of(OTHER_PROCESSES)
 CATALOGUE = [one for one in MUTANTS if one.family.startswith("components: ")]
