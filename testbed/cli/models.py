@@ -327,9 +327,19 @@ def sample(
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=CLASS",
+            metavar="NAME=VALUE",
             help="For a conditional or guided trial: the class that all samples have, for example "
-            "label=3; -1 switches it off. By default the classes are those of held-out data.",
+            "label=3, or the text, caption='three blobs': one of the data's, or any of a trial "
+            "with a text encoder; -1 switches it off. By default the classes are those of "
+            "held-out data.",
+        ),
+    ] = None,
+    negative: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="For classifier-free guidance: the class or the text of the denoiser that samples "
+            "are guided away from, in place of the study's.",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -346,6 +356,7 @@ def sample(
     if file.suffix not in sample.SUFFIXES:
         raise InputError(f"--out {file}: expected one of {kinds}.")
     console = terminal.console()
-    sample.draw(trial, n, file, seed, device_of(device), console, condition or ())
+    words = condition or (), negative or ()
+    sample.draw(trial, n, file, seed, device_of(device), console, *words)
     console.print(f"{n} samples in [bold]{file}[/]")
     terminal.next_step(terminal.command("audit", trial), " measures what the model missed.")

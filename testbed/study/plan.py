@@ -136,7 +136,7 @@ def _variants(
     for template in study.templates:
         try:
             config = resolve(template.settings, registry, device)
-            data = build.dataset(registry, config.dataset)
+            data = build.data_of(config, registry)
             said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(config, data)))
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised

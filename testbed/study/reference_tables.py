@@ -18,7 +18,7 @@ from testbed.random import stream
 from testbed.registry import Registry
 from testbed.study import equal_objectives
 from testbed.study.plan import Plan
-from testbed.trial.build import assemble, component, dataset
+from testbed.trial.build import assemble, component, data_of, dataset
 from testbed.trial.config import TrialConfig
 from testbed.trial.validity import levels_of
 
@@ -34,7 +34,7 @@ def write(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     cases: dict[str, TrialConfig] = {}
     for trial in plan.trials:
         config = trial.config
-        data = dataset(registry, config.dataset)
+        data = data_of(config, registry)
         try:
             denoiser, objective = assemble(config, registry, data)
         except Exception:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from testbed.bundled import cache
 from testbed.errors import InputError
 
 SQLITE = "sqlite:///"
@@ -129,13 +130,6 @@ def empty_store() -> Path:
             _migrate(new, artifacts(file), lock)
             os.replace(new, file)
     return file
-
-
-def cache() -> Path:
-    """The folder `testbed` in the user's cache, where the platform has it."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "testbed"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed"
 
 
 def migration_head() -> str:

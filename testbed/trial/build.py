@@ -23,9 +23,11 @@ from testbed.registry import Registry
 from testbed.sampling.schedules import snapped
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
-from testbed.trial import class_conditions
+from testbed.trial import class_conditions, texts
 from testbed.trial.config import TrialConfig
+from testbed.trial.fields import TrialFields
 from testbed.trial.specs import ComponentSpec
+from testbed.trial.texts import TextEncoder
 
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 
@@ -55,6 +57,24 @@ def _component(registry: Registry, axis: str, name: str, options: str) -> Any:
 def dataset(registry: Registry, spec: ComponentSpec) -> Data:
     """The data of a data set, built once a process."""
     return _data(registry, spec.name, json.dumps(spec.options))
+
+
+def data_of(config: TrialFields, registry: Registry) -> Data:
+    """The data of a trial, with the states of their texts where it has a text encoder.
+
+    Raises:
+        InputError: no such data set, or an encoder that does not fit.
+    """
+    encoder = config.text_encoder
+    if encoder is None:
+        return dataset(registry, config.dataset)
+    spec = config.dataset
+    return _encoded(registry, spec.name, json.dumps(spec.options), encoder.model_dump_json())
+
+
+@functools.lru_cache(maxsize=4)
+def _encoded(registry: Registry, name: str, options: str, encoder: str) -> Data:
+    return texts.encoded(_data(registry, name, options), TextEncoder.model_validate_json(encoder))
 
 
 @functools.lru_cache(maxsize=4)
@@ -128,6 +148,9 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
         noise_kind=kind,
         tables=tables,
     )
+    empty = texts.empty_rows(data, config.text_encoder)
+    if empty := {name: row for name, row in empty.items() if name in tables}:
+        texts.empty_for_off(module, empty)
     denoiser = Denoiser(
         module,
         started.parameterization,

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from testbed.settings import Setting
 from testbed.training.settings import Training
 from testbed.trial.specs import ComponentSpec, Evaluation, Model, Variance
+from testbed.trial.texts import TextEncoder
 
 
 class TrialFields(Model):
@@ -148,6 +149,16 @@ class TrialFields(Model):
             "The conditions of the model by name, each with its rate of dropout.",
         ),
     ] = Field(default_factory=dict)
+    text_encoder: Annotated[
+        TextEncoder | None,
+        Setting(
+            "What turns the texts of the data into states of tokens, to which the network attends; "
+            "where this is left out a text is a class.",
+            batch=True,
+            report="network",
+            since=3,
+        ),
+    ] = None
     training: Annotated[Training, Setting("How the trial is trained.")] = Training()
     evaluation: Annotated[
         Evaluation,
@@ -164,6 +175,11 @@ class TrialFields(Model):
         return (
             None if value in ("none", {"name": "none"}, {"name": "none", "options": {}}) else value
         )
+
+    @field_validator("text_encoder", mode="before")
+    @classmethod
+    def _no_encoder(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
     @field_validator("conditions", mode="before")
     @classmethod

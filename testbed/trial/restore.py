@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from testbed.components.dataset import Data
@@ -9,8 +10,9 @@ from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError, one_line
 from testbed.registry import Registry
 from testbed.trial import folders
-from testbed.trial.build import assemble, dataset, module_of, registry_of
+from testbed.trial.build import assemble, data_of, dataset, module_of, registry_of
 from testbed.trial.config import TrialConfig
+from testbed.trial.texts import encoded
 
 
 def find(trial: str | Path) -> Path:
@@ -50,8 +52,18 @@ def load(trial: str | Path, device: str = "cpu") -> Denoiser:
     return denoiser
 
 
-def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, TrialConfig, Registry]:
-    """The trained Denoiser, its data, its configuration and its registry; see `load`."""
+def restore(
+    trial: str | Path, device: str = "cpu", prompts: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Denoiser, Data, TrialConfig, Registry]:
+    """The trained Denoiser, its data, its configuration and its registry; see `load`.
+
+    Args:
+        prompts: name of a condition -> texts that it and the data are to know besides their own: of
+            a trial with a text encoder any, else those of the data.
+
+    Raises:
+        InputError: as `load`, and for a prompt that there is not.
+    """
     at = find(trial)
     folder = folders.TrialFolder.at(at)
     described = folder.json("trial.json")
@@ -61,7 +73,9 @@ def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, Tri
     try:
         config = TrialConfig.model_validate(described["config"])
         registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
-        data = dataset(registry, config.dataset)
+        data = data_of(config, registry)
+        if prompts:
+            data = encoded(dataset(registry, config.dataset), config.text_encoder, prompts)
         denoiser, _ = assemble(config, registry, data)
         module_of(denoiser).load_state_dict(folder.tensors("weights.safetensors"))
     except InputError:

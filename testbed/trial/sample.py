@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 
+from testbed.components.dataset import Data
 from testbed.errors import InputError
 from testbed.random import stream
-from testbed.trial import class_conditions, evaluate, restore
+from testbed.trial import class_conditions, evaluate, restore, texts
 from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
 
@@ -30,20 +31,34 @@ def draw(
     device: str,
     console: Console,
     condition: Sequence[str] = (),
+    negative: Sequence[str] = (),
 ) -> None:
     """Draws n samples and writes them to `out`, by its suffix numbers or a picture.
 
-    `condition` holds `name=class`, the classes that all samples are to have; without any, those of
-    a conditional or guided trial are of classes of the held-out data.
+    `condition` holds `name=class` or `name=text`, what all samples are to have; without any, those
+    of a conditional or guided trial are of classes of the held-out data. `negative` holds the same
+    for D_n of classifier-free guidance, in place of the study's.
 
     Raises:
-        InputError: no such trial, one without weights, or a condition that it has not.
+        InputError: no such trial, one without weights, a condition that it has not, or a text that
+            it cannot have.
     """
-    denoiser, data, config, registry = restore.restore(which, device)
+    wanted, unwanted = _values("--condition", condition), _values("--negative", negative)
+    prompts: dict[str, list[str]] = {}
+    for name, value in (*wanted.items(), *unwanted.items()):
+        if isinstance(value, str):
+            prompts.setdefault(name, []).append(value)
+    denoiser, data, config, registry = restore.restore(which, device, prompts)
     guide = Guide(config, registry, data, denoiser, torch.device(device))
+    if unwanted:
+        of_negative = class_conditions.negatives(
+            _classes(unwanted, data), guide.conditions, guide.way, data
+        )
+        guide = Guide(config, registry, data, denoiser, torch.device(device), of_negative)
     classes = guide.of_samples(n)
-    if condition:
-        classes = class_conditions.chosen(_classes(condition), guide.conditions, guide.way, data, n)
+    if wanted:
+        given = _classes(wanted, data)
+        classes = class_conditions.chosen(given, guide.conditions, guide.way, data, n)
     steps = config.evaluation.steps
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("sampling", total=steps)
@@ -68,21 +83,31 @@ def draw(
         picture(samples, data.test, config.parameterization.name).savefig(out, dpi=150)
 
 
-def _classes(words: Sequence[str]) -> dict[str, int]:
-    """`name=class` for each condition.
+def _values(option: str, words: Sequence[str]) -> dict[str, int | str]:
+    """`name=class` or `name=text` for each condition.
 
     Raises:
         InputError: a word of another form, or a name twice.
     """
-    found: dict[str, int] = {}
+    found: dict[str, int | str] = {}
     for word in words:
-        name, _, value = word.partition("=")
-        if not re.fullmatch(r"-?\d{1,9}", value):
-            raise InputError(f"--condition {word}: expected NAME=CLASS, such as label=3.")
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise InputError(
+                f"{option} {word}: expected NAME=CLASS, such as label=3, or NAME=TEXT."
+            )
         if name in found:
-            raise InputError(f"--condition {word}: {name} is given twice.")
-        found[name] = int(value)
+            raise InputError(f"{option} {word}: {name} is given twice.")
+        found[name] = int(value) if re.fullmatch(r"-?\d{1,9}", value) else value
     return found
+
+
+def _classes(values: Mapping[str, int | str], data: Data) -> dict[str, int]:
+    """The class of each condition, of a text its number."""
+    return {
+        name: texts.number(data, name, value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def picture(samples: torch.Tensor, real: torch.Tensor, title: str) -> Figure:
