@@ -84,7 +84,7 @@ def tables_shape(n: Network, context: Context) -> str:
 
 
 @LAWS.law("A value changes F; a class of -1 switches its condition off: the same bits as without.")
-def values(n: Network, context: Context) -> str:
+def tables_matter(n: Network, context: Context) -> str:
     tables = tables_for(n, n.shapes[0])
     module, given = built(n, tables), numbers(tables)
     whole, without = (_call(module, n, one) for one in (given, None))

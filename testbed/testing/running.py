@@ -34,7 +34,7 @@ from testbed.testing.failures import CheckFailed, Skipped
 
 Status = Literal["passed", "failed", "skipped", "xfailed", "xpassed"]
 
-LAWS: dict[str, list[Check]] = {}
+GROUPS: dict[str, list[Check]] = {}
 """The laws of each axis."""
 for _module in (
     parameterizations,
@@ -52,7 +52,7 @@ for _module in (
     recipes,
     metrics,
 ):
-    LAWS.setdefault(_module.LAWS.axis, []).extend(_module.LAWS)
+    GROUPS.setdefault(_module.LAWS.axis, []).extend(_module.LAWS)
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ def iter_checks(subject: Component) -> list[Check]:
     Raises:
         InputError: no component.
     """
-    if not isinstance(subject, Component) or subject.axis not in LAWS:
+    if not isinstance(subject, Component) or subject.axis not in GROUPS:
         raise InputError(
             f"expected a component ({', '.join(kind.__name__ for kind in AXES.values())}), "
             f"got {subject!r}."
         )
-    return [*LAWS[subject.axis], *values.made(subject), *claims.made(subject)]
+    return [*GROUPS[subject.axis], *values.made(subject), *claims.made(subject)]
 
 
 def suggest_claims(subject: Component) -> list[str]:

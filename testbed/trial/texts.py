@@ -74,9 +74,9 @@ class TextEncoder(Model):
         return self.model_copy(update={"digest": found})
 
     def __str__(self) -> str:
-        """`minilm, layer -1, 16 tokens`."""
+        """`text encoder minilm, layer -1, 16 tokens`."""
         null = f", null {self.null}" if self.null != "off" else ""
-        return f"{self.path}, layer {self.layer}, {self.tokens} tokens{null}"
+        return f"text encoder {self.path}, layer {self.layer}, {self.tokens} tokens{null}"
 
 
 def encoded(

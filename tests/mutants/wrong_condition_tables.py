@@ -110,9 +110,9 @@ class Unused(OfValues):
         self.extra = nn.Linear(3, 3 * len(tables) + 1)
 
 
-wrong("the first value where a condition is off", of_values(FirstValue), "values")
-wrong("off for all where it is off for one", of_values(OffForAll), "values", "tables_vmap")
-wrong("tokens and images not looked at", of_values(VectorsAlone), "values", "tables_learn")
+wrong("the first value where a condition is off", of_values(FirstValue), "tables_matter")
+wrong("off for all where it is off for one", of_values(OffForAll), "tables_matter", "tables_vmap")
+wrong("tokens and images not looked at", of_values(VectorsAlone), "tables_matter", "tables_learn")
 wrong(
     "padding attended to",
     of_values(spoilt_tables(unmasked), ("tokens",)),
