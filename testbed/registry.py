@@ -56,6 +56,7 @@ HOOKS: dict[type[Component], str] = {
 """The class of the components of each axis, and the hook that yields them."""
 AXES = {component.axis: component for component in HOOKS}
 BUILTIN = (
+    "testbed.data.captions",
     "testbed.data.files",
     "testbed.data.image_sets",
     "testbed.data.level_files",

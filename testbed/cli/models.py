@@ -374,16 +374,19 @@ def sample(
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=CLASS",
+            metavar="NAME=VALUE",
             help="For a conditional or guided trial: the class that all samples have, for example "
-            "label=3; -1 switches it off. By default the classes are those of held-out data.",
+            "label=3, or the text, caption='three blobs': one of the data's, or any of a trial "
+            "with a text encoder; -1 switches it off. By default the classes are those of "
+            "held-out data.",
         ),
     ] = None,
     negative: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=CLASS",
-            help="With --scale: the class that samples are guided away from, in place of none.",
+            metavar="NAME=VALUE",
+            help="For classifier-free guidance: the class or the text of the denoiser that samples "
+            "are guided away from, in place of the study's.",
         ),
     ] = None,
     scale: Annotated[

@@ -88,9 +88,11 @@ class Component:
         """
         component = copy.copy(self)
         choices: dict[str, tuple[Any, ...]] = {}
+        unions: dict[str, tuple[type, ...]] = {}
         for signature in self.signatures():
             choices |= signature.choices
-        resolved = bind(self.label, self.defaults, options, choices)
+            unions |= signature.unions
+        resolved = bind(self.label, self.defaults, options, choices, unions)
         object.__setattr__(component, "options", resolved)
         return component
 

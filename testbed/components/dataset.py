@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class Data:
             labels.
         tables: the values of those of the further conditions that stand for a vector, the tokens of
             a text or an image: their classes are numbers of rows.
+        texts: of those of the further conditions whose classes are numbers of texts, all of these,
+            each once; a study's `text_encoder` makes a table of tokens of them.
         conditional: the exact distributions given conditions, where they are known.
         quantum: the spacing of the values of quantised data, in units of x0, else None.
         dequantised: whether uniform noise of that width has been added to both splits.
@@ -69,8 +72,9 @@ class Data:
 
     Raises:
         InputError: an empty split, values that are not finite, splits of different shapes, labels
-            that do not fit, a table of no condition or with too few rows, all-zero training data,
-            values off the grid of their quantum, or dequantised ones without noise.
+            that do not fit, a table or texts of no condition or too few of them, a text twice,
+            all-zero training data, values off the grid of their quantum, or dequantised ones
+            without noise.
     """
 
     train: Tensor
@@ -81,6 +85,7 @@ class Data:
     basis: Tensor | None = None
     further: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     tables: Mapping[str, ConditionTable] = field(default_factory=dict)
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     conditional: Conditional | None = None
     quantum: float | None = None
     dequantised: bool = False
@@ -108,14 +113,8 @@ class Data:
                 ("train", "test"), (self.train, self.test), both, strict=True
             ):
                 _check_classes(f"{word} classes of condition {name!r}", classes, len(split))
-        for name, table in self.tables.items():
-            if name not in self.further:
-                raise InputError(f"table: {unknown('condition', name, self.further)}")
-            highest = max(int(classes.max()) for classes in self.further[name])
-            if highest >= len(table):
-                raise InputError(
-                    f"condition {name!r} has number {highest}, and its table {len(table)} rows."
-                )
+        for name in {**self.tables, **self.texts}:
+            self._check_values(name)
         if self.train.shape[1:] != self.test.shape[1:]:
             raise InputError(
                 f"train samples have shape {self.shape}, test samples {tuple(self.test.shape[1:])}."
@@ -126,6 +125,28 @@ class Data:
             raise InputError("the training data are all zero: sigma_data would be 0.")
         object.__setattr__(self, "sigma_data", sigma_data)
         self._check_quantum()
+
+    def _check_values(self, name: str) -> None:
+        """InputError unless a condition has a row of its table and a text for each class."""
+        if name not in self.further:
+            what = "table" if name in self.tables else "texts"
+            raise InputError(f"{what}: {unknown('condition', name, self.further)}")
+        highest = max(int(classes.max()) for classes in self.further[name])
+        texts, table = self.texts.get(name), self.tables.get(name)
+        if table is not None and highest >= len(table):
+            raise InputError(
+                f"condition {name!r} has number {highest}, and its table {len(table)} rows."
+            )
+        if texts is None:
+            return
+        if len(set(texts)) < len(texts) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"the texts of condition {name!r} must be different strings.")
+        if highest >= len(texts) or (table is not None and len(table) != len(texts)):
+            rows = "" if table is None else f" and its table {len(table)} rows"
+            raise InputError(
+                f"condition {name!r} has number {highest}, {len(texts)} texts{rows}: expected a "
+                "text for each."
+            )
 
     def _check_quantum(self) -> None:
         """InputError unless the data lie on the grid of their quantum.
@@ -196,11 +217,12 @@ class Data:
     def classes(self) -> dict[str, int]:
         """The number of classes of each condition, "label" among them where there are labels.
 
-        That of a condition with a table is its number of rows.
+        That of a condition with a table is its number of rows, with texts that of its texts.
         """
+        values = {**self.texts, **self.tables}
         return {
-            name: len(self.tables[name])
-            if name in self.tables
+            name: len(values[name])
+            if name in values
             else int(torch.stack([classes.max() for classes in both]).max()) + 1
             for name, both in self._conditions().items()
         }
@@ -240,6 +262,8 @@ class Data:
                 if values is not None:
                     digest.update(str((values.dtype, tuple(values.shape))).encode())
                     digest.update(values.contiguous().numpy().tobytes())
+        for name in sorted(self.texts):
+            digest.update(json.dumps([name, *self.texts[name]]).encode())
         return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from torch import OutOfMemoryError, Tensor
@@ -112,17 +113,27 @@ class Signature:
     @property
     def choices(self) -> dict[str, tuple[Any, ...]]:
         """Of each option that is annotated by a `typing.Literal`, all its values."""
+        hints = self._hints().items()
+        return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
+
+    @property
+    def unions(self) -> dict[str, tuple[type, ...]]:
+        """Of each option that is annotated by several types, such as `int | str`, these."""
+        hints = self._hints().items()
+        return {name: get_args(hint) for name, hint in hints if isinstance(hint, UnionType)}
+
+    def _hints(self) -> dict[str, Any]:
+        """The annotations of the options, those that mean something outside of their module."""
         function = inspect.unwrap(self.function)
-        found: dict[str, tuple[Any, ...]] = {}
+        found: dict[str, Any] = {}
         for name in self.defaults:
             hint = getattr(function, "__annotations__", {}).get(name)
             if isinstance(hint, str):
                 try:
                     hint = eval(hint, getattr(function, "__globals__", {}))
-                except (NameError, TypeError):  # it means nothing outside of its module
+                except (NameError, TypeError):
                     continue
-            if get_origin(hint) is Literal:
-                found[name] = get_args(hint)
+            found[name] = hint
         return found
 
     @property
@@ -186,11 +197,13 @@ def bind(
     defaults: Mapping[str, Any],
     options: Mapping[str, Any],
     choices: Mapping[str, Sequence[Any]] | None = None,
+    unions: Mapping[str, tuple[type, ...]] | None = None,
 ) -> dict[str, Any]:
     """The resolved options: `defaults` overridden by `options`, names and types checked.
 
-    An option takes one of its `choices` where it has some, else the type of its default; an integer
-    is accepted for a float. A default of None accepts anything.
+    An option takes one of its `choices` where it has some, else one of the types that `unions` has
+    of it, else the type of its default; an integer is accepted for a float. A default of None
+    accepts anything.
 
     Raises:
         InputError: an unknown option, a value that is not one of its choices, or one of another
@@ -211,9 +224,11 @@ def bind(
             value = float(value)
         if isinstance(default, tuple) and isinstance(value, list):
             value = tuple(value)
-        if default is not None and type(value) is not type(default):
+        types = (unions or {}).get(name, (type(default),))
+        if default is not None and type(value) not in types:
             raise InputError(
-                f"{owner}: option {name} = {value!r} must be a {type(default).__name__} "
+                f"{owner}: option {name} = {value!r} must be a "
+                f"{' or a '.join(one.__name__ for one in types)} "
                 f"(default {default!r})."
             )
         resolved[name] = value

@@ -10,7 +10,7 @@ that an image has one latent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -109,13 +109,15 @@ def of(data: Data, first_stage: Latents, train: Tensor, test: Tensor, *notes: st
         train, test: their latents.
         notes: sentences on the first stage.
     """
-    return Data(
+    return replace(
+        data,
         train=train,
         test=test,
-        train_labels=data.train_labels,
-        test_labels=data.test_labels,
-        further=data.further,
-        tables=data.tables,
+        oracle=None,
+        basis=None,
+        conditional=None,
+        quantum=None,
+        dequantised=False,
         notes=(*data.notes, *notes),
         first_stage=first_stage,
         pixels=data,

@@ -10,32 +10,47 @@ from testbed.oracles.mixture import Mixture
 
 
 class Conditional:
-    """p(x0 | y) where the condition y is a function of the mixture's component.
+    """p(x0 | y) where the condition y depends on x0 by the mixture's component k alone.
 
-    Given classes of some conditions, x0 is from the components that have them all:
+    Given classes y of some conditions, which are independent of each other given the component,
 
-        p(x0 | y) = sum over k in y of pi_k N(m_k, S_k), pi renormalised,
-        p(y | x) = sum over k in y of r_k(x).
+        p(x0 | y) = sum over k of pi_k p(y|k) N(m_k, S_k), the weights pi_k p(y|k) normalised,
+        p(y | x) = sum over k of p(y|k) r_k(x).
+
+    A class that is a function of the component has p(y|k) of 0 and 1. A caption that several
+    components share, or that is one of several of a component, has others.
 
     Args:
         oracle: the mixture, with K components.
-        components: name of a condition -> (K,) int64, the class of each component.
+        components: name of a condition -> (K,) int64, the class of each component, or (K, C)
+            float64, the probabilities p(y|k) of the C classes.
 
     Raises:
-        ValueError: a shape that is not (K,), a dtype that is not int64, or a class below 0.
+        ValueError: another shape or dtype, a class below 0, or rows that are no probabilities.
     """
 
     def __init__(self, oracle: Mixture, components: Mapping[str, Tensor]) -> None:
         self.oracle = oracle
         self.components = dict(components)
-        for name, classes in self.components.items():
-            if classes.shape != oracle.pi.shape or classes.dtype != torch.int64:
-                raise ValueError(
-                    f"components[{name!r}]: got {classes.dtype} of shape {tuple(classes.shape)}, "
-                    f"expected int64 of shape ({len(oracle.pi)},)"
-                )
-            if bool((classes < 0).any()):
-                raise ValueError(f"components[{name!r}]: got {classes.tolist()}, expected from 0")
+        self._p = {name: self._probabilities(name) for name in self.components}
+
+    def _probabilities(self, name: str) -> Tensor:
+        """p(y|k) of a condition, (K, C) float64."""
+        classes, K = self.components[name], len(self.oracle.pi)
+        if classes.dtype == torch.float64 and classes.ndim == 2 and len(classes) == K:
+            # A row of C numbers is rounded C times.
+            off = (classes.sum(1) - 1).abs() > classes.shape[1] * 2.0**-52
+            if bool((classes < 0).any()) or bool(off.any()):
+                raise ValueError(f"components[{name!r}]: expected rows of probabilities")
+            return classes
+        if classes.shape != (K,) or classes.dtype != torch.int64:
+            raise ValueError(
+                f"components[{name!r}]: got {classes.dtype} of shape {tuple(classes.shape)}, "
+                f"expected int64 of shape ({K},), or float64 of shape ({K}, classes)"
+            )
+        if bool((classes < 0).any()):
+            raise ValueError(f"components[{name!r}]: got {classes.tolist()}, expected from 0")
+        return torch.nn.functional.one_hot(classes).double()
 
     def given(self, condition: Mapping[str, int]) -> Mixture:
         """The oracle of x0 given these classes; -1, or a name left out, leaves a condition open.
@@ -44,16 +59,16 @@ class Conditional:
             UnknownName: there is no such condition.
             InputError: no component has these classes together.
         """
-        within = torch.ones(len(self.oracle.pi), dtype=torch.bool)
+        p = torch.ones_like(self.oracle.pi)
         for name, value in condition.items():
             if value >= 0:
-                within &= self._classes(name).cpu() == value
-        if not bool(within.any()):
+                of_class = self._of(name)
+                known = value < of_class.shape[1]
+                p = p * (of_class[:, value] if known else torch.zeros_like(p))
+        if not bool(p.any()):
             words = ", ".join(f"{name} = {value}" for name, value in condition.items())
             raise InputError(f"condition {words}: no part of the data has it.")
-        if bool(within.all()):
-            return self.oracle
-        return self.oracle.restricted([int(k) for k in within.nonzero()[:, 0]])
+        return self.oracle if bool((p == 1).all()) else self.oracle.given(p)
 
     def denoise(
         self, x: Tensor, sigma: float | Tensor, condition: Mapping[str, Tensor] | None = None
@@ -100,17 +115,16 @@ class Conditional:
         Raises:
             UnknownName: there is no such condition.
         """
-        classes = self._classes(name)
         log_r = self.oracle.log_classes(x, sigma)
-        return torch.stack(
-            [
-                log_r[:, classes == y].logsumexp(1)
-                if bool((classes == y).any())
+        log_p_y = []
+        for p in self._of(name).to(log_r.dtype).unbind(1):
+            k = p > 0  # logsumexp of nothing but -inf has no gradient
+            log_p_y.append(
+                (log_r[:, k] + p[k].log()).logsumexp(1)
+                if bool(k.any())
                 else log_r.new_full((len(x),), -torch.inf)
-                for y in range(int(classes.max()) + 1)
-            ],
-            1,
-        )
+            )
+        return torch.stack(log_p_y, 1)
 
     def to(self, device: torch.device | str) -> "Conditional":
         """A copy of this on the device."""
@@ -118,7 +132,8 @@ class Conditional:
             self.oracle.to(device), {name: c.to(device) for name, c in self.components.items()}
         )
 
-    def _classes(self, name: str) -> Tensor:
-        if name not in self.components:
-            raise UnknownName(unknown("condition", name, self.components))
-        return self.components[name]
+    def _of(self, name: str) -> Tensor:
+        """p(y|k) of a condition, (K, C)."""
+        if name not in self._p:
+            raise UnknownName(unknown("condition", name, self._p))
+        return self._p[name]

@@ -126,6 +126,20 @@ class Mixture(Oracle):
         part.pi = self.pi[k] / self.pi[k].sum()
         return part
 
+    def given(self, p: Tensor) -> Self:
+        """x0 given an event of probability p_k under component k: the weights pi_k p_k, normalised.
+
+        Components under which it cannot be are left out.
+
+        Args:
+            p: (K,), from 0 to 1, not all 0.
+        """
+        k = p.nonzero()[:, 0]
+        part = self.restricted(k.tolist())
+        weights = (self.pi * p)[k]
+        part.pi = weights / weights.sum()
+        return part
+
     def log_classes(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """log p(k|x) = log r_k, (B, K) nats: the exact classifier of a noisy x."""
         z, s2 = self._coordinates(x, sigma)

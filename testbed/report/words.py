@@ -56,6 +56,11 @@ METRICS = {
         "root mean square per dimension between the ends of the guided trajectories and those of "
         "the exactly guided denoiser, from the same noise",
     ),
+    "guided_ode_error": (
+        "ends of the guided ODE",
+        "root mean square per dimension between the ends of the guided trajectories and those of "
+        "the exact guided ODE in fine steps, from the same noise; the error is that of these steps",
+    ),
     "classifier_nats": (
         "classifier’s KL",
         "KL of the trained classifier from the exact p(y|x), averaged over noise levels",

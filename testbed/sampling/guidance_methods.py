@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -49,14 +49,14 @@ class NoGuidance:
 
 @dataclass(frozen=True)
 class ClassifierFreeGuidance:
-    """D_n + w (D_y - D_n) with w = scale; D_n has the label `negative`, or none where it is -1.
+    """D_n + w (D_y - D_n) with w = scale; D_n has the label or the text `negative`, or none at -1.
 
-    `interval` holds the ends of the noise levels that are guided, in units of sigma; at the others
-    w is 1. Without them all are guided.
+    A text is one of a condition of texts of the data. `interval` holds the ends of the noise levels
+    that are guided, in units of sigma; at the others w is 1. Without them all are guided.
     """
 
     scale: float = 1.0
-    negative: int = OFF
+    negative: int | str = OFF
     interval: tuple[float, ...] = ()
 
     def classes(self, conditions: Mapping[str, float]) -> list[str]:
@@ -78,24 +78,68 @@ class ClassifierFreeGuidance:
                 "first, such as [0.3, 2.0]."
             )
         labels = data.classes.get("label", 0)
-        if self.negative >= 0 and "label" not in conditions:
+        kept: Mapping[str, int] = {}
+        if isinstance(self.negative, str):
+            try:
+                kept = self.negatives(conditions, data)
+            except InputError as problem:
+                yield str(problem)
+        elif self.negative >= 0 and "label" not in conditions:
             yield f"{KEY}.negative = {self.negative} is a label, and conditions has no label."
         elif not OFF <= self.negative < max(labels, 1):
             yield (
                 f"{KEY}.negative = {self.negative}: expected a label from 0 to {labels - 1}, or "
                 f"{OFF} for none."
             )
-        kept = "label" if self.negative >= 0 else None
-        yield from _undropped({k: v for k, v in conditions.items() if k != kept})
+        else:
+            kept = self.negatives(conditions, data)
+        yield from _undropped({k: v for k, v in conditions.items() if k not in kept})
+
+    def negatives(self, conditions: Mapping[str, float], data: Data) -> dict[str, int]:
+        """The classes of D_n by condition; what is not named is off.
+
+        Raises:
+            InputError: `negative` is a text, and no condition of the model has it.
+        """
+        if isinstance(self.negative, int):
+            return {"label": self.negative} if self.negative >= 0 else {}
+        texts = {name: data.texts[name] for name in conditions if name in data.texts}
+        for name, several in texts.items():
+            if self.negative in several:
+                return {name: several.index(self.negative)}
+        if not texts:
+            raise InputError(
+                f"{KEY}.negative = {self.negative!r} is a text, and conditions has none of texts."
+            )
+        known = [text for several in texts.values() for text in several]
+        raise InputError(f"{KEY}.negative: {unknown('text', self.negative, known)}")
+
+    def against(self, negatives: Mapping[str, int]) -> GuidanceAgainst:
+        """The same guidance with a D_n of these classes by condition."""
+        return GuidanceAgainst(self.scale, self.negative, self.interval, negatives)
 
     def denoiser(
         self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
     ) -> Denoise:
-        negative = None
-        if self.negative >= 0:
-            negative = {"label": torch.full_like(condition["label"], self.negative)}
+        if isinstance(self.negative, str):
+            raise InputError(f"{KEY}.negative is a text: its class is that of the data.")
+        negatives = {"label": self.negative} if self.negative >= 0 else {}
+        return self.against(negatives).denoiser(denoiser, log_classes, condition)
+
+
+@dataclass(frozen=True)
+class GuidanceAgainst(ClassifierFreeGuidance):
+    """D_n + w (D_y - D_n), the classes of D_n by condition; what is not named is off."""
+
+    of_negative: Mapping[str, int] = field(default_factory=dict)
+
+    def denoiser(
+        self, denoiser: Conditional, log_classes: LogClasses | None, condition: Condition
+    ) -> Denoise:
+        like = next(iter(condition.values()))
+        negative = {name: torch.full_like(like, k) for name, k in self.of_negative.items()}
         low, high = self.interval or EVERYWHERE
-        return ClassifierFree(denoiser, [(condition, self.scale)], negative, (low, high))
+        return ClassifierFree(denoiser, [(condition, self.scale)], negative or None, (low, high))
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def trial(setup: Setup) -> str:
         }
     )
     config = resolve(stated, setup.registry, "cpu")
-    data = build.dataset(setup.registry, config.dataset, config.encoder)
+    data = build.data_of(config, setup.registry)
     sd = float(data.train.double().square().mean().sqrt())
     worst.near("sigma_data", config.sigma_data, sd, gamma(1024) * sd)
     denoiser, objective = build.assemble(

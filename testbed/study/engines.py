@@ -238,9 +238,7 @@ def _build(pending: Sequence[Trial], registry: Registry) -> None:
     }
     for config in kinds.values():
         try:
-            build.assemble(
-                config, registry, build.dataset(registry, config.dataset, config.encoder)
-            )
+            build.assemble(config, registry, build.data_of(config, registry))
         except Exception as problem:
             if _refused(problem):
                 raise
@@ -342,7 +340,7 @@ def _measure(
     torch.set_num_threads(way.threads)
     # All where that is compiled: the workers then find it in torch's cache.
     some = group.trainings if way.name == "compiled" else group.trainings[:MEASURED]
-    data = build.dataset(registry, some[0].config.dataset, some[0].config.encoder)
+    data = build.data_of(some[0].config, registry)
     try:
         if way.name == "sequential":
             job = _few_steps(build.training_job(some[0].config, registry, data))

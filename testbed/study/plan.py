@@ -147,7 +147,7 @@ def _variants(
     for template in study.templates:
         try:
             config = resolve(template.settings, registry, device)
-            data = build.dataset(registry, config.dataset, config.encoder)
+            data = build.data_of(config, registry)
             said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(config, data)))
             if encoders.setdefault(template.case, config.encoder) != config.encoder:
                 raise InputError(ENCODERS)

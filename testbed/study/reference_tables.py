@@ -25,7 +25,7 @@ from testbed.study import drawn_levels, equal_objectives
 from testbed.study.plan import Plan
 from testbed.tensors import blocks
 from testbed.trial import sources
-from testbed.trial.build import assemble, component, dataset
+from testbed.trial.build import assemble, component, data_of
 from testbed.trial.config import TrialConfig
 from testbed.trial.specs import canonical
 from testbed.trial.validity import levels_of
@@ -80,7 +80,7 @@ def _make(plan: Plan, registry: Registry) -> list[dict[str, Any]]:
     cases: dict[str, TrialConfig] = {}
     for trial in plan.trials:
         config = trial.config
-        data = dataset(registry, config.dataset, config.encoder)
+        data = data_of(config, registry)
         if config.fixed is not None:
             continue  # it has no objective
         try:
@@ -147,7 +147,7 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
     out images are that went through the first stage, whose metric is the floor "decoded".
     """
     data, folder, file = (
-        dataset(registry, config.dataset, config.encoder),
+        data_of(config, registry),
         plan.files.data,
         case or "data",
     )

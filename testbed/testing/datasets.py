@@ -114,13 +114,22 @@ def chance(tests: int) -> float:
     return -float(special.ndtri(SIGNIFICANCE / (2 * tests)))
 
 
-def _drift(found: Tensor) -> tuple[float, float]:
-    """The largest |mean|/(standard error) of columns (N, k), and what is allowed; 0/0 is 0."""
-    error = found.std(0) / math.sqrt(len(found))
-    z = torch.where(error > 0, found.mean(0).abs() / error, 0.0)
-    # A column without spread must be 0 to the rounding of float32 samples.
-    stuck = (error <= 2.0**-24) & (found.mean(0).abs() > 2.0**-20)
-    return (math.inf if bool(stuck.any()) else float(z.max())), chance(found.shape[1])
+def _drift(mean: Tensor, error: Tensor) -> tuple[float, float]:
+    """The largest |mean|/(standard error), and what is allowed of as many; 0/0 is 0."""
+    z = torch.where(error > 0, mean.abs() / error, 0.0)
+    # What has no spread must be 0 to the rounding of float32 samples.
+    stuck = (error <= 2.0**-24) & (mean.abs() > 2.0**-20)
+    return (math.inf if bool(stuck.any()) else float(z.max())), chance(mean.numel())
+
+
+def _of_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of x y^T over N rows (N, d), (d, d), and its standard error.
+
+    The products themselves, N d^2 numbers, would not fit the memory for images.
+    """
+    mean = x.T @ y / len(x)
+    variance = (x.square().T @ y.square() / len(x) - mean.square()).clamp(min=0)
+    return mean, torch.sqrt(variance / max(1, len(x) - 1))
 
 
 def _stein(x0: Tensor, oracle: Oracle, data: Data, of: str = "") -> float:
@@ -133,9 +142,11 @@ def _stein(x0: Tensor, oracle: Oracle, data: Data, of: str = "") -> float:
         eps = torch.randn(x0.shape, generator=stream(0, "testing/dataset"), dtype=torch.float64)
         x = x0 + sigma * eps
         score = oracle.score(x.reshape(-1, *data.shape), sigma).flatten(1)
-        stein = x[:, :, None] * score[:, None, :] + torch.eye(x.shape[1]).double()
-        for what, found in (("E score", score), ("E[x score^T] + I", stein.flatten(1))):
-            z, limit = _drift(found)
+        mean, error = _of_products(x, score)
+        stein = mean + torch.eye(x.shape[1], dtype=torch.float64), error
+        first = score.mean(0), score.std(0) / math.sqrt(len(score))
+        for what, found in (("E score", first), ("E[x score^T] + I", stein)):
+            z, limit = _drift(*found)
             demand(
                 z <= limit,
                 f"{what} is {z:.3g} standard errors from 0 at sigma = {sigma:.3g}{of}, at most "
@@ -174,11 +185,6 @@ def conditional(d: Dataset, context: Context) -> str:
     return f"{', '.join(data.conditional.components)}: {shown:.2g} standard errors at most"
 
 
-def _squares(x: Tensor) -> Tensor:
-    """Every product of two numbers of a row, (N, d^2)."""
-    return (x[:, :, None] * x[:, None, :]).flatten(1)
-
-
 @LAWS.law("The oracle's moments are the samples': E x0 and E x0 x0^T, within standard errors.")
 def moments(d: Dataset, context: Context) -> str:
     data = _built(d)
@@ -187,12 +193,17 @@ def moments(d: Dataset, context: Context) -> str:
     ours = data.train.double().flatten(1)
     theirs = data.oracle.sample(20_000, stream(0, "testing/dataset/oracle")).flatten(1)
     shown = 0.0
-    pairs = {"E x0": (ours, theirs), "E x0 x0^T": (_squares(ours), _squares(theirs))}
-    for what, (a, b) in pairs.items():
-        error = torch.sqrt(a.var(0) / len(a) + b.var(0) / len(b))
-        gap = (a.mean(0) - b.mean(0)).abs()
+    sizes = [one.abs().amax(0) for one in (ours, theirs)]
+    firsts = [(one.mean(0), one.std(0) / math.sqrt(len(one))) for one in (ours, theirs)]
+    seconds = [_of_products(one, one) for one in (ours, theirs)]
+    moments = (
+        ("E x0", firsts, sizes),
+        ("E x0 x0^T", seconds, [size[:, None] * size for size in sizes]),
+    )
+    for what, ((a, a_error), (b, b_error)), largest in moments:
+        error, gap = torch.hypot(a_error, b_error), (a - b).abs()
         # Samples are float32: what does not vary agrees to their rounding.
-        rounding = 2.0**-22 * (a.abs().amax(0) + b.abs().amax(0))
+        rounding = 2.0**-22 * sum(largest)
         z = torch.where(gap > rounding, gap / error, 0.0)
         limit = chance(z.numel())
         demand(

@@ -24,10 +24,12 @@ from testbed.registry import Registry
 from testbed.sampling.schedules import path
 from testbed.training.objective import Objective
 from testbed.training.trainer import TrainingJob
-from testbed.trial import class_conditions, fixed
+from testbed.trial import class_conditions, fixed, texts
 from testbed.trial.config import TrialConfig
 from testbed.trial.encoder import Encoder
+from testbed.trial.fields import TrialFields
 from testbed.trial.specs import ComponentSpec
+from testbed.trial.texts import TextEncoder
 
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 
@@ -58,6 +60,22 @@ def dataset(registry: Registry, spec: ComponentSpec, encoder: Encoder | None = N
     """The data of a data set, built once a process; their latents where there is an encoder."""
     text = encoder.model_dump_json() if encoder is not None else ""
     return _data(registry, spec.name, json.dumps(spec.options), text)
+
+
+def data_of(config: TrialFields, registry: Registry) -> Data:
+    """The data of a trial: latents where it has an encoder, states of texts with a text encoder.
+
+    Raises:
+        InputError: no such data set, or an encoder that does not fit.
+    """
+    data = dataset(registry, config.dataset, config.encoder)
+    text_encoder = config.text_encoder
+    return data if text_encoder is None else _encoded(data, text_encoder.model_dump_json())
+
+
+@functools.lru_cache(maxsize=4)
+def _encoded(data: Data, encoder: str) -> Data:
+    return texts.encoded(data, TextEncoder.model_validate_json(encoder))
 
 
 @functools.lru_cache(maxsize=4)
@@ -138,6 +156,9 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
         tables=tables,
         checkpointing=config.training.checkpointing,
     )
+    empty = texts.empty_rows(data, config.text_encoder)
+    if empty := {name: row for name, row in empty.items() if name in tables}:
+        texts.empty_for_off(module, empty)
     denoiser = Denoiser(
         module,
         started.parameterization,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from testbed.components.dataset import Data
 from testbed.components.guidance import GuidanceMethod
 from testbed.components.network import Network
 from testbed.errors import InputError, unknown
+from testbed.sampling.guidance_methods import ClassifierFreeGuidance
 from testbed.training.conditions import OFF
 
 
@@ -54,6 +55,39 @@ def built(
     return (classes["label"] if "label" in conditions else 0), further, tables
 
 
+def negatives(
+    wanted: Mapping[str, int], conditions: Mapping[str, float], way: GuidanceMethod, data: Data
+) -> dict[str, int]:
+    """The classes of D_n that `--negative` names.
+
+    Raises:
+        InputError: guidance without D_n, a condition or a class that there is not, or a condition
+            left out that cannot be switched off.
+    """
+    if not isinstance(way, ClassifierFreeGuidance):
+        raise InputError("--negative: the trial's guidance is not classifier_free, which has one.")
+    for name, value in wanted.items():
+        _check("--negative", name, value, list(conditions), data)
+    for name, rate in conditions.items():
+        if rate == 0 and wanted.get(name, OFF) == OFF:
+            raise InputError(
+                f"--negative: {name} was never switched off in training: give it a class, such as "
+                f"--negative {name}=0."
+            )
+    return {name: value for name, value in wanted.items() if value != OFF}
+
+
+def _check(option: str, name: str, value: int, names: Sequence[str], data: Data) -> None:
+    """InputError unless a condition has this class, or it is OFF."""
+    if name not in names:
+        raise InputError(f"{option} {name}={value}: {unknown('condition', name, names)}")
+    if not OFF <= value < data.classes[name]:
+        raise InputError(
+            f"{option} {name}={value}: expected 0 to {data.classes[name] - 1}, or {OFF} to "
+            "switch it off."
+        )
+
+
 def chosen(
     wanted: Mapping[str, int],
     conditions: Mapping[str, float],
@@ -69,13 +103,7 @@ def chosen(
     names = way.classes(conditions)
     found = {}
     for name, value in wanted.items():
-        if name not in names:
-            raise InputError(f"--condition {name}={value}: {unknown('condition', name, names)}")
-        if not OFF <= value < data.classes[name]:
-            raise InputError(
-                f"--condition {name}={value}: expected 0 to {data.classes[name] - 1}, or {OFF} to "
-                "switch it off."
-            )
+        _check("--condition", name, value, names, data)
     for name in names:
         value = wanted.get(name, OFF)
         if value == OFF and conditions.get(name) == 0:

@@ -18,7 +18,7 @@ from testbed.components.metric import Metric, MetricValue
 from testbed.diffusion.ddpm import Chain
 from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics import denoising, likelihood
-from testbed.metrics.guidance import end_points
+from testbed.metrics.guidance import end_points, ode_ends
 from testbed.metrics.resampling import mean
 from testbed.random import stream
 from testbed.registry import Registry
@@ -31,6 +31,9 @@ from testbed.trial.build import component, measured_levels, sampling_levels
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
+
+MOST_ENDS = 64
+"""How many samples are compared with the ends of the exact guided ODE."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -93,6 +96,7 @@ def measure(
     exactly = guide.exact(condition)
     if exactly is not None:
         found["guided_error"] = MetricValue(end_points(samples, drawn(exactly)))
+        found |= _exact_ends(config, registry, guide, samples)
     # One entry: safetensors writes several in any order, and the file would differ each time.
     path = sampling_levels(config, registry)
     trial.put_json("schedule.json", {"sigmas": path.tolist()})
@@ -174,8 +178,33 @@ def draw(
     """
     sigmas = sampling_levels(config, registry)
     sampler = component(registry, "sampler", config.evaluation.sampler)
-    # The prior at the first level: noise and the data's second moment.
-    top = (float(sigmas[0]) ** 2 + denoiser.sigma_data**2) ** 0.5
-    x = top * torch.randn(n, *data.shape, generator=generator)
+    x = _start(denoiser, data, float(sigmas[0]), n, generator)
     with torch.no_grad():
         return sample(denoise or denoiser, x.to(device), sigmas, sampler, generator)
+
+
+def _start(
+    denoiser: Denoiser, data: Data, sigma: float, n: int, generator: torch.Generator
+) -> torch.Tensor:
+    """n draws of the prior at the first level: noise and the data's second moment."""
+    top = (sigma**2 + denoiser.sigma_data**2) ** 0.5
+    return top * torch.randn(n, *data.shape, generator=generator)
+
+
+def _exact_ends(
+    config: TrialConfig, registry: Registry, guide: Guide, samples: torch.Tensor
+) -> dict[str, MetricValue]:
+    """How far samples are from the ends of the exact guided ODE from the same noise.
+
+    Nothing where it is not asked for, where the exact answer is not known, or for a sampler that
+    draws noise, which follows no ODE. Its error is that of the ODE's own steps.
+    """
+    steps, path = config.evaluation.exact_ends, sampling_levels(config, registry)
+    sampler = component(registry, "sampler", config.evaluation.sampler)
+    n = min(len(samples), MOST_ENDS)
+    exact = guide.exact({name: y[:n] for name, y in guide.of_samples(len(samples)).items()})
+    if not steps or exact is None or not sampler.deterministic:
+        return {}
+    x = _start(guide.denoiser, guide.data, float(path[0]), len(samples), stream(0, "samples"))
+    ends = ode_ends(exact, x[:n].to(guide.device), float(path[0]), float(path[-2]), steps)
+    return {"guided_ode_error": MetricValue(end_points(samples[:n], ends.x), ends.error)}

@@ -12,6 +12,7 @@ from testbed.training.settings import Training
 from testbed.trial.encoder import Encoder
 from testbed.trial.fixed_model import FixedModel
 from testbed.trial.specs import ComponentSpec, Evaluation, Model, Variance
+from testbed.trial.texts import TextEncoder
 
 
 class TrialFields(Model):
@@ -166,6 +167,16 @@ class TrialFields(Model):
         FixedModel | None,
         Setting("The model of a [[fixed]] of the study, which is not trained.", since=3),
     ] = None
+    text_encoder: Annotated[
+        TextEncoder | None,
+        Setting(
+            "What turns the texts of the data into states of tokens, to which the network attends; "
+            "where this is left out a text is a class.",
+            batch=True,
+            report="network",
+            since=3,
+        ),
+    ] = None
     training: Annotated[Training, Setting("How the trial is trained.")] = Training()
     evaluation: Annotated[
         Evaluation,
@@ -182,6 +193,11 @@ class TrialFields(Model):
         return (
             None if value in ("none", {"name": "none"}, {"name": "none", "options": {}}) else value
         )
+
+    @field_validator("text_encoder", mode="before")
+    @classmethod
+    def _no_encoder(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
     @field_validator("conditions", mode="before")
     @classmethod

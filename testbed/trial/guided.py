@@ -18,7 +18,11 @@ from testbed.diffusion.denoiser import Denoiser
 from testbed.metrics import denoising, guidance
 from testbed.random import stream
 from testbed.registry import Registry
-from testbed.sampling.guidance_methods import ClassifierGuidance, NoGuidance
+from testbed.sampling.guidance_methods import (
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    NoGuidance,
+)
 from testbed.training import classifier
 from testbed.trial.build import component
 from testbed.trial.config import TrialConfig
@@ -42,6 +46,8 @@ class Guide:
         config: the trial's resolved configuration.
         data: its data.
         denoiser: its trained denoiser, on `device`.
+        negatives: of classifier-free guidance, the classes of D_n by condition in place of those of
+            the configuration.
     """
 
     def __init__(
@@ -51,10 +57,14 @@ class Guide:
         data: Data,
         denoiser: Denoiser,
         device: torch.device,
+        negatives: Mapping[str, int] | None = None,
     ) -> None:
         guidance = component(registry, "guidance", config.evaluation.guidance)
-        self.way: GuidanceMethod = guidance.build()
         self.conditions: Mapping[str, float] = config.conditions
+        self.way: GuidanceMethod = guidance.build()
+        if isinstance(self.way, ClassifierFreeGuidance):
+            of_config = self.way.negatives(config.conditions, data)
+            self.way = self.way.against(of_config if negatives is None else negatives)
         self.config, self.data, self.denoiser, self.device = config, data, denoiser, device
         exact = data.conditional
         compared = not isinstance(self.way, NoGuidance) and exact is not None

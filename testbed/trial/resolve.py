@@ -23,7 +23,16 @@ from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError
 from testbed.plugin_files import Provenance
 from testbed.registry import Registry
-from testbed.trial import build, class_conditions, fixed, fixed_model, recipes, sources, validity
+from testbed.trial import (
+    build,
+    class_conditions,
+    fixed,
+    fixed_model,
+    recipes,
+    sources,
+    texts,
+    validity,
+)
 from testbed.trial.config import TrialConfig, TrialSettings
 from testbed.trial.fields import TrialFields
 from testbed.trial.specs import Assumed, ComponentSpec, Evaluation, Model, canonical
@@ -47,7 +56,10 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         components.attempt(lambda: with_output(p, stated.output))
     if components.problems or p is None:
         raise InputError("\n".join(dict.fromkeys(components.problems)))
-    data = build.dataset(registry, complete.dataset, complete.encoder)
+    if complete.text_encoder is not None:
+        encoder = complete.text_encoder.measured()
+        complete = complete.model_copy(update={"text_encoder": encoder})
+    data = build.data_of(complete, registry)
     sigma_data = _sigma_data(stated, data)
     density = build.density(registry, complete.density, components.table)
     density = density.with_sigma_data(sigma_data)
@@ -71,7 +83,9 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         training_range=trained,
         table_levels=_table_levels(trained, components.table),
         blind=build.component(registry, "network", complete.network).blind,
-        data_digest=data.digest,
+        # The states of texts have the digest of their encoder: they differ in the last digits from
+        # machine to machine.
+        data_digest=build.dataset(registry, complete.dataset, complete.encoder).digest,
         sources=components.sources(),
         plugins=components.plugins(),
         training_sources=components.training_sources(),
@@ -117,6 +131,7 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     yield from validity.untrained(config.training, network, data)
     yield from validity.unmeasured(evaluation, config.training.steps)
     yield from validity.disordered(config.measured, config.sampled)
+    yield from texts.unused(config.text_encoder, config.conditions, data)
     yield from class_conditions.problems(config.conditions, method, network, data)
     path = schedule, evaluation.steps, config.sampled
     yield from validity.unsampled(sampler, *path, objective, config.trained, guided)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from testbed.errors import InputError, one_line
 from testbed.registry import Registry
 from testbed.sampling.pipeline import Pipeline
 from testbed.trial import folders
-from testbed.trial.build import assemble, component, dataset, module_of, registry_of
+from testbed.trial.build import assemble, component, data_of, dataset, module_of, registry_of
 from testbed.trial.config import TrialConfig
 from testbed.trial.guided import Guide
+from testbed.trial.texts import encoded
 
 
 def find(trial: str | Path) -> Path:
@@ -54,8 +56,18 @@ def load(trial: str | Path, device: str = "cpu") -> Denoiser:
     return denoiser
 
 
-def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, TrialConfig, Registry]:
-    """The trained Denoiser, its data, its configuration and its registry; see `load`."""
+def restore(
+    trial: str | Path, device: str = "cpu", prompts: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Denoiser, Data, TrialConfig, Registry]:
+    """The trained Denoiser, its data, its configuration and its registry; see `load`.
+
+    Args:
+        prompts: name of a condition -> texts that it and the data are to know besides their own: of
+            a trial with a text encoder any, else those of the data.
+
+    Raises:
+        InputError: as `load`, and for a prompt that there is not.
+    """
     at = find(trial)
     folder = folders.TrialFolder.at(at)
     described = folder.json("trial.json")
@@ -65,7 +77,11 @@ def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, Tri
     try:
         config = TrialConfig.model_validate(described["config"])
         registry = registry_of(tuple(described["plugins"]), tuple(described["plugin_dirs"]))
-        data = dataset(registry, config.dataset, config.encoder)
+        data = data_of(config, registry)
+        if prompts:
+            data = encoded(
+                dataset(registry, config.dataset, config.encoder), config.text_encoder, prompts
+            )
         denoiser, _ = assemble(config, registry, data)
         module_of(denoiser).load_state_dict(folder.tensors("weights.safetensors"))
     except InputError:
@@ -75,12 +91,14 @@ def restore(trial: str | Path, device: str = "cpu") -> tuple[Denoiser, Data, Tri
     return denoiser.to(device).eval(), data, config, registry
 
 
-def pipeline(trial: str | Path, device: str = "cpu") -> Pipeline:
+def pipeline(
+    trial: str | Path, device: str = "cpu", prompts: Mapping[str, Sequence[str]] | None = None
+) -> Pipeline:
     """What draws samples of a trained trial as its study did, with its sampler and guidance.
 
-    Arguments and errors are those of `load`.
+    Arguments and errors are those of `restore`.
     """
-    denoiser, data, config, registry = restore(trial, device)
+    denoiser, data, config, registry = restore(trial, device, prompts)
     return pipeline_of(denoiser, data, config, registry, torch.device(device))
 
 
@@ -104,6 +122,7 @@ def pipeline_of(
         evaluation.steps,
         denoiser.sigma_data,
         classes={name: data.classes[name] for name in (*config.conditions, *guide.names)},
+        texts={name: data.texts[name] for name in config.conditions if name in data.texts},
         always=frozenset(name for name, rate in config.conditions.items() if rate == 0),
         table=denoiser.table,
         trained=config.trained,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 
+from testbed.components.dataset import Data
 from testbed.errors import InputError, one_line
 from testbed.random import Generators, stream
 from testbed.sampling.guidance import EVERYWHERE
 from testbed.sampling.pipeline import Classes
-from testbed.trial import class_conditions, restore
+from testbed.trial import class_conditions, restore, texts
 from testbed.trial.build import component
 from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
@@ -66,16 +67,29 @@ def draw(
     """Draws n samples of a trial and writes them to `out`, by its suffix numbers or a picture.
 
     Raises:
-        InputError: no such trial, one without weights, a condition that it has not, or a request
-            that does not fit.
+        InputError: no such trial, one without weights, a condition that it has not, a text that it
+            cannot have, or a request that does not fit.
     """
-    denoiser, data, config, registry = restore.restore(which, device)
-    pipeline = restore.pipeline_of(denoiser, data, config, registry, torch.device(device))
+    wanted = _values("--condition", request.condition)
+    unwanted = _values("--negative", request.negative)
+    prompts: dict[str, list[str]] = {}
+    for name, value in (*wanted.items(), *unwanted.items()):
+        if isinstance(value, str):
+            prompts.setdefault(name, []).append(value)
+    denoiser, data, config, registry = restore.restore(which, device, prompts)
     guide = Guide(config, registry, data, denoiser, torch.device(device))
+    if unwanted and request.scale is None:
+        negatives = class_conditions.negatives(
+            _classes(unwanted, data), guide.conditions, guide.way, data
+        )
+        guide = Guide(config, registry, data, denoiser, torch.device(device), negatives)
+    pipeline = restore.pipeline_of(denoiser, data, config, registry, torch.device(device))
+    pipeline = replace(pipeline, own=guide.trained)
     condition: Mapping[str, Classes] = guide.of_samples(n)
-    if request.condition:
-        words = _classes("--condition", request.condition)
-        condition = class_conditions.chosen(words, guide.conditions, guide.way, data, n)
+    if wanted:
+        given = _classes(wanted, data)
+        condition = class_conditions.chosen(given, guide.conditions, guide.way, data, n)
+    negative = _classes(unwanted, data) if unwanted and request.scale is not None else None
     parts: dict[str, Any] = {
         axis: component(registry, axis, ComponentSpec.parse(word))
         for axis, word in (("sampler", request.sampler), ("schedule", request.schedule))
@@ -86,20 +100,21 @@ def draw(
     else:
         generator = stream(seed, "draw")
     steps = request.steps or config.evaluation.steps
+    shown = data.pixels or data
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("sampling", total=steps)
         samples = pipeline(
             n,
             condition,
-            _classes("--negative", request.negative) or None,
+            negative,
             scale=request.scale,
             interval=request.interval,
             steps=steps,
             eta=request.eta,
             generator=generator,
-            image=_image(request.image, data.shape, pipeline.extent),
+            image=_image(request.image, shown.shape, pipeline.extent),
             strength=request.strength,
-            known=_image(request.known, data.shape, (0.0, 1.0)),
+            known=_image(request.known, shown.shape, (0.0, 1.0)),
             callback=lambda i, sigma, x: bar.update(task, completed=i + 1),
             **parts,
         ).cpu()
@@ -110,7 +125,7 @@ def draw(
         facts = {"trial": str(which), "seed": str(seed)}
         Folder.at(out.parent).put_tensors(out.name, {"samples": samples}, facts)
     else:
-        picture(samples, data.test, config.parameterization.name).savefig(out, dpi=150)
+        picture(samples, shown.test, config.parameterization.name).savefig(out, dpi=150)
 
 
 def _image(
@@ -144,21 +159,31 @@ def _image(
     return low + (high - low) * pixels.permute(2, 0, 1)[None] / 255
 
 
-def _classes(option: str, words: Sequence[str]) -> dict[str, int]:
-    """`name=class` for each condition.
+def _values(option: str, words: Sequence[str]) -> dict[str, int | str]:
+    """`name=class` or `name=text` for each condition.
 
     Raises:
         InputError: a word of another form, or a name twice.
     """
-    found: dict[str, int] = {}
+    found: dict[str, int | str] = {}
     for word in words:
-        name, _, value = word.partition("=")
-        if not re.fullmatch(r"-?\d{1,9}", value):
-            raise InputError(f"{option} {word}: expected NAME=CLASS, such as label=3.")
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise InputError(
+                f"{option} {word}: expected NAME=CLASS, such as label=3, or NAME=TEXT."
+            )
         if name in found:
             raise InputError(f"{option} {word}: {name} is given twice.")
-        found[name] = int(value)
+        found[name] = int(value) if re.fullmatch(r"-?\d{1,9}", value) else value
     return found
+
+
+def _classes(values: Mapping[str, int | str], data: Data) -> dict[str, int]:
+    """The class of each condition, of a text its number."""
+    return {
+        name: texts.number(data, name, value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def picture(samples: torch.Tensor, real: torch.Tensor, title: str) -> Figure:

@@ -293,6 +293,15 @@ class Evaluation(Model):
         Setting("How the log-likelihood is computed; it is not where this is left out.",
                 evaluation=True),
     ] = None  # fmt: skip
+    exact_ends: Annotated[
+        int,
+        Setting(
+            "Number of steps, even, with which the ends of the exact guided ODE are computed, to "
+            "compare guided samples with; 0 for none.",
+            evaluation=True,
+            since=3,
+        ),
+    ] = Field(default=0, ge=0, le=MOST_STEPS, multiple_of=2)
     metrics: Annotated[
         tuple[ComponentSpec, ...],
         Setting(

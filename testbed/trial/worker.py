@@ -21,7 +21,7 @@ from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
 from testbed.training.trainer import Loop, Trainer, TrainingJob
 from testbed.trial import evaluate, points
-from testbed.trial.build import dataset, module_of, registry_of, training_job
+from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
 
@@ -116,7 +116,7 @@ def _run(
     stop: Callable[[], bool],
 ) -> str:
     trial.begin()
-    data = dataset(registry, config.dataset, config.encoder)
+    data = data_of(config, registry)
     one = training_job(config, registry, data)
     if trial.has("training.json"):
         return _measure_anew(config, trial, registry, data, one, device)
@@ -166,7 +166,7 @@ def _run_together(
     for trial, done in zip(trials, concluded, strict=True):
         if not done:
             trial.begin(group.path.name, len(known))
-    data = dataset(registry, configs[0].dataset, configs[0].encoder)
+    data = data_of(configs[0], registry)
     of = [list(known).index(config.training_text) for config in configs]
     jobs = [training_job(config, registry, data) for config in known.values()]
     loop: Trainer | Batch

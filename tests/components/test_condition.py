@@ -135,9 +135,13 @@ def test_kinds_without_tables_are_refused() -> None:
         testbed.Network("a", lambda shape: nn.Identity(), NOISE, condition_kinds=("vector",))
 
 
-@pytest.mark.parametrize("name", ["mlp", "scaled"])
+def classes_alone() -> testbed.Network:
+    return testbed.Network("classes", lambda shape, conditions: nn.Identity(), NOISE)
+
+
+@pytest.mark.parametrize("name", ["classes", "scaled"])
 def test_a_trial_says_which_kinds_its_network_takes(name: str) -> None:
-    of = network() if name == "scaled" else testbed.Registry().network(name)
+    of = network() if name == "scaled" else classes_alone()
     found = list(class_conditions.problems({"size": 0.1}, NONE, of, data()))
     words = data(tables={"size": testbed.ConditionTable("tokens", torch.ones(3, 3, 5))})
     other = list(class_conditions.problems({"size": 0.1}, NONE, of, words))
@@ -145,7 +149,7 @@ def test_a_trial_says_which_kinds_its_network_takes(name: str) -> None:
         []
         if name == "scaled"
         else [
-            "conditions.size has values of kind 'vector': network 'mlp' takes classes alone.",
+            "conditions.size has values of kind 'vector': network 'classes' takes classes alone.",
         ]
     )
     assert len(other) == 1

@@ -72,7 +72,16 @@ def law_guides_within(free: Free) -> None:
 MEANS = float64([[-1.4, 0.3, 0.0], [0.2, 1.2, 0.5], [1.3, -0.2, -1.0], [0.1, -1.1, 0.4]])
 SPREADS = float64([[0.3, 0.5, 0.2], [0.6, 0.2, 0.4], [0.1, 0.7, 0.3], [0.4, 0.4, 0.9]])
 PI = float64([0.4, 0.3, 0.2, 0.1])
-COMPONENTS = {"label": torch.arange(4), "group": torch.tensor([0, 1, 1, 0])}
+COMPONENTS = {
+    "label": torch.arange(4),
+    "group": torch.tensor([0, 1, 1, 0]),
+    "caption": float64([[0.5, 0.5, 0], [0.25, 0, 0.75], [0, 0, 1], [0.1, 0.2, 0.7]]),
+}
+P = {  # p(y|k), (K, C)
+    "label": torch.eye(4, dtype=torch.float64),
+    "group": float64([[1, 0], [0, 1], [0, 1], [1, 0]]),
+    "caption": COMPONENTS["caption"],
+}
 LEVELS = [1e-2, 0.3, 1.0, 5.0, 80.0]
 
 
@@ -110,15 +119,13 @@ def condition_of(log: Tensor) -> Tensor:
 
 
 def law_classes_are_bayes(found: Conditional) -> None:
-    """p(y|x) = p(y, x)/p(x) for labels and groups, and they add up to 1."""
+    """p(y|x) = sum_k p(y|k) p(k, x)/p(x) for labels, groups and captions, and they add up to 1."""
     for sigma in LEVELS:
         x, _ = points(sigma)
         log = log_joint(x, sigma)
-        for name, classes in COMPONENTS.items():
+        for name, of_component in P.items():
             p = found.log_classes(name, x, sigma).exp()
-            wanted = torch.stack(
-                [log[:, classes == y].logsumexp(1) for y in range(int(classes.max()) + 1)], 1
-            )
+            wanted = (log[:, :, None] + of_component.log()).logsumexp(1)
             wanted = (wanted - log.logsumexp(1, keepdim=True)).exp()
             assert p.shape == wanted.shape
             assert bool(((p - wanted).abs() <= condition_of(log)).all())
@@ -133,17 +140,21 @@ def law_denoises_given(found: Conditional) -> None:
         mu = torch.stack([of_component(k).denoise(x, sigma) for k in range(4)], 1)
         off = torch.full_like(k, -1)
         some = torch.where(torch.arange(len(k)) % 3 == 0, off, COMPONENTS["group"][k])
+        told = torch.multinomial(P["caption"][k], 1, generator=stream(1, "points"))[:, 0]
         for condition in (
             {"label": k},
             {"group": COMPONENTS["group"][k]},
+            {"caption": told},
+            {"caption": torch.where(some < 0, off, told), "group": some},
             {"label": off, "group": some},
             {"label": torch.where(some < 0, off, k), "group": some},
             {"label": off},
         ):
-            within = torch.ones(len(x), 4, dtype=torch.bool)
+            given = log
             for name, y in condition.items():
-                within &= (COMPONENTS[name] == y[:, None]) | (y < 0)[:, None]
-            r = torch.softmax(log.masked_fill(~within, -torch.inf), 1)[..., None]
+                log_p = P[name].log().T[y.clamp(min=0)]
+                given = given + torch.where((y < 0)[:, None], 0.0, log_p)
+            r = torch.softmax(given, 1)[..., None]
             wanted, size = (r * mu).sum(1), (r * mu.abs()).sum(1) + mu.abs().amax(1)
             D = found.denoise(x, sigma, condition)
             bound = condition_of(log) * size
@@ -154,10 +165,11 @@ def law_total_expectation(found: Conditional) -> None:
     """D = sum_y p(y|x) D_y: what ties the classifier to the denoisers."""
     for sigma in LEVELS:
         x, _ = points(sigma)
-        for name, count in (("label", 4), ("group", 2)):
+        for name, of_component in P.items():
             p = found.log_classes(name, x, sigma).exp()
+            y_all = range(of_component.shape[1])
             D_y = torch.stack(
-                [found.denoise(x, sigma, {name: torch.full((len(x),), y)}) for y in range(count)], 1
+                [found.denoise(x, sigma, {name: torch.full((len(x),), y)}) for y in y_all], 1
             )
             D = (p[..., None] * D_y).sum(1)
             bound = condition_of(log_joint(x, sigma)) * (D_y.abs().sum(1) + 1)

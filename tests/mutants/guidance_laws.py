@@ -90,10 +90,10 @@ WRONG_INTERVAL = {
 
 
 class Weightless(Mixture):
-    """Restricted to components as likely as each other."""
+    """Given a condition, its components are as likely as each other."""
 
-    def restricted(self, components: Any) -> Mixture:
-        part = super().restricted(components)
+    def given(self, p: Tensor) -> Mixture:
+        part = super().given(p)
         part.pi = torch.ones_like(part.pi) / len(part.pi)
         return part
 
@@ -130,8 +130,10 @@ class OneCondition(Conditional):
         return super().given(dict([*condition.items()][:1]))
 
 
+EVEN = (COMPONENTS["caption"] > 0).double()
+EVEN /= EVEN.sum(1, keepdim=True)
 WRONG_CONDITIONAL = {
-    "restricted, weights equal": (spoilt(Weightless), law_denoises_given),
+    "given a condition, weights equal": (spoilt(Weightless), law_denoises_given),
     "classes without their prior": (spoilt(PriorLeftOut), law_classes_are_bayes),
     "prior left out, by total expectation": (spoilt(PriorLeftOut), law_total_expectation),
     "a classifier of clean data": (spoilt(CleanClasses), law_classes_are_bayes),
@@ -140,6 +142,14 @@ WRONG_CONDITIONAL = {
         law_denoises_given,
     ),
     "the first condition alone": (OneCondition(mixture(), COMPONENTS), law_denoises_given),
+    "captions as likely as each other": (
+        Conditional(mixture(), {**COMPONENTS, "caption": EVEN}),
+        law_denoises_given,
+    ),
+    "the likeliest caption for all of a component": (
+        Conditional(mixture(), {**COMPONENTS, "caption": COMPONENTS["caption"].argmax(1)}),
+        law_classes_are_bayes,
+    ),
     "classes exchanged": (
         Conditional(mixture(), {**COMPONENTS, "group": 1 - COMPONENTS["group"]}),
         law_classes_are_bayes,

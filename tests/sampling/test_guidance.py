@@ -235,6 +235,13 @@ def test_impossible_conditions_and_unknown_names_are_told() -> None:
     for classes in (torch.arange(3), torch.arange(4.0), torch.tensor([0, 1, 2, -1])):
         with pytest.raises(ValueError, match=r"components\['label'\]"):
             Conditional(mixture(), {"label": classes})
+    for p in (torch.ones(4, 2).double(), torch.tensor([[1.5, -0.5]] * 4).double()):
+        with pytest.raises(ValueError, match="expected rows of probabilities"):
+            Conditional(mixture(), {"caption": p})
+    with pytest.raises(InputError, match="caption = 3: no part of the data has it"):
+        found.given({"caption": 3})
+    with pytest.raises(InputError, match="label = 2, caption = 0: no part of the data has it"):
+        found.given({"label": 2, "caption": 0})
 
 
 # --- classifier guidance of exact parts ---------------------------------------------------------

@@ -812,7 +812,7 @@ def test_what_cannot_be_drawn_is_told(ran: Path, words: list[str], message: str)
     ("words", "message"),
     [
         (["label"], "--condition label: expected NAME=CLASS, such as label=3."),
-        (["label=two"], "--condition label=two: expected NAME=CLASS"),
+        (["label=two"], "label=two is no class, and a text is taken by conditions of texts"),
         (["label=4"], "--condition label=4: expected 0 to 3, or -1 to switch it off."),
         (["lable=1"], "Unknown condition 'lable'. Did you mean 'label'?"),
         (["label=1", "label=2"], "--condition label=2: label is given twice."),

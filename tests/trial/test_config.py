@@ -45,6 +45,7 @@ OTHERS: dict[str, Any] = {
     "loss": "l1", "density": "lognormal", "c_in": "shared", "c_noise": "shared", "table": "ddpm",
     "noise": "offset", "output": "eps", "variance": "learned", "sigma_min": 0.1, "sigma_max": 9.0,
     "conditions": {"label": 0.1}, "training": {"steps": 7}, "evaluation": {"draws": 7}, "seed": 3,
+    "text_encoder": {"path": "e"},
     "device": "cuda", "sigma_data": 0.7, "sigma_data_measured": 0.7, "data_digest": "d",
     "sources": "s", "plugins": {"p": "1"}, "schema": 1, "training_range": (0.1, 9.0),
     "table_levels": (9, 10), "asked_levels": (0.1, 9.0), "training_sources": "s",
@@ -73,7 +74,7 @@ def test_trials_that_differ_in_how_they_are_measured_are_one_training() -> None:
 
 def test_what_a_batch_has_in_common_is_data_architecture_and_the_length_of_training() -> None:
     assert settings.names(TrialConfig, batch=True) == (
-        "dataset", "network", "noise", "device", "data_digest",
+        "dataset", "network", "noise", "text_encoder", "device", "data_digest",
     )  # fmt: skip
     assert settings.names(Training, batch=True) == (
         "steps", "batch", "points", "precision",

@@ -1,0 +1,209 @@
+"""Texts as a condition: the study's text encoder, the table of token states that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from testbed import cache
+from testbed.components.condition import ConditionTable
+from testbed.components.dataset import Data
+from testbed.data import text_encoder
+from testbed.errors import InputError, unknown
+from testbed.settings import Setting
+from testbed.training.conditions import OFF
+from testbed.trial.specs import Model
+
+EMPTY = ""
+"""The text of which `null = "empty"` has the states where a text is switched off."""
+
+
+class TextEncoder(Model):
+    """`text_encoder`: what turns the texts of the data into states of tokens."""
+
+    path: Annotated[
+        str,
+        Setting(
+            "The folder of a text encoder and its tokenizer, as transformers writes them, or of a "
+            "pipeline with the folders text_encoder and tokenizer. Nothing is downloaded.",
+            identity=False,
+        ),
+    ]
+    tokens: Annotated[
+        int,
+        Setting("Number of places for the tokens of a text; a text of more is refused."),
+    ] = Field(default=77, ge=1, le=4096)
+    layer: Annotated[
+        int,
+        Setting(
+            "The layer whose states are taken: -1 for the encoder's result, -2 for the hidden "
+            "states before its last layer."
+        ),
+    ] = Field(default=-1, lt=0)
+    null: Annotated[
+        Literal["off", "empty"],
+        Setting(
+            'What a network is given where a text is switched off: no tokens at all ("off"), or '
+            'those of the empty text ("empty"), as Stable Diffusion is.'
+        ),
+    ] = "off"
+    digest: Annotated[
+        str, Setting("Digest of the encoder's files; measured, and not to be stated.")
+    ] = ""
+
+    def measured(self) -> Self:
+        """The settings with the digest of the encoder's files.
+
+        Raises:
+            InputError: there is no such encoder, or it has another digest than the one stated.
+        """
+        found = text_encoder.Folders.of(self.path).digest()
+        if self.digest not in ("", found):
+            raise InputError(
+                f"text_encoder.path = {self.path!r}: the files are not those that the trial was "
+                f"trained with: their digest is {found[:12]}, not {self.digest[:12]}."
+            )
+        return self.model_copy(update={"digest": found})
+
+    def __str__(self) -> str:
+        """`text encoder minilm, layer -1, 16 tokens`."""
+        null = f", null {self.null}" if self.null != "off" else ""
+        return f"text encoder {self.path}, layer {self.layer}, {self.tokens} tokens{null}"
+
+
+def encoded(
+    data: Data, encoder: TextEncoder | None, prompts: Mapping[str, Sequence[str]] | None = None
+) -> Data:
+    """The data with a table of token states for each condition of texts; as they are without one.
+
+    With `null = "empty"` the empty text is the first one after those of the data.
+
+    Args:
+        data: as the data set gives them.
+        encoder: the study's, or None.
+        prompts: name of a condition -> texts that it is to have besides: any with an encoder, else
+            those of the data.
+
+    Raises:
+        InputError: data without texts, an encoder that cannot be read, a text of too many tokens, a
+            prompt of no condition of texts, or one that needs an encoder.
+    """
+    prompts = prompts or {}
+    for name, several in prompts.items():
+        if name not in data.texts:
+            raise InputError(
+                f"{name}={several[0]} is no class, and a text is taken by conditions of texts: "
+                + unknown("condition of texts", name, data.texts)
+            )
+    if encoder is None:
+        for name, several in prompts.items():
+            for text in several:
+                number(data, name, text)
+        return data
+    if not data.texts:
+        raise InputError("text_encoder: these data have no texts to encode.")
+    encoder.measured()
+    texts, tables = {}, {}
+    empty = [EMPTY] if encoder.null == "empty" else []
+    for name, of_data in data.texts.items():
+        kept = list(dict.fromkeys([*of_data, *empty]))
+        further = [text for text in dict.fromkeys(prompts.get(name, ())) if text not in kept]
+        found = _kept_states(kept, encoder)
+        if further:
+            found += text_encoder.states(encoder.path, further, encoder.layer)
+        texts[name] = (*kept, *further)
+        tables[name] = _table(texts[name], found, encoder.tokens)
+    return replace(data, tables={**data.tables, **tables}, texts=texts)
+
+
+def unused(
+    encoder: TextEncoder | None, conditions: Mapping[str, float], data: Data
+) -> Iterator[str]:
+    """Why a trial has a text encoder for nothing; nothing where it has not."""
+    if encoder is not None and not set(conditions) & set(data.texts):
+        name = next(iter(data.texts))
+        yield (
+            f"text_encoder: the model has no condition of texts: write conditions = {{ {name} = "
+            "0.1 }."
+        )
+
+
+def number(data: Data, name: str, text: str) -> int:
+    """The class of a text.
+
+    Raises:
+        InputError: it is none of the texts of the condition.
+    """
+    texts = data.texts.get(name, ())
+    if text not in texts:
+        raise InputError(f"{name}: {unknown('text', text, texts)}")
+    return texts.index(text)
+
+
+def _table(texts: Sequence[str], states: Sequence[Tensor], tokens: int) -> ConditionTable:
+    """The states of texts, each with as many places as `tokens` says."""
+    rows = torch.zeros(len(texts), tokens, states[0].shape[-1])
+    mask = torch.zeros(len(texts), tokens, dtype=torch.bool)
+    for row, places, text, z in zip(rows, mask, texts, states, strict=True):
+        if len(z) > tokens:
+            raise InputError(
+                f"text {text!r} has {len(z)} tokens, and text_encoder.tokens = {tokens}."
+            )
+        row[: len(z)], places[: len(z)] = z, True
+    return ConditionTable("tokens", rows, mask)
+
+
+def _kept_states(texts: Sequence[str], encoder: TextEncoder) -> list[Tensor]:
+    """The states of texts, from the user's cache where they are there; else they are put there."""
+    name = f"texts/{text_encoder.key(encoder.path, texts, encoder.layer)}.safetensors"
+
+    def made() -> bytes:
+        found = text_encoder.states(encoder.path, texts, encoder.layer)
+        return save(text_encoder.packed(found))
+
+    return text_encoder.unpacked(load(cache.kept(name, made, _intact)))
+
+
+def _intact(content: bytes) -> bool:
+    try:
+        text_encoder.unpacked(load(content))
+    except Exception:  # whatever the damage leads to
+        return False
+    return True
+
+
+def empty_rows(data: Data, encoder: TextEncoder | None) -> dict[str, int]:
+    """Name of a condition of texts -> the row of the empty text; none with `null = "off"`."""
+    if encoder is None or encoder.null == "off":
+        return {}
+    return {name: number(data, name, EMPTY) for name in data.texts}
+
+
+def empty_for_off(module: nn.Module, rows: Mapping[str, int]) -> nn.Module:
+    """The network, given the row of the empty text wherever a condition of texts is off.
+
+    The weights and their names stay as they are: what is changed is the call.
+
+    Args:
+        module: called as network(x, c_noise, condition).
+        rows: name of a condition -> the row of the empty text.
+    """
+
+    def filled(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, c_noise, *rest = arguments
+        condition = dict((rest[0] if rest else None) or {})
+        for name, row in rows.items():
+            classes = condition.get(name)
+            if classes is None:
+                classes = torch.full((len(x),), OFF, device=x.device)
+            condition[name] = torch.where(classes < 0, row, classes)
+        return x, c_noise, condition, *rest[1:]
+
+    module.register_forward_pre_hook(filled)
+    return module

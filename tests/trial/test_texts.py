@@ -1,0 +1,350 @@
+"""Texts as a condition: tables of their tokens' states, the cache, prompts, and a study of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import studies
+from helpers.command_line import run_here, trials_only
+from helpers.encoders import clip
+
+import testbed
+from testbed.data import text_encoder
+from testbed.data.captions import CAPTIONS, captions
+from testbed.errors import InputError
+from testbed.sampling.guidance_methods import ClassifierFreeGuidance, GuidanceAgainst
+from testbed.trial import build, texts
+from testbed.trial.config import TrialConfig
+from testbed.trial.texts import TextEncoder
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+STUDY = """
+[study]
+name = "text"
+[base]
+dataset = { name = "captions", size = 4, n = 256, test = 64 }
+network = { name = "mlp", width = 8, depth = 1 }
+conditions = { caption = 0.2 }
+text_encoder = { path = "ENCODER", tokens = 12 }
+density = "lognormal"
+weighting = "edm"
+loss = "l2"
+training = { steps = 20, batch = 8 }
+evaluation = { levels = 2, draws = 8, samples = 8, steps = 2, metrics = [] }
+seeds = 1
+[grid]
+parameterization = ["v"]
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "testbed" / "texts"
+
+
+def data() -> testbed.Data:
+    return captions(size=4, n=64, test=32)
+
+
+def encoder(at: Path, **change: Any) -> TextEncoder:
+    return TextEncoder(**{"path": str(at), "tokens": 12, **change})
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def test_a_table_has_the_states_of_each_text_and_padding_after_them(tiny: Path) -> None:
+    found = texts.encoded(data(), encoder(tiny))
+    table, states = found.tables["caption"], text_encoder.states(str(tiny), CAPTIONS)
+    assert table.kind == "tokens"
+    assert table.rows.shape == (15, 12, 16)
+    assert table.mask is not None
+    for row, mask, z in zip(table.rows, table.mask, states, strict=True):
+        assert int(mask.sum()) == len(z)
+        assert torch.equal(row[mask], z)
+        assert not bool(row[~mask].any())
+        assert bool(mask[: len(z)].all())
+    assert found.texts["caption"] == CAPTIONS
+    assert found.classes["caption"] == 15
+
+
+def test_data_without_an_encoder_are_as_they_were() -> None:
+    given = data()
+    assert texts.encoded(given, None) is given
+    assert texts.encoded(given, None, {"caption": ["two blobs"]}) is given
+
+
+def test_the_empty_text_is_a_row_where_it_stands_for_off(tiny: Path) -> None:
+    settings = encoder(tiny, null="empty")
+    found = texts.encoded(data(), settings)
+    assert found.texts["caption"] == (*CAPTIONS, "")
+    assert texts.empty_rows(found, settings) == {"caption": 15}
+    assert texts.empty_rows(texts.encoded(data(), encoder(tiny)), encoder(tiny)) == {}
+    mask = found.tables["caption"].mask
+    assert mask is not None
+    assert int(mask[15].sum()) == 2
+
+
+def test_prompts_are_further_rows_and_move_no_other(tiny: Path) -> None:
+    for null, first in (("off", 15), ("empty", 16)):
+        few = texts.encoded(data(), encoder(tiny, null=null))
+        prompts = {"caption": ["two red blobs", "two blobs", "two red blobs"]}
+        more = texts.encoded(data(), encoder(tiny, null=null), prompts)
+        rows = more.tables["caption"].rows
+        assert torch.equal(rows[:first], few.tables["caption"].rows)
+        assert texts.number(more, "caption", "two red blobs") == first == len(rows) - 1
+        assert texts.number(more, "caption", "two blobs") == 1
+
+
+def test_the_cache_is_used_and_knows_files_texts_and_layer(
+    tiny: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    states = text_encoder.states
+
+    def counted(path: str, several: Any, layer: int = -1) -> Any:
+        asked.append(len(several))
+        return states(path, several, layer)
+
+    monkeypatch.setattr(text_encoder, "states", counted)
+    first = texts.encoded(data(), encoder(tiny))
+    again = texts.encoded(data(), encoder(tiny, tokens=14))
+    assert asked == [15]
+    assert torch.equal(first.tables["caption"].rows, again.tables["caption"].rows[:, :12])
+    texts.encoded(data(), encoder(tiny, layer=-2))
+    texts.encoded(data(), encoder(tiny, null="empty"))
+    assert asked == [15, 15, 16]
+    assert len(list(own_cache.glob("*.safetensors"))) == 3
+    assert not list(own_cache.glob("*.tmp"))
+    for file in own_cache.glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"\.safetensors is damaged .*: delete it"):
+        texts.encoded(data(), encoder(tiny))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"tokens": 5},
+            "text 'one blob, the red one left' has 9 tokens, and .*tokens = 5",
+        ),
+        ({"path": "nowhere"}, "text_encoder.path = 'nowhere': there is no such folder"),
+        ({"digest": "0" * 64}, "the files are not those that the trial was trained with"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_told(
+    tiny: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        texts.encoded(data(), encoder(tiny, **change))
+
+
+def test_a_text_that_there_is_not_is_told() -> None:
+    with pytest.raises(InputError, match=r"'tow blobs'\. Did you mean 'two blobs'"):
+        texts.encoded(data(), None, {"caption": ["tow blobs"]})
+    with pytest.raises(InputError, match=r"lable=two is no class.*'lable'"):
+        texts.encoded(data(), None, {"lable": ["two"]})
+    plain = testbed.Registry().dataset("mixture", n=9, test=9)()
+    with pytest.raises(InputError, match="these data have no texts to encode"):
+        texts.encoded(plain, TextEncoder(path="anywhere"))
+
+
+# --- where a text is off ------------------------------------------------------------------------
+
+
+def test_the_empty_text_stands_for_off_and_the_weights_stay(tiny: Path) -> None:
+    found = texts.encoded(data(), encoder(tiny, null="empty"))
+    network = testbed.Registry().network("mlp", width=8, depth=1)
+    plain, filled = (network(found.shape, 3, 0, tables=found.tables) for _ in range(2))
+    texts.empty_for_off(filled, {"caption": 15})
+    assert plain.state_dict().keys() == filled.state_dict().keys()
+    generator = torch.Generator().manual_seed(0)
+    for p, q in zip(plain.parameters(), filled.parameters(), strict=True):
+        p.data.normal_(generator=generator)
+        q.data.copy_(p.data)
+    x, c_noise = found.test[:4], torch.linspace(-1, 1, 4)
+    empty, label = torch.full((4,), 15), torch.tensor([0, 1, 2, -1])
+    wanted = plain(x, c_noise, {"caption": empty})
+    assert torch.equal(filled(x, c_noise, None), wanted)
+    assert torch.equal(filled(x, c_noise), wanted)
+    assert torch.equal(filled(x, c_noise, {"caption": empty - 16}), wanted)
+    assert not torch.equal(plain(x, c_noise, None), wanted)
+    some = torch.tensor([3, -1, 4, -1])
+    both = filled(x, c_noise, {"caption": some, "label": label})
+    assert torch.equal(
+        both, plain(x, c_noise, {"label": label, "caption": torch.where(some < 0, 15, some)})
+    )
+
+
+# --- a study's key ------------------------------------------------------------------------------
+
+
+def planned(tmp_path: Path, tiny: Path, *words: str) -> Any:
+    return studies.planned(STUDY.replace("ENCODER", str(tiny)), tmp_path, *words)
+
+
+def test_the_identity_has_the_digest_of_the_encoder_and_not_its_path(
+    tmp_path: Path, tiny: Path
+) -> None:
+    other = tmp_path / "copy"
+    other.mkdir()
+    for file in tiny.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    (one,), (two,) = (planned(tmp_path, at).trials for at in (tiny, other))
+    assert one.config.text_encoder.path != two.config.text_encoder.path
+    assert one.id == two.id
+    assert one.config.text_encoder.digest == text_encoder.Folders.of(str(tiny)).digest()
+    assert one.config.data_digest == captions(size=4, n=256, test=64).digest
+    (longer,) = planned(tmp_path, tiny, "text_encoder.null=empty").trials
+    assert longer.id != one.id
+    assert TrialConfig.model_validate(one.config.record()) == one.config
+
+
+REFUSED = {
+    "data without texts": (["dataset=mixture"], "these data have no texts to encode"),
+    "no condition of texts": (
+        ["conditions={label=0.1}"],
+        "text_encoder: the model has no condition of texts: write conditions = { caption = 0.1 }.",
+    ),
+    "an unknown key": (["text_encoder.layers=1"], "Did you mean 'layer'"),
+    "an unknown null": (["text_encoder.null=nothing"], "text_encoder.null"),
+    "a negative text that is none": (
+        ['evaluation.guidance={name="classifier_free", negative="tow blobs"}'],
+        "evaluation.guidance.negative: Unknown text 'tow blobs'. Did you mean 'two blobs'?",
+    ),
+    "a negative text without texts": (
+        [
+            'evaluation.guidance={name="classifier_free", negative="two blobs"}',
+            "conditions={label=0.1}",
+            "text_encoder=none",
+        ],
+        "negative = 'two blobs' is a text, and conditions has none of texts.",
+    ),
+    "a negative of another type": (
+        ['evaluation.guidance={name="classifier_free", negative=0.5}'],
+        "option negative = 0.5 must be a int or a str",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_does_not_fit_is_refused_before_training(why: str, tmp_path: Path, tiny: Path) -> None:
+    words, reason = REFUSED[why]
+    assert reason in studies.refusal(STUDY.replace("ENCODER", str(tiny)), tmp_path, *words)
+
+
+def test_texts_are_classes_without_an_encoder(tmp_path: Path, tiny: Path) -> None:
+    negative = 'evaluation.guidance={name="classifier_free", negative="two blobs"}'
+    (one,) = planned(tmp_path, tiny, "text_encoder=none", negative).trials
+    assert one.config.text_encoder is None
+    denoiser, _ = build.assemble(one.config, testbed.Registry(), build.data_of(
+        one.config, testbed.Registry()))  # fmt: skip
+    assert build.module_of(denoiser).get_parameter("conditions.caption.weight").shape == (15, 8)
+
+
+def test_a_negative_text_is_the_condition_of_the_other_denoiser() -> None:
+    way, given = ClassifierFreeGuidance(2.0, "two blobs"), data()
+    assert way.negatives({"label": 0.1, "caption": 0.0}, given) == {"caption": 1}
+    assert list(way.misfits({"caption": 0.0}, given)) == []
+    assert len(list(way.misfits({"caption": 0.1, "label": 0.0}, given))) == 1
+    exact = given.conditional
+    assert exact is not None
+    guided = way.against(way.negatives({"caption": 0.0}, given))
+    assert isinstance(guided, GuidanceAgainst)
+    caption, sigma = torch.full((8,), 5), torch.ones(8).double()
+    x = given.test[:8].double()
+    D = guided.denoiser(exact.denoise, None, {"caption": caption})(x, sigma)
+    D_n, D_y = (exact.denoise(x, sigma, {"caption": torch.full((8,), k)}) for k in (1, 5))
+    assert torch.allclose(D, D_n + 2 * (D_y - D_n), rtol=1e-12, atol=1e-12)
+    with pytest.raises(InputError, match="negative is a text: its class is that of the data"):
+        way.denoiser(exact.denoise, None, {"caption": caption})
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of a model of texts, guided away from one of them, run to its end."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "t.toml").write_text(STUDY.replace("ENCODER", str(clip(folder / "encoder"))))
+    guided = 'evaluation.guidance={name="classifier_free", scale=2.0, negative="three blobs"}'
+    words = ("study", "t.toml", "--no-mlflow", "--jobs", 0, "--device", "cpu", "--set", guided)
+    with trials_only():
+        done = run_here(folder, *words)
+    assert done.code == 0, done.err
+    return folder
+
+
+def trial(folder: Path) -> Path:
+    (file,) = folder.glob("runs/text/trials/*/trial.json")
+    return file.parent
+
+
+def drawn(folder: Path, *words: object) -> np.ndarray:
+    done = run_here(folder, "sample", trial(folder), "-n", 5, "--out", "samples.npy", *words)
+    assert done.code == 0, done.err
+    found: np.ndarray = np.load(folder / "samples.npy")
+    return found
+
+
+@pytest.mark.slow
+def test_a_study_measures_a_model_of_texts(ran: Path) -> None:
+    metrics = json.loads((trial(ran) / "result.json").read_text())["metrics"]
+    assert {"excess_nats", "excess_dropped_nats", "excess_guided_nats", "guided_error"} <= set(
+        metrics
+    )
+
+
+@pytest.mark.slow
+def test_samples_are_drawn_of_texts(ran: Path) -> None:
+    by_text = drawn(ran, "--condition", "caption=two blobs")
+    assert np.array_equal(by_text, drawn(ran, "--condition", "caption=1"))
+    new = drawn(ran, "--condition", "caption=two red blobs")
+    assert not np.array_equal(by_text, new)
+    away = drawn(ran, "--condition", "caption=two blobs", "--negative", "caption=one red blob")
+    assert not np.array_equal(by_text, away)
+    same = drawn(ran, "--condition", "caption=two blobs", "--negative", "caption=three blobs")
+    assert np.array_equal(by_text, same)
+    off = drawn(ran, "--condition", "caption=two blobs", "--negative", "caption=-1")
+    assert not np.array_equal(by_text, off)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--condition", "lable=two"], "lable=two is no class"),
+        (["--condition", "caption=15"], "expected 0 to 14, or -1 to switch it off"),
+        (["--negative", "caption"], "--negative caption: expected NAME=CLASS"),
+        (["--negative", "label=1"], "--negative label=1: Unknown condition 'label'"),
+        (["--condition", "caption=" + "red " * 40], "has 42 tokens"),
+    ],
+)
+def test_what_cannot_be_sampled_is_told(ran: Path, words: list[str], message: str) -> None:
+    done = run_here(ran, "sample", trial(ran), "--out", "samples.npy", *words)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+
+
+@pytest.mark.slow
+def test_a_model_of_another_encoder_is_refused(ran: Path) -> None:
+    config = ran / "encoder" / "config.json"
+    kept = config.read_text()
+    try:
+        config.write_text(kept + "\n")
+        done = run_here(ran, "sample", trial(ran), "--out", "samples.npy")
+    finally:
+        config.write_text(kept)
+    assert done.code == 2
+    assert "the files are not those that the trial was trained with" in " ".join(done.err.split())
