@@ -32,7 +32,7 @@ COMMANDS = [
 ]  # fmt: skip
 BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
 EXPLAINED = ("parameterization", "weighting", "loss", "density", "recipe")
-HEAVY = ("torch", "pandas", "numpy", "scipy", "mlflow", "matplotlib", "rich")
+HEAVY = ("torch", "pandas", "numpy", "scipy", "mlflow", "matplotlib")
 
 INDEXED = """
 import testbed
@@ -59,7 +59,7 @@ def components() -> list[tuple[str, str]]:
 WATCHED = f"""
 import sys, atexit
 from testbed.cli.app import main
-atexit.register(lambda: print([name for name in {HEAVY} if name in sys.modules]))
+atexit.register(lambda: print([name for name in {(*HEAVY, "rich")} if name in sys.modules]))
 main()
 """
 """The command line, which says at its end what it has imported of what takes long."""
