@@ -166,7 +166,7 @@ def test_help_lists_every_command_and_no_word_at_all_is_help(tmp_path: Path) -> 
 def test_help_has_the_whole_first_paragraph_of_each_command_under_its_panel(
     tmp_path: Path, width: int
 ) -> None:
-    shown = run_here(tmp_path, "--help", COLUMNS=width).out
+    shown = run_here(tmp_path, "--help", COLUMNS=str(width)).out
     assert max(map(len, shown.splitlines())) <= min(width, 100)
     sections = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", shown, flags=re.MULTILINE))
     words = {panel: " ".join(text.split()) for panel, text in sections.items()}
