@@ -48,6 +48,7 @@ OTHERS: dict[str, Any] = {
     "device": "cuda", "sigma_data": 0.7, "sigma_data_measured": 0.7, "data_digest": "d",
     "sources": "s", "plugins": {"p": "1"}, "schema": 1, "training_range": (0.1, 9.0),
     "table_levels": (9, 10), "asked_levels": (0.1, 9.0), "training_sources": "s",
+    "sigma_data_channels": (0.1, 0.9),
 }  # fmt: skip
 """Another value of each setting."""
 
@@ -74,7 +75,8 @@ def test_what_a_batch_has_in_common_is_data_architecture_and_the_length_of_train
     assert settings.names(TrialConfig, batch=True) == (
         "dataset", "network", "noise", "device", "data_digest",
     )  # fmt: skip
-    assert settings.names(Training, batch=True) == ("steps", "batch", "points", "precision")
+    shared = settings.names(Training, batch=True)
+    assert shared == ("steps", "batch", "points", "precision", "flips")
 
 
 def test_a_record_is_the_configuration() -> None:
