@@ -242,11 +242,14 @@ class Parameterization(ParameterizationFields):
         """The value of a stated function in float32 or wider, returned in the dtype of `like`."""
         signature = self.signature(field)
         wide = torch.promote_types(like.dtype, torch.float32)
+        by_channel = None
+        if CHANNELS in signature.inputs:
+            by_channel = self._by_channel(like, wide, sigma_data)
         value = signature(
             options=self.options,
             sigma=per_sample(sigma, like).to(wide),
             sigma_data=sigma_data,
-            sigma_data_channels=self._by_channel(like, wide, sigma_data),
+            sigma_data_channels=by_channel,
             **{name: tensor.to(wide) for name, tensor in tensors.items()},
         )
         return require_shape_of(signature, value, like, next(iter(tensors))).to(like.dtype)
@@ -255,12 +258,12 @@ class Parameterization(ParameterizationFields):
         self, like: Tensor, dtype: torch.dtype, sigma_data: float | None
     ) -> Tensor | None:
         """The sigma_data of each channel, shaped (C, 1, ...) like a sample (C, ...)."""
-        if self.channels is None and sigma_data is None:
-            return None
         shape = (*like.shape[1:2], *[1] * (like.ndim - 2))
-        if self.channels is None:
-            return torch.full(shape, sigma_data, dtype=dtype, device=like.device)
-        return torch.tensor(self.channels, dtype=dtype, device=like.device).reshape(shape)
+        if self.channels is not None:
+            return torch.tensor(self.channels, dtype=dtype, device=like.device).reshape(shape)
+        if sigma_data is None:
+            return None
+        return torch.full(shape, sigma_data, dtype=dtype, device=like.device)
 
     def denoise(
         self, F: Tensor, x: Tensor, sigma: Sigma, *, sigma_data: float | None = None

@@ -161,6 +161,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "training.clip": "training.clip=1",
     "training.clip_loss": "training.clip_loss=raw",
     "training.points": "training.points=3",
+    "training.flips": ("dataset=digits", "training.flips=0.5"),
     "training.warmup": "training.warmup=5",
     "training.optimizer": "training.optimizer=sgd",
     "training.eps": "training.eps=0.001",
@@ -203,7 +204,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
 # What no setting of this study changes: one network, digests, and facts of the code and the device.
 OTHERWISE = {
     "network.name", "data_digest", "sigma_data_measured", "device", "schema", "sources",
-    "training_sources", "training_range", "blind",
+    "training_sources", "training_range", "blind", "sigma_data_channels",
 }  # fmt: skip
 
 

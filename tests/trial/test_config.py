@@ -50,6 +50,7 @@ OTHERS: dict[str, Any] = {
     "sources": "s", "plugins": {"p": "1"}, "schema": 1, "training_range": (0.1, 9.0),
     "table_levels": (9, 10), "asked_levels": (0.1, 9.0), "training_sources": "s",
     "blind": True,
+    "sigma_data_channels": (0.1, 0.9),
 }  # fmt: skip
 """Another value of each setting."""
 
@@ -74,10 +75,10 @@ def test_trials_that_differ_in_how_they_are_measured_are_one_training() -> None:
 
 def test_what_a_batch_has_in_common_is_data_architecture_and_the_length_of_training() -> None:
     assert settings.names(TrialConfig, batch=True) == (
-        "dataset", "network", "noise", "text_encoder", "device", "data_digest",
+        "dataset", "encoder", "network", "noise", "text_encoder", "device", "data_digest",
     )  # fmt: skip
     assert settings.names(Training, batch=True) == (
-        "steps", "batch", "points", "precision",
+        "steps", "batch", "points", "precision", "flips",
         "accumulation", "checkpointing", "memory_format", "compile",
     )  # fmt: skip
 
