@@ -34,11 +34,17 @@ from testbed.networks.embeddings import (
 EPS = 1e-6
 
 
+def normal(h: Tensor) -> Tensor:
+    """h (B, H, W, C) of mean 0 and variance 1 in each sample: a group norm of one group."""
+    return layer_norm(h, h.shape[1:], eps=EPS)
+
+
 class Block(nn.Module):
     """h + W2 silu(W1 (norm(k * h) (1 + scale) + shift)), with k a kernel for each channel.
 
-    The norm is that of each pixel's channels; scale and shift (B, W) are linear in the embedding of
-    the noise level (Perez et al. 2018) and start at zero. h is (B, W, height, width).
+    Scale and shift (B, width) are linear in the embedding of the noise level (Perez et al. 2018)
+    and start at zero. h is (B, H, W, width): channels lie side by side in memory, where a
+    convolution for each channel takes a third of the time on a CPU.
     """
 
     def __init__(self, width: int, kernel: int) -> None:
@@ -50,10 +56,9 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, None, None].chunk(2, -1)
-        u = self.mix(h).permute(0, 2, 3, 1)
-        u = layer_norm(u, u.shape[-1:], eps=EPS) * (1 + scale) + shift
-        u = self.outer(silu(self.inner(u)))
-        return h + u.permute(0, 3, 1, 2)
+        u = normal(self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        result: Tensor = h + self.outer(silu(self.inner(u * (1 + scale) + shift)))
+        return result
 
 
 class ConvNet(nn.Module):
@@ -89,7 +94,7 @@ class ConvNet(nn.Module):
         unit = INDEX_UNIT if noise_kind == "index" else 1.0
         self.noise = NoiseEmbedding(FourierFeatures(16, 1 / 64 / unit, 64 / unit), width, second)
         self.first = nn.Conv2d(C * patch**2, width, 3, padding=1)
-        self.places = nn.Parameter(torch.zeros(width, H // patch, W // patch))
+        self.places = nn.Parameter(torch.zeros(H // patch, W // patch, width))
         self.blocks = nn.ModuleList(Block(width, kernel) for _ in range(depth))
         self.last = zero_linear(width, patch**2 * sum(outputs.values()))
         self.skip = zero_linear(width, C)
@@ -121,15 +126,16 @@ class ConvNet(nn.Module):
         condition: Condition | None = None,
         second: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """F, and h after each of the blocks, "block0", ..., (B, width, height, width)."""
+        """F, and h after each of the blocks, "block0", ..., (B, H/patch, W/patch, width)."""
         check(condition, self.names)
         added = self.conditions(condition, x)
         embedding = self.noise(c_noise, second)
         embedding = silu(embedding if added is None else embedding + added)
-        h = self.first(pixel_unshuffle(x, self.patch)) + self.places
+        h = self.first(pixel_unshuffle(x, self.patch)).permute(0, 2, 3, 1).contiguous()
+        h = h + self.places
         if self.images is not None and self.first_images is not None:
             pictures = pixel_unshuffle(self.images(condition, x), self.patch)
-            h = h + self.first_images(pictures.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            h = h + self.first_images(pictures.permute(0, 2, 3, 1))
         features = {}
         for i, block in enumerate(self.blocks):
             if self.checkpointing and torch.is_grad_enabled():
@@ -137,8 +143,7 @@ class ConvNet(nn.Module):
             else:
                 h = block(h, embedding)
             features[f"block{i}"] = h
-        last = silu(layer_norm(h.permute(0, 2, 3, 1), h.shape[1:2], eps=EPS))
-        F = pixel_shuffle(self.last(last).permute(0, 3, 1, 2), self.patch)
+        F = pixel_shuffle(self.last(silu(normal(h))).permute(0, 3, 1, 2), self.patch)
         skipped = self.skip(embedding)[:, :, None, None] * x
         return torch.cat([F[:, : self.channels] + skipped, F[:, self.channels :]], 1), features
 
@@ -151,9 +156,9 @@ def convnet(
     noise_kind: str,
     second: bool,
     checkpointing: bool,
-    width: int = 64,
-    depth: int = 3,
-    patch: int = 2,
+    width: int = 32,
+    depth: int = 2,
+    patch: int = 1,
     kernel: int = 5,
 ) -> ConvNet:
     """A small convolutional network, for digits of 8 x 8 on one core.
@@ -183,7 +188,7 @@ def convnet(
     return ConvNet(*declared, width, depth, patch, kernel)
 
 
-def blocks(depth: int = 3) -> tuple[str, ...]:
+def blocks(depth: int = 2) -> tuple[str, ...]:
     """The names of the features of `convnet`."""
     return tuple(f"block{i}" for i in range(depth))
 

@@ -23,6 +23,7 @@ from testbed.testing.network_cases import (
 )
 from testbed.testing.options import options_matter
 from testbed.testing.rounding import Worst
+from testbed.training.batch import skeleton
 
 LAWS = Group("network")
 
@@ -243,11 +244,11 @@ def vmap(n: Network, context: Context) -> str:
     x, noise = batch(n, n.shapes[0])
     wanted = [_noise_of_float32(n, module, x, noise) for module in modules]
     stacked = torch.func.stack_module_state(modules)
-    skeleton = modules[0]
+    shared = skeleton(modules[0])
 
     def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
         found: Tensor = torch.func.functional_call(
-            skeleton, (parameters, buffers), (x.double(), noise.double(), None)
+            shared, (parameters, buffers), (x.double(), noise.double(), None)
         )
         return found
 

@@ -90,8 +90,7 @@ class Batch(Loop):
         self.seed_rows = [self.seeds.index(one.seed) for one in trials]
         self.seed_index = torch.tensor(self.seed_rows, device=device)
         networks = [_module(one).to(device) for one in self.trials]
-        # The weights of this module are replaced by rows of W at every call.
-        self.network = copy.deepcopy(networks[0]).to("meta")
+        self.network = skeleton(networks[0])
         self.names = [name for name, _ in networks[0].named_parameters()]
         self.weights = Weights(
             [list(network.parameters()) for network in networks],
@@ -287,6 +286,22 @@ class Batch(Loop):
 def _module(job: TrainingJob) -> nn.Module:
     assert isinstance(job.denoiser.network, nn.Module)
     return job.denoiser.network
+
+
+def skeleton(network: nn.Module) -> nn.Module:
+    """A copy without values, to be called with weights by torch.func.functional_call under vmap.
+
+    Its group norms make their input contiguous: vmap has no rule for channels side by side.
+    """
+
+    def contiguous(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.contiguous() for x in inputs)
+
+    found = copy.deepcopy(network).to("meta")
+    for part in found.modules():
+        if isinstance(part, nn.GroupNorm):
+            part.register_forward_pre_hook(contiguous)
+    return found
 
 
 def _buffers(
