@@ -38,7 +38,7 @@ class VectorEmbedding(nn.Module):
     def __init__(self, table: ConditionTable, width: int) -> None:
         super().__init__()
         self.values = Values(table)
-        self.inner = nn.Linear(*table.shape, width)
+        self.inner = nn.Linear(table.shape[0], width)
         self.outer = _zero(nn.Linear(width, width))
 
     def forward(self, classes: Tensor) -> Tensor:
