@@ -201,10 +201,13 @@ def _exact_ends(
     """
     steps, path = config.evaluation.exact_ends, sampling_levels(config, registry)
     sampler = component(registry, "sampler", config.evaluation.sampler)
+    if not steps or not sampler.deterministic:
+        return {}
     n = min(len(samples), MOST_ENDS)
     exact = guide.exact({name: y[:n] for name, y in guide.of_samples(len(samples)).items()})
-    if not steps or exact is None or not sampler.deterministic:
+    if exact is None:
         return {}
-    x = _start(guide.denoiser, guide.data, float(path[0]), len(samples), stream(0, "samples"))
-    ends = ode_ends(exact, x[:n].to(guide.device), float(path[0]), float(path[-2]), steps)
+    high, low = float(path[0]), float(path[-2])
+    x = _start(guide.denoiser, guide.data, high, len(samples), stream(0, "samples"))[:n]
+    ends = ode_ends(exact, x.to(guide.device), high, low, steps)
     return {"guided_ode_error": MetricValue(end_points(samples[:n], ends.x), ends.error)}

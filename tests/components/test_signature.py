@@ -204,6 +204,19 @@ def test_a_value_of_another_type_is_refused(name: str, value: Any) -> None:
         bind("mine", DEFAULTS, {name: value})
 
 
+def test_an_option_that_is_annotated_by_several_types_takes_each() -> None:
+    def function(sigma: float, negative: int | str = -1, gamma: float = 1.0) -> None: ...
+
+    unions = Signature("mine", function, ("sigma",)).unions
+    assert unions == {"negative": (int, str)}
+    defaults = {"negative": -1}
+    for value in (3, "two blobs"):
+        assert bind("mine", defaults, {"negative": value}, {}, unions)["negative"] == value
+    for value in (True, 0.5, None):
+        with pytest.raises(InputError, match=r"negative = .* must be a int or a str"):
+            bind("mine", defaults, {"negative": value}, {}, unions)
+
+
 def test_an_unknown_option_gets_the_nearest_one() -> None:
     with pytest.raises(InputError, match=r"mine: Unknown option 'reel'\. Did you mean 'real'"):
         bind("mine", DEFAULTS, {"reel": 1.0})

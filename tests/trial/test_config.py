@@ -78,8 +78,8 @@ def test_what_a_batch_has_in_common_is_data_architecture_and_the_length_of_train
         "dataset", "encoder", "network", "noise", "text_encoder", "device", "data_digest",
     )  # fmt: skip
     assert settings.names(Training, batch=True) == (
-        "steps", "batch", "points", "precision", "flips",
-        "accumulation", "checkpointing", "memory_format", "compile",
+        "steps", "batch", "points", "precision",
+        "accumulation", "checkpointing", "memory_format", "compile", "flips",
     )  # fmt: skip
 
 

@@ -65,6 +65,7 @@ ELSEWHERE = {
     "cli/models.py": "a table, written where --out says",
     "audit/render.py": "a picture, written where --out says",
     "data/files.py": "data sets",
+    "data/text_encoder.py": "the folder of a text encoder",
     "data/readers/__init__.py": "data sets",
     "data/decoded.py": "decoded copies of data sets, in the user's cache",
     "data/image_sets.py": "data sets",
