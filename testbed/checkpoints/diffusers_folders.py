@@ -144,8 +144,8 @@ def read(
         near = [str(one) for one in folder.parent.glob("*")] if folder.parent.is_dir() else []
         raise InputError(f"{path}: there is no such folder.{did_you_mean(str(path), near)}")
     network = _network(folder, subfolder)
-    config = _json(network / CONFIG)
-    model = str(config.get("_class_name"))
+    written = _json(network / CONFIG)
+    model = str(written.get("_class_name"))
     if model not in MODELS:
         raise UnknownName(f"{network / CONFIG}: _class_name: {unknown('model', model, MODELS)}")
     file = _scheduler(folder, network, scheduler)
@@ -154,12 +154,12 @@ def read(
         said = schedulers.reading(stated)
     except InputError as problem:
         raise InputError(f"{file}: {problem}") from None
-    size = config.get("sample_size")
+    size = written.get("sample_size")
     sizes = size if isinstance(size, list | tuple) else (size, size)
     if not all(isinstance(one, int) for one in sizes):
         raise InputError(f"{network / CONFIG}: sample_size = {size!r}: expected a whole number.")
-    channels = int(config.get("in_channels") or 0)
-    out = int(config.get("out_channels") or channels)
+    channels = int(written.get("in_channels") or 0)
+    out = int(written.get("out_channels") or channels)
     if out not in (channels, 2 * channels):
         raise InputError(
             f"{network / CONFIG}: in_channels = {channels}, out_channels = {out}: expected as many "
@@ -167,7 +167,7 @@ def read(
         )
     # The scheduler of a sampler says nothing of a variance that it does not use.
     said = replace(said, learned_variance=out == 2 * channels)
-    labels = config.get("num_embeds_ada_norm" if model == MODELS[2] else "num_class_embeds") or 0
+    labels = written.get("num_embeds_ada_norm" if model == MODELS[2] else "num_class_embeds") or 0
     needs = "encoder_hidden_states" if model == MODELS[1] else ""
     shape = (channels, *map(int, sizes))
     return DiffusersFolder(folder, network, model, said, shape, int(labels), needs)

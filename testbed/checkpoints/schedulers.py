@@ -73,62 +73,62 @@ class Reading:
     sigma_range: tuple[float, float] | None = None
 
 
-def reading(config: Mapping[str, Any]) -> Reading:
+def reading(written: Mapping[str, Any]) -> Reading:
     """The reading that a scheduler_config.json states.
 
     Raises:
         InputError: a scheduler that is not read, with the reason; a prediction type that it does
             not have, or levels that cannot be read.
     """
-    name = str(config.get("_class_name"))
+    name = str(written.get("_class_name"))
     if name in REFUSED:
         raise InputError(f"_class_name = {name!r} is not read: {REFUSED[name]}.")
     if name not in READ:
         raise InputError(f"_class_name: {unknown('scheduler', name, READ)}")
-    if name in OF_FLOW or config.get("use_flow_sigmas"):
-        return _of_flow(name, config)
+    if name in OF_FLOW or written.get("use_flow_sigmas"):
+        return _of_flow(name, written)
     if name in OF_EDM:
-        return _of_edm(name, config)
+        return _of_edm(name, written)
     if name in OF_VE:
         wrapping = Wrapping(f"diffusers.{name}", "score", "unit", "sigma")
-        return Reading(name, wrapping, sigma_range=_range(config, 0.01, 1348.0))
-    if config.get("timestep_type") == "continuous":
-        p = _prediction(config, "epsilon", "v_prediction")
+        return Reading(name, wrapping, sigma_range=_range(written, 0.01, 1348.0))
+    if written.get("timestep_type") == "continuous":
+        p = _prediction(written, "epsilon", "v_prediction")
         return Reading(name, Wrapping(f"diffusers.{name}", p, "vp", "shared"))
-    p = _prediction(config, "epsilon", "sample", "original_sample", "v_prediction")
-    table = FILE_TABLES["diffusers"].bound({"config": scheduler_files.used(config)})
+    p = _prediction(written, "epsilon", "sample", "original_sample", "v_prediction")
+    table = FILE_TABLES["diffusers"].bound({"config": scheduler_files.used(written)})
     wrapping = Wrapping(f"diffusers.{name}", p, "vp", "index", table="needed")
     return Reading(name, wrapping, table)
 
 
-def _prediction(config: Mapping[str, Any], *known: str) -> str:
+def _prediction(written: Mapping[str, Any], *known: str) -> str:
     """The parameterization of a prediction type; that of a file without one is epsilon.
 
     Raises:
         InputError: the scheduler has no such type.
     """
-    word = str(config.get("prediction_type", "epsilon"))
+    word = str(written.get("prediction_type", "epsilon"))
     if word not in known:
         raise InputError(unknown("prediction_type", word, known))
     return PREDICTIONS[word]
 
 
-def _range(config: Mapping[str, Any], low: float, high: float) -> tuple[float, float]:
-    return float(config.get("sigma_min", low)), float(config.get("sigma_max", high))
+def _range(written: Mapping[str, Any], low: float, high: float) -> tuple[float, float]:
+    return float(written.get("sigma_min", low)), float(written.get("sigma_max", high))
 
 
-def _of_flow(name: str, config: Mapping[str, Any]) -> Reading:
+def _of_flow(name: str, written: Mapping[str, Any]) -> Reading:
     """u = eps - x0 at x_t = (1 - t) x0 + t eps, given the time n t."""
     if name not in OF_FLOW:
-        _prediction(config, "flow_prediction")
-    scale = float(config.get("num_train_timesteps", 1000))
+        _prediction(written, "flow_prediction")
+    scale = float(written.get("num_train_timesteps", 1000))
     return Reading(name, Wrapping(f"diffusers.{name}", "flow", "flow", "time"), time_scale=scale)
 
 
-def _of_edm(name: str, config: Mapping[str, Any]) -> Reading:
+def _of_edm(name: str, written: Mapping[str, Any]) -> Reading:
     """EDM's preconditioning; "v_prediction" there is F with its sign turned."""
-    _prediction(config, "epsilon", "v_prediction")
-    sign = -1.0 if config.get("prediction_type") == "v_prediction" else 1.0
+    _prediction(written, "epsilon", "v_prediction")
+    sign = -1.0 if written.get("prediction_type") == "v_prediction" else 1.0
     wrapping = Wrapping(f"diffusers.{name}", "edm", "shared", "shared", sigma_data=None)
-    sigma_data, levels = float(config.get("sigma_data", 0.5)), _range(config, 0.002, 80.0)
+    sigma_data, levels = float(written.get("sigma_data", 0.5)), _range(written, 0.002, 80.0)
     return Reading(name, wrapping, sign=sign, sigma_data=sigma_data, sigma_range=levels)

@@ -45,7 +45,7 @@ OTHERS: dict[str, Any] = {
     "loss": "l1", "density": "lognormal", "c_in": "shared", "c_noise": "shared", "table": "ddpm",
     "noise": "offset", "output": "eps", "variance": "learned", "sigma_min": 0.1, "sigma_max": 9.0,
     "conditions": {"label": 0.1}, "training": {"steps": 7}, "evaluation": {"draws": 7}, "seed": 3,
-    "text_encoder": {"path": "e"},
+    "text_encoder": {"path": "e"}, "encoder": {"steps": 7}, "fixed": {"name": "f", "path": "p"},
     "device": "cuda", "sigma_data": 0.7, "sigma_data_measured": 0.7, "data_digest": "d",
     "sources": "s", "plugins": {"p": "1"}, "schema": 1, "training_range": (0.1, 9.0),
     "table_levels": (9, 10), "asked_levels": (0.1, 9.0), "training_sources": "s",
