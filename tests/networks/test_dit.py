@@ -124,7 +124,8 @@ def reference(mine: DiT, outputs: int, exact_waves: bool = True) -> Any:
     ).to(mine.last.weight.dtype)
     weights = mapped(mine.state_dict())
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
-    assert (missing, unexpected) == (["pos_embed.pos_embed"], [])
+    assert not unexpected
+    assert set(missing) <= {"pos_embed.pos_embed"}  # a buffer, which some versions keep
     # Both are the float32 of one formula, and may differ by its last bit.
     places = theirs.pos_embed.pos_embed
     assert float((places[0] - mine.places).abs().max()) <= 2.0**-22
@@ -136,7 +137,7 @@ def reference(mine: DiT, outputs: int, exact_waves: bool = True) -> Any:
 
 def far(found: Tensor, wanted: Tensor) -> float:
     """The largest difference over the largest number."""
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return float((found - wanted).detach().abs().max() / wanted.detach().abs().max())
 
 
 @pytest.mark.parametrize("outputs", [{"F": C}, {"F": C, "nu": C}])

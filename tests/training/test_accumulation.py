@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any
 
 import pytest
@@ -197,9 +196,11 @@ def test_the_network_s_input_lies_as_it_should() -> None:
 
 @pytest.mark.parametrize(
     ("network", "settings"),
-    itertools.product(
-        ("dit", "convnet"), ({"memory_format": "channels_last"}, {"accumulation": 3})
-    ),
+    [
+        (network, settings)
+        for network in ("dit", "convnet", "unet")
+        for settings in ({"memory_format": "channels_last"}, {"accumulation": 3})
+    ],
 )
 def test_layouts_change_roundings_alone(network: str, settings: dict[str, Any]) -> None:
     plain, other = (
