@@ -344,5 +344,7 @@ def replace(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    # It reads the defaults of functions, which autodoc replaces by their text.
+    default_registry()
     app.connect("source-read", replace)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -143,7 +143,8 @@ def test_mlflow_has_the_machine_and_the_data_of_the_study(finished: Finished) ->
     for name, _, profile in parent.data:
         facts = json.loads(profile)
         stored = Folder.at(finished.folder / "data").json(f"{name}.json")
-        assert facts == {key: value for key, value in stored.items() if key != "floors"}
+        measured = {"floors", "features"}
+        assert facts == {key: value for key, value in stored.items() if key not in measured}
     for run in of_kind(finished.logged, "trial"):
         assert run.data == [one for one in parent.data if one[0] == run.tags["testbed.case"]]
 
