@@ -103,6 +103,8 @@ class Courier:
                 answers[id(component)] = None
             except (CheckFailed, Skipped) as problem:
                 answers[id(component)] = problem
+        if not parcels:
+            return answers
         sent = [key for key, value in answers.items() if value is None]
         words = [word for word in self.registry.plugins if not _only_here(word)]
         load = (words, self.registry.plugin_dirs, torch.get_num_threads(), parcels)
