@@ -11,7 +11,7 @@ from torch import Tensor
 from testbed.audit.rows import gamma
 from testbed.components.base import Component
 from testbed.components.density import Density
-from testbed.components.guidance import Guidance
+from testbed.components.guidance import Condition, Guidance
 from testbed.components.loss import Loss
 from testbed.components.sampler import Sampler
 from testbed.components.schedule import Schedule
@@ -75,9 +75,13 @@ def _guidance(g: Guidance) -> Tensor:
         return torch.stack([x.sum(1), 0 * x.sum(1)], 1)
 
     label = {"label": torch.zeros(1, dtype=torch.int64)}
-    denoise = guided_denoiser(
-        g.build(), lambda x, sigma, y: 0 * x + (3.0 if y else 1.0), log_classes, label
-    )
+
+    def conditional(x: Tensor, sigma: Tensor, condition: Condition | None) -> Tensor:
+        off = torch.full((1,), -1)
+        y = (condition or {}).get("label", off).expand(len(x))[:, None]
+        return torch.where(y < 0, 1.0, 3.0).double().expand_as(x)
+
+    denoise = guided_denoiser(g.build(), conditional, log_classes, label)
     return denoise(torch.zeros(1, 2, dtype=torch.float64), _tensor((SIGMA_DATA,)))[0]
 
 

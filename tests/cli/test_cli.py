@@ -27,8 +27,8 @@ from testbed.study import plan, study_file
 from testbed.study.engines import ExecutionPlan
 
 COMMANDS = [
-    "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "report", "sync",
-    "ui", "compare", "pack", "verify", "selftest",
+    "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "export", "report",
+    "sync", "ui", "compare", "pack", "verify", "selftest",
 ]  # fmt: skip
 BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
 EXPLAINED = ("parameterization", "weighting", "loss", "density", "recipe")

@@ -299,7 +299,7 @@ def test_v_is_what_the_guide_says() -> None:
 
 def test_the_ranges_of_the_bundled_network_are_those_of_the_guide() -> None:
     registry = testbed.Registry()
-    assert registry.names("network") == ["mlp", "mlp_index"]
+    assert registry.names("network") == ["convnet", "dit", "mlp", "mlp_blind", "mlp_index", "unet"]
     said = section("testbed_parameterizations").partition("the bundled network `mlp` takes ")[2]
     for kind, (low, high) in registry.network("mlp").noise.items():
         article = "an" if kind == "index" else "a"

@@ -19,8 +19,8 @@ from testbed.registry import default_registry
 from testbed.sampling import likelihood, solvers
 from testbed.selftest.law import LAWS, Broken, Setup
 from testbed.selftest.running import DTYPES
+from testbed.training import trainer
 from testbed.training.objective import Objective
-from testbed.training.trainer import Trainer
 from testbed.training.weights import Weights
 
 FUTURE = "from __future__ import annotations\n"
@@ -97,8 +97,8 @@ mutant(
     "return convert(", "return -convert(",
 )  # fmt: skip
 mutant(
-    "the gradient of the sum of a batch", "training", Trainer, "_block",
-    "per_draw.mean(), self.parameters", "per_draw.sum(), self.parameters",
+    "the gradient of the sum of a batch", "training", trainer, "accumulated",
+    "value.mean(dim).sum() / parts", "value.sum() / parts",
 )  # fmt: skip
 mutant(
     "an average that starts at zero", "adam", Weights, "__init__",

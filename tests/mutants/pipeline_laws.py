@@ -1,6 +1,7 @@
 """Mistakes in inpainting, each rejected by its law."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ WRONG: dict[str, Told] = {
 INPAINTING = laws_of("laws: inpainting", "samples around the known region of an image")
 
 
+@wraps(law_keeps_what_is_known)
 def law(known: Told) -> None:
     law_keeps_what_is_known(known, DDIM)
 
