@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,6 @@ CONVERT = (
     "a dictionary of tensors into one where it came from"
 )
 SHOWN = 3
-Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,8 @@ def _digest(marks: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def read(
-    build: Callable[[], Module], path: Path, needed: str, ignored: Sequence[str] = ()
-) -> Module:
+    build: Callable[[], nn.Module], path: Path, needed: str, ignored: Sequence[str] = ()
+) -> nn.Module:
     """A module with weights from a safetensors file; every key and every shape must be right.
 
     Args:
