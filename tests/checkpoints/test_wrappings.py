@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.bounds import assert_within, exact
-from laws.wrappings import Probe, law_holds, sgm
+from laws.wrappings import Probe, check_wrapping, sgm
 from torch import Tensor, nn
 
 import testbed
@@ -19,7 +19,7 @@ from testbed.oracles import Mixture
 
 @pytest.mark.parametrize("name", WRAPPINGS)
 def test_it_returns_what_its_codebase_returned(name: str) -> None:
-    law_holds(WRAPPINGS[name])
+    check_wrapping(WRAPPINGS[name])
 
 
 def test_a_discrete_denoiser_of_sgm_snaps_to_its_table() -> None:

@@ -93,7 +93,7 @@ def law_has_the_scaling_of_sgm(wrapping: Wrapping) -> None:
         assert_within(mine, exact(wanted.expand_as(mine)), exact(wanted.expand_as(mine)), 12)
 
 
-def law_holds(wrapping: Wrapping) -> None:
+def check_wrapping(wrapping: Wrapping) -> None:
     """That of its library."""
     if wrapping.name in SCALINGS:
         law_has_the_scaling_of_sgm(wrapping)
