@@ -99,11 +99,16 @@ class Files:
             if sigmas is not None:
                 table = FILE_TABLES["sigmas"].bound({"values": tuple(sigmas.tolist())})
             own = None if wrapping(self.wrapping).sigma_data else sigma_data
-            file = str(self.weights or "")
-            words = {"weights": file, "prefix": self.prefix, "average": self.average}
-            return models.factory_model(
-                word, self.wrapping, table=table, sigma_data=own, **words
-            ), None
+            model = models.factory_model(
+                word,
+                self.wrapping,
+                weights=str(self.weights or ""),
+                prefix=self.prefix,
+                average=self.average,
+                table=table,
+                sigma_data=own,
+            )
+            return model, None
         if diffusers_folders.is_folder(word):
             folder = diffusers_folders.read(word, subfolder=self.subfolder)
             return folder, folder.shape

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -219,7 +219,7 @@ class Data:
 
         That of a condition with a table is its number of rows, with texts that of its texts.
         """
-        values = {**self.texts, **self.tables}
+        values: dict[str, Sized] = {**self.texts, **self.tables}
         return {
             name: len(values[name])
             if name in values

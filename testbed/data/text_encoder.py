@@ -167,7 +167,7 @@ def packed(found: Sequence[Tensor]) -> dict[str, Tensor]:
 
 def unpacked(tensors: dict[str, Tensor]) -> list[Tensor]:
     """The states of each text, (T, E)."""
-    return list(tensors["states"].split(tensors["lengths"].tolist()))
+    return list(torch.split(tensors["states"], tensors["lengths"].tolist()))
 
 
 def key(path: str, texts: Sequence[str], layer: int) -> str:

@@ -85,7 +85,8 @@ class Attention(nn.Module):
         return result
 
     def _heads(self, h: Tensor) -> Tensor:
-        return h.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        B, N, W = h.shape
+        return h.reshape(B, N, self.heads, W // self.heads).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -115,7 +116,8 @@ class Block(nn.Module):
             h = h + self.cross(h, tokens, mask)
         u = modulate(h, shift_m, scale_m)
         u = self.outer(nn.functional.gelu(self.inner(u), approximate="tanh"))
-        return h + gate_m[:, None] * u
+        h = h + gate_m[:, None] * u
+        return h
 
 
 class DiT(nn.Module):
@@ -236,13 +238,15 @@ class DiT(nn.Module):
     def _patches(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, N, C patch patch), row by row."""
         p = self.patch
-        parts = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B, C, rows, p, columns, p)
+        B, C, H, W = x.shape
+        parts = x.reshape(B, C, H // p, p, W // p, p)  # (B, C, rows, p, columns, p)
         return parts.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def _image(self, h: Tensor) -> Tensor:
         """(B, N, patch patch K) -> (B, K, H, W)."""
         p = self.patch
-        parts = h.unflatten(2, (p, p, -1)).unflatten(1, self.grid)
+        B, _, size = h.shape
+        parts = h.reshape(B, *self.grid, p, p, size // p**2)
         return parts.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 

@@ -96,7 +96,8 @@ class NoiseEmbedding(nn.Module):
             return embedding
         if self.second is None:
             raise InputError(NO_SECOND)
-        return embedding + self.second(self._hidden(second))
+        embedding = embedding + self.second(self._hidden(second))
+        return embedding
 
     def _hidden(self, c_noise: Tensor) -> Tensor:
         return nn.functional.silu(self.inner(self.waves(c_noise)))
@@ -104,7 +105,9 @@ class NoiseEmbedding(nn.Module):
 
 def zero_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """A linear layer that starts at zero and draws no random number."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    layer: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, inputs, outputs, bias=bias
+    )
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -73,7 +73,7 @@ def module(
 
 def widened(first: nn.Conv2d, more: int) -> nn.Conv2d:
     """The layer with `more` further channels of input, whose weights are zero."""
-    wide: nn.Conv2d = nn.utils.skip_init(
+    wide: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d, first.in_channels + more, first.out_channels, 3, padding=1
     )
     with torch.no_grad():
@@ -128,11 +128,14 @@ class UNet(nn.Module):
         )
         self.images = Images(pictures, shape) if pictures else None
         if self.images is not None:
-            self.unet.conv_in = widened(self.unet.conv_in, self.images.channels)
+            first = self.unet.conv_in
+            assert isinstance(first, nn.Conv2d)
+            self.unet.conv_in = widened(first, self.images.channels)
         self.tokens = Tokens(texts, channels[-1]) if texts else None
         self.width, self.names = width, (*conditions, *tables)
         if checkpointing:
-            self.unet.enable_gradient_checkpointing()
+            enable: Any = self.unet.enable_gradient_checkpointing
+            enable()
 
     def forward(
         self,

@@ -123,7 +123,7 @@ def _metrics(results: Results, case: str, here: pd.DataFrame) -> PageTable:
 def _value(by: pd.DataFrame, name: str) -> str:
     if name not in by.index:
         return "–"
-    value, error = float(by.loc[name, "value"]), float(by.loc[name, "error"])
+    value, error = (float(by[column][name]) for column in ("value", "error"))
     return number(value) if math.isnan(error) else f"{number(value)} ± {number(error)}"
 
 

@@ -107,7 +107,8 @@ def levels_of(folder: Folder) -> Levels | None:
     pairs = tensor(folder, DENOISED)
     if pairs is None or pairs.ndim < 4 or pairs.shape[:2] != (2, len(sigma)) or not len(sigma):
         return None
-    return Levels(sigma, *pairs, decoded=bool(facts.get("decoded")))
+    x, D = pairs
+    return Levels(sigma, x, D, bool(facts.get("decoded")))
 
 
 def _named(arm: str, variant: str) -> str:

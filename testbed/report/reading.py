@@ -105,8 +105,13 @@ def read(folder: Path) -> Results:
         budgets=pd.DataFrame(budgets),
     )
     if fixed:
-        tables = {"metrics": of_fixed.metric_table, "levels": of_fixed.level_table}
-        results = replace(results, fixed=replace(results, trials=pd.DataFrame(fixed), **tables))
+        of_models = replace(
+            results,
+            trials=pd.DataFrame(fixed),
+            metrics=of_fixed.metric_table,
+            levels=of_fixed.level_table,
+        )
+        results = replace(results, fixed=of_models)
     results = replace(results, metrics=with_diverged(results))
     return replace(results, stages=stages.read(results))
 

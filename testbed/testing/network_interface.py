@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,8 @@ def features(n: Network, context: Context) -> str:
         x, noise = batch(n, shape)
         x.requires_grad_()
         condition = condition_of(labels, len(x))
-        F, found = module.with_features(x, noise, condition)
+        with_features: Any = module.with_features
+        F, found = with_features(x, noise, condition)
         demand(tuple(found) == names, f"the names are {tuple(found)}, and declared are {names}.")
         plain = module(x, noise, condition)
         demand(

@@ -66,7 +66,7 @@ def finite(n: Network, context: Context) -> str:
 
 
 @LAWS.law("F depends on c_noise over its declared range: the network can tell the levels apart.")
-def sees_noise(n: Network, context: Context) -> None:
+def sees_noise(n: Network, context: Context) -> str:
     x = draws((1, *n.shapes[0]), 61, torch.float32)
     for kind in kinds(n):
         module = awake(n, n.shapes[0], kind=kind)

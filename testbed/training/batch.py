@@ -146,7 +146,8 @@ class Batch(Loop):
                 return F
 
             precision = self.training.precision
-            return losses(with_weights, objective, x0, eps, at, precision, condition or None, *n)
+            in_x = n[0] if n else None
+            return losses(with_weights, objective, x0, eps, at, precision, condition or None, in_x)
 
         x0, eps = x0[self.seed_index], eps[self.seed_index]
         with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels of attention

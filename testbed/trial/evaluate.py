@@ -188,7 +188,8 @@ def _start(
 ) -> torch.Tensor:
     """n draws of the prior at the first level: noise and the data's second moment."""
     top = (sigma**2 + denoiser.sigma_data**2) ** 0.5
-    return top * torch.randn(n, *data.shape, generator=generator)
+    x: torch.Tensor = top * torch.randn(n, *data.shape, generator=generator)
+    return x
 
 
 def _exact_ends(
