@@ -14,6 +14,7 @@ from testbed.audit.adapters import Adapter
 from testbed.audit.result import PARTS, Audit
 from testbed.checkpoints.models import Checkpoint
 from testbed.checkpoints.wrappings import FirstHalf
+from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.inputs import VP_STEPS
 from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.predictions import PREDICTION_TYPES
@@ -59,6 +60,18 @@ class RawNetwork(nn.Module):
         return output
 
 
+class Whole(nn.Module):
+    """D(x, sigma) alone: as a denoiser of another codebase, whose answers are all that is known."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        D: Tensor = self.denoiser(x, sigma)
+        return D
+
+
 def read(checkpoint: Checkpoint, shape: tuple[int, ...] | None) -> tuple[nn.Module, Adapter]:
     """A checkpoint's callable, and the adapter with the conventions that its files state.
 
@@ -84,7 +97,7 @@ def read(checkpoint: Checkpoint, shape: tuple[int, ...] | None) -> tuple[nn.Modu
     raw = output.removeprefix("-") in PREDICTION_TYPES and time is not None
     if not raw or time is None or schedule not in time.schedules:
         D = around.around(network, said.sigma_data, said.table, said.learned_variance).eval()
-        return D, Adapter(shape=shape, dtype=_dtype(network))
+        return Whole(D), Adapter(shape=shape, dtype=_dtype(network))
     table = None if said.table is None else said.table.sigmas
     if table is not None:
         table = table[table < TERMINAL]  # the audit has no state without any signal

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from testbed.audit import diagnosis, exact, learning, readings
+from testbed.audit import diagnosis, exact, external, learning, readings
 from testbed.audit.external import ExternalDenoiser
 from testbed.audit.factories import with_its_dtype
 from testbed.audit.learning import Effect
@@ -60,6 +60,12 @@ def check_model(denoiser: Denoiser, x0: Tensor, eps: Tensor, sigma: Tensor) -> l
     return rows(law, p.name, sigma.double(), D, second, gamma(12, x.dtype) * size)
 
 
+BATCH = (
+    "its answer for a sample depends on the batch: sigma is on the wrong axis, or samples see each "
+    "other, as by statistics of the batch."
+)
+
+
 def audit_trained(
     name: str,
     subject: Denoiser | ExternalDenoiser,
@@ -100,6 +106,8 @@ def audit_trained(
             findings += read
         findings += diagnosis.raised(subject)
         findings += filter(None, [diagnosis.by_rows(checks)])
+        if any(row.law == external.SINGLE and not row.passed for row in checks):
+            findings.append(BATCH)
     else:
         denoise, sigmas = subject, torch.logspace(-2.6, 1.9, 10, dtype=torch.float64)
         checks += _identities(subject, oracle, held_out, sigmas, parts, say)

@@ -31,6 +31,20 @@ class Commands(TyperGroup):
             with formatter.section(panel):
                 formatter.write_dl(rows)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command; a word that its options cannot have is told below the command's usage."""
+        try:
+            return super().invoke(ctx)
+        except Exception as problem:
+            # The parser of options does not know the command that it is of.
+            if getattr(problem, "ctx", ctx) is None:
+                name = ctx.invoked_subcommand
+                command: Any = self.get_command(ctx, name)
+                problem.ctx = command.context_class(  # type: ignore[attr-defined]
+                    command, info_name=name, parent=ctx, **command.context_settings
+                )
+            raise
+
 
 app = typer.Typer(
     cls=Commands,

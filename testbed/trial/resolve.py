@@ -82,7 +82,8 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
         sigma_data_channels=data.sigma_data_channels if p.takes_channels else None,
         training_range=trained,
         table_levels=_table_levels(trained, components.table),
-        blind=build.component(registry, "network", complete.network).blind,
+        blind=complete.fixed is None
+        and build.component(registry, "network", complete.network).blind,
         # The states of texts have the digest of their encoder: they differ in the last digits from
         # machine to machine.
         data_digest=build.dataset(registry, complete.dataset, complete.encoder).digest,

@@ -390,7 +390,8 @@ def hooks() -> dict[str, list[str]]:
 
 def fields(kind: type) -> list[str]:
     """What a component is made of, as its author writes it."""
-    return [name for name in inspect.signature(kind).parameters if name != "options"]
+    of_the_testbed = ("options", "channels")
+    return [name for name in inspect.signature(kind).parameters if name not in of_the_testbed]
 
 
 def test_the_guide_names_every_hook_and_no_other() -> None:
