@@ -124,10 +124,8 @@ def test_a_study_with_the_plugin_runs_and_reports_it(testbed_there: Command) -> 
     assert "2 finished in" in testbed_there(*words).stdout
     folder = testbed_there.folder / "runs" / "packaged"
     assert "residual" in (folder / "report.html").read_text()
-    tables = [pd.read_csv(file) for file in (folder / "tables").glob("*.csv")]
-    with_variant = [table for table in tables if "variant" in table]
-    assert with_variant
-    assert all("residual" in set(table["variant"]) for table in with_variant[:1])
+    for name in ("results", "trials", "levels"):
+        assert "residual" in set(pd.read_csv(folder / "tables" / f"{name}.csv")["variant"])
     plugins = [
         json.loads((at / "trial.json").read_text())["config"]["plugins"]
         for at in (folder / "trials").iterdir()
