@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from testbed import __version__
-from testbed.cli import checkpoints, components, installation, models, sharing, studies
+from testbed.cli import checkpoints, components, installation, models, samples, sharing, studies
 from testbed.errors import InputError, disk_is_full
 
 
@@ -81,7 +81,7 @@ for panel, commands in (
     ("Studies", (studies.study, studies.plan, studies.report, studies.sync, studies.ui)),
     ("Results", (sharing.compare, sharing.pack, sharing.verify)),
     ("Components", (components.plugins, components.explain, components.check, components.new)),
-    ("Denoisers", (models.audit, models.sample, checkpoints.export)),
+    ("Denoisers", (models.audit, samples.sample, checkpoints.export)),
     ("Installation", (installation.selftest,)),
 ):
     for command in commands:
