@@ -200,11 +200,14 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "table_levels": 'table={name="ddpm", n=500}',
     "evaluation.points": "evaluation.points=[0.5]",
     "evaluation.widths": "evaluation.widths=[0.1]",
+    "evaluation.exact_ends": "evaluation.exact_ends=16",
+    "encoder": ("dataset=digits", "encoder={channels=[8], steps=1, batch=2}"),
 }
-# What no setting of this study changes: one network, digests, and facts of the code and the device.
+# What no setting of this study changes: one network, digests, and facts of the code and the device;
+# and what needs files: test_texts and test_fixed_models have the identities of these.
 OTHERWISE = {
     "network.name", "data_digest", "sigma_data_measured", "device", "schema", "sources",
-    "training_sources", "training_range", "blind", "sigma_data_channels",
+    "training_sources", "training_range", "blind", "sigma_data_channels", "text_encoder", "fixed",
 }  # fmt: skip
 
 
