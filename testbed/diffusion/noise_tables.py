@@ -116,7 +116,7 @@ class NoiseTable(Component):
 
     def quantised(self, sigma: Tensor) -> Tensor:
         """The nearest level; float64, shaped like sigma."""
-        return self.sigmas.to(sigma.device)[self.index(sigma)]
+        return torch.take(self.sigmas.to(sigma.device), self.index(sigma))
 
     def snapped(self, sigma: Tensor, low: float, high: float) -> Tensor:
         """The levels nearest to the sigmas (n,), each once and ascending; (m,) float64, m <= n.

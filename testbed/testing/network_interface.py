@@ -27,7 +27,7 @@ __all__ = ["LAWS"]
 
 
 @LAWS.law("A value changes F; equal values give equal bits, and -1 those without the condition.")
-def values(n: Network, context: Context) -> str:
+def condition_values(n: Network, context: Context) -> str:
     """Padding of tokens changes nothing. The values are no part of the weights."""
     if not n.condition_kinds:
         raise Skipped("it takes classes alone" if n.takes("label") else "it takes no condition")

@@ -316,7 +316,8 @@ def _buffers(
     buffers: dict[str, Tensor] = {}
     dims: dict[str, int | None] = {}
     for name, first in every[0].items():
-        alike = all(torch.equal(one[name], first) for one in every)
+        # A tensor on the meta device has no numbers to be compared.
+        alike = not first.is_meta and all(torch.equal(one[name], first) for one in every)
         buffers[name] = first if alike else torch.stack([one[name] for one in every])
         dims[name] = None if alike else 0
     return buffers, dims

@@ -139,10 +139,10 @@ class Padded(Tabled):
         values.mask = torch.ones_like(values.mask)
 
 
-wrong("values that are kept with the weights", tabled(Kept), "values")
-wrong("the number of a value beside it", tabled(Counted), "values")
-wrong("a value where the condition is off", tabled(LastForOff), "values")
-wrong("padding that is seen", tabled(Padded, "tokens"), "values")
+wrong("values that are kept with the weights", tabled(Kept), "condition_values")
+wrong("the number of a value beside it", tabled(Counted), "condition_values")
+wrong("a value where the condition is off", tabled(LastForOff), "condition_values")
+wrong("padding that is seen", tabled(Padded, "tokens"), "condition_values")
 
 
 def declared_blind(shape: tuple[int, ...], labels: int) -> nn.Module:

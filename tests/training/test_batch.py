@@ -132,7 +132,10 @@ def gradient(batch: Batch, k: int, row: Tensor, arguments: tuple[Tensor, ...]) -
     parts = torch.split(row, [shape.numel() for shape in shapes])
     weights = [p.reshape(s).requires_grad_() for p, s in zip(parts, shapes, strict=True)]
     state = dict(zip(batch.names, weights, strict=True))
-    state |= {name: stacked[k].to(dtype) for name, stacked in batch.buffers.items()}
+    state |= {
+        name: (kept if batch.buffer_dims[name] is None else kept[k]).to(dtype)
+        for name, kept in batch.buffers.items()
+    }
     x0, eps, *rest = (t.to(dtype) for t in arguments)
     at = [t[k] for t in rest]
     seed = int(batch.seed_index[k])

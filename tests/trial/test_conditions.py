@@ -256,7 +256,7 @@ def law_network_sees_the_classes() -> None:
         seen.append({name: y.clone() for name, y in condition.items()})
         return inner(x, c_noise, condition)
 
-    alone.denoiser.network = Listening(listening)
+    alone.network = Listening(listening)
     for _ in alone:
         pass
     assert len(seen) == 60
@@ -792,7 +792,7 @@ def test_samples_are_drawn_as_the_command_line_says(ran: Path) -> None:
     [
         (["--sampler", "huen"], "Unknown sampler 'huen'. Did you mean 'heun'?"),
         (["--eta", "0.5"], "eta = 0.5: sampler 'heun' has no such option."),
-        (["--negative", "label=1"], "negative is that of guidance"),
+        (["--negative", "label=1"], "--negative: the trial's guidance is not classifier_free"),
         (["--negative", "label"], "--negative label: expected NAME=CLASS"),
         (["--strength", "0.5"], "strength is that of an image"),
         (["--image", "none.npy"], "none.npy: cannot be read: FileNotFoundError"),
@@ -811,7 +811,7 @@ def test_what_cannot_be_drawn_is_told(ran: Path, words: list[str], message: str)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["label"], "--condition label: expected NAME=CLASS, such as label=3."),
+        (["label"], "--condition label: expected NAME=CLASS, such as label=3, or NAME=TEXT."),
         (["label=two"], "label=two is no class, and a text is taken by conditions of texts"),
         (["label=4"], "--condition label=4: expected 0 to 3, or -1 to switch it off."),
         (["lable=1"], "Unknown condition 'lable'. Did you mean 'label'?"),

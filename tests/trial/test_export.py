@@ -52,8 +52,8 @@ c_in = "flow"
 c_noise = "time"
 density = "loguniform"
 table = "none"
-evaluation.schedule = "karras"
 """
+KARRAS = "evaluation.schedule=karras"
 
 
 def trained(folder: Path, parameterization: str, rest: str, *sets: str) -> Path:
@@ -109,7 +109,7 @@ def test_ddim_of_diffusers_gives_the_same_images(tmp_path: Path, parameterizatio
 
 def test_a_flow_is_matched_by_its_scheduler(tmp_path: Path) -> None:
     """Euler's steps of FlowMatchEulerDiscreteScheduler in t are ours in sigma: both are linear."""
-    trial = trained(tmp_path, "flow", FLOW)
+    trial = trained(tmp_path, "flow", FLOW, KARRAS)
     assert export(trial, tmp_path / "pipeline").pipeline == (
         "DDPMPipeline with FlowMatchEulerDiscreteScheduler"
     )
@@ -152,11 +152,21 @@ def test_the_samplers_settings_are_the_schedulers(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "the F of edm": ("edm", "table = 'none'\ndensity = 'lognormal'", (), "the F of edm"),
-    "continuous levels": ("eps", "table = 'none'\ndensity = 'loguniform'", (), "levels are cont"),
+    "the F of edm": ("edm", "table = 'none'\ndensity = 'lognormal'", (KARRAS,), "the F of edm"),
+    "continuous levels": (
+        "eps",
+        "table = 'none'\ndensity = 'loguniform'\nc_in = 'vp'\nc_noise = 'sigma'",
+        (KARRAS,),
+        "levels are cont",
+    ),
     "another c_in": ("v", DISCRETE.replace('"vp"', '"unit"'), (), "another c_in x"),
     "another c_noise": ("v", DISCRETE.replace('"index"', '"sigma"'), (), "another c_noise"),
-    "the time itself": ("flow", FLOW, ("network.thousand=false",), "the flow's time t itself"),
+    "the time itself": (
+        "flow",
+        FLOW,
+        (KARRAS, "network.thousand=false"),
+        "the flow's time t itself",
+    ),
     "no UNet2DModel": ("v", DISCRETE, ('network={name="mlp_index", width=8}',), "has no UNet2DM"),
     "other weights": ("v", DISCRETE, ("network.extra=true",), "has weights besides"),
     "a changed output": ("v", DISCRETE, ("network.scale=2.0",), "changes what its UNet2DModel"),
