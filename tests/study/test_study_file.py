@@ -98,7 +98,7 @@ MISTAKES = {
     ),
     "unknown key of training": (
         in_base("training = { step = 5 }"),
-        "base.training.step = 5: unknown key. Did you mean 'steps'? Known: accumulation, batch, betas,",
+        "base.training.step = 5: unknown key. Did you mean 'steps'? Known: accumulation, batch,",
     ),
     "unknown key of evaluation": (
         in_base("evaluation = { draw = 5 }"),
