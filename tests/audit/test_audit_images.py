@@ -166,10 +166,7 @@ class TestTrained:
 
         found = of_callable(wrong, INDEX, BOTH)
         assert external.SQUARE in failed(found)
-        assert any("sigma is on the wrong axis" in text for text in found.findings), (
-            failed(found),
-            found.findings,
-        )
+        assert any("sigma is on the wrong axis" in text for text in found.findings)
 
     def test_from_the_command_line(self, trained: Path, tmp_path: Path) -> None:
         np.save(tmp_path / "pictures.npy", Pictures().draw(400, 5).numpy())
