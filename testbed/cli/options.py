@@ -68,6 +68,30 @@ Device = Annotated[
         help="Where the networks run: cpu, cuda or cuda:N; auto takes cuda where there is one.",
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of groups of trials that run at a time, each in a worker of its own; 0 "
+        "runs all trials in this process, as a debugger needs it. By default it follows from the "
+        "machine's cores."
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="How trials of one architecture train: sequential (one by one), batched (as one), "
+        "compiled (as one, fused, which takes half a minute before the first step), or auto, the "
+        "one of these that a measurement finds fastest."
+    ),
+]
+Executor = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where the trials run: in-process or processes. It overrides the study file's "
+        "executor.name, whose other settings it leaves as they are.",
+    ),
+]
 StudyOut = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The study's folder; runs/NAME by default."),
@@ -123,6 +147,11 @@ def registry(
             f"{failure.error}\n"
         )
     return made
+
+
+def with_executor(sets: list[str] | None, executor: str) -> list[str]:
+    """What `--set` says, with `--executor` as the setting that it stands for."""
+    return [*(sets or ()), *([f"executor.name={executor}"] if executor else ())]
 
 
 def output(file: Path | None, example: str, kinds: str) -> Path:

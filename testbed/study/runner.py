@@ -10,8 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
 from testbed.study.engines import ExecutionPlan, Group
-from testbed.study.executors import Executor, Job
+from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED, TrialFolder
@@ -151,6 +150,7 @@ def execute(
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
                 resumable(job.training, trials, progress.say)
                 running[executor.submit(job)] = group
+            executor.advance()
             for future, group in list(running.items()):
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
                 if not future.done():
@@ -240,10 +240,11 @@ def _statuses(future: Future[list[str]], trials: list[TrialFolder], tries: int) 
     """The trials' statuses; None for a killed worker: worth two more tries from its checkpoint."""
     try:
         return future.result()
-    except BrokenProcessPool:
+    except BrokenExecutor as problem:
         if tries < TRIES:
             return None
-        message = f"the worker died {tries} times; see the system's log (out of memory?)"
+        why = str(problem) if isinstance(problem, WorkerLost) else "see the system's log"
+        message = f"the worker died {tries} times; {why} (out of memory?)"
     except (Busy, OSError):  # no trial is to blame
         raise
     except Exception as problem:

@@ -30,6 +30,7 @@ def run(
     device: str = "auto",
     engine: str = "auto",
     jobs: int | None = None,
+    executor: str = "",
     plugins: Sequence[str | Path] = (),
     plugin_dirs: Sequence[str | Path] = (),
     tracking_uri: str = "",
@@ -47,7 +48,8 @@ def run(
         device: "cpu", "cuda", "cuda:N", or "auto".
         engine: how trials of one architecture train: "auto", "sequential", "batched" or
             "compiled".
-        jobs: number of worker processes at most; 0 trains in this process.
+        jobs: number of groups of trials that run at a time, at most; 0 trains in this process.
+        executor: where the trials run, "in-process" or "processes"; by default as the study says.
         plugins: modules or plugin files to load, besides those that the study names; "no:NAME"
             leaves one out.
         plugin_dirs: folders of plugin files to load.
@@ -64,6 +66,7 @@ def run(
         Busy: another process runs this study.
     """
     words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
+    words += [f"executor.name={executor}"] if executor else []
     if isinstance(study, Study):
         folder = Path("runs") / study.name if out is None else Path(out)
         asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
@@ -77,13 +80,13 @@ def run(
         made = plan.make(read, registry, folder, device_of(device, "device"))
         for note in plan.notes(made):
             say(note)
-        chosen = engines.choose(made, registry, engine, jobs)
+        chosen = engines.choose(made, registry, engine, read.executor.slots(jobs))
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):
             made.files.store.put(WRITTEN, read.text.encode())
-        executor = executors.of(chosen, made.device)
+        where = executors.of(chosen, made.device)
         ending = session.run(
-            made, registry, chosen, executor, progress, say, reports.renew, tracking_uri
+            made, registry, chosen, where, progress, say, reports.renew, tracking_uri
         )
     if ending.outcome.interrupted:
         raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")
