@@ -65,7 +65,8 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        help="Where the networks run: cpu, cuda or cuda:N; auto takes cuda where there is one.",
+        help="Where the networks run: cpu, cuda or cuda:N; auto takes cuda where there is one. A "
+        "study has one worker on each GPU of cuda, or on some: cuda:0,2.",
     ),
 ]
 Jobs = Annotated[

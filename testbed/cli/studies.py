@@ -299,7 +299,7 @@ def _plan(
     words = [word.strip() for word in only.split(",") if word.strip()]
     read = study_file.read(file, sets or (), words, seeds, at_most)
     folder = out or Path("runs") / read.header.name
-    return plans.make(read, registry, folder, device_of(device))
+    return plans.make(read, registry, folder, device_of(device, several=True))
 
 
 def _show_plan(made: Plan, registry: Registry, store: str, details: bool) -> None:
@@ -372,7 +372,7 @@ def _run(made: Plan, registry: Registry, engine: str, slots: int | None, store: 
 
     chosen = _engine(made, registry, engine, slots)
     _show_engine(chosen)
-    executor = executors.of(chosen, made.device)
+    executor = executors.of(chosen, made.devices)
     with Bars(chosen, terminal.console()) as bars:
         shown = bars.progress(), bars.say
         return session.run(made, registry, chosen, executor, *shown, _write_report, store)

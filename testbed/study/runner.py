@@ -81,7 +81,7 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
         "first_report": first if began else report,
         "file": plan.study.text,
         "asked": invocation.record(plan, registry, tracking_uri),
-        "device": device_title(torch.device(plan.device)),
+        "device": device_title(torch.device(plan.main_device)),
         "versions": versions(),
         "plugins": [asdict(source) for source in registry.provenance],
         "failures": [asdict(source) for source in registry.failures],
@@ -160,6 +160,9 @@ def execute(
                     progress.show(group, step, measured)
                     continue
                 del running[future]
+                if isinstance(future.exception(), torch.OutOfMemoryError):
+                    waiting[:0] = _halves(plan, engine, group, progress)
+                    continue
                 statuses = _statuses(future, trials, tries[group.id])
                 if statuses is None:
                     waiting.insert(0, group)
@@ -185,9 +188,20 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
         plan.files.group(group.id).path,
         registry.plugins,
         registry.plugin_dirs,
-        plan.device,
+        plan.main_device,
         engine.name == "compiled",
+        group.half,
     )
+
+
+def _halves(plan: Plan, engine: ExecutionPlan, group: Group, progress: Progress) -> list[Group]:
+    """The halves of a group for which the device had too little memory, kept in the plan."""
+    halves = engine.split(group)
+    engine.write(plan.folder)
+    plan.files.group(group.id).remove()
+    sizes = " and ".join(str(len(half.trials)) for half in halves)
+    progress.say(f"{group.title}: out of memory; they are trained in two groups, of {sizes}.")
+    return halves
 
 
 def _take_over(plan: Plan, group: Group) -> None:

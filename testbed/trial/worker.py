@@ -17,6 +17,7 @@ import torch
 from testbed.components.dataset import Data
 from testbed.errors import disk_is_full, one_line
 from testbed.registry import Registry
+from testbed.training import memory
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
 from testbed.training.trainer import Loop, Trainer, TrainingJob
@@ -75,6 +76,7 @@ def run_together(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     compiled: bool = False,
+    half: bool = False,
 ) -> list[str]:
     """Trains trials as one batch and measures each; resumes from the group's checkpoint.
 
@@ -85,9 +87,13 @@ def run_together(
         configs, trial_dirs: of each trial, as for `run`.
         group: the folder of their common checkpoint.
         compiled: see `training.batch.Batch`.
+        half: whether the group is a part of one for which there was too little memory.
 
     Returns:
         each trial's status, as from `run`.
+
+    Raises:
+        torch.OutOfMemoryError: of a group that is not a half already, and can be split.
     """
     trials, together = [TrialFolder.at(at) for at in trial_dirs], GroupFolder.at(group)
     with contextlib.ExitStack() as locks:
@@ -98,7 +104,9 @@ def run_together(
             where = torch.device(device)
             return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
-            if disk_is_full(problem):
+            several = len({config.training_text for config in configs}) > 1
+            splits = isinstance(problem, torch.OutOfMemoryError) and several and not half
+            if disk_is_full(problem) or splits:
                 raise
             together.dissolve(traceback.format_exc())
     sources = tuple(plugins), tuple(plugin_dirs), device, stop
@@ -120,6 +128,7 @@ def _run(
     one = training_job(config, registry, data)
     if trial.has("training.json"):
         return _measure_anew(config, trial, registry, data, one, device)
+    memory.require([one], data, device)
     trainer = Trainer.of(one, data, device)
     points.keep(trainer, [config])
     if not _train(trainer, [trial], trial, stop):
@@ -169,6 +178,7 @@ def _run_together(
     data = data_of(configs[0], registry)
     of = [list(known).index(config.training_text) for config in configs]
     jobs = [training_job(config, registry, data) for config in known.values()]
+    memory.require(jobs, data, device)
     loop: Trainer | Batch
     if len(jobs) == 1:
         (one,) = jobs

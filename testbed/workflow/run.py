@@ -45,7 +45,7 @@ def run(
         only: names of parameterizations, cases and arms to keep.
         seeds: number of seeds of every case.
         out: the study's folder; runs/NAME by default.
-        device: "cpu", "cuda", "cuda:N", or "auto".
+        device: "cpu", "cuda" (every GPU), "cuda:N", "cuda:N,M" or "auto".
         engine: how trials of one architecture train: "auto", "sequential", "batched" or
             "compiled".
         jobs: number of groups of trials that run at a time, at most; 0 trains in this process.
@@ -77,14 +77,14 @@ def run(
     named = [*read.plugins, *map(str, plugins)]
     registry = Registry(named, plugin_dirs, places=read.plugins)
     with one_thread():
-        made = plan.make(read, registry, folder, device_of(device, "device"))
+        made = plan.make(read, registry, folder, device_of(device, "device", several=True))
         for note in plan.notes(made):
             say(note)
         chosen = engines.choose(made, registry, engine, read.executor.slots(jobs))
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):
             made.files.store.put(WRITTEN, read.text.encode())
-        where = executors.of(chosen, made.device)
+        where = executors.of(chosen, made.devices)
         ending = session.run(
             made, registry, chosen, where, progress, say, reports.renew, tracking_uri
         )

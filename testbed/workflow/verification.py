@@ -205,7 +205,7 @@ def _again(
         planned = plan.make(study, registry, folder, device_of(device or manifest.device))
         engine = engines.choose(planned, registry, manifest.engine, manifest.slots)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
-        executor = executors.of(engine, planned.device)
+        executor = executors.of(engine, planned.devices)
         ending = session.run(planned, registry, engine, executor, progress, say, write)
     if ending.outcome.interrupted:
         raise KeyboardInterrupt

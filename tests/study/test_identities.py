@@ -345,7 +345,7 @@ def test_a_worker_finds_the_rows_of_this_process(tmp_path: Path) -> None:
     sd, sampler = config.sigma_data, component(registry, "sampler", config.evaluation.sampler)
     here = audit.check_parameterization(p, sd) + audit.check_sampler(p, sd, [sampler])
     here += audit.check_parameterization(p, sd, dataset(registry, config.dataset).oracle)
-    workers = executors.ProcessExecutor(1, "cpu", threads=2)
+    workers = executors.ProcessExecutor(1, threads=2)
     found = Identities(plan, registry)
     try:
         while found.pending:

@@ -323,7 +323,7 @@ def test_a_trial_in_other_hands_is_not_called_failed(
 
 @pytest.mark.process
 def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None:
-    workers = executors.ProcessExecutor(1, "cpu")
+    workers = executors.ProcessExecutor(1)
     nothing = executors.Job([], [], tmp_path / "group", (), (), "cpu", False)
     try:
         assert workers.submit(nothing).result(timeout=60) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from testbed.study.executors.base import Executor as Executor
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from testbed.study.engines import ExecutionPlan
 
 
-def of(engine: ExecutionPlan, device: str) -> Executor:
+def of(engine: ExecutionPlan, devices: Sequence[str]) -> Executor:
     """The processes that an engine trains on, or this one where it has none."""
     if engine.slots == 0:
         return InProcessExecutor()
-    return ProcessExecutor(engine.slots, device, engine.threads)
+    return ProcessExecutor(engine.slots, devices, engine.threads)

@@ -32,7 +32,10 @@ class Work(Protocol[T_co]):
 
 
 class Job(NamedTuple):
-    """Trials that train as one: each one's configuration and directory, and the group's own."""
+    """Trials that train as one: each one's configuration and directory, and the group's own.
+
+    `half` says that they are a part of a group for which there was too little memory.
+    """
 
     configs: list[TrialConfig]
     trial_dirs: list[Path]
@@ -41,6 +44,7 @@ class Job(NamedTuple):
     plugin_dirs: Sequence[str]
     device: str
     compiled: bool
+    half: bool = False
 
     @property
     def training(self) -> TrainingFolder:
@@ -59,7 +63,12 @@ class Job(NamedTuple):
         if len(self.configs) == 1:
             return [worker.run(self.configs[0], self.trial_dirs[0], *sources)]
         return worker.run_together(
-            self.configs, self.trial_dirs, self.group, *sources, compiled=self.compiled
+            self.configs,
+            self.trial_dirs,
+            self.group,
+            *sources,
+            compiled=self.compiled,
+            half=self.half,
         )
 
 

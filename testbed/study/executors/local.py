@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
@@ -70,15 +70,16 @@ class ProcessExecutor:
 
     Args:
         slots: how many jobs run at a time.
-        device: forked from a server that has imported torch once on cpu, spawned with cuda.
+        devices: those of the slots in turn: with as many GPUs as slots each has its own. Workers
+            are spawned with cuda, and forked on cpu from a server that has imported torch once.
         threads: torch's threads in each worker.
     """
 
-    def __init__(self, slots: int, device: str, threads: int = 1) -> None:
+    def __init__(self, slots: int, devices: Sequence[str] = ("cpu",), threads: int = 1) -> None:
         self.slots = slots
-        method = "spawn" if device.startswith("cuda") else "forkserver"
+        method = "spawn" if devices[0].startswith("cuda") else "forkserver"
         self._context = multiprocessing.get_context(method)
-        self._device = device
+        self._devices = devices
         self._stop = self._context.Event()
         self._threads = threads
         self._pools: list[ProcessPoolExecutor | None] = [None] * slots
@@ -89,6 +90,7 @@ class ProcessExecutor:
         free = (i for i in range(self.slots) if i not in self._busy or self._busy[i].done())
         slot = next(free, 0)
         pool = self._pools[slot] or self._worker(slot)
+        job = job.on(self._devices[slot % len(self._devices)])
         with _without_main():
             try:
                 future = pool.submit(_work, job)
@@ -102,7 +104,7 @@ class ProcessExecutor:
 
     def _worker(self, slot: int) -> ProcessPoolExecutor:
         """A new process for a slot."""
-        prepare(self._device)
+        prepare(self._devices[0])
         pool = self._pools[slot] = ProcessPoolExecutor(
             1, self._context, _begin, (self._stop, self._threads)
         )
