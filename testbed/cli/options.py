@@ -89,8 +89,8 @@ Executor = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Where the trials run: in-process or processes. It overrides the study file's "
-        "executor.name, whose other settings it leaves as they are.",
+        help="Where the trials run: in-process, processes, slurm or ray. It overrides the study "
+        "file's executor.name, and leaves the other settings of that section as they are.",
     ),
 ]
 StudyOut = Annotated[

@@ -293,13 +293,12 @@ def _plan(
 
     from testbed.study import plan as plans
     from testbed.study import study_file
-    from testbed.trial.devices import device_of
 
     torch.set_num_threads(1)
     words = [word.strip() for word in only.split(",") if word.strip()]
     read = study_file.read(file, sets or (), words, seeds, at_most)
     folder = out or Path("runs") / read.header.name
-    return plans.make(read, registry, folder, device_of(device, several=True))
+    return plans.make(read, registry, folder, read.executor.device(device))
 
 
 def _show_plan(made: Plan, registry: Registry, store: str, details: bool) -> None:
@@ -333,10 +332,10 @@ def _store(tracking_uri: str, no_mlflow: bool = False) -> str:
 
 def _prepare_workers(made: Plan, slots: int | None) -> None:
     """Lets the server that workers are forked from import while all else goes on."""
-    from testbed.study import executors
+    from testbed.study.executors import local
 
     if slots != 0 and made.pending():
-        executors.prepare(made.device)
+        local.prepare(made.device)
 
 
 def _choose(made: Plan, id_: str) -> None:
@@ -368,11 +367,12 @@ def _show_engine(chosen: ExecutionPlan) -> None:
 
 def _run(made: Plan, registry: Registry, engine: str, slots: int | None, store: str) -> Ending:
     from testbed.cli.render import Bars
-    from testbed.study import executors, session
+    from testbed.study import session
+    from testbed.study.executors import selection
 
     chosen = _engine(made, registry, engine, slots)
     _show_engine(chosen)
-    executor = executors.of(chosen, made.devices)
+    executor = selection.of(made, chosen)
     with Bars(chosen, terminal.console()) as bars:
         shown = bars.progress(), bars.say
         return session.run(made, registry, chosen, executor, *shown, _write_report, store)

@@ -67,9 +67,9 @@ class Trial:
 class Plan:
     """The trials of a study, each once, and where they live; `chosen` ids alone run, or all.
 
-    `device` is a word of `trial.devices.device_of`. `damaged` says which files are, and what is done
-    about it; `data_notes` what was recognised in the data of each case, or does not fit, and whose
-    recipe trains another parameterization.
+    `device` is a word of `trial.devices.device_of`. `damaged` says which files are, and what is
+    done about it; `data_notes` what was recognised in the data of each case, or does not fit, and
+    whose recipe trains another parameterization.
     """
 
     study: StudyFile

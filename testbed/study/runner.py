@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import signal
@@ -16,7 +15,6 @@ from typing import Any, Protocol
 
 import torch
 
-from testbed import __version__
 from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
@@ -24,6 +22,7 @@ from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan, Trial
+from testbed.trial import environment
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.storage import Busy
 from testbed.trial.worker import device_title, resumable
@@ -105,11 +104,8 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found = {"testbed": __version__, "python": platform.python_version(), "os": platform.platform()}
-    for name in ("torch", "numpy", "scipy", "scikit-learn", "pandas", "mlflow"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    packages = (*environment.NUMBERS, "pandas", "mlflow")
+    return {**environment.versions(packages), "os": platform.platform()}
 
 
 def execute(

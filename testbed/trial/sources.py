@@ -34,6 +34,22 @@ def digest(modules: Iterable[str] = ()) -> str:
     Args:
         modules: those of the trial's components; what is not of this package is left out.
     """
+    sha = hashlib.sha256()
+    for name in _reached(modules):
+        sha.update(name.encode() + _files()[name].read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def digests(modules: Iterable[str] = ()) -> dict[str, str]:
+    """The digest of each module that `digest` covers, by its dotted name."""
+    return {
+        name: hashlib.sha256(_files()[name].read_bytes()).hexdigest()[:16]
+        for name in _reached(modules)
+    }
+
+
+def _reached(modules: Iterable[str]) -> list[str]:
+    """The worker, `modules` and all of the package that they import, by name."""
     roots = [WORKER, *(name for name in modules if name in _files())]
     found: set[str] = set()
     while roots:
@@ -41,10 +57,7 @@ def digest(modules: Iterable[str] = ()) -> str:
         if name not in found:
             found.add(name)
             roots += imports(name)
-    sha = hashlib.sha256()
-    for name in sorted(found):
-        sha.update(name.encode() + _files()[name].read_bytes())
-    return sha.hexdigest()[:16]
+    return sorted(found)
 
 
 @functools.cache

@@ -342,6 +342,8 @@ def _conclude(
 
 def device_title(device: torch.device) -> str:
     """The device with its hardware's name."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "cuda (of another machine)"
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"{device.type} ({_processor()})"

@@ -10,11 +10,12 @@ from testbed import report as reports
 from testbed.registry import Registry
 from testbed.report.study_result import StudyResult
 from testbed.report.study_result import open as open_result
-from testbed.study import engines, executors, plan, session, study_file, toml
+from testbed.study import engines, plan, session, study_file, toml
 from testbed.study.definition import Study, plain
+from testbed.study.executors import selection
 from testbed.study.runner import Progress
 from testbed.study.study_file import Invocation
-from testbed.trial.devices import device_of, one_thread
+from testbed.trial.devices import one_thread
 
 WRITTEN = "study.toml"
 """The file of a study that was written in Python, in the study's folder."""
@@ -49,7 +50,8 @@ def run(
         engine: how trials of one architecture train: "auto", "sequential", "batched" or
             "compiled".
         jobs: number of groups of trials that run at a time, at most; 0 trains in this process.
-        executor: where the trials run, "in-process" or "processes"; by default as the study says.
+        executor: where the trials run, "in-process", "processes", "slurm" or "ray"; by default
+            as the study says.
         plugins: modules or plugin files to load, besides those that the study names; "no:NAME"
             leaves one out.
         plugin_dirs: folders of plugin files to load.
@@ -77,14 +79,14 @@ def run(
     named = [*read.plugins, *map(str, plugins)]
     registry = Registry(named, plugin_dirs, places=read.plugins)
     with one_thread():
-        made = plan.make(read, registry, folder, device_of(device, "device", several=True))
+        made = plan.make(read, registry, folder, read.executor.device(device, "device"))
         for note in plan.notes(made):
             say(note)
         chosen = engines.choose(made, registry, engine, read.executor.slots(jobs))
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):
             made.files.store.put(WRITTEN, read.text.encode())
-        where = executors.of(chosen, made.devices)
+        where = selection.of(made, chosen)
         ending = session.run(
             made, registry, chosen, where, progress, say, reports.renew, tracking_uri
         )

@@ -1,8 +1,10 @@
 """Executors: how one is chosen, and that all of them leave the same study."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.clusters import results
 from helpers.command_line import run_here
 from helpers.studies import SMALL
 
@@ -48,3 +50,23 @@ def test_the_option_is_the_setting_that_it_stands_for(tmp_path: Path) -> None:
     done = run_here(tmp_path, "study", "small.toml", "--executor", "in-proces", "--no-mlflow")
     assert done.code == 2
     assert "Unknown executor 'in-proces'. Did you mean 'in-process'?" in done.err
+
+
+# --- the same study on each -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one_by_one(run_on: Callable[[str], Path]) -> dict[str, bytes]:
+    """What the study leaves that ran in one process."""
+    return results(run_on("in-process"))
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["processes", "slurm"])
+def test_every_executor_leaves_the_same_study_bit_for_bit(
+    name: str, one_by_one: dict[str, bytes], run_on: Callable[[str], Path]
+) -> None:
+    found = results(run_on(name))
+    assert len(found) > 10
+    assert found == one_by_one

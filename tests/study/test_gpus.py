@@ -12,7 +12,8 @@ from helpers.studies import SMALL, planned
 
 from testbed.errors import InputError
 from testbed.study import engines
-from testbed.study.executors import Job, ProcessExecutor
+from testbed.study.executors.base import Job
+from testbed.study.executors.local import ProcessExecutor
 from testbed.training import memory
 from testbed.trial import devices
 from testbed.trial.folders import StudyFolder
