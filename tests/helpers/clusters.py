@@ -1,9 +1,15 @@
 """A small study for every executor, and Slurm's commands as stand-ins on PATH."""
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from helpers.paths import ROOT
 
 from testbed.report import comparisons, reading, tables
@@ -49,6 +55,8 @@ calls = 0
 def pace(seconds, after):
     global calls
     calls += 1
+    if Path(__file__).with_name("paced").exists():
+        time.sleep(0.02)
     first_run = os.environ.get("SLURM_RESTART_COUNT") == "0"
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     if first_run and task is not None and calls > after:
@@ -103,6 +111,45 @@ def stand_ins(folder: Path, *left_out: str) -> dict[str, str]:
         (shell / name).symlink_to(f"/bin/{name}")
     path = ":".join([str(commands), str(shell), *system])
     return {"PATH": path, "SLURM_STAND_IN": str(folder)}
+
+
+@contextlib.contextmanager
+def losing_a_node(folder: Path) -> Iterator[str]:
+    """The address of a Ray of two nodes, one of which is killed while it trains.
+
+    Args:
+        folder: where the study runs; its trials take their time until the node is killed.
+    """
+    from ray.cluster_utils import Cluster
+
+    own = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    (folder / "paced").touch()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        other, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+    killed = threading.Event()
+
+    def kill() -> None:
+        curves: list[Path] = []
+        while len(curves) < 2 and not killed.is_set():
+            curves = [at for at in folder.glob("runs/*/trials/*/rows.jsonl") if at.stat().st_size]
+            time.sleep(0.02)
+        if len(curves) == 2:  # each node has a trial
+            cluster.remove_node(other, allow_graceful=False)
+            (folder / "paced").unlink()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield cluster.address
+    finally:
+        killed.set()
+        killer.join()
+        cluster.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 def results(folder: Path) -> dict[str, bytes]:

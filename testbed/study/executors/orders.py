@@ -116,6 +116,8 @@ class OrderFolder(Folder):
             What is to be answered; None where the trials have stopped at a checkpoint since the
             worker was warned, and the order is to be taken up again.
         """
+        if self.has("stop"):
+            return {}
         try:
             order = Order.model_validate(self.json("order.json"))
             torch.set_num_threads(order.threads)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from testbed.study.executors.base import Executor
 from testbed.study.executors.local import InProcessExecutor, ProcessExecutor
-from testbed.study.executors.settings import SLURM
+from testbed.study.executors.settings import RAY, SLURM
 
 if TYPE_CHECKING:
     from testbed.study.engines import ExecutionPlan
@@ -25,6 +25,10 @@ def of(plan: Plan, engine: ExecutionPlan) -> Executor:
         from testbed.study.executors.slurm import SlurmExecutor
 
         return SlurmExecutor(plan.folder, settings.slurm, engine.slots, engine.threads)
+    if settings.name == RAY:
+        from testbed.study.executors.ray import RayExecutor
+
+        return RayExecutor(plan.folder, settings.ray, engine.slots, engine.threads)
     return local(engine, plan.devices)
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 LARGEST = 1000
 """Tasks of one array: Slurm's own limit is 1001 where a site has not changed it."""
+PICKLES = "submitit"
+"""The folder of what submitit writes: scripts, pickles and the jobs' logs."""
 PATIENCE = 300.0
 """Seconds in which Slurm ends a job that it was asked to requeue."""
 
@@ -188,7 +190,8 @@ class SlurmExecutor(ClusterExecutor):
                 gone.update({one.id} - active)
                 left.append(one)
                 continue
-            lost = "" if answered else f"Slurm's job {one.id} {_end(one.id)}"
+            log = one.order.path.parent / PICKLES / f"{one.id}_0_log.out"
+            lost = "" if answered else f"Slurm's job {one.id} {_end(one.id)}; its log is {log}"
             one.order.settle(one.future, one.job, lost)
         self._running, self._gone = left, gone
 
@@ -220,7 +223,7 @@ def submit(orders: list[Path], settings: SlurmSettings, jobs: int) -> list[str]:
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    folder = orders[0].parent / "submitit"
+    folder = orders[0].parent / PICKLES
     folder.mkdir(exist_ok=True)
     os.chmod(folder, 0o700)  # what is unpickled in a job, its owner alone may write
     executor = submitit.SlurmExecutor(folder=folder)
