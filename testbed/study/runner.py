@@ -131,7 +131,7 @@ def execute(
     running: dict[Future[list[str]], Group] = {}
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
-    tries: dict[str, int] = {}
+    tries = _Tries()
     with _interrupts(executor, outcome), _Telling(tracker) as tell:
         for trial in ended:
             tell.end(trial, trial.state)
@@ -140,7 +140,7 @@ def execute(
             while waiting and taken < executor.slots and not outcome.interrupted:
                 taken += 1
                 group = waiting.pop(0)
-                tries[group.id] = tries.get(group.id, 0) + 1
+                tries.begin(group)
                 _take_over(plan, group)
                 job = _job(plan, registry, engine, group)
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
@@ -159,7 +159,7 @@ def execute(
                 if isinstance(future.exception(), torch.OutOfMemoryError):
                     waiting[:0] = _halves(plan, engine, group, progress)
                     continue
-                statuses = _statuses(future, trials, tries[group.id])
+                statuses = _statuses(future, trials, tries.without_progress(group, trials))
                 if statuses is None:
                     waiting.insert(0, group)
                     continue
@@ -246,8 +246,31 @@ class _Telling:
             self._told = self._thread.submit(self._tracker.end, trial, status)
 
 
+class _Tries:
+    """How often a group has begun since its training last got further.
+
+    On a cluster whose nodes are lost now and then, a long training may lose many workers. One that
+    dies three times without having got further would do so for ever.
+    """
+
+    def __init__(self) -> None:
+        self._count: dict[str, int] = {}
+        self._furthest: dict[str, int] = {}
+
+    def begin(self, group: Group) -> None:
+        """Counts a try."""
+        self._count[group.id] = self._count.get(group.id, 0) + 1
+
+    def without_progress(self, group: Group, trials: list[TrialFolder]) -> int:
+        """The tries, this one included, since the first that got as far."""
+        step = max(trial.last_step() for trial in trials)
+        if step > self._furthest.get(group.id, 0):
+            self._furthest[group.id], self._count[group.id] = step, 1
+        return self._count[group.id]
+
+
 def _statuses(future: Future[list[str]], trials: list[TrialFolder], tries: int) -> list[str] | None:
-    """The trials' statuses; None for a killed worker: worth two more tries from its checkpoint."""
+    """The trials' statuses; None for a lost worker: worth two more tries from its checkpoint."""
     try:
         return future.result()
     except BrokenExecutor as problem:

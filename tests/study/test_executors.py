@@ -38,7 +38,7 @@ def test_the_number_of_jobs_is_the_command_lines_or_the_files() -> None:
     assert ExecutorSettings().slots(None) is None
     assert ExecutorSettings(jobs=3).slots(None) == 3
     assert ExecutorSettings(jobs=3).slots(2) == 2
-    assert ExecutorSettings(name="in-process").slots(None) == 0
+    assert ExecutorSettings(name="in-process", jobs=3).slots(None) == 0
     with pytest.raises(InputError, match="--jobs 4: the executor in-process runs one"):
         ExecutorSettings(name="in-process").slots(4)
     with pytest.raises(InputError, match=r"--jobs -1 must be 0 or more"):

@@ -12,7 +12,7 @@ from helpers.studies import SMALL, planned
 from testbed import registry
 from testbed.errors import InputError
 from testbed.study import engines, runner
-from testbed.study.executors.base import Job
+from testbed.study.executors.base import Job, WorkerLost
 from testbed.study.executors.orders import OrderFolder
 from testbed.trial import environment, sources, worker
 from testbed.trial.storage import Busy
@@ -134,9 +134,10 @@ def test_a_warned_worker_leaves_the_order_open_unless_it_is_to_stop(
 ) -> None:
     monkeypatch.setattr(worker, "run", lambda *rest: "interrupted" if rest[-1]() else "finished")
     assert order.follow(lambda: True) is None
-    order.ask_to_stop()
-    assert order.follow(lambda: True) == {}
     assert order.follow() == {}
+    order.ask_to_stop()
+    monkeypatch.delattr(worker, "run")
+    assert order.follow(lambda: True) == {}
 
 
 @pytest.mark.parametrize(
@@ -172,3 +173,13 @@ def test_a_refused_order_ends_the_study(order: OrderFolder, job: Job) -> None:
     order.answer({"raised": "refused", "message": "torch is another"})
     with pytest.raises(InputError, match="torch is another"):
         order.settle(Future(), job, "lost")
+
+
+def test_what_another_driver_has_stopped_goes_on(order: OrderFolder, job: Job) -> None:
+    order.answer({})
+    stopped, lost = Future[list[str]](), Future[list[str]]()
+    order.settle(lost, job, "lost")
+    assert isinstance(lost.exception(timeout=0), WorkerLost)
+    order.ask_to_stop()
+    order.settle(stopped, job, "lost")
+    assert stopped.result(timeout=0) == ["interrupted"]

@@ -164,4 +164,8 @@ class OrderFolder(Folder):
             future.set_exception(OSError(int(outcome["errno"]), message))
         else:
             trials = [TrialFolder.at(path).result() for path in job.trial_dirs]
-            future.set_result([str(one.get("status", INTERRUPTED)) for one in trials])
+            statuses = [str(one.get("status", INTERRUPTED)) for one in trials]
+            if INTERRUPTED in statuses and not self.has("stop"):
+                future.set_exception(WorkerLost("an earlier driver had asked the worker to stop"))
+            else:
+                future.set_result(statuses)

@@ -140,7 +140,7 @@ class ExecutorSettings(Model):
         if wanted is not None and wanted < 0:
             raise InputError(f"{said} must be 0 or more.")
         if self.name == IN_PROCESS:
-            if wanted not in (None, 0, 1):
+            if jobs not in (None, 0, 1):
                 raise InputError(f"{said}: the executor in-process runs one trial at a time.")
             return 0
         if self.name not in CLUSTERS:
