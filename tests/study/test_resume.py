@@ -19,7 +19,8 @@ from helpers.command_line import Done, run_here, trials_only
 from testbed.registry import default_registry
 from testbed.study import engines, executors, plan, runner, study_file, tracking, tracking_store
 from testbed.trial import worker
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
 [study]
