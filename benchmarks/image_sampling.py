@@ -160,7 +160,7 @@ def ours(name: str, device: torch.device) -> Timed:
         towards = {"condition": {"label": list(range(IMAGES))}, "scale": SCALE}
 
     def draw() -> Tensor:
-        images = pipeline(IMAGES, generator=torch.Generator().manual_seed(0), **towards)
+        images: Tensor = pipeline(IMAGES, generator=torch.Generator().manual_seed(0), **towards)
         return (images / 2 + 0.5).clamp(0, 1)
 
     within = [(network, "forward"), *([(decoder, "decode")] if decoder is not None else [])]

@@ -71,7 +71,8 @@ class Loop:
             x0 = self.samples[index]
             parts = (one.chunk(training.accumulation) for one in (x0, eps, t))
             for part in zip(*parts, strict=True):
-                (self._loss(*part) / training.accumulation).backward()
+                loss = self._loss(*part) / training.accumulation
+                loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.parameters, training.clip)
             self.adamw.step()
             self.adamw.zero_grad()
@@ -107,7 +108,7 @@ def theirs(name: str, device: torch.device) -> Loop:
 
 def training(name: str, rounds: int, device: torch.device) -> Iterator[Figure]:
     """A step of a U-Net or a DiT against the loop written by hand."""
-    sides = {"ours": ours(name, device), "theirs": theirs(name, device)}
+    sides: dict[str, Ours | Loop] = {"ours": ours(name, device), "theirs": theirs(name, device)}
     found = interleaved(sides, rounds, clock_of(device))
     mine, other = (
         torch.cat([p.detach().flatten() for p in side.parameters]) for side in sides.values()

@@ -52,4 +52,5 @@ def memory(figure: str, module: str, name: str, device: torch.device) -> Figure:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(peak(*sys.argv[1:4], torch.device(sys.argv[4])))
+    module, name, side, device = sys.argv[1:]
+    print(peak(module, name, side, torch.device(device)))

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ def wait(device: torch.device) -> None:
 
 
 def interleaved(
-    works: dict[str, Work], rounds: int, clock: Clock = time.perf_counter
+    works: Mapping[str, Work], rounds: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
     """Seconds of each, round by round, after one round that does not count."""
     found: dict[str, list[float]] = {name: [] for name in works}
