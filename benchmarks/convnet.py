@@ -19,8 +19,9 @@ from trials import REGISTRY, data
 import testbed
 from testbed.diffusion.inputs import noise_kind
 from testbed.metrics import denoising
+from testbed.training.curve import Window
 from testbed.training.settings import Training
-from testbed.training.trainer import BLOCK, Trainer, TrainingJob, Window
+from testbed.training.trainer import BLOCK, Trainer, TrainingJob
 from testbed.trial import recipes
 
 SIX = ("eps", "v", "edm", "x0", "score", "flow")

@@ -50,7 +50,7 @@ from testbed.report.words import (
     title,
 )
 from testbed.study import looks
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 FEW = 6
 """Noise levels shown in the table of learning."""

@@ -18,7 +18,8 @@ from testbed.metrics.looks import Look
 from testbed.report.level_curves import LevelCurves, close, of_table
 from testbed.study.settings import ReportSettings
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder, StudyFolder
+from testbed.trial.folders import Folder
+from testbed.trial.study_folder import StudyFolder
 
 LABEL = ["case", "arm", "variant"]
 Label = tuple[str, str, str]

@@ -26,8 +26,9 @@ from testbed.training.batch import Batch, alone, in_common
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Loop, Trainer, TrainingJob
 from testbed.trial import build
-from testbed.trial.folders import ENDED, StudyFolder
+from testbed.trial.folders import ENDED
 from testbed.trial.specs import canonical
+from testbed.trial.study_folder import StudyFolder
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128

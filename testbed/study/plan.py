@@ -17,9 +17,10 @@ from testbed.study.study_file import StudyFile, TrialTemplate
 from testbed.trial import build, data_notes, devices, points, recipes
 from testbed.trial.config import TrialConfig
 from testbed.trial.encoder import Encoder
-from testbed.trial.folders import ENDED, StudyFolder, TrialFolder
+from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.resolve import resolve
 from testbed.trial.specs import ComponentSpec
+from testbed.trial.study_folder import StudyFolder
 
 REWRITTEN = {
     "study.json": "It is written anew, without what the study took so far.",

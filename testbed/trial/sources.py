@@ -24,6 +24,7 @@ APART = (
     "testbed.registry",
     "testbed.trial.folders",
     "testbed.trial.storage",
+    "testbed.trial.study_folder",
 )
 """What finds components, words messages and keeps files: no number comes from it."""
 

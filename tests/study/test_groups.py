@@ -27,7 +27,8 @@ from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
 from testbed.trial import evaluate, worker
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 REGISTRY = default_registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
