@@ -198,6 +198,8 @@ def _chosen(
     rates = _rates(pending, largest, registry, plan, wanted, slots)
     best = _best(rates, wanted)
     groups = _groups(pending, registry, best.name, best.slots)
+    if wanted == "auto" and best.name != "sequential":
+        groups = _one_by_one(groups, largest, best, registry, plan.device)
     measured = {way.title: rate for way, rate in rates.items()}
     return ExecutionPlan(best.name, best.slots, best.threads, groups, measured)
 
@@ -324,6 +326,30 @@ def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int)
         edges = [round(i * len(several) / parts) for i in range(parts + 1)]
         found += [Group([*itertools.chain(*several[a:b])]) for a, b in itertools.pairwise(edges)]
     return sorted(found, key=lambda group: -len(group.trials) * group.steps)
+
+
+def _one_by_one(
+    groups: Sequence[Group], measured: Group, best: EngineChoice, registry: Registry, device: str
+) -> list[Group]:
+    """The groups; those of other networks than `measured` are dissolved where that is faster."""
+    apart = {_network(measured): False}
+    found = []
+    for group in groups:
+        kind, trainings = _network(group), _shared(group.trials)
+        if kind not in apart and len(trainings) > 1:
+            alone, together = (
+                _measure(way, group, registry, device, "auto")
+                for way in (best._replace(name="sequential"), best)
+            )
+            apart[kind] = alone < together
+        found += [Group(same) for same in trainings] if apart.get(kind) else [group]
+    return found
+
+
+def _network(group: Group) -> str:
+    """Equal for groups whose steps take the same time for each of their trials."""
+    config = group.trials[0].config
+    return canonical([config.data_digest, config.network.text, config.training.batch])
 
 
 def _batch_key(one: Trial, registry: Registry) -> Any:
