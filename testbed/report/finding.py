@@ -18,7 +18,7 @@ import numpy as np
 from testbed.metrics.curves import RELATIVE
 from testbed.metrics.paired_tests import ALPHA, POWER
 from testbed.report import arms, ranges, sample_metrics
-from testbed.report.comparisons import Comparisons, Versus, baseline_note, baseline_of
+from testbed.report.comparisons import MOST_PAIRED, Comparisons, Versus, baseline_note, baseline_of
 from testbed.report.equal_objectives import distinct, equal_to, sentences_of
 from testbed.report.learning import linear_levels
 from testbed.report.results import LABEL, Results
@@ -77,7 +77,7 @@ def standing(results: Results, comparisons: Comparisons, case: str, arm: str) ->
     versus = comparisons.with_baseline(case, arm)
     ranked = ranking(results, versus, reference)
     against = [(name, comparisons.of(case, arm, ranked[0], name)) for name in ranked[1:]]
-    unseparated = [name for name, one in against if one and not _is_better(one, ranked[0])]
+    unseparated = [n for n, one in against if one is None or not _is_better(one, ranked[0])]
     close = [name for name, one in against if one and _said_of(one) == SMALL]
     return Standing(case, arm, reference, ranked, versus, unseparated, close)
 
@@ -255,7 +255,9 @@ def _best(left: LeaveOneOut, place: Standing) -> str:
     others = "which is better than every other"
     if not place.winner:
         apart = [name for name in place.unseparated if name not in place.close]
-        said = [f"not shown to be better than {listed(apart)}"] if apart else []
+        many = len(place.versus) > MOST_PAIRED and best != place.baseline
+        names = "the others, which were not compared with it" if many else listed(apart)
+        said = [f"not shown to be better than {names}"] if apart else []
         if place.close:
             said.append(f"better than {listed(place.close)} by less than matters")
         others = f"which is {' and '.join(said)}"

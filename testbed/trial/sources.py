@@ -34,8 +34,13 @@ def digest(modules: Iterable[str] = ()) -> str:
     Args:
         modules: those of the trial's components; what is not of this package is left out.
     """
-    roots = [WORKER, *(name for name in modules if name in _files())]
-    found: set[str] = set()
+    return _digest(frozenset(name for name in modules if name in _files()))
+
+
+@functools.cache
+def _digest(modules: frozenset[str]) -> str:
+    # A process has read its modules once; thousands of variants have few different sets of them.
+    roots, found = [WORKER, *modules], set[str]()
     while roots:
         name = roots.pop()
         if name not in found:
