@@ -88,7 +88,7 @@ def options(
 
 for panel, commands in (
     ("Studies", (studies.study, studies.plan, studies.report, studies.sync, studies.ui)),
-    ("Running studies", (watching.status, watching.log, watching.cancel, watching.retry)),
+    ("Watching", (watching.status, watching.log, watching.cancel, watching.retry)),
     ("Results", (sharing.compare, sharing.pack, sharing.verify)),
     ("Components", (components.plugins, components.explain, components.check, components.new)),
     ("Denoisers", (models.audit, samples.sample, checkpoints.export)),
