@@ -81,7 +81,8 @@ class Affine(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         g, b = self.diagonal(embedding).view(len(x), 2, *x.shape[1:]).unbind(1)
         correlated: Tensor = self.outer(self.gate(embedding) * self.inner(x.flatten(1)))
-        return g * x + b + correlated.view_as(x)
+        affine: Tensor = g * x + b + correlated.view_as(x)
+        return affine
 
 
 class ConvNet(nn.Module):

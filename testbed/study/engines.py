@@ -199,7 +199,7 @@ def _chosen(
     best = _best(rates, wanted)
     groups = _groups(pending, registry, best.name, best.slots)
     if wanted == "auto" and best.name != "sequential":
-        groups = _one_by_one(groups, largest, best, registry, plan.device)
+        groups = _one_by_one(groups, largest, best, registry, plan.main_device)
     measured = {way.title: rate for way, rate in rates.items()}
     return ExecutionPlan(best.name, best.slots, best.threads, groups, measured)
 

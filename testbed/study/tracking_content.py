@@ -35,7 +35,12 @@ ARTIFACTS = (
 LEVELS = "levels.json"
 """The per-sigma table as MLflow's pages compare it between runs."""
 TABLES = {"mlflow.loggedArtifacts": json.dumps([{"path": LEVELS, "type": "table"}])}
-RUN_STATUS = {"failed": "FAILED", "diverged": "FAILED", "interrupted": "KILLED"}
+RUN_STATUS = {
+    "failed": "FAILED",
+    "diverged": "FAILED",
+    "interrupted": "KILLED",
+    "cancelled": "KILLED",
+}
 """MLflow's word for a trial's status where that is not FINISHED."""
 NOTE, REASON = "mlflow.note.content", "testbed.reason"
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 5000
@@ -93,6 +98,11 @@ def reason(trial: Trial, result: Mapping[str, Any]) -> str:
 def curve(row: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a row of the training curve."""
     return {TRAINING + key: row[key] for key in CURVES if row[key] is not None}
+
+
+def system(sample: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of what a worker's process used."""
+    return {f"{SYSTEM}worker_{key}": value for key, value in sample.items() if key != "time"}
 
 
 def final(result: Mapping[str, Any]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from testbed.training import memory
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import evaluate, points
+from testbed.trial import evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
@@ -44,21 +44,27 @@ def run(
     """Trains and measures one trial in its directory; resumes from its checkpoint.
 
     Returns:
-        "finished", "diverged", "interrupted" (stop() became true), or "failed" with error.txt.
+        "finished", "diverged", "interrupted" (stop() became true), "cancelled", or "failed" with
+        error.txt.
 
     Raises:
         Busy: another process is at work on it.
         OSError: the disk is full, which no trial is to blame for.
     """
-    trial = TrialFolder.at(at)
-    with trial.own(ORPHANED):
+    trial, where = TrialFolder.at(at), torch.device(device)
+    with trial.own(ORPHANED), usage.sampled([trial], where):
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
-            return _run(config, trial, registry, torch.device(device), stop)
+            return _run(config, trial, registry, where, lambda: stop() or trial.cancelled)
         except Exception as problem:
             if disk_is_full(problem):
                 raise
             return _failed(trial, problem)
+
+
+def _stopped(trial: TrialFolder) -> str:
+    """The status of a trial that was stopped at a checkpoint."""
+    return "cancelled" if trial.cancelled else "interrupted"
 
 
 def _failed(trial: TrialFolder, problem: Exception) -> str:
@@ -102,7 +108,8 @@ def run_together(
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)
-            return _run_together(configs, trials, together, registry, where, stop, compiled)
+            with usage.sampled(trials, where):
+                return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
             several = len({config.training_text for config in configs}) > 1
             splits = isinstance(problem, torch.OutOfMemoryError) and several and not half
@@ -132,7 +139,7 @@ def _run(
     trainer = Trainer.of(one, data, device)
     points.keep(trainer, [config])
     if not _train(trainer, [trial], trial, stop):
-        return "interrupted"
+        return _stopped(trial)
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
     trained = one._replace(denoiser=trainer.averaged())
     status = _conclude(config, trial, registry, data, trained, device, facts)
@@ -187,15 +194,19 @@ def _run_together(
         loop = Batch(jobs, data, device, compiled)
     points.keep(loop, configs)
     curves = [None if done else trial for trial, done in zip(trials, concluded, strict=True)]
-    if not _train(loop, curves, group, stop, of):
-        return ["interrupted"] * len(trials)
+
+    def stopping() -> bool:
+        return stop() or all(trial is None or trial.cancelled for trial in curves)
+
+    if not _train(loop, curves, group, stopping, of):
+        return [_stopped(trial) for trial in trials]
     statuses = []
     for i, (config, trial) in enumerate(zip(configs, trials, strict=True)):
         if concluded[i]:
             statuses.append(str(trial.result()["status"]))
             continue
-        if stop():
-            statuses.append("interrupted")
+        if stop() or trial.cancelled:
+            statuses.append(_stopped(trial))
             continue
         facts = {
             "diverged_at": loop.diverged[of[i]],
@@ -210,7 +221,7 @@ def _run_together(
             if disk_is_full(problem):
                 raise
             statuses.append(_failed(trial, problem))
-    if "interrupted" not in statuses:
+    if not {"interrupted", "cancelled"} & set(statuses):
         group.remove()
         for trial in trials:
             trial.leave()
