@@ -73,13 +73,15 @@ class Orders:
         folder.store.remove(*folder.store.names())
         who = {"pid": os.getpid(), "host": platform.node(), "began": time.time()}
 
-        def live() -> None:
+        def sign() -> None:
             with contextlib.suppress(OSError):  # a full disk stops the driver itself
-                while True:
-                    self._files.put_json(FILE, {**who, "seen": time.time()}, durable=False)
-                    if ended.wait(SECONDS):
-                        return
+                self._files.put_json(FILE, {**who, "seen": time.time()}, durable=False)
 
+        def live() -> None:
+            while not ended.wait(SECONDS):
+                sign()
+
+        sign()
         thread = threading.Thread(target=live, daemon=True)
         thread.start()
         try:
