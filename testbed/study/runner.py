@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -138,8 +138,7 @@ def execute(
     running: dict[Future[list[str]], Group] = {}
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
-    tries: dict[str, int] = {}
-    reached: dict[str, int] = {}
+    tries = _Tries()
     orders, looks = Orders(plan), _Looks()
     with _interrupts(executor, outcome), orders.heeded(), _Telling(tracker) as tell:
         for trial in ended:
@@ -149,13 +148,10 @@ def execute(
             while waiting and taken < executor.slots and not outcome.interrupted:
                 taken += 1
                 group = waiting.popleft()
-                if _cancelled(plan, group):
+                if _cancelled(plan, group, outcome, progress):
                     taken -= 1
-                    for trial in group.trials:
-                        outcome.statuses[trial.id] = trial.state = "cancelled"
-                        progress.ended(trial, "cancelled")
                     continue
-                tries[group.id] = tries.get(group.id, 0) + 1
+                tries.begin(group)
                 _take_over(plan, group)
                 job = _job(plan, registry, engine, group)
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
@@ -165,11 +161,9 @@ def execute(
             for future, group in [(one, running[one]) for one in running if one.done()]:
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
                 del running[future]
-                statuses = _statuses(future, trials, tries[group.id])
+                statuses = _statuses(future, trials, tries.of(group))
                 if statuses is None:
-                    step = max(trial.last_step() for trial in trials)
-                    if step > reached.get(group.id, 0):  # a lost node, not a trial that kills it
-                        tries[group.id], reached[group.id] = 0, step
+                    tries.died(group, trials)
                     waiting.appendleft(group)
                     continue
                 outcome.seconds = time.monotonic() - start
@@ -204,6 +198,28 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
     )
 
 
+class _Tries:
+    """How often each group began since it last came further: a lost node is no fault of a trial."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, int] = {}
+        self._reached: dict[str, int] = {}
+
+    def of(self, group: Group) -> int:
+        """How often the group has begun without coming further."""
+        return self._begun[group.id]
+
+    def begin(self, group: Group) -> None:
+        """The group begins, or goes on from its checkpoint."""
+        self._begun[group.id] = self._begun.get(group.id, 0) + 1
+
+    def died(self, group: Group, trials: Sequence[TrialFolder]) -> None:
+        """The group's worker died."""
+        step = max(trial.last_step() for trial in trials)
+        if step > self._reached.get(group.id, 0):
+            self._begun[group.id], self._reached[group.id] = 0, step
+
+
 class _Looks:
     """Looks at how far running groups are, as seldom as takes LOOKING of the driver's time."""
 
@@ -225,9 +241,14 @@ class _Looks:
         self._due = now + max(POLL, (now - start) / LOOKING)
 
 
-def _cancelled(plan: Plan, group: Group) -> bool:
+def _cancelled(plan: Plan, group: Group, outcome: Outcome, progress: Progress) -> bool:
     """Whether no trial of a group is to go on. One that trains with others goes on with them."""
-    return all(plan.files.trial(trial.id).cancelled for trial in group.trials)
+    if not all(plan.files.trial(trial.id).cancelled for trial in group.trials):
+        return False
+    for trial in group.trials:
+        outcome.statuses[trial.id] = trial.state = "cancelled"
+        progress.ended(trial, "cancelled")
+    return True
 
 
 def _take_over(plan: Plan, group: Group) -> None:
