@@ -343,7 +343,7 @@ def result_table(results: Results) -> pd.DataFrame:
     the trial's own samples, not where it is that of held-out points that all trials share
     (excess_nats, nll and what goes with them).
     """
-    rows = []
+    rows, errors = [], sampling_errors(results)
     for case in results.cases:
         for metric in results.metric_names(case):
             log = geometric(results, case, metric)
@@ -359,7 +359,7 @@ def result_table(results: Results) -> pd.DataFrame:
                             "diverged": int((~np.isfinite(values)).sum()),
                             "missing": len(results.of(case, arm, variant)) - len(values),
                             **interval(values.to_numpy(), results.level, log)._asdict(),
-                            "sampling_error": sampling_error(results, case, arm, variant, metric),
+                            "sampling_error": errors.get((case, arm, variant, metric), NAN),
                         }
                     )
     columns = [*LABEL, "metric", "mean", "n", "diverged", "missing", *Interval._fields]
@@ -367,11 +367,11 @@ def result_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def sampling_error(results: Results, case: str, arm: str, variant: str, metric: str) -> float:
-    """Returns a metric's error in a trial, root mean square over trials; nan where it has none."""
-    table = results.metrics
-    mine = (table[LABEL] == [case, arm, variant]).all(axis=1) & (table["metric"] == metric)
-    return float(np.sqrt(table.loc[mine, "error"].pow(2).mean()))
+def sampling_errors(results: Results) -> dict[tuple[str, str, str, str], float]:
+    """Returns each metric's error in a trial, root mean square over a label's; nan for none."""
+    squares = results.metrics.assign(error=results.metrics["error"] ** 2)
+    means = np.sqrt(squares.groupby([*LABEL, "metric"], sort=False)["error"].mean())
+    return {(str(c), str(a), str(v), str(m)): float(e) for (c, a, v, m), e in means.items()}
 
 
 def geometric(results: Results, case: str, metric: str) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from testbed.metrics.curves import Array
 from testbed.report import ranges
 from testbed.report.comparisons import Versus, baseline_of
 from testbed.report.ranges import NoiseBand
@@ -50,11 +50,15 @@ class OfMeans(Generic[Statement]):
     def __call__(self, results: Results) -> Statement | None:
         """What it states of results."""
         values = self.values(results)
-        return self.judge({name: _mean(own.to_numpy()) for name, own in values.items()})
+        means = {name: _mean(np.asarray(own, dtype=np.float64)) for name, own in values.items()}
+        return self.judge(means)
 
     def without(self, results: Results, omitted: Iterable[str | int]) -> list[Statement | None]:
         """What it states of the results without each variant, a word, or seed, a number."""
-        values = {name: (own.to_numpy(), own.index) for name, own in self.values(results).items()}
+        values = {
+            name: (np.asarray(own, dtype=np.float64), own.index)
+            for name, own in self.values(results).items()
+        }
         means = {name: _mean(own) for name, (own, _) in values.items()}
         places = {name: {seed: i for i, seed in enumerate(s)} for name, (_, s) in values.items()}
         found = []
@@ -152,7 +156,7 @@ def lowest(
     return OfMeans(values, judge)
 
 
-def _mean(values: NDArray[np.floating[Any]]) -> float:
+def _mean(values: Array) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 

@@ -142,11 +142,8 @@ def execute(
             while waiting and taken < executor.slots and not outcome.interrupted:
                 taken += 1
                 group = waiting.popleft()
-                if _cancelled(plan, group):
+                if _cancelled(plan, group, outcome, progress):
                     taken -= 1
-                    for trial in group.trials:
-                        outcome.statuses[trial.id] = trial.state = "cancelled"
-                        progress.ended(trial, "cancelled")
                     continue
                 tries.begin(group)
                 _take_over(plan, group)
@@ -230,9 +227,14 @@ class _Looks:
         self._due = now + max(POLL, (now - start) / LOOKING)
 
 
-def _cancelled(plan: Plan, group: Group) -> bool:
+def _cancelled(plan: Plan, group: Group, outcome: Outcome, progress: Progress) -> bool:
     """Whether no trial of a group is to go on. One that trains with others goes on with them."""
-    return all(plan.files.trial(trial.id).cancelled for trial in group.trials)
+    if not all(plan.files.trial(trial.id).cancelled for trial in group.trials):
+        return False
+    for trial in group.trials:
+        outcome.statuses[trial.id] = trial.state = "cancelled"
+        progress.ended(trial, "cancelled")
+    return True
 
 
 def _take_over(plan: Plan, group: Group) -> None:

@@ -211,10 +211,7 @@ class Tracker:
         return str(run.info.run_id)
 
     def _save(self, at_once: bool = True) -> None:
-        """Notes what was sent; of what ended lately a kill may lose it, and MLflow is asked then.
-
-        The note is as long as the study has trials: one for each would be quadratic in them.
-        """
+        """Notes what was sent; one note for each trial would be quadratic in their number."""
         if at_once or time.monotonic() - self._saved > SAVE:
             self._plan.files.put_json("mlflow.json", self._sent)
             self._saved = time.monotonic()
@@ -328,13 +325,8 @@ class Tracker:
             for row in fresh
             for key, value in content.curve(row).items()
         ]
-        since = self._parent_began
         used = [one for one in folder.samples() if one["time"] > entry.get("sampled", 0.0)]
-        metrics += [
-            Metric(key, value, content.milliseconds(one["time"]), int(one["time"] - since))
-            for one in used
-            for key, value in content.system(one).items()
-        ]
+        metrics += [Metric(*point) for point in content.system(used, self._parent_began)]
         if final:
             end, last = content.milliseconds(content.ended(folder)), trial.config.training.steps
             metrics += [Metric(key, value, end, last) for key, value in final.items()]
@@ -348,8 +340,7 @@ class Tracker:
             metrics, params, own_tags = metrics[room:], params[PARAMS:], []
         if fresh:
             entry["step"] = fresh[-1]["step"]
-        if used:
-            entry["sampled"] = used[-1]["time"]
+        entry["sampled"] = max([entry.get("sampled", 0.0), *(one["time"] for one in used)])
         return str(entry["run"])
 
     def close(self, status: str, plugin_files: Mapping[str, Path]) -> None:

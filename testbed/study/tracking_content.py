@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from testbed.study.plan import NOT_TRAINED, Plan, Trial
@@ -100,9 +100,15 @@ def curve(row: Mapping[str, Any]) -> dict[str, float]:
     return {TRAINING + key: row[key] for key in CURVES if row[key] is not None}
 
 
-def system(sample: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of what a worker's process used."""
-    return {f"{SYSTEM}worker_{key}": value for key, value in sample.items() if key != "time"}
+def system(
+    samples: Iterable[Mapping[str, float | None]], since: float
+) -> Iterator[tuple[str, float, int, int]]:
+    """What a worker's process used: metric, value, milliseconds, and seconds since `since`."""
+    for sample in samples:
+        at = sample["time"] or since
+        for key, value in sample.items():
+            if key != "time" and value is not None:
+                yield f"{SYSTEM}worker_{key}", value, milliseconds(at), int(at - since)
 
 
 def final(result: Mapping[str, Any]) -> dict[str, float]:

@@ -190,14 +190,14 @@ def _trial(
     if state == "cancelled":
         return WatchedTrial(**stored, state="cancelled")
     last = samples[-1] if samples else {}
-    if time.time() - last.get("time", 0.0) > orders.SILENT or not orders.driven(files):
+    if time.time() - (last.get("time") or 0.0) > orders.SILENT or not orders.driven(files):
         return WatchedTrial(**stored, state="waiting")
     return WatchedTrial(
         **stored,
         state="running",
         rate=_rate(rows),
-        memory_mb=last.get("memory_mb", 0.0),
-        cpu_percent=last.get("cpu_percent", 0.0),
+        memory_mb=last.get("memory_mb") or 0.0,
+        cpu_percent=last.get("cpu_percent") or 0.0,
     )
 
 

@@ -267,7 +267,7 @@ class TrialFolder(TrainingFolder):
         """Adds what the worker's process uses now."""
         self.store.append("system.jsonl", (json.dumps(_finite(sample)) + "\n").encode())
 
-    def samples(self) -> list[dict[str, float]]:
+    def samples(self) -> list[dict[str, Any]]:
         """What the worker's process used, in the order of time; a torn line is left out."""
         found = []
         for line in (self.store.get("system.jsonl") or b"").splitlines():

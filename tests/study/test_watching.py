@@ -19,7 +19,7 @@ from helpers.watched_studies import SEEDS, STEPS, watched
 
 from testbed.errors import UnknownName
 from testbed.registry import default_registry
-from testbed.study import orders, plan, runner, watching
+from testbed.study import orders, plan, runner, tracking_content, watching
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.trial import usage, worker
 
@@ -260,6 +260,12 @@ def test_a_worker_stops_a_cancelled_trial_at_a_checkpoint(tmp_path: Path) -> Non
     (first, *_) = trial.samples()
     assert abs(first["time"] - time.time()) < 60
     assert 10 < first["memory_mb"] < 100_000
+
+
+def test_a_sample_is_a_metric_of_its_trial() -> None:
+    sample = {"time": 12.0, "memory_mb": 3.0, "cpu_percent": None}
+    found = list(tracking_content.system([sample], since=2.0))
+    assert found == [("system/worker_memory_mb", 3.0, 12_000, 10)]
 
 
 def test_a_torn_sample_is_left_out(tmp_path: Path) -> None:
