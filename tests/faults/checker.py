@@ -11,7 +11,7 @@ from testbed.study import tracking_content, tracking_store
 from testbed.trial.folders import Folder, StudyFolder, TrialFolder
 
 CLOCKS = ("time", "seconds")
-TIMES = ("training_seconds", "measuring_seconds", "ended", "curve")
+TIMES = ("training_seconds", "sampling_seconds", "measuring_seconds", "ended", "curve")
 BITS = ("weights.safetensors", "states.safetensors", "samples.safetensors", "levels.csv")
 STRAYS = ("*.tmp", "checkpoint*", "group.json", "*.new*", "groups/*", "error.txt")
 
