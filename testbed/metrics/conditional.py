@@ -38,11 +38,11 @@ def conditional_energy(
     names = list(condition)
     rows = torch.stack([condition[name] for name in names], 1)
     found = []
-    for classes in rows.unique(dim=0):
-        index = (rows == classes).all(1)
+    for classes in sorted(set(map(tuple, rows.tolist()))):
+        index = (rows == rows.new_tensor(classes)).all(1)
         if int(index.sum()) < FEWEST:
             continue
-        exact = data.conditional.given(dict(zip(names, classes.tolist(), strict=True)))
+        exact = data.conditional.given(dict(zip(names, classes, strict=True)))
         x, y = distances.rows(samples[index], exact.sample(n, generator), least=FEWEST)
         found.append(kernels.two_sample(x, y, torch.neg, generator))
     if not found:

@@ -72,7 +72,7 @@ def of_spaces(results: Results, images: str, spaces: Mapping[str, str]) -> Pictu
     figure, grid = panels(1 + len(spaces), len(labels), width=2.6, height=2.75, shared=False)
     frame = _Frame(real)
     for row, (arm, variant) in zip(grid, labels, strict=True):
-        columns = {"real": real}
+        columns: dict[str, Array | None] = {"real": real}
         for case, space in spaces.items():
             columns[f"{case}: {space}"] = results.samples(case, arm, variant)
         for axes, (name, samples) in zip(row, columns.items(), strict=True):
@@ -90,8 +90,7 @@ def _panel(axes: Axes, samples: Array | None, frame: _Frame, colour: Any, image:
         spine.set_visible(True)
         spine.set_color("#bbbbbb")
     if samples is None:
-        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
-        axes.text(0.5, 0.5, "no samples", **middle)
+        axes.text(0.5, 0.5, "no samples", ha="center", va="center", transform=axes.transAxes)
         return ""
     if not image:
         return _scatter(axes, samples, frame, colour)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from testbed.report.comparisons import interval
 from testbed.report.drawing import Picture
 from testbed.report.galleries import of_spaces
 from testbed.report.page_tables import Cell, PageTable, page_table
-from testbed.report.results import LABEL, Results
+from testbed.report.results import LABEL, Label, Results, chosen
 from testbed.report.words import between, floor, listed, number, title
 from testbed.trial.config import TrialConfig
 
@@ -99,10 +101,10 @@ def _page_table(results: Results, cases: Sequence[str], found: pd.DataFrame) -> 
     """A row for each arm and variant in each space; below them what no model can be below."""
     metrics = _metrics(results, cases)
     quantities = [*metrics, *SECONDS]
-    by = found.set_index([*LABEL, "metric"]).sort_index()
     rows: list[list[Cell | str]] = []
     for case, arm, variant in _labels(results, cases):
-        cells = [_cell(by.loc[(case, arm, variant, name)]) for name in quantities]
+        by = {row["metric"]: row for row in chosen(found, case, arm, variant).to_dict("records")}
+        cells = [_cell(by[name]) for name in quantities]
         rows.append([arm, variant, case, _space(results, case), *cells])
     floors = results.facts[cases[0]]["floors"]
     real = [{k: v for k, v in floors[name].items() if k != "decoded"} for name in metrics]
@@ -119,7 +121,7 @@ def _floor_row(name: str, case: str, texts: Sequence[str]) -> list[Cell | str]:
     return [Cell(text, "quiet") for text in ("", name, case, "", *texts, "", "")]
 
 
-def _cell(row: pd.Series) -> Cell:
+def _cell(row: dict[Any, Any]) -> Cell:
     if row["diverged"]:
         return Cell(f"diverged in {row['diverged']} of {row['n']}", "bad")
     return Cell(between(row["value"], row["low"], row["high"]))
@@ -145,7 +147,7 @@ def _metrics(results: Results, cases: Sequence[str]) -> list[str]:
     return [name for name in known[0] if all(name in own for own in names)]
 
 
-def _labels(results: Results, cases: Sequence[str]) -> list[tuple[str, str, str]]:
+def _labels(results: Results, cases: Sequence[str]) -> list[Label]:
     """Case, arm and variant, the cases of a variant beside each other."""
     pairs = dict.fromkeys(
         (arm, variant)
@@ -161,13 +163,13 @@ def _labels(results: Results, cases: Sequence[str]) -> list[tuple[str, str, str]
     ]
 
 
-def _values(results: Results, label: tuple[str, str, str], metric: str) -> np.ndarray:
+def _values(results: Results, label: Label, metric: str) -> NDArray[np.float64]:
     """A metric by seed, or the seconds of each trial that ended."""
     if metric not in SECONDS:
         return results.values(*label, metric).to_numpy(dtype=float)
     trials = results.of(*label)
-    seconds = trials.loc[trials["status"] == "finished", metric].to_numpy(dtype=float)
-    return seconds[np.isfinite(seconds)]
+    ended: pd.Series[float] = trials.loc[trials["status"] == "finished", metric].dropna()
+    return ended.to_numpy(dtype=float)
 
 
 def _space(results: Results, case: str) -> str:
