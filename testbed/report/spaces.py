@@ -166,10 +166,10 @@ def _labels(results: Results, cases: Sequence[str]) -> list[Label]:
 def _values(results: Results, label: Label, metric: str) -> NDArray[np.float64]:
     """A metric by seed, or the seconds of each trial that ended."""
     if metric not in SECONDS:
-        return results.values(*label, metric).to_numpy(dtype=float)
+        return np.asarray(results.values(*label, metric), dtype=np.float64)
     trials = results.of(*label)
-    ended: pd.Series[float] = trials.loc[trials["status"] == "finished", metric].dropna()
-    return ended.to_numpy(dtype=float)
+    ended = trials.loc[trials["status"] == "finished", metric].dropna()
+    return np.asarray(ended, dtype=np.float64)
 
 
 def _space(results: Results, case: str) -> str:
