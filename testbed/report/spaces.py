@@ -106,11 +106,12 @@ def _page_table(results: Results, cases: Sequence[str], found: pd.DataFrame) -> 
         by = {row["metric"]: row for row in chosen(found, case, arm, variant).to_dict("records")}
         cells = [_cell(by[name]) for name in quantities]
         rows.append([arm, variant, case, _space(results, case), *cells])
-    floors = results.facts[cases[0]]["floors"]
+    floors = _floors(results, cases[0])
     real = [{k: v for k, v in floors[name].items() if k != "decoded"} for name in metrics]
-    rows.append(_floor_row("real images", "", [floor(one) for one in real]))
+    if metrics:
+        rows.append(_floor_row("real images", "", [floor(one) for one in real]))
     for case in cases:
-        decoded = [results.facts[case]["floors"][name].get("decoded") for name in metrics]
+        decoded = [_floors(results, case)[name].get("decoded") for name in metrics]
         if any(value is not None for value in decoded):
             rows.append(_floor_row("images decoded again", case, [number(one) for one in decoded]))
     head = ["arm", "variant", "case", "space", *map(title, metrics), *SECONDS.values()]
@@ -141,10 +142,16 @@ def _sentences(results: Results, cases: Sequence[str]) -> Iterator[str]:
 
 def _metrics(results: Results, cases: Sequence[str]) -> list[str]:
     """The metrics of samples that all cases have."""
-    known = [results.facts.get(case, {}).get("floors", {}) for case in cases]
+    known = [_floors(results, case) for case in cases]
     names = [set(floors) & set(results.metric_names(case))
              for floors, case in zip(known, cases, strict=True)]  # fmt: skip
     return [name for name in known[0] if all(name in own for own in names)]
+
+
+def _floors(results: Results, case: str) -> dict[str, dict[str, float]]:
+    """The floors of each metric; none before the study has made them."""
+    found: dict[str, dict[str, float]] = results.facts.get(case, {}).get("floors", {})
+    return found
 
 
 def _labels(results: Results, cases: Sequence[str]) -> list[Label]:

@@ -118,6 +118,14 @@ def test_what_is_not_alike_in_the_cases_is_said(folder: Path) -> None:
     ]
 
 
+def test_a_study_that_has_not_made_its_floors_has_its_seconds(folder: Path) -> None:
+    for file in (folder / "data").iterdir():
+        file.unlink()
+    found = part(folder)
+    assert found.table.head[4:] == ["training, s", "sampling, s"]
+    assert found.picture is None
+
+
 def test_a_trial_without_seconds_or_samples_leaves_them_out(folder: Path) -> None:
     for at in sorted((folder / "trials").iterdir()):
         result = json.loads((at / "result.json").read_text())
