@@ -24,7 +24,7 @@ from testbed.training.batch import Batch  # noqa: E402
 from testbed.training.trainer import Loop  # noqa: E402
 
 torch.set_num_threads(1)
-MILLISECONDS = engines._milliseconds
+MILLISECONDS, LONG_STEP = engines._milliseconds, engines._long_step
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,6 +59,7 @@ def short_measurement() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "_milliseconds", milliseconds)
+        patch.setattr(engines, "_long_step", lambda *rest: 0.0)
         yield
 
 
@@ -66,6 +67,7 @@ def short_measurement() -> Iterator[None]:
 def whole_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines are measured as they are for a user."""
     monkeypatch.setattr(engines, "_milliseconds", MILLISECONDS)
+    monkeypatch.setattr(engines, "_long_step", LONG_STEP)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 from testbed import settings
+from testbed.components.dataset import Data
+from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import ComponentError, InputError, UnknownName, unknown
 from testbed.registry import Registry
 from testbed.study.plan import Plan, Trial
@@ -34,6 +36,11 @@ NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
 MEASURED = 8
 """How many trials a measurement takes: a trial's step among more is no dearer."""
+LONG_STEP_SECONDS = 0.05
+"""Seconds of a step from which trials train one by one without a measurement: a batch saves the
+calls of small operations, which are some milliseconds of a step."""
+BACKWARD = 2.0
+"""The time of a backward pass over that of the forward one."""
 COMPILE_PAYS_SECONDS = 240.0
 """Seconds of training above which torch.compile is tried: it takes about thirty, in each worker."""
 
@@ -215,6 +222,8 @@ def _rates(
     """Milliseconds of a step of one trial, in one process of each way that is worth a try."""
     workers, device = _workers(plan.devices, slots), plan.main_device
     ways = [EngineChoice("sequential", workers, 1), EngineChoice("batched", workers, 1)]
+    if wanted == "auto" and (seconds := _long_step(group.trials[0], registry, device)):
+        return {ways[0]: 1000 * seconds}
     if slots is None and workers > 1:
         ways.append(EngineChoice("batched", 1, workers))
     if wanted == "compiled":
@@ -367,6 +376,44 @@ def _batch_key(one: Trial, registry: Registry) -> Any:
 def _own(training: Training) -> str:
     """The settings that each trial of a batch has for itself, as text."""
     return canonical([getattr(training, key) for key in settings.names(Training, batch=False)])
+
+
+def _long_step(trial: Trial, registry: Registry, device: str) -> float:
+    """About the seconds of a trial's step where they are LONG_STEP_SECONDS or more, else 0.0.
+
+    They are those of the forward pass of its batch and of its backward pass. On a CPU one sample is
+    tried first: where it takes as long, so does the batch, and a study that is made for a GPU is
+    planned in seconds.
+    """
+    where, threads = torch.device(device), torch.get_num_threads()
+    batch = trial.config.training.batch
+    torch.set_num_threads(1)
+    try:
+        data = build.data_of(trial.config, registry)
+        denoiser = build.training_job(trial.config, registry, data).denoiser
+        build.module_of(denoiser).to(where)
+        for n in (1, batch) if where.type == "cpu" else (batch,):
+            seconds = (1 + BACKWARD) * _forward_seconds(denoiser, data, n, where)
+            if seconds >= LONG_STEP_SECONDS:
+                return seconds * batch / n
+    except Exception:  # a plugin's: the measurement meets it again
+        return 0.0
+    finally:
+        torch.set_num_threads(threads)
+    return 0.0
+
+
+def _forward_seconds(denoiser: Denoiser, data: Data, n: int, device: torch.device) -> float:
+    """Of n samples, the shortest of a few: the first one may import or compile."""
+    x = data.train[torch.arange(n) % len(data.train)].to(device)
+    sigma = torch.full((n,), data.sigma_data, dtype=torch.float64, device=device)
+    times = []
+    with torch.no_grad():
+        for _ in range(3):
+            start = time.perf_counter()
+            denoiser(x, sigma).cpu()  # it waits for the device
+            times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def _measure(

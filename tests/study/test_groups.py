@@ -493,7 +493,7 @@ def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
 ) -> None:
     genuine = evaluate.measure
 
-    def measure(config: TrialConfig, *rest: Any) -> dict[str, float]:
+    def measure(config: TrialConfig, *rest: Any) -> evaluate.Measured:
         if config.seed == 1:
             raise ValueError("cannot be measured")
         return genuine(config, *rest)
@@ -572,6 +572,30 @@ def test_what_the_first_step_alone_takes_is_not_measured(monkeypatch: pytest.Mon
     loop = Warming()
     found = engines._milliseconds(cast(Loop, loop))
     assert (loop.interval, found) == (BLOCK // 2, 1000 / (BLOCK // 2) / 4)
+
+
+@pytest.mark.usefixtures("whole_measurement")
+def test_trials_of_a_long_step_train_one_by_one_without_a_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forward pass of n samples takes n tenths of a second: a step of all, three such passes."""
+    tried: list[int] = []
+
+    def forward(denoiser: Any, data: Any, n: int, device: Any) -> float:
+        tried.append(n)
+        return pace * n
+
+    monkeypatch.setattr(engines, "_forward_seconds", forward)
+    batch, pace = made(tmp_path).trials[0].config.training.batch, 0.1
+    found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+    assert (found.name, tried, sizes(found)) == ("sequential", [1], [1] * 9)
+    assert found.measured == {"sequential": pytest.approx(300 * batch)}
+    tried.clear()
+    pace = engines.LONG_STEP_SECONDS / (2 * batch)
+    assert engines.choose(made(tmp_path), REGISTRY, "auto", 1).name == "sequential"
+    assert tried == [1, batch]
+    pace /= 2
+    assert engines._long_step(made(tmp_path).trials[0], REGISTRY, "cpu") == 0
 
 
 @pytest.mark.usefixtures("whole_measurement")
