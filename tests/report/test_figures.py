@@ -84,6 +84,7 @@ def test_a_coefficient_is_shown_by_arm_where_it_differs(tmp_path: Path, column: 
     assert sorted(found) == sorted(titles)
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     ("powers", "head", "row"),
     [
@@ -167,6 +168,7 @@ def test_an_axis_below_a_decade_has_three_labels_at_least(low: float, width: flo
     assert len({drawing.decade(tick) for tick in found}) == len(found)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_table_of_bands_wraps_into_the_page(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, ARMS)).read_text()
     table = page.partition("By band of noise levels")[2].partition("</table>")[0]
