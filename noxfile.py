@@ -3,6 +3,7 @@
 `nox --no-venv -s study` uses the machine's own Python and torch, for example a CUDA build.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import nox
@@ -29,7 +30,8 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
         return
     wanted = ["--editable=."] if project else []
     wanted += nox.project.dependency_groups(PROJECT, *groups)
-    there = INSTALLED.setdefault(str(session.bin), set())
+    # In CI one environment is that of two sessions, by a link.
+    there = INSTALLED.setdefault(os.path.realpath(session.bin), set())
     if missing := [one for one in dict.fromkeys(wanted) if one not in there]:
         session.install("-c", "constraints.txt", *missing)
         there.update(missing)
