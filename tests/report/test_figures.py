@@ -55,6 +55,7 @@ def test_the_target_is_shown_by_arm_where_its_size_differs(
     assert drawn(study(tmp_path, **powers), "sizes") == titles
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("column", [None, 3.3, 4.5])
 @pytest.mark.parametrize("power", [0.0, -1.0])
 def test_every_panel_of_a_shared_axis_has_plain_ticks(

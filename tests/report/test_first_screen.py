@@ -498,6 +498,7 @@ def test_a_statement_of_all_variants_hangs_on_those_that_make_it(default: Result
     assert "score" in LeaveOneOut(default, "mixture").hangs_on(spread)
 
 
+@pytest.mark.usefixtures("trials_only")
 @pytest.mark.slow
 @pytest.mark.process
 def test_edm_learns_nothing_on_the_cross(tmp_path: Path) -> None:
@@ -520,6 +521,7 @@ def test_edm_learns_nothing_on_the_cross(tmp_path: Path) -> None:
         assert word not in text
 
 
+@pytest.mark.usefixtures("trials_only")
 def test_training_ranges_are_recorded(tmp_path: Path) -> None:
     """The recipe `ve` draws from 0.04 to 200 times sigma_data, that of EDM from 0.002 to 80."""
     (tmp_path / "one.toml").write_text(

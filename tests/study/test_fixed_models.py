@@ -251,6 +251,7 @@ path = "pipeline"
 
 @needs_diffusers
 @pytest.mark.slow
+@pytest.mark.usefixtures("trials_only")
 def test_a_pipeline_of_diffusers_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that its files say stands in the trial's settings, and it is measured with them."""
     import diffusers

@@ -251,6 +251,7 @@ WORDS = ("study", "grow.toml", "--no-mlflow", "--jobs", 0, "--engine", "sequenti
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_a_study_grows_until_it_may_not_and_resumes(tmp_path: Path) -> None:
     """Two seeds are too few to test, and three to decide anything, whatever their numbers are."""
     (tmp_path / "grow.toml").write_text(GROWING.replace("[grid]", QUICK))
