@@ -19,7 +19,8 @@ from trials import data
 from testbed.registry import default_registry
 from testbed.study import engines, plan, study_file
 from testbed.training.batch import Batch
-from testbed.training.trainer import BLOCK, Loop, Trainer, Window
+from testbed.training.curve import Window
+from testbed.training.trainer import BLOCK, Loop, Trainer
 from testbed.trial.worker import device_title
 
 NETWORKS = ("mlp", "convnet", "unet", "dit")

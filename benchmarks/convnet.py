@@ -23,8 +23,9 @@ from trials import REGISTRY, data
 import testbed
 from testbed.diffusion.inputs import noise_kind
 from testbed.metrics import denoising
+from testbed.training.curve import Window
 from testbed.training.settings import Training
-from testbed.training.trainer import BLOCK, Trainer, TrainingJob, Window
+from testbed.training.trainer import BLOCK, Trainer, TrainingJob
 from testbed.trial import recipes
 from testbed.trial.worker import device_title
 

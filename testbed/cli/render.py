@@ -28,7 +28,9 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
     """The plan: a summary by case and arm, or with `details` a line for each trial."""
     states = Counter(trial.state for trial in plan.trials)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
-    device = device_title(torch.device(plan.device))
+    device = device_title(torch.device(plan.main_device))
+    if len(plan.devices) > 1:
+        device += f", {len(plan.devices)} of them"
     yield Text.assemble(
         ("Study ", "bold"), (plan.study.header.name, "bold"), f": {len(plan.trials)} trials ",
         f"({counts}) on {device}; folder {plan.folder}",
