@@ -28,9 +28,9 @@ class Crew:
         """Waits for the others at a file that all of them can write."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        store = distributed.FileStore(str(meeting), size)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+        where = f"file://{meeting}"
+        distributed.init_process_group(backend, where, rank=rank, world_size=size)
         return cls(rank, size)
 
     def leave(self) -> None:
@@ -41,7 +41,7 @@ class Crew:
         """Each tensor, added up over the processes in one message."""
         flat = torch.cat([one.flatten() for one in tensors])
         distributed.all_reduce(flat)
-        parts = flat.split([one.numel() for one in tensors])
+        parts = flat.split_with_sizes([one.numel() for one in tensors])
         return [part.view_as(one) for part, one in zip(parts, tensors, strict=True)]
 
     def gathered(self, values: Tensor, dim: int) -> Tensor:
