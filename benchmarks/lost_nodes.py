@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 NODES, TRIALS = 3, 6
 PLUGIN = """

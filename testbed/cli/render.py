@@ -110,6 +110,9 @@ def engine_line(engine: ExecutionPlan) -> str:
     )
     largest = max(len(group.trainings) for group in engine.groups)
     how = "one by one" if largest == 1 else f"up to {largest} as one"
+    alone = {one.trials[0].config.network.name for one in engine.groups if len(one.trainings) == 1}
+    if alone and largest > 1:
+        how += f" (one by one: {', '.join(sorted(alone))})"
     line = f"Engine: {engine.name}, {what} {how} on {workers}"
     if engine.seconds():
         rates = ", ".join(f"{name} {ms:.2g} ms" for name, ms in engine.measured.items())

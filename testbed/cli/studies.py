@@ -196,7 +196,7 @@ def report(
     """
     from testbed import report as reports
     from testbed.report import drawing, study_result
-    from testbed.trial.folders import StudyFolder
+    from testbed.trial.study_folder import StudyFolder
 
     if not StudyFolder.at(folder).has("study.json"):
         raise InputError(f"{folder} is not a study's folder: it has no study.json.")

@@ -8,7 +8,8 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from testbed.study import invocation
 from testbed.study.engines import DISTRIBUTED, ExecutionPlan, Group
 from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
+from testbed.study.orders import Orders
 from testbed.study.plan import Plan, Trial
 from testbed.trial import environment
 from testbed.trial.folders import ENDED, TrialFolder
@@ -30,6 +32,7 @@ from testbed.trial.worker import device_title, resumable
 TRIES = 3
 POLL = 0.2
 TRACK, SHARE = 10.0, 0.01
+LOOKING = 0.05
 
 
 class Tracker(Protocol):
@@ -90,16 +93,15 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
     for trial in plan.trials:
         if plan.chosen is not None and trial.id not in plan.chosen:
             continue
-        plan.files.trial(trial.id).put_json(
-            "trial.json",
-            {
-                "id": trial.id,
-                "config": trial.config.record(),
-                "labels": trial.labels,
-                "plugins": list(registry.plugins),
-                "plugin_dirs": list(registry.plugin_dirs),
-            },
-        )
+        described = {
+            "id": trial.id,
+            "config": trial.config.record(),
+            "labels": trial.labels,
+            "plugins": list(registry.plugins),
+            "plugin_dirs": list(registry.plugin_dirs),
+        }
+        # What a power cut loses of it the same command writes anew: no start waits for a disk.
+        plan.files.trial(trial.id).put_json("trial.json", described, durable=False)
 
 
 def versions() -> dict[str, str]:
@@ -127,19 +129,22 @@ def execute(
     """
     outcome = Outcome()
     start = time.monotonic()
-    waiting = list(engine.groups)
+    waiting = deque(engine.groups)
     running: dict[Future[list[str]], Group] = {}
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
-    tries = _Tries()
-    with _interrupts(executor, outcome), _Telling(tracker) as tell:
+    tries, orders, looks = _Tries(), Orders(plan), _Looks()
+    with _interrupts(executor, outcome), orders.heeded(), _Telling(tracker) as tell:
         for trial in ended:
             tell.end(trial, trial.state)
         while running or ((waiting or identities.pending) and not outcome.interrupted):
             taken = len(running) + len(identities.running)
             while waiting and taken < executor.slots and not outcome.interrupted:
                 taken += 1
-                group = waiting.pop(0)
+                group = waiting.popleft()
+                if _cancelled(plan, group, outcome, progress):
+                    taken -= 1
+                    continue
                 tries.begin(group)
                 _take_over(plan, group)
                 job = _job(plan, registry, engine, group)
@@ -147,21 +152,16 @@ def execute(
                 resumable(job.training, trials, progress.say)
                 running[executor.submit(job)] = group
             executor.advance()
-            for future, group in list(running.items()):
+            looks.at(plan, running, progress)
+            for future, group in [(one, running[one]) for one in running if one.done()]:
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
-                if not future.done():
-                    step, measured = max(trial.last_step() for trial in trials), 0
-                    if step >= group.steps:
-                        measured = sum(trial.has("result.json") for trial in trials)
-                    progress.show(group, step, measured)
-                    continue
                 del running[future]
                 if isinstance(future.exception(), torch.OutOfMemoryError):
-                    waiting[:0] = _halves(plan, engine, group, progress)
+                    waiting.extendleft(reversed(_halves(plan, engine, group, progress)))
                     continue
                 statuses = _statuses(future, trials, tries.without_progress(group, trials))
                 if statuses is None:
-                    waiting.insert(0, group)
+                    waiting.appendleft(group)
                     continue
                 outcome.seconds = time.monotonic() - start
                 progress.show(group, group.steps, len(trials))
@@ -169,6 +169,12 @@ def execute(
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)
                     tell.end(trial, status)
+            for again in orders.retried():
+                waiting.append(Group([again]))
+            if orders.stopped() and not outcome.interrupted:
+                progress.say("testbed cancel: the study stops at a checkpoint.")
+                outcome.interrupted = True
+                executor.stop()
             tell.update([trial for group in running.values() for trial in group.trials])
             trained = not (waiting or outcome.interrupted)
             identities.advance(executor, executor.slots - len(running) if trained else 0)
@@ -199,6 +205,37 @@ def _halves(plan: Plan, engine: ExecutionPlan, group: Group, progress: Progress)
     sizes = " and ".join(str(len(half.trials)) for half in halves)
     progress.say(f"{group.title}: out of memory; they are trained in two groups, of {sizes}.")
     return halves
+
+
+class _Looks:
+    """Looks at how far running groups are, as seldom as takes LOOKING of the driver's time."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def at(self, plan: Plan, running: Mapping[Future[Any], Group], progress: Progress) -> None:
+        """Shows the steps and the measured trials of each group, when it is time to."""
+        start = time.monotonic()
+        if start < self._due:
+            return
+        for group in running.values():
+            trials = [plan.files.trial(trial.id) for trial in group.trials]
+            step, measured = max(trial.last_step() for trial in trials), 0
+            if step >= group.steps:
+                measured = sum(trial.has("result.json") for trial in trials)
+            progress.show(group, step, measured)
+        now = time.monotonic()
+        self._due = now + max(POLL, (now - start) / LOOKING)
+
+
+def _cancelled(plan: Plan, group: Group, outcome: Outcome, progress: Progress) -> bool:
+    """Whether no trial of a group is to go on. One that trains with others goes on with them."""
+    if not all(plan.files.trial(trial.id).cancelled for trial in group.trials):
+        return False
+    for trial in group.trials:
+        outcome.statuses[trial.id] = trial.state = "cancelled"
+        progress.ended(trial, "cancelled")
+    return True
 
 
 def _take_over(plan: Plan, group: Group) -> None:

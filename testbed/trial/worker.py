@@ -23,7 +23,7 @@ from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
 from testbed.training.parallel import Crew
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import crew, evaluate, points
+from testbed.trial import crew, evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
@@ -49,22 +49,29 @@ def run(
     With several `devices` it trains on all of them, and is measured on `device`, the first.
 
     Returns:
-        "finished", "diverged", "interrupted" (stop() became true), or "failed" with error.txt.
+        "finished", "diverged", "interrupted" (stop() became true), "cancelled", or "failed" with
+        error.txt.
 
     Raises:
         Busy: another process is at work on it.
         OSError: the disk is full, which no trial is to blame for.
     """
-    trial = TrialFolder.at(at)
-    with trial.own(ORPHANED):
+    trial, where = TrialFolder.at(at), torch.device(device)
+    with trial.own(ORPHANED), usage.sampled([trial], where):
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             joined = crew.of(config, plugins, plugin_dirs, devices)
-            return _run(config, trial, registry, torch.device(device), stop, joined)
+            parts = config, trial, registry, where
+            return _run(*parts, lambda: stop() or trial.cancelled, joined)
         except Exception as problem:
             if disk_is_full(problem):
                 raise
             return _failed(trial, problem)
+
+
+def _stopped(trial: TrialFolder) -> str:
+    """The status of a trial that was stopped at a checkpoint."""
+    return "cancelled" if trial.cancelled else "interrupted"
 
 
 def _failed(trial: TrialFolder, problem: Exception) -> str:
@@ -108,7 +115,8 @@ def run_together(
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)
-            return _run_together(configs, trials, together, registry, where, stop, compiled)
+            with usage.sampled(trials, where):
+                return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
             several = len({config.training_text for config in configs}) > 1
             splits = isinstance(problem, torch.OutOfMemoryError) and several and not half
@@ -140,7 +148,7 @@ def _run(
     points.keep(trainer, [config])
     with joined as trainer.crew:
         if not _train(trainer, [trial], trial, stop):
-            return "interrupted"
+            return _stopped(trial)
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
     trained = one._replace(denoiser=trainer.averaged())
     status = _conclude(config, trial, registry, data, trained, device, facts)
@@ -195,15 +203,19 @@ def _run_together(
         loop = Batch(jobs, data, device, compiled)
     points.keep(loop, configs)
     curves = [None if done else trial for trial, done in zip(trials, concluded, strict=True)]
-    if not _train(loop, curves, group, stop, of):
-        return ["interrupted"] * len(trials)
+
+    def stopping() -> bool:
+        return stop() or all(trial is None or trial.cancelled for trial in curves)
+
+    if not _train(loop, curves, group, stopping, of):
+        return [_stopped(trial) for trial in trials]
     statuses = []
     for i, (config, trial) in enumerate(zip(configs, trials, strict=True)):
         if concluded[i]:
             statuses.append(str(trial.result()["status"]))
             continue
-        if stop():
-            statuses.append("interrupted")
+        if stop() or trial.cancelled:
+            statuses.append(_stopped(trial))
             continue
         facts = {
             "diverged_at": loop.diverged[of[i]],
@@ -218,7 +230,7 @@ def _run_together(
             if disk_is_full(problem):
                 raise
             statuses.append(_failed(trial, problem))
-    if "interrupted" not in statuses:
+    if not {"interrupted", "cancelled"} & set(statuses):
         group.remove()
         for trial in trials:
             trial.leave()
@@ -324,10 +336,9 @@ def _conclude(
     trial.put_tensors("weights.safetensors", module_of(denoiser).state_dict(), told)
     if objective.states is not None:
         trial.put_tensors("states.safetensors", objective.states.state_dict(), told)
-    metrics: dict[str, float] = {}
-    errors: dict[str, dict[str, float]] = {}
+    measured = evaluate.Measured({}, {}, 0.0)
     if status != "diverged":
-        metrics, errors = evaluate.measure(config, trial, registry, data, trained, device)
+        measured = evaluate.measure(config, trial, registry, data, trained, device)
     points.measure(config, trial, registry, data, trained, device, facts["diverged_at"])
     curve = trial.rows()
     trial.put_json(
@@ -336,11 +347,12 @@ def _conclude(
             "status": status,
             **facts,
             "parameters": sum(p.numel() for p in denoiser.parameters()),
-            "metrics": metrics,
-            "errors": errors,
+            "metrics": measured.metrics,
+            "errors": measured.errors,
             "final_loss": curve[-1]["loss"] if curve else None,
             "curve": trial.curve_mark()[1],
             "training_seconds": sum(row["seconds"] for row in curve),
+            "sampling_seconds": measured.sampling_seconds,
             "measuring_seconds": time.perf_counter() - since,
             "ended": time.time(),
             "device": device_title(device),

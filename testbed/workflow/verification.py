@@ -19,7 +19,7 @@ from testbed.study import engines, plan, runner, session, study_file
 from testbed.study.executors import selection
 from testbed.study.runner import Progress
 from testbed.trial.devices import device_of, one_thread
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 from testbed.workflow import archive
 from testbed.workflow.archive import Manifest
 

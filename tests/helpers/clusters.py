@@ -13,7 +13,7 @@ import pytest
 from helpers.paths import ROOT
 
 from testbed.report import comparisons, reading, tables
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
 plugins = ["paced.py"]

@@ -16,7 +16,7 @@ from testbed.study.executors.base import Job
 from testbed.study.executors.local import ProcessExecutor
 from testbed.training import memory
 from testbed.trial import devices
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 DATA = 'dataset = { name = "mixture", dim = 2, n = 256, test = 64 }'
 FOUR = SMALL.replace('dataset = { name = "mixture", dim = 2 }', f"{DATA}\nseeds = 4")

@@ -20,7 +20,8 @@ from testbed.registry import default_registry
 from testbed.study import engines, plan, runner, study_file, tracking, tracking_store
 from testbed.study.executors import base, local
 from testbed.trial import worker
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
 [study]
