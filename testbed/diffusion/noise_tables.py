@@ -38,7 +38,8 @@ class Lookup:
         if self.rows is None or self.rows.device != sigma.device:
             columns = torch.stack([one.double() for one in self.functions(self.table.sigmas)], 1)
             self.rows = columns.to(sigma.device)
-        return self.rows[self.table.index(sigma)].unbind(-1)
+        # An index in brackets without dimensions would wait for the device.
+        return torch.embedding(self.rows, self.table.index(sigma)).unbind(-1)
 
 
 @dataclass(frozen=True)
