@@ -33,10 +33,12 @@ from testbed.report import (
 )
 from testbed.report.comparisons import Comparisons, baseline_of
 from testbed.report.drawing import Picture, styled
+from testbed.report.finding import Finding
 from testbed.report.galleries import gallery
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.reading import read
 from testbed.report.results import Results, chosen
+from testbed.report.standing import standing
 from testbed.report.words import (
     BELOW_ONE,
     METRICS,
@@ -106,8 +108,8 @@ def write(
     for name, table in made.items():
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
         table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
-    headline = finding.headline(results, compared)
-    text = finding.markdown(headline)
+    findings = finding.make(results, compared)
+    text = finding.markdown(findings)
     (out / "tables" / "finding.md").write_text(text, encoding="utf-8")
     say("drawing")
     views = [case_view(results, compared, made, case) for case in results.cases]
@@ -116,7 +118,7 @@ def write(
         for picture in view.every_picture:
             (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
     page = out / "report.html"
-    html = contents.numbered(_page(results, compared, made, views, headline))
+    html = contents.numbered(_page(results, compared, made, views, findings))
     page.write_text(html, encoding="utf-8")
     return page
 
@@ -126,7 +128,7 @@ def _page(
     compared: Comparisons,
     made: dict[str, pd.DataFrame],
     views: list[CaseView],
-    headline: list[tuple[str, list[str]]],
+    findings: list[Finding],
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -145,7 +147,7 @@ def _page(
         name=study.get("name", ""),
         note=study.get("note", ""),
         extent="" if "study.note" in summaries.changed(results) else extent,
-        headline=headline,
+        findings=findings,
         notes=finding.notes(results, compared),
         look=seeds.sentence(results.look),
         intervals=seeds.INTERVALS[results.look.design],
@@ -241,7 +243,7 @@ def _verdicts(results: Results, compared: Comparisons) -> PageTable:
     rows: list[list[Cell | str]] = []
     for case in results.cases:
         for arm in results.arms(case):
-            place = finding.standing(results, compared, case, arm)
+            place = standing(results, compared, case, arm)
             one, best = place.subject, "".join(place.ranked[:1])
             named = f"{best} (the baseline)" if best == place.baseline else best or "–"
             against = f"{one.variant} against {one.against}" if one else "–"

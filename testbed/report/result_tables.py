@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.report import finding
 from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.results import Results, chosen
+from testbed.report.standing import standing
 from testbed.report.words import between, floor, per_cent, probability, title
 
 ACROSS = 5
@@ -30,7 +30,7 @@ def primary(results: Results, compared: Comparisons, table: pd.DataFrame, case: 
     head = ["arm", "variant", "seeds", title(metric), "effect", "p (Holm)", "verdict"]
     rows: list[list[Cell | str]] = []
     for arm in results.arms(case):
-        winner = finding.standing(results, compared, case, arm).winner
+        winner = standing(results, compared, case, arm).winner
         for variant in results.variants(case, arm):
             style = "best" if variant == winner else ""
             (first,) = _records(table, case, arm, variant, metric)

@@ -210,6 +210,6 @@ def note(made: Sequence[SampleComparison]) -> list[str]:
     if not (count := tests(made)):
         return []
     return [
-        "Of the samples the lead has the mean difference to the baseline, in the metric’s unit and "
+        "Of the samples the finding has the mean difference to the baseline, in the metric’s unit and "
         f"paired by seed; its verdicts are corrected for {count} tests, a family of their own."
     ]

@@ -93,8 +93,8 @@ class StudyResult:
     @cached_property
     def finding(self) -> str:
         """What the report says first."""
-        said = finding.headline(self.content, self.compared)
-        return " ".join(" ".join([case, *sentences]).strip() for case, sentences in said)
+        found = finding.make(self.content, self.compared)
+        return " ".join(" ".join([one.title, *one.sentences]).strip() for one in found)
 
     @cached_property
     def figures(self) -> dict[str, Picture]:

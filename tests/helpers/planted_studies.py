@@ -201,7 +201,8 @@ def said(folder: Path) -> str:
 
 def says(read: Results, compared: Comparisons | None = None) -> str:
     compared = compared or comparisons.make(read)
-    parts = [*finding.headline(read, compared), *finding.notes(read, compared)]
+    found = [(one.title, one.sentences) for one in finding.make(read, compared)]
+    parts = [*found, *finding.notes(read, compared)]
     return " ".join(" ".join([case, *said]) for case, said in parts)
 
 

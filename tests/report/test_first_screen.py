@@ -52,7 +52,7 @@ WINNER: Planted = {
 
 def lead(folder: Path) -> str:
     read = reading.read(folder)
-    return " ".join(s for _, said in finding.headline(read, comparisons.make(read)) for s in said)
+    return " ".join(s for one in finding.make(read, comparisons.make(read)) for s in one.sentences)
 
 
 def test_a_sentence_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
@@ -418,8 +418,8 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def test_the_lead_of_the_default_study(default: Results) -> None:
     """What a careful reader finds in its tables, and no sentence on a spread."""
-    said = dict(finding.headline(default, comparisons.make(default)))
-    digits, mixture = (" ".join(said[case]) for case in said if case)
+    found = finding.make(default, comparisons.make(default))
+    digits, mixture = (" ".join(one.sentences) for one in found if one.title)
     assert "v (1.0 % [0.8, 1.2]; hangs on very high noise) is equivalent;" in digits
     assert "score learnt nothing beyond the linear denoiser (F = 0)" in digits
     assert "All of this rests on 3 seeds only." in digits
@@ -434,6 +434,19 @@ def test_the_lead_of_the_default_study(default: Results) -> None:
     assert "is that of edm (this hangs on seed 0, seed 5 and low noise)" in mixture
     assert "97 to 100 % of the excess risk in nats of edm, v, eps and x0 lies below 0.1" in mixture
     assert "spread" not in digits + mixture
+
+
+def test_the_lead_is_a_paragraph_an_arm_and_the_rest_is_detail(default: Results) -> None:
+    """The first screen has the verdicts; bands, samples and rare levels come after the figures."""
+    *cases, of_all = finding.make(default, comparisons.make(default))
+    for case, one in zip(default.cases, cases, strict=True):
+        few = [text for text in one.lead if text.startswith("All of this rests on")]
+        assert len(one.lead) == len(default.arms(case)) + len(few)
+        assert one.detail
+        for said in ("by noise level", "draws of a whole training", "of the samples"):
+            assert said not in " ".join(one.lead).lower()
+    assert any("Tweedie" in text for text in of_all.lead)
+    assert any("verdicts are corrected for" in text for text in of_all.detail)
 
 
 def without_bands(results: Results, one: Versus) -> Iterator[float]:
@@ -465,7 +478,7 @@ def test_every_claim_of_the_default_study_holds_without_any_one(default: Results
     The effect of one variant depends on no other, but for the baseline.
     """
     made = comparisons.make(default)
-    said = " ".join(text for _, texts in finding.headline(default, made) for text in texts)
+    said = " ".join(text for one in finding.make(default, made) for text in one.sentences)
     for one in made.judged:
         if one.kind != "baseline" or one.band or one.verdict not in ("better", "worse"):
             continue

@@ -16,7 +16,7 @@ from testbed.report.sample_metrics import SampleComparison
 
 def lead(folder: Path) -> str:
     read = reading.read(folder)
-    return " ".join(s for _, said in finding.headline(read, comparisons.make(read)) for s in said)
+    return " ".join(s for one in finding.make(read, comparisons.make(read)) for s in one.sentences)
 
 
 def with_energy(folder: Path, planted: Planted, energy: dict[str, list[float]]) -> Path:

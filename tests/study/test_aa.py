@@ -23,8 +23,9 @@ from testbed.metrics.comparison import Comparison, compare
 from testbed.metrics.multiple_comparisons import correct
 from testbed.random import stream
 from testbed.registry import default_registry
-from testbed.report import comparisons, finding, reading
+from testbed.report import comparisons, reading
 from testbed.report.results import Results
+from testbed.report.standing import standing
 from testbed.study import plan, runner, study_file
 from testbed.training import trainer
 from testbed.trial import build, worker
@@ -314,7 +315,7 @@ def by_report(equal: Results) -> Callable[[Array, Array], str]:
         assert one is not None
         won = {"better": "b", "worse": "a"}.get(one.verdict)
         lowest = "a" if one.comparison and one.comparison.ratio > 1 else "b"
-        assert finding.standing(read, made, "", "").winner == (won and lowest)
+        assert standing(read, made, "", "").winner == (won and lowest)
         return one.verdict
 
     return decide

@@ -1,0 +1,123 @@
+"""The sentences of a finding on noise levels: where the metric lies, and what is said by band."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from testbed.metrics.curves import RELATIVE
+from testbed.report import ranges
+from testbed.report.comparisons import Comparisons, Versus
+from testbed.report.learning import linear_levels
+from testbed.report.results import LABEL, Results
+from testbed.report.robustness import LeaveOneOut
+from testbed.report.standing import SMALL, Standing, hanging, said_of
+from testbed.report.words import listed, per_cent, portion, title
+
+MOST = 0.5
+"""A band that holds more than this share of a metric is said to hold most of it."""
+
+
+def by_level(left: LeaveOneOut, comparisons: Comparisons, place: Standing) -> Iterator[str]:
+    """The sentences on where in the noise levels the metric of a case and arm lies."""
+    if place.subject is not None:
+        yield from _concentration(left.results, place)
+        yield from _by_band(left, comparisons, place.subject, place)
+
+
+def rarely_drawn(results: Results, place: Standing) -> Iterator[str]:
+    """Which levels the variants' training may draw, and too rarely for a level to count."""
+    by_levels: dict[str, list[str]] = {}
+    variants = results.variants(place.case, place.arm)
+    for variant in variants:
+        label = (place.case, place.arm, variant)
+        levels = ranges.common(results, label)
+        if levels is not None and len(rare := ranges.rarely_drawn(results, label, levels.every)):
+            at = listed([f"{sigma:.2g}" for sigma in rare])
+            said = f"{len(rare)} of {len(levels.every)} levels (σ = {at})"
+            by_levels.setdefault(said, []).append(variant)
+    if by_levels:
+        parts = [
+            f"{said} for {'every variant' if names == variants else listed(names)}"
+            for said, names in by_levels.items()
+        ]
+        yield (
+            f"fewer than {ranges.FEWEST_DRAWS} draws of a whole training are expected around "
+            f"{'; '.join(parts)}: what is drawn that rarely does not count as trained on."
+        )
+
+
+def _concentration(results: Results, place: Standing) -> Iterator[str]:
+    """The band that holds most of the metric, of those in the running of whom one does."""
+    levels = {one.variant: one.levels for one in place.versus if one.variant in place.ranked}
+    subject = place.subject
+    if subject is None or subject.levels is None or subject.metric == RELATIVE:
+        return
+    levels[place.baseline] = subject.levels
+    for band in ranges.bands(results):
+        shares = {
+            name: ranges.share(results, (place.case, place.arm, name), subject.metric, own, band)
+            for name in place.ranked
+            if (own := levels.get(name)) is not None
+        }
+        most = {name: share for name, share in shares.items() if share > MOST}
+        if most:
+            low, high = portion(min(most.values())), portion(max(most.values()))
+            said = high if low == high else f"{low.removesuffix(' %')} to {high}"
+            yield (
+                f"{said} of the {title(subject.metric)} of {listed(list(most))} lies {band.place}."
+            )
+
+
+def _by_band(
+    left: LeaveOneOut, comparisons: Comparisons, subject: Versus, place: Standing
+) -> Iterator[str]:
+    """The verdict of each band of noise levels on the subject, with the band's share."""
+    parts: list[str] = []
+    lost: list[str] = []
+    results = left.results
+    baseline = (place.case, place.arm, place.baseline)
+    whole = "the levels" if subject.metric == RELATIVE else f"that of {place.baseline}"
+    for band in ranges.bands(results):
+        one = comparisons.to_baseline(place.case, place.arm, subject.variant, band.name)
+        if one is None or one.comparison is None or one.levels is None or one.reason:
+            continue
+        c, share = one.comparison, ranges.share(results, baseline, one.metric, one.levels, band)
+        words = [per_cent(c.ratio, c.low, c.high), *hanging(left, one)]
+        if not math.isnan(share):
+            words.insert(0, f"{portion(share)} of {whole}")
+        said = "; ".join(words)
+        verdict = "different by less than matters" if said_of(one) == SMALL else one.verdict
+        parts.append(f"{verdict} at {band.name} ({said})")
+        if ranges.linear_is_better(results, baseline, one.metric, one.levels, band):
+            lost.append(band.name)
+    if parts:
+        what = f"the {title(subject.metric)} of {subject.variant} against {place.baseline}"
+        yield f"by noise level, {what}: {', '.join(parts)}."
+    if lost:
+        where, levels = [f"at {name}" for name in lost], subject.levels
+        if levels and ranges.linear_is_better(results, baseline, subject.metric, levels):
+            where.append("over all of these levels together")
+        yield (
+            "the linear denoiser fitted to the training split (Wiener) is better than "
+            f"{place.baseline} {listed(where)}; this is said of means over seeds, holds without "
+            "any one of them, and is not tested."
+        )
+
+
+def linear_baseline(results: Results, case: str) -> Iterator[str]:
+    """Where the linear denoiser is no good reference: D = x, which is linear too, does better."""
+    trials = results.trials[results.trials["case"] == case]
+    labels = dict.fromkeys(trials[LABEL].itertuples(index=False, name=None))
+    known = [one for label in labels if (one := linear_levels(results, label)) is not None]
+    levels, worse = known[0] if known else (np.empty(0), np.empty(0, dtype=bool))
+    if worse.any():
+        lost = levels[worse]
+        at = f"{lost[0]:.2g}" + (f" to {lost[-1]:.2g}" if len(lost) > 1 else "")
+        yield (
+            "The linear denoiser (Wiener) is that of a Gaussian fitted to the training split, and "
+            f"not the best linear one: at {len(lost)} of {len(levels)} levels, σ = {at}, its loss "
+            "on held-out data is above that of D = x."
+        )
