@@ -22,6 +22,8 @@ trials/<id>/trial.json       identity, configuration, labels
             training.json    of a trial that takes over a training: what its result.json says of it
             result.json      status, final metrics, sampling error and p of each sample metric
             error.txt        the traceback of a failure
+            system.jsonl     what the worker's process uses, a line every ten seconds
+            cancelled.json   left by who wants the trial to end at a checkpoint and not go on
 groups/<id>/checkpoint       of trials that train as one
 """
 
@@ -78,10 +80,10 @@ class Folder:
         """Whether there is such a file."""
         return self.store.has(name)
 
-    def put_json(self, name: str, value: Any) -> None:
-        """Writes JSON; numbers that are not finite become null."""
+    def put_json(self, name: str, value: Any, durable: bool = True) -> None:
+        """Writes JSON; numbers that are not finite become null. See `Store.put`."""
         text = json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False)
-        self.store.put(name, text.encode())
+        self.store.put(name, text.encode(), durable)
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON object.
@@ -245,6 +247,33 @@ class TrialFolder(TrainingFolder):
             self.put_json("group.json", {"group": group, "trained_together": together})
         else:
             self.leave()
+
+    def cancel(self) -> None:
+        """Asks the trial's worker to end at a checkpoint, and every driver to leave it alone."""
+        self.put_json("cancelled.json", {"asked": time.time()})
+
+    def retry(self) -> None:
+        """Forgets that the trial failed or was cancelled; it goes on from its checkpoint."""
+        self.store.remove("cancelled.json")
+        if self.result().get("status") == "failed":
+            self.store.remove("error.txt", "result.json")
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the trial is not to go on."""
+        return self.has("cancelled.json")
+
+    def append_sample(self, sample: Mapping[str, float]) -> None:
+        """Adds what the worker's process uses now."""
+        self.store.append("system.jsonl", (json.dumps(_finite(sample)) + "\n").encode())
+
+    def samples(self) -> list[dict[str, Any]]:
+        """What the worker's process used, in the order of time; a torn line is left out."""
+        found = []
+        for line in (self.store.get("system.jsonl") or b"").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def sweep(self) -> None:
         """Deletes what a crash has left half written."""

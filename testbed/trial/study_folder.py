@@ -52,10 +52,12 @@ class StudyFolder(Folder):
         return uuid.uuid4().hex
 
     def state(self, trial: str) -> str:
-        """ "finished", "diverged", "failed", "interrupted" (it can resume) or "new"."""
+        """The state of a trial: new, interrupted (it can resume), cancelled or its result's."""
         own = self.trial(trial)
         if result := own.result():
             return str(result["status"])
+        if own.cancelled:
+            return "cancelled"
         group = own.group
         training = self.group(group) if group else own
         return "interrupted" if training.has("checkpoint") else "new"
@@ -67,7 +69,7 @@ class StudyFolder(Folder):
             groups: the ids of those that are about to run, whose state stays.
         """
         # Its own files alone: --out may name a folder that holds more.
-        own = "study.json", "plan.json", "looks.json", "mlflow.json", "tweedie.json"
+        own = "study.json", "plan.json", "looks.json", "mlflow.json", "tweedie.json", "driver.json"
         kept = "identities.json", "reference.json", "report.json", "coefficients.csv", "drawn.csv"
         self.store.sweep(*own, *kept)
         self.data.store.sweep()
