@@ -205,7 +205,7 @@ def ending_lines(
         if trial.state == "failed":
             folder = plan.files.trial(trial.id)
             said = folder.json("result.json")["error"]
-            what = escape(f"{trial.title}: {said} (traceback in {folder.path / 'error.txt'})")
+            what = escape(f"{trial.title}: {said} (traceback in {folder.store.path('error.txt')})")
             yield f"[red]failed[/] {what}"
     checked = [row for row in ending.identities if not row.reason]
     broken = [row for row in checked if not row.passed]

@@ -84,6 +84,15 @@ Width = Annotated[
         "paper, for example 84mm or 3.25in, and the tables as LaTeX.",
     ),
 ]
+Lease = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Own the study's folder by leases of so many seconds, which hold on a disk that "
+        "several machines share, and not by file locks. It is said when the study begins, and "
+        "holds for it from then on.",
+    ),
+]
 Port = Annotated[int, typer.Option(help="The port on 127.0.0.1 that the pages are served at.")]
 
 
@@ -97,6 +106,7 @@ def study(
     jobs: Jobs = None,
     engine: Engine = "auto",
     out: options.StudyOut = None,
+    lease: Lease = None,
     tracking_uri: options.TrackingURI = "",
     no_mlflow: NoMLflow = False,
     trial: OneTrial = "",
@@ -121,11 +131,14 @@ def study(
     """
     if jobs is not None and jobs < 0:
         raise InputError(f"--jobs {jobs} must be 0 or more.")
+    from testbed.trial import storage
+
     with terminal.text_on_stderr(as_json):
         registry = options.registry(plugin, plugin_dir, strict, file)
         most = seeds_added.most(until_decided, at_most, trial)
         replan = partial(_plan, file, set_, only, seeds, device, out, registry, most)
         made = replan()
+        storage.begin(made.folder, lease)
         _prepare_workers(made, jobs)
         if trial:
             _choose(made, trial)

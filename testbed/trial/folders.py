@@ -46,7 +46,7 @@ from torch import Tensor
 
 from testbed.errors import InputError
 from testbed.training import checkpoint
-from testbed.trial.storage import LocalDisk, Store
+from testbed.trial.storage import LocalDisk, Store, network, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +64,8 @@ class Folder:
 
     @classmethod
     def at(cls, path: Path) -> Self:
-        """The folder at a path of the local disk."""
-        return cls(LocalDisk(path))
+        """The folder at a path, in the store of its study."""
+        return cls(opened(path))
 
     @property
     def path(self) -> Path:
@@ -75,6 +75,10 @@ class Folder:
     def own(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """See `Store.own`."""
         return self.store.own(patience)
+
+    def confirm(self) -> None:
+        """See `Store.confirm`."""
+        self.store.confirm()
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -373,20 +377,33 @@ class StudyFolder(Folder):
 
     def trial(self, id_: str) -> TrialFolder:
         """The folder of a trial."""
-        return TrialFolder(self.store.folder("trials").folder(id_))
+        return TrialFolder(self.store.apart("trials").apart(id_))
 
     def group(self, id_: str) -> GroupFolder:
         """The folder of trials that train as one."""
-        return GroupFolder(self.store.folder("groups").folder(id_))
+        return GroupFolder(self.store.apart("groups").apart(id_))
 
     @property
     def data(self) -> Folder:
         """What is known of each case's data."""
         return Folder(self.store.folder("data"))
 
+    def lock_note(self) -> str:
+        """What to know of file locks on the file system of the folder; empty where it is local."""
+        kind = network(self.path) if isinstance(self.store, LocalDisk) else ""
+        return kind and (
+            f"{self.path} lies on a network file system ({kind}), where file locks may not hold "
+            "between machines: with several drivers or nodes, begin the study with --lease 60."
+        )
+
+    @property
+    def report(self) -> Folder:
+        """Where the report lies, which no owner is needed to write: it is made of the rest."""
+        return Folder(LocalDisk(self.path))
+
     def trials(self) -> list[TrialFolder]:
         """The folders of the trials that have a trial.json, by id."""
-        folders = map(self.trial, self.store.folder("trials").names())
+        folders = map(self.trial, self.store.apart("trials").names())
         return [one for one in folders if one.has("trial.json")]
 
     def descriptions(self) -> list[dict[str, Any]]:
@@ -425,14 +442,14 @@ class StudyFolder(Folder):
         self.store.sweep(*own, *kept)
         self.data.store.sweep()
         wanted = set(groups)
-        for trial in map(self.trial, self.store.folder("trials").names()):
+        for trial in map(self.trial, self.store.apart("trials").names()):
             trial.sweep()
             if trial.ended():
                 trial.remove_checkpoint()
                 trial.leave()
             else:
                 wanted.add(trial.group)
-        for name in self.store.folder("groups").names():
+        for name in self.store.apart("groups").names():
             if name not in wanted:
                 self.group(name).remove()
 
@@ -440,7 +457,7 @@ class StudyFolder(Folder):
 def studies(within: Path) -> list[StudyFolder]:
     """The folders of studies in a folder, such as ./runs."""
     runs = LocalDisk(within)
-    return [StudyFolder(runs.folder(name)) for name in runs.names()]
+    return [StudyFolder.at(runs.path(name)) for name in runs.names()]
 
 
 def _missing(file: Path) -> FileNotFoundError:

@@ -24,6 +24,7 @@ from testbed.trial import evaluate, points
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
+from testbed.trial.storage import Busy
 
 CHECKPOINT_SECONDS = 15.0
 
@@ -46,7 +47,7 @@ def run(
         "finished", "diverged", "interrupted" (stop() became true), or "failed" with error.txt.
 
     Raises:
-        Busy: another process is at work on it.
+        Busy: another process is at work on it, or has taken it over meanwhile.
         OSError: the disk is full, which no trial is to blame for.
     """
     trial = TrialFolder.at(at)
@@ -55,9 +56,14 @@ def run(
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             return _run(config, trial, registry, torch.device(device), stop)
         except Exception as problem:
-            if disk_is_full(problem):
+            if _is_elsewhere(problem):
                 raise
             return _failed(trial, problem)
+
+
+def _is_elsewhere(problem: Exception) -> bool:
+    """Whether no trial is to blame: a disk is full, or the folder has another owner."""
+    return disk_is_full(problem) or isinstance(problem, Busy)
 
 
 def _failed(trial: TrialFolder, problem: Exception) -> str:
@@ -93,12 +99,13 @@ def run_together(
     with contextlib.ExitStack() as locks:
         for trial in trials:
             locks.enter_context(trial.own(ORPHANED))
+        locks.enter_context(together.own(ORPHANED))
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)
             return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
-            if disk_is_full(problem):
+            if _is_elsewhere(problem):
                 raise
             together.dissolve(traceback.format_exc())
     sources = tuple(plugins), tuple(plugin_dirs), device, stop
@@ -197,7 +204,7 @@ def _run_together(
         try:
             statuses.append(_conclude(config, trial, registry, data, trained, device, facts))
         except Exception as problem:
-            if disk_is_full(problem):
+            if _is_elsewhere(problem):
                 raise
             statuses.append(_failed(trial, problem))
     if "interrupted" not in statuses:
@@ -222,7 +229,7 @@ def resumable(
     damaged: list[str] = []
     for tensors, facts in training.checkpoints(damaged.append):
         torn = [
-            f"{trial.path / 'rows.jsonl'} is cut short or damaged."
+            f"{trial.store.path('rows.jsonl')} is cut short or damaged."
             for trial, (size, digest) in zip(trials, facts["rows"], strict=True)
             if trial is not None and trial.curve_mark(size)[1] != digest
         ] + [

@@ -14,6 +14,7 @@ from testbed.study import engines, executors, plan, session, study_file, toml
 from testbed.study.definition import Study, plain
 from testbed.study.runner import Progress
 from testbed.study.study_file import Invocation
+from testbed.trial import storage
 from testbed.trial.devices import device_of, one_thread
 
 WRITTEN = "study.toml"
@@ -32,6 +33,7 @@ def run(
     jobs: int | None = None,
     plugins: Sequence[str | Path] = (),
     plugin_dirs: Sequence[str | Path] = (),
+    lease: float | None = None,
     tracking_uri: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> StudyResult:
@@ -51,6 +53,8 @@ def run(
         plugins: modules or plugin files to load, besides those that the study names; "no:NAME"
             leaves one out.
         plugin_dirs: folders of plugin files to load.
+        lease: own the study's folder by leases of so many seconds, which hold on a disk that
+            several machines share; without it by file locks, or as the study was begun.
         tracking_uri: the MLflow store that is written to; none by default.
         say: given a line for each phase and each trial that ended.
 
@@ -77,6 +81,7 @@ def run(
         made = plan.make(read, registry, folder, device_of(device, "device"))
         for note in plan.notes(made):
             say(note)
+        storage.begin(folder, lease)
         chosen = engines.choose(made, registry, engine, jobs)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):
