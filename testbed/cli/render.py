@@ -20,6 +20,7 @@ from testbed.study import equal_objectives, runner
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.plan import NOT_TRAINED, Plan, Trial
 from testbed.study.session import Ending
+from testbed.trial import storage
 from testbed.trial.build import component
 from testbed.trial.worker import device_title
 
@@ -31,7 +32,7 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
     device = device_title(torch.device(plan.device))
     yield Text.assemble(
         ("Study ", "bold"), (plan.study.header.name, "bold"), f": {len(plan.trials)} trials ",
-        f"({counts}) on {device}; folder {plan.folder}",
+        f"({counts}) on {device}; folder {storage.address(plan.folder)}",
     )  # fmt: skip
     if details:
         table = Table("trial", "state", "what", box=None, pad_edge=False)

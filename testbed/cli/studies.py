@@ -138,7 +138,7 @@ def study(
         most = seeds_added.most(until_decided, at_most, trial)
         replan = partial(_plan, file, set_, only, seeds, device, out, registry, most)
         made = replan()
-        storage.begin(made.folder, lease)
+        storage.begin(out or made.folder, lease)
         _prepare_workers(made, jobs)
         if trial:
             _choose(made, trial)
@@ -224,7 +224,9 @@ def report(
     from testbed import report as reports
     from testbed.report import drawing, study_result
     from testbed.trial.folders import StudyFolder
+    from testbed.trial.storage import local
 
+    folder = local(folder)
     if not StudyFolder.at(folder).has("study.json"):
         raise InputError(f"{folder} is not a study's folder: it has no study.json.")
     if width:
@@ -320,12 +322,13 @@ def _plan(
 
     from testbed.study import plan as plans
     from testbed.study import study_file
+    from testbed.trial import storage
     from testbed.trial.devices import device_of
 
     torch.set_num_threads(1)
     words = [word.strip() for word in only.split(",") if word.strip()]
     read = study_file.read(file, sets or (), words, seeds, at_most)
-    folder = out or Path("runs") / read.header.name
+    folder = storage.local(out) if out else Path("runs") / read.header.name
     return plans.make(read, registry, folder, device_of(device))
 
 

@@ -21,6 +21,7 @@ from testbed.report.reading import read
 from testbed.report.results import Results, chosen
 from testbed.report.words import between, probability, title
 from testbed.trial.folders import StudyFolder
+from testbed.trial.storage import local
 
 LATEX = ("results", "comparisons")
 """The tables that `StudyResult.to_latex` writes."""
@@ -219,12 +220,12 @@ def open(folder: str | Path) -> StudyResult:
     """The results of a study, from its folder; nothing is trained or written.
 
     Args:
-        folder: the study's folder, for example "runs/default".
+        folder: the study's folder, for example "runs/default", or its URL.
 
     Raises:
         InputError: the folder holds no study, or its files are damaged.
     """
-    at = Path(folder)
+    at = local(folder)
     if not StudyFolder.at(at).has("study.json"):
         raise InputError(f"{at} is not a study's folder: it has no study.json.")
     try:

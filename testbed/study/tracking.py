@@ -268,7 +268,7 @@ class Tracker:
         """Sends the files of a trial as one folder: a call for each costs several times as much."""
         with tempfile.TemporaryDirectory() as name:
             for file in filter(folder.has, content.ARTIFACTS):
-                Path(name, file).symlink_to(folder.store.path(file).absolute())
+                Path(name, file).write_bytes(folder.store.get(file) or b"")
             if folder.has("levels.csv"):
                 Path(name, content.LEVELS).write_text(content.level_table(folder))
             self._client.log_artifacts(run, name)
@@ -430,9 +430,11 @@ class Tracker:
         """Sends the study's own record, the report, its tables and figures, and plugins' files."""
         files = self._plan.files
         own = "study.json", "coefficients.csv", "drawn.csv", "tweedie.json"
-        for folder, name in (*((files, name) for name in own), (files.report, "report.html")):
-            if folder.has(name):
-                self._client.log_artifact(self._parent, str(folder.store.path(name)))
+        with tempfile.TemporaryDirectory() as at:
+            for folder, name in (*((files, name) for name in own), (files.report, "report.html")):
+                if (found := folder.store.get(name)) is not None:
+                    Path(at, name).write_bytes(found)
+            self._client.log_artifacts(self._parent, at)
         for name in ("tables", "figures"):
             written = files.report.store.folder(name)
             if written.names():

@@ -16,17 +16,19 @@ from testbed.trial import folders
 from testbed.trial.build import assemble, component, data_of, dataset, module_of, registry_of
 from testbed.trial.config import TrialConfig
 from testbed.trial.guided import Guide
+from testbed.trial.storage import local
 from testbed.trial.texts import encoded
 
 
 def find(trial: str | Path) -> Path:
-    """The directory of a trial given by path, or by the first letters of its id below ./runs.
+    """The directory of a trial given by path, by URL, or by its id's first letters below ./runs.
 
     Raises:
         InputError: none, or several.
     """
-    if folders.TrialFolder.at(Path(trial)).has("trial.json"):
-        return Path(trial)
+    at = local(trial)
+    if folders.TrialFolder.at(at).has("trial.json"):
+        return at
     found = [
         one.path
         for study in folders.studies(Path("runs"))

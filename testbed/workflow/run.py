@@ -69,19 +69,19 @@ def run(
     """
     words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
     if isinstance(study, Study):
-        folder = Path("runs") / study.name if out is None else Path(out)
+        folder = Path("runs") / study.name if out is None else storage.local(out)
         asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
         read = study_file.parse(study.to_toml(), folder / WRITTEN, asked)
     else:
         read = study_file.read(Path(study), words, list(only), seeds)
-        folder = Path("runs") / read.header.name if out is None else Path(out)
+        folder = Path("runs") / read.header.name if out is None else storage.local(out)
     named = [*read.plugins, *map(str, plugins)]
     registry = Registry(named, plugin_dirs, places=read.plugins)
     with one_thread():
         made = plan.make(read, registry, folder, device_of(device, "device"))
         for note in plan.notes(made):
             say(note)
-        storage.begin(folder, lease)
+        storage.begin(folder if out is None else out, lease)
         chosen = engines.choose(made, registry, engine, jobs)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):

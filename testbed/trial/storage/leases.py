@@ -110,6 +110,14 @@ class Leased(ABC):
         """
 
     @abstractmethod
+    def replaced(self, lease: Lease) -> bool:
+        """Whether another process owns the folder by now, if that is seen without asking a server.
+
+        Raises:
+            OSError: the store cannot be read.
+        """
+
+    @abstractmethod
     def sign(self, lease: Lease, released: bool = False) -> None:
         """Gives the next sign of life, or the sign that the owner has ended.
 
@@ -128,6 +136,7 @@ class Leased(ABC):
         Raises:
             Busy: another process is alive and still owns it after `patience` seconds.
             LeaseLost: at the end, where another process owns it by now.
+            OSError: the store cannot be written to.
         """
         lease, held = self._acquire(patience), self.held
         held[self.root] = lease
@@ -135,14 +144,21 @@ class Leased(ABC):
         thread.start()
         try:
             yield
-            self.confirm()
+        except BaseException:
+            with suppress(OSError, LeaseLost):  # the lease passes by itself
+                self._end(lease, thread)
+            raise
+        else:
+            self._end(lease, thread)
         finally:
-            lease.ended.set()
-            thread.join()
             del held[self.root]
-            if not lease.lost:
-                with suppress(OSError, LeaseLost):  # the lease passes by itself
-                    self.sign(lease, released=True)
+
+    def _end(self, lease: Lease, thread: threading.Thread) -> None:
+        lease.ended.set()
+        thread.join()
+        if lease.lost:
+            raise self.loss(lease)
+        self.sign(lease, released=True)
 
     def confirm(self) -> None:
         """Makes sure that a folder which this process has begun to own is still its own.
@@ -151,9 +167,8 @@ class Leased(ABC):
             LeaseLost: another process owns it by now.
         """
         lease = self.held.get(self.root)
-        if lease is not None and (lease.lost or self.claim().fence > lease.fence):
-            lease.lost = True
-            raise self.loss()
+        if lease is not None and (lease.lost or self.replaced(lease)):
+            raise self.loss(lease)
 
     @contextmanager
     def writing(self) -> Iterator[Lease]:
@@ -174,8 +189,9 @@ class Leased(ABC):
             self.confirm()
             raise
 
-    def loss(self) -> LeaseLost:
-        """The error of an owner that was replaced."""
+    def loss(self, lease: Lease) -> LeaseLost:
+        """The error of an owner that was replaced, which from now on writes nothing."""
+        lease.lost = True
         return LeaseLost(
             f"{self.root} was taken over by another process while this one stood still for longer "
             f"than its lease of {self.seconds:g} s: this one stops, and nothing that it wrote "
@@ -206,7 +222,6 @@ class Leased(ABC):
             try:
                 self.sign(lease)
             except LeaseLost:
-                lease.lost = True
                 return
             except OSError:  # the store is away: the next sign may come through
                 continue

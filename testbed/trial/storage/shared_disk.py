@@ -118,10 +118,14 @@ class SharedDisk(Leased):
             shutil.rmtree(self._folder(number), ignore_errors=True)
         return lease
 
+    def replaced(self, lease: Lease) -> bool:
+        """Whether there is a higher fence."""
+        return self._highest() > lease.fence
+
     def sign(self, lease: Lease, released: bool = False) -> None:
         """Rewrites the lease with the next beat."""
-        if self._highest() > lease.fence:
-            raise self.loss()
+        if self.replaced(lease):
+            raise self.loss(lease)
         lease.beat += 1
         self._say(LocalDisk(self._folder(lease.fence)), lease, released)
 
