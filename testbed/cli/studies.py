@@ -428,6 +428,7 @@ def _show_ending(
     """How the study ended, and what to do next; `undecided` says what seeds were too few for."""
     from testbed.cli.render import ending_lines
     from testbed.study.invocation import record
+    from testbed.trial import storage
 
     console = terminal.console()
     for line in ending_lines(made, ending, seconds, _pages(tracking_uri)):
@@ -444,7 +445,9 @@ def _show_ending(
         words[words.index("--at-most") + 1] = str(2 * (made.study.asked.at_most or 1))
         terminal.next_step(terminal.command("study", *words), " adds further seeds.")
     elif "finished" in states:
-        sampled = terminal.command("sample", states["finished"], "--out", "samples.png")
+        where, id_ = storage.address(made.folder), states["finished"]
+        trial = f"{where}/trials/{id_}" if "://" in where else id_
+        sampled = terminal.command("sample", trial, "--out", "samples.png")
         terminal.next_step("open the report", f", or {sampled}")
     else:
         terminal.next_step("open the report", ", which says what each trial did.")

@@ -25,7 +25,9 @@ def _file_system(protocol: str) -> Any:
     try:
         import fsspec
 
-        return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+        # One request at a time, or s3fs asks for the size of each object before it reads it.
+        settings = {"use_listings_cache": False, "max_concurrency": 1}
+        return fsspec.filesystem(protocol, skip_instance_cache=True, **settings)
     except ImportError:
         raise missing(f"a study folder at {protocol}://", "fsspec with s3fs", "storage") from None
     except ValueError:
