@@ -26,8 +26,9 @@ from testbed.training.batch import Batch, alone, in_common
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Loop, Trainer, TrainingJob
 from testbed.trial import build
-from testbed.trial.folders import ENDED, StudyFolder
+from testbed.trial.folders import ENDED
 from testbed.trial.specs import canonical
+from testbed.trial.study_folder import StudyFolder
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
@@ -39,9 +40,13 @@ COMPILE_PAYS_SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that train as one; a single trial is a group of one."""
+    """Trials that train as one; a single trial is a group of one.
+
+    A half is a part of a group for which there was too little memory.
+    """
 
     trials: list[Trial]
+    half: bool = False
 
     @property
     def id(self) -> str:
@@ -117,6 +122,16 @@ class ExecutionPlan:
         """Without its groups."""
         return EngineChoice(self.name, self.slots, self.threads)
 
+    def split(self, group: Group) -> list[Group]:
+        """Puts two halves in the place of a group; what is one training stays together."""
+        trainings = _shared(group.trials)
+        middle = (len(trainings) + 1) // 2
+        parts = trainings[:middle], trainings[middle:]
+        halves = [Group([*itertools.chain(*part)], half=True) for part in parts]
+        at = self.groups.index(group)
+        self.groups[at : at + 1] = halves
+        return halves
+
     def write(self, folder: Path) -> None:
         """Keeps the choice beside the trials; without groups there is nothing to resume.
 
@@ -142,7 +157,7 @@ def choose(
         plan: from `plan.make`.
         registry: its plugins.
         wanted: one of NAMES.
-        slots: workers, or None for one a core (one alone on a GPU).
+        slots: workers, or None for one a core, or one on each GPU.
 
     Raises:
         UnknownName: no such engine.
@@ -169,7 +184,7 @@ def _chosen(
         left = [one for one in pending if one.id not in taken]
         stored.groups += _groups(left, registry, stored.name, stored.slots)
         return stored
-    workers = _workers(plan.device, slots)
+    workers = _workers(plan.devices, slots)
     engine = ExecutionPlan("sequential" if wanted == "sequential" else "batched", workers, 1)
     engine.groups = _groups(pending, registry, engine.name, workers)
     largest = max(engine.groups, key=lambda group: len(group.trainings), default=None)
@@ -180,9 +195,11 @@ def _chosen(
         return engine
     if wanted == "sequential" or largest is None:
         return engine
-    rates = _rates(pending, largest, registry, plan.device, wanted, slots)
+    rates = _rates(pending, largest, registry, plan, wanted, slots)
     best = _best(rates, wanted)
     groups = _groups(pending, registry, best.name, best.slots)
+    if wanted == "auto" and best.name != "sequential":
+        groups = _one_by_one(groups, largest, best, registry, plan.main_device)
     measured = {way.title: rate for way, rate in rates.items()}
     return ExecutionPlan(best.name, best.slots, best.threads, groups, measured)
 
@@ -191,12 +208,12 @@ def _rates(
     pending: Sequence[Trial],
     group: Group,
     registry: Registry,
-    device: str,
+    plan: Plan,
     wanted: str,
     slots: int | None,
 ) -> dict[EngineChoice, float]:
     """Milliseconds of a step of one trial, in one process of each way that is worth a try."""
-    workers = _workers(device, slots)
+    workers, device = _workers(plan.devices, slots), plan.main_device
     ways = [EngineChoice("sequential", workers, 1), EngineChoice("batched", workers, 1)]
     if slots is None and workers > 1:
         ways.append(EngineChoice("batched", 1, workers))
@@ -217,11 +234,11 @@ def _best(rates: Mapping[EngineChoice, float], wanted: str) -> EngineChoice:
     return min(allowed, key=lambda way: rates[way] / max(1, way.slots))
 
 
-def _workers(device: str, slots: int | None) -> int:
-    """As many as were asked for, else one a core, or one on a GPU."""
+def _workers(devices: Sequence[str], slots: int | None) -> int:
+    """As many as were asked for, else one a core, or one on each GPU."""
     if slots is not None:
         return slots
-    return 1 if device.startswith("cuda") else os.cpu_count() or 1
+    return len(devices) if devices[0].startswith("cuda") else os.cpu_count() or 1
 
 
 def _seconds(trials: Sequence[Trial], rate: float, workers: int) -> float:
@@ -309,6 +326,30 @@ def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int)
         edges = [round(i * len(several) / parts) for i in range(parts + 1)]
         found += [Group([*itertools.chain(*several[a:b])]) for a, b in itertools.pairwise(edges)]
     return sorted(found, key=lambda group: -len(group.trials) * group.steps)
+
+
+def _one_by_one(
+    groups: Sequence[Group], measured: Group, best: EngineChoice, registry: Registry, device: str
+) -> list[Group]:
+    """The groups; those of other networks than `measured` are dissolved where that is faster."""
+    apart = {_network(measured): False}
+    found = []
+    for group in groups:
+        kind, trainings = _network(group), _shared(group.trials)
+        if kind not in apart and len(trainings) > 1:
+            alone, together = (
+                _measure(way, group, registry, device, "auto")
+                for way in (best._replace(name="sequential"), best)
+            )
+            apart[kind] = alone < together
+        found += [Group(same) for same in trainings] if apart.get(kind) else [group]
+    return found
+
+
+def _network(group: Group) -> str:
+    """Equal for groups whose steps take the same time for each of their trials."""
+    config = group.trials[0].config
+    return canonical([config.data_digest, config.network.text, config.training.batch])
 
 
 def _batch_key(one: Trial, registry: Registry) -> Any:

@@ -1,10 +1,12 @@
 """Studies that several modules look at, each run once a session."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.command_line import run_here, run_process
+from helpers.clusters import losing_a_node, put_study, stand_ins
+from helpers.command_line import run_here, run_process, trials_only
 from helpers.ended_studies import ONE, ONE_BY_ONE, Finished, Troubled, files, put, stored
 from helpers.studies import TINY
 
@@ -91,3 +93,25 @@ def troubled(
     page, runs = (folder / "report.html").read_text(), stored(address, "one")
     without = run_here(root, *words, "--only", "wild,calm", "--no-mlflow")
     return Troubled(folder, done, page, runs, without, (folder / "report.html").read_text())
+
+
+@pytest.fixture(scope="session")
+def run_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small study that an executor ran, once a session for each."""
+    folders: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in folders:
+            root = tmp_path_factory.mktemp(name)
+            words = (*put_study(root), "--executor", name)
+            more = stand_ins(root) if name == "slurm" else {}
+            with trials_only(), contextlib.ExitStack() as stack:
+                if name == "ray":
+                    address = stack.enter_context(losing_a_node(root))
+                    words = (*words, "--set", f"executor.ray.address={address}")
+                done = run_here(root, *words, **more)
+            assert done.code == 0, done.err + done.out
+            folders[name] = root / "runs" / "small"
+        return folders[name]
+
+    return run

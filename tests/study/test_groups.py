@@ -27,7 +27,8 @@ from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
 from testbed.trial import evaluate, worker
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 REGISTRY = default_registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
@@ -254,6 +255,23 @@ def speed(loop: Loop) -> float:
     """A batch faster than one by one, whatever this machine is at."""
     list(loop.windows())
     return 1.0 if isinstance(loop, Batch) else 2.0
+
+
+@pytest.mark.parametrize(("alone", "parts"), [(1.0, [6, 1, 1, 1]), (3.0, [6, 3])])
+def test_each_network_trains_as_one_only_where_that_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: float, parts: list[int]
+) -> None:
+    """Of two networks the one with fewer trials takes `alone` ms one by one, 2 ms in a batch."""
+
+    def rate(way: engines.EngineChoice, group: engines.Group, *rest: Any) -> float:
+        few = alone if len(group.trainings) < 6 else 3.0
+        return few if way.name == "sequential" else 2.0
+
+    monkeypatch.setattr(engines, "_measure", rate)
+    found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+    assert (found.name, sizes(found)) == ("batched", parts)
+    said = render.engine_line(found)
+    assert ("up to 6 as one (one by one: mlp) on" in said) == (parts[-1] == 1), said
 
 
 def test_a_network_that_torch_func_cannot_do_trains_one_by_one(

@@ -10,8 +10,8 @@ from helpers.ended_studies import ONE, put
 from helpers.faulty_proxy import Proxy, faults
 
 import testbed
-from testbed.trial.folders import StudyFolder
 from testbed.trial.storage import local
+from testbed.trial.study_folder import StudyFolder
 
 WORDS = ("one.toml", "--set", "training.steps=50")
 

@@ -12,7 +12,8 @@ from helpers.command_line import environment, run_here
 from helpers.ended_studies import ONE, put
 
 from testbed.trial import worker
-from testbed.trial.folders import StudyFolder, TrialFolder
+from testbed.trial.folders import TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 LEASE = 2.0
 WORDS = ("study", "one.toml", "-p", "waiting_loss.py", "--jobs", "0", "--no-mlflow")

@@ -11,9 +11,9 @@ from helpers.faulty_proxy import Proxy, Request, faults
 from helpers.store_operations import answers
 
 from testbed.errors import InputError
-from testbed.trial.folders import StudyFolder
 from testbed.trial.storage import Busy, LeaseLost, LocalDisk, begin, bucket, leases, local, places
 from testbed.trial.storage.object_store import ObjectStore, Owned
+from testbed.trial.study_folder import StudyFolder
 
 LEASE = 0.4
 pytestmark = pytest.mark.slow

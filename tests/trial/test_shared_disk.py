@@ -16,7 +16,7 @@ from helpers.paths import ROOT
 from helpers.store_operations import answers
 
 from testbed.errors import InputError
-from testbed.trial.folders import StudyFolder, TrialFolder, studies
+from testbed.trial.folders import TrialFolder
 from testbed.trial.storage import (
     Busy,
     LeaseLost,
@@ -28,6 +28,7 @@ from testbed.trial.storage import (
     places,
     shared_disk,
 )
+from testbed.trial.study_folder import StudyFolder, studies
 
 LEASE = 0.4
 
@@ -148,6 +149,19 @@ def test_many_that_want_a_folder_have_it_one_after_the_other(disk: SharedDisk) -
     for one in threads:
         one.join()
     assert disk.get("count") == b"15"
+
+
+def test_who_owns_nothing_may_tell_an_owner_to_end(
+    disk: SharedDisk, elsewhere: Callable[[], None]
+) -> None:
+    trial = TrialFolder(disk)
+    with trial.own():
+        elsewhere()
+        assert not trial.cancelled
+        trial.cancel()
+        assert trial.cancelled
+        trial.retry()
+        assert not trial.cancelled
 
 
 # --- an owner that slept ------------------------------------------------------------------------

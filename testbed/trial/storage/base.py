@@ -32,8 +32,11 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, name: str, content: bytes) -> None:
-        """Writes or replaces a file durably: a crash leaves the old content or the new one."""
+    def put(self, name: str, content: bytes, durable: bool = True) -> None:
+        """Writes or replaces a file: a crash leaves the old content or the new one.
+
+        Where it need not be `durable`, a power cut may leave neither, and nothing waits for a disk.
+        """
         ...
 
     def append(self, name: str, content: bytes) -> None:

@@ -29,8 +29,10 @@ class LocalDisk:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes, durable: bool = True) -> None:
         """Writes a temporary file to the disk, renames it, and writes the folder to the disk.
+
+        Of one that need not be `durable`, only the system's cache is sure to have it.
 
         Raises:
             OSError: with the name of the file, of which no part is left then.
@@ -41,12 +43,14 @@ class LocalDisk:
             with temporary.open("wb") as handle:
                 handle.write(content)
                 handle.flush()
-                os.fsync(handle.fileno())
+                if durable:
+                    os.fsync(handle.fileno())
             os.replace(temporary, file)
         except OSError as problem:
             temporary.unlink(missing_ok=True)
             raise OSError(problem.errno, problem.strerror, str(file)) from problem
-        self.flush()
+        if durable:
+            self.flush()
 
     def flush(self) -> None:
         """Writes the names of the files to the disk."""

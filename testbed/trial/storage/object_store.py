@@ -77,7 +77,7 @@ class ObjectStore(Leased):
         within = (path.removeprefix(self.inner) for path in files if path.startswith(self.inner))
         return sorted({path.partition("/")[0] for path in within})
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes, durable: bool = True) -> None:
         """Uploads a content and a manifest; by another than the owner, what is so is left."""
         if self._lease() is not None or self.get(name) != content:
             with self.writing() as lease, lease.lock:

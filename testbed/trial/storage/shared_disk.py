@@ -44,11 +44,11 @@ class SharedDisk(Leased):
         found = self._read(lambda disk: disk.names())
         return [name for name in found if self.inner or name != LEASE]
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes, durable: bool = True) -> None:
         """See `LocalDisk.put`; by another than the owner, a file that is so already is left."""
         if self.root in self.held or self.get(name) != content:
             with self.writing() as lease:
-                self._disk(lease.fence).put(name, content)
+                self._disk(lease.fence).put(name, content, durable)
 
     def append(self, name: str, content: bytes) -> None:
         """Adds to the end of a file."""
