@@ -10,21 +10,19 @@ import hashlib
 import itertools
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from testbed import settings
-from testbed.errors import ComponentError, InputError, UnknownName, unknown
+from testbed.errors import InputError, UnknownName, unknown
 from testbed.registry import Registry
+from testbed.study import step_times
 from testbed.study.plan import Plan, Trial
-from testbed.training.batch import Batch, alone, in_common
+from testbed.study.step_times import EngineChoice
+from testbed.training.batch import alone, in_common
 from testbed.training.settings import Training
-from testbed.training.trainer import BLOCK, Loop, Trainer, TrainingJob
 from testbed.trial import build
 from testbed.trial.folders import ENDED
 from testbed.trial.specs import canonical
@@ -32,8 +30,6 @@ from testbed.trial.study_folder import StudyFolder
 
 NAMES = ("auto", "sequential", "batched", "compiled")
 LARGEST = 128
-MEASURED = 8
-"""How many trials a measurement takes: a trial's step among more is no dearer."""
 COMPILE_PAYS_SECONDS = 240.0
 """Seconds of training above which torch.compile is tried: it takes about thirty, in each worker."""
 
@@ -71,19 +67,6 @@ class Group:
     def steps(self) -> int:
         """The steps that each takes."""
         return self.trials[0].config.training.steps
-
-
-class EngineChoice(NamedTuple):
-    """An engine on so many worker processes, of so many threads each."""
-
-    name: str
-    slots: int
-    threads: int
-
-    @property
-    def title(self) -> str:
-        """What a measurement is called."""
-        return self.name if self.threads == 1 else f"{self.name} on {self.threads} threads"
 
 
 @dataclass
@@ -215,16 +198,19 @@ def _rates(
     """Milliseconds of a step of one trial, in one process of each way that is worth a try."""
     workers, device = _workers(plan.devices, slots), plan.main_device
     ways = [EngineChoice("sequential", workers, 1), EngineChoice("batched", workers, 1)]
+    if wanted == "auto" and (seconds := step_times.long_step(group.trials[0], registry, device)):
+        return {ways[0]: 1000 * seconds}
     if slots is None and workers > 1:
         ways.append(EngineChoice("batched", 1, workers))
     if wanted == "compiled":
         ways.append(EngineChoice("compiled", workers, 1))
-    rates = {way: _measure(way, group, registry, device, wanted) for way in ways}
+    trials = group.trainings
+    rates = {way: step_times.measure(way, trials, registry, device, wanted) for way in ways}
     best = _best(rates, wanted)
     seconds = _seconds(Group([*pending]).trainings, rates[best], best.slots)
     if wanted == "auto" and best.name == "batched" and seconds > COMPILE_PAYS_SECONDS:
         way = best._replace(name="compiled")
-        rates[way] = _measure(way, group, registry, device, wanted)
+        rates[way] = step_times.measure(way, trials, registry, device, wanted)
     return rates
 
 
@@ -257,13 +243,8 @@ def _build(pending: Sequence[Trial], registry: Registry) -> None:
         try:
             build.assemble(config, registry, build.data_of(config, registry))
         except Exception as problem:
-            if _refused(problem):
+            if step_times.refused(problem):
                 raise
-
-
-def _refused(problem: Exception) -> bool:
-    """Bad input, and no plugin's mistake: of that the trial itself will fail and say why."""
-    return isinstance(problem, InputError) and not isinstance(problem, ComponentError)
 
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
@@ -338,7 +319,7 @@ def _one_by_one(
         kind, trainings = _network(group), _shared(group.trials)
         if kind not in apart and len(trainings) > 1:
             alone, together = (
-                _measure(way, group, registry, device, "auto")
+                step_times.measure(way, group.trainings, registry, device, "auto")
                 for way in (best._replace(name="sequential"), best)
             )
             apart[kind] = alone < together
@@ -367,53 +348,3 @@ def _batch_key(one: Trial, registry: Registry) -> Any:
 def _own(training: Training) -> str:
     """The settings that each trial of a batch has for itself, as text."""
     return canonical([getattr(training, key) for key in settings.names(Training, batch=False)])
-
-
-def _measure(
-    way: EngineChoice, group: Group, registry: Registry, device: str, wanted: str
-) -> float:
-    """Milliseconds of a step of one trial, this way in one process; infinite where it cannot be.
-
-    Raises:
-        InputError: torch.compile was wanted and cannot compile the step here.
-    """
-    threads, where = torch.get_num_threads(), torch.device(device)
-    torch.set_num_threads(way.threads)
-    # All where that is compiled: the workers then find it in torch's cache.
-    some = group.trainings if way.name == "compiled" else group.trainings[:MEASURED]
-    data = build.data_of(some[0].config, registry)
-    try:
-        if way.name == "sequential":
-            job = _few_steps(build.training_job(some[0].config, registry, data))
-            return _milliseconds(Trainer.of(job, data, where))
-        many = [_few_steps(build.training_job(one.config, registry, data)) for one in some]
-        return _milliseconds(Batch(many, data, where, way.name == "compiled"))
-    except Exception as problem:
-        if way.name == "sequential" and _refused(problem):
-            raise
-        if way.name == "compiled" == wanted:
-            said = str(problem).strip().splitlines()[0]
-            raise InputError(f"--engine compiled: torch.compile failed: {said}") from None
-        return math.inf
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _few_steps(job: TrainingJob) -> TrainingJob:
-    """The job for two blocks of steps, without a decay that would begin after them.
-
-    In the second a batch runs by its trace, as it does for the rest of a training.
-    """
-    short = replace(job.training, steps=2 * BLOCK, points=1, schedule="constant", hold=0)
-    return job._replace(training=short)
-
-
-def _milliseconds(loop: Loop) -> float:
-    """Of one step of one trial: in the fastest window, since one may import, trace or compile."""
-    loop.interval = BLOCK // 2
-    times = []
-    start = time.perf_counter()
-    for _ in loop.windows():
-        times.append(time.perf_counter() - start)
-        start = time.perf_counter()
-    return 1000 * min(times) / loop.interval / len(loop.diverged)

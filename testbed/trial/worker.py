@@ -331,10 +331,9 @@ def _conclude(
     trial.put_tensors("weights.safetensors", module_of(denoiser).state_dict(), told)
     if objective.states is not None:
         trial.put_tensors("states.safetensors", objective.states.state_dict(), told)
-    metrics: dict[str, float] = {}
-    errors: dict[str, dict[str, float]] = {}
+    measured = evaluate.Measured({}, {}, 0.0)
     if status != "diverged":
-        metrics, errors = evaluate.measure(config, trial, registry, data, trained, device)
+        measured = evaluate.measure(config, trial, registry, data, trained, device)
     points.measure(config, trial, registry, data, trained, device, facts["diverged_at"])
     curve = trial.rows()
     trial.put_json(
@@ -343,11 +342,12 @@ def _conclude(
             "status": status,
             **facts,
             "parameters": sum(p.numel() for p in denoiser.parameters()),
-            "metrics": metrics,
-            "errors": errors,
+            "metrics": measured.metrics,
+            "errors": measured.errors,
             "final_loss": curve[-1]["loss"] if curve else None,
             "curve": trial.curve_mark()[1],
             "training_seconds": sum(row["seconds"] for row in curve),
+            "sampling_seconds": measured.sampling_seconds,
             "measuring_seconds": time.perf_counter() - since,
             "ended": time.time(),
             "device": device_title(device),

@@ -12,7 +12,7 @@ from testbed.trial.folders import Folder, TrialFolder
 from testbed.trial.study_folder import StudyFolder
 
 CLOCKS = ("time", "seconds")
-TIMES = ("training_seconds", "measuring_seconds", "ended", "curve")
+TIMES = ("training_seconds", "sampling_seconds", "measuring_seconds", "ended", "curve")
 BITS = ("weights.safetensors", "states.safetensors", "samples.safetensors", "levels.csv")
 STRAYS = ("*.tmp", "checkpoint*", "group.json", "*.new*", "groups/*", "error.txt")
 

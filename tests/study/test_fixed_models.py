@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers.command_line import run_here
+from helpers.command_line import blank_figures, run_here
 from helpers.diffusers_models import conditional_unet, needs_diffusers, unet, write
 from helpers.studies import planned, refusal
 from safetensors.torch import save_file
@@ -114,7 +114,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "net.py").write_text(NET)
     save_file({"w": torch.tensor(0.2)}, folder / "net.safetensors")
     (folder / "beside.toml").write_text(STUDY + FIXED)
-    done = run_here(folder, "study", "beside.toml", "--jobs", 0, "--no-mlflow")
+    with blank_figures():
+        done = run_here(folder, "study", "beside.toml", "--jobs", 0, "--no-mlflow")
     assert done.code == 0, done.err
     return folder
 
@@ -250,6 +251,7 @@ path = "pipeline"
 
 @needs_diffusers
 @pytest.mark.slow
+@pytest.mark.usefixtures("trials_only")
 def test_a_pipeline_of_diffusers_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that its files say stands in the trial's settings, and it is measured with them."""
     import diffusers

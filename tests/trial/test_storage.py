@@ -83,6 +83,7 @@ ELSEWHERE = {
     "report/page.py": "the report itself, written where --out says",
     "report/renewal.py _sources": "the package's own sources",
     "report/study_result.py": "figures and tables of a paper, written where the caller says",
+    "study/executors/orders.py of": "the folder of orders, which its owner alone can read",
     "study/plugins.py": "plugins' own files",
     "study/study_file.py": "study files",
     "study/tracking.py _send_files": "MLflow uploads files, whose path the store tells",
