@@ -27,6 +27,7 @@ from testbed.trial import crew, evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
+from testbed.trial.storage import Busy
 
 CHECKPOINT_SECONDS = 15.0
 
@@ -53,7 +54,7 @@ def run(
         error.txt.
 
     Raises:
-        Busy: another process is at work on it.
+        Busy: another process is at work on it, or has taken it over meanwhile.
         OSError: the disk is full, which no trial is to blame for.
     """
     trial, where = TrialFolder.at(at), torch.device(device)
@@ -64,9 +65,14 @@ def run(
             parts = config, trial, registry, where
             return _run(*parts, lambda: stop() or trial.cancelled, joined)
         except Exception as problem:
-            if disk_is_full(problem):
+            if _is_elsewhere(problem):
                 raise
             return _failed(trial, problem)
+
+
+def _is_elsewhere(problem: Exception) -> bool:
+    """Whether no trial is to blame: a disk is full, or the folder has another owner."""
+    return disk_is_full(problem) or isinstance(problem, Busy)
 
 
 def _stopped(trial: TrialFolder) -> str:
@@ -112,6 +118,7 @@ def run_together(
     with contextlib.ExitStack() as locks:
         for trial in trials:
             locks.enter_context(trial.own(ORPHANED))
+        locks.enter_context(together.own(ORPHANED))
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)
@@ -120,7 +127,7 @@ def run_together(
         except Exception as problem:
             several = len({config.training_text for config in configs}) > 1
             splits = isinstance(problem, torch.OutOfMemoryError) and several and not half
-            if disk_is_full(problem) or splits:
+            if _is_elsewhere(problem) or splits:
                 raise
             together.dissolve(traceback.format_exc())
     sources = tuple(plugins), tuple(plugin_dirs), device, stop
@@ -227,7 +234,7 @@ def _run_together(
         try:
             statuses.append(_conclude(config, trial, registry, data, trained, device, facts))
         except Exception as problem:
-            if disk_is_full(problem):
+            if _is_elsewhere(problem):
                 raise
             statuses.append(_failed(trial, problem))
     if not {"interrupted", "cancelled"} & set(statuses):
@@ -252,7 +259,7 @@ def resumable(
     damaged: list[str] = []
     for tensors, facts in training.checkpoints(damaged.append):
         torn = [
-            f"{trial.path / 'rows.jsonl'} is cut short or damaged."
+            f"{trial.store.path('rows.jsonl')} is cut short or damaged."
             for trial, (size, digest) in zip(trials, facts["rows"], strict=True)
             if trial is not None and trial.curve_mark(size)[1] != digest
         ] + [
