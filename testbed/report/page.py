@@ -38,7 +38,7 @@ from testbed.report.finding import Finding
 from testbed.report.galleries import gallery
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.reading import read
-from testbed.report.results import Results, chosen
+from testbed.report.results import Results, Rows
 from testbed.report.standing import standing
 from testbed.report.words import (
     BELOW_ONE,
@@ -51,7 +51,7 @@ from testbed.report.words import (
     title,
 )
 from testbed.study import looks
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 FEW = 6
 """Noise levels shown in the table of learning."""
@@ -342,6 +342,7 @@ def _laws(table: pd.DataFrame) -> PageTable | None:
 def _learning(results: Results, table: pd.DataFrame, case: str) -> PageTable:
     """A row per variant and arm: the error of the predicted noise at a few noise levels."""
     here = table[table["case"] == case]
+    of_label = Rows(here)
     every = np.unique(here["sigma"].to_numpy(dtype=float))
     sigmas = every[np.unique(np.linspace(0, len(every) - 1, FEW).round().astype(int))].tolist()
     rows: list[list[Cell | str]] = []
@@ -350,7 +351,7 @@ def _learning(results: Results, table: pd.DataFrame, case: str) -> PageTable:
             trained = ranges.inside(results, (case, arm, variant), every)
             cells = {
                 row["sigma"]: between(row["eps_rms"], row["low"], row["high"])
-                for row in chosen(here, case, arm, variant).to_dict("records")
+                for row in of_label[case, arm, variant].to_dict("records")
             }
             untrained = every[~trained].tolist()
             cells |= {at: f"{cells[at]} †" for at in untrained if at in cells}

@@ -19,7 +19,7 @@ from testbed.report.comparisons import interval
 from testbed.report.drawing import Picture
 from testbed.report.galleries import of_spaces
 from testbed.report.page_tables import Cell, PageTable, page_table
-from testbed.report.results import LABEL, Label, Results, chosen
+from testbed.report.results import LABEL, Label, Results, Rows
 from testbed.report.words import between, floor, listed, number, title
 from testbed.trial.config import TrialConfig
 
@@ -102,8 +102,9 @@ def _page_table(results: Results, cases: Sequence[str], found: pd.DataFrame) -> 
     metrics = _metrics(results, cases)
     quantities = [*metrics, *SECONDS]
     rows: list[list[Cell | str]] = []
+    measured = Rows(found)
     for case, arm, variant in _labels(results, cases):
-        by = {row["metric"]: row for row in chosen(found, case, arm, variant).to_dict("records")}
+        by = {row["metric"]: row for row in measured[case, arm, variant].to_dict("records")}
         cells = [_cell(by[name]) for name in quantities]
         rows.append([arm, variant, case, _space(results, case), *cells])
     floors = _floors(results, cases[0])

@@ -290,6 +290,7 @@ def test_equal_trials_of_two_arms_are_not_compared(tmp_path: Path) -> None:
     assert {one.verdict for one in between} == {"the same trials"}
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_arms_of_the_same_trials_are_one_arm(tmp_path: Path) -> None:
     """Nothing is said, drawn or tabled twice, nor an arm compared with itself."""
@@ -328,6 +329,7 @@ WEIGHTINGS: Planted = {
 }
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_parameterization_that_fits_several_variants_is_one_baseline_the_first(
     tmp_path: Path,
@@ -388,12 +390,12 @@ def test_tables_equal_scipy(whole: Path) -> None:
     value = {"first": noisy(1.0, stream=2), "second": noisy(1.0, stream=5)}
     for arm, values in value.items():
         for metric, scale in (("excess_nats", 1.0), ("energy", 0.1)):
-            chosen = results.chosen(table, CASE, arm, "b").set_index("metric").loc[metric]
+            chosen = results.Rows(table)[CASE, arm, "b"].set_index("metric").loc[metric]
             y = np.log(values) + math.log(scale)
             half = stats.sem(y) * stats.t.ppf(0.975, len(y) - 1)
             expected = np.exp([y.mean(), y.mean() - half, y.mean() + half])
             np.testing.assert_allclose(chosen[["value", "low", "high"]].astype(float), expected)
-    mmd = results.chosen(table, CASE, "first", "b").set_index("metric").loc["mmd"]
+    mmd = results.Rows(table)[CASE, "first", "b"].set_index("metric").loc["mmd"]
     assert mmd["mean"] == "arithmetic", "a metric that can be negative has no geometric mean"
     assert mmd["value"] == pytest.approx(np.mean(value["first"]) - 1)
 
@@ -414,15 +416,15 @@ def test_comparisons_equal_scipy(whole: Path) -> None:
 
 def test_levels_and_learning(whole: Path) -> None:
     levels = pd.read_csv(whole / "tables" / "levels.csv")
-    here = results.chosen(levels, CASE, "first", "a").set_index("sigma")
+    here = results.Rows(levels)[CASE, "first", "a"].set_index("sigma")
     values = np.array(noisy(0.8, stream=1))
     assert here.loc[1.0, "loss"] == pytest.approx(0.2 * stats.gmean(values))
     learning = pd.read_csv(whole / "tables" / "learning.csv")
-    row = results.chosen(learning, CASE, "first", "a").set_index("sigma").loc[10.0]
+    row = results.Rows(learning)[CASE, "first", "a"].set_index("sigma").loc[10.0]
     rms = np.sqrt(0.4 * values / 2) / 10
     assert row["eps_rms"] == pytest.approx(stats.gmean(rms))
     assert row["fisher_nats"] == pytest.approx(2 * stats.gmean(rms) ** 2 / 100)
-    diverged = results.chosen(levels, CASE, "first", "d")
+    diverged = results.Rows(levels)[CASE, "first", "d"]
     assert set(diverged["n"]) == {4}
     assert set(diverged["diverged"]) == {1}
 
@@ -501,6 +503,7 @@ def shown(page: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", page))
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_report_of_a_part_says_so_and_how_to_run_it_again(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, WINNER, asked=ASKED, note="n", file="[study]")).read_text()
@@ -519,6 +522,7 @@ def test_a_report_of_a_part_says_so_and_how_to_run_it_again(tmp_path: Path) -> N
     assert "The study file, as it is without that:" in page
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_report_of_a_whole_file_says_nothing_of_parts(tmp_path: Path) -> None:
     asked = {"command": ["testbed", "study", "f.toml"], "set": [], "only": [], "seeds": None}
@@ -529,6 +533,7 @@ def test_a_report_of_a_whole_file_says_nothing_of_parts(tmp_path: Path) -> None:
     assert page.count("testbed study f.toml") == 2
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_title_or_note_that_was_given_for_the_part_stands(tmp_path: Path) -> None:
     asked = {**ASKED, "set": ["study.title=Planted", "study.note=n"]}
@@ -537,6 +542,7 @@ def test_a_title_or_note_that_was_given_for_the_part_stands(tmp_path: Path) -> N
     assert "<p>n</p>" in page
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_finished(
     tmp_path: Path,
@@ -565,6 +571,7 @@ def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_fi
     assert "6 trials (6 finished)" in run_here(tmp_path, "plan", *words).out
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_failed_identity_is_red(tmp_path: Path) -> None:
     folder = plant(tmp_path, {("c", "", "b"): [1.0]})
