@@ -270,10 +270,10 @@ def measure(shapes: list[str], parts: list[str], counts: list[int], out: Path | 
                 with tempfile.TemporaryDirectory() as name:
                     command = [sys.executable, __file__, "one", shape, part, str(trials), name]
                     said = subprocess.run(command, capture_output=True, text=True, check=True)
-                found = json.loads(said.stdout.splitlines()[-1])
-                own = figures.setdefault(shape, {}).setdefault(part, {})
-                own[str(trials)] = {key: round(value, 3) for key, value in found.items()}
-                print(f"{shape} {part} {trials}: {own[str(trials)]}", flush=True)
+                    found = json.loads(said.stdout.splitlines()[-1])
+                    own = figures.setdefault(shape, {}).setdefault(part, {})
+                    own[str(trials)] = {key: round(value, 3) for key, value in found.items()}
+                    print(f"{shape} {part} {trials}: {own[str(trials)]}", flush=True)
     for shape, of in figures.items():
         for part, by in of.items():
             print(f"{shape} {part}: grows as trials^{exponent(by):.2f}")
