@@ -3,6 +3,9 @@
 `nox --no-venv -s study` uses the machine's own Python and torch, for example a CUDA build.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -27,7 +30,8 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
         return
     wanted = ["--editable=."] if project else []
     wanted += nox.project.dependency_groups(PROJECT, *groups)
-    there = INSTALLED.setdefault(str(session.bin), set())
+    # In CI one environment is that of two sessions, by a link.
+    there = INSTALLED.setdefault(os.path.realpath(session.bin), set())
     if missing := [one for one in dict.fromkeys(wanted) if one not in there]:
         session.install("-c", "constraints.txt", *missing)
         there.update(missing)
@@ -106,7 +110,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy, strict, over testbed/."""
+    """mypy, strict, over testbed/ and benchmarks/."""
     install(session, "types", "test")
     session.run("mypy")
 
@@ -124,8 +128,11 @@ def docs(session: nox.Session) -> None:
 def checks(session: nox.Session) -> None:
     """lint, types, docs and package in one environment: all that CI runs but the tests."""
     install(session, "lint", "types", "test", "docs", "package")
-    for one in (lint, types, docs, package):
-        one(session)
+    with ThreadPoolExecutor() as side:
+        typed = side.submit(types, session)  # mypy has one core at work, and so have most others
+        for one in (lint, docs, package):
+            one(session)
+        typed.result()
 
 
 @nox.session
@@ -138,7 +145,7 @@ def links(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """The wheel and the sdist, each built, installed in a fresh environment and used."""
+    """The wheel, built, installed in a fresh environment and used; the sdist, which gives it."""
     install(session, "package")
     session.run("python", ".ci/package.py", *session.posargs)
 

@@ -1,6 +1,7 @@
-"""Builds the wheel and the sdist, installs each in a fresh environment, and uses it.
+"""Builds the wheel and the sdist, installs the wheel in a fresh environment, and uses it.
 
-The environment sees the dependencies of the one that runs this, by a path. Nothing is downloaded.
+Who installs the sdist builds a wheel from it first: that is the same wheel, file by file. The
+environment sees the dependencies of the one that runs this, by a path. Nothing is downloaded.
 """
 
 import os
@@ -10,6 +11,7 @@ import sysconfig
 import tempfile
 import time
 import venv
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,8 +49,22 @@ def fresh(folder: Path) -> Path:
     return commands
 
 
+def contents(wheel: Path) -> dict[str, int]:
+    """The checksums of a wheel's files by their names."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {one.filename: one.CRC for one in archive.infolist()}
+
+
+def rebuilt(sdist: Path, folder: Path) -> dict[str, int]:
+    """The contents of the wheel that pip builds from the sdist to install it."""
+    flags = ("--no-deps", "--no-build-isolation", "--quiet")
+    ran(sys.executable, "-m", "pip", "wheel", *flags, "-w", folder, sdist, cwd=sdist.parent)
+    (wheel,) = folder.iterdir()
+    return contents(wheel)
+
+
 def used(package: Path, folder: Path) -> None:
-    """Installs a wheel or an sdist, and runs the command and the library that it brings."""
+    """Installs a wheel, and runs the command and the library that it brings."""
     commands = fresh(folder / "env")
     flags = ("--no-deps", "--no-build-isolation", "--quiet")
     pip = (sys.executable, "-m", "pip", "--python", commands / "python", "install")
@@ -67,13 +83,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         ran(sys.executable, "-m", "hatchling", "build", "-d", out / "dist", cwd=ROOT)
-        packages = sorted((out / "dist").iterdir())
-        assert {file.suffix for file in packages} == {".whl", ".gz"}, packages
-        folders = [out / package.suffix.removeprefix(".") for package in packages]
-        for folder in folders:
-            folder.mkdir()
-        with ThreadPoolExecutor() as both:
-            list(both.map(used, packages, folders))
+        packages = {file.suffix: file for file in (out / "dist").iterdir()}
+        assert set(packages) == {".whl", ".gz"}, packages
+        (out / "used").mkdir()
+        with ThreadPoolExecutor() as side:
+            again = side.submit(rebuilt, packages[".gz"], out / "again")
+            used(packages[".whl"], out / "used")
+            assert again.result() == contents(packages[".whl"]), "the sdist gives another wheel"
     print(f"Both are whole: built, installed and used in {time.monotonic() - began:.0f} s.")
 
 

@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from testbed.study import runner
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.plan import Plan, Trial
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 HOUR, CHECKPOINT, LOST, AWAY = 3600.0, 600.0, 3600.0, 600.0
 NODES, WORKERS = 125, 8
@@ -166,6 +167,9 @@ class Cluster:
             future.set_exception(BrokenProcessPool("the node is lost"))
         self._at(self.now + AWAY, "back", node)
 
+    def advance(self) -> None:
+        """What was submitted begins at once."""
+
     def stop(self) -> None:
         """Nothing asks for it."""
 
@@ -193,14 +197,10 @@ def simulate(trials: int, median: float) -> dict[str, float]:
     registry: Any = SimpleNamespace(plugins=(), plugin_dirs=())
     engine = ExecutionPlan("sequential", cluster.slots, 1, [Group([one]) for one in members])
     clock: Any = SimpleNamespace(monotonic=cluster.monotonic, time=time.time)
-    kept = runner.wait, runner.time, runner.POLL
-    runner.wait, runner.time, runner.POLL = cluster.wait, clock, float("inf")  # type: ignore
     start = time.perf_counter()
-    try:
-        parts: Any = cluster, None, runner.Progress(), Checked()
+    parts: Any = cluster, None, runner.Progress(), Checked()
+    with patch.multiple(runner, wait=cluster.wait, time=clock, POLL=float("inf")):
         outcome = runner.execute(plan, registry, engine, *parts)
-    finally:
-        runner.wait, runner.time, runner.POLL = kept
     work, all_slots = float(draws.sum()), NODES * WORKERS
     fed = cluster.queue_empty
     tail_busy = sum(_overlap(one, fed) for one in cluster.spans)

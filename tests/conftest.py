@@ -15,16 +15,17 @@ import testbed
 pytest.register_assert_rewrite("helpers", "faults", "fuzz", "laws", "mutants", "properties")
 
 from helpers import strategies  # noqa: E402, F401  registers and loads the Hypothesis profiles
-from helpers.command_line import run_here, trials_only  # noqa: E402
+from helpers.command_line import blank_figures, run_here, trials_only  # noqa: E402
+from helpers.shared import once  # noqa: E402
 from helpers.studies import TINY  # noqa: E402
 
-from testbed.study import engines  # noqa: E402
+from testbed.study import step_times  # noqa: E402
 from testbed.testing import behaviour  # noqa: E402
 from testbed.training.batch import Batch  # noqa: E402
 from testbed.training.trainer import Loop  # noqa: E402
 
 torch.set_num_threads(1)
-MILLISECONDS = engines._milliseconds
+MILLISECONDS, LONG_STEP = step_times._milliseconds, step_times.long_step
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,14 +59,24 @@ def short_measurement() -> Iterator[None]:
         return 1.0 if isinstance(loop, Batch) else 2.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "_milliseconds", milliseconds)
+        patch.setattr(step_times, "_milliseconds", milliseconds)
+        patch.setattr(step_times, "long_step", lambda *rest: 0.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """What is written in this process is not waited for: no test cuts the power of the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield
 
 
 @pytest.fixture
 def whole_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines are measured as they are for a user."""
-    monkeypatch.setattr(engines, "_milliseconds", MILLISECONDS)
+    monkeypatch.setattr(step_times, "_milliseconds", MILLISECONDS)
+    monkeypatch.setattr(step_times, "long_step", LONG_STEP)
 
 
 @pytest.fixture
@@ -92,23 +103,29 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the study tiny.toml, whose trials were trained one by one; to read or copy."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.toml").write_text(TINY)
-    words = ("study", "tiny.toml", "--jobs", 0, "--no-mlflow", "--engine", "sequential")
-    with trials_only():
-        done = run_here(folder, *words)
-    assert done.code == 0, done.err
-    return folder
+
+    def make(folder: Path) -> Path:
+        (folder / "tiny.toml").write_text(TINY)
+        words = ("study", "tiny.toml", "--jobs", 0, "--no-mlflow", "--engine", "sequential")
+        with trials_only():
+            done = run_here(folder, *words)
+        assert done.code == 0, done.err
+        return folder
+
+    return once(tmp_path_factory, "trained", Path, make)
 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow store, migrated once a session."""
-    from testbed.study import tracking_store
+    """An empty MLflow store, migrated once."""
 
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking_store.prepare(f"sqlite:///{file}")
-    return file
+    def make(folder: Path) -> Path:
+        from testbed.study import tracking_store
+
+        tracking_store.prepare(f"sqlite:///{folder / 'mlflow.db'}")
+        return folder / "mlflow.db"
+
+    return once(tmp_path_factory, "mlflow", Path, make)
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +143,13 @@ def new_store(template: Path) -> Callable[[Path], str]:
 def _trials_only() -> Iterator[None]:
     """A study of this test ends with its trials."""
     with trials_only():
+        yield
+
+
+@pytest.fixture(name="blank_figures")
+def _blank_figures() -> Iterator[None]:
+    """A report of this test has blank figures."""
+    with blank_figures():
         yield
 
 

@@ -116,7 +116,7 @@ def _parts(watched: Watched, all_of_them: bool) -> Iterator[RenderableType]:
 
 def _table(head: list[str], rows: Rows) -> Table:
     table = Table(*head, box=None, pad_edge=False, header_style="bold")
-    styles: dict[str, str] = {str(state): style for state, style in STYLES.items()}
+    styles = {str(status): style for status, style in STYLES.items()}
     for row in rows:
         table.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
     return table

@@ -83,7 +83,7 @@ def status(
     training_seconds, evaluation_seconds) and trials (id, title, state, step, steps, error).
     """
     from testbed.study import watching
-    from testbed.trial.folders import StudyFolder
+    from testbed.trial.study_folder import StudyFolder
 
     if every <= 0:
         raise InputError(f"--every {every:g} must be above 0.")
@@ -137,7 +137,7 @@ def log(folder: Folder, trial: TrialId, follow: Follow = False) -> None:
     Exit codes: 0 done, 1 the trial failed, 2 bad input, 130 after Ctrl-C.
     """
     from testbed.study import watching
-    from testbed.trial.folders import StudyFolder
+    from testbed.trial.study_folder import StudyFolder
 
     files = StudyFolder.at(folder)
     (one,) = watching.chosen(watching.read(files), [trial])
@@ -198,7 +198,8 @@ def cancel(folder: Folder, trial: TrialIds = None) -> None:
     Exit codes: 0 the trials are cancelled or the study was told, 2 bad input.
     """
     from testbed.study import orders, watching
-    from testbed.trial.folders import ENDED, StudyFolder
+    from testbed.trial.folders import ENDED
+    from testbed.trial.study_folder import StudyFolder
 
     files = StudyFolder.at(folder)
     found = watching.read(files)
@@ -232,7 +233,7 @@ def retry(folder: Folder, trial: TrialIds = None) -> None:
     Exit codes: 0 they will run again, 2 bad input.
     """
     from testbed.study import orders, watching
-    from testbed.trial.folders import StudyFolder
+    from testbed.trial.study_folder import StudyFolder
 
     files = StudyFolder.at(folder)
     found = watching.read(files)

@@ -28,6 +28,7 @@ from testbed.report import (
     result_tables,
     sample_metrics,
     seeds,
+    spaces,
     summaries,
     tables,
 )
@@ -50,7 +51,7 @@ from testbed.report.words import (
     title,
 )
 from testbed.study import looks
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 FEW = 6
 """Noise levels shown in the table of learning."""
@@ -113,12 +114,15 @@ def write(
     (out / "tables" / "finding.md").write_text(text, encoding="utf-8")
     say("drawing")
     views = [case_view(results, compared, made, case) for case in results.cases]
+    with styled():
+        of_spaces = spaces.parts(results)
+    pictures = [one for view in views for one in view.every_picture]
+    pictures += [one.picture for one in of_spaces if one.picture is not None]
     (out / "figures").mkdir(exist_ok=True)
-    for view in views:
-        for picture in view.every_picture:
-            (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
+    for picture in pictures:
+        (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
     page = out / "report.html"
-    html = contents.numbered(_page(results, compared, made, views, findings))
+    html = contents.numbered(_page(results, compared, made, views, findings, of_spaces))
     page.write_text(html, encoding="utf-8")
     return page
 
@@ -129,6 +133,7 @@ def _page(
     made: dict[str, pd.DataFrame],
     views: list[CaseView],
     findings: list[Finding],
+    of_spaces: list[spaces.SpacesPart],
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -166,6 +171,7 @@ def _page(
         recipe_columns=["arm", "variants", *summaries.RECIPE_COLUMNS],
         recipes=summaries.recipes(results),
         views=views,
+        spaces=of_spaces,
         lengths=length_section.of_cases(results, lengths.make(results, compared)),
         fixed=fixed_models.parts(results),
         laws=_laws(made["tweedie"]),

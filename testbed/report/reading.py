@@ -24,10 +24,17 @@ from testbed.report.files import (
 from testbed.report.results import LABEL, Results, unique
 from testbed.study import looks
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import StudyFolder, TrialFolder
+from testbed.trial.folders import TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
-ENDED = {"diverged_at": None, "error": "", "training_seconds": 0.0, "parameters": None}
+ENDED = {
+    "diverged_at": None,
+    "error": "",
+    "training_seconds": 0.0,
+    "sampling_seconds": None,
+    "parameters": None,
+}
 """What the table of trials has of a result, with what stands where it is missing."""
 CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
 

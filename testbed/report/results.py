@@ -18,7 +18,8 @@ from testbed.metrics.looks import Look
 from testbed.report.level_curves import LevelCurves, close, of_table
 from testbed.study.settings import ReportSettings
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder, StudyFolder
+from testbed.trial.folders import Folder
+from testbed.trial.study_folder import StudyFolder
 
 LABEL = ["case", "arm", "variant"]
 Label = tuple[str, str, str]
@@ -48,7 +49,7 @@ class Results:
         folder: where it lies.
         study: study.json.
         trials: id, case, arm, variant, seed, status, diverged_at (step), error, training_seconds,
-            parameters.
+            sampling_seconds, parameters.
         metrics: case, arm, variant, seed, metric, value of the trials that ended, inf where a trial
             diverged or its metric is not finite, and error, that of its own samples, or nan.
         levels: case, arm, variant, seed and the columns of levels.csv, losses per dimension;

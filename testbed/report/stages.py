@@ -10,7 +10,8 @@ import pandas as pd
 
 from testbed.report.files import Measurements, read_json, stored_numbers, with_diverged
 from testbed.report.results import LABEL, Results, Stage
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 Row = dict[str, Any]
 

@@ -20,7 +20,7 @@ from testbed.report.drawing import Picture, inches
 from testbed.report.reading import read
 from testbed.report.results import Results, Rows
 from testbed.report.words import between, probability, title
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 LATEX = ("results", "comparisons")
 """The tables that `StudyResult.to_latex` writes."""

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from testbed.study.plan import Plan, Trial
-from testbed.trial.folders import Folder, StudyFolder
+from testbed.trial.folders import Folder
+from testbed.trial.study_folder import StudyFolder
 
 FILE = "driver.json"
 SECONDS = 5.0
@@ -72,13 +73,15 @@ class Orders:
         folder.store.remove(*folder.store.names())
         who = {"pid": os.getpid(), "host": platform.node(), "began": time.time()}
 
-        def live() -> None:
+        def sign() -> None:
             with contextlib.suppress(OSError):  # a full disk stops the driver itself
-                while True:
-                    self._files.put_json(FILE, {**who, "seen": time.time()}, durable=False)
-                    if ended.wait(SECONDS):
-                        return
+                self._files.put_json(FILE, {**who, "seen": time.time()}, durable=False)
 
+        def live() -> None:
+            while not ended.wait(SECONDS):
+                sign()
+
+        sign()
         thread = threading.Thread(target=live, daemon=True)
         thread.start()
         try:

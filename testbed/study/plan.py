@@ -14,12 +14,13 @@ from testbed.registry import Registry
 from testbed.study import baseline, grids, looks
 from testbed.study.grids import Variant
 from testbed.study.study_file import StudyFile, TrialTemplate
-from testbed.trial import build, data_notes, points, recipes
+from testbed.trial import build, data_notes, devices, points, recipes
 from testbed.trial.config import TrialConfig
 from testbed.trial.encoder import Encoder
-from testbed.trial.folders import ENDED, StudyFolder, TrialFolder
+from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.resolve import resolve
 from testbed.trial.specs import ComponentSpec
+from testbed.trial.study_folder import StudyFolder
 
 REWRITTEN = {
     "study.json": "It is written anew, without what the study took so far.",
@@ -67,8 +68,9 @@ class Trial:
 class Plan:
     """The trials of a study, each once, and where they live; `chosen` ids alone run, or all.
 
-    `damaged` says which files are, and what is done about it; `data_notes` what was recognised in
-    the data of each case, or does not fit, and whose recipe trains another parameterization.
+    `device` is a word of `trial.devices.device_of`. `damaged` says which files are, and what is
+    done about it; `data_notes` what was recognised in the data of each case, or does not fit, and
+    whose recipe trains another parameterization.
     """
 
     study: StudyFile
@@ -78,6 +80,16 @@ class Plan:
     chosen: frozenset[str] | None = None
     damaged: list[str] = field(default_factory=list)
     data_notes: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def main_device(self) -> str:
+        """The device that stands for those of the plan: the first of several."""
+        return devices.first(self.device)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the workers, one for each slot, in turn."""
+        return devices.each(self.device)
 
     @property
     def files(self) -> StudyFolder:
@@ -106,12 +118,18 @@ class Plan:
 def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Plan:
     """Resolves every trial, checks that its parts fit, and looks up its state on disk.
 
+    Args:
+        study: the study.
+        registry: its plugins.
+        folder: the study's folder.
+        device: a word of `trial.devices.device_of`.
+
     Raises:
         InputError: names, options or combinations that cannot work, all of them at once.
     """
     problems: dict[str, list[str]] = {}
     said: dict[str, dict[str, None]] = {}
-    variants = list(_variants(study, registry, device, problems, said))
+    variants = list(_variants(study, registry, devices.first(device), problems, said))
     trials = _trials(variants, registry, looks.read(StudyFolder.at(folder)).extra, problems)
     lines = [*_baseline_problems(study, registry), *_name_problems(study)]
     refused = looks.conflicts(StudyFolder.at(folder), study.report.looks, study.asked.at_most)

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from testbed import __version__
 from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
 from testbed.study.engines import ExecutionPlan, Group
-from testbed.study.executors import Executor, Job
+from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
 from testbed.study.orders import Orders
 from testbed.study.plan import Plan, Trial
+from testbed.trial import environment
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.storage import Busy
 from testbed.trial.worker import device_title, resumable
@@ -85,7 +83,7 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
         "first_report": first if began else report,
         "file": plan.study.text,
         "asked": invocation.record(plan, registry, tracking_uri),
-        "device": device_title(torch.device(plan.device)),
+        "device": device_title(torch.device(plan.main_device)),
         "versions": versions(),
         "plugins": [asdict(source) for source in registry.provenance],
         "failures": [asdict(source) for source in registry.failures],
@@ -108,11 +106,8 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found = {"testbed": __version__, "python": platform.python_version(), "os": platform.platform()}
-    for name in ("torch", "numpy", "scipy", "scikit-learn", "pandas", "mlflow"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    packages = (*environment.NUMBERS, "pandas", "mlflow")
+    return {**environment.versions(packages), "os": platform.platform()}
 
 
 def execute(
@@ -138,8 +133,7 @@ def execute(
     running: dict[Future[list[str]], Group] = {}
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
-    tries = _Tries()
-    orders, looks = Orders(plan), _Looks()
+    tries, orders, looks = _Tries(), Orders(plan), _Looks()
     with _interrupts(executor, outcome), orders.heeded(), _Telling(tracker) as tell:
         for trial in ended:
             tell.end(trial, trial.state)
@@ -157,13 +151,16 @@ def execute(
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
                 resumable(job.training, trials, progress.say)
                 running[executor.submit(job)] = group
+            executor.advance()
             looks.at(plan, running, progress)
             for future, group in [(one, running[one]) for one in running if one.done()]:
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
                 del running[future]
-                statuses = _statuses(future, trials, tries.of(group))
+                if isinstance(future.exception(), torch.OutOfMemoryError):
+                    waiting.extendleft(reversed(_halves(plan, engine, group, progress)))
+                    continue
+                statuses = _statuses(future, trials, tries.without_progress(group, trials))
                 if statuses is None:
-                    tries.died(group, trials)
                     waiting.appendleft(group)
                     continue
                 outcome.seconds = time.monotonic() - start
@@ -193,31 +190,20 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
         plan.files.group(group.id).path,
         registry.plugins,
         registry.plugin_dirs,
-        plan.device,
+        plan.main_device,
         engine.name == "compiled",
+        group.half,
     )
 
 
-class _Tries:
-    """How often each group began since it last came further: a lost node is no fault of a trial."""
-
-    def __init__(self) -> None:
-        self._begun: dict[str, int] = {}
-        self._reached: dict[str, int] = {}
-
-    def of(self, group: Group) -> int:
-        """How often the group has begun without coming further."""
-        return self._begun[group.id]
-
-    def begin(self, group: Group) -> None:
-        """The group begins, or goes on from its checkpoint."""
-        self._begun[group.id] = self._begun.get(group.id, 0) + 1
-
-    def died(self, group: Group, trials: Sequence[TrialFolder]) -> None:
-        """The group's worker died."""
-        step = max(trial.last_step() for trial in trials)
-        if step > self._reached.get(group.id, 0):
-            self._begun[group.id], self._reached[group.id] = 0, step
+def _halves(plan: Plan, engine: ExecutionPlan, group: Group, progress: Progress) -> list[Group]:
+    """The halves of a group for which the device had too little memory, kept in the plan."""
+    halves = engine.split(group)
+    engine.write(plan.folder)
+    plan.files.group(group.id).remove()
+    sizes = " and ".join(str(len(half.trials)) for half in halves)
+    progress.say(f"{group.title}: out of memory; they are trained in two groups, of {sizes}.")
+    return halves
 
 
 class _Looks:
@@ -297,14 +283,38 @@ class _Telling:
             self._told = self._thread.submit(self._tracker.end, trial, status)
 
 
+class _Tries:
+    """How often a group has begun since its training last got further.
+
+    On a cluster whose nodes are lost now and then, a long training may lose many workers. One that
+    dies three times without having got further would do so for ever.
+    """
+
+    def __init__(self) -> None:
+        self._count: dict[str, int] = {}
+        self._furthest: dict[str, int] = {}
+
+    def begin(self, group: Group) -> None:
+        """Counts a try."""
+        self._count[group.id] = self._count.get(group.id, 0) + 1
+
+    def without_progress(self, group: Group, trials: list[TrialFolder]) -> int:
+        """The tries, this one included, since the first that got as far."""
+        step = max(trial.last_step() for trial in trials)
+        if step > self._furthest.get(group.id, 0):
+            self._furthest[group.id], self._count[group.id] = step, 1
+        return self._count[group.id]
+
+
 def _statuses(future: Future[list[str]], trials: list[TrialFolder], tries: int) -> list[str] | None:
-    """The trials' statuses; None for a killed worker: worth two more tries from its checkpoint."""
+    """The trials' statuses; None for a lost worker: worth two more tries from its checkpoint."""
     try:
         return future.result()
-    except BrokenProcessPool:
+    except BrokenExecutor as problem:
         if tries < TRIES:
             return None
-        message = f"the worker died {tries} times; see the system's log (out of memory?)"
+        why = str(problem) if isinstance(problem, WorkerLost) else "see the system's log"
+        message = f"the worker died {tries} times; {why} (out of memory?)"
     except (Busy, OSError):  # no trial is to blame
         raise
     except Exception as problem:

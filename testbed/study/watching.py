@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 from testbed.errors import InputError, UnknownName, did_you_mean
 from testbed.study import orders
-from testbed.trial.folders import ENDED, StudyFolder, TrialFolder
+from testbed.trial.folders import ENDED, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 State = Literal["running", "waiting", "finished", "diverged", "failed", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)

@@ -17,6 +17,7 @@ import torch
 from testbed.components.dataset import Data
 from testbed.errors import disk_is_full, one_line
 from testbed.registry import Registry
+from testbed.training import memory
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
 from testbed.training.trainer import Loop, Trainer, TrainingJob
@@ -81,6 +82,7 @@ def run_together(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     compiled: bool = False,
+    half: bool = False,
 ) -> list[str]:
     """Trains trials as one batch and measures each; resumes from the group's checkpoint.
 
@@ -91,9 +93,13 @@ def run_together(
         configs, trial_dirs: of each trial, as for `run`.
         group: the folder of their common checkpoint.
         compiled: see `training.batch.Batch`.
+        half: whether the group is a part of one for which there was too little memory.
 
     Returns:
         each trial's status, as from `run`.
+
+    Raises:
+        torch.OutOfMemoryError: of a group that is not a half already, and can be split.
     """
     trials, together = [TrialFolder.at(at) for at in trial_dirs], GroupFolder.at(group)
     with contextlib.ExitStack() as locks:
@@ -105,7 +111,9 @@ def run_together(
             with usage.sampled(trials, where):
                 return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
-            if disk_is_full(problem):
+            several = len({config.training_text for config in configs}) > 1
+            splits = isinstance(problem, torch.OutOfMemoryError) and several and not half
+            if disk_is_full(problem) or splits:
                 raise
             together.dissolve(traceback.format_exc())
     sources = tuple(plugins), tuple(plugin_dirs), device, stop
@@ -127,6 +135,7 @@ def _run(
     one = training_job(config, registry, data)
     if trial.has("training.json"):
         return _measure_anew(config, trial, registry, data, one, device)
+    memory.require([one], data, device)
     trainer = Trainer.of(one, data, device)
     points.keep(trainer, [config])
     if not _train(trainer, [trial], trial, stop):
@@ -176,6 +185,7 @@ def _run_together(
     data = data_of(configs[0], registry)
     of = [list(known).index(config.training_text) for config in configs]
     jobs = [training_job(config, registry, data) for config in known.values()]
+    memory.require(jobs, data, device)
     loop: Trainer | Batch
     if len(jobs) == 1:
         (one,) = jobs
@@ -314,10 +324,9 @@ def _conclude(
     trial.put_tensors("weights.safetensors", module_of(denoiser).state_dict(), told)
     if objective.states is not None:
         trial.put_tensors("states.safetensors", objective.states.state_dict(), told)
-    metrics: dict[str, float] = {}
-    errors: dict[str, dict[str, float]] = {}
+    measured = evaluate.Measured({}, {}, 0.0)
     if status != "diverged":
-        metrics, errors = evaluate.measure(config, trial, registry, data, trained, device)
+        measured = evaluate.measure(config, trial, registry, data, trained, device)
     points.measure(config, trial, registry, data, trained, device, facts["diverged_at"])
     curve = trial.rows()
     trial.put_json(
@@ -326,11 +335,12 @@ def _conclude(
             "status": status,
             **facts,
             "parameters": sum(p.numel() for p in denoiser.parameters()),
-            "metrics": metrics,
-            "errors": errors,
+            "metrics": measured.metrics,
+            "errors": measured.errors,
             "final_loss": curve[-1]["loss"] if curve else None,
             "curve": trial.curve_mark()[1],
             "training_seconds": sum(row["seconds"] for row in curve),
+            "sampling_seconds": measured.sampling_seconds,
             "measuring_seconds": time.perf_counter() - since,
             "ended": time.time(),
             "device": device_title(device),
@@ -343,6 +353,8 @@ def _conclude(
 
 def device_title(device: torch.device) -> str:
     """The device with its hardware's name."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "cuda (of another machine)"
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"{device.type} ({_processor()})"

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.command_line import run_here
+from helpers.covering import pairwise
 from torch import Tensor
 
 import testbed
@@ -27,7 +28,7 @@ from testbed.audit.external import ExactNetwork, ExternalDenoiser
 from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.errors import InputError, UnknownName
 from testbed.oracles import Oracle
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 REGISTRY = testbed.Registry()
 TABLE = torch.logspace(-3, 2, 200, dtype=torch.float64)
@@ -96,17 +97,23 @@ def found_by(adapter: Adapter, level: str = "mixture") -> list[rows.LawCheck]:
     ]
 
 
+TIMES = [word for word in TIME_ARGUMENTS if word != "index"]
+WORDS = [
+    *pairwise(list(PREDICTION_TYPES), [one for one in SCHEDULES if one != "ve"], TIMES, ["", "-"]),
+    # 1 - sigma is nobody's time.
+    *pairwise(list(PREDICTION_TYPES), ["ve"], [one for one in TIMES if one != "1-time"], ["", "-"]),
+]
+"""The words of an adapter, any two of which are together in a row."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("time", [word for word in TIME_ARGUMENTS if word != "index"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_a_right_denoiser_passes_in_any_words(kind: str, schedule: str, time: str) -> None:
-    if schedule == "ve" and time == "1-time":
-        pytest.skip("1 - sigma is nobody's time")
-    for sign in ("", "-"):
-        found = found_by(Adapter(sign + kind, schedule, time))
-        assert {row.law for row in found if not row.passed} == set()
-        assert len({row.sigma for row in found if row.law == exact.TARGET}) >= 5
+@pytest.mark.parametrize(("kind", "schedule", "time", "sign"), WORDS)
+def test_a_right_denoiser_passes_in_any_words(
+    kind: str, schedule: str, time: str, sign: str
+) -> None:
+    found = found_by(Adapter(sign + kind, schedule, time))
+    assert {row.law for row in found if not row.passed} == set()
+    assert len({row.sigma for row in found if row.law == exact.TARGET}) >= 5
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)

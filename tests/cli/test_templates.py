@@ -9,31 +9,33 @@ from pathlib import Path
 import pytest
 from helpers.command_line import run_here
 
-import testbed
 from testbed import templates
+from testbed.components.base import Component
 from testbed.registry import AXES
 from testbed.testing import CheckFailed, Context, Skipped, iter_checks, plugin
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[testbed.Registry, Context]]:
-    """Every template under a name of its own, and what checks need."""
+def written(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[dict[str, Component], Context]]:
+    """The component of every template by its axis, and what checks need: one process for all."""
     folder = tmp_path_factory.mktemp("written")
     files = [folder / f"mine_{axis}.py" for axis in AXES]
     for axis, file in zip(AXES, files, strict=True):
         file.write_text(templates.source_of(axis, file.stem))
     with plugin(*files) as registry:
-        components = [getattr(registry, axis)(f"mine_{axis}") for axis in AXES]
-        yield registry, Context.of(components, registry)
+        components = {axis: getattr(registry, axis)(f"mine_{axis}") for axis in AXES}
+        yield components, Context.of(list(components.values()), registry)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", AXES)
 def test_a_template_passes_its_checks_as_it_stands(
-    axis: str, written: tuple[testbed.Registry, Context]
+    axis: str, written: tuple[dict[str, Component], Context]
 ) -> None:
-    registry, context = written
-    component = getattr(registry, axis)(f"mine_{axis}")
+    components, context = written
+    component = components[axis]
     problems = []
     for check in iter_checks(component):
         try:

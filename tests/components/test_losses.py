@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, gamma, rounded
+from helpers.covering import pairwise
 from helpers.published import SGM
 from helpers.strategies import Case, case, draws, fixed, float64
 from laws.conversions import TRUTH
@@ -56,9 +57,9 @@ WEIGHTINGS = [
 # --- the gradient table --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("space", ALL_SPACES)
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@pytest.mark.parametrize(
+    ("name", "space", "weighting"), pairwise(PARAMETERIZATIONS, list(ALL_SPACES), WEIGHTINGS)
+)
 def test_gradient_table(name: str, space: str, weighting: str | None) -> None:
     o = objective(name, space, weighting)
     law_gradient_is_that_of_the_weighted_error(o, name, space, weighting)
@@ -67,10 +68,12 @@ def test_gradient_table(name: str, space: str, weighting: str | None) -> None:
 # --- values, all losses --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighting", [None, "edm", "min_snr", "sigmoid"])
-@pytest.mark.parametrize("loss", METRICS)
-@pytest.mark.parametrize("space", ALL_SPACES)
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@pytest.mark.parametrize(
+    ("name", "space", "loss", "weighting"),
+    pairwise(
+        PARAMETERIZATIONS, list(ALL_SPACES), list(METRICS), [None, "edm", "min_snr", "sigmoid"]
+    ),
+)
 def test_loss_is_k_times_the_discrepancy(
     name: str, space: str, loss: str, weighting: str | None
 ) -> None:

@@ -165,6 +165,7 @@ def planted(folder: Path, values: dict[str, Any], *groups: dict[str, Any], **mor
     )
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_study_of_twins_alone_has_no_winner_and_says_how_alike_they_are(tmp_path: Path) -> None:
     y = [3.0, 4.0, 3.5, 4.5, 5.0]  # the planted mmd is y - 1

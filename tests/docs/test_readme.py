@@ -45,8 +45,8 @@ def test_the_plugin_is_the_flow_velocity_and_passes_the_audit(registry: testbed.
     assert torch.equal(flow.target(x0, eps, 0.7), eps - x0)
 
 
-@pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
 def test_a_plugin_of_your_own_begins_as_shown(tmp_path: Path) -> None:
     (shown,) = (block for block in blocks("sh") if "testbed new" in block)
     new, check, study = (shlex.split(line, comments=True)[1:] for line in shown.splitlines())

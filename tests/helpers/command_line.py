@@ -44,9 +44,30 @@ def trials_only() -> Iterator[None]:
     """
     from testbed import report
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_identities():
         patch.setattr(report, "renew", lambda folder: folder / "report.html")
+        yield
+
+
+@contextmanager
+def without_identities() -> Iterator[None]:
+    """A study in this process checks the identities of its trials, and none of its variants."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(identities, "subjects", lambda plan, registry: {})
+        yield
+
+
+@contextmanager
+def blank_figures() -> Iterator[None]:
+    """A report in this process has all of its figures, and each of them is blank.
+
+    They are made as ever; to place and to write their letters is most of what a report costs.
+    """
+    from testbed.report import drawing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "lay_out", lambda figure: None)
+        patch.setattr(drawing, "text_of", lambda figure, name: f'<svg role="img" id="{name}"/>')
         yield
 
 

@@ -35,7 +35,7 @@ __all__ = [
     "sigma_datas",
 ]
 
-settings.register_profile("default", max_examples=60, deadline=None)
+settings.register_profile("default", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("TESTBED_PROFILE", "default"))
 

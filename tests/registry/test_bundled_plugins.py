@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, exp, log
-from helpers.command_line import run_here
+from helpers.command_line import blank_figures, run_here
 from helpers.paths import FIXTURES
 from helpers.strategies import DTYPES, WIDE, Case, cases, fixed, float64, levels, sigma_datas
 from helpers.training import CPU, data, network, ran, resumed, same
@@ -551,7 +551,8 @@ WORDS = ["-p", FIXTURES / "companded.py", "-p", FIXTURES / "tracked_huber.py"]
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hatches")
     (root / "hatches.toml").write_text(STUDY)
-    done = run_here(root, "study", "hatches.toml", "--jobs", 0, "--no-mlflow", *WORDS)
+    with blank_figures():
+        done = run_here(root, "study", "hatches.toml", "--jobs", 0, "--no-mlflow", *WORDS)
     assert done.code == 0, done.err + done.out
     assert "18 finished in" in done.out
     return root / "runs" / "hatches"

@@ -55,6 +55,7 @@ def test_the_target_is_shown_by_arm_where_its_size_differs(
     assert drawn(study(tmp_path, **powers), "sizes") == titles
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("column", [None, 3.3, 4.5])
 @pytest.mark.parametrize("power", [0.0, -1.0])
 def test_every_panel_of_a_shared_axis_has_plain_ticks(
@@ -84,6 +85,7 @@ def test_a_coefficient_is_shown_by_arm_where_it_differs(tmp_path: Path, column: 
     assert sorted(found) == sorted(titles)
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     ("powers", "head", "row"),
     [
@@ -167,6 +169,7 @@ def test_an_axis_below_a_decade_has_three_labels_at_least(low: float, width: flo
     assert len({drawing.decade(tick) for tick in found}) == len(found)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_table_of_bands_wraps_into_the_page(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, ARMS)).read_text()
     table = page.partition("By band of noise levels")[2].partition("</table>")[0]

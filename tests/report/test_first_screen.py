@@ -110,6 +110,7 @@ def test_an_average_over_levels_is_not_said_to_lie_anywhere(tmp_path: Path) -> N
     assert "lies" not in lead(plant(tmp_path, WINNER, shape=very_low))
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(("draws", "counts"), [(9.9, False), (10.1, True), (0.0, False)])
 def test_a_level_counts_from_ten_expected_draws_on(
     tmp_path: Path, draws: float, counts: bool
@@ -236,6 +237,7 @@ def test_the_lead_says_what_its_intervals_are(tmp_path: Path) -> None:
     assert "Intervals (95%, each by itself) are over training seeds, on held-out data" in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_no_one_wins_against_what_learnt_nothing(tmp_path: Path) -> None:
     """The trials of cases/cross.toml: EDM at F = 0, where the linear denoiser is."""
     planted = {("", "", "v"): [0.03, 0.031, 0.029], ("", "", "edm"): [20.0, 20.0, 20.0]}
@@ -252,6 +254,7 @@ def test_no_one_wins_against_what_learnt_nothing(tmp_path: Path) -> None:
     assert "p < 0.001" not in page
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_verdict_is_taken_over_the_levels_that_both_were_trained_on(tmp_path: Path) -> None:
     def shape(variant: str, level: int) -> float:
         return 100.0 if variant == "a" and level == 0 else 1.0
@@ -267,6 +270,7 @@ def test_a_verdict_is_taken_over_the_levels_that_both_were_trained_on(tmp_path: 
     assert untrained[["variant", "sigma"]].to_numpy().tolist() == [["a", 0.01]]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_less_than_half_of_the_levels_gives_no_verdict(tmp_path: Path) -> None:
     trained = {"a": (0.5, 5.0)}
     planted = {("c", "", name): WINNER["c", "", name] for name in "ab"}
@@ -328,6 +332,7 @@ def test_samples_in_colour_are_pictures() -> None:
     assert galleries.images_of(colour[:, :2]) is None
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_study_without_arms_has_every_figure(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, WINNER)).read_text()
     for kind in (
@@ -506,6 +511,7 @@ def test_a_statement_of_all_variants_hangs_on_those_that_make_it(default: Result
     assert "score" in LeaveOneOut(default, "mixture").hangs_on(spread)
 
 
+@pytest.mark.usefixtures("trials_only")
 @pytest.mark.slow
 @pytest.mark.process
 def test_edm_learns_nothing_on_the_cross(tmp_path: Path) -> None:
@@ -528,6 +534,7 @@ def test_edm_learns_nothing_on_the_cross(tmp_path: Path) -> None:
         assert word not in text
 
 
+@pytest.mark.usefixtures("trials_only")
 def test_training_ranges_are_recorded(tmp_path: Path) -> None:
     """The recipe `ve` draws from 0.04 to 200 times sigma_data, that of EDM from 0.002 to 80."""
     (tmp_path / "one.toml").write_text(

@@ -96,6 +96,7 @@ def test_the_page_has_the_section_with_a_figure(crossing: Path, tmp_path: Path) 
     assert (tmp_path / "figures" / "points_data.svg").is_file()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_without_lengths_there_is_no_section(tmp_path: Path) -> None:
     planted, _ = curves()
     folder = plant(tmp_path / "study", planted)
@@ -290,6 +291,7 @@ def test_choosing_the_best_is_not_optimistic() -> None:
         assert z < -10 if biased else abs(z) < 4
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_page_says_that_the_optimism_is_removed(
     averaged: tuple[Path, Planted, Points], tmp_path: Path
 ) -> None:

@@ -290,6 +290,7 @@ def test_equal_trials_of_two_arms_are_not_compared(tmp_path: Path) -> None:
     assert {one.verdict for one in between} == {"the same trials"}
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_arms_of_the_same_trials_are_one_arm(tmp_path: Path) -> None:
     """Nothing is said, drawn or tabled twice, nor an arm compared with itself."""
@@ -328,6 +329,7 @@ WEIGHTINGS: Planted = {
 }
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_parameterization_that_fits_several_variants_is_one_baseline_the_first(
     tmp_path: Path,
@@ -501,6 +503,7 @@ def shown(page: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", page))
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_report_of_a_part_says_so_and_how_to_run_it_again(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, WINNER, asked=ASKED, note="n", file="[study]")).read_text()
@@ -519,6 +522,7 @@ def test_a_report_of_a_part_says_so_and_how_to_run_it_again(tmp_path: Path) -> N
     assert "The study file, as it is without that:" in page
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_report_of_a_whole_file_says_nothing_of_parts(tmp_path: Path) -> None:
     asked = {"command": ["testbed", "study", "f.toml"], "set": [], "only": [], "seeds": None}
@@ -529,6 +533,7 @@ def test_a_report_of_a_whole_file_says_nothing_of_parts(tmp_path: Path) -> None:
     assert page.count("testbed study f.toml") == 2
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_title_or_note_that_was_given_for_the_part_stands(tmp_path: Path) -> None:
     asked = {**ASKED, "set": ["study.title=Planted", "study.note=n"]}
@@ -537,6 +542,7 @@ def test_a_title_or_note_that_was_given_for_the_part_stands(tmp_path: Path) -> N
     assert "<p>n</p>" in page
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_finished(
     tmp_path: Path,
@@ -565,6 +571,7 @@ def test_a_study_over_a_weighting_gives_its_ratio_and_a_command_that_finds_it_fi
     assert "6 trials (6 finished)" in run_here(tmp_path, "plan", *words).out
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_failed_identity_is_red(tmp_path: Path) -> None:
     folder = plant(tmp_path, {("c", "", "b"): [1.0]})

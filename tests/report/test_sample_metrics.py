@@ -118,6 +118,7 @@ def test_a_divergence_stays_in_the_family_and_few_seeds_do_not(tmp_path: Path) -
     assert all(math.isnan(one.p_holm) for one in made)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_table_has_every_comparison(tmp_path: Path) -> None:
     folder = plant(tmp_path, PLANTED)
     page = report.write(folder).read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.command_line import run_here
+from helpers.command_line import blank_figures, run_here, without_identities
 from helpers.studies import refusal
 
 import testbed
@@ -14,7 +14,7 @@ from testbed.registry import default_registry
 from testbed.report import summaries
 from testbed.study import looks, plan, study_file
 from testbed.study.plan import Plan
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
 [study]
@@ -112,7 +112,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "lengths.toml").write_text(STUDY)
     words = ("study", "lengths.toml", "--jobs", 0, "--no-mlflow", "--out", "out")
-    done = run_here(folder, *words, "--engine", "sequential")
+    with blank_figures(), without_identities():
+        done = run_here(folder, *words, "--engine", "sequential")
     assert done.code == 0, done.err
     assert (
         "Trained on its own at each other budget, 10, 20 steps: 12 trials." in done.out + done.err
@@ -131,6 +132,7 @@ def test_under_a_constant_rate_a_budget_is_a_point(run: Path) -> None:
     pd.testing.assert_frame_equal(points, own)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_budgets_are_in_no_other_table(run: Path) -> None:
     opened = testbed.open(run)
     assert len(opened.content.trials) == 6

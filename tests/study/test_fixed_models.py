@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers.command_line import run_here
-from helpers.diffusers_models import needs_diffusers, unet, write
+from helpers.command_line import blank_figures, run_here
+from helpers.diffusers_models import conditional_unet, needs_diffusers, unet, write
 from helpers.studies import planned, refusal
 from safetensors.torch import save_file
 
@@ -114,7 +114,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "net.py").write_text(NET)
     save_file({"w": torch.tensor(0.2)}, folder / "net.safetensors")
     (folder / "beside.toml").write_text(STUDY + FIXED)
-    done = run_here(folder, "study", "beside.toml", "--jobs", 0, "--no-mlflow")
+    with blank_figures():
+        done = run_here(folder, "study", "beside.toml", "--jobs", 0, "--no-mlflow")
     assert done.code == 0, done.err
     return folder
 
@@ -250,6 +251,7 @@ path = "pipeline"
 
 @needs_diffusers
 @pytest.mark.slow
+@pytest.mark.usefixtures("trials_only")
 def test_a_pipeline_of_diffusers_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that its files say stands in the trial's settings, and it is measured with them."""
     import diffusers
@@ -291,3 +293,49 @@ def test_one_of_another_shape_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     write(tmp_path / "pipeline", unet(sample_size=16), diffusers.DDPMScheduler())
     said = refusal(DIGITS, tmp_path)
     assert "fixed 'ddpm': it takes samples of shape (1, 16, 16), the data have (1, 8, 8)" in said
+
+
+ONE_TEXT = """
+import diffusers
+import torch
+
+
+class OneText(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.unet = diffusers.UNet2DConditionModel.from_pretrained("pipeline/unet")
+        self.states = torch.nn.Buffer(torch.linspace(-1, 1, 30).reshape(1, 5, 6))
+
+    def forward(self, x, t):
+        states = self.states.expand(len(x), -1, -1)
+        return self.unet(x, t, encoder_hidden_states=states).sample
+"""
+OF_ONE_TEXT = """factory = "net.py:OneText"
+wrapping = "k_diffusion.DiscreteEpsDDPMDenoiser"
+table = "ddpm"
+"""
+
+
+@needs_diffusers
+@pytest.mark.slow
+def test_one_of_texts_is_refused_and_measured_for_one_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the refusal says to write is the same denoiser as the folder's with these states."""
+    import diffusers
+
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pipeline", conditional_unet(), diffusers.DDPMScheduler())
+    assert "in place of path write a factory" in refusal(DIGITS, tmp_path)
+    (tmp_path / "net.py").write_text(ONE_TEXT)
+    made = planned(DIGITS.replace('path = "pipeline"\n', OF_ONE_TEXT), tmp_path)
+    (fixed,) = (one for one in made.trials if one.config.fixed)
+    data = testbed.Registry().dataset("digits")()
+    denoise, _ = assemble(fixed.config, testbed.Registry(), data)
+    theirs = testbed.load_diffusers(tmp_path / "pipeline").double()
+    x, sigma = torch.randn(2, 1, 8, 8).double(), torch.tensor([0.3, 4.0]).double()
+    states = torch.linspace(-1, 1, 30).reshape(1, 5, 6).double().expand(2, 5, 6)
+    with torch.no_grad():
+        found = denoise.double()(x, sigma)
+        wanted = theirs(x, sigma, {"encoder_hidden_states": states})
+    assert torch.allclose(found, wanted, rtol=1e-11, atol=1e-11)

@@ -23,7 +23,7 @@ from testbed.report import comparisons, reading, seeds
 from testbed.report.seeds import Detectable, SeedSpread
 from testbed.study import looks, plan
 from testbed.study.looks import Looks, Seeds
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 A, B = ("c", "", "a"), ("c", "", "b")
 DESIGN = {"baseline": "b", "primary": "", "level": 0.95}
@@ -150,6 +150,7 @@ def only(folder: Path) -> comparisons.Versus:
     return one
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_seeds_added_to_a_fixed_study_spend_alpha_and_are_said(tmp_path: Path) -> None:
     plant(tmp_path, two(4))
     page = report.write(tmp_path)
@@ -168,6 +169,7 @@ def test_seeds_added_to_a_fixed_study_spend_alpha_and_are_said(tmp_path: Path) -
     assert "this is look 2, and its tests are at α/(2·3) = 0.0083" in said
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_report_of_a_sequential_study_has_the_anytime_valid_test(tmp_path: Path) -> None:
     planted = two(8)
     plant(tmp_path, planted, report=DESIGN)
@@ -249,6 +251,7 @@ WORDS = ("study", "grow.toml", "--no-mlflow", "--jobs", 0, "--engine", "sequenti
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_a_study_grows_until_it_may_not_and_resumes(tmp_path: Path) -> None:
     """Two seeds are too few to test, and three to decide anything, whatever their numbers are."""
     (tmp_path / "grow.toml").write_text(GROWING.replace("[grid]", QUICK))

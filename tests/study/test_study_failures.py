@@ -68,6 +68,7 @@ def test_a_trial_that_diverges_is_a_result(troubled: Troubled) -> None:
     assert wild["value"].isna().all()
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_failed_identity_has_its_own_exit_code_and_is_red(tmp_path: Path) -> None:
     put(tmp_path, "one.toml", ONE)

@@ -139,6 +139,8 @@ class Scripted:
             future.set_exception(problem)
         return future
 
+    def advance(self) -> None: ...
+
     def stop(self) -> None:
         self.stopped = True
 
@@ -228,7 +230,7 @@ def test_a_trial_that_goes_on_is_not_blamed_for_lost_nodes(three: plan.Plan, goe
 
     outcome, executor = executed(three, act)
     assert outcome.statuses[first] == ("finished" if goes_on else "failed")
-    assert executor.submitted.count(first) == (5 if goes_on else 3 + 1)
+    assert executor.submitted.count(first) == (5 if goes_on else runner.TRIES)
 
 
 # --- the worker ---------------------------------------------------------------------------------

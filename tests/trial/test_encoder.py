@@ -278,6 +278,7 @@ baseline = "edm"
 """
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_study_of_latents_has_samples_of_images(tmp_path: Path) -> None:
     (tmp_path / "latent.toml").write_text(STUDY)

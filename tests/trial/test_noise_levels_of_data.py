@@ -223,6 +223,7 @@ def test_levels_that_do_not_fit_the_data_are_said(
     assert "sigma_min = 0.002 is above the data's sigma_data = " in small
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_a_study_of_photos_says_so_in_plan_and_report(photos: Path) -> None:
     words = ["a.toml", "--set", "seeds=1", "--no-mlflow", "--jobs", "0", "--engine", "sequential"]
