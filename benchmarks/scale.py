@@ -297,6 +297,27 @@ def exponent(by: dict[str, dict[str, float]]) -> float:
     return math.log(many / few) / math.log(counts[1] / counts[0])
 
 
+def draw(figures: Path, out: Path) -> None:
+    """Draws CPU seconds over trials, and a line that is linear."""
+    from matplotlib.figure import Figure
+
+    from testbed.report.drawing import styled
+
+    found = json.loads(figures.read_text())["figures"]["seeds"]
+    with styled(None):
+        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for part in ("report", "resume", "plan"):
+            counts = sorted(map(int, found[part]))
+            axes.loglog(
+                counts, [found[part][str(n)]["cpu_seconds"] for n in counts], "o-", label=part
+            )
+        axes.loglog([100, 10_000], [0.2, 20], ":", color="0.5", label="linear")
+        axes.set(xlabel="trials", ylabel="CPU seconds")
+        axes.legend(frameon=False)
+        figure.savefig(out, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -310,7 +331,13 @@ def main() -> None:
     one.add_argument("part")
     one.add_argument("trials", type=int)
     one.add_argument("folder", type=Path)
+    picture = commands.add_parser("draw")
+    picture.add_argument("--figures", type=Path, default=Path("benchmarks/results/scale.json"))
+    picture.add_argument("--out", type=Path, default=Path("docs/scale.svg"))
     asked = parser.parse_args()
+    if asked.command == "draw":
+        draw(asked.figures, asked.out)
+        return
     if asked.command == "one":
         print(json.dumps(MEASURES[asked.part](asked.shape, asked.trials, asked.folder)))
         return
