@@ -314,6 +314,8 @@ def draw(figures: Path, out: Path) -> None:
             )
         axes.loglog([100, 10_000], [0.2, 20], ":", color="0.5", label="linear")
         axes.set(xlabel="trials", ylabel="CPU seconds")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
         axes.legend(frameon=False)
         figure.savefig(out, metadata={"Date": None})
 
