@@ -110,7 +110,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy, strict, over testbed/."""
+    """mypy, strict, over testbed/ and benchmarks/."""
     install(session, "types", "test")
     session.run("mypy")
 

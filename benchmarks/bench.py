@@ -26,9 +26,8 @@ from crew import Crew
 from hand import loop as hand_loop
 from rich.console import Console
 from rich.table import Table
-from side import Figure, interleaved, machine, ratios, seconds
+from side import Figure, interleaved, machine, ratios
 from trials import (
-    BLOCK,
     data,
     operations,
     run_blocks,
@@ -39,6 +38,7 @@ from trials import (
 
 from testbed.oracles import Empirical
 from testbed.training.batch import Batch
+from testbed.training.trainer import BLOCK
 
 CPU = torch.device("cpu")
 
@@ -239,6 +239,20 @@ def start(rounds: int) -> Iterator[Figure]:
     )
 
 
+def training(name: str, rounds: int, device: torch.device) -> Iterator[Figure]:
+    """Training steps of an image network against the loop that a user of diffusers writes."""
+    import image_training  # diffusers, whose import takes seconds and memory
+
+    return image_training.training(name, rounds, device)
+
+
+def sampling(name: str, rounds: int, device: torch.device) -> Iterator[Figure]:
+    """Samples of an image network against a pipeline of diffusers."""
+    import image_sampling
+
+    return image_sampling.sampling(name, rounds, device)
+
+
 FIGURES: dict[str, Callable[[int], Iterator[Figure]]] = {
     "hand": hand,
     "azula": azula,
@@ -248,6 +262,12 @@ FIGURES: dict[str, Callable[[int], Iterator[Figure]]] = {
     "flat": flat,
     "oracle": oracle,
     "start": start,
+}
+ON_A_DEVICE: dict[str, Callable[[int, torch.device], Iterator[Figure]]] = {
+    "train_unet": functools.partial(training, "unet"),
+    "train_dit": functools.partial(training, "dit"),
+    "sample_unet": functools.partial(sampling, "unet"),
+    "sample_dit": functools.partial(sampling, "dit"),
 }
 
 
@@ -278,23 +298,36 @@ def shown(figures: list[Figure], before: dict[str, float]) -> Table:
 def main() -> None:
     """Measures, prints and keeps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(FIGURES)}; all by default")
+    names = [*FIGURES, *ON_A_DEVICE]
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--device", default="cpu", type=torch.device,
+        help=f"of {', '.join(ON_A_DEVICE)}, such as cuda; the others are measured on the CPU",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--against", type=Path, help="an earlier --out to show beside them")
     given = parser.parse_args()
-    unknown = set(given.names) - set(FIGURES)
+    unknown = set(given.names) - set(names)
     if unknown:
-        parser.error(f"no figure {', '.join(sorted(unknown))}: {', '.join(FIGURES)} are there.")
+        parser.error(f"no figure {', '.join(sorted(unknown))}: {', '.join(names)} are there.")
     torch.set_num_threads(1)
     console = Console()
     figures: list[Figure] = []
-    described = machine()
+    described = machine(given.device)
     console.print(", ".join(f"{key} {value}" for key, value in described.items()))
-    for name in given.names or FIGURES:
+    works: dict[str, Callable[[], Iterator[Figure]]] = {
+        **{name: functools.partial(one, given.rounds) for name, one in FIGURES.items()},
+        **{
+            name: functools.partial(one, given.rounds, given.device)
+            for name, one in ON_A_DEVICE.items()
+        },
+    }
+    for name in given.names or works:
         with console.status(f"measuring {name}"):
-            took = seconds(lambda name=name: figures.extend(FIGURES[name](given.rounds)))
-        console.print(f"{name}: measured in {took:.0f} s")
+            start = time.perf_counter()
+            figures += works[name]()
+        console.print(f"{name}: measured in {time.perf_counter() - start:.0f} s")
     before = {}
     if given.against:
         earlier = json.loads(given.against.read_text())

@@ -1,17 +1,21 @@
-"""What convolutions are worth on digits: python benchmarks/convnet.py [--seconds 55] [--out FILE].
+"""What convolutions are worth on digits: python benchmarks/convnet.py [--seeds 1 2] [--out FILE].
 
 Trains `convnet` and the default `mlp`, each parameterization by its own recipe, for equal CPU
 seconds of one thread. Prints loss_vs_wiener of both and their ratio: 0.9 or less is wanted in every
-one. `--rates` are the learning rates of `mlp`, of which the better counts, and of `convnet`.
+one. `--rates` are the learning rates of `mlp`, of which the better counts, and of `convnet`. The
+rows that FILE has of other parameterizations, seeds and seconds stay in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from trials import REGISTRY, data
@@ -19,15 +23,18 @@ from trials import REGISTRY, data
 import testbed
 from testbed.diffusion.inputs import noise_kind
 from testbed.metrics import denoising
+from testbed.training.curve import Window
 from testbed.training.settings import Training
-from testbed.training.trainer import BLOCK, Trainer, TrainingJob, Window
+from testbed.training.trainer import BLOCK, Trainer, TrainingJob
 from testbed.trial import recipes
+from testbed.trial.worker import device_title
 
 SIX = ("eps", "v", "edm", "x0", "score", "flow")
 CPU = torch.device("cpu")
+Row = dict[str, Any]
 
 
-def training_job(name: str, network: str, seed: int, rate: float) -> TrainingJob:
+def training_job(name: str, network: str, seed: int, rate: float, batch: int = 128) -> TrainingJob:
     """A trial by the parameterization's own recipe, without an end."""
     p = REGISTRY.parameterization(name)
     recipe = REGISTRY.recipe_of(p)
@@ -43,19 +50,28 @@ def training_job(name: str, network: str, seed: int, rate: float) -> TrainingJob
         c_noise=recipe.c_noise,
         table=objective.table,
     )
-    return TrainingJob(
-        denoiser, objective, Training(steps=10**6, batch=128, learning_rate=rate), seed
-    )
+    training = Training(steps=10**6, batch=batch, learning_rate=rate)
+    return TrainingJob(denoiser, objective, training, seed)
 
 
-def trained(job: TrainingJob, stops: list[float]) -> list[tuple[float, int, float]]:
-    """(CPU seconds, steps, loss_vs_wiener of the averaged weights) at each stop."""
+class Stop(NamedTuple):
+    """A training at a stop."""
+
+    seconds: float
+    """of CPU time, by then"""
+    steps: int
+    loss_vs_wiener: float
+    """of the averaged weights"""
+
+
+def trained(job: TrainingJob, seconds: Sequence[float]) -> list[Stop]:
+    """The training at each stop; measuring takes no part in the time."""
     loop, found = Trainer.of(job, data(), CPU), []
     table = job.objective.table
     low = 0.002 if table is None else max(0.002, float(table.sigmas[0]))
     pairs = denoising.held_out_pairs(data(), denoising.log_spaced(low, 80.0, 16), 360)
     window, spent = Window.empty(1, loop.BINS, CPU), 0.0
-    for stop in stops:
+    for stop in seconds:
         while spent < stop:
             start = time.process_time()
             loop._block(window, loop.step + BLOCK)
@@ -65,48 +81,69 @@ def trained(job: TrainingJob, stops: list[float]) -> list[tuple[float, int, floa
             parts = loop.weights.views(loop.ema[0])
             for weights, part in zip(average.parameters(), parts, strict=True):
                 weights.copy_(part)
-        table_of_levels = denoising.per_level(average, pairs, CPU)
-        ratio = denoising.summary(table_of_levels, data().train[0].numel())["loss_vs_wiener"].value
-        found.append((spent, loop.step, ratio))
+        levels = denoising.per_level(average, pairs, CPU)
+        ratio = denoising.summary(levels, data().train[0].numel())["loss_vs_wiener"].value
+        found.append(Stop(spent, loop.step, ratio))
     return found
 
 
-def main() -> None:
-    """Prints a row for each parameterization and stop."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 20.0, 40.0, 55.0])
-    parser.add_argument("--names", nargs="+", default=SIX)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rates", type=float, nargs=3, default=[1e-3, 5e-3, 5e-3])
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = []
-    ways = list(zip(("mlp", "mlp", "convnet"), asked.rates, strict=True))
-    for name in asked.names:
-        every = [
-            trained(training_job(name, network, asked.seed, rate), asked.seconds)
-            for network, rate in ways
+def rows(name: str, seed: int, seconds: Sequence[float], rates: Sequence[float]) -> list[Row]:
+    """A row for each stop: both trainings of `mlp`, that of `convnet`, and the ratio."""
+    networks = ("mlp", "mlp", "convnet")
+    every = [
+        trained(training_job(name, network, seed, rate), seconds)
+        for network, rate in zip(networks, rates, strict=True)
+    ]
+    found = []
+    for second, (*mlps, convnet) in zip(seconds, zip(*every, strict=True), strict=True):
+        ratio = convnet.loss_vs_wiener / min(mlp.loss_vs_wiener for mlp in mlps)
+        trainings = [
+            {"network": network, "learning_rate": rate, **stop._asdict()}
+            for network, rate, stop in zip(networks, rates, (*mlps, convnet), strict=True)
         ]
-        for stop, found in zip(asked.seconds, zip(*every, strict=True), strict=True):
-            *mlps, convnet = [ratio for _, _, ratio in found]
-            row = {
-                "parameterization": name,
-                "seconds": stop,
-                "steps": [steps for _, steps, _ in found],
-                "loss_vs_wiener": [ratio for _, _, ratio in found],
-                "ratio": convnet / min(mlps),
-            }
-            rows.append(row)
-            said = "  ".join(
-                f"{network} ({rate:g}) {ratio:.4f} in {steps} steps"
-                for (network, rate), (_, steps, ratio) in zip(ways, found, strict=True)
-            )
-            print(f"{name:6} {stop:5.1f} s  {said}  ratio {row['ratio']:.3f}", flush=True)
-    if asked.out is not None:
-        asked.out.write_text(
-            json.dumps({"torch": torch.__version__, "ways": ways, "rows": rows}, indent=1)
-        )
+        labels = {"parameterization": name, "seed": seed, "budget": second}
+        found.append({**labels, "ratio": ratio, "trainings": trainings})
+    return found
+
+
+def printed(row: Row) -> str:
+    """A row as a line."""
+    said = "  ".join(
+        "{network} ({learning_rate:g}) {loss_vs_wiener:.4f} in {steps} steps".format(**one)
+        for one in row["trainings"]
+    )
+    start = "{parameterization:6} seed {seed} {budget:5.1f} s".format(**row)
+    return f"{start}  {said}  ratio {row['ratio']:.3f}"
+
+
+def keep(new: Sequence[Row], file: Path) -> None:
+    """Writes the rows, beside those of other parameterizations, seeds and budgets in the file."""
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return row["parameterization"], row["seed"], row["budget"]
+
+    old = json.loads(file.read_text())["rows"] if file.exists() else []
+    kept = {key(row): row for row in (*old, *new)}
+    described = {"device": device_title(CPU), "threads": 1, "torch": torch.__version__}
+    every = [kept[one] for one in sorted(kept)]
+    file.write_text(json.dumps(described | {"rows": every}, indent=1) + "\n")
+
+
+def main() -> None:
+    """Prints a row for each parameterization, seed and stop."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[20.0])
+    parser.add_argument("--names", nargs="+", default=SIX)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rates", type=float, nargs=3, default=[1e-3, 5e-3, 1e-2])
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for seed, name in itertools.product(given.seeds, given.names):
+        found = rows(name, seed, given.seconds, given.rates)
+        print(*map(printed, found), sep="\n", flush=True)
+        if given.out is not None:
+            keep(found, given.out)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def holds(found: Crossings, step: float) -> bool:
 def simulate(studies: int) -> None:
     """Prints and writes coverage and rates of false claims with Clopper-Pearson intervals."""
     steps, noise = covariances()
-    roots = [np.linalg.cholesky(C) for C in noise]
+    roots: list[Array] = [np.asarray(np.linalg.cholesky(C), np.float64) for C in noise]
     cells: list[dict[str, object]] = []
     bends = [("line", 0.0), *((name, bend) for name in BENDS for bend in (4.0, 8.0))]
     x = np.linspace(0, 1, len(steps))
@@ -159,7 +159,8 @@ def _curve(name: str, bend: float, x: Array) -> Array:
     if not bend:
         return RISE * x
     shape = BENDS[name]
-    return RISE * x + bend * shape(x) / np.abs(shape(np.linspace(0, 1, 1001))).max()
+    largest = float(np.abs(shape(np.linspace(0, 1, 1001))).max())
+    return np.asarray(RISE * x + bend * shape(x) / largest)
 
 
 def _cell(name: str, seeds: int, rates: dict[str, NDArray[np.bool_]]) -> dict[str, object]:

@@ -25,6 +25,6 @@ def loop(one: TrainingJob, steps: int) -> None:
         target = (x0 - sd**2 / r2 * x) * r2.sqrt() / (sigma * sd)
         loss = (F - target).square().mean()
         adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         adam.step()
         torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - training.ema)

@@ -85,7 +85,7 @@ def t_statistics(r: Array) -> Array:
     """|t| (..., looks, m) after three seeds, four, and so on to all of r (..., seeds, m)."""
     n = np.arange(MIN_SEEDS, r.shape[-2] + 1)[:, None]
     S, V = (np.cumsum(y, axis=-2)[..., MIN_SEEDS - 1 :, :] for y in (r, r**2))
-    return np.abs(S) / np.sqrt((n * V - S**2) / (n - 1))
+    return np.asarray(np.abs(S) / np.sqrt((n * V - S**2) / (n - 1)))
 
 
 def rules(m: int) -> dict[str, Array]:

@@ -22,7 +22,8 @@ from testbed.random import stream
 from testbed.registry import default_registry
 
 D, N = 64, 400
-AXES = torch.linalg.qr(torch.randn(D, D, generator=stream(0, "axes"), dtype=torch.float64))[0]
+AXES: Tensor
+AXES, _ = torch.linalg.qr(torch.randn(D, D, generator=stream(0, "axes"), dtype=torch.float64))
 WIDTHS = torch.cat([torch.full((2,), 0.3), torch.linspace(1.0, 0.3, D - 2)]).double()
 CENTRES = torch.tensor([[0, 0], [2, 2], [2, -2], [-2, 2], [-2, -2]]).double()
 

@@ -31,9 +31,8 @@ def main(folder: Path) -> None:
     excess = results[results["metric"] == "excess_nats"].copy()
     for (case, arm), group in excess.groupby(["case", "arm"]):
         parts = group["variant"].str.partition(" ")
-        table = np.log(group.assign(row=parts[0], column=parts[2]).pivot(
-            index="row", columns="column", values="value"
-        ))  # fmt: skip
+        cells = group.assign(row=parts[0], column=parts[2])
+        table = cells.pivot(index="row", columns="column", values="value").apply(np.log)
         if min(table.shape) > 1 and table.notna().all(axis=None):
             for kept in (table, table.drop(index=["x0", "score"], errors="ignore")):
                 shares = ", ".join(f"{share:.0%}" for share in two_way(kept))

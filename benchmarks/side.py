@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from scipy import stats
 from testbed.trial.worker import device_title
 
 Work = Callable[[], Any]
+Clock = Callable[[], float]
 
 
 @dataclass
@@ -57,21 +58,34 @@ class Figure:
         return self.ratio >= self.wanted if self.wanted > 0 else self.ratio <= -self.wanted
 
 
-def seconds(work: Work) -> float:
+def clock_of(device: torch.device) -> Clock:
+    """Of one thread its CPU time, which other processes do not add to; of a GPU the time of day."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
+
+
+def seconds(work: Work, clock: Clock = time.perf_counter) -> float:
     """Of one call."""
-    start = time.perf_counter()
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def interleaved(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
+def wait(device: torch.device) -> None:
+    """Returns when all that was started on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleaved(
+    works: Mapping[str, Work], rounds: int, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each, round by round, after one round that does not count."""
     found: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
     for _ in range(rounds):
         for name, work in works.items():
-            found[name].append(seconds(work))
+            found[name].append(seconds(work, clock))
     return found
 
 
@@ -80,11 +94,10 @@ def ratios(above: list[float], below: list[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "device": device_title(torch.device(device)),
+        "device": device_title(device),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "torch": torch.__version__,

@@ -9,6 +9,7 @@ import torch
 import testbed
 from testbed.components.dataset import Data
 from testbed.training.batch import Batch
+from testbed.training.curve import Window
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, TrainingJob
 from testbed.trial import recipes
@@ -53,13 +54,11 @@ def trainer(one: TrainingJob, device: str = "cpu") -> Trainer:
 
 
 def run_blocks(loop: Trainer | Batch, blocks: int) -> None:
-    """Steps of training as `windows` makes them, without the rows."""
-    from testbed.training.trainer import Window
-
+    """Steps of training as `windows` makes them, without the points of the curve."""
     window = Window.empty(len(loop.diverged), loop.BINS, loop.device)
     for _ in range(blocks):
         loop._block(window, loop.step + BLOCK)
-    window.rows(loop.step, 0.0)
+    window.points(loop.step, 0.0)
 
 
 def operations(width: int, batch: int) -> float:

@@ -72,6 +72,7 @@ BUILTIN = (
     "testbed.diffusion.noise_tables",
     "testbed.diffusion.correlated",
     "testbed.metrics.samples",
+    "testbed.metrics.conditional",
     "testbed.metrics.feature_distances",
 )
 FILE_HINT = "Is it in a file? Add -p FILE."

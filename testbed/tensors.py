@@ -16,7 +16,8 @@ def widen(sigma: float | Tensor) -> Tensor:
     """Sigma as a tensor of its shape, float32 or wider; a Python number becomes float64."""
     if not isinstance(sigma, Tensor):
         return torch.as_tensor(sigma, dtype=torch.float64)
-    return sigma.to(torch.promote_types(sigma.dtype, torch.float32))
+    wide = sigma.dtype in (torch.float32, torch.float64)
+    return sigma if wide else sigma.to(torch.promote_types(sigma.dtype, torch.float32))
 
 
 def per_sample(sigma: float | Tensor, x: Tensor) -> Tensor:

@@ -19,13 +19,13 @@ from helpers.command_line import blank_figures, run_here, trials_only  # noqa: E
 from helpers.shared import once  # noqa: E402
 from helpers.studies import TINY  # noqa: E402
 
-from testbed.study import engines  # noqa: E402
+from testbed.study import step_times  # noqa: E402
 from testbed.testing import behaviour  # noqa: E402
 from testbed.training.batch import Batch  # noqa: E402
 from testbed.training.trainer import Loop  # noqa: E402
 
 torch.set_num_threads(1)
-MILLISECONDS = engines._milliseconds
+MILLISECONDS, LONG_STEP = step_times._milliseconds, step_times.long_step
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,7 +59,8 @@ def short_measurement() -> Iterator[None]:
         return 1.0 if isinstance(loop, Batch) else 2.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "_milliseconds", milliseconds)
+        patch.setattr(step_times, "_milliseconds", milliseconds)
+        patch.setattr(step_times, "long_step", lambda *rest: 0.0)
         yield
 
 
@@ -74,7 +75,8 @@ def no_wait_for_the_disk() -> Iterator[None]:
 @pytest.fixture
 def whole_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines are measured as they are for a user."""
-    monkeypatch.setattr(engines, "_milliseconds", MILLISECONDS)
+    monkeypatch.setattr(step_times, "_milliseconds", MILLISECONDS)
+    monkeypatch.setattr(step_times, "long_step", LONG_STEP)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from testbed.bundled import bundled
 from testbed.components.recipe import STATED
 from testbed.diffusion.predictions import slope
 from testbed.registry import default_registry
+from testbed.study.executors.settings import ExecutorSettings
 from testbed.study.settings import Header, ReportSettings
 from testbed.trial.config import TrialSettings
 from testbed.trial.fixed_model import FixedModel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 LINE = re.compile(r"^% generated: (\w+) ?(\S*)$", re.MULTILINE)
 SECTIONS = {
     "study": Header,
+    "executor": ExecutorSettings,
     "report": ReportSettings,
     "fixed": FixedModel,
     "": TrialSettings,

@@ -66,7 +66,8 @@ class ForeignNetwork(nn.Module):
         if self.null is not None and KEYWORDS["label"] not in given:
             none = torch.full(x.shape[:1], self.null, device=x.device)
             given[KEYWORDS["label"]] = self._classes(none)
-        output: Any = self.network(x, self.time_scale * c_noise, **given)
+        time = c_noise if self.time_scale == 1 else self.time_scale * c_noise
+        output: Any = self.network(x, time, **given)
         if isinstance(output, tuple):
             output = output[0]
         if not isinstance(output, Tensor):

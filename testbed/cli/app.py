@@ -11,7 +11,16 @@ import typer
 from typer.core import TyperGroup
 
 from testbed import __version__
-from testbed.cli import checkpoints, components, installation, models, samples, sharing, studies
+from testbed.cli import (
+    checkpoints,
+    components,
+    installation,
+    models,
+    samples,
+    sharing,
+    studies,
+    watching,
+)
 from testbed.errors import InputError, disk_is_full
 
 
@@ -79,6 +88,7 @@ def options(
 
 for panel, commands in (
     ("Studies", (studies.study, studies.plan, studies.report, studies.sync, studies.ui)),
+    ("Watching", (watching.status, watching.log, watching.cancel, watching.retry)),
     ("Results", (sharing.compare, sharing.pack, sharing.verify)),
     ("Components", (components.plugins, components.explain, components.check, components.new)),
     ("Denoisers", (models.audit, samples.sample, checkpoints.export)),

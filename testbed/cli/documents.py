@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.study.engines import ExecutionPlan
 from testbed.study.plan import Plan, Trial, notes
 from testbed.study.session import Ending
+from testbed.study.watching import STATES, Watched
 
 if TYPE_CHECKING:  # they import the report, which a plan has no need of
     from testbed.report.seeds import Detectable
@@ -56,6 +57,29 @@ def study(made: Plan, ending: Ending, tracking_uri: str, seconds: float) -> dict
         "trials": trials,
         "identities": {"held": len(checked) - failed, "failed": failed},
         "report": None if ending.report is None else str(ending.report),
+    }
+
+
+def status(found: Watched) -> dict[str, Any]:
+    """What `testbed status --json` prints."""
+    variants = [
+        {
+            **dict(zip(("case", "arm", "variant"), one.label, strict=True)),
+            "states": dict(one.states),
+            "training_seconds": one.training,
+            "evaluation_seconds": one.evaluation,
+        }
+        for one in found.costs()
+    ]
+    kept = ("id", "title", "state", "step", "steps", "error")
+    return {
+        "study": found.name,
+        "driven": found.driven,
+        "counts": {state: found.count(state) for state in STATES},
+        "steps_per_second": found.rate,
+        "seconds_left": found.seconds_left,
+        "variants": variants,
+        "trials": [{name: getattr(one, name) for name in kept} for one in found.trials],
     }
 
 

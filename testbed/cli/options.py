@@ -65,7 +65,32 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        help="Where the networks run: cpu, cuda or cuda:N; auto takes cuda where there is one.",
+        help="Where the networks run: cpu, cuda or cuda:N; auto takes cuda where there is one. A "
+        "study has one worker on each GPU of cuda, or on some: cuda:0,2.",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of groups of trials that run at a time, each in a worker of its own; 0 "
+        "runs all trials in this process, as a debugger needs it. By default it follows from the "
+        "machine's cores."
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="How trials of one architecture train: sequential (one by one), batched (as one), "
+        "compiled (as one, fused, which takes half a minute before the first step), or auto, the "
+        "one of these that a measurement finds fastest."
+    ),
+]
+Executor = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where the trials run: in-process, processes, slurm or ray. It overrides the study "
+        "file's executor.name, and leaves the other settings of that section as they are.",
     ),
 ]
 StudyOut = Annotated[
@@ -123,6 +148,11 @@ def registry(
             f"{failure.error}\n"
         )
     return made
+
+
+def with_executor(sets: list[str] | None, executor: str) -> list[str]:
+    """What `--set` says, with `--executor` as the setting that it stands for."""
+    return [*(sets or ()), *([f"executor.name={executor}"] if executor else ())]
 
 
 def output(file: Path | None, example: str, kinds: str) -> Path:

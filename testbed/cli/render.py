@@ -28,7 +28,9 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
     """The plan: a summary by case and arm, or with `details` a line for each trial."""
     states = Counter(trial.state for trial in plan.trials)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
-    device = device_title(torch.device(plan.device))
+    device = device_title(torch.device(plan.main_device))
+    if len(plan.devices) > 1:
+        device += f", {len(plan.devices)} of them"
     yield Text.assemble(
         ("Study ", "bold"), (plan.study.header.name, "bold"), f": {len(plan.trials)} trials ",
         f"({counts}) on {device}; folder {plan.folder}",
@@ -108,6 +110,9 @@ def engine_line(engine: ExecutionPlan) -> str:
     )
     largest = max(len(group.trainings) for group in engine.groups)
     how = "one by one" if largest == 1 else f"up to {largest} as one"
+    alone = {one.trials[0].config.network.name for one in engine.groups if len(one.trainings) == 1}
+    if alone and largest > 1:
+        how += f" (one by one: {', '.join(sorted(alone))})"
     line = f"Engine: {engine.name}, {what} {how} on {workers}"
     if engine.seconds():
         rates = ", ".join(f"{name} {ms:.2g} ms" for name, ms in engine.measured.items())

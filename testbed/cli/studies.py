@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from testbed.study.plan import Plan
     from testbed.study.session import Ending
 
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        help="Number of worker processes at most; 0 runs all trials in this process, as a "
-        "debugger needs it. By default it follows from the machine's cores."
-    ),
-]
 UntilDecided = Annotated[
     bool,
     typer.Option(
@@ -42,14 +35,6 @@ AtMost = Annotated[
         "--at-most",
         metavar="N",
         help=f"Most seeds that --until-decided gives a variant; {seeds_added.AT_MOST} by default.",
-    ),
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        help="How trials of one architecture train: sequential (one by one), batched (as one), "
-        "compiled (as one, fused, which takes half a minute before the first step), or auto, the "
-        "one of these that a measurement finds fastest."
     ),
 ]
 OneTrial = Annotated[
@@ -94,8 +79,9 @@ def study(
     only: options.Only = "",
     seeds: options.Seeds = None,
     device: options.Device = "auto",
-    jobs: Jobs = None,
-    engine: Engine = "auto",
+    jobs: options.Jobs = None,
+    engine: options.Engine = "auto",
+    executor: options.Executor = "",
     out: options.StudyOut = None,
     tracking_uri: options.TrackingURI = "",
     no_mlflow: NoMLflow = False,
@@ -119,23 +105,23 @@ def study(
     device, exit_code, interrupted, seconds, trials (id, title, labels, seed, status, error),
     identities (held, failed) and report (the path of its page, null where it was interrupted).
     """
-    if jobs is not None and jobs < 0:
-        raise InputError(f"--jobs {jobs} must be 0 or more.")
     with terminal.text_on_stderr(as_json):
         registry = options.registry(plugin, plugin_dir, strict, file)
         most = seeds_added.most(until_decided, at_most, trial)
-        replan = partial(_plan, file, set_, only, seeds, device, out, registry, most)
+        sets = options.with_executor(set_, executor)
+        replan = partial(_plan, file, sets, only, seeds, device, out, registry, most)
         made = replan()
-        _prepare_workers(made, jobs)
+        slots = made.study.executor.slots(jobs)
+        _prepare_workers(made, slots)
         if trial:
             _choose(made, trial)
         store = _store(tracking_uri, no_mlflow)
         _show_plan(made, registry, store, details=False)
         if not store and not no_mlflow:
             terminal.console().print("mlflow is not installed: the study runs without it.")
-        ending, undecided = _run(made, registry, engine, jobs, store), ""
+        ending, undecided = _run(made, registry, engine, slots, store), ""
         if most is not None:
-            go_on = partial(_run, registry=registry, engine=engine, jobs=jobs, store=store)
+            go_on = partial(_run, registry=registry, engine=engine, slots=slots, store=store)
             made, ending, undecided = seeds_added.until_decided(made, ending, most, replan, go_on)
         seconds = time.monotonic() - context.obj
         _show_ending(made, ending, registry, seconds, tracking_uri, undecided)
@@ -180,7 +166,7 @@ def plan(
         store = _store(tracking_uri)
         if not as_json:
             _show_plan(made, registry, store, details=True)
-        chosen = _engine(made, registry)
+        chosen = _engine(made, registry, "auto", made.study.executor.slots(None))
         found = detectable(made)
     if as_json:
         from testbed.cli import documents
@@ -210,7 +196,7 @@ def report(
     """
     from testbed import report as reports
     from testbed.report import drawing, study_result
-    from testbed.trial.folders import StudyFolder
+    from testbed.trial.study_folder import StudyFolder
 
     if not StudyFolder.at(folder).has("study.json"):
         raise InputError(f"{folder} is not a study's folder: it has no study.json.")
@@ -307,13 +293,12 @@ def _plan(
 
     from testbed.study import plan as plans
     from testbed.study import study_file
-    from testbed.trial.devices import device_of
 
     torch.set_num_threads(1)
     words = [word.strip() for word in only.split(",") if word.strip()]
     read = study_file.read(file, sets or (), words, seeds, at_most)
     folder = out or Path("runs") / read.header.name
-    return plans.make(read, registry, folder, device_of(device))
+    return plans.make(read, registry, folder, read.executor.device(device))
 
 
 def _show_plan(made: Plan, registry: Registry, store: str, details: bool) -> None:
@@ -345,12 +330,12 @@ def _store(tracking_uri: str, no_mlflow: bool = False) -> str:
     return "" if no_mlflow or not _has_mlflow() else tracking_store.uri(tracking_uri)
 
 
-def _prepare_workers(made: Plan, jobs: int | None) -> None:
+def _prepare_workers(made: Plan, slots: int | None) -> None:
     """Lets the server that workers are forked from import while all else goes on."""
-    from testbed.study import executors
+    from testbed.study.executors import local
 
-    if jobs != 0 and made.pending():
-        executors.prepare(made.device)
+    if slots != 0 and made.pending():
+        local.prepare(made.device)
 
 
 def _choose(made: Plan, id_: str) -> None:
@@ -367,13 +352,11 @@ def _choose(made: Plan, id_: str) -> None:
     made.chosen = frozenset(one.id for one in again)
 
 
-def _engine(
-    made: Plan, registry: Registry, name: str = "auto", jobs: int | None = None
-) -> ExecutionPlan:
+def _engine(made: Plan, registry: Registry, name: str, slots: int | None) -> ExecutionPlan:
     from testbed.study import engines
 
     with terminal.console().status("measuring the engines"):
-        return engines.choose(made, registry, name, jobs)
+        return engines.choose(made, registry, name, slots)
 
 
 def _show_engine(chosen: ExecutionPlan) -> None:
@@ -382,13 +365,14 @@ def _show_engine(chosen: ExecutionPlan) -> None:
     terminal.console().print(engine_line(chosen))
 
 
-def _run(made: Plan, registry: Registry, engine: str, jobs: int | None, store: str) -> Ending:
+def _run(made: Plan, registry: Registry, engine: str, slots: int | None, store: str) -> Ending:
     from testbed.cli.render import Bars
-    from testbed.study import executors, session
+    from testbed.study import session
+    from testbed.study.executors import selection
 
-    chosen = _engine(made, registry, engine, jobs)
+    chosen = _engine(made, registry, engine, slots)
     _show_engine(chosen)
-    executor = executors.of(chosen, made.device)
+    executor = selection.of(made, chosen)
     with Bars(chosen, terminal.console()) as bars:
         shown = bars.progress(), bars.say
         return session.run(made, registry, chosen, executor, *shown, _write_report, store)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -51,7 +51,9 @@ class Metric(Component):
     Args:
         measure: takes samples (N, *shape), the Data that they should resemble and a generator, and
             returns a float or a `MetricValue`, nan where it has no meaning. The number grows as
-            samples get worse.
+            samples get worse. Where it takes `condition` as well, the samples are drawn by the
+            model's own conditions without guidance, and `condition` has the classes that they were
+            drawn with, name -> (N,) int64.
         against: the split, "test" or "train", with which samples are compared; real samples of the
             other one give the metric's floor.
         most: the largest value, where the metric has one; the worst samples need not differ there.
@@ -67,7 +69,7 @@ class Metric(Component):
 
     axis = "metric"
     functions: ClassVar = {
-        "measure": Takes(leading=3, role="measure"),
+        "measure": Takes(("condition",), leading=3, role="measure"),
         "embed": Takes(leading=1, role="embed"),
         "misfits": Takes(leading=1, role="misfits"),
     }
@@ -82,18 +84,37 @@ class Metric(Component):
         super().__post_init__()
         check_shapes(self.label, self.shapes)
 
-    def __call__(self, samples: Tensor, data: Data, generator: torch.Generator) -> float:
-        """The metric of `samples` against a split of `data`; see `estimate`."""
-        return self.estimate(samples, data, generator).value
+    @property
+    def conditional(self) -> bool:
+        """Whether it is of samples together with the classes that they were drawn with."""
+        return "condition" in self.signature("measure").inputs
 
-    def estimate(self, samples: Tensor, data: Data, generator: torch.Generator) -> MetricValue:
+    def __call__(
+        self,
+        samples: Tensor,
+        data: Data,
+        generator: torch.Generator,
+        condition: Mapping[str, Tensor] | None = None,
+    ) -> float:
+        """The metric of `samples` against a split of `data`; see `estimate`."""
+        return self.estimate(samples, data, generator, condition).value
+
+    def estimate(
+        self,
+        samples: Tensor,
+        data: Data,
+        generator: torch.Generator,
+        condition: Mapping[str, Tensor] | None = None,
+    ) -> MetricValue:
         """The metric of `samples` with its error and its p, nan where `measure` states none.
 
         Raises:
+            TypeError: a conditional metric without a condition.
             InputError: `measure` raises, or does not return a number or a MetricValue.
         """
         signature = self.signature("measure")
-        value = signature(samples, data, generator, options=self.options)
+        given = {"condition": condition} if self.conditional else {}
+        value = signature(samples, data, generator, options=self.options, **given)
         try:
             if isinstance(value, MetricValue):
                 return MetricValue(*map(float, value))

@@ -175,7 +175,9 @@ def shaped_like_sigma(signature: Signature, value: Any, sigma: Tensor, name: str
     if isinstance(value, Tensor):
         if value.ndim and value.shape != sigma.shape:
             raise signature.wrong(f"{expected}, {tuple(sigma.shape)}", value)
-        return value.to(sigma.device) + 0 * sigma
+        here: Tensor = value.to(sigma.device)
+        alike = here.shape == sigma.shape and here.dtype == sigma.dtype
+        return here if alike else here + 0 * sigma
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value + 0 * sigma
     raise signature.wrong(f"{expected}, or a number", value)

@@ -13,9 +13,9 @@ from testbed import notebook
 from testbed.components.base import Sigma
 from testbed.diffusion import ddpm
 from testbed.diffusion.inputs import C_IN, C_NOISE, InputScale
-from testbed.diffusion.noise_tables import NoiseTable
+from testbed.diffusion.noise_tables import Lookup, NoiseTable
 from testbed.diffusion.outputs import with_output
-from testbed.diffusion.parameterization import Parameterization
+from testbed.diffusion.parameterization import Coefficients, Parameterization, combine
 from testbed.diffusion.predictions import convert
 from testbed.errors import InputError, unknown
 from testbed.tensors import per_sample, widen
@@ -90,6 +90,10 @@ class Denoiser(nn.Module):
                 raise InputError('c_noise = "index" is that of a level in a table: give table=....')
             c_noise = table.c_noise
         self._c_noise = _input_scale("c_noise", default if c_noise is None else c_noise)
+        # What a step of a sampler costs besides the network is twice as much otherwise.
+        self._lookup: Lookup | None = None
+        if table is not None and parameterization.affine:
+            self._lookup = Lookup(table, self._coefficients)
 
     def __repr__(self) -> str:
         kind, n = type(self.network).__name__, sum(each.numel() for each in self.parameters())
@@ -121,6 +125,11 @@ class Denoiser(nn.Module):
         c_noise = native.noise if self._c_noise is None else self._c_noise(sigma, self.sigma_data)
         return c_in, c_noise
 
+    def _coefficients(self, sigma: Tensor) -> Coefficients:
+        """c_skip, c_out, c_in and c_noise at levels of the table, float64, shaped like them."""
+        c = self.parameterization.coefficients(sigma.double(), sigma_data=self.sigma_data)
+        return Coefficients(c.skip, c.out, *self.inputs(sigma))
+
     def scales_as(self, other: Denoiser) -> bool:
         """Whether `inputs` of the two are the same functions."""
         mine, theirs = (
@@ -139,8 +148,16 @@ class Denoiser(nn.Module):
         self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None
     ) -> tuple[Tensor, Tensor | None]:
         """(F, nu), or (F, None) without a learned variance; (B, ...), dtype of x."""
-        sigma = widen(sigma).to(x.device)
-        c_in, c_noise = self.inputs(sigma)
+        return self._answer(x, *self.inputs(widen(sigma).to(x.device)), condition)
+
+    def _answer(
+        self,
+        x: Tensor,
+        c_in: Tensor,
+        c_noise: Tensor,
+        condition: Mapping[str, Tensor] | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(F, nu) of the network at c_in x and c_noise; see `_halves`."""
         wide = torch.promote_types(x.dtype, torch.float32)
         weight = next(self.parameters(), None)
         dtype = x.dtype if weight is None else weight.dtype
@@ -170,9 +187,12 @@ class Denoiser(nn.Module):
         Returns:
             (B, ...), dtype and device of x.
         """
-        sigma = self.level(sigma)
-        F = self.output(x, sigma, condition)
-        return self.parameterization.denoise(F, x, sigma, sigma_data=self.sigma_data)
+        if self._lookup is None:
+            F, p = self.output(x, sigma, condition), self.parameterization
+            return p.denoise(F, x, self.level(sigma), sigma_data=self.sigma_data)
+        c = Coefficients(*self._lookup(widen(sigma).to(x.device)))
+        F, _ = self._answer(x, c.in_, c.noise, condition)
+        return combine(c.skip, x, c.out, F)
 
     def score(
         self, x: Tensor, sigma: Sigma, condition: Mapping[str, Tensor] | None = None

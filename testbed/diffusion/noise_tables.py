@@ -19,6 +19,28 @@ from testbed.hookspecs import hookimpl
 NEAREST = ("sigma", "log_sigma")
 
 
+class Lookup:
+    """Functions of sigma at the level nearest to it, computed once for all levels of a table.
+
+    Args:
+        table: the levels, (n,).
+        functions: sigma (n,) -> several tensors (n,).
+    """
+
+    def __init__(
+        self, table: NoiseTable, functions: Callable[[Tensor], tuple[Tensor, ...]]
+    ) -> None:
+        self.table, self.functions = table, functions
+        self.rows: Tensor | None = None
+
+    def __call__(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        """Their values, each float64 and shaped like sigma, on its device."""
+        if self.rows is None or self.rows.device != sigma.device:
+            columns = torch.stack([one.double() for one in self.functions(self.table.sigmas)], 1)
+            self.rows = columns.to(sigma.device)
+        return self.rows[self.table.index(sigma)].unbind(-1)
+
+
 @dataclass(frozen=True)
 class NoiseTable(Component):
     """The noise levels of a discrete denoiser: `levels([options])`, (n,) ascending, n >= 2.
@@ -34,6 +56,7 @@ class NoiseTable(Component):
     functions: ClassVar = {"levels": Takes(role="levels")}
     levels: Callable[..., Tensor]
     _sigmas: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    _edges: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -49,6 +72,7 @@ class NoiseTable(Component):
         if nearest not in NEAREST:
             raise InputError(f"{self.label}: {unknown('nearest', nearest, NEAREST)}")
         object.__setattr__(table, "_sigmas", table._made() if table.named else None)
+        object.__setattr__(table, "_edges", None)
         return table
 
     def _made(self) -> Tensor:
@@ -95,10 +119,17 @@ class NoiseTable(Component):
 
     def index(self, sigma: Tensor) -> Tensor:
         """The index of the nearest level, the lower of two; int64, shaped like sigma."""
+        if self._edges is None:
+            # Once for every step of a sampler.
+            object.__setattr__(self, "_edges", self._between())
+        assert self._edges is not None
+        return torch.searchsorted(self._edges.to(sigma.device), sigma.double().contiguous())
+
+    def _between(self) -> Tensor:
+        """Where the nearest level changes, (n - 1,) float64."""
         below, above = self.sigmas[:-1], self.sigmas[1:]
         in_log = self.options["nearest"] == "log_sigma"
-        edges = torch.sqrt(below * above) if in_log else (below + above) / 2
-        return torch.searchsorted(edges.to(sigma.device), sigma.double().contiguous())
+        return torch.sqrt(below * above) if in_log else (below + above) / 2
 
     def c_noise(self, sigma: Tensor, sigma_data: float) -> Tensor:
         """The index of the nearest level as a c_noise, float64, shaped like sigma."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -49,7 +50,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.mix = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
         self.modulation = zero_linear(width, 2 * width)
         self.inner = nn.Linear(width, 2 * width)
         self.outer = nn.Linear(2 * width, width)
@@ -61,13 +62,36 @@ class Block(nn.Module):
         return result
 
 
-class ConvNet(nn.Module):
-    """x (B, C, H, W) and c_noise (B,) to F (B, C, H, W) + g x; both start at zero.
+class Affine(nn.Module):
+    """g * x + b + U (a * V x), with a (rank,) and g, b (C, H, W) for each noise level.
 
-    Blocks after Liu et al. 2022 (ConvNeXt) on patches of pixels, whose places have learned offsets;
-    g, for each channel, is linear in the embedding of the noise level: what c_skip is to D (Karras
-    et al. 2022, eq. 7). Classes, vectors and the mean of tokens are added to that embedding, images
-    are further channels; their weights start at zero.
+    a, g and b are linear in its embedding and start at zero. The best linear denoiser (Wiener) has
+    this form, whose a and g depend on the level: data need not be learned by the blocks as far as
+    they are Gaussian. x (B, C, H, W), embedding (B, width) -> (B, C, H, W).
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int, rank: int) -> None:
+        super().__init__()
+        numbers = math.prod(shape)
+        self.diagonal = zero_linear(width, 2 * numbers)
+        self.gate = zero_linear(width, rank)
+        self.inner = nn.Linear(numbers, rank, bias=False)
+        self.outer = nn.Linear(rank, numbers, bias=False)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        g, b = self.diagonal(embedding).view(len(x), 2, *x.shape[1:]).unbind(1)
+        correlated: Tensor = self.outer(self.gate(embedding) * self.inner(x.flatten(1)))
+        affine: Tensor = g * x + b + correlated.view_as(x)
+        return affine
+
+
+class ConvNet(nn.Module):
+    """x (B, C, H, W) and c_noise (B,) to F (B, C, H, W), a sum that starts at zero.
+
+    Blocks after Liu et al. 2022 (ConvNeXt) work on patches of pixels, whose places have learned
+    offsets; what they give is added to an affine function of x for each noise level (`Affine`), as
+    c_skip x is in D (Karras et al. 2022, eq. 7). Classes, vectors and the mean of tokens are added
+    to the embedding of that level, images are further channels; their weights start at zero.
 
     Raises:
         InputError: at building, an image of another size than x; at a call, a condition or a second
@@ -97,7 +121,7 @@ class ConvNet(nn.Module):
         self.places = nn.Parameter(torch.zeros(H // patch, W // patch, width))
         self.blocks = nn.ModuleList(Block(width, kernel) for _ in range(depth))
         self.last = zero_linear(width, patch**2 * sum(outputs.values()))
-        self.skip = zero_linear(width, C)
+        self.affine = Affine(shape, width, 2 * width)
         self.conditions = AddedConditions(
             {name: ClassEmbedding(n, width) for name, n in conditions.items()}
             | {name: VectorEmbedding(t, width) for name, t in of_kind(tables, "vector").items()}
@@ -144,8 +168,8 @@ class ConvNet(nn.Module):
                 h = block(h, embedding)
             features[f"block{i}"] = h
         F = pixel_shuffle(self.last(silu(normal(h))).permute(0, 3, 1, 2), self.patch)
-        skipped = self.skip(embedding)[:, :, None, None] * x
-        return torch.cat([F[:, : self.channels] + skipped, F[:, self.channels :]], 1), features
+        first, further = F[:, : self.channels], F[:, self.channels :]
+        return torch.cat([first + self.affine(x, embedding), further], 1), features
 
 
 def convnet(
@@ -159,7 +183,7 @@ def convnet(
     width: int = 32,
     depth: int = 2,
     patch: int = 1,
-    kernel: int = 5,
+    kernel: int = 3,
 ) -> ConvNet:
     """A small convolutional network, for digits of 8 x 8 on one core.
 

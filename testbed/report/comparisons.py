@@ -3,7 +3,7 @@
     baseline   each variant against the baseline of its case and arm, on the primary metric: over
                all levels that both were trained on, and in each band of them
     arm        each variant in a later arm against itself in the first
-    pair       every other pair of variants of one case and arm
+    pair       every other pair of variants of one case and arm, unless it has more than MOST_PAIRED
 
 The first two kinds are one family over the whole study, from which every verdict is taken. The
 pairs are another: they only say which variants the best is not separated from. Both are corrected
@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,13 @@ from testbed.report import ranges
 from testbed.report.equal_objectives import equal_to
 from testbed.report.learning import nothing_learnt
 from testbed.report.ranges import CommonLevels, NoiseBand
-from testbed.report.results import LABEL, Label, Results, chosen
+from testbed.report.results import LABEL, Label, Results
 from testbed.study import baseline
 
 NAN = float("nan")
 KINDS = ("baseline", "arm", "pair")
+MOST_PAIRED = 50
+"""The most variants of a case and arm, besides the baseline, whose pairs are compared."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,14 @@ class Comparisons:
         """Returns the comparisons of a variant with itself in the first arm."""
         return [one for one in self.judged if one.kind == "arm" and one.case == case]
 
+    @cached_property
+    def _to_baseline(self) -> dict[tuple[str, str, str, str], Versus]:
+        made = [one for one in reversed(self.judged) if one.kind == "baseline"]
+        return {(one.case, one.arm, one.variant, one.band): one for one in made}
+
     def to_baseline(self, case: str, arm: str, variant: str, band: str = "") -> Versus | None:
         """Returns the comparison of a variant with its baseline; None for the baseline itself."""
-        key = ("baseline", case, arm, variant, band)
-        return next(
-            (v for v in self.judged if (v.kind, v.case, v.arm, v.variant, v.band) == key), None
-        )
+        return self._to_baseline.get((case, arm, variant, band))
 
     def with_baseline(self, case: str, arm: str, band: str = "") -> list[Versus]:
         """Returns the comparisons of a case and arm with its baseline."""
@@ -178,7 +182,8 @@ def _of_case(results: Results, case: str) -> Iterator[Versus]:
             yield (whole := versus(results, "baseline", *labels))
             if whole.comparison is not None and whole.levels is not None:
                 yield from _in_bands(results, whole)
-        for one, other in itertools.combinations(others, 2):
+        paired_up = others if len(others) <= MOST_PAIRED else ()
+        for one, other in itertools.combinations(paired_up, 2):
             yield versus(results, "pair", (case, arm, one), (case, arm, other))
     for arm in later:
         for variant in in_both(results, case, arm, first):
@@ -338,7 +343,7 @@ def result_table(results: Results) -> pd.DataFrame:
     the trial's own samples, not where it is that of held-out points that all trials share
     (excess_nats, nll and what goes with them).
     """
-    rows = []
+    rows, errors = [], sampling_errors(results)
     for case in results.cases:
         for metric in results.metric_names(case):
             log = geometric(results, case, metric)
@@ -354,7 +359,7 @@ def result_table(results: Results) -> pd.DataFrame:
                             "diverged": int((~np.isfinite(values)).sum()),
                             "missing": len(results.of(case, arm, variant)) - len(values),
                             **interval(values.to_numpy(), results.level, log)._asdict(),
-                            "sampling_error": sampling_error(results, case, arm, variant, metric),
+                            "sampling_error": errors.get((case, arm, variant, metric), NAN),
                         }
                     )
     columns = [*LABEL, "metric", "mean", "n", "diverged", "missing", *Interval._fields]
@@ -362,11 +367,11 @@ def result_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def sampling_error(results: Results, case: str, arm: str, variant: str, metric: str) -> float:
-    """Returns a metric's error in a trial, root mean square over trials; nan where it has none."""
-    table = results.metrics
-    mine = (table[LABEL] == [case, arm, variant]).all(axis=1) & (table["metric"] == metric)
-    return float(np.sqrt(table.loc[mine, "error"].pow(2).mean()))
+def sampling_errors(results: Results) -> dict[tuple[str, str, str, str], float]:
+    """Returns each metric's error in a trial, root mean square over a label's; nan for none."""
+    squares = results.metrics.assign(error=results.metrics["error"] ** 2)
+    means = np.sqrt(squares.groupby([*LABEL, "metric"], sort=False)["error"].mean())
+    return {(str(c), str(a), str(v), str(m)): float(e) for (c, a, v, m), e in means.items()}
 
 
 def geometric(results: Results, case: str, metric: str) -> bool:
@@ -396,7 +401,7 @@ def level_table(results: Results) -> pd.DataFrame:
             reference = baseline_of(results, case, arm)
             for variant in results.variants(case, arm):
                 label = (case, arm, variant)
-                table = chosen(results.levels, *label)
+                table = results.levels_of(label)
                 diverged = int((results.of(*label)["status"] == "diverged").sum())
                 ratios = per_level(results, case, arm, variant, reference)
                 for level, here in table.groupby("level"):

@@ -27,7 +27,7 @@ from testbed.report.drawing import (
     scale,
 )
 from testbed.report.ranges import inside
-from testbed.report.results import Label, Results, chosen
+from testbed.report.results import Label, Results, Rows
 from testbed.report.words import BELOW_ONE
 
 POINTS = 100
@@ -62,6 +62,7 @@ def excess(results: Results, case: str) -> Picture | None:
     if "excess" not in table or not table["excess"].notna().any():
         return None
     table = table.assign(nats=table["excess"] / table["sigma"] ** 2)
+    of_label = Rows(table)
     once = table.groupby("sigma")[["optimum", "wiener"]].first().reset_index()
     grey = {
         "irreducible": (once["optimum"] / once["sigma"] ** 2, ":"),
@@ -69,7 +70,7 @@ def excess(results: Results, case: str) -> Picture | None:
     }
 
     def line(arm: str, variant: str) -> Band:
-        return _over_seeds(results, table, (case, arm, variant), "nats")
+        return _over_seeds(results, of_label, (case, arm, variant), "nats")
 
     def references(axes: Axes) -> list[End]:
         ends = []
@@ -86,19 +87,19 @@ def excess(results: Results, case: str) -> Picture | None:
     )
 
 
-def _over_seeds(results: Results, table: pd.DataFrame, label: Label, column: str) -> Band:
-    """A column of the table by level over seeds, and which levels the variant was trained on."""
-    line = band(chosen(table, *label), "sigma", column, results.level)
+def _over_seeds(results: Results, rows: Rows, label: Label, column: str) -> Band:
+    """A column of the rows by level over seeds, and which levels the variant was trained on."""
+    line = band(rows[label], "sigma", column, results.level)
     return line.assign(trained=inside(results, label, line["x"].to_numpy(dtype=float)))
 
 
 def wiener(results: Results, case: str) -> Picture | None:
     """Draws the loss over that of the fitted linear denoiser, by level."""
     table = results.levels[results.levels["case"] == case]
-    table = table.assign(relative=table["loss"] / table["wiener"])
+    of_label = Rows(table.assign(relative=table["loss"] / table["wiener"]))
 
     def line(arm: str, variant: str) -> Band:
-        return _over_seeds(results, table, (case, arm, variant), "relative")
+        return _over_seeds(results, of_label, (case, arm, variant), "relative")
 
     def references(axes: Axes) -> list[End]:
         axes.axhline(1, color=REFERENCE, lw=1, linestyle="-.")
@@ -111,15 +112,16 @@ def wiener(results: Results, case: str) -> Picture | None:
 
 def sizes(results: Results, case: str) -> Picture | None:
     """Draws the root mean square of the target (exact) and of the output (trained models)."""
+    of_label = Rows(results.coefficients)
 
     def target(arm: str, variant: str) -> Band:
-        exact = chosen(results.coefficients, case, arm, variant)
+        exact = of_label[case, arm, variant]
         if "target_rms" not in exact:
             return pd.DataFrame()
         return pd.DataFrame({"x": exact["sigma"], "value": exact["target_rms"]})
 
     def output(arm: str, variant: str) -> Band:
-        levels = chosen(results.levels, case, arm, variant)
+        levels = results.levels_of((case, arm, variant))
         if "output_rms" not in levels:
             return pd.DataFrame()
         return band(levels, "sigma", "output_rms", results.level)
@@ -190,9 +192,10 @@ def _exact(
     """Draws a column of coefficients.csv over sigma, without intervals: it is no measurement."""
     if column not in results.coefficients:
         return None
+    of_label = Rows(results.coefficients)
 
     def line(arm: str, variant: str) -> Band:
-        table = chosen(results.coefficients, case, arm, variant)
+        table = of_label[case, arm, variant]
         y = table[column].astype(float)
         y = y / y.max() if peak else y
         return pd.DataFrame({"x": table["sigma"], "value": y})[y > 0]
@@ -203,10 +206,11 @@ def _exact(
 def training(results: Results, case: str) -> Picture | None:
     """Draws training curves and the coefficient of variation of the gradient norm."""
     columns = {"loss": "loss / loss at F = 0", "gradient_norm_cv": "variation of the gradient norm"}
+    of_label = Rows(results.curves)
 
     def curves(column: str) -> dict[str, dict[str, Band]]:
         def line(arm: str, variant: str) -> Band:
-            return _curve(chosen(results.curves, case, arm, variant), column, results.level)
+            return _curve(of_label[case, arm, variant], column, results.level)
 
         return lines_by_arm(results, case, line)
 
@@ -262,9 +266,10 @@ def coefficients(results: Results, case: str) -> Picture | None:
 
 def _coefficient(results: Results, case: str, column: str) -> Line:
     """The line of a coefficient, of c_out its size."""
+    of_label = Rows(results.coefficients)
 
     def line(arm: str, variant: str) -> Band:
-        table = chosen(results.coefficients, case, arm, variant)
+        table = of_label[case, arm, variant]
         y = table[column].astype(float)
         return pd.DataFrame({"x": table["sigma"], "value": y.abs() if column == "c_out" else y})
 

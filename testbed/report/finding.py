@@ -14,7 +14,7 @@ from functools import partial
 
 from testbed.metrics.paired_tests import ALPHA, POWER
 from testbed.report import arms, level_sentences, sample_metrics
-from testbed.report.comparisons import Comparisons, Versus, baseline_note
+from testbed.report.comparisons import MOST_PAIRED, Comparisons, Versus, baseline_note
 from testbed.report.equal_objectives import equal_to, sentences_of
 from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut, lowest
@@ -174,7 +174,9 @@ def _best(left: LeaveOneOut, place: Standing) -> str:
     others = "which is better than every other"
     if not place.winner:
         apart = [name for name in place.unseparated if name not in place.close]
-        said = [f"not shown to be better than {listed(apart)}"] if apart else []
+        many = len(place.versus) > MOST_PAIRED and best != place.baseline
+        names = "the others, which were not compared with it" if many else listed(apart)
+        said = [f"not shown to be better than {names}"] if apart else []
         if place.close:
             said.append(f"better than {listed(place.close)} by less than matters")
         others = f"which is {' and '.join(said)}"

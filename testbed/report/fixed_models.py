@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from testbed.report.page_tables import Cell, PageTable, page_table
-from testbed.report.results import LABEL, Results, chosen
+from testbed.report.results import LABEL, Results, Rows
 from testbed.report.words import number, title
 
 COLUMNS = [*LABEL, "id", "status", "metric", "value", "error", "trained_low", "trained_high"]
@@ -53,7 +53,7 @@ def level_table(results: Results) -> pd.DataFrame:
         assert results.fixed is not None
         case, arm, name = (trial[key] for key in LABEL)
         here = results.levels[(results.levels["case"] == case) & (results.levels["arm"] == arm)]
-        own = chosen(results.fixed.levels, case, arm, name)
+        own = results.fixed.levels_of((case, arm, name))
         for sigma, loss in zip(own["sigma"], own["loss"], strict=True):
             at = here[np.isclose(here["sigma"], sigma, rtol=1e-9)]
             means = at.groupby("variant")["loss"].mean()
@@ -78,9 +78,9 @@ def _models(results: Results) -> list[tuple[dict[str, str], dict[str, tuple[floa
     """Each model's trial and its metrics with their errors."""
     if results.fixed is None:
         return []
-    found = []
+    found, metrics = [], Rows(results.fixed.metrics)
     for row in results.fixed.trials.to_dict("records"):
-        own = chosen(results.fixed.metrics, row["case"], row["arm"], row["variant"])
+        own = metrics[row["case"], row["arm"], row["variant"]]
         values = {
             str(one["metric"]): (float(one["value"]), float(one["error"]))
             for one in own.to_dict("records")

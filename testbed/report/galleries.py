@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,23 +35,10 @@ def gallery(results: Results, case: str, means: dict[tuple[str, str], str]) -> P
     for row, arm in zip(grid, arms, strict=True):
         for axes, variant in zip(row, [None, *order], strict=True):
             samples = real if variant is None else results.samples(case, arm, variant)
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-            for spine in axes.spines.values():
-                spine.set_visible(True)
-                spine.set_color("#bbbbbb")
             colour = REFERENCE if variant is None else ink(variant, order)["color"]
             axes.set_title("real" if variant is None else variant, color=colour)
-            if samples is None:
-                middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
-                axes.text(0.5, 0.5, "no samples", **middle)
-                continue
-            outside = ""
-            if image:
-                _grid(axes, samples, frame)
-            else:
-                outside = _scatter(axes, samples, frame, colour)
-            if variant is not None:
+            outside = _panel(axes, samples, frame, colour, image)
+            if samples is not None and variant is not None:
                 label = filter(None, (means.get((arm, variant)), outside))
                 axes.set_xlabel(" · ".join(label), fontsize=8)
         if arm:
@@ -61,6 +49,53 @@ def gallery(results: Results, case: str, means: dict[tuple[str, str], str]) -> P
         else "The axes are the first two principal ones of the real data, which fix the frame too."
     )
     return picture(figure, "samples", case, note)
+
+
+def of_spaces(results: Results, images: str, spaces: Mapping[str, str]) -> Picture | None:
+    """Returns real images beside the decoded samples of several cases, a row for each variant.
+
+    Args:
+        results: The study's.
+        images: The data set, which names the picture.
+        spaces: What each case's denoisers are of, by the case, written above its column.
+    """
+    first = next(iter(spaces))
+    real = results.real(first)
+    if real is None or len(real) < 2 or images_of(real) is None:
+        return None
+    labels = dict.fromkeys(
+        (arm, variant)
+        for case in spaces
+        for arm in results.arms(case)
+        for variant in results.variants(case, arm)
+    )
+    figure, grid = panels(1 + len(spaces), len(labels), width=2.6, height=2.75, shared=False)
+    frame = _Frame(real)
+    for row, (arm, variant) in zip(grid, labels, strict=True):
+        columns: dict[str, Array | None] = {"real": real}
+        for case, space in spaces.items():
+            columns[f"{case}: {space}"] = results.samples(case, arm, variant)
+        for axes, (name, samples) in zip(row, columns.items(), strict=True):
+            _panel(axes, samples, frame, REFERENCE, image=True)
+            axes.set_title(name, fontsize=8)
+        row[0].set_ylabel(f"{arm}: {variant}" if arm else variant, fontweight="bold")
+    return picture(figure, "spaces", images, "Values are cut to the real images’ range.")
+
+
+def _panel(axes: Axes, samples: Array | None, frame: _Frame, colour: Any, image: bool) -> str:
+    """Draws samples in a frame without ticks; returns what lies outside of it."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color("#bbbbbb")
+    if samples is None:
+        axes.text(0.5, 0.5, "no samples", ha="center", va="center", transform=axes.transAxes)
+        return ""
+    if not image:
+        return _scatter(axes, samples, frame, colour)
+    _grid(axes, samples, frame)
+    return ""
 
 
 class _Frame:

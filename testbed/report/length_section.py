@@ -13,7 +13,7 @@ from testbed.report.comparisons import Versus
 from testbed.report.drawing import Band, Picture, band, by_arm
 from testbed.report.lengths import BEST, KINDS, OWN, Averages, Curves, Kind, Lengths
 from testbed.report.page_tables import Cell, PageTable, page_table
-from testbed.report.results import Results, chosen
+from testbed.report.results import Results, Rows
 from testbed.report.words import between, listed, number, per_cent, title
 
 TITLES: dict[Kind, str] = {
@@ -61,13 +61,11 @@ def pictures(results: Results, case: str) -> list[Picture]:
         if len(stages) < 2:  # another case of the study has points or budgets
             continue
 
-        def line(arm: str, variant: str, stages: dict[float, Results] = stages) -> Band:
-            rows = [
-                chosen(found.metrics, case, arm, variant).assign(step=at)
-                for at, found in stages.items()
-            ]
-            table = pd.concat(rows) if rows else pd.DataFrame(columns=["metric"])
-            table = table[table["metric"] == metric]
+        measured = pd.concat([found.metrics.assign(step=at) for at, found in stages.items()])
+        of_label = Rows(measured[measured["metric"] == metric])
+
+        def line(arm: str, variant: str, of_label: Rows = of_label) -> Band:
+            table = of_label[case, arm, variant]
             return band(table, "step", "value", results.level) if len(table) else table
 
         note = (

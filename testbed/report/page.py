@@ -28,6 +28,7 @@ from testbed.report import (
     result_tables,
     sample_metrics,
     seeds,
+    spaces,
     summaries,
     tables,
 )
@@ -37,7 +38,7 @@ from testbed.report.finding import Finding
 from testbed.report.galleries import gallery
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.reading import read
-from testbed.report.results import Results, chosen
+from testbed.report.results import Results, Rows
 from testbed.report.standing import standing
 from testbed.report.words import (
     BELOW_ONE,
@@ -50,7 +51,7 @@ from testbed.report.words import (
     title,
 )
 from testbed.study import looks
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 FEW = 6
 """Noise levels shown in the table of learning."""
@@ -113,12 +114,15 @@ def write(
     (out / "tables" / "finding.md").write_text(text, encoding="utf-8")
     say("drawing")
     views = [case_view(results, compared, made, case) for case in results.cases]
+    with styled():
+        of_spaces = spaces.parts(results)
+    pictures = [one for view in views for one in view.every_picture]
+    pictures += [one.picture for one in of_spaces if one.picture is not None]
     (out / "figures").mkdir(exist_ok=True)
-    for view in views:
-        for picture in view.every_picture:
-            (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
+    for picture in pictures:
+        (out / "figures" / f"{picture.name}.svg").write_text(picture.svg)
     page = out / "report.html"
-    html = contents.numbered(_page(results, compared, made, views, findings))
+    html = contents.numbered(_page(results, compared, made, views, findings, of_spaces))
     page.write_text(html, encoding="utf-8")
     return page
 
@@ -129,6 +133,7 @@ def _page(
     made: dict[str, pd.DataFrame],
     views: list[CaseView],
     findings: list[Finding],
+    of_spaces: list[spaces.SpacesPart],
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -166,6 +171,7 @@ def _page(
         recipe_columns=["arm", "variants", *summaries.RECIPE_COLUMNS],
         recipes=summaries.recipes(results),
         views=views,
+        spaces=of_spaces,
         lengths=length_section.of_cases(results, lengths.make(results, compared)),
         fixed=fixed_models.parts(results),
         laws=_laws(made["tweedie"]),
@@ -336,6 +342,7 @@ def _laws(table: pd.DataFrame) -> PageTable | None:
 def _learning(results: Results, table: pd.DataFrame, case: str) -> PageTable:
     """A row per variant and arm: the error of the predicted noise at a few noise levels."""
     here = table[table["case"] == case]
+    of_label = Rows(here)
     every = np.unique(here["sigma"].to_numpy(dtype=float))
     sigmas = every[np.unique(np.linspace(0, len(every) - 1, FEW).round().astype(int))].tolist()
     rows: list[list[Cell | str]] = []
@@ -344,7 +351,7 @@ def _learning(results: Results, table: pd.DataFrame, case: str) -> PageTable:
             trained = ranges.inside(results, (case, arm, variant), every)
             cells = {
                 row["sigma"]: between(row["eps_rms"], row["low"], row["high"])
-                for row in chosen(here, case, arm, variant).to_dict("records")
+                for row in of_label[case, arm, variant].to_dict("records")
             }
             untrained = every[~trained].tolist()
             cells |= {at: f"{cells[at]} †" for at in untrained if at in cells}

@@ -16,6 +16,7 @@ from testbed.report.files import (
     Measurements,
     read_json,
     short,
+    stored_numbers,
     stored_table,
     table_of,
     with_diverged,
@@ -23,10 +24,17 @@ from testbed.report.files import (
 from testbed.report.results import LABEL, Results, unique
 from testbed.study import looks
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import StudyFolder, TrialFolder
+from testbed.trial.folders import TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 IDENTITY = ["law", "subject", "sigma", "dtype", "error", "bound", "ratio", "reason"]
-ENDED = {"diverged_at": None, "error": "", "training_seconds": 0.0, "parameters": None}
+ENDED = {
+    "diverged_at": None,
+    "error": "",
+    "training_seconds": 0.0,
+    "sampling_seconds": None,
+    "parameters": None,
+}
 """What the table of trials has of a result, with what stands where it is missing."""
 CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
 
@@ -51,7 +59,7 @@ def read(folder: Path) -> Results:
     measured = Measurements()
     fixed: list[dict[str, Any]] = []
     of_fixed = Measurements()
-    curves: list[pd.DataFrame] = []
+    curves: list[tuple[dict[str, Any], list[list[Any]]]] = []
     identities = _identities(read_json(files, "tweedie.json", missing))
     configs: dict[str, TrialConfig] = {}
     for number, entry in enumerate(listed):
@@ -61,7 +69,7 @@ def read(folder: Path) -> Results:
             configs[entry["id"]] = config
         status = files.state(entry["id"])
         ended = read_json(at, "result.json", []) or {}
-        level_table = stored_table(at, "levels.csv", missing) if status == "finished" else None
+        levels = stored_numbers(at, "levels.csv", missing) if status == "finished" else None
         curve = _curve(at, missing)
         if status == "finished":
             identities += _identities(read_json(at, "tweedie.json", missing))
@@ -73,16 +81,15 @@ def read(folder: Path) -> Results:
             if apart == looks.NOT_TRAINED:
                 fixed.append(trial)
                 if status == "finished":
-                    of_fixed.add(key, ended, level_table)
+                    of_fixed.add(key, ended, levels)
                 continue
             if apart:
                 budgets.append({**trial, "budget": int(apart)})
                 continue
             trials.append(trial)
             if status == "finished":
-                measured.add(key, ended, level_table)
-            if curve is not None:
-                curves.append(curve.assign(**key))
+                measured.add(key, ended, levels)
+            curves.append((key, curve))
     rows = pd.DataFrame(trials)
     coefficients = _labelled(stored_table(files, "coefficients.csv", missing), arms)
     # "twins" is the key's name in the folders of older studies.
@@ -93,8 +100,8 @@ def read(folder: Path) -> Results:
         study=study,
         trials=rows,
         metrics=measured.metric_table,
-        levels=measured.level_table,
-        curves=pd.concat(curves) if curves else table_of([], [*LABEL, "seed", *CURVE]),
+        levels=measured.level_table(missing),
+        curves=_curves(curves),
         coefficients=coefficients,
         identities=_judged(identities),
         drawn=_labelled(stored_table(files, "drawn.csv", missing), arms),
@@ -109,7 +116,7 @@ def read(folder: Path) -> Results:
             results,
             trials=pd.DataFrame(fixed),
             metrics=of_fixed.metric_table,
-            levels=of_fixed.level_table,
+            levels=of_fixed.level_table(missing),
         )
         results = replace(results, fixed=of_models)
     results = replace(results, metrics=with_diverged(results))
@@ -181,10 +188,22 @@ def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) ->
         return None
 
 
-def _curve(folder: TrialFolder, missing: list[str]) -> pd.DataFrame | None:
+def _curve(folder: TrialFolder, missing: list[str]) -> list[list[Any]]:
+    """The values of CURVE in each row of a trial's curve."""
     name = short(folder, "rows.jsonl")
     rows = folder.rows(lambda byte: missing.append(f"{name} cannot be read from byte {byte} on."))
-    return pd.DataFrame(rows).reindex(columns=CURVE).astype(float) if rows else None
+    return [[row.get(column) for column in CURVE] for row in rows]
+
+
+def _curves(of_trials: list[tuple[dict[str, Any], list[list[Any]]]]) -> pd.DataFrame:
+    """`Results.curves`, of the rows of every trial under its label and seed."""
+    rows = [row for _, curve in of_trials for row in curve]
+    if not rows:
+        return table_of([], [*LABEL, "seed", *CURVE])
+    keys = pd.DataFrame([key for key, _ in of_trials])
+    own = keys.loc[keys.index.repeat([len(curve) for _, curve in of_trials])]
+    table = pd.DataFrame(rows, columns=CURVE, dtype=float)
+    return pd.concat([table, own.reset_index(drop=True)], axis=1)
 
 
 def _identities(record: dict[str, Any] | None) -> list[dict[str, Any]]:

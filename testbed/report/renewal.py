@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from testbed import errors
-from testbed.trial.folders import StudyFolder
 from testbed.trial.storage import Store
+from testbed.trial.study_folder import StudyFolder
 
 FILE = "report.json"
 PAGE = "report.html"

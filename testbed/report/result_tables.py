@@ -9,7 +9,7 @@ import pandas as pd
 
 from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.page_tables import Cell, PageTable, page_table
-from testbed.report.results import Results, chosen
+from testbed.report.results import Results
 from testbed.report.standing import standing
 from testbed.report.words import between, floor, per_cent, probability, title
 
@@ -29,11 +29,12 @@ def primary(results: Results, compared: Comparisons, table: pd.DataFrame, case: 
     metric = results.primary(case)
     head = ["arm", "variant", "seeds", title(metric), "effect", "p (Holm)", "verdict"]
     rows: list[list[Cell | str]] = []
+    records = _records(table, case)
     for arm in results.arms(case):
         winner = standing(results, compared, case, arm).winner
         for variant in results.variants(case, arm):
             style = "best" if variant == winner else ""
-            (first,) = _records(table, case, arm, variant, metric)
+            first = records[arm, variant, metric]
             missing = f" (+{first['missing']} missing)" if first["missing"] else ""
             row: list[Cell | str] = [arm, Cell(variant, style), f"{first['n']}{missing}"]
             one = compared.to_baseline(case, arm, variant)
@@ -59,6 +60,7 @@ def others(results: Results, table: pd.DataFrame, case: str) -> Iterator[tuple[s
         case: the case's name.
     """
     _, *metrics = results.metric_names(case)
+    records = _records(table, case)
     floors = results.facts.get(case, {}).get("floors", {})
     for arm in results.arms(case) if metrics else ():
         variants = results.variants(case, arm)
@@ -67,18 +69,15 @@ def others(results: Results, table: pd.DataFrame, case: str) -> Iterator[tuple[s
             rows: list[list[Cell | str]] = []
             for metric in metrics:
                 row: list[Cell | str] = [title(metric)]
-                for name in names:
-                    row += [_metric(one) for one in _records(table, case, arm, name, metric)]
+                row += [_metric(records[arm, name, metric]) for name in names]
                 rows.append([*row, Cell(floor(floors.get(metric)), "quiet")])
             yield arm, page_table(["metric", *names, "real data: floor"], rows)
 
 
-def _records(
-    table: pd.DataFrame, case: str, arm: str, variant: str, metric: str
-) -> list[dict[Any, Any]]:
-    """The row of results.csv of a metric."""
-    here = chosen(table, case, arm, variant)
-    return here[here["metric"] == metric].to_dict("records")
+def _records(table: pd.DataFrame, case: str) -> dict[tuple[str, str, str], dict[Any, Any]]:
+    """The rows of results.csv by arm, variant and metric."""
+    here = table[table["case"] == case].to_dict("records")
+    return {(row["arm"], row["variant"], row["metric"]): row for row in here}
 
 
 def _metric(row: dict[Any, Any], style: str = "") -> Cell:

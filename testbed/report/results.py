@@ -18,7 +18,8 @@ from testbed.metrics.looks import Look
 from testbed.report.level_curves import LevelCurves, close, of_table
 from testbed.study.settings import ReportSettings
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder, StudyFolder
+from testbed.trial.folders import Folder
+from testbed.trial.study_folder import StudyFolder
 
 LABEL = ["case", "arm", "variant"]
 Label = tuple[str, str, str]
@@ -48,7 +49,7 @@ class Results:
         folder: where it lies.
         study: study.json.
         trials: id, case, arm, variant, seed, status, diverged_at (step), error, training_seconds,
-            parameters.
+            sampling_seconds, parameters.
         metrics: case, arm, variant, seed, metric, value of the trials that ended, inf where a trial
             diverged or its metric is not finite, and error, that of its own samples, or nan.
         levels: case, arm, variant, seed and the columns of levels.csv, losses per dimension;
@@ -107,21 +108,23 @@ class Results:
     @property
     def cases(self) -> list[str]:
         """Cases in the order of the study file."""
-        return unique(self.trials["case"])
+        return list(dict.fromkeys(case for case, _, _ in self._trials))
 
     def arms(self, case: str) -> list[str]:
         """Arms of a case."""
-        return unique(self.trials.loc[self.trials["case"] == case, "arm"])
+        return list(dict.fromkeys(arm for one, arm, _ in self._trials if one == case))
 
     def variants(self, case: str, arm: str | None = None) -> list[str]:
         """Variants of a case, or those of one arm of it in the order of the case."""
-        here = self.trials[self.trials["case"] == case]
-        inside = set(here["variant"] if arm is None else here.loc[here["arm"] == arm, "variant"])
-        return [name for name in unique(here["variant"]) if name in inside]
+        return list(self._variants.get((case, arm), ()))
 
     def of(self, case: str, arm: str, variant: str) -> pd.DataFrame:
         """The trials under one label, by seed."""
-        return chosen(self.trials, case, arm, variant).sort_values("seed")
+        return self._trials[case, arm, variant]
+
+    def levels_of(self, label: Label) -> pd.DataFrame:
+        """The rows of `levels` of one label."""
+        return self._levels[label]
 
     def oracle(self, case: str) -> bool:
         """Whether the case's data has an exact denoiser."""
@@ -190,6 +193,31 @@ class Results:
         return found
 
     @cached_property
+    def _trials(self) -> Rows:
+        """The trials of each label by seed, the labels in the order of the study file."""
+        found = Rows(self.trials)
+        found |= {label: own.sort_values("seed") for label, own in found.items()}
+        return found
+
+    @cached_property
+    def _levels(self) -> Rows:
+        return Rows(self.levels)
+
+    @cached_property
+    def _variants(self) -> dict[tuple[str, str | None], list[str]]:
+        """Of each case, and of each case and arm, in the order of the case."""
+        of_case: dict[str, dict[str, None]] = {}
+        inside: dict[tuple[str, str | None], set[str]] = {}
+        for case, arm, variant in self._trials:
+            of_case.setdefault(case, {})[variant] = None
+            for place in (arm, None):
+                inside.setdefault((case, place), set()).add(variant)
+        return {
+            place: [name for name in of_case[place[0]] if name in names]
+            for place, names in inside.items()
+        }
+
+    @cached_property
     def _sigma_data(self) -> dict[str, float]:
         pairs = zip(self.trials["case"], self.trials["id"], strict=True)
         known = [(case, self.configs[id_]) for case, id_ in pairs if id_ in self.configs]
@@ -228,11 +256,7 @@ class Results:
 
     @cached_property
     def _by_level(self) -> dict[Label, LevelCurves]:
-        found: dict[Label, LevelCurves] = {}
-        for key, table in self.levels.groupby(LABEL, sort=False):
-            case, arm, variant = map(str, key)
-            found[case, arm, variant] = of_table(table, self._asked.get((case, arm, variant)))
-        return found
+        return {label: of_table(own, self._asked.get(label)) for label, own in self._levels.items()}
 
     @cached_property
     def _stored(self) -> dict[tuple[str, str, str, str], dict[int, float]]:
@@ -280,10 +304,20 @@ class Results:
         return tensor(StudyFolder.at(self.folder).data, f"{case or 'data'}.safetensors")
 
 
-def chosen(table: pd.DataFrame, case: str, arm: str, variant: str) -> pd.DataFrame:
-    """The rows of one label."""
-    same = (table["case"] == case) & (table["arm"] == arm) & (table["variant"] == variant)
-    return table[same]
+class Rows(dict[Label, pd.DataFrame]):
+    """The rows of a table by label, in the order in which the labels come first.
+
+    A label that the table does not have has none. To look for the rows of one label takes as long
+    as to split the whole table: split it once, outside of a loop.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        groups = table.groupby(LABEL, sort=False) if len(table) else ()
+        super().__init__({(str(key[0]), str(key[1]), str(key[2])): own for key, own in groups})
+        self._none = table.iloc[:0]
+
+    def __missing__(self, label: Label) -> pd.DataFrame:
+        return self._none
 
 
 def unique(column: pd.Series[Any]) -> list[str]:

@@ -10,7 +10,7 @@ so no equivalence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from testbed.metrics.paired_tests import ALPHA, MIN_SEEDS
 from testbed.report.comparisons import Versus, baseline_of
 from testbed.report.equal_objectives import equal_to
 from testbed.report.results import Label, Results
-from testbed.report.robustness import LeaveOneOut
+from testbed.report.robustness import LeaveOneOut, OfMeans
 from testbed.report.words import difference, floor, listed, number, title
 
 DISTANCES = ("energy", "mmd", "sliced_wasserstein", "c2st")
@@ -152,18 +152,18 @@ def _claim(left: LeaveOneOut, own: SampleComparison) -> str:
     return f"{own.variant} ({'; '.join(parts)})"
 
 
-def _sign(own: SampleComparison) -> Callable[[Results], bool | None]:
+def _sign(own: SampleComparison) -> OfMeans[bool]:
     """The statement which side has the larger distance; None where one is left out."""
     labels = own.label, (own.case, own.arm, own.against)
 
-    def statement(results: Results) -> bool | None:
-        known = set(results.variants(own.case, own.arm))
-        if not {own.variant, own.against} <= known:
-            return None
-        found = _paired(results, *labels, own.metric)
-        return bool(found.mean() > 0) if len(found) else None
+    def values(results: Results) -> dict[str, pd.Series[float]]:
+        return {own.variant: _paired(results, *labels, own.metric)}
 
-    return statement
+    def judge(means: Mapping[str, float]) -> bool | None:
+        mean = means[own.variant]
+        return None if math.isnan(mean) else mean > 0
+
+    return OfMeans(values, judge)
 
 
 def _uncorrected(results: Results) -> Iterator[SampleComparison]:
@@ -210,6 +210,6 @@ def note(made: Sequence[SampleComparison]) -> list[str]:
     if not (count := tests(made)):
         return []
     return [
-        "Of the samples the finding has the mean difference to the baseline, in the metric’s unit and "
-        f"paired by seed; its verdicts are corrected for {count} tests, a family of their own."
+        "Of the samples the finding has the mean difference to the baseline, in the metric’s unit "
+        f"and paired by seed; its verdicts are corrected for {count} tests, a family of their own."
     ]

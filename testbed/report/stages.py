@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.report.files import Measurements, read_json, stored_table, with_diverged
+from testbed.report.files import Measurements, read_json, stored_numbers, with_diverged
 from testbed.report.results import LABEL, Results, Stage
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 Row = dict[str, Any]
 
@@ -88,12 +89,12 @@ def _at(results: Results, members: list[tuple[Row, Folder]]) -> Results:
     for row, folder in members:
         if row["status"] == "finished":
             ended = read_json(folder, "result.json", results.missing) or {}
-            levels = stored_table(folder, "levels.csv", results.missing)
+            levels = stored_numbers(folder, "levels.csv", results.missing)
             measured.add({name: row[name] for name in (*LABEL, "seed")}, ended, levels)
     found = replace(
         results,
         trials=pd.DataFrame([row for row, _ in members]),
         metrics=measured.metric_table,
-        levels=measured.level_table,
+        levels=measured.level_table(results.missing),
     )
     return replace(found, metrics=with_diverged(found))

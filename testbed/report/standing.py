@@ -49,7 +49,7 @@ def standing(results: Results, comparisons: Comparisons, case: str, arm: str) ->
     versus = comparisons.with_baseline(case, arm)
     ranked = ranking(results, versus, reference)
     against = [(name, comparisons.of(case, arm, ranked[0], name)) for name in ranked[1:]]
-    unseparated = [name for name, one in against if one and not is_better(one, ranked[0])]
+    unseparated = [n for n, one in against if one is None or not is_better(one, ranked[0])]
     close = [name for name, one in against if one and said_of(one) == SMALL]
     return Standing(case, arm, reference, ranked, versus, unseparated, close)
 

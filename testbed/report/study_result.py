@@ -18,9 +18,9 @@ from testbed.report import comparisons, finding, latex, lengths, page, tables
 from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.drawing import Picture, inches
 from testbed.report.reading import read
-from testbed.report.results import Results, chosen
+from testbed.report.results import Results, Rows
 from testbed.report.words import between, probability, title
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 LATEX = ("results", "comparisons")
 """The tables that `StudyResult.to_latex` writes."""
@@ -136,10 +136,10 @@ class StudyResult:
 
     def _results_latex(self, case: str) -> str:
         names = self.content.metric_names(case)
-        rows = []
+        rows, of_label = [], Rows(self.results)
         for arm in self.content.arms(case):
             for variant in self.content.variants(case, arm):
-                found = chosen(self.results, case, arm, variant).set_index("metric")
+                found = of_label[case, arm, variant].set_index("metric")
                 metrics = {name: dict(found.loc[name]) for name in names}
                 first, *others = (_mean(metrics[name]) for name in names)
                 versus = _versus(self.compared.to_baseline(case, arm, variant))

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from testbed import settings
 from testbed.report.comparisons import interval
-from testbed.report.results import LABEL, Results, chosen
+from testbed.report.results import LABEL, Results, Rows
 from testbed.report.words import number
 from testbed.trial.config import TrialConfig
 from testbed.trial.specs import ComponentSpec
@@ -59,7 +59,7 @@ def learning(results: Results) -> pd.DataFrame:
         )
         for arm in results.arms(case):
             for variant in results.variants(case, arm):
-                found = chosen(table, case, arm, variant)
+                found = results.levels_of((case, arm, variant))
                 for sigma, excess in found[found["excess"].notna()].groupby("sigma")["excess"]:
                     s = float(str(sigma))
                     rms = np.sqrt(excess.to_numpy()) / s
@@ -71,18 +71,16 @@ def learning(results: Results) -> pd.DataFrame:
 
 def decades(results: Results) -> pd.DataFrame:
     """decades.csv: log10(max/min) over sigma of the target's and of the output's rms."""
-    rows = []
+    rows, coefficients = [], Rows(results.coefficients)
     for case in results.cases:
         for arm in results.arms(case):
             for variant in results.variants(case, arm):
                 key = (case, arm, variant)
                 target, output = (
-                    _span(chosen(table, *key).groupby("sigma")[column].mean())
-                    if column in table
-                    else math.nan
+                    _span(table.groupby("sigma")[column].mean()) if column in table else math.nan
                     for table, column in (
-                        (results.coefficients, "target_rms"),
-                        (results.levels, "output_rms"),
+                        (coefficients[key], "target_rms"),
+                        (results.levels_of(key), "output_rms"),
                     )
                 )
                 rows.append([*key, target, output])
@@ -179,6 +177,7 @@ def failures(results: Results) -> list[list[str]]:
         what = {
             "diverged": f"loss not finite at step {_integer(trial.diverged_at)}",
             "failed": str(trial.error),
+            "cancelled": "cancelled; testbed retry makes it run again",
             "interrupted": "stopped at a checkpoint; the same command resumes it",
             "new": "has not run",
         }.get(str(trial.status), "")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from testbed.report import comparisons, fixed_models, lengths, sample_metrics, summaries
+from testbed.report import (
+    comparisons,
+    fixed_models,
+    lengths,
+    sample_metrics,
+    spaces,
+    summaries,
+)
 from testbed.report.comparisons import Comparisons
 from testbed.report.results import LABEL, Results
 
@@ -24,6 +31,7 @@ def make(results: Results, compared: Comparisons) -> dict[str, pd.DataFrame]:
         "decades": summaries.decades(results),
         **lengths.make(results, compared).tables(results),
         **_of_fixed(results),
+        **({"spaces": spaces.table(results)} if spaces.groups(results) else {}),
     }
 
 

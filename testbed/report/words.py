@@ -66,6 +66,11 @@ METRICS = {
         "KL of the trained classifier from the exact p(y|x), averaged over noise levels",
     ),
     "energy": ("energy distance", "energy distance of samples to held-out data"),
+    "conditional_energy": (
+        "energy distance given the condition",
+        "the mean over conditions c of the energy distance of samples drawn with c and without "
+        "guidance (w = 1) to draws of the exact p(x | c)",
+    ),
     "mmd": ("MMD²", "unbiased multi-bandwidth MMD² of samples to held-out data"),
     "off_plane": ("off-plane energy", "energy per dimension of samples outside the data’s plane"),
     "sliced_wasserstein": ("sliced W₂", "sliced Wasserstein distance of samples to held-out data"),
@@ -184,6 +189,11 @@ FIGURES = {
         "Samples.",
         "The first seed that finished, all from the same noise. Look for shapes that the real "
         "data have and samples lack, and for noise that was left in.",
+    ),
+    "spaces": (
+        "Samples of pixels and of latents.",
+        "The first seed that finished of each case, those of latents decoded; all from noise of "
+        "their own space.",
     ),
     "denoised": (
         "Denoised images by noise level.",

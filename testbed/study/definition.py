@@ -38,6 +38,7 @@ class Study:
         fixed: mappings with a `name`, a `path` and what else `[[fixed]]` has: models of other
             codebases that are measured beside the trials.
         report: the keys of `[report]`, such as `{"baseline": "edm"}`.
+        executor: the keys of `[executor]`, such as `{"name": "slurm"}`.
         title: heading of the report; without one it is the name.
         note: text below the heading of the report.
         budgets: other lengths at which every variant is trained on its own, besides
@@ -55,6 +56,7 @@ class Study:
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cases: Sequence[Mapping[str, Any]] = ()
     report: Mapping[str, Any] | BaseModel = field(default_factory=dict)
+    executor: Mapping[str, Any] | BaseModel = field(default_factory=dict)
     title: str = ""
     note: str = ""
     budgets: Sequence[int | float] = ()
@@ -64,7 +66,7 @@ class Study:
     def __post_init__(self) -> None:
         words = tuple(plugin_files.absolute(str(word)) for word in self.plugins)
         object.__setattr__(self, "plugins", words)
-        for name in ("base", "grid", "arms", "cases", "fixed", "report", "budgets"):
+        for name in ("base", "grid", "arms", "cases", "fixed", "executor", "report", "budgets"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         self.content  # noqa: B018  mistakes are reported where the study is written
 
@@ -102,8 +104,9 @@ class Study:
                 parts.append(toml.table(name, content))
         parts += [toml.entry("cases", case) for case in self.cases]
         parts += [toml.entry("fixed", one) for one in self.fixed]
-        if self.report:
-            parts.append(toml.table("report", plain(self.report)))
+        for name in ("executor", "report"):
+            if content := getattr(self, name):
+                parts.append(toml.table(name, plain(content)))
         return "\n".join(parts)
 
     @cached_property

@@ -43,26 +43,29 @@ class Variant:
 
 def measured(variants: Sequence[Variant], registry: Registry) -> list[TrialConfig]:
     """The configuration of each variant, with the levels that it is measured at."""
-    ranged = [replace(one, config=_over_its_case(one, variants)) for one in variants]
+    lows: dict[str, float] = {}
+    highs: dict[str, float] = {}
+    for one in variants:
+        low, high = one.config.measured
+        lows[one.case] = min(low, lows.get(one.case, low))
+        highs[one.case] = max(high, highs.get(one.case, high))
+    ranged = [replace(one, config=_over(one, lows[one.case], highs[one.case])) for one in variants]
     nearest = [_nearest(one.config, registry) for one in ranged]
+    discrete = [
+        (other, levels) for other, levels in zip(ranged, nearest, strict=True) if levels is not None
+    ]
     found = []
     for one, own in zip(ranged, nearest, strict=True):
-        of_tables = [
-            levels
-            for other, levels in zip(ranged, nearest, strict=True)
-            if levels is not None and one.meets(other)
-        ]
+        of_tables = [levels for other, levels in discrete if one.meets(other)]
         found.append(_at(one.config, own, of_tables) if of_tables else one.config)
     return found
 
 
-def _over_its_case(one: Variant, variants: Sequence[Variant]) -> TrialConfig:
+def _over(one: Variant, low: float, high: float) -> TrialConfig:
     """The trial over the widest range that a variant of its case states, where it states none."""
-    case = [other.config.measured for other in variants if other.case == one.case]
-    ends = min(low for low, _ in case), max(high for _, high in case)
     left_out = {name: None for name in LEVELS if getattr(one.stated.evaluation, name) is None}
     evaluation = one.config.evaluation.model_copy(update=left_out)
-    return measured_over(one.config.model_copy(update={"evaluation": evaluation}), *ends)
+    return measured_over(one.config.model_copy(update={"evaluation": evaluation}), low, high)
 
 
 def _nearest(config: TrialConfig, registry: Registry) -> tuple[float, ...] | None:

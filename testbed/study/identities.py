@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +17,7 @@ import torch
 
 from testbed.diffusion.outputs import with_output
 from testbed.registry import Registry
-from testbed.study.executors import Executor
+from testbed.study.executors.base import Executor
 from testbed.study.plan import Plan
 from testbed.trial import sources
 from testbed.trial.build import component, dataset, registry_of
@@ -66,6 +65,10 @@ class Subject(NamedTuple):
         specs = self.parameterization, self.dataset, self.sampler
         encoder = self.encoder and self.encoder.model_dump_json()
         return canonical([*(spec.text for spec in specs), encoder, self.output, self.sigma_data])
+
+    def on(self, device: str) -> Subject:
+        """Itself: identities are checked on the CPU."""
+        return self
 
     def run(self, stop: Callable[[], bool]) -> list[audit.LawCheck]:
         """Checks the parameterization, the sampler, and both on the data where they have an oracle.
@@ -125,7 +128,7 @@ class Identities:
             if not future.done():
                 continue
             del self._running[key]
-            if isinstance(future.exception(), BrokenProcessPool) and self._tries[key] < TRIES:
+            if isinstance(future.exception(), BrokenExecutor) and self._tries[key] < TRIES:
                 self._waiting.insert(0, key)
             else:
                 self._done[key] = future

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from testbed.errors import InputError
 from testbed.metrics.looks import Design, Look
-from testbed.trial.folders import ENDED, StudyFolder
+from testbed.trial.folders import ENDED
+from testbed.trial.study_folder import StudyFolder
 
 FILE = "looks.json"
 NOT_TRAINED = "fixed"

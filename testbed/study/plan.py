@@ -14,12 +14,13 @@ from testbed.registry import Registry
 from testbed.study import baseline, grids, looks
 from testbed.study.grids import Variant
 from testbed.study.study_file import StudyFile, TrialTemplate
-from testbed.trial import build, data_notes, points, recipes
+from testbed.trial import build, data_notes, devices, points, recipes
 from testbed.trial.config import TrialConfig
 from testbed.trial.encoder import Encoder
-from testbed.trial.folders import ENDED, StudyFolder, TrialFolder
+from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.resolve import resolve
 from testbed.trial.specs import ComponentSpec
+from testbed.trial.study_folder import StudyFolder
 
 REWRITTEN = {
     "study.json": "It is written anew, without what the study took so far.",
@@ -67,8 +68,9 @@ class Trial:
 class Plan:
     """The trials of a study, each once, and where they live; `chosen` ids alone run, or all.
 
-    `damaged` says which files are, and what is done about it; `data_notes` what was recognised in
-    the data of each case, or does not fit, and whose recipe trains another parameterization.
+    `device` is a word of `trial.devices.device_of`. `damaged` says which files are, and what is
+    done about it; `data_notes` what was recognised in the data of each case, or does not fit, and
+    whose recipe trains another parameterization.
     """
 
     study: StudyFile
@@ -78,6 +80,16 @@ class Plan:
     chosen: frozenset[str] | None = None
     damaged: list[str] = field(default_factory=list)
     data_notes: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def main_device(self) -> str:
+        """The device that stands for those of the plan: the first of several."""
+        return devices.first(self.device)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the workers, one for each slot, in turn."""
+        return devices.each(self.device)
 
     @property
     def files(self) -> StudyFolder:
@@ -94,23 +106,30 @@ class Plan:
         return {label: tuple(sorted(seeds)) for label, seeds in found.items()}
 
     def pending(self) -> list[Trial]:
-        """Those that still have to run."""
+        """Those that still have to run; one that was cancelled waits for `testbed retry`."""
         return [
             one
             for one in self.trials
-            if one.state not in ENDED and (self.chosen is None or one.id in self.chosen)
+            if one.state not in (*ENDED, "cancelled")
+            and (self.chosen is None or one.id in self.chosen)
         ]
 
 
 def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Plan:
     """Resolves every trial, checks that its parts fit, and looks up its state on disk.
 
+    Args:
+        study: the study.
+        registry: its plugins.
+        folder: the study's folder.
+        device: a word of `trial.devices.device_of`.
+
     Raises:
         InputError: names, options or combinations that cannot work, all of them at once.
     """
     problems: dict[str, list[str]] = {}
     said: dict[str, dict[str, None]] = {}
-    variants = list(_variants(study, registry, device, problems, said))
+    variants = list(_variants(study, registry, devices.first(device), problems, said))
     trials = _trials(variants, registry, looks.read(StudyFolder.at(folder)).extra, problems)
     lines = [*_baseline_problems(study, registry), *_name_problems(study)]
     refused = looks.conflicts(StudyFolder.at(folder), study.report.looks, study.asked.at_most)
@@ -190,10 +209,9 @@ def _trials(
         if one.config.fixed is not None:
             label[NOT_TRAINED] = "yes"
         added = extra.get((one.case, one.arm, one.name), ())
-        for seed in dict.fromkeys((*one.stated.seeds, *added)):
-            config = shared.of_seed(seed)
-            trial = trials.setdefault(config.identity, Trial(config.identity, config))
-            key = (*label.values(), seed)
+        for id_, config in shared.of_seeds(dict.fromkeys((*one.stated.seeds, *added))):
+            trial = trials.setdefault(id_, Trial(id_, config))
+            key = (*label.values(), config.seed)
             if key in seen:
                 where = " ".join(word for word in map(str, key) if word)
                 problems.setdefault("asked for twice.", []).append(where)
@@ -303,7 +321,7 @@ def _words(value: Any) -> str:
 
 
 def _look_up(plan: Plan) -> None:
-    """Sets every trial's state: finished, diverged, interrupted, failed, stale or new."""
+    """Sets every trial's state: that of its folder, or stale."""
     for name, action in REWRITTEN.items():
         if plan.files.has(name):
             try:
@@ -311,15 +329,17 @@ def _look_up(plan: Plan) -> None:
             except InputError as problem:
                 plan.damaged.append(f"{problem} {action}")
     elsewhere: dict[tuple[str, str, str, str, int], TrialConfig] = {}
-    trainings: dict[str, list[TrialFolder]] = {}
+    ended: list[tuple[TrialConfig, TrialFolder]] = []
+    states: dict[str, str] = {}
     for trial in plan.files.trials():
         try:
             found = trial.json("trial.json")
-            if plan.files.state(found["id"]) == "new":
+            state = states[found["id"]] = plan.files.state(found["id"])
+            if state == "new":
                 continue
             config = TrialConfig.model_validate(found["config"])
-            if trial.ended():
-                trainings.setdefault(config.training_identity, []).append(trial)
+            if state in ENDED:
+                ended.append((config, trial))
             for label in found["labels"]:
                 elsewhere[_key(label, config.seed)] = config
         except InputError as problem:
@@ -327,9 +347,13 @@ def _look_up(plan: Plan) -> None:
         except (KeyError, TypeError, ValueError) as problem:
             file = trial.path / "trial.json"
             plan.damaged.append(f"{file}: is damaged: {one_line(problem)}. {DESCRIBED}")
+    trainings: dict[str, list[TrialFolder]] = {}
+    if any(states.get(one.id) not in ENDED for one in plan.trials):
+        for config, trial in ended:
+            trainings.setdefault(config.training_identity, []).append(trial)
     for one in plan.trials:
-        one.state = plan.files.state(one.id)
-        if lost := plan.files.trial(one.id).damage():
+        one.state = states.get(one.id) or plan.files.state(one.id)
+        if one.state not in ENDED and (lost := plan.files.trial(one.id).damage()):
             plan.damaged.append(f"{lost} {one.title} is trained anew.")
         for label in one.labels:
             key = _key(label, one.config.seed)
@@ -339,8 +363,8 @@ def _look_up(plan: Plan) -> None:
         if one.config.fixed is not None:
             one.training = NOT_TRAINED
         elif one.state in ("new", "stale") and one.config.training_identity:
-            ended = trainings.get(one.config.training_identity, [])
-            one.training = next((t.name for t in ended if points.available(one.config, t)), "")
+            same = trainings.get(one.config.training_identity, ()) if trainings else ()
+            one.training = next((t.name for t in same if points.available(one.config, t)), "")
 
 
 def _key(label: Mapping[str, str], seed: int) -> tuple[str, str, str, str, int]:

@@ -160,21 +160,26 @@ def _real(plan: Plan, case: str, config: TrialConfig, registry: Registry) -> Non
         values = []
         for repeat in range(REPEATS):
             generator = stream(repeat, f"floor/{metric.name}")
-            stand_in = shown.train if metric.against == "test" else shown.test
+            other = "train" if metric.against == "test" else "test"
+            stand_in = shown.train if other == "train" else shown.test
             index = torch.randperm(len(stand_in), generator=generator)[:n]
             try:
-                values.append(metric(stand_in[index], shown, generator))
+                classes = shown.condition(other, config.conditions if metric.conditional else ())
+                told = {name: y[index] for name, y in classes.items()}
+                values.append(metric(stand_in[index], shown, generator, told))
             except Exception:  # a plugin's: its trials have failed and told why
                 values.append(math.nan)
         column = torch.tensor(values, dtype=torch.float64)
         with contextlib.suppress(Exception):
-            if (space := metric.embedding(data)) is not None:
+            if (space := metric.embedding(shown)) is not None:
                 spaces[metric.name] = space.about
         floors[metric.name] = {"mean": float(column.mean()), "sd": float(column.std())}
         if data.first_stage is not None:
             decoded = data.first_stage.decode(data.test[:n])
             generator = stream(0, f"floor/{metric.name}")
-            floors[metric.name]["decoded"] = float(metric(decoded, shown, generator))
+            names = config.conditions if metric.conditional else ()
+            told = {name: y[:n] for name, y in shown.condition("test", names).items()}
+            floors[metric.name]["decoded"] = float(metric(decoded, shown, generator, told))
     described = {
         **config.dataset.model_dump(),
         "shape": list(data.shape),

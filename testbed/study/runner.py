@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from testbed import __version__
 from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
 from testbed.study.engines import ExecutionPlan, Group
-from testbed.study.executors import Executor, Job
+from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
+from testbed.study.orders import Orders
 from testbed.study.plan import Plan, Trial
+from testbed.trial import environment
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.storage import Busy
 from testbed.trial.worker import device_title, resumable
@@ -32,6 +32,7 @@ from testbed.trial.worker import device_title, resumable
 TRIES = 3
 POLL = 0.2
 TRACK, SHARE = 10.0, 0.01
+LOOKING = 0.05
 
 
 class Tracker(Protocol):
@@ -82,7 +83,7 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
         "first_report": first if began else report,
         "file": plan.study.text,
         "asked": invocation.record(plan, registry, tracking_uri),
-        "device": device_title(torch.device(plan.device)),
+        "device": device_title(torch.device(plan.main_device)),
         "versions": versions(),
         "plugins": [asdict(source) for source in registry.provenance],
         "failures": [asdict(source) for source in registry.failures],
@@ -92,25 +93,21 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
     for trial in plan.trials:
         if plan.chosen is not None and trial.id not in plan.chosen:
             continue
-        plan.files.trial(trial.id).put_json(
-            "trial.json",
-            {
-                "id": trial.id,
-                "config": trial.config.record(),
-                "labels": trial.labels,
-                "plugins": list(registry.plugins),
-                "plugin_dirs": list(registry.plugin_dirs),
-            },
-        )
+        described = {
+            "id": trial.id,
+            "config": trial.config.record(),
+            "labels": trial.labels,
+            "plugins": list(registry.plugins),
+            "plugin_dirs": list(registry.plugin_dirs),
+        }
+        # What a power cut loses of it the same command writes anew: no start waits for a disk.
+        plan.files.trial(trial.id).put_json("trial.json", described, durable=False)
 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found = {"testbed": __version__, "python": platform.python_version(), "os": platform.platform()}
-    for name in ("torch", "numpy", "scipy", "scikit-learn", "pandas", "mlflow"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    packages = (*environment.NUMBERS, "pandas", "mlflow")
+    return {**environment.versions(packages), "os": platform.platform()}
 
 
 def execute(
@@ -132,37 +129,39 @@ def execute(
     """
     outcome = Outcome()
     start = time.monotonic()
-    waiting = list(engine.groups)
+    waiting = deque(engine.groups)
     running: dict[Future[list[str]], Group] = {}
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
-    tries: dict[str, int] = {}
-    with _interrupts(executor, outcome), _Telling(tracker) as tell:
+    tries, orders, looks = _Tries(), Orders(plan), _Looks()
+    with _interrupts(executor, outcome), orders.heeded(), _Telling(tracker) as tell:
         for trial in ended:
             tell.end(trial, trial.state)
         while running or ((waiting or identities.pending) and not outcome.interrupted):
             taken = len(running) + len(identities.running)
             while waiting and taken < executor.slots and not outcome.interrupted:
                 taken += 1
-                group = waiting.pop(0)
-                tries[group.id] = tries.get(group.id, 0) + 1
+                group = waiting.popleft()
+                if _cancelled(plan, group, outcome, progress):
+                    taken -= 1
+                    continue
+                tries.begin(group)
                 _take_over(plan, group)
                 job = _job(plan, registry, engine, group)
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
                 resumable(job.training, trials, progress.say)
                 running[executor.submit(job)] = group
-            for future, group in list(running.items()):
+            executor.advance()
+            looks.at(plan, running, progress)
+            for future, group in [(one, running[one]) for one in running if one.done()]:
                 trials = [plan.files.trial(trial.id) for trial in group.trials]
-                if not future.done():
-                    step, measured = max(trial.last_step() for trial in trials), 0
-                    if step >= group.steps:
-                        measured = sum(trial.has("result.json") for trial in trials)
-                    progress.show(group, step, measured)
-                    continue
                 del running[future]
-                statuses = _statuses(future, trials, tries[group.id])
+                if isinstance(future.exception(), torch.OutOfMemoryError):
+                    waiting.extendleft(reversed(_halves(plan, engine, group, progress)))
+                    continue
+                statuses = _statuses(future, trials, tries.without_progress(group, trials))
                 if statuses is None:
-                    waiting.insert(0, group)
+                    waiting.appendleft(group)
                     continue
                 outcome.seconds = time.monotonic() - start
                 progress.show(group, group.steps, len(trials))
@@ -170,6 +169,12 @@ def execute(
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)
                     tell.end(trial, status)
+            for again in orders.retried():
+                waiting.append(Group([again]))
+            if orders.stopped() and not outcome.interrupted:
+                progress.say("testbed cancel: the study stops at a checkpoint.")
+                outcome.interrupted = True
+                executor.stop()
             tell.update([trial for group in running.values() for trial in group.trials])
             trained = not (waiting or outcome.interrupted)
             identities.advance(executor, executor.slots - len(running) if trained else 0)
@@ -185,9 +190,51 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
         plan.files.group(group.id).path,
         registry.plugins,
         registry.plugin_dirs,
-        plan.device,
+        plan.main_device,
         engine.name == "compiled",
+        group.half,
     )
+
+
+def _halves(plan: Plan, engine: ExecutionPlan, group: Group, progress: Progress) -> list[Group]:
+    """The halves of a group for which the device had too little memory, kept in the plan."""
+    halves = engine.split(group)
+    engine.write(plan.folder)
+    plan.files.group(group.id).remove()
+    sizes = " and ".join(str(len(half.trials)) for half in halves)
+    progress.say(f"{group.title}: out of memory; they are trained in two groups, of {sizes}.")
+    return halves
+
+
+class _Looks:
+    """Looks at how far running groups are, as seldom as takes LOOKING of the driver's time."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def at(self, plan: Plan, running: Mapping[Future[Any], Group], progress: Progress) -> None:
+        """Shows the steps and the measured trials of each group, when it is time to."""
+        start = time.monotonic()
+        if start < self._due:
+            return
+        for group in running.values():
+            trials = [plan.files.trial(trial.id) for trial in group.trials]
+            step, measured = max(trial.last_step() for trial in trials), 0
+            if step >= group.steps:
+                measured = sum(trial.has("result.json") for trial in trials)
+            progress.show(group, step, measured)
+        now = time.monotonic()
+        self._due = now + max(POLL, (now - start) / LOOKING)
+
+
+def _cancelled(plan: Plan, group: Group, outcome: Outcome, progress: Progress) -> bool:
+    """Whether no trial of a group is to go on. One that trains with others goes on with them."""
+    if not all(plan.files.trial(trial.id).cancelled for trial in group.trials):
+        return False
+    for trial in group.trials:
+        outcome.statuses[trial.id] = trial.state = "cancelled"
+        progress.ended(trial, "cancelled")
+    return True
 
 
 def _take_over(plan: Plan, group: Group) -> None:
@@ -236,14 +283,38 @@ class _Telling:
             self._told = self._thread.submit(self._tracker.end, trial, status)
 
 
+class _Tries:
+    """How often a group has begun since its training last got further.
+
+    On a cluster whose nodes are lost now and then, a long training may lose many workers. One that
+    dies three times without having got further would do so for ever.
+    """
+
+    def __init__(self) -> None:
+        self._count: dict[str, int] = {}
+        self._furthest: dict[str, int] = {}
+
+    def begin(self, group: Group) -> None:
+        """Counts a try."""
+        self._count[group.id] = self._count.get(group.id, 0) + 1
+
+    def without_progress(self, group: Group, trials: list[TrialFolder]) -> int:
+        """The tries, this one included, since the first that got as far."""
+        step = max(trial.last_step() for trial in trials)
+        if step > self._furthest.get(group.id, 0):
+            self._furthest[group.id], self._count[group.id] = step, 1
+        return self._count[group.id]
+
+
 def _statuses(future: Future[list[str]], trials: list[TrialFolder], tries: int) -> list[str] | None:
-    """The trials' statuses; None for a killed worker: worth two more tries from its checkpoint."""
+    """The trials' statuses; None for a lost worker: worth two more tries from its checkpoint."""
     try:
         return future.result()
-    except BrokenProcessPool:
+    except BrokenExecutor as problem:
         if tries < TRIES:
             return None
-        message = f"the worker died {tries} times; see the system's log (out of memory?)"
+        why = str(problem) if isinstance(problem, WorkerLost) else "see the system's log"
+        message = f"the worker died {tries} times; {why} (out of memory?)"
     except (Busy, OSError):  # no trial is to blame
         raise
     except Exception as problem:

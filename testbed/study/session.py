@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from testbed.registry import Registry
 from testbed.study import looks, runner
 from testbed.study.engines import ExecutionPlan
-from testbed.study.executors import Executor
+from testbed.study.executors.base import Executor
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan
 from testbed.study.tracking import Tracker

@@ -7,6 +7,7 @@
     [grid]     dotted.key = [values]: all combinations
     [[cases]]  name and overrides: usually one data set each
     [[fixed]]  models of other codebases that are measured beside the trials, not trained
+    [executor] where the trials run
     [report]   baseline, primary metric
 
 Later ones win: base, case, arm, grid, and last what `--set` says. A baseline is the name of a
@@ -28,12 +29,16 @@ from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
 from testbed.study import layers
 from testbed.study import plugins as study_plugins
+from testbed.study.executors.settings import ExecutorSettings
 from testbed.study.settings import LONGEST, Header, ReportSettings
 from testbed.trial.config import TrialSettings
 from testbed.trial.fixed_model import NAME, FixedModel
 from testbed.trial.specs import numbers_of_steps
 
-SECTIONS = ("study", "base", "arms", "grid", "cases", "fixed", "report")
+SECTIONS = ("study", "base", "arms", "grid", "cases", "fixed", "executor", "report")
+
+APART = {"study": Header, "report": ReportSettings, "executor": ExecutorSettings}
+"""The sections that are of the study itself, no part of a trial."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class StudyFile:
     templates: tuple[TrialTemplate, ...]
     text: str
     asked: Invocation
+    executor: ExecutorSettings
     replaced: tuple[str, ...] = ()
     plugins: Mapping[str, str] = field(default_factory=dict)
 
@@ -165,9 +171,9 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
         f"{path}: {unknown('section', name, known)}" for name in raw if name not in SECTIONS
     ]
     _check_kinds(path, raw, problems)
-    header = _validated(Header, raw.get("study", {}), lambda key: f"study.{key}", path, problems)
-    report = _validated(
-        ReportSettings, raw.get("report", {}), lambda key: f"report.{key}", path, problems
+    header, report, executor = (
+        _validated(model, raw.get(name, {}), lambda key, of=name: f"{of}.{key}", path, problems)
+        for name, model in APART.items()
     )
     found = _templates(path, raw, everywhere, problems)
     if header is not None:
@@ -178,7 +184,7 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
         raise InputError("\n".join(dict.fromkeys(problems)))
     kept = tuple(_kept(found, asked.only))
     replaced = tuple(layers.replaced(raw, everywhere, dict.fromkeys(a.arm for a in kept)))
-    return StudyFile(str(path), header, report, kept, text, asked, replaced, plugins)
+    return StudyFile(str(path), header, report, kept, text, asked, executor, replaced, plugins)
 
 
 def find(file: Path) -> Path:

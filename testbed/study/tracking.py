@@ -24,6 +24,8 @@ from testbed.trial.pictures import DENOISED, FACTS
 
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
+SAVE = 5.0
+"""Seconds between two notes of what was sent."""
 SAMPLE = 10.0
 """Seconds between two readings of the machine: processor, memory and accelerator."""
 FINDING = "finding.md"
@@ -63,6 +65,7 @@ class Tracker:
         self._parent_ended = 0.0
         self._monitors: list[Any] = []
         self._sampled = 0.0
+        self._saved = 0.0
 
     @property
     def sent(self) -> bool:
@@ -207,8 +210,11 @@ class Tracker:
         self._own.add(run.info.run_id)
         return str(run.info.run_id)
 
-    def _save(self) -> None:
-        self._plan.files.put_json("mlflow.json", self._sent)
+    def _save(self, at_once: bool = True) -> None:
+        """Notes what was sent; one note for each trial would be quadratic in their number."""
+        if at_once or time.monotonic() - self._saved > SAVE:
+            self._plan.files.put_json("mlflow.json", self._sent)
+            self._saved = time.monotonic()
 
     def update(self, trial: Trial) -> None:
         """Sends the rows since the last call; that of the first row creates the nested run.
@@ -237,7 +243,7 @@ class Tracker:
         if status in ENDED and self._ended(trial) == status:
             return
         folder = self._plan.files.trial(trial.id)
-        if status == "interrupted" and not folder.rows():
+        if status in ("interrupted", "cancelled") and not folder.rows():
             return  # its beginning is still to come
         with self._guarded():
             result = folder.result()
@@ -262,7 +268,7 @@ class Tracker:
             )
             self._sent["trials"][trial.id]["ended"] = status
             self._told.add((trial.id, status))
-            self._save()
+            self._save(at_once=False)
 
     def _store(self, run: str, folder: TrialFolder) -> None:
         """Sends the files of a trial as one folder: a call for each costs several times as much."""
@@ -319,6 +325,8 @@ class Tracker:
             for row in fresh
             for key, value in content.curve(row).items()
         ]
+        used = [one for one in folder.samples() if one["time"] > entry.get("sampled", 0.0)]
+        metrics += [Metric(*point) for point in content.system(used, self._parent_began)]
         if final:
             end, last = content.milliseconds(content.ended(folder)), trial.config.training.steps
             metrics += [Metric(key, value, end, last) for key, value in final.items()]
@@ -332,6 +340,7 @@ class Tracker:
             metrics, params, own_tags = metrics[room:], params[PARAMS:], []
         if fresh:
             entry["step"] = fresh[-1]["step"]
+        entry["sampled"] = max([entry.get("sampled", 0.0), *(one["time"] for one in used)])
         return str(entry["run"])
 
     def close(self, status: str, plugin_files: Mapping[str, Path]) -> None:
@@ -343,7 +352,7 @@ class Tracker:
         """
         self._again = 0.0
         for trial in self._plan.trials:
-            if trial.state in (*ENDED, "failed", "interrupted"):
+            if trial.state in (*ENDED, "failed", "interrupted", "cancelled"):
                 self.end(trial, trial.state)
         self.open()
         if self.away:

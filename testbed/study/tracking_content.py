@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from testbed.study.plan import NOT_TRAINED, Plan, Trial
@@ -35,7 +35,12 @@ ARTIFACTS = (
 LEVELS = "levels.json"
 """The per-sigma table as MLflow's pages compare it between runs."""
 TABLES = {"mlflow.loggedArtifacts": json.dumps([{"path": LEVELS, "type": "table"}])}
-RUN_STATUS = {"failed": "FAILED", "diverged": "FAILED", "interrupted": "KILLED"}
+RUN_STATUS = {
+    "failed": "FAILED",
+    "diverged": "FAILED",
+    "interrupted": "KILLED",
+    "cancelled": "KILLED",
+}
 """MLflow's word for a trial's status where that is not FINISHED."""
 NOTE, REASON = "mlflow.note.content", "testbed.reason"
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 5000
@@ -93,6 +98,17 @@ def reason(trial: Trial, result: Mapping[str, Any]) -> str:
 def curve(row: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a row of the training curve."""
     return {TRAINING + key: row[key] for key in CURVES if row[key] is not None}
+
+
+def system(
+    samples: Iterable[Mapping[str, float | None]], since: float
+) -> Iterator[tuple[str, float, int, int]]:
+    """What a worker's process used: metric, value, milliseconds, and seconds since `since`."""
+    for sample in samples:
+        at = sample["time"] or since
+        for key, value in sample.items():
+            if key != "time" and value is not None:
+                yield f"{SYSTEM}worker_{key}", value, milliseconds(at), int(at - since)
 
 
 def final(result: Mapping[str, Any]) -> dict[str, float]:

@@ -26,6 +26,7 @@ from testbed.errors import InputError
 from testbed.training import flips
 from testbed.training.accumulation import accumulated
 from testbed.training.conditions import block_classes
+from testbed.training.curve import Window
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
 from testbed.training.trainer import (
@@ -33,7 +34,6 @@ from testbed.training.trainer import (
     Loop,
     SigmaFunctions,
     TrainingJob,
-    Window,
     draws,
     losses,
     noise_pair,

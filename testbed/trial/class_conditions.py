@@ -10,6 +10,7 @@ from torch import Tensor
 from testbed.components.condition import ConditionTable
 from testbed.components.dataset import Data
 from testbed.components.guidance import GuidanceMethod
+from testbed.components.metric import Metric
 from testbed.components.network import Network
 from testbed.errors import InputError, unknown
 from testbed.sampling.guidance_methods import ClassifierFreeGuidance
@@ -38,6 +39,24 @@ def problems(
                 "not ask for conditions."
             )
     yield from way.misfits(conditions, data)
+
+
+def unmeasured(metric: Metric, conditions: Mapping[str, float], data: Data) -> Iterator[str]:
+    """Why a metric of samples with a condition cannot be of these conditions."""
+    if not conditions:
+        names = ", ".join(data.classes)
+        yield (
+            f"{metric.label} is of samples drawn with a condition, and the trial has none: write "
+            f"conditions = {{ NAME = 0.1 }} with one of the data's: {names}."
+        )
+    if data.conditional is not None:
+        for name in conditions:
+            if name not in data.conditional.components:
+                known = ", ".join(data.conditional.components)
+                yield (
+                    f"{metric.label}: the exact distributions given {name!r} are not known, those "
+                    f"given {known} are."
+                )
 
 
 def drops_all(conditions: Mapping[str, float]) -> bool:

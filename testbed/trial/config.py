@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -305,6 +305,13 @@ class TrialConfig(TrialFields):
     def identity(self) -> str:
         """The trial's id: of all settings that are part of it, whatever order they stand in."""
         return hashlib.sha256(canonical(identified(self)).encode()).hexdigest()[:12]
+
+    def of_seeds(self, seeds: Iterable[int]) -> Iterator[tuple[str, Self]]:
+        """The same trial with other seeds, each with its id, whose text is made once for all."""
+        known = identified(self)
+        for seed in seeds:
+            text = canonical({**known, "seed": seed})
+            yield hashlib.sha256(text.encode()).hexdigest()[:12], self.of_seed(seed)
 
     @property
     def training_text(self) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +38,20 @@ MOST_ENDS = 64
 """How many samples are compared with the ends of the exact guided ODE."""
 
 
+class Measured(NamedTuple):
+    """What a model was measured by.
+
+    Args:
+        metrics: the value of each metric.
+        errors: the sampling error and p of those that have one.
+        sampling_seconds: how long its samples took, decoding included.
+    """
+
+    metrics: dict[str, float]
+    errors: dict[str, dict[str, float]]
+    sampling_seconds: float
+
+
 @functools.lru_cache(maxsize=4)
 def _held_out(
     data: Data, levels: tuple[float, ...], draws: int, conditions: tuple[str, ...]
@@ -51,12 +67,8 @@ def measure(
     data: Data,
     training_job: TrainingJob,
     device: torch.device,
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Per-sigma table, identity rows of the trained model, samples and their metrics.
-
-    Returns:
-        metrics, and the sampling error and p of those that have one.
-    """
+) -> Measured:
+    """Per-sigma table, identity rows of the trained model, samples and their metrics."""
     trained, objective = training_job.denoiser, training_job.objective
     evaluation = config.evaluation
     conditions, d = config.conditions, data.train[0].numel()
@@ -79,20 +91,17 @@ def measure(
     if evaluation.elbo != "off":
         found |= elbo(trained, objective, against, evaluation.elbo, device)
 
-    few = min(8, len(against.x0))
-    each = against.sigma.repeat_interleave(few).to(device)
-    x0, eps = (t[:few].repeat(len(against.sigma), *[1] * (t.ndim - 1)).to(device)
-               for t in (against.x0, against.eps))  # fmt: skip
-    checked = check_model(trained, x0, eps, each)
-    trial.put_json("tweedie.json", {"rows": [asdict(row) for row in checked]})
-
+    trial.put_json("tweedie.json", {"rows": _identities(trained, against, device)})
     condition = guide.of_samples(evaluation.samples)
 
     def drawn(by: Denoise) -> torch.Tensor:
         generator, n = stream(0, "samples"), evaluation.samples
         return draw(trained, data, config, n, generator, device, registry, denoise=by)
 
+    since = time.perf_counter()
     samples = drawn(guide.trained(condition))
+    decoded = _decoded(samples, data)
+    seconds = time.perf_counter() - since
     exactly = guide.exact(condition)
     if exactly is not None:
         found["guided_error"] = MetricValue(end_points(samples, drawn(exactly)))
@@ -104,27 +113,51 @@ def measure(
     facts = {"sampler": "{}, {} steps, {}".format(*words)}
     if data.first_stage is not None:
         trial.put_tensors("latents.safetensors", {"latents": samples}, facts)
-        samples = data.first_stage.decode(samples)
-    trial.put_tensors("samples.safetensors", {"samples": samples}, facts)
+    trial.put_tensors("samples.safetensors", {"samples": decoded}, facts)
     metrics = [component(registry, "metric", spec) for spec in evaluation.metrics]
-    found |= of_samples(metrics, samples.cpu(), data.pixels or data)
-    pictures.keep(trial, trained, against, samples.cpu(), data, metrics, device)
+    images = data.pixels or data
+    found |= of_samples([one for one in metrics if not one.conditional], decoded, images)
+    if given := [one for one in metrics if one.conditional]:
+        own = guide.of_samples(evaluation.samples, conditions)
+        alone = _decoded(drawn(guide.unguided(own)), data) if guide.guides else decoded
+        found |= of_samples(given, alone, images, own)
+    pictures.keep(trial, trained, against, decoded, data, metrics, device)
     errors = {
         name: {"error": one.error, "p": one.p}
         for name, one in found.items()
         if not (math.isnan(one.error) and math.isnan(one.p))
     }
-    return {name: one.value for name, one in found.items()}, errors
+    return Measured({name: one.value for name, one in found.items()}, errors, seconds)
+
+
+def _identities(
+    trained: Denoiser, against: denoising.HeldOutPairs, device: torch.device
+) -> list[dict[str, Any]]:
+    """The rows of the Tweedie identities of a trained model, at a few held-out pairs a level."""
+    few = min(8, len(against.x0))
+    each = against.sigma.repeat_interleave(few).to(device)
+    x0, eps = (t[:few].repeat(len(against.sigma), *[1] * (t.ndim - 1)).to(device)
+               for t in (against.x0, against.eps))  # fmt: skip
+    return [asdict(row) for row in check_model(trained, x0, eps, each)]
 
 
 def of_samples(
-    metrics: Sequence[Metric], samples: torch.Tensor, data: Data
+    metrics: Sequence[Metric],
+    samples: torch.Tensor,
+    data: Data,
+    condition: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, MetricValue]:
-    """Each metric of samples (N, *shape), from a stream of its own."""
+    """Each metric of samples (N, *shape), drawn with these classes, from a stream of its own."""
     return {
-        metric.name: metric.estimate(samples, data, stream(0, f"metric/{metric.name}"))
+        metric.name: metric.estimate(samples, data, stream(0, f"metric/{metric.name}"), condition)
         for metric in metrics
     }
+
+
+def _decoded(samples: torch.Tensor, data: Data) -> torch.Tensor:
+    """Samples as images where they are latents; on the CPU, so that it waits for the device."""
+    decoded = samples if data.first_stage is None else data.first_stage.decode(samples)
+    return decoded.cpu()
 
 
 def _counted(config: TrialConfig, levels: tuple[float, ...]) -> NDArray[np.bool_]:

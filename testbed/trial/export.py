@@ -86,7 +86,8 @@ def export(trial: str | Path, to: str | Path) -> Exported:
         raise InputError(f"trial {trial} cannot be exported: {problem}") from None
     ancestral = config.evaluation.sampler.name == "ddpm" or prediction == "flow"
     kind = diffusers.DDPMPipeline if ancestral else diffusers.DDIMPipeline
-    kind(unet=model, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
+    called = _as_called(diffusers, model, data.shape)
+    kind(unet=called, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
     name = f"{kind.__name__} with {type(scheduler).__name__}"
     return Exported(name, tuple(_notes(config, data, scheduler)))
 
@@ -98,6 +99,9 @@ def _model(diffusers: Any, denoiser: Denoiser, config: TrialConfig) -> nn.Module
         InputError: it is none, or has a condition or a learned variance.
     """
     network = module_of(denoiser)
+    if config.conditions:
+        names = ", ".join(config.conditions)
+        raise InputError(f"it has conditions ({names}), and these pipelines give the network none.")
     found = next((one for one in network.modules() if isinstance(one, diffusers.UNet2DModel)), None)
     if found is None:
         raise InputError(
@@ -109,13 +113,23 @@ def _model(diffusers: Any, denoiser: Denoiser, config: TrialConfig) -> nn.Module
         raise InputError(
             f"its network {config.network.name!r} has weights besides those of its UNet2DModel."
         )
-    if config.conditions:
-        names = ", ".join(config.conditions)
-        raise InputError(f"it has conditions ({names}), and these pipelines give the network none.")
     if denoiser.learned_variance:
         raise InputError("its variance is learned, which these pipelines do not read.")
     model: nn.Module = found.float().eval()
     return model
+
+
+def _as_called(diffusers: Any, model: Any, shape: tuple[int, ...]) -> nn.Module:
+    """The model as these pipelines call it: with the size of a sample, and without an embedding.
+
+    That of `unet` adds the embeddings of conditions, of which there are none.
+    """
+    stated = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    stated |= {"sample_size": list(shape[1:]), "class_embed_type": None}
+    with torch.random.fork_rng(devices=[]):
+        found: nn.Module = diffusers.UNet2DModel(**stated)
+    found.load_state_dict(model.state_dict())
+    return found.eval()
 
 
 def _prediction(denoiser: Denoiser) -> str:
@@ -232,6 +246,9 @@ def _call(denoiser: Denoiser, model: nn.Module, sigma: Tensor, data: Data) -> Ca
     given, named, returned = calls[0]
     bound = dict(zip(("sample", "timestep", "class_labels"), given, strict=False)) | named
     extra = {key for key, one in bound.items() if isinstance(one, Tensor)} - {"sample", "timestep"}
+    config: Any = model.config
+    if config.class_embed_type == "identity" and not bool(bound["class_labels"].any()):
+        extra -= {"class_labels"}  # zeros are added, which is nothing
     if extra:
         raise InputError(
             f"its network gives its UNet2DModel {', '.join(sorted(extra))} too, and these "

@@ -143,7 +143,11 @@ def problems(fixed: FixedModel, data: Data) -> Iterator[str]:
     if folder.labels and data.labels != folder.labels:
         yield f"{where}: it has {folder.labels} classes, and the data have {data.labels}."
     if folder.needs:
-        yield f"{where}: its network needs {folder.needs}, which data do not have."
+        yield (
+            f"{where}: its network needs {folder.needs}, which a study gives no fixed model: in "
+            "place of path write a factory, a function that returns a module (x, t) which calls "
+            "the network with the states of one text."
+        )
 
 
 def with_digest(fixed: FixedModel, table: NoiseTable | None) -> FixedModel:

@@ -1,4 +1,4 @@
-"""The folders of a study: what their files are called and what the files hold.
+"""The folders of trials and groups: what their files are called and what the files hold.
 
 A trial's folder is the truth about the trial; MLflow and the report only read it.
 
@@ -22,8 +22,9 @@ trials/<id>/trial.json       identity, configuration, labels
             training.json    of a trial that takes over a training: what its result.json says of it
             result.json      status, final metrics, sampling error and p of each sample metric
             error.txt        the traceback of a failure
+            system.jsonl     what the worker's process uses, a line every ten seconds
+            cancelled.json   left by who wants the trial to end at a checkpoint and not go on
 groups/<id>/checkpoint       of trials that train as one
-data/<case>.json, .safetensors   facts about a data set, and real samples
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ import json
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -80,10 +80,10 @@ class Folder:
         """Whether there is such a file."""
         return self.store.has(name)
 
-    def put_json(self, name: str, value: Any) -> None:
-        """Writes JSON; numbers that are not finite become null."""
+    def put_json(self, name: str, value: Any, durable: bool = True) -> None:
+        """Writes JSON; numbers that are not finite become null. See `Store.put`."""
         text = json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False)
-        self.store.put(name, text.encode())
+        self.store.put(name, text.encode(), durable)
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON object.
@@ -248,6 +248,33 @@ class TrialFolder(TrainingFolder):
         else:
             self.leave()
 
+    def cancel(self) -> None:
+        """Asks the trial's worker to end at a checkpoint, and every driver to leave it alone."""
+        self.put_json("cancelled.json", {"asked": time.time()})
+
+    def retry(self) -> None:
+        """Forgets that the trial failed or was cancelled; it goes on from its checkpoint."""
+        self.store.remove("cancelled.json")
+        if self.result().get("status") == "failed":
+            self.store.remove("error.txt", "result.json")
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the trial is not to go on."""
+        return self.has("cancelled.json")
+
+    def append_sample(self, sample: Mapping[str, float]) -> None:
+        """Adds what the worker's process uses now."""
+        self.store.append("system.jsonl", (json.dumps(_finite(sample)) + "\n").encode())
+
+    def samples(self) -> list[dict[str, Any]]:
+        """What the worker's process used, in the order of time; a torn line is left out."""
+        found = []
+        for line in (self.store.get("system.jsonl") or b"").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
     def sweep(self) -> None:
         """Deletes what a crash has left half written."""
         self.store.sweep()
@@ -366,81 +393,6 @@ class TrialFolder(TrainingFolder):
 
     def _curve(self) -> bytes:
         return self.store.get("rows.jsonl") or b""
-
-
-class StudyFolder(Folder):
-    """The folder of a study: its own records, its trials and its groups."""
-
-    def trial(self, id_: str) -> TrialFolder:
-        """The folder of a trial."""
-        return TrialFolder(self.store.folder("trials").folder(id_))
-
-    def group(self, id_: str) -> GroupFolder:
-        """The folder of trials that train as one."""
-        return GroupFolder(self.store.folder("groups").folder(id_))
-
-    @property
-    def data(self) -> Folder:
-        """What is known of each case's data."""
-        return Folder(self.store.folder("data"))
-
-    def trials(self) -> list[TrialFolder]:
-        """The folders of the trials that have a trial.json, by id."""
-        folders = map(self.trial, self.store.folder("trials").names())
-        return [one for one in folders if one.has("trial.json")]
-
-    def descriptions(self) -> list[dict[str, Any]]:
-        """The trial.json of every trial, by id.
-
-        Raises:
-            InputError: one of them is damaged.
-        """
-        return [one.json("trial.json") for one in self.trials()]
-
-    def key(self) -> str:
-        """What marks the study's runs in a tracker: drawn once, and kept in two files."""
-        for name in ("study.json", "mlflow.json"):
-            if word := self.json_or_empty(name).get("key"):
-                return str(word)
-        return uuid.uuid4().hex
-
-    def state(self, trial: str) -> str:
-        """ "finished", "diverged", "failed", "interrupted" (it can resume) or "new"."""
-        own = self.trial(trial)
-        if result := own.result():
-            return str(result["status"])
-        group = own.group
-        training = self.group(group) if group else own
-        return "interrupted" if training.has("checkpoint") else "new"
-
-    def tidy(self, groups: Collection[str]) -> None:
-        """Removes what kills have left: half-written files, and states of what has ended.
-
-        Args:
-            groups: the ids of those that are about to run, whose state stays.
-        """
-        # Its own files alone: --out may name a folder that holds more.
-        own = "study.json", "plan.json", "looks.json", "mlflow.json", "tweedie.json"
-        kept = "identities.json", "reference.json", "report.json", "coefficients.csv", "drawn.csv"
-        self.store.sweep(*own, *kept)
-        self.data.store.sweep()
-        wanted = set(groups)
-        for trial in map(self.trial, self.store.folder("trials").names()):
-            trial.sweep()
-            if trial.ended():
-                trial.remove_checkpoint()
-                trial.leave()
-            else:
-                wanted.add(trial.group)
-        for name in self.store.folder("groups").names():
-            if name not in wanted:
-                self.group(name).remove()
-
-
-def studies(within: Path) -> list[StudyFolder]:
-    """The folders of studies in a folder, such as ./runs."""
-    runs = LocalDisk(within)
-    return [StudyFolder(runs.folder(name)) for name in runs.names()]
 
 
 def _missing(file: Path) -> FileNotFoundError:

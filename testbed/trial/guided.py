@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,25 +67,34 @@ class Guide:
             self.way = self.way.against(of_config if negatives is None else negatives)
         self.config, self.data, self.denoiser, self.device = config, data, denoiser, device
         exact = data.conditional
-        compared = not isinstance(self.way, NoGuidance) and exact is not None
-        self._exact = exact.to(device) if compared and exact is not None else None
+        self._exact = exact.to(device) if self.guides and exact is not None else None
 
     @property
     def names(self) -> list[str]:
         """The conditions whose classes a sample needs."""
         return self.way.classes(self.conditions)
 
-    def held(self, index: Tensor) -> dict[str, Tensor]:
-        """The classes of rows of the test split, name -> (n,)."""
-        return {k: y[index] for k, y in self.data.condition("test", self.names).items()}
+    def held(self, index: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The classes of rows of the test split, name -> (n,); of `names` where they are given."""
+        names = self.names if names is None else names
+        return {k: y[index] for k, y in self.data.condition("test", names).items()}
 
-    def of_samples(self, n: int) -> dict[str, Tensor]:
+    def of_samples(self, n: int, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The classes of n samples: those of held-out rows, the same ones for every trial."""
-        return self.held(denoising.rows(self.data, n, stream(0, "samples/condition")))
+        return self.held(denoising.rows(self.data, n, stream(0, "samples/condition")), names)
 
     def trained(self, condition: Condition) -> Denoise:
         """The trial's own guided denoiser for samples of these classes."""
         return self.way.denoiser(self.denoiser, self._log_classes(), self._here(condition))
+
+    @property
+    def guides(self) -> bool:
+        """Whether samples follow another denoiser than the trial's own under its conditions."""
+        return not isinstance(self.way, NoGuidance)
+
+    def unguided(self, condition: Condition) -> Denoise:
+        """The trial's denoiser for samples of these classes of its own conditions, at w = 1."""
+        return NoGuidance().denoiser(self.denoiser, None, self._here(condition))
 
     def exact(self, condition: Condition) -> Denoise | None:
         """The exactly guided oracle for them; None without guidance or where it is not known."""

@@ -77,8 +77,9 @@ def measure(
     for point, weights in _weights(config, trial, diverged_at):
         averages.place(network, weights.to(device))
         folder = trial.point(point.name)
-        metrics, errors = evaluate.measure(config, folder, registry, data, trained, device)
-        record = {"step": point.step, "width": point.width, "metrics": metrics, "errors": errors}
+        found = evaluate.measure(config, folder, registry, data, trained, device)
+        values = {"metrics": found.metrics, "errors": found.errors}
+        record = {"step": point.step, "width": point.width, **values}
         folder.put_json("result.json", record)
 
 

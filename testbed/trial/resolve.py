@@ -139,7 +139,10 @@ def misfits(config: TrialConfig, registry: Registry, data: Data) -> Iterator[str
     if evaluation.likelihood:
         yield from validity.unlikely(evaluation.likelihood, config.measured, objective, data)
     for spec in evaluation.metrics:
-        yield from build.component(registry, "metric", spec).problems(data)
+        metric = build.component(registry, "metric", spec)
+        yield from metric.problems(data.pixels or data)
+        if metric.conditional:
+            yield from class_conditions.unmeasured(metric, config.conditions, data.pixels or data)
 
 
 class Components:

@@ -12,10 +12,11 @@ from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError, one_line
 from testbed.registry import Registry
 from testbed.sampling.pipeline import Pipeline
-from testbed.trial import folders
 from testbed.trial.build import assemble, component, data_of, dataset, module_of, registry_of
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import TrialFolder
 from testbed.trial.guided import Guide
+from testbed.trial.study_folder import StudyFolder, studies
 from testbed.trial.texts import encoded
 
 
@@ -25,11 +26,11 @@ def find(trial: str | Path) -> Path:
     Raises:
         InputError: none, or several.
     """
-    if folders.TrialFolder.at(Path(trial)).has("trial.json"):
+    if TrialFolder.at(Path(trial)).has("trial.json"):
         return Path(trial)
     found = [
         one.path
-        for study in folders.studies(Path("runs"))
+        for study in studies(Path("runs"))
         for one in study.trials()
         if one.name.startswith(str(trial))
     ]
@@ -69,10 +70,10 @@ def restore(
         InputError: as `load`, and for a prompt that there is not.
     """
     at = find(trial)
-    folder = folders.TrialFolder.at(at)
+    folder = TrialFolder.at(at)
     described = folder.json("trial.json")
     if not folder.has("weights.safetensors"):
-        state = folders.StudyFolder.at(at.parents[1]).state(at.name)
+        state = StudyFolder.at(at.parents[1]).state(at.name)
         raise InputError(f"trial {at} has no weights yet: it is {state}.")
     try:
         config = TrialConfig.model_validate(described["config"])

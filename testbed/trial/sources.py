@@ -24,6 +24,8 @@ APART = (
     "testbed.registry",
     "testbed.trial.folders",
     "testbed.trial.storage",
+    "testbed.trial.study_folder",
+    "testbed.trial.usage",
 )
 """What finds components, words messages and keeps files: no number comes from it."""
 
@@ -34,17 +36,35 @@ def digest(modules: Iterable[str] = ()) -> str:
     Args:
         modules: those of the trial's components; what is not of this package is left out.
     """
-    roots = [WORKER, *(name for name in modules if name in _files())]
-    found: set[str] = set()
+    return _digest(frozenset(name for name in modules if name in _files()))
+
+
+def digests(modules: Iterable[str] = ()) -> dict[str, str]:
+    """The digest of each module that `digest` covers, by its dotted name."""
+    return {
+        name: hashlib.sha256(_files()[name].read_bytes()).hexdigest()[:16]
+        for name in _reached(frozenset(name for name in modules if name in _files()))
+    }
+
+
+@functools.cache
+def _digest(modules: frozenset[str]) -> str:
+    # A process has read its modules once; thousands of variants have few different sets of them.
+    sha = hashlib.sha256()
+    for name in _reached(modules):
+        sha.update(name.encode() + _files()[name].read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def _reached(modules: frozenset[str]) -> list[str]:
+    """The worker, `modules` and all of the package that they import, by name."""
+    roots, found = [WORKER, *modules], set[str]()
     while roots:
         name = roots.pop()
         if name not in found:
             found.add(name)
             roots += imports(name)
-    sha = hashlib.sha256()
-    for name in sorted(found):
-        sha.update(name.encode() + _files()[name].read_bytes())
-    return sha.hexdigest()[:16]
+    return sorted(found)
 
 
 @functools.cache

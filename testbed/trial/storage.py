@@ -38,8 +38,11 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, name: str, content: bytes) -> None:
-        """Writes or replaces a file durably: a crash leaves the old content or the new one."""
+    def put(self, name: str, content: bytes, durable: bool = True) -> None:
+        """Writes or replaces a file: a crash leaves the old content or the new one.
+
+        Where it need not be `durable`, a power cut may leave neither, and nothing waits for a disk.
+        """
         ...
 
     def append(self, name: str, content: bytes) -> None:
@@ -99,8 +102,10 @@ class LocalDisk:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes, durable: bool = True) -> None:
         """Writes a temporary file to the disk, renames it, and writes the folder to the disk.
+
+        Of one that need not be `durable`, only the system's cache is sure to have it.
 
         Raises:
             OSError: with the name of the file, of which no part is left then.
@@ -111,11 +116,14 @@ class LocalDisk:
             with temporary.open("wb") as handle:
                 handle.write(content)
                 handle.flush()
-                os.fsync(handle.fileno())
+                if durable:
+                    os.fsync(handle.fileno())
             os.replace(temporary, file)
         except OSError as problem:
             temporary.unlink(missing_ok=True)
             raise OSError(problem.errno, problem.strerror, str(file)) from problem
+        if not durable:
+            return
         folder = os.open(self.at, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -17,10 +17,11 @@ import torch
 from testbed.components.dataset import Data
 from testbed.errors import disk_is_full, one_line
 from testbed.registry import Registry
+from testbed.training import memory
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import evaluate, points
+from testbed.trial import evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
@@ -43,21 +44,27 @@ def run(
     """Trains and measures one trial in its directory; resumes from its checkpoint.
 
     Returns:
-        "finished", "diverged", "interrupted" (stop() became true), or "failed" with error.txt.
+        "finished", "diverged", "interrupted" (stop() became true), "cancelled", or "failed" with
+        error.txt.
 
     Raises:
         Busy: another process is at work on it.
         OSError: the disk is full, which no trial is to blame for.
     """
-    trial = TrialFolder.at(at)
-    with trial.own(ORPHANED):
+    trial, where = TrialFolder.at(at), torch.device(device)
+    with trial.own(ORPHANED), usage.sampled([trial], where):
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
-            return _run(config, trial, registry, torch.device(device), stop)
+            return _run(config, trial, registry, where, lambda: stop() or trial.cancelled)
         except Exception as problem:
             if disk_is_full(problem):
                 raise
             return _failed(trial, problem)
+
+
+def _stopped(trial: TrialFolder) -> str:
+    """The status of a trial that was stopped at a checkpoint."""
+    return "cancelled" if trial.cancelled else "interrupted"
 
 
 def _failed(trial: TrialFolder, problem: Exception) -> str:
@@ -75,6 +82,7 @@ def run_together(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     compiled: bool = False,
+    half: bool = False,
 ) -> list[str]:
     """Trains trials as one batch and measures each; resumes from the group's checkpoint.
 
@@ -85,9 +93,13 @@ def run_together(
         configs, trial_dirs: of each trial, as for `run`.
         group: the folder of their common checkpoint.
         compiled: see `training.batch.Batch`.
+        half: whether the group is a part of one for which there was too little memory.
 
     Returns:
         each trial's status, as from `run`.
+
+    Raises:
+        torch.OutOfMemoryError: of a group that is not a half already, and can be split.
     """
     trials, together = [TrialFolder.at(at) for at in trial_dirs], GroupFolder.at(group)
     with contextlib.ExitStack() as locks:
@@ -96,9 +108,12 @@ def run_together(
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)
-            return _run_together(configs, trials, together, registry, where, stop, compiled)
+            with usage.sampled(trials, where):
+                return _run_together(configs, trials, together, registry, where, stop, compiled)
         except Exception as problem:
-            if disk_is_full(problem):
+            several = len({config.training_text for config in configs}) > 1
+            splits = isinstance(problem, torch.OutOfMemoryError) and several and not half
+            if disk_is_full(problem) or splits:
                 raise
             together.dissolve(traceback.format_exc())
     sources = tuple(plugins), tuple(plugin_dirs), device, stop
@@ -120,10 +135,11 @@ def _run(
     one = training_job(config, registry, data)
     if trial.has("training.json"):
         return _measure_anew(config, trial, registry, data, one, device)
+    memory.require([one], data, device)
     trainer = Trainer.of(one, data, device)
     points.keep(trainer, [config])
     if not _train(trainer, [trial], trial, stop):
-        return "interrupted"
+        return _stopped(trial)
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
     trained = one._replace(denoiser=trainer.averaged())
     status = _conclude(config, trial, registry, data, trained, device, facts)
@@ -169,6 +185,7 @@ def _run_together(
     data = data_of(configs[0], registry)
     of = [list(known).index(config.training_text) for config in configs]
     jobs = [training_job(config, registry, data) for config in known.values()]
+    memory.require(jobs, data, device)
     loop: Trainer | Batch
     if len(jobs) == 1:
         (one,) = jobs
@@ -177,15 +194,19 @@ def _run_together(
         loop = Batch(jobs, data, device, compiled)
     points.keep(loop, configs)
     curves = [None if done else trial for trial, done in zip(trials, concluded, strict=True)]
-    if not _train(loop, curves, group, stop, of):
-        return ["interrupted"] * len(trials)
+
+    def stopping() -> bool:
+        return stop() or all(trial is None or trial.cancelled for trial in curves)
+
+    if not _train(loop, curves, group, stopping, of):
+        return [_stopped(trial) for trial in trials]
     statuses = []
     for i, (config, trial) in enumerate(zip(configs, trials, strict=True)):
         if concluded[i]:
             statuses.append(str(trial.result()["status"]))
             continue
-        if stop():
-            statuses.append("interrupted")
+        if stop() or trial.cancelled:
+            statuses.append(_stopped(trial))
             continue
         facts = {
             "diverged_at": loop.diverged[of[i]],
@@ -200,7 +221,7 @@ def _run_together(
             if disk_is_full(problem):
                 raise
             statuses.append(_failed(trial, problem))
-    if "interrupted" not in statuses:
+    if not {"interrupted", "cancelled"} & set(statuses):
         group.remove()
         for trial in trials:
             trial.leave()
@@ -303,10 +324,9 @@ def _conclude(
     trial.put_tensors("weights.safetensors", module_of(denoiser).state_dict(), told)
     if objective.states is not None:
         trial.put_tensors("states.safetensors", objective.states.state_dict(), told)
-    metrics: dict[str, float] = {}
-    errors: dict[str, dict[str, float]] = {}
+    measured = evaluate.Measured({}, {}, 0.0)
     if status != "diverged":
-        metrics, errors = evaluate.measure(config, trial, registry, data, trained, device)
+        measured = evaluate.measure(config, trial, registry, data, trained, device)
     points.measure(config, trial, registry, data, trained, device, facts["diverged_at"])
     curve = trial.rows()
     trial.put_json(
@@ -315,11 +335,12 @@ def _conclude(
             "status": status,
             **facts,
             "parameters": sum(p.numel() for p in denoiser.parameters()),
-            "metrics": metrics,
-            "errors": errors,
+            "metrics": measured.metrics,
+            "errors": measured.errors,
             "final_loss": curve[-1]["loss"] if curve else None,
             "curve": trial.curve_mark()[1],
             "training_seconds": sum(row["seconds"] for row in curve),
+            "sampling_seconds": measured.sampling_seconds,
             "measuring_seconds": time.perf_counter() - since,
             "ended": time.time(),
             "device": device_title(device),
@@ -332,6 +353,8 @@ def _conclude(
 
 def device_title(device: torch.device) -> str:
     """The device with its hardware's name."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "cuda (of another machine)"
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"{device.type} ({_processor()})"

@@ -29,8 +29,9 @@ from testbed.errors import InputError
 from testbed.report import study_result
 from testbed.report.study_result import StudyResult
 from testbed.study import looks
-from testbed.trial.folders import ENDED, StudyFolder
+from testbed.trial.folders import ENDED
 from testbed.trial.specs import Model
+from testbed.trial.study_folder import StudyFolder
 
 MANIFEST = "manifest.json"
 FORMAT = 1

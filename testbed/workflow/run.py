@@ -10,11 +10,12 @@ from testbed import report as reports
 from testbed.registry import Registry
 from testbed.report.study_result import StudyResult
 from testbed.report.study_result import open as open_result
-from testbed.study import engines, executors, plan, session, study_file, toml
+from testbed.study import engines, plan, session, study_file, toml
 from testbed.study.definition import Study, plain
+from testbed.study.executors import selection
 from testbed.study.runner import Progress
 from testbed.study.study_file import Invocation
-from testbed.trial.devices import device_of, one_thread
+from testbed.trial.devices import one_thread
 
 WRITTEN = "study.toml"
 """The file of a study that was written in Python, in the study's folder."""
@@ -30,6 +31,7 @@ def run(
     device: str = "auto",
     engine: str = "auto",
     jobs: int | None = None,
+    executor: str = "",
     plugins: Sequence[str | Path] = (),
     plugin_dirs: Sequence[str | Path] = (),
     tracking_uri: str = "",
@@ -44,10 +46,12 @@ def run(
         only: names of parameterizations, cases and arms to keep.
         seeds: number of seeds of every case.
         out: the study's folder; runs/NAME by default.
-        device: "cpu", "cuda", "cuda:N", or "auto".
+        device: "cpu", "cuda" (every GPU), "cuda:N", "cuda:N,M" or "auto".
         engine: how trials of one architecture train: "auto", "sequential", "batched" or
             "compiled".
-        jobs: number of worker processes at most; 0 trains in this process.
+        jobs: number of groups of trials that run at a time, at most; 0 trains in this process.
+        executor: where the trials run, "in-process", "processes", "slurm" or "ray"; by default
+            as the study says.
         plugins: modules or plugin files to load, besides those that the study names; "no:NAME"
             leaves one out.
         plugin_dirs: folders of plugin files to load.
@@ -64,6 +68,7 @@ def run(
         Busy: another process runs this study.
     """
     words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
+    words += [f"executor.name={executor}"] if executor else []
     if isinstance(study, Study):
         folder = Path("runs") / study.name if out is None else Path(out)
         asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
@@ -74,16 +79,16 @@ def run(
     named = [*read.plugins, *map(str, plugins)]
     registry = Registry(named, plugin_dirs, places=read.plugins)
     with one_thread():
-        made = plan.make(read, registry, folder, device_of(device, "device"))
+        made = plan.make(read, registry, folder, read.executor.device(device, "device"))
         for note in plan.notes(made):
             say(note)
-        chosen = engines.choose(made, registry, engine, jobs)
+        chosen = engines.choose(made, registry, engine, read.executor.slots(jobs))
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):
             made.files.store.put(WRITTEN, read.text.encode())
-        executor = executors.of(chosen, made.device)
+        where = selection.of(made, chosen)
         ending = session.run(
-            made, registry, chosen, executor, progress, say, reports.renew, tracking_uri
+            made, registry, chosen, where, progress, say, reports.renew, tracking_uri
         )
     if ending.outcome.interrupted:
         raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")

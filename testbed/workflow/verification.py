@@ -15,10 +15,11 @@ from testbed.errors import InputError
 from testbed.registry import Registry
 from testbed.report import comparisons, tables
 from testbed.report.reading import read as read_results
-from testbed.study import engines, executors, plan, runner, session, study_file
+from testbed.study import engines, plan, runner, session, study_file
+from testbed.study.executors import selection
 from testbed.study.runner import Progress
 from testbed.trial.devices import device_of, one_thread
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 from testbed.workflow import archive
 from testbed.workflow.archive import Manifest
 
@@ -205,7 +206,7 @@ def _again(
         planned = plan.make(study, registry, folder, device_of(device or manifest.device))
         engine = engines.choose(planned, registry, manifest.engine, manifest.slots)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
-        executor = executors.of(engine, planned.device)
+        executor = selection.local(engine, planned.devices)
         ending = session.run(planned, registry, engine, executor, progress, say, write)
     if ending.outcome.interrupted:
         raise KeyboardInterrupt

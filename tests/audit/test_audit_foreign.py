@@ -28,7 +28,7 @@ from testbed.audit.external import ExactNetwork, ExternalDenoiser
 from testbed.diffusion.predictions import PREDICTION_TYPES
 from testbed.errors import InputError, UnknownName
 from testbed.oracles import Oracle
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 REGISTRY = testbed.Registry()
 TABLE = torch.logspace(-3, 2, 200, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 import testbed
 from testbed.checkpoints import diffusers_folders, schedulers
 from testbed.checkpoints.diffusers_folders import read
+from testbed.checkpoints.networks import ForeignNetwork
 from testbed.errors import InputError, UnknownName
 
 pytestmark = [
@@ -113,49 +115,70 @@ def test_every_scheduler_of_betas_has_one_convention(pipeline: Path, tmp_path: P
         assert torch.equal(found, wanted), name
 
 
+class Probe(torch.nn.Module):
+    """F(y, t) = 0.7 y + sin(t/3), in float64: it moves by 0.7 and a third of what y and t move."""
+
+    def forward(self, y: Tensor, t: Tensor) -> Tensor:
+        return 0.7 * y + torch.sin(torch.as_tensor(t).double() / 3).reshape(-1, 1, 1, 1)
+
+
+def probed(folder: Path) -> testbed.Denoiser:
+    """The denoiser that a folder's scheduler makes of the probe in place of its network."""
+    denoise = testbed.load_diffusers(folder)
+    assert isinstance(denoise.network, ForeignNetwork)
+    denoise.network.network = Probe()
+    return denoise
+
+
+def images(n: int = 2) -> Tensor:
+    return torch.randn(n, 1, 8, 8, dtype=torch.float64)
+
+
+ROUNDINGS = 24
+"""At most so many lie between sigma and x and an input of the network, or between F and D."""
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_matching_is_given_1000_t(pipeline: Path, tmp_path: Path, shift: float) -> None:
     """x_t = (1 - t) x0 + t eps and D = x_t - t u, whatever the shift of the sampler's times."""
     one = scheduler("FlowMatchEulerDiscreteScheduler", shift=shift)
-    denoise = testbed.load_diffusers(with_scheduler(pipeline, tmp_path, one))
+    denoise = probed(with_scheduler(pipeline, tmp_path, one))
     one.set_timesteps(7)
-    network = unet()
-    for time, t in zip(one.timesteps[1:], one.sigmas[1:-1], strict=True):
-        x_t = torch.randn(2, 1, 8, 8)
-        with torch.no_grad():
-            u = network(x_t, time).sample
-            found = denoise(x_t / (1 - t), t / (1 - t))
-        # 1000 t/(1 - t)/(1 + t/(1 - t)) is 1000 t to some roundings, which the network's sine sees.
-        assert torch.allclose(found, x_t - t * u, atol=2e-4), float(t)
-        assert float(one.step(u, time, x_t).prev_sample.isfinite().all())
-        one._step_index = None
+    times, levels = one.timesteps[1:], one.sigmas[1:-1].double()
+    assert_within(times, exact(1000 * levels), exact(1000 * levels), 1, torch.float32)
+    for t in levels:
+        x_t = images()
+        u = denoise.network.network(x_t, 1000 * t)
+        size = x_t.abs() + t * (u.abs() + 0.7 * x_t.abs() + 1000 * t / 3)
+        found = denoise(x_t / (1 - t), t / (1 - t))
+        assert_within(found, exact(x_t - t * u), exact(size), ROUNDINGS)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", schedulers.OF_EDM)
 def test_edm_preconditions(pipeline: Path, tmp_path: Path, prediction_type: str, name: str) -> None:
     one = scheduler(name, prediction_type=prediction_type, sigma_data=0.7)
-    denoise = testbed.load_diffusers(with_scheduler(pipeline, tmp_path, one))
+    denoise = probed(with_scheduler(pipeline, tmp_path, one))
     assert denoise.sigma_data == 0.7
-    network = unet()
-    for sigma in torch.tensor([0.01, 0.5, 3.0, 70.0]):
-        x = torch.randn(2, 1, 8, 8) * (1 + sigma)
-        with torch.no_grad():
-            F = network(one.precondition_inputs(x, sigma), one.precondition_noise(sigma)).sample
-            wanted = one.precondition_outputs(x, F, sigma)
-            found = denoise(x, sigma)
-        assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    for sigma in torch.tensor([0.01, 0.5, 3.0, 70.0], dtype=torch.float64):
+        x = images() * (1 + sigma)
+        y, c_noise = one.precondition_inputs(x, sigma), one.precondition_noise(sigma)
+        F = denoise.network.network(y, c_noise)
+        wanted = one.precondition_outputs(x, F, sigma)
+        c_out = 0.7 * sigma / torch.sqrt(sigma**2 + 0.49)
+        # c_noise = log(sigma)/4 is off by a rounding of sigma, and by its own.
+        size = x.abs() + c_out * (F.abs() + 0.7 * y.abs() + (c_noise.abs() + 1) / 3)
+        assert_within(denoise(x, sigma), exact(wanted), exact(size), ROUNDINGS)
 
 
 def test_a_score_network_of_the_ve_process_is_given_sigma(tmp_path: Path) -> None:
     """Its fourier embedding takes log sigma and divides its output by sigma: that is the score."""
-    network = unet(time_embedding_type="fourier")
     one = scheduler("ScoreSdeVeScheduler", sigma_max=50.0)
-    folder = write(tmp_path, network, one)
-    denoise, x, sigma = testbed.load_diffusers(folder), torch.randn(2, 1, 8, 8), torch.tensor(0.8)
-    with torch.no_grad():
-        score = network(x, sigma).sample
-        assert torch.allclose(denoise(x, sigma), x + 0.64 * score, atol=1e-5)
+    folder = write(tmp_path, unet(time_embedding_type="fourier"), one)
+    denoise, x, sigma = probed(folder), images(), torch.tensor(0.8, dtype=torch.float64)
+    score = denoise.network.network(x, sigma)
+    size = x.abs() + sigma**2 * (score.abs() + 0.7 * x.abs() + sigma / 3)
+    assert_within(denoise(x, sigma), exact(x + sigma**2 * score), exact(size), ROUNDINGS)
     assert read(folder).reading.sigma_range == (0.01, 50.0)
 
 
@@ -165,10 +188,9 @@ def test_a_continuous_time_is_log_sigma_over_4(pipeline: Path, tmp_path: Path) -
         "EulerDiscreteScheduler", prediction_type="v_prediction", timestep_type="continuous"
     )
     denoise = testbed.load_diffusers(with_scheduler(pipeline, tmp_path, one))
-    sigma = torch.tensor(3.0)
-    c_in, c_noise = denoise.inputs(sigma)
-    assert float(c_noise) == pytest.approx(float(one.timesteps.new_tensor(3.0).log() / 4))
-    assert float(c_in) == pytest.approx(10**-0.5)
+    sigma = torch.tensor([3.0], dtype=torch.float64)
+    for found, wanted in zip(denoise.inputs(sigma), (10**-0.5, math.log(3) / 4), strict=True):
+        assert_within(found, exact([wanted]), exact([wanted]), 8)
     assert denoise.table is None
 
 
@@ -192,10 +214,10 @@ def test_classes_and_texts_are_passed_on(tmp_path: Path) -> None:
     x, sigma, text = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 4.0]), torch.randn(2, 5, 6)
     with torch.no_grad():
         c_in, index = denoise.inputs(sigma)
-        scaled = (c_in.reshape(-1, 1, 1, 1) * x).float()
+        scaled = c_in.float().reshape(-1, 1, 1, 1) * x
         wanted = network(scaled, index, encoder_hidden_states=text).sample
         found = denoise.output(x, sigma, {"encoder_hidden_states": text})
-    assert torch.allclose(found, wanted, atol=1e-6)
+    assert torch.equal(found, wanted)
 
 
 def test_dit_has_classes_and_a_learned_variance(tmp_path: Path) -> None:
@@ -208,10 +230,10 @@ def test_dit_has_classes_and_a_learned_variance(tmp_path: Path) -> None:
     with torch.no_grad():
         c_in, index = denoise.inputs(sigma)
         theirs = network(
-            (c_in * x).float(), index.expand(3), class_labels=label.where(label >= 0, 3)
+            c_in.float() * x, index.expand(3), class_labels=label.where(label >= 0, 3)
         ).sample
         found = denoise.output(x, sigma, {"label": label})
-        assert torch.allclose(found, theirs[:, :1], atol=1e-6)
+        assert torch.equal(found, theirs[:, :1])
         assert torch.equal(denoise(x, sigma)[2], denoise(x, sigma, {"label": label})[2])
         assert bool(denoise.posterior(x, sigma, condition={"label": label}).mean.isfinite().all())
 

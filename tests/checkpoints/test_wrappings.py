@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.bounds import assert_within, exact
+from helpers.bounds import assert_within, exact, u
 from laws.wrappings import Probe, check_wrapping, sgm
 from torch import Tensor, nn
 
@@ -23,7 +23,10 @@ def test_it_returns_what_its_codebase_returned(name: str) -> None:
 
 
 def test_a_discrete_denoiser_of_sgm_snaps_to_its_table() -> None:
-    """Its published code computes the table in float32, hence the tolerance of the reference."""
+    """Its published code has sigma = sqrt((1 - abar)/abar) of an abar that is rounded to float32.
+
+    That is off by u/(1 - abar) at most, relative, and D = x - sigma F with it, as is c_in x in F.
+    """
     found = sgm()["discrete_denoiser"]
     loss = sgm()["loss"]
     table = testbed.Registry().table("scaled_linear", start=0.00085, end=0.012)
@@ -41,7 +44,12 @@ def test_a_discrete_denoiser_of_sgm_snaps_to_its_table() -> None:
     assert index.tolist() == found["idx"]
     x = x0 + sigma[:, None] * noise
     wanted = torch.tensor(found["denoised"], dtype=torch.float64)
-    assert torch.allclose(denoise(x, sigma), wanted, rtol=1e-6, atol=1e-6)
+    s = table.sigmas[index][:, None]
+    y = x / torch.sqrt(1 + s**2)
+    moved = s * (Linear()(y, index).abs() + y.abs() @ A.abs().T)
+    lost = u(torch.float32) * (1 + s**2) / s**2
+    size = exact(x.abs() + moved)
+    assert_within(denoise(x, sigma), exact(wanted), size, 8, torch.float32, exact(lost * moved))
 
 
 def test_a_position_is_between_two_levels(bundled: testbed.Registry) -> None:

@@ -28,7 +28,7 @@ from testbed.study.engines import ExecutionPlan
 
 COMMANDS = [
     "plugins", "explain", "check", "new", "audit", "plan", "study", "sample", "export", "report",
-    "sync", "ui", "compare", "pack", "verify", "selftest",
+    "sync", "ui", "status", "log", "cancel", "retry", "compare", "pack", "verify", "selftest",
 ]  # fmt: skip
 BUNDLED = "edm, eps, flow, minus_eps, score, trigflow, v, x0"
 EXPLAINED = ("parameterization", "weighting", "loss", "density", "recipe")
@@ -87,6 +87,9 @@ COMPLETED = {
     "testbed new mine --axis we": ["weighting"],
     "testbed report runs/": ["runs/tiny"],
     "testbed sample 12": ["12ab"],
+    "testbed can": ["cancel"],
+    "testbed status runs/": ["runs/tiny"],
+    "testbed log runs/tiny 12": ["12ab"],
 }
 
 

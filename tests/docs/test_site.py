@@ -170,7 +170,13 @@ def keys(model: type, prefix: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("section", "word"),
-    [("study", "study."), ("report", "report."), ("fixed", "fixed."), ("", "")],
+    [
+        ("study", "study."),
+        ("executor", "executor."),
+        ("report", "report."),
+        ("fixed", "fixed."),
+        ("", ""),
+    ],
 )
 def test_the_page_of_study_keys_has_every_key_once(section: str, word: str) -> None:
     text = generated.study_keys(section or "base")

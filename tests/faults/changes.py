@@ -11,7 +11,8 @@ from faults.subject import SEQUENTIAL, SMALL, Moment, command, lay_out, start
 from faults.verdict import Scenario, Verdict
 from helpers.paths import ROOT
 
-from testbed.trial.folders import Folder, StudyFolder
+from testbed.trial.folders import Folder
+from testbed.trial.study_folder import StudyFolder
 
 OWN = """
 import torch, testbed

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from testbed.study import tracking_content, tracking_store
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 CLOCKS = ("time", "seconds")
-TIMES = ("training_seconds", "measuring_seconds", "ended", "curve")
+TIMES = ("training_seconds", "sampling_seconds", "measuring_seconds", "ended", "curve")
 BITS = ("weights.safetensors", "states.safetensors", "samples.safetensors", "levels.csv")
 STRAYS = ("*.tmp", "checkpoint*", "group.json", "*.new*", "groups/*", "error.txt")
 

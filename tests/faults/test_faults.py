@@ -17,7 +17,7 @@ from faults.subject import Moment, command, lay_out, left, start
 from faults.verdict import Verdict
 
 from testbed.study import tracking_store
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 KILLS = (
     Moment("group", "os.rename", "mlflow.json", 3),

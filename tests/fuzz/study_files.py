@@ -19,7 +19,7 @@ from testbed.study.settings import Header, ReportSettings
 from testbed.trial.config import TrialSettings
 from testbed.trial.specs import Evaluation
 
-SECTIONS = ("study", "base", "arms", "grid", "cases", "fixed", "report")
+SECTIONS = ("study", "base", "arms", "grid", "cases", "fixed", "executor", "report")
 SMALL = {"mixture": {"n": 300, "test": 60}}
 WITHIN = ("sigma_data.assumed", "conditions.label", "variance.vlb")
 """Keys of tables that are no settings of their own."""

@@ -8,7 +8,8 @@ from typing import Any
 from helpers.command_line import Done
 
 from testbed.study import tracking_store
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 ONE = """
 [study]

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -11,8 +11,10 @@ from scipy import optimize, stats
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from testbed.components.dataset import Data
 from testbed.components.metric import MetricValue
 from testbed.metrics import distances, neighbours, projections
+from testbed.oracles import Conditional, Mixture
 
 EPS = torch.finfo(torch.float64).eps
 # As in test_distances.py: distances through |x|^2 + |y|^2 - 2 x.y, of rows about their mean.
@@ -177,6 +179,38 @@ def law_expected_coverage(f: Ratio) -> None:
                 x, y = (normal(n, 2, seed=2 * s + i) for i, n in enumerate((N, M)))
                 values.append(f((scale * x).exp(), (scale * y).exp(), k))
             assert near(values, neighbours.expected_coverage(N, M, k))
+
+
+Given = Callable[[Tensor, Data, torch.Generator, Mapping[str, Tensor], int], MetricValue]
+APART, SHIFTS = 6.0, (0.9, 0.0)
+"""Two conditions' means are as far apart, and the samples of each are off by a shift."""
+
+
+def two_conditions() -> Data:
+    """N(+-APART/2, 1) given the label."""
+    oracle = Mixture(torch.tensor([[-APART / 2], [APART / 2]]).double(), torch.ones(2).double())
+    x, y = oracle.sample_labelled(60, generator())
+    exact = Conditional(oracle, {"label": torch.tensor([0, 1])})
+    return Data(x.float(), x.float(), y, y, oracle, conditional=exact)
+
+
+def law_given(f: Given) -> None:
+    """The mean over conditions of 2 E|N(m, 2)| - 2 E|N(0, 2)| of samples off by m; its error."""
+    data, label = two_conditions(), torch.tensor([0, 1]).repeat(20)
+    truth = statistics.fmean(
+        2 * math.sqrt(2) * float(stats.foldnorm(m / math.sqrt(2)).mean() - stats.foldnorm(0).mean())
+        for m in SHIFTS
+    )
+    found = []
+    for s in range(100):
+        x = normal(40, 1, seed=s) + torch.tensor([SHIFTS]).double().T[label]
+        x += APART * (label[:, None] - 0.5)
+        found.append(f(x, data, generator(s), {"label": label}, 30))
+    assert near([one.value for one in found], truth)
+    spread = statistics.variance(one.value for one in found)
+    # As in law_error: right for the one that is shifted, twice the variance for the other; a
+    # variance of 100 is within 0.5 and 1.9 of the truth.
+    assert 1 / 1.9 < statistics.fmean(one.error**2 for one in found) / spread < 2 / 0.5
 
 
 D, N = 64, 400

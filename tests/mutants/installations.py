@@ -65,7 +65,7 @@ def mutant(mistake: str, law: str, owner: Any, name: str, old: str, new: str) ->
 # --- named when the self-test was planned ---------------------------------------------------------
 
 mutant(
-    "c_in dropped", "denoiser", Denoiser, "_halves",
+    "c_in dropped", "denoiser", Denoiser, "_answer",
     "(per_sample(c_in, x).to(wide) * x)", "x.to(wide)",
 )  # fmt: skip
 mutant(

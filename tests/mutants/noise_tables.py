@@ -231,6 +231,10 @@ class FromOne(testbed.Denoiser):
 class Nothing(testbed.Denoiser):
     """No sigma is quantised."""
 
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._lookup = None
+
     def level(self, sigma: Any) -> Tensor:
         return tensors.widen(sigma)
 

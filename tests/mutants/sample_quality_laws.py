@@ -1,7 +1,7 @@
 """Mistakes in sample metrics, their errors and their p, each rejected by its law."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 
 import torch
@@ -11,6 +11,7 @@ from laws.sample_quality import (
     law_assignment,
     law_error,
     law_expected_coverage,
+    law_given,
     law_jackknife,
     law_of_many,
     law_of_means,
@@ -23,8 +24,10 @@ from laws.sample_quality import (
 from mutants.registry import laws_of, rejected_by
 from torch import Tensor
 
+from testbed.components.dataset import Data
 from testbed.components.metric import MetricValue
 from testbed.metrics import kernels, neighbours, projections, resampling
+from testbed.metrics.conditional import conditional_energy
 
 
 def changed(**parts: Callable[[MetricValue], float]) -> TwoSample:
@@ -86,6 +89,37 @@ def with_itself(x: Tensor, y: Tensor, k: int) -> float:
     return neighbours.coverage(x, y, k - 1)
 
 
+def with_marginal(
+    x: Tensor, data: Data, g: torch.Generator, condition: Mapping[str, Tensor], n: int
+) -> MetricValue:
+    """Draws of p(x) in the place of p(x|c)."""
+    off = {name: torch.full_like(y, -1) for name, y in condition.items()}
+    return conditional_energy(x, data, g, off, n)
+
+
+def exchanged(
+    x: Tensor, data: Data, g: torch.Generator, condition: Mapping[str, Tensor], n: int
+) -> MetricValue:
+    """Each condition's samples against the draws of the other."""
+    return conditional_energy(x, data, g, {name: 1 - y for name, y in condition.items()}, n)
+
+
+def added(
+    x: Tensor, data: Data, g: torch.Generator, condition: Mapping[str, Tensor], n: int
+) -> MetricValue:
+    """The sum over conditions."""
+    found = conditional_energy(x, data, g, condition, n)
+    return found._replace(value=2 * found.value, error=2 * found.error)
+
+
+def plain_error(
+    x: Tensor, data: Data, g: torch.Generator, condition: Mapping[str, Tensor], n: int
+) -> MetricValue:
+    """The error of one condition."""
+    found = conditional_energy(x, data, g, condition, n)
+    return found._replace(error=2 * found.error)
+
+
 QUALITY = laws_of("laws: sample quality", "sample metrics, their errors and p, by outside truth")
 rejected_by(QUALITY, law_value, kernels.two_sample, diagonal_included=v_statistic)
 rejected_by(
@@ -125,6 +159,15 @@ rejected_by(
     first_power=first_power,
 )
 rejected_by(QUALITY, law_shift, projections.squared_wasserstein, first_power=first_power)
+rejected_by(
+    QUALITY,
+    law_given,
+    conditional_energy,
+    the_marginal=with_marginal,
+    exchanged=exchanged,
+    added=added,
+    the_error_of_one=plain_error,
+)
 rejected_by(QUALITY, law_expected_coverage, neighbours.coverage, each_its_own_neighbour=with_itself)
 for name, ratio in RATIOS.items():
 

@@ -103,22 +103,24 @@ def without_start(results: Results, label: Label, levels: Any) -> str:
     return nothing_learnt(results, label, levels).replace(" (F = 0)", "")
 
 
-def only_what(wanted: Callable[[str], bool]) -> Callable[[Results, str], LeaveOneOut]:
+def only_what(wanted: type) -> Callable[[Results, str], LeaveOneOut]:
     def made(results: Results, case: str) -> LeaveOneOut:
         left = LeaveOneOut(results, case)
-        left.rest = {name: rest for name, rest in left.rest.items() if wanted(name)}
+        left.omitted = [one for one in left.omitted if isinstance(one, wanted)]
         return left
 
     return made
 
 
-def last_of_all(results: Results, case: str) -> LeaveOneOut:
-    """Each omission on top of those before."""
-    left, rest = LeaveOneOut(results, case), results
-    for name in left.rest:
-        rest = rest.without(case, seed=int(name[5:])) if name.startswith("seed") else rest
-        left.rest[name] = rest
-    return left
+class EachOnTop(LeaveOneOut):
+    """Each seed is left out on top of those before."""
+
+    def hangs_on(self, statement: Any, of_levels: Any = None) -> list[str]:
+        full, rest, found = statement(self.results), self.results, []
+        for seed in (one for one in self.omitted if isinstance(one, int)):
+            rest = rest.without(self.case, seed=seed)
+            found += [f"seed {seed}"] if statement(rest) not in (None, full) else []
+        return found
 
 
 class WithoutBands(LeaveOneOut):
@@ -181,9 +183,9 @@ rejected_by(
     VERDICTS,
     law_a_sentence_hangs,
     LeaveOneOut,
-    seeds_only=only_what(lambda name: name.startswith("seed")),
-    variants_only=only_what(lambda name: not name.startswith("seed")),
-    each_on_top_of_those_before=last_of_all,
+    seeds_only=only_what(int),
+    variants_only=only_what(str),
+    each_on_top_of_those_before=EachOnTop,
     bands_not_left_out=WithoutBands,
     bands_alone=BandsAlone,
 )

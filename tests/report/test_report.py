@@ -390,12 +390,12 @@ def test_tables_equal_scipy(whole: Path) -> None:
     value = {"first": noisy(1.0, stream=2), "second": noisy(1.0, stream=5)}
     for arm, values in value.items():
         for metric, scale in (("excess_nats", 1.0), ("energy", 0.1)):
-            chosen = results.chosen(table, CASE, arm, "b").set_index("metric").loc[metric]
+            chosen = results.Rows(table)[CASE, arm, "b"].set_index("metric").loc[metric]
             y = np.log(values) + math.log(scale)
             half = stats.sem(y) * stats.t.ppf(0.975, len(y) - 1)
             expected = np.exp([y.mean(), y.mean() - half, y.mean() + half])
             np.testing.assert_allclose(chosen[["value", "low", "high"]].astype(float), expected)
-    mmd = results.chosen(table, CASE, "first", "b").set_index("metric").loc["mmd"]
+    mmd = results.Rows(table)[CASE, "first", "b"].set_index("metric").loc["mmd"]
     assert mmd["mean"] == "arithmetic", "a metric that can be negative has no geometric mean"
     assert mmd["value"] == pytest.approx(np.mean(value["first"]) - 1)
 
@@ -416,15 +416,15 @@ def test_comparisons_equal_scipy(whole: Path) -> None:
 
 def test_levels_and_learning(whole: Path) -> None:
     levels = pd.read_csv(whole / "tables" / "levels.csv")
-    here = results.chosen(levels, CASE, "first", "a").set_index("sigma")
+    here = results.Rows(levels)[CASE, "first", "a"].set_index("sigma")
     values = np.array(noisy(0.8, stream=1))
     assert here.loc[1.0, "loss"] == pytest.approx(0.2 * stats.gmean(values))
     learning = pd.read_csv(whole / "tables" / "learning.csv")
-    row = results.chosen(learning, CASE, "first", "a").set_index("sigma").loc[10.0]
+    row = results.Rows(learning)[CASE, "first", "a"].set_index("sigma").loc[10.0]
     rms = np.sqrt(0.4 * values / 2) / 10
     assert row["eps_rms"] == pytest.approx(stats.gmean(rms))
     assert row["fisher_nats"] == pytest.approx(2 * stats.gmean(rms) ** 2 / 100)
-    diverged = results.chosen(levels, CASE, "first", "d")
+    diverged = results.Rows(levels)[CASE, "first", "d"]
     assert set(diverged["n"]) == {4}
     assert set(diverged["diverged"]) == {1}
 

@@ -1,10 +1,12 @@
 """Studies that several modules look at, each run once."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.command_line import blank_figures, run_here, run_process
+from helpers.clusters import losing_a_node, put_study, stand_ins
+from helpers.command_line import blank_figures, run_here, run_process, trials_only
 from helpers.ended_studies import ONE, ONE_BY_ONE, Finished, Troubled, files, put, stored
 from helpers.shared import once
 from helpers.studies import TINY
@@ -98,3 +100,24 @@ def troubled(
         return Troubled(folder, done, page, runs, without, page_without)
 
     return once(tmp_path_factory, "troubled", Troubled, make)
+
+
+@pytest.fixture(scope="session")
+def run_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small study that an executor ran, once for each."""
+
+    def run(name: str) -> Path:
+        def make(root: Path) -> Path:
+            words = (*put_study(root), "--executor", name)
+            more = stand_ins(root) if name == "slurm" else {}
+            with trials_only(), contextlib.ExitStack() as stack:
+                if name == "ray":
+                    address = stack.enter_context(losing_a_node(root))
+                    words = (*words, "--set", f"executor.ray.address={address}")
+                done = run_here(root, *words, **more)
+            assert done.code == 0, done.err + done.out
+            return root / "runs" / "small"
+
+        return once(tmp_path_factory, f"run_on_{name}", Path, make)
+
+    return run

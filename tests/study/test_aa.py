@@ -31,7 +31,8 @@ from testbed.study import plan, runner, study_file
 from testbed.training import trainer
 from testbed.trial import build, worker
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 Array = NDArray[np.float64]
 Compare = Callable[[Array, Array], Comparison]

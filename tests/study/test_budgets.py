@@ -14,7 +14,7 @@ from testbed.registry import default_registry
 from testbed.report import summaries
 from testbed.study import looks, plan, study_file
 from testbed.study.plan import Plan
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
 [study]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.command_line import blank_figures, run_here
-from helpers.diffusers_models import needs_diffusers, unet, write
+from helpers.diffusers_models import conditional_unet, needs_diffusers, unet, write
 from helpers.studies import planned, refusal
 from safetensors.torch import save_file
 
@@ -293,3 +293,49 @@ def test_one_of_another_shape_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     write(tmp_path / "pipeline", unet(sample_size=16), diffusers.DDPMScheduler())
     said = refusal(DIGITS, tmp_path)
     assert "fixed 'ddpm': it takes samples of shape (1, 16, 16), the data have (1, 8, 8)" in said
+
+
+ONE_TEXT = """
+import diffusers
+import torch
+
+
+class OneText(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.unet = diffusers.UNet2DConditionModel.from_pretrained("pipeline/unet")
+        self.states = torch.nn.Buffer(torch.linspace(-1, 1, 30).reshape(1, 5, 6))
+
+    def forward(self, x, t):
+        states = self.states.expand(len(x), -1, -1)
+        return self.unet(x, t, encoder_hidden_states=states).sample
+"""
+OF_ONE_TEXT = """factory = "net.py:OneText"
+wrapping = "k_diffusion.DiscreteEpsDDPMDenoiser"
+table = "ddpm"
+"""
+
+
+@needs_diffusers
+@pytest.mark.slow
+def test_one_of_texts_is_refused_and_measured_for_one_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the refusal says to write is the same denoiser as the folder's with these states."""
+    import diffusers
+
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pipeline", conditional_unet(), diffusers.DDPMScheduler())
+    assert "in place of path write a factory" in refusal(DIGITS, tmp_path)
+    (tmp_path / "net.py").write_text(ONE_TEXT)
+    made = planned(DIGITS.replace('path = "pipeline"\n', OF_ONE_TEXT), tmp_path)
+    (fixed,) = (one for one in made.trials if one.config.fixed)
+    data = testbed.Registry().dataset("digits")()
+    denoise, _ = assemble(fixed.config, testbed.Registry(), data)
+    theirs = testbed.load_diffusers(tmp_path / "pipeline").double()
+    x, sigma = torch.randn(2, 1, 8, 8).double(), torch.tensor([0.3, 4.0]).double()
+    states = torch.linspace(-1, 1, 30).reshape(1, 5, 6).double().expand(2, 5, 6)
+    with torch.no_grad():
+        found = denoise.double()(x, sigma)
+        wanted = theirs(x, sigma, {"encoder_hidden_states": states})
+    assert torch.allclose(found, wanted, rtol=1e-11, atol=1e-11)

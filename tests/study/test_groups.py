@@ -21,13 +21,14 @@ import testbed
 from testbed.cli import render
 from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
-from testbed.study import engines, plan, runner, study_file
+from testbed.study import engines, plan, runner, step_times, study_file
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
 from testbed.trial import evaluate, worker
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 REGISTRY = default_registry()
 QUIET = ("--jobs", 0, "--no-mlflow")
@@ -182,7 +183,7 @@ def test_auto_measures_and_takes_the_faster(
 ) -> None:
     for slow, name in (("Trainer", "batched"), ("Batch", "sequential")):
         monkeypatch.setattr(
-            engines, "_milliseconds", lambda loop, slow=slow: 1.0 + (type(loop).__name__ == slow)
+            step_times, "_milliseconds", lambda loop, slow=slow: 1.0 + (type(loop).__name__ == slow)
         )
         found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
         assert found.name == name
@@ -193,7 +194,7 @@ def test_auto_measures_and_takes_the_faster(
 def paced(monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]) -> None:
     """Every way takes these milliseconds."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(engines, "_measure", lambda way, *rest: rates[way.title])
+    monkeypatch.setattr(step_times, "measure", lambda way, *rest: rates[way.title])
 
 
 @pytest.mark.slow
@@ -243,7 +244,7 @@ def test_auto_does_without_torch_compile_where_it_fails(
 
     monkeypatch.setattr(torch, "compile", fail)
     monkeypatch.setattr(engines, "COMPILE_PAYS_SECONDS", 0.0)
-    monkeypatch.setattr(engines, "_milliseconds", speed)
+    monkeypatch.setattr(step_times, "_milliseconds", speed)
     found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
     assert (found.name, found.measured["compiled"]) == ("batched", math.inf)
     with pytest.raises(InputError, match=r"torch\.compile failed: no compiler$"):
@@ -254,6 +255,23 @@ def speed(loop: Loop) -> float:
     """A batch faster than one by one, whatever this machine is at."""
     list(loop.windows())
     return 1.0 if isinstance(loop, Batch) else 2.0
+
+
+@pytest.mark.parametrize(("alone", "parts"), [(1.0, [6, 1, 1, 1]), (3.0, [6, 3])])
+def test_each_network_trains_as_one_only_where_that_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: float, parts: list[int]
+) -> None:
+    """Of two networks the one with fewer trials takes `alone` ms one by one, 2 ms in a batch."""
+
+    def rate(way: step_times.EngineChoice, trials: list[plan.Trial], *rest: Any) -> float:
+        few = alone if len(trials) < 6 else 3.0
+        return few if way.name == "sequential" else 2.0
+
+    monkeypatch.setattr(step_times, "measure", rate)
+    found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+    assert (found.name, sizes(found)) == ("batched", parts)
+    said = render.engine_line(found)
+    assert ("up to 6 as one (one by one: mlp) on" in said) == (parts[-1] == 1), said
 
 
 def test_a_network_that_torch_func_cannot_do_trains_one_by_one(
@@ -475,7 +493,7 @@ def test_what_raises_in_measuring_fails_alone_and_nobody_trains_again(
 ) -> None:
     genuine = evaluate.measure
 
-    def measure(config: TrialConfig, *rest: Any) -> dict[str, float]:
+    def measure(config: TrialConfig, *rest: Any) -> evaluate.Measured:
         if config.seed == 1:
             raise ValueError("cannot be measured")
         return genuine(config, *rest)
@@ -550,10 +568,34 @@ def test_what_the_first_step_alone_takes_is_not_measured(monkeypatch: pytest.Mon
             yield from (None, None)
 
     clock = iter([0.0, 9.0, 9.0, 10.0, 10.0])
-    monkeypatch.setattr(engines.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(step_times.time, "perf_counter", lambda: next(clock))
     loop = Warming()
-    found = engines._milliseconds(cast(Loop, loop))
+    found = step_times._milliseconds(cast(Loop, loop))
     assert (loop.interval, found) == (BLOCK // 2, 1000 / (BLOCK // 2) / 4)
+
+
+@pytest.mark.usefixtures("whole_measurement")
+def test_trials_of_a_long_step_train_one_by_one_without_a_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forward pass of n samples takes n tenths of a second: a step of all, three such passes."""
+    tried: list[int] = []
+
+    def forward(denoiser: Any, data: Any, n: int, device: Any) -> float:
+        tried.append(n)
+        return pace * n
+
+    monkeypatch.setattr(step_times, "_forward_seconds", forward)
+    batch, pace = made(tmp_path).trials[0].config.training.batch, 0.1
+    found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+    assert (found.name, tried, sizes(found)) == ("sequential", [1], [1] * 9)
+    assert found.measured == {"sequential": pytest.approx(300 * batch)}
+    tried.clear()
+    pace = step_times.LONG_STEP_SECONDS / (2 * batch)
+    assert engines.choose(made(tmp_path), REGISTRY, "auto", 1).name == "sequential"
+    assert tried == [1, batch]
+    pace /= 2
+    assert step_times.long_step(made(tmp_path).trials[0], REGISTRY, "cpu") == 0
 
 
 @pytest.mark.usefixtures("whole_measurement")
@@ -562,7 +604,7 @@ def test_a_batch_is_measured_by_the_trace_that_the_training_runs_by(
 ) -> None:
     """The first block of steps has none, and takes up to twice as long."""
     traced: list[bool] = []
-    milliseconds = engines._milliseconds
+    milliseconds = step_times._milliseconds
 
     def spy(loop: Loop) -> float:
         found = milliseconds(loop)
@@ -571,7 +613,7 @@ def test_a_batch_is_measured_by_the_trace_that_the_training_runs_by(
             assert loop.step - BLOCK // 2 >= BLOCK
         return found
 
-    monkeypatch.setattr(engines, "_milliseconds", spy)
+    monkeypatch.setattr(step_times, "_milliseconds", spy)
     engines.choose(made(tmp_path), REGISTRY, "batched", 2)
     assert traced
     assert all(traced)

@@ -17,8 +17,9 @@ from testbed import audit
 from testbed.audit import LawCheck
 from testbed.errors import ComponentError
 from testbed.registry import Registry, default_registry
-from testbed.study import executors, identities, runner
+from testbed.study import identities, runner
 from testbed.study.engines import ExecutionPlan, Group
+from testbed.study.executors import base, local
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan
 from testbed.trial.build import component, dataset
@@ -85,7 +86,7 @@ def made(
 def finish(found: Identities) -> list[str]:
     """Checks what is left in this process; the subjects of the rows."""
     while found.pending:
-        found.advance(executors.InProcessExecutor(), 1)
+        found.advance(local.InProcessExecutor(), 1)
     return [row.subject for row in found.rows()]
 
 
@@ -93,34 +94,34 @@ def test_the_rows_have_the_plans_order_whatever_ends_first(
     made: Callable[..., Identities],
 ) -> None:
     found, slots = made(), Slots()
-    found.advance(cast(executors.Executor, slots), 2)
+    found.advance(cast(base.Executor, slots), 2)
     assert [job.name for job, _ in slots.given] == ["first", "second"]
-    found.advance(cast(executors.Executor, slots), 2)
+    found.advance(cast(base.Executor, slots), 2)
     assert len(found.running) == 2
     slots.finish("second")
-    found.advance(cast(executors.Executor, slots), 2)
+    found.advance(cast(base.Executor, slots), 2)
     assert [job.name for job, _ in slots.given] == ["first", "third"]
     for name in ("third", "first"):
         slots.finish(name)
-    found.advance(cast(executors.Executor, slots), 2)
+    found.advance(cast(base.Executor, slots), 2)
     assert not found.pending
     assert [row.subject for row in found.rows()] == [*NAMES]
 
 
 def test_no_slot_is_taken_from_a_training(made: Callable[..., Identities]) -> None:
     found, slots = made(), Slots()
-    found.advance(cast(executors.Executor, slots), 0)
+    found.advance(cast(base.Executor, slots), 0)
     assert not slots.given
     assert found.pending
-    found.advance(cast(executors.Executor, slots), 1)
+    found.advance(cast(base.Executor, slots), 1)
     assert [job.name for job, _ in slots.given] == ["first"]
 
 
 def test_what_is_done_is_taken_where_no_slot_is_free(made: Callable[..., Identities]) -> None:
     found, slots = made(), Slots()
-    found.advance(cast(executors.Executor, slots), 1)
+    found.advance(cast(base.Executor, slots), 1)
     slots.finish("first")
-    found.advance(cast(executors.Executor, slots), 0)
+    found.advance(cast(base.Executor, slots), 0)
     assert not found.running
     assert not slots.given
 
@@ -151,6 +152,8 @@ class Late:
 
         threading.Timer(0.03 if isinstance(job, Stub) else 0.05, end).start()
         return future
+
+    def advance(self) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -241,12 +244,12 @@ def test_a_worker_that_is_killed_is_worth_two_more_tries(
 ) -> None:
     found, slots = made(), Slots()
     for _ in range(deaths):
-        found.advance(cast(executors.Executor, slots), 1)
+        found.advance(cast(base.Executor, slots), 1)
         slots.finish("first", BrokenProcessPool())
-    found.advance(cast(executors.Executor, slots), 1)
+    found.advance(cast(base.Executor, slots), 1)
     while slots.given:
         slots.finish(slots.given[0][0].name)
-        found.advance(cast(executors.Executor, slots), 1)
+        found.advance(cast(base.Executor, slots), 1)
     assert not found.pending
     if deaths < 3:
         assert [row.subject for row in found.rows()] == [*NAMES]
@@ -343,7 +346,7 @@ def test_a_worker_finds_the_rows_of_this_process(tmp_path: Path) -> None:
     sd, sampler = config.sigma_data, component(registry, "sampler", config.evaluation.sampler)
     here = audit.check_parameterization(p, sd) + audit.check_sampler(p, sd, [sampler])
     here += audit.check_parameterization(p, sd, dataset(registry, config.dataset).oracle)
-    workers = executors.ProcessExecutor(1, "cpu", threads=2)
+    workers = local.ProcessExecutor(1, threads=2)
     found = Identities(plan, registry)
     try:
         while found.pending:

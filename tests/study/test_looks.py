@@ -23,7 +23,7 @@ from testbed.report import comparisons, reading, seeds
 from testbed.report.seeds import Detectable, SeedSpread
 from testbed.study import looks, plan
 from testbed.study.looks import Looks, Seeds
-from testbed.trial.folders import StudyFolder
+from testbed.trial.study_folder import StudyFolder
 
 A, B = ("c", "", "a"), ("c", "", "b")
 DESIGN = {"baseline": "b", "primary": "", "level": 0.95}

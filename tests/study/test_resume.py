@@ -17,9 +17,11 @@ import pytest
 from helpers.command_line import Done, run_here, trials_only
 
 from testbed.registry import default_registry
-from testbed.study import engines, executors, plan, runner, study_file, tracking, tracking_store
+from testbed.study import engines, plan, runner, study_file, tracking, tracking_store
+from testbed.study.executors import base, local
 from testbed.trial import worker
-from testbed.trial.folders import Folder, StudyFolder, TrialFolder
+from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
 [study]
@@ -323,8 +325,8 @@ def test_a_trial_in_other_hands_is_not_called_failed(
 
 @pytest.mark.process
 def test_a_worker_that_dies_between_two_jobs_is_replaced(tmp_path: Path) -> None:
-    workers = executors.ProcessExecutor(1, "cpu")
-    nothing = executors.Job([], [], tmp_path / "group", (), (), "cpu", False)
+    workers = local.ProcessExecutor(1)
+    nothing = base.Job([], [], tmp_path / "group", (), (), "cpu", False)
     try:
         assert workers.submit(nothing).result(timeout=60) == []
         (pool,) = workers._pools

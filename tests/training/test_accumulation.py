@@ -16,8 +16,9 @@ from testbed.random import stream
 from testbed.registry import default_registry
 from testbed.training.accumulation import accumulated
 from testbed.training.batch import Batch, unbatchable
+from testbed.training.curve import Window
 from testbed.training.settings import Training
-from testbed.training.trainer import Trainer, TrainingJob, Window
+from testbed.training.trainer import Trainer, TrainingJob
 from testbed.trial import recipes
 
 CPU = torch.device("cpu")

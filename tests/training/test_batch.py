@@ -23,15 +23,14 @@ from testbed.errors import InputError
 from testbed.registry import default_registry
 from testbed.training import checkpoint
 from testbed.training.batch import Batch, unbatchable
+from testbed.training.curve import CurvePoint, Window
 from testbed.training.objective import Terms
 from testbed.training.settings import Training
 from testbed.training.trainer import (
     BLOCK,
-    CurvePoint,
     SigmaFunctions,
     Trainer,
     TrainingJob,
-    Window,
     losses,
 )
 from testbed.training.weights import Weights

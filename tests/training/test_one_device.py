@@ -15,9 +15,10 @@ from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
 from testbed.registry import default_registry
 from testbed.training.batch import Batch
+from testbed.training.curve import Window
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
-from testbed.training.trainer import Trainer, TrainingJob, Window
+from testbed.training.trainer import Trainer, TrainingJob
 
 REGISTRY = default_registry()
 NETWORKS = REGISTRY.names("network")

@@ -852,3 +852,33 @@ def test_draws_are_not_used_up() -> None:
     conditions.uniforms(3, "label", 1, (BLOCK, 8))
     after = trainers.draws(3, 1, 8, 100, (2,))
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_metric_given_conditions_needs_a_model_with_them_and_known_distributions() -> None:
+    metric = REGISTRY.metric("conditional_energy")
+    known = functools.partial(class_conditions.unmeasured, metric, data=data())
+    (said,) = known({})
+    assert "is of samples drawn with a condition, and the trial has none" in said
+    assert list(known({"label": 0.1})) == []
+    (said,) = known({"label": 0.1, "colour": 0.1})
+    assert "the exact distributions given 'colour' are not known, those given label" in said
+    without = dataclasses.replace(data(), conditional=None)
+    assert metric.problems(data()) == []
+    (said,) = metric.problems(without)
+    assert said.endswith("the data's exact distributions given a condition are not known.")
+    with pytest.raises(TypeError, match="needs condition"):
+        metric(data().test, data(), stream(0, "metric"))
+
+
+def test_samples_without_guidance_are_of_the_distribution_given_the_condition() -> None:
+    """Of the exact denoiser they are at the floor, guided ones at w = 4 are not."""
+    set_ = config("classifier_free", {"label": 0.1}, scale=4.0)
+    guide = Guide(set_, REGISTRY, data(), exact(), CPU)
+    condition = guide.of_samples(120, set_.conditions)
+    metric, found = REGISTRY.metric("conditional_energy"), {}
+    for w, by in {"1": guide.unguided(condition), "4": guide.trained(condition)}.items():
+        x = 80 * torch.randn(120, 16, generator=stream(0, "start"), dtype=torch.float64)
+        x = testbed.sample(by, x, testbed.noise_levels.karras_sigmas(18), "heun")
+        found[w] = metric.estimate(x, data(), stream(0, "metric"), condition)
+    assert abs(found["1"].value) < 4 * found["1"].error
+    assert found["4"].value > 4 * found["4"].error

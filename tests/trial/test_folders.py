@@ -20,12 +20,11 @@ from testbed.errors import InputError
 from testbed.trial.folders import (
     Folder,
     GroupFolder,
-    StudyFolder,
     TrainingFolder,
     TrialFolder,
-    studies,
 )
 from testbed.trial.storage import LocalDisk
+from testbed.trial.study_folder import StudyFolder, studies
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 

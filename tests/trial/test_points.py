@@ -13,11 +13,12 @@ from helpers import studies
 from helpers.studies import refusal
 
 from testbed.study import engines, plan
-from testbed.training import trainer
+from testbed.training.curve import Window
 from testbed.trial import restore, worker
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import StudyFolder, TrialFolder
+from testbed.trial.folders import TrialFolder
 from testbed.trial.points import available, kept
+from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
 [study]
@@ -141,12 +142,12 @@ def test_a_trial_that_diverged_is_measured_at_the_points_before(
         return TrialFolder.at(at)
 
     whole = ended(tmp_path / "whole")
-    first, calls = trainer.Window.first_nonfinite, itertools.count()
+    first, calls = Window.first_nonfinite, itertools.count()
 
-    def nonfinite(window: trainer.Window) -> list[int | None]:
+    def nonfinite(window: Window) -> list[int | None]:
         return [20, *first(window)[1:]] if next(calls) == 1 else first(window)
 
-    monkeypatch.setattr(trainer.Window, "first_nonfinite", nonfinite)
+    monkeypatch.setattr(Window, "first_nonfinite", nonfinite)
     lost = ended(tmp_path / "lost")
     result = lost.result()
     assert (result["status"], result["diverged_at"], result["metrics"]) == ("diverged", 70, {})

@@ -95,8 +95,9 @@ ELSEWHERE = {
     "trial/sample.py _image": "images and masks that the user names",
     "trial/sample.py draw": "samples, written where --out says",
     "trial/sources.py _files": "the package's own sources",
-    "trial/sources.py digest": "the package's own sources",
+    "trial/sources.py _digest": "the package's own sources",
     "trial/sources.py imports": "the package's own sources",
+    "trial/usage.py _memory": "what the machine says of itself",
     "trial/worker.py _processor": "what the machine says of itself",
 }
 """Modules, or functions of a module, that access files which are in no folder of a trial."""

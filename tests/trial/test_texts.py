@@ -283,6 +283,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     guided = 'evaluation.guidance={name="classifier_free", scale=2.0, negative="three blobs"}'
     words = ("study", "t.toml", "--no-mlflow", "--jobs", 0, "--device", "cpu")
     words += ("--set", guided, "--set", "evaluation.exact_ends=32")
+    metrics = 'evaluation.metrics=["conditional_energy"]'
+    words += ("--set", metrics, "--set", "evaluation.samples=48")
     with trials_only():
         done = run_here(folder, *words)
     assert done.code == 0, done.err
@@ -306,6 +308,9 @@ def test_a_study_measures_a_model_of_texts(ran: Path) -> None:
     result = json.loads((trial(ran) / "result.json").read_text())
     excesses = {"excess_nats", "excess_dropped_nats", "excess_guided_nats"}
     assert excesses | {"guided_error", "guided_ode_error"} <= set(result["metrics"])
+    (floor,) = json.loads((ran / "runs/text/data/data.json").read_text())["floors"].values()
+    # Hardly trained: far from p(x|c), which real samples with the same captions are not.
+    assert result["metrics"]["conditional_energy"] > floor["mean"] + 5 * floor["sd"]
     assert 0 < result["errors"]["guided_ode_error"]["error"] < result["metrics"]["guided_ode_error"]
 
 

@@ -1,4 +1,4 @@
-"""Where trials run: worker processes, or this one."""
+"""The executors of this machine: worker processes, or this process."""
 
 from __future__ import annotations
 
@@ -8,78 +8,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import Any
 
-from testbed.trial import worker
-from testbed.trial.config import TrialConfig
-from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
-
-if TYPE_CHECKING:
-    from testbed.study.engines import ExecutionPlan
+from testbed.study.executors.base import T, Work
 
 _stop: Any = None
-_T = TypeVar("_T")
-_T_co = TypeVar("_T_co", covariant=True)
-
-
-class Work(Protocol[_T_co]):
-    """What an executor runs; it is pickled on its way to a worker."""
-
-    def run(self, stop: Callable[[], bool]) -> _T_co:
-        """Does it; `stop` says whether it is asked to end early."""
-        ...
-
-
-class Job(NamedTuple):
-    """Trials that train as one: each one's configuration and directory, and the group's own."""
-
-    configs: list[TrialConfig]
-    trial_dirs: list[Path]
-    group: Path
-    plugins: Sequence[str]
-    plugin_dirs: Sequence[str]
-    device: str
-    compiled: bool
-
-    @property
-    def training(self) -> TrainingFolder:
-        """The folder of the checkpoint that it resumes from."""
-        if len(self.trial_dirs) == 1:
-            return TrialFolder.at(self.trial_dirs[0])
-        return GroupFolder.at(self.group)
-
-    def run(self, stop: Callable[[], bool]) -> list[str]:
-        """The statuses of the trials."""
-        sources = self.plugins, self.plugin_dirs, self.device, stop
-        if len(self.configs) == 1:
-            return [worker.run(self.configs[0], self.trial_dirs[0], *sources)]
-        return worker.run_together(
-            self.configs, self.trial_dirs, self.group, *sources, compiled=self.compiled
-        )
-
-
-class Executor(Protocol):
-    """Takes jobs; the runner's loop is the same for all of them."""
-
-    slots: int
-
-    def submit(self, job: Work[_T]) -> Future[_T]:
-        """Starts a job on a free slot; the result is what it returns."""
-        ...
-
-    def stop(self) -> None:
-        """Asks running trials to write a checkpoint and end."""
-        ...
-
-    def close(self, kill: bool = False) -> None:
-        """Ends the workers, at once with `kill`."""
-        ...
 
 
 def _begin(stop: Any, threads: int) -> None:
@@ -100,7 +38,7 @@ def _begin(stop: Any, threads: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(job: Work[_T]) -> _T:
+def _work(job: Work[T]) -> T:
     return job.run(_stop.is_set)
 
 
@@ -110,13 +48,6 @@ def prepare(device: str) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["testbed.trial.worker"])
         forkserver.ensure_running()
-
-
-def of(engine: ExecutionPlan, device: str) -> Executor:
-    """The processes that an engine trains on, or this one where it has none."""
-    if engine.slots == 0:
-        return InProcessExecutor()
-    return ProcessExecutor(engine.slots, device, engine.threads)
 
 
 @contextlib.contextmanager
@@ -139,24 +70,27 @@ class ProcessExecutor:
 
     Args:
         slots: how many jobs run at a time.
-        device: forked from a server that has imported torch once on cpu, spawned with cuda.
+        devices: those of the slots in turn: with as many GPUs as slots each has its own. Workers
+            are spawned with cuda, and forked on cpu from a server that has imported torch once.
         threads: torch's threads in each worker.
     """
 
-    def __init__(self, slots: int, device: str, threads: int = 1) -> None:
+    def __init__(self, slots: int, devices: Sequence[str] = ("cpu",), threads: int = 1) -> None:
         self.slots = slots
-        method = "spawn" if device.startswith("cuda") else "forkserver"
+        method = "spawn" if devices[0].startswith("cuda") else "forkserver"
         self._context = multiprocessing.get_context(method)
-        self._device = device
+        self._devices = devices
         self._stop = self._context.Event()
         self._threads = threads
         self._pools: list[ProcessPoolExecutor | None] = [None] * slots
         self._busy: dict[int, Future[Any]] = {}
 
-    def submit(self, job: Work[_T]) -> Future[_T]:
-        """Starts a job on a free slot."""
-        slot = next(i for i in range(self.slots) if i not in self._busy or self._busy[i].done())
+    def submit(self, job: Work[T]) -> Future[T]:
+        """Starts a job on a free slot; without one it waits for the first."""
+        free = (i for i in range(self.slots) if i not in self._busy or self._busy[i].done())
+        slot = next(free, 0)
         pool = self._pools[slot] or self._worker(slot)
+        job = job.on(self._devices[slot % len(self._devices)])
         with _without_main():
             try:
                 future = pool.submit(_work, job)
@@ -165,9 +99,12 @@ class ProcessExecutor:
         self._busy[slot] = future
         return future
 
+    def advance(self) -> None:
+        """Nothing to do: a job starts when it is submitted."""
+
     def _worker(self, slot: int) -> ProcessPoolExecutor:
         """A new process for a slot."""
-        prepare(self._device)
+        prepare(self._devices[0])
         pool = self._pools[slot] = ProcessPoolExecutor(
             1, self._context, _begin, (self._stop, self._threads)
         )
@@ -196,14 +133,17 @@ class InProcessExecutor:
     def __init__(self) -> None:
         self._stopped = False
 
-    def submit(self, job: Work[_T]) -> Future[_T]:
+    def submit(self, job: Work[T]) -> Future[T]:
         """Runs the job and returns its finished future."""
-        future: Future[_T] = Future()
+        future: Future[T] = Future()
         try:
             future.set_result(job.run(lambda: self._stopped))
         except Exception as problem:
             future.set_exception(problem)
         return future
+
+    def advance(self) -> None:
+        """Nothing to do: a job has ended when it is submitted."""
 
     def stop(self) -> None:
         """Asks the running trial to write a checkpoint and end."""

@@ -1,0 +1,1 @@
+"""Where the trials of a study run, behind one interface: see `base.Executor`."""

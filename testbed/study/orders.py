@@ -1,0 +1,116 @@
+"""What a driver is told while it runs: small files in the study's folder that it reads in its loop.
+
+orders/<id>.json   {"stop": true}: end the whole study at a checkpoint
+                   {"retry": [ids]}: these trials, which failed or were cancelled, run again
+driver.json        when the driver was last seen, written by the driver alone
+
+That a trial is cancelled stands in its own folder, where its worker looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from testbed.study.plan import Plan, Trial
+from testbed.trial.folders import Folder
+from testbed.trial.study_folder import StudyFolder
+
+FILE = "driver.json"
+SECONDS = 5.0
+"""Between two signs of life of a driver."""
+SILENT = 60.0
+"""Seconds without one after which a driver, or a worker, counts as gone."""
+
+
+def stop(files: StudyFolder) -> None:
+    """Tells the driver of a study to stop at a checkpoint."""
+    _put(files, {"stop": True})
+
+
+def retry(files: StudyFolder, trials: Sequence[str]) -> None:
+    """Tells the driver of a study that trials have been made ready to run again."""
+    _put(files, {"retry": list(trials)})
+
+
+def driven(files: StudyFolder) -> bool:
+    """Whether a driver was seen at work lately."""
+    seen = files.json_or_empty(FILE).get("seen")
+    return isinstance(seen, int | float) and time.time() - seen < SILENT
+
+
+def _put(files: StudyFolder, order: dict[str, Any]) -> None:
+    _folder(files).put_json(f"{uuid.uuid4().hex}.json", order)
+
+
+def _folder(files: StudyFolder) -> Folder:
+    return Folder(files.store.folder("orders"))
+
+
+class Orders:
+    """What the driver of a plan is told.
+
+    Args:
+        plan: its trials.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._files = plan.files
+        self._trials = {trial.id: trial for trial in plan.trials}
+        self._stopped = False
+        self._again: list[str] = []
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Gives a sign of life every SECONDS; what was said to an earlier driver is forgotten."""
+        folder, ended = _folder(self._files), threading.Event()
+        folder.store.remove(*folder.store.names())
+        who = {"pid": os.getpid(), "host": platform.node(), "began": time.time()}
+
+        def sign() -> None:
+            with contextlib.suppress(OSError):  # a full disk stops the driver itself
+                self._files.put_json(FILE, {**who, "seen": time.time()}, durable=False)
+
+        def live() -> None:
+            while not ended.wait(SECONDS):
+                sign()
+
+        sign()
+        thread = threading.Thread(target=live, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self._files.store.remove(FILE)
+            folder.store.remove(*folder.store.names())
+
+    def _read(self) -> None:
+        folder = _folder(self._files)
+        for name in folder.store.names():
+            order = folder.json_or_empty(name)
+            folder.store.remove(name)
+            self._stopped |= order.get("stop") is True
+            self._again += [str(id_) for id_ in order.get("retry") or ()]
+
+    def stopped(self) -> bool:
+        """Whether the study is to stop."""
+        self._read()
+        return self._stopped
+
+    def retried(self) -> list[Trial]:
+        """The trials that are to run again, each told once."""
+        self._read()
+        again, self._again = self._again, []
+        found = [self._trials[id_] for id_ in dict.fromkeys(again) if id_ in self._trials]
+        found = [one for one in found if one.state in ("failed", "cancelled")]
+        for one in found:
+            one.state = "new"
+        return found

@@ -1,0 +1,92 @@
+"""The folder of a study: its own records, and where its trials, groups and data lie.
+
+trials/<id>, groups/<id>         the folders of `testbed.trial.folders`
+data/<case>.json, .safetensors   facts about a data set, and real samples
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from testbed.trial.folders import Folder, GroupFolder, TrialFolder
+from testbed.trial.storage import LocalDisk
+
+
+class StudyFolder(Folder):
+    """The folder of a study."""
+
+    def trial(self, id_: str) -> TrialFolder:
+        """The folder of a trial."""
+        return TrialFolder(self.store.folder("trials").folder(id_))
+
+    def group(self, id_: str) -> GroupFolder:
+        """The folder of trials that train as one."""
+        return GroupFolder(self.store.folder("groups").folder(id_))
+
+    @property
+    def data(self) -> Folder:
+        """What is known of each case's data."""
+        return Folder(self.store.folder("data"))
+
+    def trials(self) -> list[TrialFolder]:
+        """The folders of the trials that have a trial.json, by id."""
+        folders = map(self.trial, self.store.folder("trials").names())
+        return [one for one in folders if one.has("trial.json")]
+
+    def descriptions(self) -> list[dict[str, Any]]:
+        """The trial.json of every trial, by id.
+
+        Raises:
+            InputError: one of them is damaged.
+        """
+        return [one.json("trial.json") for one in self.trials()]
+
+    def key(self) -> str:
+        """What marks the study's runs in a tracker: drawn once, and kept in two files."""
+        for name in ("study.json", "mlflow.json"):
+            if word := self.json_or_empty(name).get("key"):
+                return str(word)
+        return uuid.uuid4().hex
+
+    def state(self, trial: str) -> str:
+        """The state of a trial: new, interrupted (it can resume), cancelled or its result's."""
+        own = self.trial(trial)
+        if result := own.result():
+            return str(result["status"])
+        if own.cancelled:
+            return "cancelled"
+        group = own.group
+        training = self.group(group) if group else own
+        return "interrupted" if training.has("checkpoint") else "new"
+
+    def tidy(self, groups: Collection[str]) -> None:
+        """Removes what kills have left: half-written files, and states of what has ended.
+
+        Args:
+            groups: the ids of those that are about to run, whose state stays.
+        """
+        # Its own files alone: --out may name a folder that holds more.
+        own = "study.json", "plan.json", "looks.json", "mlflow.json", "tweedie.json", "driver.json"
+        kept = "identities.json", "reference.json", "report.json", "coefficients.csv", "drawn.csv"
+        self.store.sweep(*own, *kept)
+        self.data.store.sweep()
+        wanted = set(groups)
+        for trial in map(self.trial, self.store.folder("trials").names()):
+            trial.sweep()
+            if trial.ended():
+                trial.remove_checkpoint()
+                trial.leave()
+            else:
+                wanted.add(trial.group)
+        for name in self.store.folder("groups").names():
+            if name not in wanted:
+                self.group(name).remove()
+
+
+def studies(within: Path) -> list[StudyFolder]:
+    """The folders of studies in a folder, such as ./runs."""
+    runs = LocalDisk(within)
+    return [StudyFolder(runs.folder(name)) for name in runs.names()]

@@ -1,0 +1,36 @@
+"""The benchmarks can be run: all are imported, and the trials that they measure take steps."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+from helpers.paths import ROOT
+
+MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+OF_DIFFUSERS = ("image_sampling", "image_training")
+"""Their import takes seconds: `nox -s types` reads them, as it reads the others."""
+
+
+@pytest.fixture(autouse=True)
+def as_a_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules of the folder are found by their names, as they are by a script of it."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    before = set(sys.modules)
+    yield
+    for name in set(MODULES) & (set(sys.modules) - before):
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in OF_DIFFUSERS])
+def test_a_benchmark_is_imported(name: str) -> None:
+    importlib.import_module(name)
+
+
+def test_a_trial_of_the_benchmarks_takes_steps() -> None:
+    trials = importlib.import_module("trials")
+    loop = trials.trainer(trials.training_job("edm", 0, 8, 4))
+    trials.run_blocks(loop, 1)
+    assert loop.step == trials.BLOCK

@@ -1,0 +1,187 @@
+"""Slurm by submitit, on stand-ins for Slurm's commands that run the jobs as processes."""
+
+import importlib.util
+import json
+import os
+import pickletools
+import stat
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.clusters import put_study, stand_ins
+from helpers.command_line import Done, run_here
+
+from testbed.errors import InputError
+from testbed.study.executors import slurm
+from testbed.study.executors.base import Job, WorkerLost
+from testbed.study.executors.settings import ExecutorSettings, SlurmSettings
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with Slurm's stand-ins on PATH."""
+    for name, value in stand_ins(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def jobs(study: Path) -> dict[str, dict[str, Any]]:
+    """What the stand-in knows of each job of a study's."""
+    files = sorted(study.parents[1].glob("jobs/*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+# --- a whole study --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_warned_job_requeues_itself_and_a_killed_one_is_submitted_again(
+    run_on: Callable[[str], Path],
+) -> None:
+    found = jobs(run_on("slurm"))
+    # One array of two, and the task that was killed once more.
+    assert list(found) == ["100_0", "100_1", "102"]
+    assert (found["100_0"]["state"], found["100_0"]["runs"]) == ("COMPLETED", 2)
+    assert (found["100_1"]["state"], found["100_1"]["runs"]) == ("TIMEOUT", 1)
+    assert found["100_0"]["options"]["array"] == "0-1%2"
+    assert found["100_0"]["options"]["signal"] == "USR2@480"
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_what_is_pickled_is_a_function_by_name_and_a_path(run_on: Callable[[str], Path]) -> None:
+    folder = run_on("slurm") / "executor" / "submitit"
+    (*_, file) = sorted(folder.glob("*_submitted.pkl"))
+    found = list(pickletools.genops(file.read_bytes()))
+    words = [str(argument) for code, argument, _ in found if isinstance(argument, str)]
+    assert "testbed.study.executors.slurm" in words
+    assert "perform" in words
+    assert [word for word in words if word.startswith("/")] == [str(orders(run_on("slurm"))[-1])]
+    # Classes and functions by name: submitit's own, and the one of ours; no code is in it.
+    modules = {word for word in words if "." in word and not word.startswith("/")}
+    assert modules == {"submitit.core.utils", "testbed.study.executors.slurm"}
+
+
+def orders(study: Path) -> list[Path]:
+    """The folders of a study's orders, those of the trial that was killed last."""
+    found = [file.parent for file in (study / "executor").glob("*/job.json")]
+    return sorted(found, key=lambda one: json.loads((one / "job.json").read_text())["id"])[::-1][:1]
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_folder_of_pickles_is_its_owners_alone(run_on: Callable[[str], Path]) -> None:
+    for name in ("executor", "executor/submitit"):
+        assert stat.S_IMODE((run_on("slurm") / name).stat().st_mode) == 0o700
+
+
+# --- what cannot be had ---------------------------------------------------------------------------
+
+
+def study(folder: Path, *words: str) -> Done:
+    base = put_study(folder)
+    return run_here(
+        folder, *base, "--executor", "slurm", *words,
+        PATH=os.environ["PATH"], SLURM_STAND_IN=str(folder),
+    )  # fmt: skip
+
+
+def test_a_partition_that_does_not_exist_is_named_before_anything_runs(here: Path) -> None:
+    done = study(here, "--set", "executor.slurm.partition=lang")
+    assert done.code == 2
+    assert "executor.slurm.partition: Unknown partition 'lang'. Did you mean 'long'?" in done.err
+    assert not (here / "runs" / "small" / "trials").exists()
+
+
+def test_more_minutes_than_a_partition_allows_are_named(here: Path) -> None:
+    done = study(here, "--set", "executor.slurm.minutes=300")
+    assert done.code == 2
+    assert "executor.slurm.minutes = 300: partition 'short' allows 240." in done.err
+    assert slurm._minutes("2-00:00:00") == 2880
+    assert slurm._minutes("UNLIMITED") is None
+
+
+def test_jobs_that_sbatch_refuses_fail_no_trial(here: Path) -> None:
+    done = study(here, "--set", "executor.slurm.gpus=1")
+    assert done.code == 2
+    assert "executor.slurm: sbatch refused the jobs: " in done.err
+    assert "Requested node configuration is not available" in done.err
+    assert not list((here / "runs" / "small" / "trials").glob("*/result.json"))
+
+
+def test_a_device_is_what_is_asked_of_the_cluster() -> None:
+    assert ExecutorSettings(name="slurm").device("auto") == "cpu"
+    with_gpu = ExecutorSettings(name="slurm", slurm=SlurmSettings(gpus=1))
+    assert with_gpu.device("auto") == with_gpu.device("cuda") == "cuda"
+    with pytest.raises(InputError, match=r"cuda: with executor\.slurm\.gpus = 0 trials run on cpu"):
+        ExecutorSettings(name="slurm").device("cuda")
+    assert ExecutorSettings(name="slurm").slots(None) == 16
+    with pytest.raises(InputError, match="--jobs 0: the executor slurm runs nothing in this"):
+        ExecutorSettings(name="slurm").slots(0)
+
+
+def test_without_submitit_the_extra_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'diffusion-testbed\[slurm\]'"):
+        slurm.require(SlurmSettings())
+
+
+def test_without_slurms_commands_the_first_is_named(here: Path) -> None:
+    (here / "commands" / "srun").unlink()
+    with pytest.raises(InputError, match="srun is not on PATH; run the study where"):
+        slurm.require(SlurmSettings())
+
+
+# --- jobs of an earlier driver, and lost ones -----------------------------------------------------
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The ids of the jobs that Slurm knows; what is submitted becomes one of them."""
+    known: set[str] = set()
+
+    def submit(orders: list[Path], settings: SlurmSettings, jobs: int) -> list[str]:
+        ids = [f"new_{i}" for i, _ in enumerate(orders)]
+        known.update(ids)
+        return ids
+
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "_active", lambda: set(known))
+    return known
+
+
+def taken(folder: Path) -> tuple[slurm.SlurmExecutor, Future[list[str]], Path]:
+    """An executor with one order, the order's future and its folder."""
+    executor = slurm.SlurmExecutor(folder, SlurmSettings(poll=1e-9), 2, 1)
+    job = Job([], [], folder / "groups" / "abc", (), (), "cpu", False)
+    return executor, executor.submit(job), folder / "executor" / "abc"
+
+
+def test_a_job_of_an_earlier_driver_is_followed(here: Path, queue: set[str]) -> None:
+    executor, _, order = taken(here)
+    executor.advance()
+    executor.stop()
+    assert (order / "stop").exists()
+    executor.close()
+    executor, future, _ = taken(here)
+    executor.advance()
+    assert queue == {"new_0"}
+    assert not (order / "stop").exists()
+    (order / "outcome.json").write_text("{}")
+    executor.advance()
+    assert future.result(timeout=0) == []
+
+
+def test_a_job_that_is_gone_without_an_answer_is_lost(here: Path, queue: set[str]) -> None:
+    executor, future, _ = taken(here)
+    executor.advance()
+    queue.clear()
+    executor.advance()
+    # The answer may still be on its way.
+    executor.advance()
+    assert isinstance(future.exception(timeout=0), WorkerLost)
+    assert "Slurm's job new_0 ended without an answer" in str(future.exception())

@@ -1,0 +1,296 @@
+"""What a study's folder says of a study that runs, and what a driver and its workers are told."""
+
+import json
+import shlex
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers.command_line import run_here
+from helpers.ended_studies import result
+from helpers.pages import BLOCK
+from helpers.paths import DOCS
+from helpers.studies import ONE_TRIAL, planned
+from helpers.watched_studies import SEEDS, STEPS, watched
+
+from testbed.errors import UnknownName
+from testbed.registry import default_registry
+from testbed.study import orders, plan, runner, tracking_content, watching
+from testbed.study.engines import ExecutionPlan, Group
+from testbed.trial import usage, worker
+
+
+def test_a_folder_says_what_runs_how_fast_and_when_it_ends(tmp_path: Path) -> None:
+    found = watching.read(watched(tmp_path).files)
+    counts = {state: found.count(state) for state in watching.STATES}
+    assert counts == {
+        "running": 1, "waiting": 1, "finished": 2, "diverged": 0, "failed": 1, "cancelled": 1,
+    }  # fmt: skip
+    assert found.driven
+    assert found.rate == pytest.approx(1.0)
+    # 20 and 50 steps are left at one a second; two evaluations of a second follow.
+    assert found.seconds_left == pytest.approx(72.0)
+    (cost,) = found.costs()
+    assert (cost.training, cost.evaluation) == (3.0, 1.0)
+    running = next(one for one in found.trials if one.state == "running")
+    assert (running.step, running.steps, running.memory_mb) == (30, STEPS, 100.0)
+
+
+def test_what_no_driver_runs_waits(tmp_path: Path) -> None:
+    made = watched(tmp_path, driven=False)
+    found = watching.read(made.files)
+    assert (found.count("running"), found.count("waiting"), found.driven) == (0, 2, False)
+    assert found.seconds_left is None
+    made.files.put_json(orders.FILE, {"seen": time.time() - orders.SILENT - 1})
+    assert not orders.driven(made.files)
+
+
+def test_trials_that_ended_are_read_once(tmp_path: Path) -> None:
+    files, known = watched(tmp_path).files, dict[str, watching.WatchedTrial]()
+    watching.read(files, known)
+    (one, _) = known
+    files.trial(one).store.put("rows.jsonl", b"damaged\n")
+    assert watching.read(files, known).count("finished") == 2
+    files.trial(one).store.remove("result.json")
+    assert watching.read(files, known).count("finished") == 1
+
+
+def test_an_id_that_is_none_or_several_is_refused(tmp_path: Path) -> None:
+    found = watching.read(watched(tmp_path).files)
+    first = found.trials[0].id
+    assert watching.chosen(found, [first[:8]])[0].id == first
+    with pytest.raises(UnknownName, match=f"Did you mean '{first}'"):
+        watching.chosen(found, [f"{first[:-1]}x"])
+    with pytest.raises(UnknownName, match="could be several"):
+        watching.chosen(found, [""])
+
+
+def test_status_shows_it_and_says_what_is_next(tmp_path: Path) -> None:
+    made = watched(tmp_path)
+    page = tmp_path / "status.html"
+    done = run_here(tmp_path, "status", "out", "--page", page)
+    assert (done.code, done.err) == (0, "")
+    for words in ("2 finished", "1 running", "1 step", "30/50", "100 MB", "on purpose [/x]"):
+        assert words in done.out, words
+    failed = next(one.id for one in made.trials if one.state == "failed")
+    assert f"Next: testbed log out {failed}" in done.out
+    text = page.read_text()
+    assert '<meta http-equiv="refresh" content="5">' in text
+    assert "ValueError: on purpose [/x]" in text
+    made.files.store.remove(orders.FILE)
+    run_here(tmp_path, "status", "out", "--page", page)
+    assert "http-equiv" not in page.read_text()
+    found = json.loads(run_here(tmp_path, "status", "out", "--json").out)
+    assert found["counts"]["finished"] == 2
+    assert len(found["trials"]) == SEEDS
+
+
+def test_a_log_has_the_curve_and_how_it_ended(tmp_path: Path) -> None:
+    made = watched(tmp_path)
+    ids = {state: one.id for one in made.trials for state in [one.state]}
+    done = run_here(tmp_path, "log", "out", ids["finished"], "--follow")
+    assert done.code == 0
+    assert "step       10  loss 1" in done.out
+    assert "finished: energy 0.5" in done.out
+    done = run_here(tmp_path, "log", "out", ids["failed"])
+    assert done.code == 1
+    assert "Traceback\nValueError: on purpose [/x]" in done.out
+    assert run_here(tmp_path, "log", "out", "nothing").code == 2
+
+
+def test_cancel_and_retry_refuse_what_they_cannot_do(tmp_path: Path) -> None:
+    made = watched(tmp_path, driven=False)
+    ids = {one.state: one.id for one in made.trials}
+    done = run_here(tmp_path, "cancel", "out", ids["finished"])
+    assert (done.code, "has finished" in done.err) == (2, True)
+    done = run_here(tmp_path, "cancel", "out")
+    assert (done.code, "no study runs" in done.err) == (2, True)
+    done = run_here(tmp_path, "retry", "out", ids["finished"])
+    assert (done.code, "is finished" in done.err) == (2, True)
+    done = run_here(tmp_path, "retry", "out")
+    assert done.code == 0
+    assert "Next: testbed study" in done.out
+    states = [made.files.state(one.id) for one in made.trials]
+    assert {"failed", "cancelled"}.isdisjoint(states)
+
+
+# --- the driver ---------------------------------------------------------------------------------
+
+
+class Scripted:
+    """An executor whose jobs end at once as they are told to, each time the next way."""
+
+    slots = 1
+
+    def __init__(self, act: Any) -> None:
+        self.act, self.submitted, self.stopped = act, list[str](), False
+
+    def submit(self, job: Any) -> Future[Any]:
+        trial = worker.TrialFolder.at(job.trial_dirs[0])
+        self.submitted.append(trial.name)
+        future: Future[Any] = Future()
+        try:
+            future.set_result([self.act(trial, self.submitted.count(trial.name))])
+        except BrokenProcessPool as problem:
+            future.set_exception(problem)
+        return future
+
+    def advance(self) -> None: ...
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def close(self, kill: bool = False) -> None: ...
+
+
+def end(trial: Any, time_: int) -> str:
+    trial.put_json("result.json", {"status": "finished"})
+    return "finished"
+
+
+def executed(made: plan.Plan, act: Any) -> tuple[runner.Outcome, Scripted]:
+    executor = Scripted(act)
+    engine = ExecutionPlan("sequential", 1, 1, [Group([one]) for one in made.pending()])
+    checked: Any = SimpleNamespace(pending=False, running=(), advance=lambda *parts: None)
+    parts = executor, None, runner.Progress(), checked
+    return runner.execute(made, default_registry(), engine, *parts), executor
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> plan.Plan:
+    return planned(ONE_TRIAL, tmp_path, seeds=3)
+
+
+def test_a_cancelled_trial_does_not_start_until_it_is_retried(three: plan.Plan) -> None:
+    first, second, third = three.trials
+    files = three.files
+
+    def act(trial: Any, time_: int) -> str:
+        if trial.name == first.id:
+            files.trial(second.id).cancel()
+        return end(trial, time_)
+
+    outcome, executor = executed(three, act)
+    assert executor.submitted == [first.id, third.id]
+    assert outcome.statuses[second.id] == "cancelled"
+    again = plan.make(three.study, default_registry(), three.folder, "cpu")
+    assert again.pending() == []
+    files.trial(second.id).retry()
+    again = plan.make(three.study, default_registry(), three.folder, "cpu")
+    assert [one.id for one in again.pending()] == [second.id]
+
+
+def test_a_driver_takes_up_what_is_retried(three: plan.Plan) -> None:
+    first, second, third = (one.id for one in three.trials)
+    files = three.files
+
+    def act(trial: Any, time_: int) -> str:
+        if trial.name == first and time_ == 1:
+            trial.fail("on purpose", "on purpose")
+            return "failed"
+        if trial.name == second:
+            files.trial(first).retry()
+            orders.retry(files, [first, first, third, "nothing"])
+        return end(trial, time_)
+
+    outcome, executor = executed(three, act)
+    assert executor.submitted == [first, second, third, first]
+    assert set(outcome.statuses.values()) == {"finished"}
+    assert not files.has(orders.FILE)
+
+
+def test_a_driver_stops_where_it_is_told_to(three: plan.Plan) -> None:
+    orders.stop(three.files)  # told to an earlier driver
+    files = three.files
+
+    def act(trial: Any, time_: int) -> str:
+        assert orders.driven(files)
+        if trial.name == three.trials[1].id:
+            orders.stop(files)
+        return end(trial, time_)
+
+    outcome, executor = executed(three, act)
+    assert (outcome.interrupted, executor.stopped) == (True, True)
+    assert executor.submitted == [one.id for one in three.trials[:2]]
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_trial_that_goes_on_is_not_blamed_for_lost_nodes(three: plan.Plan, goes_on: bool) -> None:
+    first = three.trials[0].id
+
+    def act(trial: Any, time_: int) -> str:
+        if trial.name == first and time_ <= 4:
+            trial.append_row({"step": time_ if goes_on else 1})
+            raise BrokenProcessPool("the node is lost")
+        return end(trial, time_)
+
+    outcome, executor = executed(three, act)
+    assert outcome.statuses[first] == ("finished" if goes_on else "failed")
+    assert executor.submitted.count(first) == (5 if goes_on else runner.TRIES)
+
+
+# --- the worker ---------------------------------------------------------------------------------
+
+
+def test_a_worker_stops_a_cancelled_trial_at_a_checkpoint(tmp_path: Path) -> None:
+    (one,) = planned(ONE_TRIAL, tmp_path, "training.steps=200", "training.points=20").trials
+    at = tmp_path / "trial"
+    trial = worker.TrialFolder.at(at)
+    asked: list[bool] = []
+
+    def stop() -> bool:  # asked at each window: somebody cancels at the second
+        asked.append(True)
+        if len(asked) == 2:
+            trial.cancel()
+        return False
+
+    assert worker.run(one.config, at, stop=stop) == "cancelled"
+    assert trial.has("checkpoint")
+    step = trial.last_step()
+    assert 0 < step < 200
+    trial.retry()
+    assert worker.run(one.config, at) == "finished"
+    assert result(at)["status"] == "finished"
+    rows = trial.rows()
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    (first, *_) = trial.samples()
+    assert abs(first["time"] - time.time()) < 60
+    assert 10 < first["memory_mb"] < 100_000
+
+
+def test_a_sample_is_a_metric_of_its_trial() -> None:
+    sample = {"time": 12.0, "memory_mb": 3.0, "cpu_percent": None}
+    found = list(tracking_content.system([sample], since=2.0))
+    assert found == [("system/worker_memory_mb", 3.0, 12_000, 10)]
+
+
+def test_a_torn_sample_is_left_out(tmp_path: Path) -> None:
+    trial = worker.TrialFolder.at(tmp_path)
+    trial.append_sample({"time": 1.0, "memory_mb": float("nan")})
+    trial.store.append("system.jsonl", b'{"time": 2')
+    assert trial.samples() == [{"time": 1.0, "memory_mb": None}]
+    assert usage._processor_seconds() > 0
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def test_the_page_on_watching_shows_what_its_commands_show(tmp_path: Path) -> None:
+    watched(tmp_path)
+    text = (DOCS / "how-to" / "watching.md").read_text()
+    shown = [
+        run_here(tmp_path, *shlex.split(body)[1:])
+        for language, body in BLOCK.findall(text)
+        if language == "sh"
+    ]
+    assert [one.code for one in shown] == [0, 0, 0]
+    (said,) = (body for _, body in BLOCK.findall(text) if body.startswith("Study learned"))
+    for line in said.splitlines():
+        assert line in shown[0].out
+    assert (tmp_path / "status.html").is_file()
+    for state in watching.STATES:
+        assert f"| {state} |" in text
