@@ -141,11 +141,10 @@ def execute(
             plan.files.confirm()
             taken = len(running) + len(identities.running)
             while waiting and taken < executor.slots and not outcome.interrupted:
-                taken += 1
                 group = waiting.popleft()
                 if _cancelled(plan, group, outcome, progress):
-                    taken -= 1
                     continue
+                taken += 1
                 tries.begin(group)
                 _take_over(plan, group)
                 job = _job(plan, registry, engine, group)
@@ -170,8 +169,7 @@ def execute(
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)
                     tell.end(trial, status)
-            for again in orders.retried():
-                waiting.append(Group([again]))
+            waiting.extend(Group([again]) for again in orders.retried())
             if orders.stopped() and not outcome.interrupted:
                 progress.say("testbed cancel: the study stops at a checkpoint.")
                 outcome.interrupted = True

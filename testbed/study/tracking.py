@@ -24,10 +24,8 @@ from testbed.trial.pictures import DENOISED, FACTS
 
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
-SAVE = 5.0
-"""Seconds between two notes of what was sent."""
-SAMPLE = 10.0
-"""Seconds between two readings of the machine: processor, memory and accelerator."""
+SAVE, SAMPLE = 5.0, 10.0
+"""Seconds between two notes of what was sent, and between two readings of the machine."""
 FINDING = "finding.md"
 """Of the report's tables: its first sentences."""
 
