@@ -94,8 +94,10 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
 
 
 def clock(seconds: float) -> str:
-    """`45 s`, or `3 min 20 s`."""
+    """`45 s`, `3 min 20 s`, or `26 h 10 min`."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 

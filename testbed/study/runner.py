@@ -19,7 +19,7 @@ import torch
 from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
-from testbed.study.engines import ExecutionPlan, Group
+from testbed.study.engines import DISTRIBUTED, ExecutionPlan, Group
 from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
 from testbed.study.orders import Orders
@@ -194,6 +194,7 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
         plan.main_device,
         engine.name == "compiled",
         group.half,
+        plan.devices if engine.name == DISTRIBUTED else (),
     )
 
 

@@ -8,6 +8,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from testbed.registry import Registry
 from testbed.training import memory
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
+from testbed.training.parallel import Crew
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import evaluate, points, usage
+from testbed.trial import crew, evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
@@ -41,8 +43,11 @@ def run(
     plugin_dirs: Sequence[str] = (),
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
+    devices: Sequence[str] = (),
 ) -> str:
     """Trains and measures one trial in its directory; resumes from its checkpoint.
+
+    With several `devices` it trains on all of them, and is measured on `device`, the first.
 
     Returns:
         "finished", "diverged", "interrupted" (stop() became true), "cancelled", or "failed" with
@@ -56,7 +61,9 @@ def run(
     with trial.own(ORPHANED), usage.sampled([trial], where):
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
-            return _run(config, trial, registry, where, lambda: stop() or trial.cancelled)
+            joined = crew.of(config, plugins, plugin_dirs, devices)
+            parts = config, trial, registry, where
+            return _run(*parts, lambda: stop() or trial.cancelled, joined)
         except Exception as problem:
             if _is_elsewhere(problem):
                 raise
@@ -136,6 +143,7 @@ def _run(
     registry: Registry,
     device: torch.device,
     stop: Callable[[], bool],
+    joined: AbstractContextManager[Crew | None],
 ) -> str:
     trial.begin()
     data = data_of(config, registry)
@@ -145,8 +153,9 @@ def _run(
     memory.require([one], data, device)
     trainer = Trainer.of(one, data, device)
     points.keep(trainer, [config])
-    if not _train(trainer, [trial], trial, stop):
-        return _stopped(trial)
+    with joined as trainer.crew:
+        if not _train(trainer, [trial], trial, stop):
+            return _stopped(trial)
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
     trained = one._replace(denoiser=trainer.averaged())
     status = _conclude(config, trial, registry, data, trained, device, facts)
@@ -288,6 +297,7 @@ def _train(
     for trial, size in zip(trials, sizes, strict=True):
         if trial is not None:
             trial.cut_curve(size)
+    crew.share(loop)
     saved = time.monotonic()
     for rows in loop.windows():
         now = time.time()
@@ -296,6 +306,8 @@ def _train(
                 trial.append_row({**asdict(row), "time": now})
         points.store(loop, trials, of)
         stopping = stop()
+        if loop.crew is not None:
+            stopping = loop.crew.agreed(stopping, loop.device)
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
             _store(loop, trials, training)
             saved = time.monotonic()

@@ -49,8 +49,8 @@ def run(
         seeds: number of seeds of every case.
         out: the study's folder; runs/NAME by default.
         device: "cpu", "cuda" (every GPU), "cuda:N", "cuda:N,M" or "auto".
-        engine: how trials of one architecture train: "auto", "sequential", "batched" or
-            "compiled".
+        engine: how trials of one architecture train: "auto", "sequential", "batched",
+            "compiled" or "distributed".
         jobs: number of groups of trials that run at a time, at most; 0 trains in this process.
         executor: where the trials run, "in-process", "processes", "slurm" or "ray"; by default
             as the study says.
