@@ -84,6 +84,7 @@ ELSEWHERE = {
     "report/renewal.py _sources": "the package's own sources",
     "report/study_result.py": "figures and tables of a paper, written where the caller says",
     "study/executors/orders.py of": "the folder of orders, which its owner alone can read",
+    "study/executors/slurm.py submit": "the pickles of a cluster, beside the orders",
     "study/plugins.py": "plugins' own files",
     "study/study_file.py": "study files",
     "study/tracking.py _send_files": "MLflow uploads files, whose path the store tells",
@@ -95,9 +96,7 @@ ELSEWHERE = {
     "testing/processes.py": "parcels between the processes of the conformance kit",
     "trial/sample.py _image": "images and masks that the user names",
     "trial/sample.py draw": "samples, written where --out says",
-    "trial/sources.py _files": "the package's own sources",
-    "trial/sources.py _digest": "the package's own sources",
-    "trial/sources.py imports": "the package's own sources",
+    "trial/sources.py": "the package's own sources",
     "trial/usage.py _memory": "what the machine says of itself",
     "trial/worker.py _processor": "what the machine says of itself",
 }
