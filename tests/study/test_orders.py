@@ -132,7 +132,7 @@ def test_a_description_of_another_trial_is_refused(order: OrderFolder, job: Job)
 def test_a_warned_worker_leaves_the_order_open_unless_it_is_to_stop(
     order: OrderFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "run", lambda *rest: "interrupted" if rest[-1]() else "finished")
+    monkeypatch.setattr(worker, "run", lambda *rest: "interrupted" if rest[5]() else "finished")
     assert order.follow(lambda: True) is None
     assert order.follow() == {}
     order.ask_to_stop()

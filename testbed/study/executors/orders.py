@@ -163,8 +163,11 @@ class OrderFolder(Folder):
         elif raised == "disk":
             future.set_exception(OSError(int(outcome["errno"]), message))
         else:
-            trials = [TrialFolder.at(path).result() for path in job.trial_dirs]
-            statuses = [str(one.get("status", INTERRUPTED)) for one in trials]
+            trials = [TrialFolder.at(path) for path in job.trial_dirs]
+            statuses = [
+                str(one.result().get("status", "cancelled" if one.cancelled else INTERRUPTED))
+                for one in trials
+            ]
             if INTERRUPTED in statuses and not self.has("stop"):
                 future.set_exception(WorkerLost("an earlier driver had asked the worker to stop"))
             else:
