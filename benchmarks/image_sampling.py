@@ -106,7 +106,7 @@ def theirs(name: str, device: torch.device) -> Timed:
     with TemporaryDirectory() as folder:
         save(name, folder)
         kind = DDIMPipeline if name == "unet" else DiTPipeline
-        pipeline = kind.from_pretrained(folder).to(device)
+        pipeline = kind.from_pretrained(folder, low_cpu_mem_usage=False).to(device)
     pipeline.set_progress_bar_config(disable=True)
     first: dict[str, Any] = {"batch_size": IMAGES}
     if name == "dit":
@@ -131,7 +131,8 @@ def ours(name: str, device: torch.device) -> Timed:
         save(name, folder)
         denoiser = testbed.load_diffusers(folder).to(device)
         if name == "dit":
-            decoder = AutoencoderKL.from_pretrained(folder, subfolder="vae").eval().to(device)
+            words = {"subfolder": "vae", "low_cpu_mem_usage": False}
+            decoder = AutoencoderKL.from_pretrained(folder, **words).eval().to(device)
     if decoder is not None:
         scale = float(decoder.config.scaling_factor)
         latents = Latents(

@@ -27,7 +27,7 @@ SETTINGS = Training(
     clip=1.0, clip_loss="raw", accumulation=2, points=500,
 )  # fmt: skip
 NETWORKS: dict[str, dict[str, Any]] = {
-    "unet": {"channels": (32, 64)},
+    "unet": {"channels": (16, 32)},
     "dit": {"width": 64, "depth": 4},
 }
 

@@ -272,10 +272,10 @@ def measure(shapes: list[str], parts: list[str], counts: list[int], out: Path | 
                 with tempfile.TemporaryDirectory() as name:
                     command = [sys.executable, __file__, "one", shape, part, str(trials), name]
                     said = subprocess.run(command, capture_output=True, text=True, check=True)
-                found = json.loads(said.stdout.splitlines()[-1])
-                own = figures.setdefault(shape, {}).setdefault(part, {})
-                own[str(trials)] = {key: round(value, 3) for key, value in found.items()}
-                print(f"{shape} {part} {trials}: {own[str(trials)]}", flush=True)
+                    found = json.loads(said.stdout.splitlines()[-1])
+                    own = figures.setdefault(shape, {}).setdefault(part, {})
+                    own[str(trials)] = {key: round(value, 3) for key, value in found.items()}
+                    print(f"{shape} {part} {trials}: {own[str(trials)]}", flush=True)
     for shape, of in figures.items():
         for part, by in of.items():
             print(f"{shape} {part}: grows as trials^{exponent(by):.2f}")
@@ -297,6 +297,29 @@ def exponent(by: dict[str, dict[str, float]]) -> float:
     return math.log(many / few) / math.log(counts[1] / counts[0])
 
 
+def draw(figures: Path, out: Path) -> None:
+    """Draws CPU seconds over trials, and a line that is linear."""
+    from matplotlib.figure import Figure
+
+    from testbed.report.drawing import styled
+
+    found = json.loads(figures.read_text())["figures"]["seeds"]
+    with styled(None):
+        figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for part in ("report", "resume", "plan"):
+            counts = sorted(map(int, found[part]))
+            axes.loglog(
+                counts, [found[part][str(n)]["cpu_seconds"] for n in counts], "o-", label=part
+            )
+        axes.loglog([100, 10_000], [0.2, 20], ":", color="0.5", label="linear")
+        axes.set(xlabel="trials", ylabel="CPU seconds")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        axes.legend(frameon=False)
+        figure.savefig(out, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -310,7 +333,13 @@ def main() -> None:
     one.add_argument("part")
     one.add_argument("trials", type=int)
     one.add_argument("folder", type=Path)
+    picture = commands.add_parser("draw")
+    picture.add_argument("--figures", type=Path, default=Path("benchmarks/results/scale.json"))
+    picture.add_argument("--out", type=Path, default=Path("docs/scale.svg"))
     asked = parser.parse_args()
+    if asked.command == "draw":
+        draw(asked.figures, asked.out)
+        return
     if asked.command == "one":
         print(json.dumps(MEASURES[asked.part](asked.shape, asked.trials, asked.folder)))
         return

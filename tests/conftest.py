@@ -1,6 +1,7 @@
 """What all tests have: one thread, the environment put back, a study and a store to begin with."""
 
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ pytest.register_assert_rewrite("helpers", "faults", "fuzz", "laws", "mutants", "
 
 from helpers import strategies  # noqa: E402, F401  registers and loads the Hypothesis profiles
 from helpers.command_line import blank_figures, run_here, trials_only  # noqa: E402
+from helpers.faulty_proxy import Proxy  # noqa: E402
 from helpers.shared import once  # noqa: E402
 from helpers.studies import TINY  # noqa: E402
 
@@ -23,6 +25,7 @@ from testbed.study import step_times  # noqa: E402
 from testbed.testing import behaviour  # noqa: E402
 from testbed.training.batch import Batch  # noqa: E402
 from testbed.training.trainer import Loop  # noqa: E402
+from testbed.trial.storage import bucket  # noqa: E402
 
 torch.set_num_threads(1)
 MILLISECONDS, LONG_STEP = step_times._milliseconds, step_times.long_step
@@ -83,6 +86,35 @@ def whole_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kit asks no other process, which takes seconds, where that is not the matter."""
     monkeypatch.setattr(behaviour, "equal_elsewhere", lambda component, context: "not asked")
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """The port of an S3 server with an empty bucket."""
+    server = pytest.importorskip("moto.server", reason="moto is not installed")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    yield running.get_host_and_port()[1]
+    running.stop()
+
+
+@pytest.fixture
+def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> Iterator[Proxy]:
+    """What stands before the server, as yet without faults; the store is reached through it."""
+    made = Proxy(s3_port)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", made.address)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # what tries again is s3fs, without long waits
+    bucket._file_system.cache_clear()
+    if "bucket" not in bucket._file_system("s3").ls(""):
+        bucket._file_system("s3").mkdir("s3://bucket")
+    made.seen.clear()
+    yield made
+    made.close()
+    bucket._file_system.cache_clear()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from testbed.study import equal_objectives, runner
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.plan import NOT_TRAINED, Plan, Trial
 from testbed.study.session import Ending
+from testbed.trial import storage
 from testbed.trial.build import component
 from testbed.trial.worker import device_title
 
@@ -33,7 +34,7 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         device += f", {len(plan.devices)} of them"
     yield Text.assemble(
         ("Study ", "bold"), (plan.study.header.name, "bold"), f": {len(plan.trials)} trials ",
-        f"({counts}) on {device}; folder {plan.folder}",
+        f"({counts}) on {device}; folder {storage.address(plan.folder)}",
     )  # fmt: skip
     if details:
         table = Table("trial", "state", "what", box=None, pad_edge=False)
@@ -93,8 +94,10 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
 
 
 def clock(seconds: float) -> str:
-    """`45 s`, or `3 min 20 s`."""
+    """`45 s`, `3 min 20 s`, or `26 h 10 min`."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
@@ -210,7 +213,7 @@ def ending_lines(
         if trial.state == "failed":
             folder = plan.files.trial(trial.id)
             said = folder.json("result.json")["error"]
-            what = escape(f"{trial.title}: {said} (traceback in {folder.path / 'error.txt'})")
+            what = escape(f"{trial.title}: {said} (traceback in {folder.store.path('error.txt')})")
             yield f"[red]failed[/] {what}"
     checked = [row for row in ending.identities if not row.reason]
     broken = [row for row in checked if not row.passed]

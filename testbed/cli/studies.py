@@ -69,6 +69,15 @@ Width = Annotated[
         "paper, for example 84mm or 3.25in, and the tables as LaTeX.",
     ),
 ]
+Lease = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Own the study's folder by leases of so many seconds, which hold on a disk that "
+        "several machines share, and not by file locks. It is said when the study begins, and "
+        "holds for it from then on.",
+    ),
+]
 Port = Annotated[int, typer.Option(help="The port on 127.0.0.1 that the pages are served at.")]
 
 
@@ -83,6 +92,7 @@ def study(
     engine: options.Engine = "auto",
     executor: options.Executor = "",
     out: options.StudyOut = None,
+    lease: Lease = None,
     tracking_uri: options.TrackingURI = "",
     no_mlflow: NoMLflow = False,
     trial: OneTrial = "",
@@ -105,12 +115,15 @@ def study(
     device, exit_code, interrupted, seconds, trials (id, title, labels, seed, status, error),
     identities (held, failed) and report (the path of its page, null where it was interrupted).
     """
+    from testbed.trial import storage
+
     with terminal.text_on_stderr(as_json):
         registry = options.registry(plugin, plugin_dir, strict, file)
         most = seeds_added.most(until_decided, at_most, trial)
         sets = options.with_executor(set_, executor)
         replan = partial(_plan, file, sets, only, seeds, device, out, registry, most)
         made = replan()
+        storage.begin(out or made.folder, lease)
         slots = made.study.executor.slots(jobs)
         _prepare_workers(made, slots)
         if trial:
@@ -196,8 +209,10 @@ def report(
     """
     from testbed import report as reports
     from testbed.report import drawing, study_result
+    from testbed.trial.storage import local
     from testbed.trial.study_folder import StudyFolder
 
+    folder = local(folder)
     if not StudyFolder.at(folder).has("study.json"):
         raise InputError(f"{folder} is not a study's folder: it has no study.json.")
     if width:
@@ -293,11 +308,12 @@ def _plan(
 
     from testbed.study import plan as plans
     from testbed.study import study_file
+    from testbed.trial import storage
 
     torch.set_num_threads(1)
     words = [word.strip() for word in only.split(",") if word.strip()]
     read = study_file.read(file, sets or (), words, seeds, at_most)
-    folder = out or Path("runs") / read.header.name
+    folder = storage.local(out) if out else Path("runs") / read.header.name
     return plans.make(read, registry, folder, read.executor.device(device))
 
 
@@ -396,6 +412,7 @@ def _show_ending(
     """How the study ended, and what to do next; `undecided` says what seeds were too few for."""
     from testbed.cli.render import ending_lines
     from testbed.study.invocation import record
+    from testbed.trial import storage
 
     console = terminal.console()
     for line in ending_lines(made, ending, seconds, _pages(tracking_uri)):
@@ -412,7 +429,9 @@ def _show_ending(
         words[words.index("--at-most") + 1] = str(2 * (made.study.asked.at_most or 1))
         terminal.next_step(terminal.command("study", *words), " adds further seeds.")
     elif "finished" in states:
-        sampled = terminal.command("sample", states["finished"], "--out", "samples.png")
+        where, id_ = storage.address(made.folder), states["finished"]
+        trial = f"{where}/trials/{id_}" if "://" in where else id_
+        sampled = terminal.command("sample", trial, "--out", "samples.png")
         terminal.next_step("open the report", f", or {sampled}")
     else:
         terminal.next_step("open the report", ", which says what each trial did.")

@@ -190,7 +190,8 @@ class Denoiser(nn.Module):
         if self._lookup is None:
             F, p = self.output(x, sigma, condition), self.parameterization
             return p.denoise(F, x, self.level(sigma), sigma_data=self.sigma_data)
-        c = Coefficients(*self._lookup(widen(sigma).to(x.device)))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        c = Coefficients(*self._lookup(widen(sigma).to(x.device), wide))
         F, _ = self._answer(x, c.in_, c.noise, condition)
         return combine(c.skip, x, c.out, F)
 

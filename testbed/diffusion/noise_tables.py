@@ -33,12 +33,15 @@ class Lookup:
         self.table, self.functions = table, functions
         self.rows: Tensor | None = None
 
-    def __call__(self, sigma: Tensor) -> tuple[Tensor, ...]:
-        """Their values, each float64 and shaped like sigma, on its device."""
-        if self.rows is None or self.rows.device != sigma.device:
+    def __call__(self, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Their values in a dtype, computed in float64; each shaped like sigma, on its device."""
+        rows = self.rows
+        if rows is None or rows.device != sigma.device or rows.dtype != dtype:
             columns = torch.stack([one.double() for one in self.functions(self.table.sigmas)], 1)
-            self.rows = columns.to(sigma.device)
-        return self.rows[self.table.index(sigma)].unbind(-1)
+            self.rows = columns.to(sigma.device, dtype)
+        # An index in brackets without dimensions would wait for the device.
+        assert self.rows is not None
+        return torch.embedding(self.rows, self.table.index(sigma)).unbind(-1)
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,9 @@ class Affine(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         g, b = self.diagonal(embedding).view(len(x), 2, *x.shape[1:]).unbind(1)
-        correlated: Tensor = self.outer(self.gate(embedding) * self.inner(x.flatten(1)))
-        affine: Tensor = g * x + b + correlated.view_as(x)
-        return affine
+        correlated = self.outer(self.gate(embedding) * self.inner(x.flatten(1)))
+        result: Tensor = g * x + b + correlated.view_as(x)
+        return result
 
 
 class ConvNet(nn.Module):

@@ -74,7 +74,8 @@ def of_spaces(results: Results, images: str, spaces: Mapping[str, str]) -> Pictu
     for row, (arm, variant) in zip(grid, labels, strict=True):
         columns: dict[str, Array | None] = {"real": real}
         for case, space in spaces.items():
-            columns[f"{case}: {space}"] = results.samples(case, arm, variant)
+            name = space if space.startswith(case) else f"{case}: {space}"
+            columns[name] = results.samples(case, arm, variant)
         for axes, (name, samples) in zip(row, columns.items(), strict=True):
             _panel(axes, samples, frame, REFERENCE, image=True)
             axes.set_title(name, fontsize=8)

@@ -78,9 +78,10 @@ def _made_of(files: StudyFolder) -> Iterator[tuple[str, bytes]]:
 
 
 def _written(files: StudyFolder) -> Iterator[tuple[str, bytes]]:
-    yield PAGE, files.store.get(PAGE) or b""
+    written = files.report.store
+    yield PAGE, written.get(PAGE) or b""
     for name in ("tables", "figures"):
-        yield from _contents(files.store.folder(name), f"{name}/")
+        yield from _contents(written.folder(name), f"{name}/")
 
 
 def _contents(store: Store, prefix: str) -> Iterator[tuple[str, bytes]]:

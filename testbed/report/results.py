@@ -138,12 +138,12 @@ class Results:
         return bool(self.facts.get(case, {}).get("linear_baseline", {}).get("sound", True))
 
     def data_notes(self) -> list[tuple[str, str]]:
-        """Case and sentence of what was recognised in the data, or does not fit."""
-        return [
-            (case, note)
-            for case in self.cases
-            for note in self.facts.get(case, {}).get("notes", [])
-        ]
+        """Cases and sentence of what was recognised in the data, or does not fit; each once."""
+        cases: dict[str, list[str]] = {}
+        for case in self.cases:
+            for note in self.facts.get(case, {}).get("notes", []):
+                cases.setdefault(note, []).append(case)
+        return [(", ".join(filter(None, own)), note) for note, own in cases.items()]
 
     def dimensions(self, case: str) -> int:
         """The number of dimensions of a case's data; 1 where it is not recorded."""

@@ -20,6 +20,7 @@ from testbed.report.drawing import Picture, inches
 from testbed.report.reading import read
 from testbed.report.results import Results, Rows
 from testbed.report.words import between, probability, title
+from testbed.trial.storage import local
 from testbed.trial.study_folder import StudyFolder
 
 LATEX = ("results", "comparisons")
@@ -219,12 +220,12 @@ def open(folder: str | Path) -> StudyResult:
     """The results of a study, from its folder; nothing is trained or written.
 
     Args:
-        folder: the study's folder, for example "runs/default".
+        folder: the study's folder, for example "runs/default", or its URL.
 
     Raises:
         InputError: the folder holds no study, or its files are damaged.
     """
-    at = Path(folder)
+    at = local(folder)
     if not StudyFolder.at(at).has("study.json"):
         raise InputError(f"{at} is not a study's folder: it has no study.json.")
     try:

@@ -23,12 +23,13 @@ from testbed.study.plan import Plan, Trial
 from testbed.study.step_times import EngineChoice
 from testbed.training.batch import alone, in_common
 from testbed.training.settings import Training
-from testbed.trial import build
+from testbed.trial import build, crew
 from testbed.trial.folders import ENDED
 from testbed.trial.specs import canonical
 from testbed.trial.study_folder import StudyFolder
 
-NAMES = ("auto", "sequential", "batched", "compiled")
+DISTRIBUTED = "distributed"
+NAMES = ("auto", "sequential", "batched", "compiled", DISTRIBUTED)
 LARGEST = 128
 COMPILE_PAYS_SECONDS = 240.0
 """Seconds of training above which torch.compile is tried: it takes about thirty, in each worker."""
@@ -74,7 +75,8 @@ class ExecutionPlan:
     """What trains a plan.
 
     Args:
-        name: "sequential", "batched" or "compiled" (batched, fused by torch.compile).
+        name: "sequential", "batched", "compiled" (batched, fused by torch.compile) or
+            "distributed" (each trial over all devices).
         slots: worker processes at most; 0 is this process.
         threads: torch's threads in each.
         groups: what trains as one, in the order in which they start.
@@ -167,6 +169,8 @@ def _chosen(
         left = [one for one in pending if one.id not in taken]
         stored.groups += _groups(left, registry, stored.name, stored.slots)
         return stored
+    if wanted == DISTRIBUTED:
+        return _distributed(plan, pending)
     workers = _workers(plan.devices, slots)
     engine = ExecutionPlan("sequential" if wanted == "sequential" else "batched", workers, 1)
     engine.groups = _groups(pending, registry, engine.name, workers)
@@ -185,6 +189,17 @@ def _chosen(
         groups = _one_by_one(groups, largest, best, registry, plan.main_device)
     measured = {way.title: rate for way, rate in rates.items()}
     return ExecutionPlan(best.name, best.slots, best.threads, groups, measured)
+
+
+def _distributed(plan: Plan, pending: Sequence[Trial]) -> ExecutionPlan:
+    """Each trial over all devices of the plan, one after the other."""
+    if plan.study.executor.name != "processes":
+        raise InputError(f"--engine {DISTRIBUTED}: only worker processes train a trial together.")
+    if len(plan.devices) < 2:
+        raise InputError(f"--engine {DISTRIBUTED}: --device {plan.device} is one device alone.")
+    for one in pending:
+        crew.require(one.config, len(plan.devices))
+    return ExecutionPlan(DISTRIBUTED, 1, 1, [Group([one]) for one in pending])
 
 
 def _rates(
@@ -290,6 +305,8 @@ def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
 def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int) -> list[Group]:
     """Trials that can be batched, as many groups as there are workers for them."""
     trainings = _shared(pending)
+    if name == DISTRIBUTED:
+        return [Group([one]) for one in pending]
     if name == "sequential":
         return [Group(same) for same in trainings]
     classes: list[tuple[Any, list[list[Trial]]]] = []

@@ -13,6 +13,7 @@ from testbed.plugin_files import LEAVE_OUT
 from testbed.registry import Registry
 from testbed.study import tracking_store
 from testbed.study.plan import Plan
+from testbed.trial import storage
 
 
 def record(plan: Plan, registry: Registry, tracking_uri: str = "") -> dict[str, Any]:
@@ -37,7 +38,10 @@ def record(plan: Plan, registry: Registry, tracking_uri: str = "") -> dict[str, 
             "--tracking-uri",
             [] if tracking_uri in usual else [_public(tracking_uri)],
         ),
-        ("--out", [] if plan.folder == default_folder(plan) else [_near(str(plan.folder))]),
+        (
+            "--out",
+            [] if plan.folder == default_folder(plan) else [_near(storage.address(plan.folder))],
+        ),
     ):
         command += [part for word in words for part in (*flag.split(), word)]
     return {

@@ -166,7 +166,7 @@ def begin(files: StudyFolder, design: Design) -> None:
     if files.has(FILE) and looks.design == design:
         return
     looks = Looks(design, (), looks.extra)
-    if not files.has(FILE) and files.has("report.html"):
+    if not files.has(FILE) and files.report.has("report.html"):
         _, looks = looks.at(ended(files, files.json_or_empty("study.json").get("trials") or ()))
     write(files, looks)
 

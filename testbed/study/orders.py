@@ -20,6 +20,7 @@ from typing import Any
 
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import Folder
+from testbed.trial.storage import Busy
 from testbed.trial.study_folder import StudyFolder
 
 FILE = "driver.json"
@@ -50,7 +51,7 @@ def _put(files: StudyFolder, order: dict[str, Any]) -> None:
 
 
 def _folder(files: StudyFolder) -> Folder:
-    return Folder(files.store.folder("orders"))
+    return Folder(files.store.apart("orders"))
 
 
 class Orders:
@@ -74,7 +75,8 @@ class Orders:
         who = {"pid": os.getpid(), "host": platform.node(), "began": time.time()}
 
         def sign() -> None:
-            with contextlib.suppress(OSError):  # a full disk stops the driver itself
+            # A full disk, or the loss of the study's folder, stops the driver itself.
+            with contextlib.suppress(OSError, Busy):
                 self._files.put_json(FILE, {**who, "seen": time.time()}, durable=False)
 
         def live() -> None:

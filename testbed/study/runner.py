@@ -19,7 +19,7 @@ import torch
 from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
-from testbed.study.engines import ExecutionPlan, Group
+from testbed.study.engines import DISTRIBUTED, ExecutionPlan, Group
 from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
 from testbed.study.orders import Orders
@@ -27,7 +27,7 @@ from testbed.study.plan import Plan, Trial
 from testbed.trial import environment
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.storage import Busy
-from testbed.trial.worker import device_title, resumable
+from testbed.trial.worker import ORPHANED, device_title, resumable
 
 TRIES = 3
 POLL = 0.2
@@ -124,7 +124,7 @@ def execute(
     The identities are checked on slots that no group waits for.
 
     Raises:
-        Busy: another process is at work on a trial.
+        Busy: another process is at work on a trial, or has taken the study over.
         OSError: the disk is full.
     """
     outcome = Outcome()
@@ -138,13 +138,13 @@ def execute(
         for trial in ended:
             tell.end(trial, trial.state)
         while running or ((waiting or identities.pending) and not outcome.interrupted):
+            plan.files.confirm()
             taken = len(running) + len(identities.running)
             while waiting and taken < executor.slots and not outcome.interrupted:
-                taken += 1
                 group = waiting.popleft()
                 if _cancelled(plan, group, outcome, progress):
-                    taken -= 1
                     continue
+                taken += 1
                 tries.begin(group)
                 _take_over(plan, group)
                 job = _job(plan, registry, engine, group)
@@ -169,8 +169,7 @@ def execute(
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)
                     tell.end(trial, status)
-            for again in orders.retried():
-                waiting.append(Group([again]))
+            waiting.extend(Group([again]) for again in orders.retried())
             if orders.stopped() and not outcome.interrupted:
                 progress.say("testbed cancel: the study stops at a checkpoint.")
                 outcome.interrupted = True
@@ -193,6 +192,7 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
         plan.main_device,
         engine.name == "compiled",
         group.half,
+        plan.devices if engine.name == DISTRIBUTED else (),
     )
 
 
@@ -240,10 +240,14 @@ def _cancelled(plan: Plan, group: Group, outcome: Outcome, progress: Progress) -
 def _take_over(plan: Plan, group: Group) -> None:
     """Copies the trainings that the group's trials take over; a fixed model has none."""
     for trial in group.trials:
-        if trial.config.fixed is not None:
-            plan.files.trial(trial.id).take_as_it_is()
-        elif trial.training:
-            plan.files.trial(trial.id).take_over(plan.files.trial(trial.training))
+        if trial.config.fixed is None and not trial.training:
+            continue
+        folder = plan.files.trial(trial.id)
+        with folder.own(ORPHANED):
+            if trial.config.fixed is not None:
+                folder.take_as_it_is()
+            else:
+                folder.take_over(plan.files.trial(trial.training))
 
 
 class _Telling:

@@ -15,6 +15,7 @@ from testbed.study.identities import Identities
 from testbed.study.plan import Plan
 from testbed.study.tracking import Tracker
 from testbed.trial.folders import ENDED
+from testbed.trial.storage import LeaseLost
 
 if TYPE_CHECKING:  # they take a second to import, which training need not wait for
     import pandas as pd
@@ -69,9 +70,11 @@ def run(
         tracking_uri: the MLflow store that is written to; none where it is empty.
 
     Raises:
-        Busy: another process runs this study.
+        Busy: another process runs this study, or has taken it over.
         OSError: the disk is full.
     """
+    if note := plan.files.lock_note():
+        say(note)
     with plan.files.own():
         looks.begin(plan.files, plan.study.report.looks)
         runner.describe(plan, registry, tracking_uri)
@@ -85,6 +88,8 @@ def run(
                 outcome = runner.execute(plan, registry, engine, *parts)
             finally:
                 executor.close()
+        except LeaseLost:  # its runs in MLflow are now the other driver's
+            raise
         except BaseException:
             if tracker is not None and not tracker.away:
                 tracker.close("KILLED", {})

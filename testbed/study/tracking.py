@@ -24,10 +24,8 @@ from testbed.trial.pictures import DENOISED, FACTS
 
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
-SAVE = 5.0
-"""Seconds between two notes of what was sent."""
-SAMPLE = 10.0
-"""Seconds between two readings of the machine: processor, memory and accelerator."""
+SAVE, SAMPLE = 5.0, 10.0
+"""Seconds between two notes of what was sent, and between two readings of the machine."""
 FINDING = "finding.md"
 """Of the report's tables: its first sentences."""
 
@@ -274,7 +272,7 @@ class Tracker:
         """Sends the files of a trial as one folder: a call for each costs several times as much."""
         with tempfile.TemporaryDirectory() as name:
             for file in filter(folder.has, content.ARTIFACTS):
-                Path(name, file).symlink_to((folder.path / file).absolute())
+                Path(name, file).write_bytes(folder.store.get(file) or b"")
             if folder.has("levels.csv"):
                 Path(name, content.LEVELS).write_text(content.level_table(folder))
             self._client.log_artifacts(run, name)
@@ -387,7 +385,7 @@ class Tracker:
         counts = {state: states.count(state) for state in ("finished", "diverged", "failed")}
         now = content.milliseconds(time.time())
         metrics = [Metric(f"trials_{s}", float(n), now, 0) for s, n in counts.items()]
-        finding = (self._plan.files.store.folder("tables").get(FINDING) or b"").decode()
+        finding = (self._plan.files.report.store.folder("tables").get(FINDING) or b"").decode()
         parts = [finding, self._plan.study.header.note]
         text = content.cut("\n\n".join(filter(None, parts)), content.LONGEST_TAG)
         tags = [RunTag(content.NOTE, text)] if text else []
@@ -438,11 +436,15 @@ class Tracker:
     def _send_files(self, plugin_files: Mapping[str, Path]) -> None:
         """Sends the study's own record, the report, its tables and figures, and plugins' files."""
         files = self._plan.files
-        for name in ("study.json", "report.html", "coefficients.csv", "drawn.csv", "tweedie.json"):
-            if files.has(name):
-                self._client.log_artifact(self._parent, str(files.path / name))
+        own = "study.json", "coefficients.csv", "drawn.csv", "tweedie.json"
+        with tempfile.TemporaryDirectory() as at:
+            for folder, name in (*((files, name) for name in own), (files.report, "report.html")):
+                if (found := folder.store.get(name)) is not None:
+                    Path(at, name).write_bytes(found)
+            self._client.log_artifacts(self._parent, at)
         for name in ("tables", "figures"):
-            if files.store.folder(name).names():
-                self._client.log_artifacts(self._parent, str(files.path / name), name)
+            written = files.report.store.folder(name)
+            if written.names():
+                self._client.log_artifacts(self._parent, str(written.path()), name)
         for file in plugin_files.values():
             self._client.log_artifact(self._parent, str(file), "plugins")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from testbed.training.parallel import Crew
+
 
 def part(inputs: Any, i: int, parts: int, dim: int) -> Any:
     """Part i of all tensors in nested tuples and mappings, cut along `dim` into equal parts."""
@@ -25,6 +27,7 @@ def accumulated(
     parameters: Sequence[Tensor],
     parts: int = 1,
     dim: int = 0,
+    crew: Crew | None = None,
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The loss of each draw, and the gradient of its mean over the batch, added up over trials.
 
@@ -37,14 +40,20 @@ def accumulated(
         parameters: what the gradient is of.
         parts: a divisor of B.
         dim: the dimension of the batch.
+        crew: the processes that have a part of the batch each.
     """
+    over = 1
+    if crew is not None:
+        inputs, over = part(inputs, crew.rank, crew.size, dim), crew.size
     values: list[Tensor] = []
     total: Sequence[Tensor] = ()
     for i in range(parts):
         value = per_draw(*(inputs if parts == 1 else part(inputs, i, parts, dim)))
-        found = torch.autograd.grad(
-            value.mean(dim).sum() / parts, parameters, allow_unused=True, materialize_grads=True
-        )
+        mean = value.mean(dim).sum() / (parts * over)
+        found = torch.autograd.grad(mean, parameters, allow_unused=True, materialize_grads=True)
         total = found if i == 0 else [a + b for a, b in zip(total, found, strict=True)]
         values.append(value.detach())
-    return (values[0] if parts == 1 else torch.cat(values, dim)), total
+    whole = values[0] if parts == 1 else torch.cat(values, dim)
+    if crew is not None:
+        return crew.gathered(whole, dim), crew.summed(total)
+    return whole, total

@@ -90,3 +90,15 @@ class Encoder(Model):
         if not self.path and "config" in (self.scale, self.shift):
             raise ValueError('scale and shift = "config" are those of a folder: give path')
         return self
+
+    def __str__(self) -> str:
+        """`latents of FOLDER`, or `latents of 4 channels (widths 8, 16, 32; l1; 400 steps)`."""
+        scaled = f"scale {self.scale}, shift {self.shift}, {self.precision}"
+        if self.path:
+            return f"latents of {self.path}, {scaled}"
+        made = (
+            f"widths {', '.join(map(str, self.channels))}; {self.layers} a resolution; "
+            f"{self.reconstruction:g} {self.loss} + {self.kl:g} KL; {self.steps} steps of "
+            f"{self.batch} at {self.learning_rate:g}; seed {self.seed}"
+        )
+        return f"latents of {self.latent_channels} channels ({made}), {scaled}"

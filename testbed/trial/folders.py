@@ -23,7 +23,7 @@ trials/<id>/trial.json       identity, configuration, labels
             result.json      status, final metrics, sampling error and p of each sample metric
             error.txt        the traceback of a failure
             system.jsonl     what the worker's process uses, a line every ten seconds
-            cancelled.json   left by who wants the trial to end at a checkpoint and not go on
+            orders/cancelled.json   left by who wants the trial to end at a checkpoint and not go on
 groups/<id>/checkpoint       of trials that train as one
 """
 
@@ -46,7 +46,7 @@ from torch import Tensor
 
 from testbed.errors import InputError
 from testbed.training import checkpoint
-from testbed.trial.storage import LocalDisk, Store
+from testbed.trial.storage import Store, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +64,8 @@ class Folder:
 
     @classmethod
     def at(cls, path: Path) -> Self:
-        """The folder at a path of the local disk."""
-        return cls(LocalDisk(path))
+        """The folder at a path, in the store of its study."""
+        return cls(opened(path))
 
     @property
     def path(self) -> Path:
@@ -75,6 +75,10 @@ class Folder:
     def own(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """See `Store.own`."""
         return self.store.own(patience)
+
+    def confirm(self) -> None:
+        """See `Store.confirm`."""
+        self.store.confirm()
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -250,18 +254,23 @@ class TrialFolder(TrainingFolder):
 
     def cancel(self) -> None:
         """Asks the trial's worker to end at a checkpoint, and every driver to leave it alone."""
-        self.put_json("cancelled.json", {"asked": time.time()})
+        self._orders.put_json("cancelled.json", {"asked": time.time()})
 
     def retry(self) -> None:
         """Forgets that the trial failed or was cancelled; it goes on from its checkpoint."""
-        self.store.remove("cancelled.json")
+        self._orders.store.remove("cancelled.json")
         if self.result().get("status") == "failed":
             self.store.remove("error.txt", "result.json")
 
     @property
     def cancelled(self) -> bool:
         """Whether the trial is not to go on."""
-        return self.has("cancelled.json")
+        return self._orders.has("cancelled.json")
+
+    @property
+    def _orders(self) -> Folder:
+        """What others than the owner tell it; they own this folder for as long as they write."""
+        return Folder(self.store.apart("orders"))
 
     def append_sample(self, sample: Mapping[str, float]) -> None:
         """Adds what the worker's process uses now."""

@@ -16,18 +16,20 @@ from testbed.trial.build import assemble, component, data_of, dataset, module_of
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import TrialFolder
 from testbed.trial.guided import Guide
+from testbed.trial.storage import local
 from testbed.trial.study_folder import StudyFolder, studies
 from testbed.trial.texts import encoded
 
 
 def find(trial: str | Path) -> Path:
-    """The directory of a trial given by path, or by the first letters of its id below ./runs.
+    """The directory of a trial given by path, by URL, or by its id's first letters below ./runs.
 
     Raises:
         InputError: none, or several.
     """
-    if TrialFolder.at(Path(trial)).has("trial.json"):
-        return Path(trial)
+    at = local(trial)
+    if TrialFolder.at(at).has("trial.json"):
+        return at
     found = [
         one.path
         for study in studies(Path("runs"))

@@ -25,6 +25,7 @@ from testbed.trial.build import component
 from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
 from testbed.trial.specs import ComponentSpec
+from testbed.trial.storage import LocalDisk
 
 SUFFIXES = (".npy", ".safetensors", ".png", ".svg")
 
@@ -123,7 +124,7 @@ def draw(
         np.save(out, samples.numpy())
     elif out.suffix == ".safetensors":
         facts = {"trial": str(which), "seed": str(seed)}
-        Folder.at(out.parent).put_tensors(out.name, {"samples": samples}, facts)
+        Folder(LocalDisk(out.parent)).put_tensors(out.name, {"samples": samples}, facts)
     else:
         picture(samples, shown.test, config.parameterization.name).savefig(out, dpi=150)
 

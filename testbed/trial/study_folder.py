@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.trial.folders import Folder, GroupFolder, TrialFolder
-from testbed.trial.storage import LocalDisk
+from testbed.trial.storage import LocalDisk, network
 
 
 class StudyFolder(Folder):
@@ -20,20 +20,33 @@ class StudyFolder(Folder):
 
     def trial(self, id_: str) -> TrialFolder:
         """The folder of a trial."""
-        return TrialFolder(self.store.folder("trials").folder(id_))
+        return TrialFolder(self.store.apart("trials").apart(id_))
 
     def group(self, id_: str) -> GroupFolder:
         """The folder of trials that train as one."""
-        return GroupFolder(self.store.folder("groups").folder(id_))
+        return GroupFolder(self.store.apart("groups").apart(id_))
 
     @property
     def data(self) -> Folder:
         """What is known of each case's data."""
         return Folder(self.store.folder("data"))
 
+    def lock_note(self) -> str:
+        """What to know of file locks on the file system of the folder; empty where it is local."""
+        kind = network(self.path) if isinstance(self.store, LocalDisk) else ""
+        return kind and (
+            f"{self.path} lies on a network file system ({kind}), where file locks may not hold "
+            "between machines: with several drivers or nodes, begin the study with --lease 60."
+        )
+
+    @property
+    def report(self) -> Folder:
+        """Where the report lies, which no owner is needed to write: it is made of the rest."""
+        return Folder(LocalDisk(self.path))
+
     def trials(self) -> list[TrialFolder]:
         """The folders of the trials that have a trial.json, by id."""
-        folders = map(self.trial, self.store.folder("trials").names())
+        folders = map(self.trial, self.store.apart("trials").names())
         return [one for one in folders if one.has("trial.json")]
 
     def descriptions(self) -> list[dict[str, Any]]:
@@ -74,14 +87,14 @@ class StudyFolder(Folder):
         self.store.sweep(*own, *kept)
         self.data.store.sweep()
         wanted = set(groups)
-        for trial in map(self.trial, self.store.folder("trials").names()):
+        for trial in map(self.trial, self.store.apart("trials").names()):
             trial.sweep()
             if trial.ended():
                 trial.remove_checkpoint()
                 trial.leave()
             else:
                 wanted.add(trial.group)
-        for name in self.store.folder("groups").names():
+        for name in self.store.apart("groups").names():
             if name not in wanted:
                 self.group(name).remove()
 
@@ -89,4 +102,4 @@ class StudyFolder(Folder):
 def studies(within: Path) -> list[StudyFolder]:
     """The folders of studies in a folder, such as ./runs."""
     runs = LocalDisk(within)
-    return [StudyFolder(runs.folder(name)) for name in runs.names()]
+    return [StudyFolder.at(runs.path(name)) for name in runs.names()]

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from testbed.trial.folders import TrialFolder
+from testbed.trial.storage import Busy
 
 SECONDS = 10.0
 """Between two samples."""
@@ -30,7 +31,8 @@ def sampled(trials: Sequence[TrialFolder], device: torch.device) -> Iterator[Non
 
     def keep() -> None:
         before = time.monotonic(), _processor_seconds()
-        with contextlib.suppress(OSError):  # a full disk stops the trial itself, and says so
+        # A full disk, or the loss of its folder, stops the trial itself, which says so.
+        with contextlib.suppress(OSError, Busy):
             while True:
                 for trial in trials:
                     trial.append_sample(_sample(before, device))

@@ -8,6 +8,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from testbed.registry import Registry
 from testbed.training import memory
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
+from testbed.training.parallel import Crew
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import evaluate, points, usage
+from testbed.trial import crew, evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
+from testbed.trial.storage import Busy
 
 CHECKPOINT_SECONDS = 15.0
 
@@ -40,26 +43,36 @@ def run(
     plugin_dirs: Sequence[str] = (),
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
+    devices: Sequence[str] = (),
 ) -> str:
     """Trains and measures one trial in its directory; resumes from its checkpoint.
+
+    With several `devices` it trains on all of them, and is measured on `device`, the first.
 
     Returns:
         "finished", "diverged", "interrupted" (stop() became true), "cancelled", or "failed" with
         error.txt.
 
     Raises:
-        Busy: another process is at work on it.
+        Busy: another process is at work on it, or has taken it over meanwhile.
         OSError: the disk is full, which no trial is to blame for.
     """
     trial, where = TrialFolder.at(at), torch.device(device)
     with trial.own(ORPHANED), usage.sampled([trial], where):
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
-            return _run(config, trial, registry, where, lambda: stop() or trial.cancelled)
+            joined = crew.of(config, plugins, plugin_dirs, devices)
+            parts = config, trial, registry, where
+            return _run(*parts, lambda: stop() or trial.cancelled, joined)
         except Exception as problem:
-            if disk_is_full(problem):
+            if _is_elsewhere(problem):
                 raise
             return _failed(trial, problem)
+
+
+def _is_elsewhere(problem: Exception) -> bool:
+    """Whether no trial is to blame: a disk is full, or the folder has another owner."""
+    return disk_is_full(problem) or isinstance(problem, Busy)
 
 
 def _stopped(trial: TrialFolder) -> str:
@@ -105,6 +118,7 @@ def run_together(
     with contextlib.ExitStack() as locks:
         for trial in trials:
             locks.enter_context(trial.own(ORPHANED))
+        locks.enter_context(together.own(ORPHANED))
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)
@@ -113,7 +127,7 @@ def run_together(
         except Exception as problem:
             several = len({config.training_text for config in configs}) > 1
             splits = isinstance(problem, torch.OutOfMemoryError) and several and not half
-            if disk_is_full(problem) or splits:
+            if _is_elsewhere(problem) or splits:
                 raise
             together.dissolve(traceback.format_exc())
     sources = tuple(plugins), tuple(plugin_dirs), device, stop
@@ -129,6 +143,7 @@ def _run(
     registry: Registry,
     device: torch.device,
     stop: Callable[[], bool],
+    joined: AbstractContextManager[Crew | None],
 ) -> str:
     trial.begin()
     data = data_of(config, registry)
@@ -138,8 +153,9 @@ def _run(
     memory.require([one], data, device)
     trainer = Trainer.of(one, data, device)
     points.keep(trainer, [config])
-    if not _train(trainer, [trial], trial, stop):
-        return _stopped(trial)
+    with joined as trainer.crew:
+        if not _train(trainer, [trial], trial, stop):
+            return _stopped(trial)
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
     trained = one._replace(denoiser=trainer.averaged())
     status = _conclude(config, trial, registry, data, trained, device, facts)
@@ -218,7 +234,7 @@ def _run_together(
         try:
             statuses.append(_conclude(config, trial, registry, data, trained, device, facts))
         except Exception as problem:
-            if disk_is_full(problem):
+            if _is_elsewhere(problem):
                 raise
             statuses.append(_failed(trial, problem))
     if not {"interrupted", "cancelled"} & set(statuses):
@@ -243,7 +259,7 @@ def resumable(
     damaged: list[str] = []
     for tensors, facts in training.checkpoints(damaged.append):
         torn = [
-            f"{trial.path / 'rows.jsonl'} is cut short or damaged."
+            f"{trial.store.path('rows.jsonl')} is cut short or damaged."
             for trial, (size, digest) in zip(trials, facts["rows"], strict=True)
             if trial is not None and trial.curve_mark(size)[1] != digest
         ] + [
@@ -281,6 +297,7 @@ def _train(
     for trial, size in zip(trials, sizes, strict=True):
         if trial is not None:
             trial.cut_curve(size)
+    crew.share(loop)
     saved = time.monotonic()
     for rows in loop.windows():
         now = time.time()
@@ -289,6 +306,8 @@ def _train(
                 trial.append_row({**asdict(row), "time": now})
         points.store(loop, trials, of)
         stopping = stop()
+        if loop.crew is not None:
+            stopping = loop.crew.agreed(stopping, loop.device)
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
             _store(loop, trials, training)
             saved = time.monotonic()

@@ -15,6 +15,7 @@ from testbed.study.definition import Study, plain
 from testbed.study.executors import selection
 from testbed.study.runner import Progress
 from testbed.study.study_file import Invocation
+from testbed.trial import storage
 from testbed.trial.devices import one_thread
 
 WRITTEN = "study.toml"
@@ -34,6 +35,7 @@ def run(
     executor: str = "",
     plugins: Sequence[str | Path] = (),
     plugin_dirs: Sequence[str | Path] = (),
+    lease: float | None = None,
     tracking_uri: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> StudyResult:
@@ -47,14 +49,16 @@ def run(
         seeds: number of seeds of every case.
         out: the study's folder; runs/NAME by default.
         device: "cpu", "cuda" (every GPU), "cuda:N", "cuda:N,M" or "auto".
-        engine: how trials of one architecture train: "auto", "sequential", "batched" or
-            "compiled".
+        engine: how trials of one architecture train: "auto", "sequential", "batched",
+            "compiled" or "distributed".
         jobs: number of groups of trials that run at a time, at most; 0 trains in this process.
         executor: where the trials run, "in-process", "processes", "slurm" or "ray"; by default
             as the study says.
         plugins: modules or plugin files to load, besides those that the study names; "no:NAME"
             leaves one out.
         plugin_dirs: folders of plugin files to load.
+        lease: own the study's folder by leases of so many seconds, which hold on a disk that
+            several machines share; without it by file locks, or as the study was begun.
         tracking_uri: the MLflow store that is written to; none by default.
         say: given a line for each phase and each trial that ended.
 
@@ -70,18 +74,19 @@ def run(
     words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
     words += [f"executor.name={executor}"] if executor else []
     if isinstance(study, Study):
-        folder = Path("runs") / study.name if out is None else Path(out)
+        folder = Path("runs") / study.name if out is None else storage.local(out)
         asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
         read = study_file.parse(study.to_toml(), folder / WRITTEN, asked)
     else:
         read = study_file.read(Path(study), words, list(only), seeds)
-        folder = Path("runs") / read.header.name if out is None else Path(out)
+        folder = Path("runs") / read.header.name if out is None else storage.local(out)
     named = [*read.plugins, *map(str, plugins)]
     registry = Registry(named, plugin_dirs, places=read.plugins)
     with one_thread():
         made = plan.make(read, registry, folder, read.executor.device(device, "device"))
         for note in plan.notes(made):
             say(note)
+        storage.begin(folder if out is None else out, lease)
         chosen = engines.choose(made, registry, engine, read.executor.slots(jobs))
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):

@@ -119,6 +119,24 @@ def test_the_two_kinds_of_nearest_differ_between_the_two_middles() -> None:
     assert few("log_sigma").quantised(sigma).tolist() == [1.0, 4.0, 4.0, 4.0]
 
 
+def test_a_table_that_is_bound_again_has_its_own_middles() -> None:
+    sigma, table = float64([2.1, 2.4]), few("sigma")
+    assert table.quantised(sigma).tolist() == [1.0, 1.0]
+    other = table.bound({**table.options, "nearest": "log_sigma"})
+    assert other.quantised(sigma).tolist() == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("name", ["eps", "v", "edm", "score"])
+def test_what_is_looked_up_is_what_is_computed(name: str) -> None:
+    """To the last bit, at the levels of both ends and between them."""
+    p = default_registry().parameterization(name)
+    network = lambda x, c_noise, condition: torch.tanh(x + c_noise[:, None])  # noqa: E731
+    denoise = testbed.Denoiser(network, p, 0.5, c_noise="index", table=few("log_sigma"))
+    sigma, x = float64([0.01, 0.9, 2.1, 3.0, 100.0]), draws((5, 3), 2)
+    F, level = denoise.output(x, sigma), denoise.level(sigma)
+    assert torch.equal(denoise(x, sigma), p.denoise(F, x, level, sigma_data=0.5))
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_quantised_keeps_the_shape_and_is_its_own_nearest(

@@ -27,7 +27,7 @@ from fuzz.inputs import TRIAL, Input, Maker, chances
 from helpers.command_line import run_here
 
 from testbed.registry import default_registry
-from testbed.study import engines
+from testbed.study import step_times
 
 MAKERS: dict[str, Maker] = {
     "study": study_files.make,
@@ -133,7 +133,7 @@ def run(given: Input, folder: Path) -> Outcome:
     start, code, out, err = perf_counter(), None, "", ""
     with watched() as opened:
         try:
-            with limited(), mock.patch.object(engines, "BLOCK", 1):  # a shorter measurement
+            with limited(), mock.patch.object(step_times, "BLOCK", 1):  # a shorter measurement
                 done = run_here(
                     here, *words, CUDA_VISIBLE_DEVICES="", TORCHINDUCTOR_CACHE_DIR=str(kept)
                 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from helpers.clusters import results
@@ -9,8 +10,9 @@ from helpers.command_line import run_here
 from helpers.studies import SMALL
 
 from testbed.errors import InputError
-from testbed.study import study_file
+from testbed.study import engines, runner, study_file
 from testbed.study.executors.settings import ExecutorSettings
+from testbed.trial.folders import TrialFolder
 
 
 def settings(folder: Path, section: str, *sets: str) -> ExecutorSettings:
@@ -50,6 +52,26 @@ def test_the_option_is_the_setting_that_it_stands_for(tmp_path: Path) -> None:
     done = run_here(tmp_path, "study", "small.toml", "--executor", "in-proces", "--no-mlflow")
     assert done.code == 2
     assert "Unknown executor 'in-proces'. Did you mean 'in-process'?" in done.err
+
+
+class Curve:
+    """A trial's folder whose training has got so far."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def last_step(self) -> int:
+        return self.step
+
+
+def test_tries_are_counted_anew_when_training_has_got_further() -> None:
+    tries, group = runner._Tries(), engines.Group([])
+    counted = []
+    for step in (0, 0, 50, 50, 40, 60):
+        tries.begin(group)
+        trials = cast(list[TrialFolder], [Curve(step)])
+        counted.append(tries.without_progress(group, trials))
+    assert counted == [1, 2, 1, 2, 3, 1]
 
 
 # --- the same study on each -----------------------------------------------------------------------

@@ -1,27 +1,49 @@
-"""The shipped studies: each can be planned as it is, and has its finding in the guides."""
+"""The shipped studies: each can be planned, and has its finding in the guides.
+
+Those of Fashion-MNIST are planned with a few of its images, and an encoder that is not trained.
+"""
 
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
 
+from testbed.data.image_sets import FASHION
+from testbed.metrics import linear_baseline
 from testbed.registry import default_registry
 from testbed.study import engines, plan, study_file
+from testbed.training import autoencoder
+from testbed.trial import build
 
 REGISTRY = default_registry()
+FEW = 'dataset={name="fashion_mnist", n=64, test=32}'
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.toml"))
 OF_BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.toml"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_can_be_planned(name: str, tmp_path: Path) -> None:
+def test_a_study_can_be_planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_file.read(ROOT / "studies" / f"{name}.toml")
     assert study.header.name == name
     assert study.header.title
+    stated = [template.settings for template in study.templates]
+    if any(one.dataset.name == "fashion_mnist" for one in stated):
+        if not FASHION.is_dir():
+            pytest.skip(f"{FASHION} is not there: apt install dataset-fashion-mnist")
+        study = study_file.read(ROOT / "studies" / f"{name}.toml", [FEW])
+    if any(one.encoder is not None for one in stated):
+        pytest.importorskip("diffusers", reason="diffusers is not installed")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(autoencoder, "train", lambda *rest, **settings: None)
     made = plan.make(study, REGISTRY, tmp_path / name, "cpu")
     assert made.trials
-    # No note: nothing that one asks for is replaced, and the baseline is there.
+    # No note but on how files were read: nothing that one asks for is replaced, and the baseline is
+    # there.
+    data = [build.data_of(one.config, REGISTRY) for one in made.trials]
+    read = {note for one in data for note in (*one.notes, linear_baseline.note(one))}
+    assert {note for notes in made.data_notes.values() for note in notes} <= read
+    made.data_notes.clear()
     assert not plan.notes(made), plan.notes(made)
 
 

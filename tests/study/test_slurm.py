@@ -60,14 +60,16 @@ def test_what_is_pickled_is_a_function_by_name_and_a_path(run_on: Callable[[str]
     words = [str(argument) for code, argument, _ in found if isinstance(argument, str)]
     assert "testbed.study.executors.slurm" in words
     assert "perform" in words
-    assert [word for word in words if word.startswith("/")] == [str(orders(run_on("slurm"))[-1])]
+    assert [word for word in words if word.startswith("/")] == [
+        str(assignments(run_on("slurm"))[-1])
+    ]
     # Classes and functions by name: submitit's own, and the one of ours; no code is in it.
     modules = {word for word in words if "." in word and not word.startswith("/")}
     assert modules == {"submitit.core.utils", "testbed.study.executors.slurm"}
 
 
-def orders(study: Path) -> list[Path]:
-    """The folders of a study's orders, those of the trial that was killed last."""
+def assignments(study: Path) -> list[Path]:
+    """The folders of a study's assignments, those of the trial that was killed last."""
     found = [file.parent for file in (study / "executor").glob("*/job.json")]
     return sorted(found, key=lambda one: json.loads((one / "job.json").read_text())["id"])[::-1][:1]
 
@@ -144,8 +146,8 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The ids of the jobs that Slurm knows; what is submitted becomes one of them."""
     known: set[str] = set()
 
-    def submit(orders: list[Path], settings: SlurmSettings, jobs: int) -> list[str]:
-        ids = [f"new_{i}" for i, _ in enumerate(orders)]
+    def submit(assignments: list[Path], settings: SlurmSettings, jobs: int) -> list[str]:
+        ids = [f"new_{i}" for i, _ in enumerate(assignments)]
         known.update(ids)
         return ids
 
@@ -155,23 +157,23 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def taken(folder: Path) -> tuple[slurm.SlurmExecutor, Future[list[str]], Path]:
-    """An executor with one order, the order's future and its folder."""
+    """An executor with one assignment, the assignment's future and its folder."""
     executor = slurm.SlurmExecutor(folder, SlurmSettings(poll=1e-9), 2, 1)
     job = Job([], [], folder / "groups" / "abc", (), (), "cpu", False)
     return executor, executor.submit(job), folder / "executor" / "abc"
 
 
 def test_a_job_of_an_earlier_driver_is_followed(here: Path, queue: set[str]) -> None:
-    executor, _, order = taken(here)
+    executor, _, assignment = taken(here)
     executor.advance()
     executor.stop()
-    assert (order / "stop").exists()
+    assert (assignment / "stop").exists()
     executor.close()
     executor, future, _ = taken(here)
     executor.advance()
     assert queue == {"new_0"}
-    assert not (order / "stop").exists()
-    (order / "outcome.json").write_text("{}")
+    assert not (assignment / "stop").exists()
+    (assignment / "outcome.json").write_text("{}")
     executor.advance()
     assert future.result(timeout=0) == []
 

@@ -93,7 +93,8 @@ def test_mlflow_holds_the_configuration_and_the_numbers_of_each_trial(finished: 
         assert run.metrics["evaluation/diverged"] == [(100, 0.0)]
         # MLflow's pages have a section for each prefix, by the alphabet.
         sections = [name.partition("/")[0] for name in sorted(run.metrics)]
-        assert list(dict.fromkeys(sections)) == ["evaluation", "training"]
+        assert list(dict.fromkeys(sections)) == ["evaluation", "system", "training"]
+        assert {"system/worker_memory_mb"} <= run.metrics.keys()
         pictures = {name for name in run.artifacts if name.startswith("images/")}
         images = config["dataset"]["name"] == "digits"
         of_images = {"denoised.safetensors", "neighbours.safetensors", "pictures.json"}

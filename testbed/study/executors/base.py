@@ -34,7 +34,8 @@ class Work(Protocol[T_co]):
 class Job(NamedTuple):
     """Trials that train as one: each one's configuration and directory, and the group's own.
 
-    `half` says that they are a part of a group for which there was too little memory.
+    `half` says that they are a part of a group for which there was too little memory, and `devices`
+    are those that a trial alone trains on together, if it does.
     """
 
     configs: list[TrialConfig]
@@ -45,6 +46,7 @@ class Job(NamedTuple):
     device: str
     compiled: bool
     half: bool = False
+    devices: Sequence[str] = ()
 
     @property
     def training(self) -> TrainingFolder:
@@ -61,7 +63,7 @@ class Job(NamedTuple):
         """The statuses of the trials."""
         sources = self.plugins, self.plugin_dirs, self.device, stop
         if len(self.configs) == 1:
-            return [worker.run(self.configs[0], self.trial_dirs[0], *sources)]
+            return [worker.run(self.configs[0], self.trial_dirs[0], *sources, self.devices)]
         return worker.run_together(
             self.configs,
             self.trial_dirs,

@@ -1,4 +1,4 @@
-"""What the executors of clusters have in common: orders in the study's folder."""
+"""What the executors of clusters have in common: assignments in the study's folder."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
 
+from testbed.study.executors.assignments import AssignmentFolder
 from testbed.study.executors.base import Job, T, Work
 from testbed.study.executors.local import ProcessExecutor
-from testbed.study.executors.orders import OrderFolder
 
 
 class ClusterExecutor:
-    """Gives groups of trials to a cluster, an order for each; all other work is done beside it.
+    """Gives groups of trials to a cluster, an assignment each; all other work is done beside it.
 
     Identities take a second each and no cluster: one worker process of this machine checks them.
 
     Args:
         study: the study's folder, on a disk that the workers share.
-        slots: how many orders are in the cluster's hands at a time.
+        slots: how many assignments are in the cluster's hands at a time.
         threads: torch's threads in each worker.
     """
 
@@ -29,15 +29,15 @@ class ClusterExecutor:
         self._stopped = False
 
     def submit(self, job: Work[T]) -> Future[T]:
-        """Writes the order of a job, and takes it up with the next `advance`."""
+        """Writes the assignment of a job, and takes it up with the next `advance`."""
         if not isinstance(job, Job):
             return self._beside.submit(job)
         future: Future[list[str]] = Future()
-        self.take(OrderFolder.of(self._study, job), job, future)
+        self.take(AssignmentFolder.of(self._study, job), job, future)
         return cast(Future[Any], future)
 
-    def take(self, order: OrderFolder, job: Job, future: Future[list[str]]) -> None:
-        """Takes up the order of a job."""
+    def take(self, assignment: AssignmentFolder, job: Job, future: Future[list[str]]) -> None:
+        """Takes up the assignment of a job."""
         raise NotImplementedError
 
     def stop(self) -> None:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.errors import InputError, did_you_mean, missing, one_line
 from testbed.plugin_files import PATH_VARIABLE
+from testbed.study.executors.assignments import AssignmentFolder
 from testbed.study.executors.base import Job
 from testbed.study.executors.cluster import ClusterExecutor
-from testbed.study.executors.orders import OrderFolder
 
 if TYPE_CHECKING:
     from testbed.study.executors.settings import RaySettings
@@ -28,11 +28,11 @@ LOCAL = "local"
 
 
 def perform(path: str) -> None:
-    """Does what the order in a folder says; this is what a task runs."""
-    order = OrderFolder.at(Path(path))
-    outcome = order.follow()
+    """Does what the assignment in a folder says; this is what a task runs."""
+    assignment = AssignmentFolder.at(Path(path))
+    outcome = assignment.follow()
     assert outcome is not None
-    order.answer(outcome)
+    assignment.answer(outcome)
 
 
 def connect(settings: RaySettings) -> bool:
@@ -91,7 +91,7 @@ def _check(needed: dict[str, float], nodes: list[dict[str, Any]], total: dict[st
 
 
 class RayExecutor(ClusterExecutor):
-    """Gives each order to Ray as a task.
+    """Gives each assignment to Ray as a task.
 
     Args:
         study: the study's folder, on a disk that the nodes share.
@@ -114,28 +114,33 @@ class RayExecutor(ClusterExecutor):
         if folders := os.environ.get(PATH_VARIABLE):
             options["runtime_env"] = {"env_vars": {PATH_VARIABLE: folders}}
         self._task = ray.remote(**options)(perform)
-        self._running: dict[Any, OrderFolder] = {}
+        self._running: dict[Any, AssignmentFolder] = {}
         self._refusals: list[InputError] = []
 
-    def take(self, order: OrderFolder, job: Job, future: Future[list[str]]) -> None:
-        """Starts a task for the order."""
-        order.begin(job, self._threads)
-        ref = self._task.remote(str(order.path))
-        self._running[ref] = order
-        done: Callable[[Future[Any]], None] = partial(self._settle, ref, order, job, future)
+    def take(self, assignment: AssignmentFolder, job: Job, future: Future[list[str]]) -> None:
+        """Starts a task for the assignment."""
+        assignment.begin(job, self._threads)
+        ref = self._task.remote(str(assignment.path))
+        self._running[ref] = assignment
+        done: Callable[[Future[Any]], None] = partial(self._settle, ref, assignment, job, future)
         ref.future().add_done_callback(done)
 
     def advance(self) -> None:
         """Says what a worker has refused; of the end of a task Ray tells by itself.
 
         Raises:
-            InputError: a worker refused its order.
+            InputError: a worker refused its assignment.
         """
         if self._refusals:
             raise self._refusals[0]
 
     def _settle(
-        self, ref: Any, order: OrderFolder, job: Job, future: Future[list[str]], done: Future[Any]
+        self,
+        ref: Any,
+        assignment: AssignmentFolder,
+        job: Job,
+        future: Future[list[str]],
+        done: Future[Any],
     ) -> None:
         """Ends the future of a job; the worker's answer counts more than what Ray says."""
         from ray.exceptions import RayTaskError
@@ -143,20 +148,20 @@ class RayExecutor(ClusterExecutor):
         self._running.pop(ref, None)
         problem = done.exception()
         lost = "it left no answer" if problem is None else one_line(problem)
-        if isinstance(problem, RayTaskError) and not order.has("outcome.json"):
+        if isinstance(problem, RayTaskError) and not assignment.has("outcome.json"):
             said = str(problem).strip().splitlines()[-1]
             self._refusals.append(InputError(f"executor.ray: a worker could not begin: {said}"))
             return
         try:
-            order.settle(future, job, f"Ray: {lost}")
+            assignment.settle(future, job, f"Ray: {lost}")
         except InputError as refusal:
             self._refusals.append(refusal)
 
     def stop(self) -> None:
         """Asks running trials to write a checkpoint and end; what waits ends as it starts."""
         super().stop()
-        for order in list(self._running.values()):
-            order.ask_to_stop()
+        for assignment in list(self._running.values()):
+            assignment.ask_to_stop()
 
     def close(self, kill: bool = False) -> None:
         """Leaves the cluster, and ends it where it was started here."""

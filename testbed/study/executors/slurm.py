@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from testbed.errors import InputError, missing, unknown
+from testbed.study.executors.assignments import AssignmentFolder
 from testbed.study.executors.base import Job
 from testbed.study.executors.cluster import ClusterExecutor
-from testbed.study.executors.orders import OrderFolder
 
 if TYPE_CHECKING:
     from testbed.study.executors.settings import SlurmSettings
@@ -40,7 +40,7 @@ PATIENCE = 300.0
 
 
 def perform(path: str) -> None:
-    """Does what the order in a folder says; this is what a job runs."""
+    """Does what the assignment in a folder says; this is what a job runs."""
     warnings: list[int] = []
 
     def warn(number: int, frame: Any) -> None:
@@ -49,10 +49,10 @@ def perform(path: str) -> None:
     # USR2 comes before the time limit, TERM with a preemption, which requeues by itself.
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, warn)
-    order = OrderFolder.at(Path(path))
-    outcome = order.follow(lambda: bool(warnings))
+    assignment = AssignmentFolder.at(Path(path))
+    outcome = assignment.follow(lambda: bool(warnings))
     if outcome is not None:
-        order.answer(outcome)
+        assignment.answer(outcome)
         return
     if signal.SIGTERM not in warnings:
         _scontrol("requeue", _own_id())
@@ -115,16 +115,16 @@ def _minutes(limit: str) -> int | None:
 
 
 class Running(NamedTuple):
-    """An order in the hands of Slurm."""
+    """An assignment in the hands of Slurm."""
 
-    order: OrderFolder
+    assignment: AssignmentFolder
     job: Job
     future: Future[list[str]]
     id: str
 
 
 class SlurmExecutor(ClusterExecutor):
-    """Submits the orders of one round as an array, and looks for answers and lost jobs.
+    """Submits the assignments of one round as an array, and looks for answers and lost jobs.
 
     A job of an earlier driver that still waits or runs is followed, not submitted again.
 
@@ -139,31 +139,31 @@ class SlurmExecutor(ClusterExecutor):
         super().__init__(study, LARGEST, threads)
         require(settings)
         self._settings, self._jobs = settings, jobs
-        self._waiting: list[tuple[OrderFolder, Job, Future[list[str]]]] = []
+        self._waiting: list[tuple[AssignmentFolder, Job, Future[list[str]]]] = []
         self._running: list[Running] = []
         self._due = 0.0
         self._gone: set[str] = set()
 
-    def take(self, order: OrderFolder, job: Job, future: Future[list[str]]) -> None:
-        """Keeps the order for the next array."""
-        self._waiting.append((order, job, future))
+    def take(self, assignment: AssignmentFolder, job: Job, future: Future[list[str]]) -> None:
+        """Keeps the assignment for the next array."""
+        self._waiting.append((assignment, job, future))
 
     def advance(self) -> None:
         """Submits what waits, and settles what has ended.
 
         Raises:
-            InputError: sbatch refuses the jobs, or a worker its order.
+            InputError: sbatch refuses the jobs, or a worker its assignment.
         """
         if self._waiting:
             active = _active()
             new = []
-            for order, job, future in self._waiting:
-                id_ = str(order.json_or_empty("job.json").get("id", ""))
+            for assignment, job, future in self._waiting:
+                id_ = str(assignment.json_or_empty("job.json").get("id", ""))
                 if id_ in active:
-                    order.store.remove("stop")
-                    self._running.append(Running(order, job, future, id_))
+                    assignment.store.remove("stop")
+                    self._running.append(Running(assignment, job, future, id_))
                 else:
-                    new.append((order, job, future))
+                    new.append((assignment, job, future))
             self._waiting = []
             if new:
                 self._submit(new)
@@ -171,35 +171,35 @@ class SlurmExecutor(ClusterExecutor):
             self._due = time.monotonic() + self._settings.poll
             self._settle()
 
-    def _submit(self, new: list[tuple[OrderFolder, Job, Future[list[str]]]]) -> None:
-        for order, job, _ in new:
-            order.begin(job, self._threads)
-        ids = submit([order.path for order, *_ in new], self._settings, self._jobs)
-        for (order, job, future), id_ in zip(new, ids, strict=True):
-            order.put_json("job.json", {"id": id_})
-            self._running.append(Running(order, job, future, id_))
+    def _submit(self, new: list[tuple[AssignmentFolder, Job, Future[list[str]]]]) -> None:
+        for assignment, job, _ in new:
+            assignment.begin(job, self._threads)
+        ids = submit([assignment.path for assignment, *_ in new], self._settings, self._jobs)
+        for (assignment, job, future), id_ in zip(new, ids, strict=True):
+            assignment.put_json("job.json", {"id": id_})
+            self._running.append(Running(assignment, job, future, id_))
 
     def _settle(self) -> None:
         """Ends the futures of jobs that have answered, or are gone since two rounds."""
         active = _active()
         left, gone = [], set()
         for one in self._running:
-            answered = one.order.has("outcome.json")
+            answered = one.assignment.has("outcome.json")
             if not answered and (one.id in active or one.id not in self._gone):
                 # A shared disk may show an answer a moment after Slurm has forgotten the job.
                 gone.update({one.id} - active)
                 left.append(one)
                 continue
-            log = one.order.path.parent / PICKLES / f"{one.id}_0_log.out"
+            log = one.assignment.path.parent / PICKLES / f"{one.id}_0_log.out"
             lost = "" if answered else f"Slurm's job {one.id} {_end(one.id)}; its log is {log}"
-            one.order.settle(one.future, one.job, lost)
+            one.assignment.settle(one.future, one.job, lost)
         self._running, self._gone = left, gone
 
     def stop(self) -> None:
         """Asks running trials to write a checkpoint and end; what waits in Slurm is cancelled."""
         super().stop()
         for one in self._running:
-            one.order.ask_to_stop()
+            one.assignment.ask_to_stop()
         self._cancel("--state=PENDING")
 
     def close(self, kill: bool = False) -> None:
@@ -214,8 +214,8 @@ class SlurmExecutor(ClusterExecutor):
             subprocess.run(command, capture_output=True, check=False)
 
 
-def submit(orders: list[Path], settings: SlurmSettings, jobs: int) -> list[str]:
-    """Submits an order each, as one array where there are several; the ids of the jobs.
+def submit(assignments: list[Path], settings: SlurmSettings, jobs: int) -> list[str]:
+    """Submits an assignment each, as one array where there are several; the ids of the jobs.
 
     Raises:
         InputError: sbatch refuses them; the message is Slurm's own.
@@ -223,12 +223,12 @@ def submit(orders: list[Path], settings: SlurmSettings, jobs: int) -> list[str]:
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    folder = orders[0].parent / PICKLES
+    folder = assignments[0].parent / PICKLES
     folder.mkdir(exist_ok=True)
     os.chmod(folder, 0o700)  # what is unpickled in a job, its owner alone may write
     executor = submitit.SlurmExecutor(folder=folder)
     executor.update_parameters(
-        job_name=f"testbed-{orders[0].parents[1].name}",
+        job_name=f"testbed-{assignments[0].parents[1].name}",
         time=settings.minutes,
         cpus_per_task=settings.cpus,
         array_parallelism=jobs,
@@ -240,7 +240,7 @@ def submit(orders: list[Path], settings: SlurmSettings, jobs: int) -> list[str]:
     )
     try:
         with executor.batch():
-            made = [executor.submit(perform, str(path)) for path in orders]
+            made = [executor.submit(perform, str(path)) for path in assignments]
         return [one.job_id for one in made]
     except (FailedJobError, FailedSubmissionError) as problem:
         said = " ".join(str(problem).split())

@@ -1,10 +1,10 @@
-"""Orders: what a worker on a cluster is told, in a file, and what it answers.
+"""Assignments: what a worker on a cluster is told, in a file, and what it answers.
 
-The folder of an order is `executor/<id>` in the study's folder, with the id of the group:
+The folder of an assignment is `executor/<id>` in the study's folder, with the id of the group:
 
-order.json    the trials' folders, the plugins, and what the driver computes with
-stop          the driver asks for a checkpoint and an end
-outcome.json  the worker has ended: `raised` and `message` where no trial is to blame
+assignment.json    the trials' folders, the plugins, and what the driver computes with
+stop               the driver asks for a checkpoint and an end
+outcome.json       the worker has ended: `raised` and `message` where no trial is to blame
 
 The trials themselves come from their trial.json, and what became of them is read from their
 folders: nothing is pickled.
@@ -32,7 +32,7 @@ FOLDER = "executor"
 INTERRUPTED = "interrupted"
 
 
-class Order(Model):
+class Assignment(Model):
     """A job by its trials' folders, and what the worker that takes it must have."""
 
     trials: tuple[Path, ...]
@@ -46,8 +46,8 @@ class Order(Model):
     environment: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, threads: int) -> Order:
-        """The order for a job, in words that another machine understands."""
+    def of(cls, job: Job, threads: int) -> Assignment:
+        """The assignment for a job, in words that another machine understands."""
         registry = registry_of(tuple(job.plugins), tuple(job.plugin_dirs))
         return cls(
             trials=tuple(path.resolve() for path in job.trial_dirs),
@@ -86,11 +86,11 @@ def _config(trial: TrialFolder) -> TrialConfig:
     return config
 
 
-class OrderFolder(Folder):
-    """The folder of an order."""
+class AssignmentFolder(Folder):
+    """The folder of an assignment."""
 
     @classmethod
-    def of(cls, study: Path, job: Job) -> OrderFolder:
+    def of(cls, study: Path, job: Job) -> AssignmentFolder:
         """That of a job, below a folder that its owner alone can read."""
         folder = study.resolve() / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,32 +98,32 @@ class OrderFolder(Folder):
         return cls.at(folder / job.group.name)
 
     def begin(self, job: Job, threads: int) -> None:
-        """Writes the order; what an earlier worker answered is deleted."""
+        """Writes the assignment; what an earlier worker answered is deleted."""
         self.store.remove("stop", "outcome.json")
-        self.put_json("order.json", Order.of(job, threads).model_dump(mode="json"))
+        self.put_json("assignment.json", Assignment.of(job, threads).model_dump(mode="json"))
 
     def ask_to_stop(self) -> None:
         """Asks the worker to write a checkpoint and to end."""
         self.store.put("stop", b"")
 
     def follow(self, warned: Callable[[], bool] = lambda: False) -> dict[str, str] | None:
-        """Does what the order says, in the worker.
+        """Does what the assignment says, in the worker.
 
         Args:
             warned: whether the worker's time is about to be over.
 
         Returns:
             What is to be answered; None where the trials have stopped at a checkpoint since the
-            worker was warned, and the order is to be taken up again.
+            worker was warned, and the assignment is to be taken up again.
         """
         if self.has("stop"):
             return {}
         try:
-            order = Order.model_validate(self.json("order.json"))
-            torch.set_num_threads(order.threads)
-            job = order.job()
-            registry = registry_of(order.plugins, order.plugin_dirs)
-            environment.check(order.environment, job.configs, registry)
+            assignment = Assignment.model_validate(self.json("assignment.json"))
+            torch.set_num_threads(assignment.threads)
+            job = assignment.job()
+            registry = registry_of(assignment.plugins, assignment.plugin_dirs)
+            environment.check(assignment.environment, job.configs, registry)
         except InputError as problem:
             return {"raised": "refused", "message": str(problem)}
         try:
@@ -146,7 +146,7 @@ class OrderFolder(Folder):
         """Ends the future of a job: by the worker's answer, or where it left none as `lost`.
 
         Raises:
-            InputError: the worker refused the order.
+            InputError: the worker refused the assignment.
         """
         outcome = self.json_or_empty("outcome.json") if self.has("outcome.json") else None
         if outcome is None:
@@ -163,8 +163,11 @@ class OrderFolder(Folder):
         elif raised == "disk":
             future.set_exception(OSError(int(outcome["errno"]), message))
         else:
-            trials = [TrialFolder.at(path).result() for path in job.trial_dirs]
-            statuses = [str(one.get("status", INTERRUPTED)) for one in trials]
+            trials = [TrialFolder.at(path) for path in job.trial_dirs]
+            statuses = [
+                str(one.result().get("status", "cancelled" if one.cancelled else INTERRUPTED))
+                for one in trials
+            ]
             if INTERRUPTED in statuses and not self.has("stop"):
                 future.set_exception(WorkerLost("an earlier driver had asked the worker to stop"))
             else:

@@ -1,8 +1,4 @@
-"""The store of a folder's files: all that is read from or written to a trial's folder goes through.
-
-`Store` is the interface and `LocalDisk` its only implementation so far. What the files are called
-and what they hold is for `testbed.trial.folders`.
-"""
+"""A folder of a disk whose owner holds a file lock."""
 
 from __future__ import annotations
 
@@ -10,83 +6,14 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO
 
-from testbed.errors import InputError
+from testbed.trial.storage.base import Busy
 
 LOCK, HALF_WRITTEN = "lock", ".tmp"
-
-
-class Busy(InputError):
-    """Another process owns the folder."""
-
-
-class Store(Protocol):
-    """Named files of one folder, each of which is there whole or not at all.
-
-    All methods that change something may raise OSError with the name of the file.
-    """
-
-    def get(self, name: str) -> bytes | None:
-        """The content of a file; None where there is no such file.
-
-        Raises:
-            OSError: the file is there and cannot be read.
-        """
-        ...
-
-    def put(self, name: str, content: bytes, durable: bool = True) -> None:
-        """Writes or replaces a file: a crash leaves the old content or the new one.
-
-        Where it need not be `durable`, a power cut may leave neither, and nothing waits for a disk.
-        """
-        ...
-
-    def append(self, name: str, content: bytes) -> None:
-        """Adds to the end of a file. A crash may lose a part of what was added, and no more."""
-        ...
-
-    def rename(self, name: str, to: str) -> None:
-        """Gives a file another name; a file that had that name is replaced."""
-        ...
-
-    def remove(self, *names: str) -> None:
-        """Deletes files, those that there are; the folder goes with its last file."""
-        ...
-
-    def sweep(self, *names: str) -> None:
-        """Deletes what a crash has left half written: of these files, or of all without names."""
-        ...
-
-    def names(self) -> list[str]:
-        """The sorted names of the files and of the folders within; nothing half written."""
-        ...
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
-        ...
-
-    def own(self, patience: float = 0.0) -> AbstractContextManager[None]:
-        """Keeps other processes from owning the folder meanwhile.
-
-        Args:
-            patience: seconds to wait for another owner to end.
-
-        Raises:
-            Busy: another process still owns the folder then.
-        """
-        ...
-
-    def folder(self, name: str) -> Store:
-        """The store of a folder within."""
-        ...
-
-    def path(self, name: str = "") -> Path:
-        """Where a file lies, or the folder: for messages, and for a tool that uploads the file."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -122,8 +49,11 @@ class LocalDisk:
         except OSError as problem:
             temporary.unlink(missing_ok=True)
             raise OSError(problem.errno, problem.strerror, str(file)) from problem
-        if not durable:
-            return
+        if durable:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the names of the files to the disk."""
         folder = os.open(self.at, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -186,25 +116,40 @@ class LocalDisk:
         Raises:
             Busy: another process still has the lock after `patience` seconds.
         """
-        self.at.mkdir(parents=True, exist_ok=True)
         end = time.monotonic() + patience
-        with self.path(LOCK).open("w") as handle:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= end:
-                        raise Busy(
-                            f"{self.at} is being worked on by another process: wait for it, or "
-                            "end it."
-                        ) from None
-                time.sleep(0.05)
-            yield
+        while not (handle := self._locked()):
+            if time.monotonic() >= end:
+                raise Busy(
+                    f"{self.at} is being worked on by another process: wait for it, or end it."
+                )
+            time.sleep(0.05)
+        with handle:
+            try:
+                yield
+            finally:
+                self.remove(LOCK)
+
+    def _locked(self) -> IO[str] | None:
+        """The file `lock` with the lock on it; None where another process has that."""
+        self.at.mkdir(parents=True, exist_ok=True)
+        handle = self.path(LOCK).open("w")
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle.fileno()), self.path(LOCK).stat()):
+                return handle
+        handle.close()  # another process has it, or has deleted the file with its folder
+        return None
+
+    def confirm(self) -> None:
+        """A file lock ends with its process alone: there is nothing to look up."""
 
     def folder(self, name: str) -> LocalDisk:
         """The store of a folder within."""
         return LocalDisk(self.at / name)
+
+    def apart(self, name: str) -> LocalDisk:
+        """The store of a folder within: every folder has a lock of its own."""
+        return self.folder(name)
 
     def path(self, name: str = "") -> Path:
         """Where a file lies, or the folder."""

@@ -1,4 +1,4 @@
-"""Orders of a cluster's workers: what comes from files, and what a worker refuses."""
+"""Assignments of a cluster's workers: what comes from files, and what a worker refuses."""
 
 import json
 from concurrent.futures import Future
@@ -12,8 +12,8 @@ from helpers.studies import SMALL, planned
 from testbed import registry
 from testbed.errors import InputError
 from testbed.study import engines, runner
+from testbed.study.executors.assignments import AssignmentFolder
 from testbed.study.executors.base import Job, WorkerLost
-from testbed.study.executors.orders import OrderFolder
 from testbed.trial import environment, sources, worker
 from testbed.trial.storage import Busy
 
@@ -46,26 +46,26 @@ def job(tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def order(job: Job, tmp_path: Path) -> OrderFolder:
-    order = OrderFolder.of(tmp_path / "out", job)
-    order.begin(job, 1)
-    return order
+def assignment(job: Job, tmp_path: Path) -> AssignmentFolder:
+    assignment = AssignmentFolder.of(tmp_path / "out", job)
+    assignment.begin(job, 1)
+    return assignment
 
 
-def refusal(order: OrderFolder) -> str:
-    """Why the worker refuses the order."""
-    answer = order.follow()
+def refusal(assignment: AssignmentFolder) -> str:
+    """Why the worker refuses the assignment."""
+    answer = assignment.follow()
     assert answer is not None
     assert answer["raised"] == "refused"
     return answer["message"]
 
 
-def change(order: OrderFolder, **changed: Any) -> None:
-    order.put_json("order.json", order.json("order.json") | changed)
+def change(assignment: AssignmentFolder, **changed: Any) -> None:
+    assignment.put_json("assignment.json", assignment.json("assignment.json") | changed)
 
 
 def test_a_job_comes_back_from_its_files(
-    job: Job, order: OrderFolder, monkeypatch: pytest.MonkeyPatch
+    job: Job, assignment: AssignmentFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
 
@@ -74,19 +74,19 @@ def test_a_job_comes_back_from_its_files(
         return "finished"
 
     monkeypatch.setattr(worker, "run", run)
-    assert order.follow() == {}
+    assert assignment.follow() == {}
     ((config, at, *rest),) = seen
     assert config.record() == job.configs[0].record()
     assert at == job.trial_dirs[0].resolve()
     assert rest == [(*job.plugins,), (*job.plugin_dirs,), job.device]
 
 
-def test_other_packages_and_sources_are_refused_by_name(order: OrderFolder) -> None:
-    recorded = order.json("order.json")["environment"]
+def test_other_packages_and_sources_are_refused_by_name(assignment: AssignmentFolder) -> None:
+    recorded = assignment.json("assignment.json")["environment"]
     assert recorded["torch"] == torch.__version__
     trainer = "testbed.training.trainer"
-    change(order, environment=recorded | {"torch": "2.0.0", trainer: "0" * 16})
-    said = refusal(order)
+    change(assignment, environment=recorded | {"torch": "2.0.0", trainer: "0" * 16})
+    said = refusal(assignment)
     assert f"torch is 2.0.0 in the driver and {torch.__version__[:12]} here" in said
     assert f"{trainer} is 000000000000 in the driver and {recorded[trainer][:12]} here" in said
     assert "numpy" not in said
@@ -98,18 +98,18 @@ def test_every_module_that_the_trials_id_covers_is_compared(job: Job) -> None:
     assert {sources.WORKER, "testbed.data.synthetic", "testbed.networks.mlp"} <= names
 
 
-def test_another_plugin_is_refused_by_name(order: OrderFolder, tmp_path: Path) -> None:
+def test_another_plugin_is_refused_by_name(assignment: AssignmentFolder, tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text(PLUGIN.replace("** 2", "** 4"))
     # A worker is a process of its own, which reads the plugin anew.
     worker.registry_of.cache_clear()
-    assert "plugin plain is " in refusal(order)
+    assert "plugin plain is " in refusal(assignment)
     (tmp_path / "plain.py").unlink()
     worker.registry_of.cache_clear()
-    assert "plain.py" in refusal(order)
+    assert "plain.py" in refusal(assignment)
 
 
 def test_other_data_are_refused_by_name(
-    order: OrderFolder, job: Job, monkeypatch: pytest.MonkeyPatch
+    assignment: AssignmentFolder, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine = environment.build.data_of
 
@@ -118,26 +118,26 @@ def test_other_data_are_refused_by_name(
 
     monkeypatch.setattr(environment.build, "data_of", lambda config, registry: Other)
     digest = genuine(job.configs[0], registry.Registry(job.plugins)).digest
-    assert f"the data mixture is {digest[:12]} in the driver and other here" in refusal(order)
+    assert f"the data mixture is {digest[:12]} in the driver and other here" in refusal(assignment)
 
 
-def test_a_description_of_another_trial_is_refused(order: OrderFolder, job: Job) -> None:
+def test_a_description_of_another_trial_is_refused(assignment: AssignmentFolder, job: Job) -> None:
     file = job.trial_dirs[0] / "trial.json"
     description = json.loads(file.read_text())
     description["config"]["seed"] = 7
     file.write_text(json.dumps(description))
-    assert f"{file.resolve()}: has the settings of trial" in refusal(order)
+    assert f"{file.resolve()}: has the settings of trial" in refusal(assignment)
 
 
-def test_a_warned_worker_leaves_the_order_open_unless_it_is_to_stop(
-    order: OrderFolder, monkeypatch: pytest.MonkeyPatch
+def test_a_warned_worker_leaves_the_assignment_open_unless_it_is_to_stop(
+    assignment: AssignmentFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "run", lambda *rest: "interrupted" if rest[-1]() else "finished")
-    assert order.follow(lambda: True) is None
-    assert order.follow() == {}
-    order.ask_to_stop()
+    monkeypatch.setattr(worker, "run", lambda *rest: "interrupted" if rest[5]() else "finished")
+    assert assignment.follow(lambda: True) is None
+    assert assignment.follow() == {}
+    assignment.ask_to_stop()
     monkeypatch.delattr(worker, "run")
-    assert order.follow(lambda: True) == {}
+    assert assignment.follow(lambda: True) == {}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_warned_worker_leaves_the_order_open_unless_it_is_to_stop(
     ],
 )
 def test_what_no_trial_is_to_blame_for_reaches_the_driver(
-    order: OrderFolder,
+    assignment: AssignmentFolder,
     job: Job,
     monkeypatch: pytest.MonkeyPatch,
     raised: Exception,
@@ -159,27 +159,27 @@ def test_what_no_trial_is_to_blame_for_reaches_the_driver(
         raise raised
 
     monkeypatch.setattr(worker, "run", run)
-    answer = order.follow()
+    answer = assignment.follow()
     assert answer is not None
-    order.answer(answer)
+    assignment.answer(answer)
     future: Future[list[str]] = Future()
-    order.settle(future, job, "lost")
+    assignment.settle(future, job, "lost")
     assert type(future.exception(timeout=0)) is kind
     if isinstance(raised, OSError):
         assert getattr(future.exception(), "errno", None) == 28
 
 
-def test_a_refused_order_ends_the_study(order: OrderFolder, job: Job) -> None:
-    order.answer({"raised": "refused", "message": "torch is another"})
+def test_a_refused_assignment_ends_the_study(assignment: AssignmentFolder, job: Job) -> None:
+    assignment.answer({"raised": "refused", "message": "torch is another"})
     with pytest.raises(InputError, match="torch is another"):
-        order.settle(Future(), job, "lost")
+        assignment.settle(Future(), job, "lost")
 
 
-def test_what_another_driver_has_stopped_goes_on(order: OrderFolder, job: Job) -> None:
-    order.answer({})
+def test_what_another_driver_has_stopped_goes_on(assignment: AssignmentFolder, job: Job) -> None:
+    assignment.answer({})
     stopped, lost = Future[list[str]](), Future[list[str]]()
-    order.settle(lost, job, "lost")
+    assignment.settle(lost, job, "lost")
     assert isinstance(lost.exception(timeout=0), WorkerLost)
-    order.ask_to_stop()
-    order.settle(stopped, job, "lost")
+    assignment.ask_to_stop()
+    assignment.settle(stopped, job, "lost")
     assert stopped.result(timeout=0) == ["interrupted"]

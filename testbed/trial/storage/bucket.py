@@ -1,0 +1,122 @@
+"""The few operations of an object store that are needed, by fsspec."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from testbed.errors import InputError, missing, one_line
+
+CONDITIONAL = ("s3", "s3a")
+"""The protocols whose exclusive write is one request that the store itself decides on."""
+
+
+@functools.cache
+def _file_system(protocol: str) -> Any:
+    """The file system of a protocol, which fsspec's own configuration gives its settings.
+
+    Raises:
+        MissingExtra: fsspec, or what it needs for the protocol, is not installed.
+        InputError: there is no such protocol.
+    """
+    try:
+        import fsspec
+
+        # One request at a time, or s3fs asks for the size of each object before it reads it.
+        settings = {"use_listings_cache": False, "max_concurrency": 1}
+        return fsspec.filesystem(protocol, skip_instance_cache=True, **settings)
+    except ImportError:
+        raise missing(f"a study folder at {protocol}://", "fsspec with s3fs", "storage") from None
+    except ValueError:
+        raise InputError(f"{protocol}:// is no protocol that fsspec knows.") from None
+
+
+@contextmanager
+def _answering(url: str) -> Iterator[Any]:
+    """The file system of a URL; what a library raises of its own becomes an OSError."""
+    system = _file_system(url.partition("://")[0])
+    try:
+        yield system
+    except OSError:
+        raise
+    except Exception as problem:
+        raise OSError(f"{url}: the store does not answer: {one_line(problem)}") from problem
+
+
+def get(url: str) -> bytes | None:
+    """The content of an object; None where there is none.
+
+    Raises:
+        OSError: the store does not answer.
+    """
+    try:
+        with _answering(url) as system:
+            return bytes(system.cat_file(url))
+    except FileNotFoundError:
+        return None
+
+
+def create(url: str, content: bytes) -> bool:
+    """Writes an object that there is not yet; False where there is one with another content.
+
+    A store says of a request that was repeated, since its answer was lost, that there is an object:
+    then it is the one that this call wrote.
+
+    Raises:
+        OSError: the store does not answer, and the object may be there or not.
+    """
+    try:
+        with _answering(url) as system:
+            system.pipe_file(url, content, mode="create")
+    except FileExistsError:
+        return get(url) == content
+    return True
+
+
+def delete(urls: Iterable[str]) -> None:
+    """Deletes objects, those that there are.
+
+    Raises:
+        OSError: the store does not answer.
+    """
+    for url in urls:
+        with suppress(FileNotFoundError), _answering(url) as system:
+            system.rm_file(url)
+
+
+def names(url: str) -> list[str]:
+    """The sorted names of the objects and folders of a folder.
+
+    Raises:
+        OSError: the store does not answer.
+    """
+    try:
+        with _answering(url) as system:
+            found = map(str, system.ls(url, detail=False, refresh=True))
+    except FileNotFoundError:
+        return []
+    itself = url.partition("://")[2]
+    within = (one.strip("/") for one in found)
+    return sorted({one.rpartition("/")[2] for one in within if one != itself})
+
+
+def require_exclusive_writes(url: str) -> None:
+    """Makes sure that of two who write an object of one name, one is refused.
+
+    Raises:
+        InputError: the store does not refuse it, so that drivers could not be kept apart.
+        OSError: the store does not answer.
+    """
+    protocol, probe = url.partition("://")[0], f"{url}/probe-{uuid.uuid4().hex}"
+    refused = protocol in CONDITIONAL and create(probe, b"1") and not create(probe, b"2")
+    if protocol in CONDITIONAL:
+        delete([probe])
+    if not refused:
+        raise InputError(
+            f"{url}: the store does not refuse to write an object that there is already (a "
+            "conditional put, If-None-Match), so that two drivers could not be kept apart. "
+            "Expected S3 or a store that does as S3 does."
+        )
