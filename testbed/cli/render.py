@@ -212,7 +212,7 @@ def ending_lines(
     for trial in plan.trials:
         if trial.state == "failed":
             folder = plan.files.trial(trial.id)
-            said = folder.json("result.json")["error"]
+            said = folder.result().get("error", "it runs again with the next command")
             what = escape(f"{trial.title}: {said} (traceback in {folder.store.path('error.txt')})")
             yield f"[red]failed[/] {what}"
     checked = [row for row in ending.identities if not row.reason]

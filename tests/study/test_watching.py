@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -203,6 +204,17 @@ def test_a_driver_takes_up_what_is_retried(three: plan.Plan) -> None:
     assert not files.has(orders.FILE)
 
 
+def test_a_trial_is_retried_when_its_group_has_ended(three: plan.Plan) -> None:
+    first, *_ = three.trials
+    told = orders.Orders(three)
+    orders.retry(three.files, [first.id])
+    told.read()
+    assert told.retried() == []  # its group still runs
+    first.state = "failed"
+    assert told.retried() == [first]
+    assert told.retried() == []
+
+
 def test_a_driver_stops_where_it_is_told_to(three: plan.Plan) -> None:
     orders.stop(three.files)  # told to an earlier driver
     files = three.files
@@ -231,6 +243,19 @@ def test_a_trial_that_goes_on_is_not_blamed_for_lost_nodes(three: plan.Plan, goe
     outcome, executor = executed(three, act)
     assert outcome.statuses[first] == ("finished" if goes_on else "failed")
     assert executor.submitted.count(first) == (5 if goes_on else runner.TRIES)
+
+
+def test_what_is_stopped_has_not_failed(three: plan.Plan) -> None:
+    first = three.trials[0].id
+
+    def act(trial: Any, time_: int) -> str:
+        if time_ == runner.TRIES:
+            signal.raise_signal(signal.SIGINT)
+        raise BrokenProcessPool("the node is lost")
+
+    outcome, executor = executed(three, act)
+    assert executor.submitted == [first] * runner.TRIES
+    assert (outcome.interrupted, outcome.statuses) == (True, {})
 
 
 # --- the worker ---------------------------------------------------------------------------------
