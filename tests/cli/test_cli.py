@@ -512,7 +512,7 @@ MISTAKES = {
     "missing plugin module": ((*STUDY, "-p", "no_such_module"), "plugin 'no_such_module'"),
     "broken plugin": ((*STUDY, "-p", "broken.py"), "is broken: RuntimeError: on purpose"),
     "missing plugin folder": ((*STUDY, "--plugin-dir", "nowhere"), "does not exist or is not a fo"),
-    "device": ((*STUDY, "--device", "gpu"), "--device gpu: expected auto, cpu, cuda or cuda:N."),
+    "device": ((*STUDY, "--device", "gpu"), "--device gpu: expected auto, cpu, cuda, cuda:N or cu"),
     "device without support": ((*STUDY, "--device", "mps"), "--device mps: expected auto, cpu, cu"),
     "set without a value": ((*STUDY, "--set", "training"), "--set training: expected dotted.path="),
     "set of an unknown key": (

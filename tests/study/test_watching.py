@@ -18,7 +18,8 @@ from helpers.paths import DOCS
 from helpers.studies import ONE_TRIAL, planned
 from helpers.watched_studies import SEEDS, STEPS, watched
 
-from testbed.errors import UnknownName
+from testbed.cli import studies
+from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
 from testbed.study import orders, plan, runner, tracking_content, watching
 from testbed.study.engines import ExecutionPlan, Group
@@ -85,9 +86,13 @@ def test_status_shows_it_and_says_what_is_next(tmp_path: Path) -> None:
     made.files.store.remove(orders.FILE)
     run_here(tmp_path, "status", "out", "--page", page)
     assert "http-equiv" not in page.read_text()
-    found = json.loads(run_here(tmp_path, "status", "out", "--json").out)
+    page.unlink()
+    found = json.loads(run_here(tmp_path, "status", "out", "--json", "--page", page).out)
+    assert page.exists()
     assert found["counts"]["finished"] == 2
     assert len(found["trials"]) == SEEDS
+    done = run_here(tmp_path, "status", "out", "--json", "--watch")
+    assert (done.code, "leave one out" in done.err) == (2, True)
 
 
 def test_a_log_has_the_curve_and_how_it_ended(tmp_path: Path) -> None:
@@ -180,6 +185,8 @@ def test_a_cancelled_trial_does_not_start_until_it_is_retried(three: plan.Plan) 
     assert outcome.statuses[second.id] == "cancelled"
     again = plan.make(three.study, default_registry(), three.folder, "cpu")
     assert again.pending() == []
+    with pytest.raises(InputError, match=f"{second.id} was cancelled; testbed retry"):
+        studies._choose(again, second.id[:8])
     files.trial(second.id).retry()
     again = plan.make(three.study, default_registry(), three.folder, "cpu")
     assert [one.id for one in again.pending()] == [second.id]

@@ -134,7 +134,11 @@ class AssignmentFolder(Folder):
         except torch.OutOfMemoryError as problem:
             return {"raised": "memory", "message": one_line(problem)}
         except OSError as problem:
-            return {"raised": "disk", "message": one_line(problem), "errno": str(problem.errno or EIO)}
+            return {
+                "raised": "disk",
+                "message": one_line(problem),
+                "errno": str(problem.errno or EIO),
+            }
         if INTERRUPTED in statuses and warned() and not self.has("stop"):
             return None
         return {}
