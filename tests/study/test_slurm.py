@@ -107,6 +107,12 @@ def test_more_minutes_than_a_partition_allows_are_named(here: Path) -> None:
     assert slurm._minutes("UNLIMITED") is None
 
 
+def test_a_warning_that_comes_as_a_job_starts_is_refused(here: Path) -> None:
+    done = study(here, "--set", "executor.slurm.warning=600")
+    assert done.code == 2
+    assert "warning = 600 seconds before a limit of minutes = 10 would warn a job" in done.err
+
+
 def test_jobs_that_sbatch_refuses_fail_no_trial(here: Path) -> None:
     done = study(here, "--set", "executor.slurm.gpus=1")
     assert done.code == 2

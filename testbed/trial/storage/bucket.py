@@ -31,7 +31,9 @@ def _file_system(protocol: str) -> Any:
     except ImportError:
         raise missing(f"a study folder at {protocol}://", "fsspec with s3fs", "storage") from None
     except ValueError:
-        raise InputError(f"{protocol}:// is no protocol that fsspec knows.") from None
+        raise InputError(
+            f"{protocol}:// is no protocol that fsspec knows: expected s3://bucket/folder."
+        ) from None
 
 
 @contextmanager
