@@ -212,8 +212,11 @@ def cancel(folder: options.StudyFolder, trial: TrialIds = None) -> None:
         said = "; ".join(f"{one.id} has {one.state}" for one in late)
         raise InputError(f"Only a trial that has not ended can be cancelled: {said}.")
     for one in asked:
-        files.trial(one.id).cancel()
+        at = files.trial(one.id)
+        at.cancel()
         then = "stops at its next checkpoint" if one.state == "running" else "will not run"
+        if one.state == "running" and at.group:
+            then = "goes on with those that it trains as one with, and is not evaluated"
         console.print(f"{one.title} ({one.id}) {then}.", markup=False, highlight=False)
     words = ["retry", str(folder), *(one.id for one in asked)]
     terminal.next_step(terminal.command(*words), " takes it up again.")

@@ -125,6 +125,7 @@ def execute(
 
     Raises:
         Busy: another process is at work on a trial, or has taken the study over.
+        InputError: the executor refuses a job.
         OSError: the disk is full.
     """
     outcome = Outcome()

@@ -124,6 +124,18 @@ def test_cancel_and_retry_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     assert {"failed", "cancelled"}.isdisjoint(states)
 
 
+@pytest.mark.parametrize(
+    ("group", "said"), [("", "stops at its next checkpoint"), ("abc", "and is not evaluated")]
+)
+def test_cancel_says_what_becomes_of_a_running_trial(tmp_path: Path, group: str, said: str) -> None:
+    made = watched(tmp_path)
+    (running,) = (one for one in watching.read(made.files).trials if one.state == "running")
+    trial = made.files.trial(running.id)
+    trial.begin(group, 2)
+    done = run_here(tmp_path, "cancel", "out", running.id)
+    assert (done.code, said in done.out, trial.cancelled) == (0, True, True)
+
+
 # --- the driver ---------------------------------------------------------------------------------
 
 
