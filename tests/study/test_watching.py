@@ -24,6 +24,7 @@ from testbed.registry import default_registry
 from testbed.study import orders, plan, runner, tracking_content, watching
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.trial import usage, worker
+from testbed.trial.storage import StoreAway
 
 
 def test_a_folder_says_what_runs_how_fast_and_when_it_ends(tmp_path: Path) -> None:
@@ -304,6 +305,21 @@ def test_a_worker_stops_a_cancelled_trial_at_a_checkpoint(tmp_path: Path) -> Non
     (first, *_) = trial.samples()
     assert abs(first["time"] - time.time()) < 60
     assert 10 < first["memory_mb"] < 100_000
+
+
+def test_a_store_that_is_away_fails_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = planned(ONE_TRIAL, tmp_path).trials
+    at = tmp_path / "trial"
+
+    def away(*rest: Any) -> str:
+        raise StoreAway("s3://bucket/x: the store does not answer")
+
+    monkeypatch.setattr(worker, "_run", away)
+    with pytest.raises(StoreAway):
+        worker.run(one.config, at)
+    assert not worker.TrialFolder.at(at).has("result.json")
 
 
 def test_a_sample_is_a_metric_of_its_trial() -> None:
