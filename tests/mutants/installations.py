@@ -98,7 +98,7 @@ mutant(
 )  # fmt: skip
 mutant(
     "the gradient of the sum of a batch", "training", trainer, "accumulated",
-    "value.mean(dim).sum() / parts", "value.sum() / parts",
+    "value.mean(dim).sum() / (parts", "value.sum() / (parts",
 )  # fmt: skip
 mutant(
     "an average that starts at zero", "adam", Weights, "__init__",
