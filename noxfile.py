@@ -4,13 +4,17 @@
 """
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 HERE = {"PYTHONPATH": "."}
 PAGES = ("docs", "docs/_build/html")
+DEBIAN = Path("/usr/lib/postgresql")
+"""Where Debian keeps PostgreSQL's programs, by version."""
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 """A worker has neighbouring tests, which share fixtures, until it has none left."""
 
@@ -88,6 +92,24 @@ def faults(session: nox.Session) -> None:
     install(session, "test")
     env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     session.run("python", "tests/faults", *session.posargs, env=env)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """Ten drivers on MLflow's server with PostgreSQL; `nox -s servers -- --smoke` for a minute."""
+    found = shutil.which("initdb")
+    programs = [Path(found).parent] if found else sorted(DEBIAN.glob("*/bin"), key=version)
+    programs = [at for at in programs if (at / "initdb").exists() and (at / "postgres").exists()]
+    if not programs:
+        session.skip(f"PostgreSQL's initdb and postgres are neither on PATH nor in {DEBIAN}/*/bin")
+    install(session, "servers")
+    env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    session.run("python", "tests/servers", str(programs[-1]), *session.posargs, env=env)
+
+
+def version(programs: Path) -> float:
+    """Of the PostgreSQL in one of Debian's folders."""
+    return float(programs.parent.name)
 
 
 @nox.session

@@ -125,13 +125,14 @@ class Tracker:
         # What this driver has sent is newer than its note, which is written now and then.
         note = self._sent or self._plan.files.json_or_empty("mlflow.json")
         known = note.get("trials", {})
-        runs = {"": note.get("study", ""), **{id_: one["run"] for id_, one in known.items()}}
-        found = tracking_runs.of_study(self._client, experiment, self._key, runs)
-        self._parent = found.pop("", "")
+        runs = tracking_runs.of_study(self._client, experiment, self._key, note)
+        self._parent = runs.pop("", "")
         self._sent = {"uri": self.uri, "key": self._key, "experiment": experiment}
         self._sent["trials"] = {
-            id_: known[id_] if runs.get(id_) == run else {"run": run, "step": 0, "ended": ""}
-            for id_, run in found.items()
+            id_: entry
+            if (entry := known.get(id_, {})).get("run") == run
+            else {"run": run, "step": 0, "ended": ""}
+            for id_, run in runs.items()
         }
 
     def _began(self) -> float:
@@ -330,6 +331,8 @@ class Tracker:
         if self.away:
             return
         with self._guarded():
+            # A request that was repeated since has left a second run.
+            tracking_runs.of_study(self._client, self._sent["experiment"], self._key, self._sent)
             for entry in self._sent["trials"].values():
                 if not entry["ended"]:  # of a trial that another one has replaced
                     self._client.set_terminated(entry["run"], status="KILLED")

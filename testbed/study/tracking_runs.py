@@ -54,12 +54,20 @@ def create(client: Any, experiment: str, name: str, tags: Mapping[str, str], beg
     return str(run.info.run_id)
 
 
-def of_study(client: Any, experiment: str, key: str, known: Mapping[str, str]) -> dict[str, str]:
+def of_study(client: Any, experiment: str, key: str, note: Mapping[str, Any]) -> dict[str, str]:
     """The run of each trial by the trial's id, and that of the study itself by "".
 
     A run that is there twice, since a proxy has repeated the request or the server was late with
-    it, is deleted but for one: that in `known`, which has the driver's rows, where there is one.
+    it, is deleted but for one: that of the note, which has the driver's rows, where there is one.
+
+    Args:
+        client: MLflow's.
+        experiment: the id of the study's experiment.
+        key: the study's, as the tag STUDY.
+        note: what was sent, as in mlflow.json; it may be empty.
     """
+    known = {id_: entry["run"] for id_, entry in note.get("trials", {}).items()}
+    known[""] = note.get("study", "")
     found: dict[str, list[str]] = {}
     for run in _pages(client, experiment, key):
         found.setdefault(run.data.tags.get(TRIAL, ""), []).append(run.info.run_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,23 +20,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from helpers.command_line import environment
 from helpers.faulty_proxy import Proxy, Request
 from helpers.mlflow_server import Server, serving
+from servers import count, drivers, guarded, postgres
 
-from servers import count, drivers, postgres
-
-DRIVERS = 10
-WHOLE_KILLS = 5
+DRIVERS, KILLS = 10, 5
+RUNS = DRIVERS * (1 + drivers.TRIALS)
 LOST = 0.05
 """The share of requests that a bad network repeats, or loses the answers of."""
 LIMIT = 240.0
+"""Seconds that drivers are waited for."""
 
 
-def migrated(database: postgres.Postgres) -> None:
-    """MLflow's tables and those of its accounts, made by the role that owns them."""
-    address = database.address(postgres.OWNER)
-    for words in (["mlflow", "db", "upgrade", address],):
-        subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)
+def migrate(database: postgres.Postgres, *command: str) -> None:
+    """Makes tables as the role that owns them."""
+    own = environment(**database.variables(postgres.OWNER))
+    words = [sys.executable, "-m", *command, database.address(postgres.OWNER)]
+    subprocess.run(words, check=True, capture_output=True, env=own)
 
 
 def runs(database: postgres.Postgres) -> int:
@@ -45,58 +47,97 @@ def runs(database: postgres.Postgres) -> int:
     return int(row[0]) if row else 0
 
 
-def wait(
-    until: Callable[[], bool], sending: list[drivers.Driver], seconds: float = LIMIT
-) -> None:
+def wait(until: Callable[[], bool], sending: list[drivers.Driver]) -> None:
     """Returns when it is so, or all drivers have ended, or too much time has passed."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + LIMIT
     while not until() and any(one.process.is_alive() for one in sending):
         if time.monotonic() > end:
             return
         time.sleep(0.05)
 
 
-def disturbed(root: Path, programs: Path, kills: int, whole: bool) -> count.Count:
-    """Ten drivers at once, and `kills` kills of the server while they send.
+def restart(database: postgres.Postgres, server: Server, sending: list[drivers.Driver]) -> None:
+    """Kills and starts the server once, when half of the runs are there."""
+    wait(lambda: runs(database) >= RUNS // 2, sending)
+    server.kill()
+    print(f"killed with {runs(database)} of {RUNS} runs", flush=True)
+    server.start()
 
-    Args:
-        root: an empty folder.
-        programs: the folder of PostgreSQL's.
-        kills: of MLflow's server.
-        whole: whether PostgreSQL is killed too, and the network is a bad one.
-    """
-    with postgres.running(root / "postgres", programs) as database:
-        migrated(database)
-        server = Server(root, database.address(postgres.SERVER))
-        with serving(server):
-            proxy = Proxy(server.port, fault=repeating()) if whole else None
-            sending = drivers.start(root, [(proxy or server).address] * DRIVERS)
-            total = DRIVERS * (1 + 4)
-            for kill in range(kills):
-                wait(lambda goal=total * (kill + 1) // (kills + 1): runs(database) >= goal, sending)
-                server.kill()
-                if whole and kill == kills // 2:
-                    database.kill()
-                    database.start()
-                print(f"killed with {runs(database)} of {total} runs", flush=True)
-                server.start()
-            for one in sending:
-                one.process.join(LIMIT)
-            with database.connected("mlflow") as connection:
-                studies = [one.folder for one in sending]
-                found = count.counted(connection, studies, server.artifacts)
-            for one in sending:
-                text = drivers.said(one)
-                if one.process.exitcode or "Traceback" in text:
-                    found.problems.append(f"{one.folder.name}: {text[-2000:]}")
-                one.process.kill()
-            warned = sum("does not answer" in drivers.said(one) for one in sending)
-            print(f"{warned} of {DRIVERS} drivers said that the server was away", flush=True)
+
+def disturb(database: postgres.Postgres, server: Server, sending: list[drivers.Driver]) -> None:
+    """Kills and starts the server again and again, PostgreSQL once, with a backup between."""
+    for kill in range(KILLS):
+        wait(lambda goal=RUNS * (kill + 1) // (KILLS + 1): runs(database) >= goal, sending)
+        server.kill()
+        print(f"killed with {runs(database)} of {RUNS} runs", flush=True)
+        if kill == 1:
+            database.run("pg_dump", *postgres.DUMP)
+        if kill == 2:
+            database.kill()
+            database.start()
+        server.start()
+
+
+def sent(sending: list[drivers.Driver]) -> list[str]:
+    """What went wrong with the drivers, when all have ended."""
+    problems = []
+    for one in sending:
+        one.process.join(LIMIT)
+        text = drivers.said(one)
+        if one.process.exitcode or "Traceback" in text:
+            problems.append(f"{one.folder.name}: {one.process.exitcode} {text[-2000:]}")
+        one.process.kill()
+    warned = sum("does not answer" in drivers.said(one) for one in sending)
+    print(f"{warned} of {DRIVERS} drivers said that the server was away", flush=True)
+    return problems
+
+
+def counted(database: postgres.Postgres, server: Server, root: Path) -> count.Count:
+    """What the database has of all studies; tells it."""
+    with database.connected("mlflow") as connection:
+        found = count.of_studies(connection, drivers.folders(root), server.artifacts)
+    print(f"{found.runs} runs, {found.points} points of metrics, {found.files} files", flush=True)
     return found
 
 
-def repeating() -> Callable[[Request], str]:
-    """A network that repeats requests, and loses answers."""
+def smoke(root: Path, database: postgres.Postgres) -> list[str]:
+    """Ten drivers and a kill."""
+    variables = database.variables(postgres.SERVER)
+    server = Server(root, database.address(postgres.SERVER), variables=variables)
+    with serving(server):
+        sending = drivers.start(root, [server.address] * DRIVERS)
+        restart(database, server, sending)
+        return sent(sending) + counted(database, server, root).problems
+
+
+def whole(root: Path, database: postgres.Postgres) -> list[str]:
+    """Ten drivers, a bad network, five kills and one of PostgreSQL; an old backup; accounts."""
+    variables = database.variables(postgres.SERVER)
+    server = Server(root, database.address(postgres.SERVER), variables=variables)
+    with serving(server):
+        proxy = Proxy(server.port, fault=bad_network())
+        sending = drivers.start(root, [proxy.address] * DRIVERS)
+        disturb(database, server, sending)
+        problems = sent(sending) + counted(database, server, root).problems
+        problems += guarded.listening(database.port, server.port)
+        problems += guarded.rights(database)
+        server.kill()
+        database.run("pg_restore", *postgres.RESTORE)
+        print(f"an old backup: {runs(database)} of {RUNS} runs", flush=True)
+        server.start()
+        for folder in drivers.folders(root):
+            (folder / "mlflow.json").unlink()
+            drivers.sync(root, folder, server.address)
+        problems += counted(database, server, root).problems
+    migrate(database, "mlflow.server.auth", "db", "upgrade", "--url")
+    with serving(guarded.server(root / "accounts", database)) as server:
+        new = root / "study-new"
+        shutil.copytree(drivers.folders(root)[0], new)
+        return problems + guarded.accounts(root, new, server)
+
+
+def bad_network() -> Callable[[Request], str]:
+    """Repeats requests, and loses answers."""
     draw = random.Random(0)
 
     def fault(request: Request) -> str:
@@ -113,18 +154,23 @@ def main() -> int:
     asked = parser.parse_args()
     start, root = time.perf_counter(), Path(tempfile.mkdtemp(prefix="servers-"))
     root.chmod(0o711)  # PostgreSQL's account goes through it to its own folder
-    kills = 1 if asked.smoke else WHOLE_KILLS
     try:
-        found = disturbed(root, asked.programs, kills, whole=not asked.smoke)
+        with postgres.running(root / "postgres", asked.programs) as database:
+            migrate(database, "mlflow", "db", "upgrade")
+            problems = (smoke if asked.smoke else whole)(root, database)
     except Exception:
-        found = count.Count(problems=[traceback.format_exc()])
-    for problem in found.problems:
+        problems = [traceback.format_exc()]
+    for problem in problems:
         print(problem, flush=True)
+    if problems:
+        print(f"the folder stays: {root}")
+    else:
+        shutil.rmtree(root)
+    used = os.times()
+    cpu = used.user + used.system + used.children_user + used.children_system
     seconds = time.perf_counter() - start
-    print(f"{DRIVERS} drivers, {kills} kills: {found.runs} runs, {found.points} points of metrics, "
-          f"{found.files} files, {len(found.problems)} problems in {seconds:.0f} s")
-    print(f"{os.times().user + os.times().children_user:.0f} s of CPU")
-    return bool(found.problems)
+    print(f"{len(problems)} problems in {seconds:.0f} s, {cpu:.0f} s of CPU")
+    return bool(problems)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,9 @@ class Count:
     problems: list[str] = field(default_factory=list)
 
 
-def counted(connection: psycopg.Connection[Any], studies: Sequence[Path], artifacts: Path) -> Count:
+def of_studies(
+    connection: psycopg.Connection[Any], studies: Sequence[Path], artifacts: Path
+) -> Count:
     """Holds each study against the database and the folder of artifacts.
 
     Each trial and each study has to have one run, which is finished; each metric of a row or of a
@@ -88,19 +89,3 @@ def of_study(folder: StudyFolder) -> list[Point]:
     """The totals of a study."""
     states = Counter(str(one.result()["status"]) for one in folder.trials())
     return [(f"trials_{s}", 0, float(states[s])) for s in ("finished", "diverged", "failed")]
-
-
-def content(connection: psycopg.Connection[Any]) -> dict[str, int]:
-    """The number of rows of every table."""
-    tables = connection.execute(
-        "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename"
-    ).fetchall()
-    return {
-        name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]  # type: ignore
-        for (name,) in tables
-    }
-
-
-def as_json(found: Count) -> str:
-    """The figures alone."""
-    return json.dumps({"runs": found.runs, "points": found.points, "files": found.files})

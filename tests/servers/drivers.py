@@ -26,7 +26,8 @@ seeds = 2
 [grid]
 parameterization = ["eps", "v"]
 """
-ROWS, STEPS = 6, 60
+FILE = "shared.toml"
+TRIALS, ROWS, STEPS = 4, 6, 60
 METRICS = {"energy": 0.25}
 AGAIN = 1.0
 """Seconds after which a driver looks for the server again."""
@@ -41,25 +42,23 @@ class Driver:
 
     Args:
         folder: the study's.
-        seed: of when it sends what.
         process: runs until MLflow has everything.
     """
 
     folder: Path
-    seed: int
     process: BaseProcess
 
 
 def start(root: Path, addresses: Sequence[str]) -> list[Driver]:
     """A driver for each address."""
-    (root / "shared.toml").write_text(STUDY)
+    (root / FILE).write_text(STUDY)
     tracking.AGAIN = AGAIN
     processes = multiprocessing.get_context("fork")  # all that is imported is imported once
     drivers = []
     for seed, address in enumerate(addresses):
         folder = root / f"study-{seed}"
-        words = (root / "shared.toml", folder, seed, address)
-        drivers.append(Driver(folder, seed, processes.Process(target=_drive, args=words)))
+        words = (root, folder, seed, address)
+        drivers.append(Driver(folder, processes.Process(target=_drive, args=words)))
     for one in drivers:
         one.process.start()
     return drivers
@@ -71,21 +70,35 @@ def said(driver: Driver) -> str:
     return file.read_text() if file.is_file() else ""
 
 
-def _drive(file: Path, folder: Path, seed: int, address: str) -> None:
+def folders(root: Path) -> list[Path]:
+    """Those of the studies."""
+    return sorted(at for at in root.glob("study-*") if at.is_dir())
+
+
+def sync(
+    root: Path, folder: Path, address: str, say: Callable[[str], None] = lambda text: None
+) -> bool:
+    """As `testbed sync` does it; whether MLflow answered."""
+    registry = default_registry()
+    made = plan.make(study_file.read(root / FILE), registry, folder, "cpu")
+    return session.sync(made, registry, address, say)
+
+
+def _drive(root: Path, folder: Path, seed: int, address: str) -> None:
     with folder.with_suffix(".log").open("w", buffering=1) as log:
         try:
-            _send(file, folder, random.Random(seed), address, lambda text: print(text, file=log))
+            _send(root, folder, random.Random(seed), address, lambda text: print(text, file=log))
         except BaseException:
             log.write(traceback.format_exc())
             raise
 
 
 def _send(
-    file: Path, folder: Path, draw: random.Random, address: str, say: Callable[[str], None]
+    root: Path, folder: Path, draw: random.Random, address: str, say: Callable[[str], None]
 ) -> None:
     """Row by row and trial by trial, in an order of its own; then, if need be, by sync."""
     registry = default_registry()
-    made = plan.make(study_file.read(file), registry, folder, "cpu")
+    made = plan.make(study_file.read(root / FILE), registry, folder, "cpu")
     with made.files.own():
         runner.describe(made, registry)
         tracker = tracking.Tracker(made, address, say, "later")
@@ -107,4 +120,4 @@ def _send(
         if time.monotonic() > end:
             raise TimeoutError("MLflow does not come back")
         time.sleep(AGAIN)
-        whole = session.sync(made, registry, address, say)
+        whole = sync(root, folder, address, say)

@@ -23,6 +23,8 @@ from helpers.paths import ROOT
 PAGE = ROOT / "docs" / "how-to" / "mlflow-server.md"
 SUPERUSER, OWNER, SERVER = "postgres", "mlflow_owner", "mlflow"
 """Roles: the cluster's, that of the tables, and that which MLflow's server has."""
+DUMP = ("--format=custom", "--file=mlflow.dump", "mlflow")
+RESTORE = ("--clean", "--create", "--dbname=postgres", "mlflow.dump")
 UNPRIVILEGED = ("postgres", "nobody")
 
 
@@ -72,7 +74,13 @@ class Postgres:
         own |= {"PGPASSWORD": self.passwords[SUPERUSER], "LC_ALL": "C"}
         command = [self.programs / program, *map(str, words)]
         return subprocess.run(
-            command, check=True, capture_output=True, env=own, cwd=self.folder, **self._as(), **options
+            command,
+            check=True,
+            capture_output=True,
+            env=own,
+            cwd=self.folder,
+            **self._as(),
+            **options,
         )
 
     def create(self) -> None:
@@ -136,11 +144,13 @@ class Postgres:
             autocommit=True,
         )
 
-    def address(self, role: str, database: str = "mlflow") -> str:
-        """As MLflow takes it."""
-        return (
-            f"postgresql+psycopg://{role}:{self.passwords[role]}@127.0.0.1:{self.port}/{database}"
-        )
+    def address(self, role: str) -> str:
+        """As MLflow takes it; the password is in `variables`."""
+        return f"postgresql+psycopg://{role}@127.0.0.1:{self.port}/mlflow"
+
+    def variables(self, role: str) -> dict[str, str]:
+        """The environment of a client, which nobody else may read; its command everyone may."""
+        return {"PGPASSWORD": self.passwords[role]}
 
     def _as(self) -> dict[str, Any]:
         name = account()
