@@ -33,6 +33,7 @@ class Server:
         store: the address of its database; of a SQLite file in the folder where it is empty.
         words: more of its command.
         variables: more of its environment.
+        destination: where it keeps the files of runs; `artifacts` where it is empty.
         port: where it answers.
     """
 
@@ -40,6 +41,7 @@ class Server:
     store: str = ""
     words: Sequence[str] = ()
     variables: dict[str, str] = field(default_factory=dict)
+    destination: str = ""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -60,7 +62,7 @@ class Server:
             TimeoutError: it does not within two minutes.
         """
         words = ["server", "--workers", "1", "--host", "127.0.0.1", "--port", str(self.port)]
-        words += ["--artifacts-destination", str(self.artifacts), *self.words]
+        words += ["--artifacts-destination", self.destination or str(self.artifacts), *self.words]
         own = {
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             # Not in the command, which everyone on the machine may read.

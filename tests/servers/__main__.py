@@ -10,12 +10,13 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.command_line import environment
 from helpers.faulty_proxy import Proxy, Request
 from helpers.mlflow_server import Server, serving
-from servers import count, drivers, guarded, postgres
+from servers import bucket, count, drivers, guarded, postgres
 
 DRIVERS, KILLS = 10, 5
 RUNS = DRIVERS * (1 + drivers.TRIALS)
@@ -92,12 +93,19 @@ def sent(sending: list[drivers.Driver]) -> list[str]:
     return problems
 
 
-def counted(database: postgres.Postgres, server: Server, root: Path) -> count.Count:
-    """What the database has of all studies; tells it."""
+def counted(
+    database: postgres.Postgres, studies: Sequence[Path], stored: Callable[[str], set[str]]
+) -> list[str]:
+    """What is missing or there twice; tells what the database has."""
     with database.connected("mlflow") as connection:
-        found = count.of_studies(connection, drivers.folders(root), server.artifacts)
+        found = count.of_studies(connection, studies, stored)
     print(f"{found.runs} runs, {found.points} points of metrics, {found.files} files", flush=True)
-    return found
+    return found.problems
+
+
+def in_folder(at: Path) -> Callable[[str], set[str]]:
+    """The names of a run's files in a folder of artifacts."""
+    return lambda path: {file.name for file in (at / path).rglob("*") if file.is_file()}
 
 
 def smoke(root: Path, database: postgres.Postgres) -> list[str]:
@@ -107,33 +115,38 @@ def smoke(root: Path, database: postgres.Postgres) -> list[str]:
     with serving(server):
         sending = drivers.start(root, [server.address] * DRIVERS)
         restart(database, server, sending)
-        return sent(sending) + counted(database, server, root).problems
+        problems = sent(sending)
+        return problems + counted(database, drivers.folders(root), in_folder(server.artifacts))
 
 
 def whole(root: Path, database: postgres.Postgres) -> list[str]:
     """Ten drivers, a bad network, five kills and one of PostgreSQL; an old backup; accounts."""
     variables = database.variables(postgres.SERVER)
     server = Server(root, database.address(postgres.SERVER), variables=variables)
+    stored = in_folder(server.artifacts)
     with serving(server):
         proxy = Proxy(server.port, fault=bad_network())
         sending = drivers.start(root, [proxy.address] * DRIVERS)
         disturb(database, server, sending)
-        problems = sent(sending) + counted(database, server, root).problems
+        studies = drivers.folders(root)
+        problems = sent(sending) + counted(database, studies, stored)
         problems += guarded.listening(database.port, server.port)
         problems += guarded.rights(database)
         server.kill()
         database.run("pg_restore", *postgres.RESTORE)
         print(f"an old backup: {runs(database)} of {RUNS} runs", flush=True)
         server.start()
-        for folder in drivers.folders(root):
+        for folder in studies:
             (folder / "mlflow.json").unlink()
             drivers.sync(root, folder, server.address)
-        problems += counted(database, server, root).problems
+        problems += counted(database, studies, stored)
     migrate(database, "mlflow.server.auth", "db", "upgrade", "--url")
-    with serving(guarded.server(root / "accounts", database)) as server:
-        new = root / "study-new"
-        shutil.copytree(drivers.folders(root)[0], new)
-        return problems + guarded.accounts(root, new, server)
+    new = drivers.copy(studies[0], root / "new")
+    with bucket.serving() as store:
+        guard = guarded.server(root / "accounts", database, store)
+        with serving(guard):
+            problems += guarded.accounts(root, new, guard)
+            return problems + counted(database, [new], store.names)
 
 
 def bad_network() -> Callable[[Request], str]:
@@ -152,6 +165,7 @@ def main() -> int:
     parser.add_argument("programs", type=Path, help="the folder of initdb and postgres")
     parser.add_argument("--smoke", action="store_true", help="one kill, in at most a minute")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with it
     start, root = time.perf_counter(), Path(tempfile.mkdtemp(prefix="servers-"))
     root.chmod(0o711)  # PostgreSQL's account goes through it to its own folder
     try:

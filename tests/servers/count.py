@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,17 @@ class Count:
 
 
 def of_studies(
-    connection: psycopg.Connection[Any], studies: Sequence[Path], artifacts: Path
+    connection: psycopg.Connection[Any], studies: Sequence[Path], stored: Callable[[str], set[str]]
 ) -> Count:
     """Holds each study against the database and the folder of artifacts.
 
     Each trial and each study has to have one run, which is finished; each metric of a row or of a
     result has to be there once; each file of a trial has to be among the artifacts.
+
+    Args:
+        connection: to MLflow's database.
+        studies: their folders.
+        stored: the names of the files that are stored under a path, such as 1/RUN/artifacts.
     """
     found = Count()
     for at in studies:
@@ -64,7 +69,7 @@ def of_studies(
                 if points[point] != expected[point]:
                     has = f"{points[point]} times for {expected[point]}"
                     found.problems.append(f"{name} has {point} {has}")
-            files = {file.name for file in (artifacts / uri.partition(":/")[2]).rglob("*")}
+            files = stored(uri.partition(":/")[2])
             found.files += len(files)
             own = tracking_content.ARTIFACTS if trial else ("study.json",)
             there = folder.trial(trial) if trial else folder

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import shutil
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from testbed.registry import default_registry
 from testbed.study import plan, runner, session, study_file, tracking
+from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
 [study]
@@ -58,7 +61,7 @@ def start(root: Path, addresses: Sequence[str]) -> list[Driver]:
     for seed, address in enumerate(addresses):
         folder = root / f"study-{seed}"
         words = (root, folder, seed, address)
-        drivers.append(Driver(folder, processes.Process(target=_drive, args=words)))
+        drivers.append(Driver(folder, processes.Process(target=_drive, args=words, daemon=True)))
     for one in drivers:
         one.process.start()
     return drivers
@@ -82,6 +85,15 @@ def sync(
     registry = default_registry()
     made = plan.make(study_file.read(root / FILE), registry, folder, "cpu")
     return session.sync(made, registry, address, say)
+
+
+def copy(folder: Path, to: Path) -> Path:
+    """Another study, with the same trials, of which MLflow knows nothing."""
+    shutil.copytree(folder, to)
+    (to / "mlflow.json").unlink()
+    made = StudyFolder.at(to)
+    made.put_json("study.json", made.json("study.json") | {"key": uuid.uuid4().hex})
+    return to
 
 
 def _drive(root: Path, folder: Path, seed: int, address: str) -> None:

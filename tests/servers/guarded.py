@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 from helpers.mlflow_server import Server
 from servers import drivers, postgres
+from servers.bucket import Bucket
 
 LOOPBACK = "0100007F"
 """127.0.0.1 as /proc/net/tcp has it."""
@@ -53,20 +54,21 @@ def rights(database: postgres.Postgres) -> list[str]:
     return problems
 
 
-def server(folder: Path, database: postgres.Postgres) -> Server:
-    """One with MLflow's accounts, as the page sets it up."""
+def server(folder: Path, database: postgres.Postgres, store: Bucket) -> Server:
+    """One with MLflow's accounts, as the page sets it up, and its artifacts in an object store."""
     folder.mkdir()
     address = database.address(postgres.SERVER)
     settings = folder / "accounts.ini"
     settings.write_text(f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = {address}\n")
     variables = {
         **database.variables(postgres.SERVER),
+        **store.variables,
         "MLFLOW_AUTH_CONFIG_PATH": str(settings),
         "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.token_hex(16),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
     }
-    return Server(folder, address, ("--app-name", "basic-auth"), variables)
+    return Server(folder, address, ("--app-name", "basic-auth"), variables, store.address)
 
 
 def accounts(root: Path, study: Path, server: Server) -> list[str]:
