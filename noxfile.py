@@ -15,6 +15,7 @@ HERE = {"PYTHONPATH": "."}
 PAGES = ("docs", "docs/_build/html")
 DEBIAN = Path("/usr/lib/postgresql")
 """Where Debian keeps PostgreSQL's programs, by version."""
+POSTGRESQL = ("initdb", "postgres", "pg_dump", "pg_restore")
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 """A worker has neighbouring tests, which share fixtures, until it has none left."""
 
@@ -97,19 +98,15 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def servers(session: nox.Session) -> None:
     """Ten drivers on MLflow's server with PostgreSQL; `nox -s servers -- --smoke` for a minute."""
-    found = shutil.which("initdb")
-    programs = [Path(found).parent] if found else sorted(DEBIAN.glob("*/bin"), key=version)
-    programs = [at for at in programs if (at / "initdb").exists() and (at / "postgres").exists()]
-    if not programs:
-        session.skip(f"PostgreSQL's initdb and postgres are neither on PATH nor in {DEBIAN}/*/bin")
+    places = sorted(DEBIAN.glob("*/bin"), key=lambda at: -float(at.parent.name))
+    # A link on PATH may stand for one program of several.
+    places += [Path(at).resolve().parent for at in filter(None, [shutil.which("initdb")])]
+    found = [at for at in places if all((at / name).exists() for name in POSTGRESQL)]
+    if not found:
+        session.skip(f"{', '.join(POSTGRESQL)} are neither in {DEBIAN}/*/bin nor on PATH")
     install(session, "servers")
     env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    session.run("python", "tests/servers", str(programs[-1]), *session.posargs, env=env)
-
-
-def version(programs: Path) -> float:
-    """Of the PostgreSQL in one of Debian's folders."""
-    return float(programs.parent.name)
+    session.run("python", "tests/servers", str(found[0]), *session.posargs, env=env)
 
 
 @nox.session
