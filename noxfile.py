@@ -4,13 +4,18 @@
 """
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 HERE = {"PYTHONPATH": "."}
 PAGES = ("docs", "docs/_build/html")
+DEBIAN = Path("/usr/lib/postgresql")
+"""Where Debian keeps PostgreSQL's programs, by version."""
+POSTGRESQL = ("initdb", "postgres", "pg_dump", "pg_restore")
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 """A worker has neighbouring tests, which share fixtures, until it has none left."""
 
@@ -88,6 +93,20 @@ def faults(session: nox.Session) -> None:
     install(session, "test")
     env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     session.run("python", "tests/faults", *session.posargs, env=env)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """Ten drivers on MLflow's server with PostgreSQL; `nox -s servers -- --smoke` for a minute."""
+    places = sorted(DEBIAN.glob("*/bin"), key=lambda at: -float(at.parent.name))
+    # A link on PATH may stand for one program of several.
+    places += [Path(at).resolve().parent for at in filter(None, [shutil.which("initdb")])]
+    found = [at for at in places if all((at / name).exists() for name in POSTGRESQL)]
+    if not found:
+        session.skip(f"{', '.join(POSTGRESQL)} are neither in {DEBIAN}/*/bin nor on PATH")
+    install(session, "servers")
+    env = {**HERE, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    session.run("python", "tests/servers", str(found[0]), *session.posargs, env=env)
 
 
 @nox.session

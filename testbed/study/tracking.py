@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from testbed.study import tracking_content as content
-from testbed.study import tracking_pictures, tracking_store
+from testbed.study import tracking_pictures, tracking_runs, tracking_store
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.pictures import DENOISED, FACTS
@@ -99,25 +99,17 @@ class Tracker:
             from mlflow.tracking import MlflowClient
 
             self._client = MlflowClient(tracking_uri=self.uri)
-            experiment = self._experiment()
-            known = self._plan.files.json_or_empty("mlflow.json").get("trials", {})
-            self._sent = {"uri": self.uri, "key": self._key, "experiment": experiment, "trials": {}}
-            self._parent = ""
-            for run in self._runs(experiment):
-                tags, id_ = run.data.tags, run.info.run_id
-                if tags["testbed.kind"] == "study":
-                    self._parent = id_
-                    continue
-                entry = known.get(tags["testbed.trial"], {})
-                if entry.get("run") != id_:
-                    entry = {"run": id_, "step": 0, "ended": ""}
-                self._sent["trials"][tags["testbed.trial"]] = entry
+            experiment = tracking_runs.experiment(
+                self._client, self.uri, self._plan.study.header.name
+            )
+            self._adopt(experiment)
             title = self._plan.study.header.title or self._plan.study.header.name
             kinds = {"testbed.kind": "study"}
             if found := self._plan.data_notes:
                 lines = (f"{case or 'data'}: {n}" for case, notes in found.items() for n in notes)
                 kinds["testbed.data_notes"] = content.cut("\n".join(lines), content.LONGEST_TAG)
             self._parent = self._parent or self._create(title, kinds, self._began())
+            self._sent["study"] = self._parent
             info = self._client.get_run(self._parent).info
             self._parent_began = info.start_time / 1000
             self._parent_ended = max(self._parent_ended, (info.end_time or 0) / 1000)
@@ -128,35 +120,20 @@ class Tracker:
                 self._warn(f"MLflow at {self.uri} answers again.")
             self.away = False
 
-    def _experiment(self) -> str:
-        """The study's experiment, whoever creates it first."""
-        from mlflow.exceptions import MlflowException
-
-        name, location = f"testbed/{self._plan.study.header.name}", None
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            if self.uri.startswith(tracking_store.SQLITE):
-                file = Path(self.uri.removeprefix(tracking_store.SQLITE)).absolute()
-                location = tracking_store.artifacts(file).as_uri()
-            try:
-                return str(self._client.create_experiment(name, artifact_location=location))
-            except MlflowException:
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        return str(found.experiment_id)
-
-    def _runs(self, experiment: str) -> Iterator[Any]:
-        """The runs of this study."""
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [experiment], f"tags.`testbed.study` = '{self._key}'", page_token=token
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
+    def _adopt(self, experiment: str) -> None:
+        """Takes over the runs that MLflow has, with what is known to have been sent of each."""
+        # What this driver has sent is newer than its note, which is written now and then.
+        note = self._sent or self._plan.files.json_or_empty("mlflow.json")
+        known = note.get("trials", {})
+        runs = tracking_runs.of_study(self._client, experiment, self._key, note)
+        self._parent = runs.pop("", "")
+        self._sent = {"uri": self.uri, "key": self._key, "experiment": experiment}
+        self._sent["trials"] = {
+            id_: entry
+            if (entry := known.get(id_, {})).get("run") == run
+            else {"run": run, "step": 0, "ended": ""}
+            for id_, run in runs.items()
+        }
 
     def _began(self) -> float:
         """When the study began: before this driver, where a trial has rows from then."""
@@ -200,13 +177,11 @@ class Tracker:
         self._client.log_batch(self._parent, metrics=metrics)
 
     def _create(self, name: str, tags: Mapping[str, str], start: float) -> str:
-        own = {"mlflow.runName": name, "testbed.study": self._key, **tags}
+        own = {tracking_runs.STUDY: self._key, **tags}
         began = content.milliseconds(start)
-        run = self._client.create_run(
-            self._sent["experiment"], run_name=name, tags=own, start_time=began
-        )
-        self._own.add(run.info.run_id)
-        return str(run.info.run_id)
+        run = tracking_runs.create(self._client, self._sent["experiment"], name, own, began)
+        self._own.add(run)
+        return run
 
     def _save(self, at_once: bool = True) -> None:
         """Notes what was sent; one note for each trial would be quadratic in their number."""
@@ -356,6 +331,8 @@ class Tracker:
         if self.away:
             return
         with self._guarded():
+            # A request that was repeated since has left a second run.
+            tracking_runs.of_study(self._client, self._sent["experiment"], self._key, self._sent)
             for entry in self._sent["trials"].values():
                 if not entry["ended"]:  # of a trial that another one has replaced
                     self._client.set_terminated(entry["run"], status="KILLED")

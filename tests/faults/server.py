@@ -2,91 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from faults import checker, kills
 from faults.stores import training, until
 from faults.subject import SEQUENTIAL, command, lay_out, start
 from faults.verdict import Scenario, Verdict
-from helpers.command_line import environment
-
-
-def free_port() -> int:
-    """One on 127.0.0.1 that nobody listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@dataclass
-class Server:
-    """MLflow's own, over a store in `folder`."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Returns when it answers."""
-        words = ["server", "--workers", "1", "--host", "127.0.0.1", "--port", str(self.port)]
-        words += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
-        words += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", *words],
-                cwd=self.folder,
-                env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        end = time.monotonic() + 120
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.address}/health", timeout=2).close()
-                return
-            time.sleep(0.2)
-        raise TimeoutError(f"the server does not start: {self.folder / 'server.log'}")
-
-    def kill(self) -> None:
-        """All its processes."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    """A server that is gone in the end."""
-    server = Server(folder, free_port())
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
+from helpers.mlflow_server import Server, serving
 
 
 def gone(folder: Path, back: bool) -> Verdict:
     """Killed when the study trains; started again in the midst of it, or after it, with sync."""
     found = Verdict(cases=1)
     lay_out(folder)
-    with serving(folder) as server:
+    with serving(Server(folder)) as server:
         address = {"MLFLOW_TRACKING_URI": server.address}
         running = start(folder, *command(SEQUENTIAL), **address)
         found.hold(until(training(folder), running), "it does not train")

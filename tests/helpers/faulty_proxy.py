@@ -103,9 +103,12 @@ def handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             if fault in ("request lost", "late"):
                 return
-            if fault == "twice":
-                proxy.forward(request)
-            status, headers, content = proxy.forward(request)
+            try:
+                if fault == "twice":
+                    proxy.forward(request)
+                status, headers, content = proxy.forward(request)
+            except (OSError, http.client.HTTPException):  # who would answer is gone
+                return
             if fault == "answer lost":
                 return
             self.send_response_only(status)

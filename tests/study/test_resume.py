@@ -183,6 +183,29 @@ def test_the_run_of_a_trial_that_another_has_replaced_does_not_stay_running(
         assert status == ("KILLED" if name in {one.id for one in before.trials} else "FINISHED")
 
 
+@pytest.mark.slow
+def test_a_trial_that_ended_shortly_before_mlflow_went_away_stays_finished(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    """The note on disk of what was sent is older than the end of the trial."""
+    address = new_store(tmp_path)
+    planned = made(tmp_path)
+    runner.describe(planned, REGISTRY)
+    tracker = tracking.Tracker(planned, address, print, "")
+    for one in planned.trials:
+        folder = planned.files.trial(one.id)
+        folder.append_row(ROW)
+        folder.put_json("result.json", {"status": "finished", "metrics": {}, "ended": 1.8e9})
+        one.state = "finished"
+        tracker.end(one, "finished")
+    before = points(address)
+    tracker.away = True
+    tracker.close("FINISHED", {})
+    assert not tracker.away
+    assert {status for _, status, _ in points(address).values()} == {"FINISHED"}
+    assert before.keys() == points(address).keys() == {"study", *(t.id for t in planned.trials)}
+
+
 ROW = {"step": 50, "loss": 1.0, "gradient_norm": 0.5, "gradient_norm_cv": 0.1}
 ROW |= {"seconds": 2.0, "time": 1.7e9}
 
