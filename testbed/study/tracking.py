@@ -211,13 +211,9 @@ class Tracker:
     def end(self, trial: Trial, status: str) -> None:
         """Sends what remains of a trial, its tables and weights, and closes its run."""
         self.open()
-        if self.away or (trial.id, status) in self._told:
-            return
-        if status in ENDED and self._ended(trial) == status:
+        if self.away or not self._due(trial, status):
             return
         folder = self._plan.files.trial(trial.id)
-        if status in ("interrupted", "cancelled") and not folder.rows():
-            return  # its beginning is still to come
         with self._guarded():
             result = folder.result()
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
@@ -258,6 +254,14 @@ class Tracker:
         for key in keys:
             if key in stored:
                 self._client.delete_tag(run, key)
+
+    def _due(self, trial: Trial, status: str) -> bool:
+        """Whether MLflow has still to be told that a trial ended so."""
+        if (trial.id, status) in self._told or (status in ENDED and self._ended(trial) == status):
+            return False
+        # Without a row its beginning is still to come.
+        begun = status not in ("interrupted", "cancelled")
+        return begun or bool(self._plan.files.trial(trial.id).rows())
 
     def _ended(self, trial: Trial) -> str:
         """The status that MLflow was told."""
@@ -324,10 +328,14 @@ class Tracker:
             plugin_files: the loaded plugins' files by name.
         """
         self._again = 0.0
-        for trial in self._plan.trials:
-            if trial.state in (*ENDED, "failed", "interrupted", "cancelled"):
-                self.end(trial, trial.state)
+        states = (*ENDED, "failed", "interrupted", "cancelled")
+        due = [trial for trial in self._plan.trials if trial.state in states]
         self.open()
+        # What was passed over while MLflow was away for a moment is sent now that it is back.
+        while due and not self.away:
+            for trial in due:
+                self.end(trial, trial.state)
+            due = [] if self.away else [one for one in due if self._due(one, one.state)]
         if self.away:
             return
         with self._guarded():
