@@ -90,13 +90,9 @@ def main() -> None:
             f"as one {found['batched_ms']:6.2f} ms  engine: {found['engine']}",
             flush=True,
         )
-    if given.out is not None:
-        given.out.write_text(
-            json.dumps(
-                {"device": device_title(CPU), "torch": torch.__version__, "rows": rows}, indent=1
-            )
-            + "\n"
-        )
+        if given.out is not None:
+            described = {"device": device_title(CPU), "torch": torch.__version__}
+            given.out.write_text(json.dumps(described | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ class Memory:
     def folder(self, name: str) -> Memory:
         return Memory(self.at / name, self.files)
 
+    def apart(self, name: str) -> Memory:
+        return self.folder(name)
+
+    def confirm(self) -> None: ...
+
     def path(self, name: str = "") -> Path:
         return self.at / name
 

@@ -21,13 +21,12 @@ def study_files(incomplete: str) -> list[str]:
 
 def study_folders(incomplete: str) -> list[str]:
     """The folders of studies below ./runs."""
-    return _beginning(incomplete, (str(file.parent) for file in Path("runs").glob("*/study.json")))
+    return _beginning(incomplete, (str(at.parent) for at in Path("runs").glob("*/trials")))
 
 
 def trials(incomplete: str) -> list[str]:
     """The ids of the trials below ./runs."""
-    found = Path("runs").glob("*/trials/*/trial.json")
-    return _beginning(incomplete, (file.parent.name for file in found))
+    return _beginning(incomplete, (at.name for at in Path("runs").glob("*/trials/*")))
 
 
 def axes(incomplete: str) -> list[str]:

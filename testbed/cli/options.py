@@ -40,6 +40,13 @@ StudyName = Annotated[
         autocompletion=completion.study_files,
     ),
 ]
+StudyFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="The folder of a study, for example runs/default.",
+        autocompletion=completion.study_folders,
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

@@ -15,6 +15,7 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 from rich.text import Text
 
+from testbed.cli import terminal
 from testbed.registry import Registry
 from testbed.study import equal_objectives, runner
 from testbed.study.engines import ExecutionPlan, Group
@@ -93,14 +94,6 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
         yield escape(equal_objectives.line(found))
 
 
-def clock(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, or `26 h 10 min`."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def engine_line(engine: ExecutionPlan) -> str:
     """How the pending trials are trained, and about how long that takes."""
     if not engine.groups:
@@ -119,7 +112,8 @@ def engine_line(engine: ExecutionPlan) -> str:
     line = f"Engine: {engine.name}, {what} {how} on {workers}"
     if engine.seconds():
         rates = ", ".join(f"{name} {ms:.2g} ms" for name, ms in engine.measured.items())
-        line += f"; training takes about {clock(engine.seconds())} (a trial's step: {rates})"
+        about = terminal.span(round(engine.seconds()))
+        line += f"; training takes about {about} (a trial's step: {rates})"
     return line + "."
 
 
@@ -208,11 +202,11 @@ def ending_lines(
     if ending.outcome.interrupted:
         yield f"Interrupted: {counts}. What is finished is kept."
         return
-    yield f"{counts} in {clock(seconds)}."
+    yield f"{counts} in {terminal.span(round(seconds))}."
     for trial in plan.trials:
         if trial.state == "failed":
             folder = plan.files.trial(trial.id)
-            said = folder.json("result.json")["error"]
+            said = folder.result().get("error", "it runs again with the next command")
             what = escape(f"{trial.title}: {said} (traceback in {folder.store.path('error.txt')})")
             yield f"[red]failed[/] {what}"
     checked = [row for row in ending.identities if not row.reason]
@@ -231,6 +225,6 @@ def ending_lines(
         share = record["logging_seconds"] / max(record["seconds"], 1e-9)
         yield (
             f"MLflow: {record['logging_seconds']:.1f} s of CPU, {share:.1%} of the study's "
-            f"{clock(record['seconds'])}. See it: {escape(pages)}"
+            f"{terminal.span(round(record['seconds']))}. See it: {escape(pages)}"
         )
     yield f"Report: [bold]{ending.report}[/]"

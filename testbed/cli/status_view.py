@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from testbed.cli import terminal
 from testbed.study.watching import STATES, State, Watched, WatchedTrial
 from testbed.trial.storage import LocalDisk
 
@@ -28,15 +29,6 @@ ATTENTION: tuple[State, ...] = ("running", "failed", "cancelled")
 Rows = list[list[str]]
 
 
-def span(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `5 h 10 min` or `12 d 3 h`."""
-    whole = round(seconds)
-    for large, small, unit, part in ((86400, 3600, "d", "h"), (3600, 60, "h", "min")):
-        if whole >= large:
-            return f"{whole // large} {unit} {whole % large // small} {part}"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.3g} s"
-
-
 def summary(watched: Watched) -> str:
     """How fast it goes, and when it will end."""
     waiting, running = watched.count("waiting"), watched.count("running")
@@ -49,7 +41,7 @@ def summary(watched: Watched) -> str:
     if left is None:
         return f"It runs at {speed}; when it will end is not known yet."
     end = time.strftime("%Y-%m-%d %H:%M", time.localtime(watched.now + left))
-    return f"It runs at {speed} and will end in about {span(left)}, at {end}."
+    return f"It runs at {speed} and will end in about {terminal.span(left)}, at {end}."
 
 
 def variant_rows(watched: Watched) -> tuple[list[str], Rows]:
@@ -59,7 +51,7 @@ def variant_rows(watched: Watched) -> tuple[list[str], Rows]:
     rows = []
     for one in watched.costs():
         ended = one.states["finished"] + one.states["diverged"]
-        seconds = [span(own) if ended else "–" for own in (one.training, one.evaluation)]
+        seconds = [terminal.span(own) if ended else "–" for own in (one.training, one.evaluation)]
         rows.append([*one.label, *(str(one.states[state]) for state in states), *seconds])
     return _without_empty(head, rows)
 

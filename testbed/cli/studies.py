@@ -46,13 +46,6 @@ OneTrial = Annotated[
     ),
 ]
 NoMLflow = Annotated[bool, typer.Option("--no-mlflow", help="Do not log the study to MLflow.")]
-StudyFolder = Annotated[
-    Path,
-    typer.Argument(
-        help="The folder of a study, for example runs/default.",
-        autocompletion=completion.study_folders,
-    ),
-]
 ReportOut = Annotated[
     Path | None,
     typer.Option(
@@ -195,7 +188,7 @@ def plan(
 
 
 def report(
-    folder: StudyFolder,
+    folder: options.StudyFolder,
     out: ReportOut = None,
     width: Width = "",
     as_json: options.AsJSON = False,
@@ -358,11 +351,14 @@ def _choose(made: Plan, id_: str) -> None:
     """Makes the trials whose id begins so the only ones that run, and as new.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one was cancelled.
     """
     again = [one for one in made.trials if one.id.startswith(id_)]
     if not again:
         raise InputError(f"--trial {id_}: no trial of this study has that id.")
+    if cancelled := [one.id for one in again if one.state == "cancelled"]:
+        words = terminal.command("retry", str(made.folder), *cancelled)
+        raise InputError(f"--trial {id_}: {cancelled[0]} was cancelled; {words} first.")
     for one in again:
         one.state = "new"
     made.chosen = frozenset(one.id for one in again)

@@ -29,6 +29,15 @@ def console() -> Console:
     return Console(soft_wrap=True)
 
 
+def span(seconds: float) -> str:
+    """A time in words: `45 s`, `3 min 20 s`, `5 h 10 min` or `12 d 3 h`."""
+    whole = round(seconds)
+    for large, small, unit, part in ((86400, 3600, "d", "h"), (3600, 60, "h", "min")):
+        if whole >= large:
+            return f"{whole // large} {unit} {whole % large // small} {part}"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.3g} s"
+
+
 def next_step(words: str, purpose: str = "") -> None:
     """Prints the command to type next, and what it is for where that is not plain."""
     from rich.markup import escape

@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from testbed.study.watching import Watched, WatchedTrial
     from testbed.trial.folders import TrialFolder
 
-Folder = Annotated[
-    Path,
-    typer.Argument(
-        help="The folder of a study, for example runs/default.",
-        autocompletion=completion.study_folders,
-    ),
-]
 TrialId = Annotated[
     str,
     typer.Argument(
@@ -63,7 +56,7 @@ Follow = Annotated[
 
 
 def status(
-    folder: Folder,
+    folder: options.StudyFolder,
     watch: Watch = False,
     every: Every = 5.0,
     page: Page = None,
@@ -87,17 +80,19 @@ def status(
 
     if every <= 0:
         raise InputError(f"--every {every:g} must be above 0.")
+    if watch and as_json:
+        raise InputError("--watch refreshes a terminal; --json prints one document: leave one out.")
     files, ended = StudyFolder.at(folder), dict[str, "WatchedTrial"]()
     found = watching.read(files, ended)
+    from testbed.cli import status_view
+
+    if page is not None:
+        status_view.write_page(found, page, every)
     if as_json:
         from testbed.cli import documents
 
         terminal.document(documents.status(found))
         return
-    from testbed.cli import status_view
-
-    if page is not None:
-        status_view.write_page(found, page, every)
     if watch:
         from rich.live import Live
 
@@ -129,7 +124,7 @@ def _next_of_status(folder: Path, found: Watched, page: Path | None) -> None:
         terminal.next_step(f"open {folder / 'report.html'}")
 
 
-def log(folder: Folder, trial: TrialId, follow: Follow = False) -> None:
+def log(folder: options.StudyFolder, trial: TrialId, follow: Follow = False) -> None:
     """Print what a trial has written: its curve, what it uses, and how it ended.
 
     Of a trial that failed the traceback comes last.
@@ -188,7 +183,7 @@ def _lines(at: TrialFolder) -> Iterator[tuple[float, str]]:
         yield result["ended"], f"{result['status']}{': ' if said else ''}{said}"
 
 
-def cancel(folder: Folder, trial: TrialIds = None) -> None:
+def cancel(folder: options.StudyFolder, trial: TrialIds = None) -> None:
     """Stop trials at a checkpoint, or without an id the whole study.
 
     A running study is told and goes on with its other trials; those that train as one with others
@@ -217,14 +212,17 @@ def cancel(folder: Folder, trial: TrialIds = None) -> None:
         said = "; ".join(f"{one.id} has {one.state}" for one in late)
         raise InputError(f"Only a trial that has not ended can be cancelled: {said}.")
     for one in asked:
-        files.trial(one.id).cancel()
+        at = files.trial(one.id)
+        at.cancel()
         then = "stops at its next checkpoint" if one.state == "running" else "will not run"
+        if one.state == "running" and at.group:
+            then = "goes on with those that it trains as one with, and is not evaluated"
         console.print(f"{one.title} ({one.id}) {then}.", markup=False, highlight=False)
     words = ["retry", str(folder), *(one.id for one in asked)]
     terminal.next_step(terminal.command(*words), " takes it up again.")
 
 
-def retry(folder: Folder, trial: TrialIds = None) -> None:
+def retry(folder: options.StudyFolder, trial: TrialIds = None) -> None:
     """Make trials that failed or were cancelled run again; without an id, all of them.
 
     They go on from their checkpoint, or from the start where they have none. A study that runs

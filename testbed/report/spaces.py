@@ -65,7 +65,7 @@ def table(results: Results) -> pd.DataFrame:
         metrics = [*_metrics(results, cases), *SECONDS]
         for metric in metrics:
             values = {label: _values(results, label, metric) for label in _labels(results, cases)}
-            known = np.concatenate([found for found in values.values()])
+            known = np.concatenate([*values.values()])
             log = len(known) > 0 and bool((known > 0).all())
             for label, found in values.items():
                 rows.append(
@@ -144,9 +144,8 @@ def _sentences(results: Results, cases: Sequence[str]) -> Iterator[str]:
 def _metrics(results: Results, cases: Sequence[str]) -> list[str]:
     """The metrics of samples that all cases have."""
     known = [_floors(results, case) for case in cases]
-    names = [set(floors) & set(results.metric_names(case))
-             for floors, case in zip(known, cases, strict=True)]  # fmt: skip
-    return [name for name in known[0] if all(name in own for own in names)]
+    own = [*map(set, known), *(set(results.metric_names(case)) for case in cases)]
+    return [name for name in known[0] if all(name in names for names in own)]
 
 
 def _floors(results: Results, case: str) -> dict[str, dict[str, float]]:

@@ -47,7 +47,7 @@ class Group:
 
     @property
     def id(self) -> str:
-        """Of its members."""
+        """The digest of its trials' ids."""
         return hashlib.sha256(" ".join(one.id for one in self.trials).encode()).hexdigest()[:12]
 
     @property
@@ -57,7 +57,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """A trial's own, or how many there are of which case."""
+        """The title of a single trial; else how many trials of which case it has."""
         first = self.trials[0]
         if len(self.trials) == 1:
             return first.title
@@ -66,7 +66,7 @@ class Group:
 
     @property
     def steps(self) -> int:
-        """The steps that each takes."""
+        """The steps that each of its trials takes."""
         return self.trials[0].config.training.steps
 
 
@@ -104,7 +104,7 @@ class ExecutionPlan:
 
     @property
     def way(self) -> EngineChoice:
-        """Without its groups."""
+        """The engine, its processes and threads, without the groups."""
         return EngineChoice(self.name, self.slots, self.threads)
 
     def split(self, group: Group) -> list[Group]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from testbed.study.plan import Plan, Trial
-from testbed.trial.folders import Folder
+from testbed.trial.folders import ENDED, Folder
 from testbed.trial.storage import Busy
 from testbed.trial.study_folder import StudyFolder
 
@@ -64,8 +64,9 @@ class Orders:
     def __init__(self, plan: Plan) -> None:
         self._files = plan.files
         self._trials = {trial.id: trial for trial in plan.trials}
-        self._stopped = False
-        self._again: list[str] = []
+        self.stopped = False
+        """Whether the study is to stop."""
+        self._again: dict[str, None] = {}
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
@@ -94,25 +95,26 @@ class Orders:
             self._files.store.remove(FILE)
             folder.store.remove(*folder.store.names())
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Takes in the orders that have come, and deletes their files."""
         folder = _folder(self._files)
         for name in folder.store.names():
             order = folder.json_or_empty(name)
             folder.store.remove(name)
-            self._stopped |= order.get("stop") is True
-            self._again += [str(id_) for id_ in order.get("retry") or ()]
-
-    def stopped(self) -> bool:
-        """Whether the study is to stop."""
-        self._read()
-        return self._stopped
+            self.stopped |= order.get("stop") is True
+            told = (str(id_) for id_ in order.get("retry") or ())
+            self._again |= dict.fromkeys(id_ for id_ in told if id_ in self._trials)
 
     def retried(self) -> list[Trial]:
-        """The trials that are to run again, each told once."""
-        self._read()
-        again, self._again = self._again, []
-        found = [self._trials[id_] for id_ in dict.fromkeys(again) if id_ in self._trials]
-        found = [one for one in found if one.state in ("failed", "cancelled")]
+        """The trials that are to run again, each told once.
+
+        One whose group still runs is told when that has ended.
+        """
+        again = [self._trials[id_] for id_ in self._again]
+        found = [one for one in again if one.state in ("failed", "cancelled")]
+        self._again = {
+            one.id: None for one in again if one.state not in (*ENDED, "failed", "cancelled")
+        }
         for one in found:
             one.state = "new"
         return found

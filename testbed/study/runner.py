@@ -125,6 +125,7 @@ def execute(
 
     Raises:
         Busy: another process is at work on a trial, or has taken the study over.
+        InputError: the executor refuses a job.
         OSError: the disk is full.
     """
     outcome = Outcome()
@@ -159,7 +160,9 @@ def execute(
                 if isinstance(future.exception(), torch.OutOfMemoryError):
                     waiting.extendleft(reversed(_halves(plan, engine, group, progress)))
                     continue
-                statuses = _statuses(future, trials, tries.without_progress(group, trials))
+                # What is stopped before it began is lost too: that is no try.
+                count = 0 if outcome.interrupted else tries.without_progress(group, trials)
+                statuses = _statuses(future, trials, count)
                 if statuses is None:
                     waiting.appendleft(group)
                     continue
@@ -169,8 +172,9 @@ def execute(
                     outcome.statuses[trial.id] = trial.state = status
                     progress.ended(trial, status)
                     tell.end(trial, status)
+            orders.read()
             waiting.extend(Group([again]) for again in orders.retried())
-            if orders.stopped() and not outcome.interrupted:
+            if orders.stopped and not outcome.interrupted:
                 progress.say("testbed cancel: the study stops at a checkpoint.")
                 outcome.interrupted = True
                 executor.stop()

@@ -164,8 +164,7 @@ def _trial(
 ) -> WatchedTrial:
     first = labels[0]
     config = trial.json_or_empty("trial.json").get("config") or {}
-    result, samples = trial.result(), trial.samples()
-    state = files.state(trial.name)
+    result, state = trial.result(), files.state(trial.name)
     stored: dict[str, Any] = {
         "id": trial.name,
         "label": (first["case"], first["arm"], first["variant"]),
@@ -189,6 +188,7 @@ def _trial(
         return WatchedTrial(**stored, state="failed", error=str(result.get("error") or ""))
     if state == "cancelled":
         return WatchedTrial(**stored, state="cancelled")
+    samples = trial.samples()
     last = samples[-1] if samples else {}
     if time.time() - (last.get("time") or 0.0) > orders.SILENT or not orders.driven(files):
         return WatchedTrial(**stored, state="waiting")

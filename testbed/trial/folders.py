@@ -46,7 +46,7 @@ from torch import Tensor
 
 from testbed.errors import InputError
 from testbed.training import checkpoint
-from testbed.trial.storage import Store, opened
+from testbed.trial.storage import Store, StoreAway, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,6 +94,7 @@ class Folder:
 
         Raises:
             InputError: the file is missing or is not one.
+            StoreAway: the store does not answer.
         """
         file = self.store.path(name)
         try:
@@ -101,6 +102,8 @@ class Folder:
             if content is None:
                 raise _missing(file)
             value = json.loads(content.decode())
+        except StoreAway:  # of the file this says nothing
+            raise
         except (OSError, ValueError, RecursionError) as problem:
             raise InputError(f"{file}: cannot be read as JSON: {problem}") from None
         if not isinstance(value, dict):

@@ -27,7 +27,7 @@ from testbed.trial import crew, evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
-from testbed.trial.storage import Busy
+from testbed.trial.storage import Busy, StoreAway
 
 CHECKPOINT_SECONDS = 15.0
 
@@ -55,7 +55,7 @@ def run(
 
     Raises:
         Busy: another process is at work on it, or has taken it over meanwhile.
-        OSError: the disk is full, which no trial is to blame for.
+        OSError: the disk is full or the store is away, which no trial is to blame for.
     """
     trial, where = TrialFolder.at(at), torch.device(device)
     with trial.own(ORPHANED), usage.sampled([trial], where):
@@ -71,8 +71,8 @@ def run(
 
 
 def _is_elsewhere(problem: Exception) -> bool:
-    """Whether no trial is to blame: a disk is full, or the folder has another owner."""
-    return disk_is_full(problem) or isinstance(problem, Busy)
+    """Whether no trial is to blame: a disk is full, a store away, or the folder another's."""
+    return disk_is_full(problem) or isinstance(problem, Busy | StoreAway)
 
 
 def _stopped(trial: TrialFolder) -> str:

@@ -34,3 +34,11 @@ def test_a_trial_of_the_benchmarks_takes_steps() -> None:
     loop = trials.trainer(trials.training_job("edm", 0, 8, 4))
     trials.run_blocks(loop, 1)
     assert loop.step == trials.BLOCK
+
+
+def test_the_driver_runs_a_simulated_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduling = importlib.import_module("scheduling")
+    monkeypatch.setattr(scheduling, "NODES", 2)
+    found = scheduling.simulate(60, 2 * scheduling.HOUR)
+    assert (found["finished"], found["failed"]) == (60, 0)
+    assert found["killed_trials"] > 0

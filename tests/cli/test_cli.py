@@ -20,7 +20,7 @@ from helpers.studies import TINY
 from rich.console import Console
 
 import testbed
-from testbed.cli import app, render
+from testbed.cli import app, completion, render
 from testbed.errors import InputError
 from testbed.registry import AXES
 from testbed.study import plan, study_file
@@ -148,6 +148,15 @@ def test_a_shell_completes_without_anything_heavy(
     # zsh has words with their help as "word":"help", fish in two columns.
     found = re.findall(r'"([\w/.]+)"', shown) if shell == "zsh" else shown.splitlines()
     assert [word.partition("\t")[0] for word in found] == words
+
+
+def test_a_study_of_leases_is_completed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "leased" / "trials" / "34cd" / "fence-1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert completion.study_folders("runs/") == ["runs/leased"]
+    assert completion.trials("3") == ["34cd"]
 
 
 def test_version_is_that_of_the_package(tmp_path: Path) -> None:
@@ -512,7 +521,7 @@ MISTAKES = {
     "missing plugin module": ((*STUDY, "-p", "no_such_module"), "plugin 'no_such_module'"),
     "broken plugin": ((*STUDY, "-p", "broken.py"), "is broken: RuntimeError: on purpose"),
     "missing plugin folder": ((*STUDY, "--plugin-dir", "nowhere"), "does not exist or is not a fo"),
-    "device": ((*STUDY, "--device", "gpu"), "--device gpu: expected auto, cpu, cuda or cuda:N."),
+    "device": ((*STUDY, "--device", "gpu"), "--device gpu: expected auto, cpu, cuda, cuda:N or cu"),
     "device without support": ((*STUDY, "--device", "mps"), "--device mps: expected auto, cpu, cu"),
     "set without a value": ((*STUDY, "--set", "training"), "--set training: expected dotted.path="),
     "set of an unknown key": (

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import Future
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def test_a_warned_worker_leaves_the_assignment_open_unless_it_is_to_stop(
         (torch.OutOfMemoryError("too large"), torch.OutOfMemoryError),
         (Busy("taken"), Busy),
         (OSError(28, "No space left on device"), OSError),
+        (OSError("the store does not answer"), OSError),
     ],
 )
 def test_what_no_trial_is_to_blame_for_reaches_the_driver(
@@ -166,7 +168,7 @@ def test_what_no_trial_is_to_blame_for_reaches_the_driver(
     assignment.settle(future, job, "lost")
     assert type(future.exception(timeout=0)) is kind
     if isinstance(raised, OSError):
-        assert getattr(future.exception(), "errno", None) == 28
+        assert getattr(future.exception(), "errno", None) == (raised.errno or EIO)
 
 
 def test_a_refused_assignment_ends_the_study(assignment: AssignmentFolder, job: Job) -> None:

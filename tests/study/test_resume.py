@@ -295,13 +295,13 @@ def test_what_a_killed_creation_of_the_store_left_is_not_read(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_second_driver_is_told_and_touches_nothing(ended: Path) -> None:
     (places(ended)[0] / "result.json").unlink()
-    before = {file: file.stat().st_mtime_ns for file in (ended / "runs").rglob("*")}
     with Folder.at(ended / "runs" / "one").own():
+        before = {file: file.stat().st_mtime_ns for file in (ended / "runs").rglob("*")}
         for done in (study(ended), run_here(ended, "sync", "one.toml")):
             assert done.code == 2
             assert done.err.startswith("testbed: runs/one is being worked on by another process")
             assert done.err.count("\n") == 1
-    after = {file: file.stat().st_mtime_ns for file in (ended / "runs").rglob("*")}
+        after = {file: file.stat().st_mtime_ns for file in (ended / "runs").rglob("*")}
     assert {k: v for k, v in after.items() if k.name != "lock"} == {
         k: v for k, v in before.items() if k.name != "lock"
     }

@@ -107,6 +107,12 @@ def test_more_minutes_than_a_partition_allows_are_named(here: Path) -> None:
     assert slurm._minutes("UNLIMITED") is None
 
 
+def test_a_warning_that_comes_as_a_job_starts_is_refused(here: Path) -> None:
+    done = study(here, "--set", "executor.slurm.warning=600")
+    assert done.code == 2
+    assert "warning = 600 seconds before a limit of minutes = 10 would warn a job" in done.err
+
+
 def test_jobs_that_sbatch_refuses_fail_no_trial(here: Path) -> None:
     done = study(here, "--set", "executor.slurm.gpus=1")
     assert done.code == 2
@@ -187,3 +193,55 @@ def test_a_job_that_is_gone_without_an_answer_is_lost(here: Path, queue: set[str
     executor.advance()
     assert isinstance(future.exception(timeout=0), WorkerLost)
     assert "Slurm's job new_0 ended without an answer" in str(future.exception())
+
+
+def test_a_job_that_has_answered_is_not_followed(here: Path, queue: set[str]) -> None:
+    executor, _, assignment = taken(here)
+    executor.advance()
+    (assignment / "outcome.json").write_text("{}")
+    executor, _, _ = taken(here)
+    executor.advance()  # Slurm may list it for a while yet
+    assert not (assignment / "outcome.json").exists()
+
+
+def test_a_squeue_that_fails_now_and_then_ends_no_study(
+    here: Path, queue: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> set[str]:
+        raise InputError("squeue failed")
+
+    executor, future, assignment = taken(here)
+    executor.advance()
+    (assignment / "outcome.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "_active", fails)
+        executor.advance()
+        assert not future.done()
+        patch.setattr(slurm, "SILENCE", -1.0)
+        with pytest.raises(InputError, match="squeue failed"):
+            executor.advance()
+    executor.advance()
+    assert future.result(timeout=0) == []
+
+
+def test_what_is_stopped_before_it_was_submitted_is_not(here: Path, queue: set[str]) -> None:
+    executor, future, _ = taken(here)
+    executor.stop()
+    executor.advance()
+    assert isinstance(future.exception(timeout=0), WorkerLost)
+    assert queue == set()
+
+
+def test_what_is_stopped_while_it_is_submitted_is_asked_to_stop(
+    here: Path, queue: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, _, assignment = taken(here)
+    submitted = slurm.submit
+
+    def interrupted(*parts: Any) -> list[str]:
+        executor.stop()
+        return submitted(*parts)
+
+    monkeypatch.setattr(slurm, "submit", interrupted)
+    executor.advance()
+    assert (assignment / "stop").exists()

@@ -64,7 +64,7 @@ def test_every_trial_leaves_its_record(finished: Finished) -> None:
         of_images = {"denoised.safetensors", "neighbours.safetensors", "pictures.json"}
         assert names == {
             "trial.json", "result.json", "rows.jsonl", "levels.csv", "samples.safetensors",
-            "schedule.json", "tweedie.json", "weights.safetensors",
+            "schedule.json", "tweedie.json", "weights.safetensors", "system.jsonl",
             *(of_images if "digits" in case else ()),
         }  # fmt: skip
         described, ended = Folder.at(at).json("trial.json"), result(at)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -17,11 +18,13 @@ from helpers.paths import DOCS
 from helpers.studies import ONE_TRIAL, planned
 from helpers.watched_studies import SEEDS, STEPS, watched
 
-from testbed.errors import UnknownName
+from testbed.cli import studies
+from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
 from testbed.study import orders, plan, runner, tracking_content, watching
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.trial import usage, worker
+from testbed.trial.storage import StoreAway
 
 
 def test_a_folder_says_what_runs_how_fast_and_when_it_ends(tmp_path: Path) -> None:
@@ -84,9 +87,13 @@ def test_status_shows_it_and_says_what_is_next(tmp_path: Path) -> None:
     made.files.store.remove(orders.FILE)
     run_here(tmp_path, "status", "out", "--page", page)
     assert "http-equiv" not in page.read_text()
-    found = json.loads(run_here(tmp_path, "status", "out", "--json").out)
+    page.unlink()
+    found = json.loads(run_here(tmp_path, "status", "out", "--json", "--page", page).out)
+    assert page.exists()
     assert found["counts"]["finished"] == 2
     assert len(found["trials"]) == SEEDS
+    done = run_here(tmp_path, "status", "out", "--json", "--watch")
+    assert (done.code, "leave one out" in done.err) == (2, True)
 
 
 def test_a_log_has_the_curve_and_how_it_ended(tmp_path: Path) -> None:
@@ -116,6 +123,18 @@ def test_cancel_and_retry_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     assert "Next: testbed study" in done.out
     states = [made.files.state(one.id) for one in made.trials]
     assert {"failed", "cancelled"}.isdisjoint(states)
+
+
+@pytest.mark.parametrize(
+    ("group", "said"), [("", "stops at its next checkpoint"), ("abc", "and is not evaluated")]
+)
+def test_cancel_says_what_becomes_of_a_running_trial(tmp_path: Path, group: str, said: str) -> None:
+    made = watched(tmp_path)
+    (running,) = (one for one in watching.read(made.files).trials if one.state == "running")
+    trial = made.files.trial(running.id)
+    trial.begin(group, 2)
+    done = run_here(tmp_path, "cancel", "out", running.id)
+    assert (done.code, said in done.out, trial.cancelled) == (0, True, True)
 
 
 # --- the driver ---------------------------------------------------------------------------------
@@ -179,6 +198,8 @@ def test_a_cancelled_trial_does_not_start_until_it_is_retried(three: plan.Plan) 
     assert outcome.statuses[second.id] == "cancelled"
     again = plan.make(three.study, default_registry(), three.folder, "cpu")
     assert again.pending() == []
+    with pytest.raises(InputError, match=f"{second.id} was cancelled; testbed retry"):
+        studies._choose(again, second.id[:8])
     files.trial(second.id).retry()
     again = plan.make(three.study, default_registry(), three.folder, "cpu")
     assert [one.id for one in again.pending()] == [second.id]
@@ -201,6 +222,17 @@ def test_a_driver_takes_up_what_is_retried(three: plan.Plan) -> None:
     assert executor.submitted == [first, second, third, first]
     assert set(outcome.statuses.values()) == {"finished"}
     assert not files.has(orders.FILE)
+
+
+def test_a_trial_is_retried_when_its_group_has_ended(three: plan.Plan) -> None:
+    first, *_ = three.trials
+    told = orders.Orders(three)
+    orders.retry(three.files, [first.id])
+    told.read()
+    assert told.retried() == []  # its group still runs
+    first.state = "failed"
+    assert told.retried() == [first]
+    assert told.retried() == []
 
 
 def test_a_driver_stops_where_it_is_told_to(three: plan.Plan) -> None:
@@ -233,6 +265,19 @@ def test_a_trial_that_goes_on_is_not_blamed_for_lost_nodes(three: plan.Plan, goe
     assert executor.submitted.count(first) == (5 if goes_on else runner.TRIES)
 
 
+def test_what_is_stopped_has_not_failed(three: plan.Plan) -> None:
+    first = three.trials[0].id
+
+    def act(trial: Any, time_: int) -> str:
+        if time_ == runner.TRIES:
+            signal.raise_signal(signal.SIGINT)
+        raise BrokenProcessPool("the node is lost")
+
+    outcome, executor = executed(three, act)
+    assert executor.submitted == [first] * runner.TRIES
+    assert (outcome.interrupted, outcome.statuses) == (True, {})
+
+
 # --- the worker ---------------------------------------------------------------------------------
 
 
@@ -260,6 +305,21 @@ def test_a_worker_stops_a_cancelled_trial_at_a_checkpoint(tmp_path: Path) -> Non
     (first, *_) = trial.samples()
     assert abs(first["time"] - time.time()) < 60
     assert 10 < first["memory_mb"] < 100_000
+
+
+def test_a_store_that_is_away_fails_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = planned(ONE_TRIAL, tmp_path).trials
+    at = tmp_path / "trial"
+
+    def away(*rest: Any) -> str:
+        raise StoreAway("s3://bucket/x: the store does not answer")
+
+    monkeypatch.setattr(worker, "_run", away)
+    with pytest.raises(StoreAway):
+        worker.run(one.config, at)
+    assert not worker.TrialFolder.at(at).has("result.json")
 
 
 def test_a_sample_is_a_metric_of_its_trial() -> None:

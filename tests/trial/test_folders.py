@@ -23,7 +23,7 @@ from testbed.trial.folders import (
     TrainingFolder,
     TrialFolder,
 )
-from testbed.trial.storage import LocalDisk
+from testbed.trial.storage import LocalDisk, StoreAway
 from testbed.trial.study_folder import StudyFolder, studies
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -35,6 +35,22 @@ def trial(tmp_path: Path) -> TrialFolder:
 
 
 # --- formats ------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_away_says_nothing_of_a_file(
+    trial: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial.put_json("result.json", {"status": "finished"})
+
+    def away(*rest: Any) -> bytes:
+        raise StoreAway("s3://bucket/x: the store does not answer")
+
+    monkeypatch.setattr(LocalDisk, "get", away)
+    for read in (trial.json, trial.json_or_empty):
+        with pytest.raises(StoreAway):
+            read("result.json")
+    with pytest.raises(StoreAway):
+        trial.result()
 
 
 def test_json_is_read_as_written(trial: TrialFolder) -> None:

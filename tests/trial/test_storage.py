@@ -467,6 +467,22 @@ def test_another_folder_has_an_owner_of_its_own(disk: LocalDisk) -> None:
 
 
 @pytest.mark.process
+def test_a_folder_that_its_owner_deletes_meanwhile_is_owned_anew(
+    disk: LocalDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, tries = Path.mkdir, list[Path]()
+
+    def mkdir(folder: Path, *rest: Any, **more: Any) -> None:
+        made(folder, *rest, **more)
+        tries.append(folder)
+        if len(tries) == 1:  # the owner before ends here, and its folder is empty
+            folder.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with disk.own(patience=5.0):
+        assert len(tries) == 2
+
+
 def test_owners_take_turns(disk: LocalDisk) -> None:
     others = [python(COUNTER, disk.at) for _ in range(3)]
     assert [other.wait(120) for other in others] == [0, 0, 0]

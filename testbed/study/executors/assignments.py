@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
+from errno import EIO
 from pathlib import Path
 
 import torch
@@ -133,7 +134,11 @@ class AssignmentFolder(Folder):
         except torch.OutOfMemoryError as problem:
             return {"raised": "memory", "message": one_line(problem)}
         except OSError as problem:
-            return {"raised": "disk", "message": one_line(problem), "errno": str(problem.errno)}
+            return {
+                "raised": "disk",
+                "message": one_line(problem),
+                "errno": str(problem.errno or EIO),
+            }
         if INTERRUPTED in statuses and warned() and not self.has("stop"):
             return None
         return {}

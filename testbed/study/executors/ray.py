@@ -124,6 +124,8 @@ class RayExecutor(ClusterExecutor):
         self._running[ref] = assignment
         done: Callable[[Future[Any]], None] = partial(self._settle, ref, assignment, job, future)
         ref.future().add_done_callback(done)
+        if self._stopped:  # meanwhile, by a signal
+            assignment.ask_to_stop()
 
     def advance(self) -> None:
         """Says what a worker has refused; of the end of a task Ray tells by itself.
@@ -156,6 +158,8 @@ class RayExecutor(ClusterExecutor):
             assignment.settle(future, job, f"Ray: {lost}")
         except InputError as refusal:
             self._refusals.append(refusal)
+        except OSError as unread:
+            future.set_exception(unread)
 
     def stop(self) -> None:
         """Asks running trials to write a checkpoint and end; what waits ends as it starts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from testbed.errors import InputError, unknown
 from testbed.settings import Setting
@@ -55,6 +55,15 @@ class SlurmSettings(Model):
         Field(gt=0),
         Setting("Seconds between two questions to Slurm and the disk after what has ended."),
     ] = 10.0
+
+    @model_validator(mode="after")
+    def _warned_in_time(self) -> SlurmSettings:
+        if self.warning >= 60 * self.minutes:
+            raise ValueError(
+                f"warning = {self.warning} seconds before a limit of minutes = {self.minutes} "
+                "would warn a job as it starts: give it more minutes, or a warning that is shorter"
+            )
+        return self
 
     def resources(self) -> dict[str, Any]:
         """Those of submitit's parameters that are left out where nothing is asked for."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from testbed.errors import InputError, missing, unknown
 from testbed.study.executors.assignments import AssignmentFolder
-from testbed.study.executors.base import Job
+from testbed.study.executors.base import Job, WorkerLost
 from testbed.study.executors.cluster import ClusterExecutor
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ PICKLES = "submitit"
 """The folder of what submitit writes: scripts, pickles and the jobs' logs."""
 PATIENCE = 300.0
 """Seconds in which Slurm ends a job that it was asked to requeue."""
+SILENCE = 600.0
+"""Seconds without an answer of squeue's after which the study ends: a controller is restarted now
+and then."""
 
 
 # --- in the job -----------------------------------------------------------------------------------
@@ -143,33 +146,42 @@ class SlurmExecutor(ClusterExecutor):
         self._running: list[Running] = []
         self._due = 0.0
         self._gone: set[str] = set()
+        self._answered = time.monotonic()
 
     def take(self, assignment: AssignmentFolder, job: Job, future: Future[list[str]]) -> None:
         """Keeps the assignment for the next array."""
         self._waiting.append((assignment, job, future))
 
     def advance(self) -> None:
-        """Submits what waits, and settles what has ended.
+        """Settles what has ended, and submits what waits.
 
         Raises:
-            InputError: sbatch refuses the jobs, or a worker its assignment.
+            InputError: sbatch refuses the jobs, a worker its assignment, or squeue fails for long.
         """
-        if self._waiting:
+        if time.monotonic() < self._due or not (self._waiting or self._running):
+            return
+        self._due = time.monotonic() + self._settings.poll
+        try:
             active = _active()
-            new = []
-            for assignment, job, future in self._waiting:
-                id_ = str(assignment.json_or_empty("job.json").get("id", ""))
-                if id_ in active:
-                    assignment.store.remove("stop")
-                    self._running.append(Running(assignment, job, future, id_))
-                else:
-                    new.append((assignment, job, future))
-            self._waiting = []
-            if new:
-                self._submit(new)
-        if time.monotonic() >= self._due and self._running:
-            self._due = time.monotonic() + self._settings.poll
-            self._settle()
+        except InputError:
+            if time.monotonic() - self._answered > SILENCE:
+                raise
+            return
+        self._answered = time.monotonic()
+        self._settle(active)
+        waiting, self._waiting = self._waiting, []
+        new = []
+        for assignment, job, future in waiting:
+            id_ = str(assignment.json_or_empty("job.json").get("id", ""))
+            if self._stopped:
+                future.set_exception(WorkerLost("the study was stopped before it was submitted"))
+            elif id_ in active and not assignment.has("outcome.json"):
+                assignment.store.remove("stop")
+                self._running.append(Running(assignment, job, future, id_))
+            else:
+                new.append((assignment, job, future))
+        if new:
+            self._submit(new)
 
     def _submit(self, new: list[tuple[AssignmentFolder, Job, Future[list[str]]]]) -> None:
         for assignment, job, _ in new:
@@ -178,10 +190,11 @@ class SlurmExecutor(ClusterExecutor):
         for (assignment, job, future), id_ in zip(new, ids, strict=True):
             assignment.put_json("job.json", {"id": id_})
             self._running.append(Running(assignment, job, future, id_))
+        if self._stopped:  # meanwhile, by a signal
+            self.stop()
 
-    def _settle(self) -> None:
+    def _settle(self, active: set[str]) -> None:
         """Ends the futures of jobs that have answered, or are gone since two rounds."""
-        active = _active()
         left, gone = [], set()
         for one in self._running:
             answered = one.assignment.has("outcome.json")

@@ -9,6 +9,7 @@ leases, and `ObjectStore` in an object store. What the files are called and what
 from testbed.trial.storage.base import Busy as Busy
 from testbed.trial.storage.base import LeaseLost as LeaseLost
 from testbed.trial.storage.base import Store as Store
+from testbed.trial.storage.base import StoreAway as StoreAway
 from testbed.trial.storage.local_disk import LocalDisk as LocalDisk
 from testbed.trial.storage.places import address as address
 from testbed.trial.storage.places import begin as begin

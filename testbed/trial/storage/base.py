@@ -17,6 +17,10 @@ class LeaseLost(Busy):
     """This process owned the folder, stood still for longer than its lease, and was replaced."""
 
 
+class StoreAway(OSError):
+    """A server that keeps files does not answer: nothing that it has is lost."""
+
+
 class Store(Protocol):
     """Named files of one folder, each of which is there whole or not at all.
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from testbed.errors import InputError, missing, one_line
+from testbed.trial.storage.base import StoreAway
 
 CONDITIONAL = ("s3", "s3a")
 """The protocols whose exclusive write is one request that the store itself decides on."""
@@ -31,26 +32,32 @@ def _file_system(protocol: str) -> Any:
     except ImportError:
         raise missing(f"a study folder at {protocol}://", "fsspec with s3fs", "storage") from None
     except ValueError:
-        raise InputError(f"{protocol}:// is no protocol that fsspec knows.") from None
+        raise InputError(
+            f"{protocol}:// is no protocol that fsspec knows: expected s3://bucket/folder."
+        ) from None
 
 
 @contextmanager
 def _answering(url: str) -> Iterator[Any]:
-    """The file system of a URL; what a library raises of its own becomes an OSError."""
+    """The file system of a URL.
+
+    Raises:
+        StoreAway: the library raises anything but that there is an object, or none, or no right.
+    """
     system = _file_system(url.partition("://")[0])
     try:
         yield system
-    except OSError:
+    except (FileExistsError, FileNotFoundError, PermissionError):
         raise
     except Exception as problem:
-        raise OSError(f"{url}: the store does not answer: {one_line(problem)}") from problem
+        raise StoreAway(f"{url}: the store does not answer: {one_line(problem)}") from problem
 
 
 def get(url: str) -> bytes | None:
     """The content of an object; None where there is none.
 
     Raises:
-        OSError: the store does not answer.
+        StoreAway: it does not answer.
     """
     try:
         with _answering(url) as system:
@@ -66,7 +73,7 @@ def create(url: str, content: bytes) -> bool:
     then it is the one that this call wrote.
 
     Raises:
-        OSError: the store does not answer, and the object may be there or not.
+        StoreAway: it does not answer, and the object may be there or not.
     """
     try:
         with _answering(url) as system:
@@ -80,7 +87,7 @@ def delete(urls: Iterable[str]) -> None:
     """Deletes objects, those that there are.
 
     Raises:
-        OSError: the store does not answer.
+        StoreAway: it does not answer.
     """
     for url in urls:
         with suppress(FileNotFoundError), _answering(url) as system:
@@ -91,7 +98,7 @@ def names(url: str) -> list[str]:
     """The sorted names of the objects and folders of a folder.
 
     Raises:
-        OSError: the store does not answer.
+        StoreAway: it does not answer.
     """
     try:
         with _answering(url) as system:
@@ -108,7 +115,7 @@ def require_exclusive_writes(url: str) -> None:
 
     Raises:
         InputError: the store does not refuse it, so that drivers could not be kept apart.
-        OSError: the store does not answer.
+        StoreAway: it does not answer.
     """
     protocol, probe = url.partition("://")[0], f"{url}/probe-{uuid.uuid4().hex}"
     refused = protocol in CONDITIONAL and create(probe, b"1") and not create(probe, b"2")

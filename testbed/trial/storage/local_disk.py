@@ -132,7 +132,10 @@ class LocalDisk:
     def _locked(self) -> IO[str] | None:
         """The file `lock` with the lock on it; None where another process has that."""
         self.at.mkdir(parents=True, exist_ok=True)
-        handle = self.path(LOCK).open("w")
+        try:
+            handle = self.path(LOCK).open("w")
+        except FileNotFoundError:  # another process has deleted the folder meanwhile
+            return None
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(handle.fileno()), self.path(LOCK).stat()):
