@@ -797,7 +797,7 @@ def test_samples_are_drawn_as_the_command_line_says(ran: Path) -> None:
         (["--negative", "label"], "--negative label: expected NAME=CLASS"),
         (["--strength", "0.5"], "strength is that of an image"),
         (["--image", "none.npy"], "none.npy: there is no such file in "),
-        (["--image", "study.toml"], "which is no image"),
+        (["--image", "c.toml"], "which is no image"),
         (["--steps", "0"], "'--steps'"),
     ],
 )
