@@ -94,6 +94,15 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def no_such(path: Path, what: str = "file") -> str:
+    """`there is no such WHAT in /FOLDER. Did you mean ...?`, with its nearest name."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"there is no such {what}, nor a folder {folder}."
+    names = [one.name for one in folder.iterdir()]
+    return f"there is no such {what} in {folder}.{did_you_mean(path.name, names)}"
+
+
 def unknown(what: str, word: str, words: Iterable[str]) -> str:
     """`Unknown WHAT 'word'. Did you mean ...? Known: a, b, c.`"""
     names = sorted(words)

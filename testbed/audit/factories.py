@@ -35,8 +35,8 @@ def find(word: str, registry: Registry) -> Any:
     if colon and attribute.isidentifier():
         return attribute_of(module, attribute)
     raise UnknownName(
-        f"{unknown('subject', word, names)} A trial's folder or id, or module:factory, would do "
-        "too."
+        f"{unknown('subject', word, names)} A trial's folder or id, the folder of a "
+        "model of diffusers, or module:factory, would do too."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from testbed.errors import InputError, did_you_mean, one_line
+from testbed.errors import InputError, did_you_mean, no_such, one_line
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put in front of every name."""
@@ -36,8 +36,7 @@ def read(path: Path) -> dict[str, Tensor]:
             it is turned into safetensors where it came from.
     """
     if not path.is_file():
-        near = [str(one) for one in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise InputError(f"{path}: there is no such file.{did_you_mean(str(path), near)}")
+        raise InputError(f"{path}: {no_such(path)}")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -149,9 +149,9 @@ def _roles(contents: Contents, names: Names, separate: Contents | None) -> Roles
             "" if label is None else source.title(label),
             columns,
         )
-    if not names.data and list(samples.values()) not in ([TABLE], [""], ["x"]):
+    if not names.data and contents.named and list(samples.values()) not in ([TABLE], [""], ["x"]):
         notes.append(f"{contents.path}: the samples are {_listed(samples)}.")
-    if not names.labels and list(labels.values()) not in ([], [""], ["y"]):
+    if not names.labels and source.named and list(labels.values()) not in ([], [""], ["y"]):
         notes.append(f"{source.path}: the labels are {_listed(labels)}.")
     if "validation" in parts:
         held_out = parts.pop("validation")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from testbed.components.dataset import Data
-from testbed.errors import InputError, one_line
+from testbed.errors import InputError, no_such, one_line
 from testbed.random import Generators, stream
 from testbed.sampling.guidance import EVERYWHERE
 from testbed.sampling.pipeline import Classes
@@ -113,9 +113,9 @@ def draw(
             steps=steps,
             eta=request.eta,
             generator=generator,
-            image=_image(request.image, shown.shape, pipeline.extent),
+            image=read_image(request.image, shown.shape, pipeline.extent),
             strength=request.strength,
-            known=_image(request.known, shown.shape, (0.0, 1.0)),
+            known=read_image(request.known, shown.shape, (0.0, 1.0)),
             callback=lambda i, sigma, x: bar.update(task, completed=i + 1),
             **parts,
         ).cpu()
@@ -129,7 +129,7 @@ def draw(
         picture(samples, shown.test, config.parameterization.name).savefig(out, dpi=150)
 
 
-def _image(
+def read_image(
     file: Path | None, shape: tuple[int, ...], extent: tuple[float, float]
 ) -> torch.Tensor | None:
     """The samples of a .npy file as they are, or an image with its 0..255 taken to `extent`.
@@ -142,6 +142,8 @@ def _image(
     """
     if file is None:
         return None
+    if not file.is_file():
+        raise InputError(f"{file}: {no_such(file)}")
     try:
         if file.suffix == ".npy":
             return torch.from_numpy(np.load(file, allow_pickle=False)).float()
@@ -155,6 +157,11 @@ def _image(
         if isinstance(problem, InputError):
             raise
         raise InputError(f"{file}: cannot be read: {one_line(problem)}.") from None
+    if array.shape[:2] != shape[1:]:
+        sizes = [f"{height} x {width}" for height, width in (array.shape[:2], shape[1:])]
+        raise InputError(
+            f"{file} has {sizes[0]} pixels (height x width), and samples have {sizes[1]}."
+        )
     low, high = extent
     pixels = torch.from_numpy(array.copy()).float().view(*array.shape[:2], shape[0])
     return low + (high - low) * pixels.permute(2, 0, 1)[None] / 255

@@ -76,7 +76,7 @@ def test_betas_of_a_file_are_ddpms_table() -> None:
 
 
 WRONG = {
-    "no file": ("none.npy", None, "path = 'none.npy' is not a file; give one of .npy, .npz"),
+    "no file": ("none.npy", None, "path = 'none.npy': there is no such file"),
     "a folder": (".", None, "path = '.' is a folder"),
     "another format": ("mine.json", lambda f: f.write_text("{}"), "no reader takes it"),
     "text": ("a.npy", lambda f: f.write_text("hello"), "a.npy cannot be read as numbers"),
@@ -341,7 +341,10 @@ def test_flow_and_diffusers_go_up_to_pure_noise(tmp_path: Path) -> None:
     ("table", "said"),
     [
         ('"betas"', "table 'betas': names no levels: write path = \"FILE\", or values = ...."),
-        ('{ name = "betas", path = "none.npy" }', "table 'betas': path = 'none.npy' is not a file"),
+        (
+            '{ name = "betas", path = "none.npy" }',
+            "table 'betas': path = 'none.npy': there is no such file",
+        ),
         ('{ name = "sigmas", values = [1.0, 0.5] }', "values: number 1 is 0.5 after 1: expected"),
         ('{ name = "diffusers", path = "none.json" }', "path = 'none.json' cannot be read"),
     ],

@@ -251,7 +251,9 @@ def test_labels_in_their_own_file(tmp_path: Path) -> None:
     pd.DataFrame({"label": CLASSES, "other": REAL[:, 0]}).to_csv(tmp_path / "y.csv", index=False)
     table = of(tmp_path, REAL, labels_path=str(tmp_path / "y.csv"))
     assert table.digest == own.digest
-    with pytest.raises(InputError, match=r"labels_path = 'nothing\.npy' is not a file"):
+    with pytest.raises(
+        InputError, match=r"labels_path = 'nothing\.npy': there is no such file or folder in"
+    ):
         of(tmp_path, REAL, labels_path="nothing.npy")
 
 

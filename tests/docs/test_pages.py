@@ -555,6 +555,7 @@ def sample_runs(names: dict[str, Any], out: str) -> None:
     assert float(apart.removeprefix("tensor(").rstrip(")")) < 2.0**-15
     assert shape == "(4, 8, 8, 1) uint8 (8, 8)"
     assert Path("seven.png").exists()
+    assert Path("mask.png").exists()
 
 
 RUN = {
@@ -564,7 +565,7 @@ RUN = {
     "guidance": (1, guidance_runs),
     "likelihood": (1, likelihood_runs),
     "python-and-paper": (5, paper_is_written),
-    "sample": (6, sample_runs),
+    "sample": (7, sample_runs),
     "samplers": (1, samplers_run),
 }
 """How many blocks of a page make one program, and what is then true."""

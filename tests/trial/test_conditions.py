@@ -21,6 +21,7 @@ from helpers import studies
 from helpers.command_line import run_here, trials_only
 from helpers.conditional import REGISTRY, data, exact
 from helpers.studies import CONDITIONAL
+from PIL import Image
 from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ from testbed.training.batch import Batch, unbatchable
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, Trainer, TrainingJob, losses
-from testbed.trial import class_conditions, restore
+from testbed.trial import class_conditions, restore, sample
 from testbed.trial.config import TrialConfig
 from testbed.trial.guided import Guide
 from testbed.trial.specs import ComponentSpec
@@ -795,8 +796,8 @@ def test_samples_are_drawn_as_the_command_line_says(ran: Path) -> None:
         (["--negative", "label=1"], "--negative: the trial's guidance is not classifier_free"),
         (["--negative", "label"], "--negative label: expected NAME=CLASS"),
         (["--strength", "0.5"], "strength is that of an image"),
-        (["--image", "none.npy"], "none.npy: cannot be read: FileNotFoundError"),
-        (["--image", "study.toml"], "which is no image"),
+        (["--image", "none.npy"], "none.npy: there is no such file in "),
+        (["--image", "c.toml"], "which is no image"),
         (["--steps", "0"], "'--steps'"),
     ],
 )
@@ -805,6 +806,14 @@ def test_what_cannot_be_drawn_is_told(ran: Path, words: list[str], message: str)
     assert done.code == 2
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+def test_an_image_of_another_size_is_named_with_both_sizes(tmp_path: Path) -> None:
+    file = tmp_path / "wide.png"
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(file)
+    assert sample.read_image(file, (1, 4, 6), (0.0, 1.0)).shape == (1, 1, 4, 6)
+    with pytest.raises(InputError, match=r"wide\.png has 4 x 6 pixels .*, and samples have 8 x 8"):
+        sample.read_image(file, (1, 8, 8), (0.0, 1.0))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from testbed.data.readers import (
     tables,
 )
 from testbed.data.readers.base import Contents, Reader, Rows, readable
-from testbed.errors import InputError
+from testbed.errors import InputError, no_such
 
 __all__ = ["READERS", "Contents", "Reader", "Rows", "open_path"]
 
@@ -47,7 +47,7 @@ def open_path(path: Path, option: str = "path") -> Contents:
     known += ", or " + ", or ".join(reader.expected for reader in READERS if reader.folder)
     folder = path.is_dir()
     if not folder and not path.is_file():
-        raise InputError(f"{option} = {str(path)!r} is not a file; give one of {known}.")
+        raise InputError(f"{option} = {str(path)!r}: {no_such(path, 'file or folder')}")
     with readable(path):
         head = b"" if folder else _head(path)
         reader = next((r for r in READERS if r.folder == folder and r.takes(path, head)), None)

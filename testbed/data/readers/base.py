@@ -48,6 +48,7 @@ class Contents(Mapping[str, Rows]):
         table: whether they are columns of one table, a row for each sample.
         notes: sentences on what was left out or changed.
         titles: what an array is in a message, where it is not the path with the array's name.
+        named: whether the names are the file's own, and not those that a reader of folders gives.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Contents(Mapping[str, Rows]):
     table: bool = False
     notes: tuple[str, ...] = ()
     titles: Mapping[str, str] = field(default_factory=dict)
+    named: bool = True
     _found: dict[str, Rows] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Rows:

@@ -63,7 +63,9 @@ def open_folder(path: Path) -> Contents:
     named = ", ".join(str(file.relative_to(path)) for file in others[:SHOWN])
     more = ", ..." if len(others) > SHOWN else ""
     notes = (f"{path}: files that are no images are left out: {named}{more}.",) if others else ()
-    return Contents(path, tuple(arrays), arrays.__getitem__, notes=notes, titles=titles)
+    return Contents(
+        path, tuple(arrays), arrays.__getitem__, notes=notes, titles=titles, named=False
+    )
 
 
 def _splits(path: Path, images: list[Path]) -> dict[str, tuple[Path, list[Path]]]:

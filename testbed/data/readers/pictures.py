@@ -196,7 +196,11 @@ class Pictures:
             raise self._damaged(i, problem) from None
 
     def _damaged(self, i: int, problem: Exception) -> InputError:
-        said = one_line(problem).replace(self.titles[i], "it")
+        from PIL import UnidentifiedImageError
+
+        unknown_format = isinstance(problem, UnidentifiedImageError)
+        said = "Pillow knows no such format" if unknown_format else one_line(problem)
+        said = said.replace(self.titles[i], "it")
         return InputError(
             f"{self.titles[i]} cannot be decoded as an image ({said}): mend or remove it."
         )
