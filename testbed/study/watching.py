@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from pydantic import ValidationError
+
 from testbed.errors import InputError, UnknownName, did_you_mean
 from testbed.study import orders
+from testbed.trial.config import TrialConfig
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.study_folder import StudyFolder
 
@@ -159,17 +162,25 @@ def read(files: StudyFolder, ended: dict[str, WatchedTrial] | None = None) -> Wa
     return Watched(str(study.get("name", "")), trials, orders.driven(files), command)
 
 
+def _config(trial: TrialFolder) -> TrialConfig | None:
+    """The settings of a trial; None where they are not there, or another version's."""
+    try:
+        return TrialConfig.model_validate(trial.json_or_empty("trial.json").get("config"))
+    except ValidationError:
+        return None
+
+
 def _trial(
     files: StudyFolder, trial: TrialFolder, labels: Sequence[Mapping[str, str]]
 ) -> WatchedTrial:
     first = labels[0]
-    config = trial.json_or_empty("trial.json").get("config") or {}
+    config = _config(trial)
     result, state = trial.result(), files.state(trial.name)
     stored: dict[str, Any] = {
         "id": trial.name,
         "label": (first["case"], first["arm"], first["variant"]),
-        "seed": config.get("seed", -1),
-        "steps": (config.get("training") or {}).get("steps", 0),
+        "seed": config.seed if config else -1,
+        "steps": config.training.steps if config else 0,
     }
     if state in ENDED:
         return WatchedTrial(

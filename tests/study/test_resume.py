@@ -206,6 +206,33 @@ def test_a_trial_that_ended_shortly_before_mlflow_went_away_stays_finished(
     assert before.keys() == points(address).keys() == {"study", *(t.id for t in planned.trials)}
 
 
+@pytest.mark.slow
+def test_a_trial_that_was_passed_over_while_mlflow_was_away_is_sent_at_the_end(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run is there already, without an end: it is not that of a trial that was replaced."""
+    address = new_store(tmp_path)
+    planned = made(tmp_path)
+    runner.describe(planned, REGISTRY)
+    tracker = tracking.Tracker(planned, address, print, "")
+    for one in planned.trials:
+        folder = planned.files.trial(one.id)
+        folder.append_row(ROW)
+        tracker.update(one)
+        folder.put_json("result.json", {"status": "finished", "metrics": {}, "ended": 1.8e9})
+        one.state = "finished"
+    end, passed = tracker.end, list[str]()
+
+    def once_away(trial: plan.Trial, status: str) -> None:
+        if passed:
+            end(trial, status)
+        passed.append(trial.id)
+
+    monkeypatch.setattr(tracker, "end", once_away)
+    tracker.close("FINISHED", {})
+    assert {status for _, status, _ in points(address).values()} == {"FINISHED"}
+
+
 ROW = {"step": 50, "loss": 1.0, "gradient_norm": 0.5, "gradient_norm_cv": 0.1}
 ROW |= {"seconds": 2.0, "time": 1.7e9}
 
