@@ -158,7 +158,7 @@ def swept(folder: Path) -> Verdict:
 
 HALF = Moment("group", "open", "rows.jsonl", 11)
 """When a group of three, or a trial, has two checkpoints."""
-LOGGED = Moment("group", "os.rename", "mlflow.json", 4)
+LOGGED = Moment("group", "os.rename", "mlflow.json", 2)
 
 
 def by_command(folder: Path, engine: str, words: Sequence[str]) -> Verdict:

@@ -25,8 +25,6 @@ STORE = (
     Moment("group", "os.rename", "mlflow.db"),
     Moment("group", "os.rename", "mlflow.json"),
     Moment("driver", "os.rename", "mlflow.json", 2),
-    Moment("group", "os.rename", "mlflow.json", 3),
-    Moment("group", "os.rename", "mlflow.json", 5),
 )
 TRAINING = (
     Moment("group", "os.rename", "small/study.json"),
@@ -48,7 +46,7 @@ MEASURING = (
 CLOSING = (
     Moment("driver", "os.rename", "artifacts/trial.json"),
     Moment("group", "os.rename", "artifacts/weights.safetensors", 2),
-    Moment("group", "os.rename", "mlflow.json", 4),
+    Moment("group", "os.rename", "mlflow.json", 2),
     Moment("driver", "os.rename", "small/tweedie.json"),
     Moment("group", "os.rename", "small/study.json", 2),
     Moment("group", "open", "results.csv"),

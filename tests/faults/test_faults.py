@@ -20,8 +20,8 @@ from testbed.study import tracking_store
 from testbed.trial.study_folder import StudyFolder
 
 KILLS = (
-    Moment("group", "os.rename", "mlflow.json", 3),
-    Moment("driver", "open", "rows.jsonl", 11),
+    Moment("group", "open", "checkpoint.tmp"),
+    Moment("driver", "os.rename", "checkpoint"),
 )
 IN_A_WORKER = Moment("self", "open", "checkpoint.tmp", 2)
 WORDS = kills.ENGINES["batched"]
