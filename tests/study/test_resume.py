@@ -183,15 +183,23 @@ def test_the_run_of_a_trial_that_another_has_replaced_does_not_stay_running(
         assert status == ("KILLED" if name in {one.id for one in before.trials} else "FINISHED")
 
 
+Followed = tuple[str, plan.Plan, tracking.Tracker]
+
+
+@pytest.fixture
+def followed(tmp_path: Path, new_store: NewStore) -> Followed:
+    """The address of a store, and the plan and the tracker of a study that has just begun."""
+    address, planned = new_store(tmp_path), made(tmp_path)
+    runner.describe(planned, REGISTRY)
+    return address, planned, tracking.Tracker(planned, address, print, "")
+
+
 @pytest.mark.slow
 def test_a_trial_that_ended_shortly_before_mlflow_went_away_stays_finished(
-    tmp_path: Path, new_store: NewStore
+    followed: Followed,
 ) -> None:
     """The note on disk of what was sent is older than the end of the trial."""
-    address = new_store(tmp_path)
-    planned = made(tmp_path)
-    runner.describe(planned, REGISTRY)
-    tracker = tracking.Tracker(planned, address, print, "")
+    address, planned, tracker = followed
     for one in planned.trials:
         folder = planned.files.trial(one.id)
         folder.append_row(ROW)
@@ -208,13 +216,10 @@ def test_a_trial_that_ended_shortly_before_mlflow_went_away_stays_finished(
 
 @pytest.mark.slow
 def test_a_trial_that_was_passed_over_while_mlflow_was_away_is_sent_at_the_end(
-    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its run is there already, without an end: it is not that of a trial that was replaced."""
-    address = new_store(tmp_path)
-    planned = made(tmp_path)
-    runner.describe(planned, REGISTRY)
-    tracker = tracking.Tracker(planned, address, print, "")
+    address, planned, tracker = followed
     for one in planned.trials:
         folder = planned.files.trial(one.id)
         folder.append_row(ROW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from testbed.study.executors.base import Job, T, Work
 from testbed.study.executors.local import ProcessExecutor
 
 
-class ClusterExecutor:
+class ClusterExecutor(ABC):
     """Gives groups of trials to a cluster, an assignment each; all other work is done beside it.
 
     Identities take a second each and no cluster: one worker process of this machine checks them.
@@ -36,9 +37,9 @@ class ClusterExecutor:
         self.take(AssignmentFolder.of(self._study, job), job, future)
         return cast(Future[Any], future)
 
+    @abstractmethod
     def take(self, assignment: AssignmentFolder, job: Job, future: Future[list[str]]) -> None:
         """Takes up the assignment of a job."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """Asks running trials to write a checkpoint and end."""
