@@ -111,6 +111,8 @@ class Files:
             return model, None
         if diffusers_folders.is_folder(word):
             folder = diffusers_folders.read(word, subfolder=self.subfolder)
+            if folder.text is not None:  # it is audited as it is without a text
+                folder = folder.with_prompts()
             return folder, folder.shape
         if self.subfolder:
             raise InputError(f"--subfolder {self.subfolder}: {word} is no folder of diffusers.")

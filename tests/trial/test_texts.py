@@ -90,8 +90,8 @@ def test_the_empty_text_is_a_row_where_it_stands_for_off(tiny: Path) -> None:
     settings = encoder(tiny, null="empty")
     found = texts.encoded(data(), settings)
     assert found.texts["caption"] == (*CAPTIONS, "")
-    assert texts.empty_rows(found, settings) == {"caption": 15}
-    assert texts.empty_rows(texts.encoded(data(), encoder(tiny)), encoder(tiny)) == {}
+    assert found.tables["caption"].off == 15
+    assert texts.encoded(data(), encoder(tiny)).tables["caption"].off is None
     mask = found.tables["caption"].mask
     assert mask is not None
     assert int(mask[15].sum()) == 2
@@ -170,7 +170,7 @@ def test_the_empty_text_stands_for_off_and_the_weights_stay(tiny: Path) -> None:
     found = texts.encoded(data(), encoder(tiny, null="empty"))
     network = testbed.Registry().network("mlp", width=8, depth=1)
     plain, filled = (network(found.shape, 3, 0, tables=found.tables) for _ in range(2))
-    texts.empty_for_off(filled, {"caption": 15})
+    texts.row_for_off(filled, {"caption": 15})
     assert plain.state_dict().keys() == filled.state_dict().keys()
     generator = torch.Generator().manual_seed(0)
     for p, q in zip(plain.parameters(), filled.parameters(), strict=True):
