@@ -94,7 +94,7 @@ def states(path: str, texts: Sequence[str], layer: int = -1) -> list[Tensor]:
             has no such layer, or a text has no tokens, or more than the encoder takes.
     """
     folders = Folders.of(path)
-    model, tokenizer = _loaded(folders)
+    model, tokenizer = loaded(folders)
     longest = getattr(model.config, "max_position_embeddings", None)
     found = []
     for text in texts:
@@ -125,7 +125,7 @@ def padded_states(path: str, texts: Sequence[str], places: int, layer: int = -1)
             encoder takes, or a text of more tokens.
     """
     folders = Folders.of(path)
-    model, tokenizer = _loaded(folders)
+    model, tokenizer = loaded(folders)
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and places > longest:
         raise InputError(
@@ -173,7 +173,7 @@ def _of_layer(model: Any, given: dict[str, Tensor], layer: int, folders: Folders
     return hidden[layer][0].clone()  # type: ignore[no-any-return]
 
 
-def _loaded(folders: Folders) -> tuple[Any, Any]:
+def loaded(folders: Folders) -> tuple[Any, Any]:
     """The encoder, in float32 and evaluation mode, and its tokenizer.
 
     Raises:

@@ -153,7 +153,8 @@ def _first_stage(
 ) -> Latents:
     module = found.to(dtype)
     size = (images.shape[1], images.shape[2])
-    return Latents(module.mean, module.decode, found.stride, size, scale, shift, dtype)
+    both = module.mean, module.decode
+    return Latents(*both, found.stride, size, scale, shift, dtype, found.module)
 
 
 def _scaled(means: Tensor, scale: float, shift: Tensor | None) -> Tensor:

@@ -152,8 +152,8 @@ def _condition_of_texts(name: str, folder: DiffusersFolder, data: Data) -> str:
     where = f"fixed {name!r}"
     if folder.text.problem:
         raise InputError(
-            f"{where}: {folder.text.problem} In place of path you may write a factory, a function "
-            "that returns a module (x, t) which calls the network with the states of one text."
+            f"{where}: {folder.text.problem} Or in place of path write a factory, a function that "
+            "returns a module (x, t) which calls the network with the states of one text."
         )
     if len(data.texts) != 1:
         found = ", ".join(data.texts) or "none"

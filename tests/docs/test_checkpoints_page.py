@@ -12,9 +12,11 @@ import torch
 from helpers import pages
 from helpers.command_line import run_here
 from helpers.diffusers_models import needs_diffusers, unet, write
+from helpers.stable_diffusion import SHAPE, stable_diffusion
 from helpers.studies import SMALL, planned
 from safetensors.torch import save_file
 
+import testbed
 from testbed.checkpoints import diffusers_folders, schedulers
 from testbed.checkpoints.weights import AVERAGES, PREFIXES
 from testbed.checkpoints.wrappings import WRAPPINGS
@@ -59,6 +61,24 @@ def test_models_of_diffusers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec("".join(pages.blocks(PAGE, "python")), names)
     assert names["images"].shape == (2, 1, 8, 8)
     assert bool(names["images"].isfinite().all())
+
+
+@needs_diffusers
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_text_to_image_pipeline_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    stable_diffusion(tmp_path / "sd")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"torch": torch, "testbed": testbed}
+    exec(pages.blocks(PAGE, "py")[1], names)
+    assert names["images"].shape == (2, 3, 16, 16)
+    assert names["D"].shape == (3, *SHAPE)
+    with torch.no_grad():
+        alone = names["denoise"](names["latents"][2:], names["sigma"])
+    assert torch.allclose(names["D"][2:], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_the_way_to_convert_a_pickle_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

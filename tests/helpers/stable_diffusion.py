@@ -83,22 +83,32 @@ def by_stable_diffusion(
     """The latents and images of diffusers' own pipeline from the noise z, in float64.
 
     The states of the prompts are those of its encoder in float32. abar, which diffusers keeps in
-    float32, is computed from the scaled-linear betas in float64.
+    float32, is computed from the betas in float64. Without a VAE there are no images.
     """
     import diffusers
 
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    absent = {} if (folder / "vae").is_dir() else {"vae": None}
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, **absent)
     pipeline.set_progress_bar_config(disable=True)
     with torch.no_grad():
         states, empty = pipeline.encode_prompt(list(prompts), "cpu", 1, True)
     pipeline = pipeline.to(torch.float64)
-    of = pipeline.scheduler.config
-    roots = torch.linspace(of.beta_start**0.5, of.beta_end**0.5, 1000, dtype=torch.float64)
-    pipeline.scheduler.alphas_cumprod = torch.cumprod(1 - roots**2, 0)
+    pipeline.scheduler.alphas_cumprod = exact_abar(pipeline.scheduler)
     latents = pipeline(
         prompt_embeds=states.double(), negative_prompt_embeds=empty.double(), latents=z,
         guidance_scale=scale, num_inference_steps=steps, output_type="latent",
     ).images  # fmt: skip
+    if pipeline.vae is None:
+        return latents, latents
     with torch.no_grad():
         images = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     return latents, images
+
+
+def exact_abar(scheduler: Any) -> Tensor:
+    """abar of a scheduler's betas, stated or scaled-linear, in float64."""
+    of = scheduler.config
+    roots = torch.linspace(of.beta_start**0.5, of.beta_end**0.5, 1000, dtype=torch.float64)
+    stated = of.get("trained_betas")
+    betas = roots**2 if stated is None else torch.tensor(stated, dtype=torch.float64)
+    return torch.cumprod(1 - betas, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers.command_line import blank_figures, run_here
+from helpers.command_line import run_here, trials_only
 from helpers.diffusers_models import change, conditional_unet, needs_diffusers, write
 from helpers.encoders import LONGEST
 from helpers.stable_diffusion import SHAPE, stable_diffusion
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import testbed
 from testbed.data.captions import CAPTIONS
 from testbed.metrics import denoising
+from testbed.report import fixed_models, reading
 from testbed.trial.restore import restore
 
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -120,9 +121,9 @@ def test_its_id_is_that_of_its_files_and_not_of_their_place(folder: Path, tmp_pa
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Path:
-    """A folder in which the study has run, with its report."""
+    """A folder in which the study has run to the end of its trials."""
     (folder / "texts.toml").write_text(STUDY + FIXED)
-    with blank_figures():
+    with trials_only():
         done = run_here(folder, "study", "texts.toml", "--jobs", 0, "--no-mlflow")
     assert done.code == 0, done.err
     return folder
@@ -161,14 +162,15 @@ def test_it_is_measured_on_its_own_latents_with_its_own_texts(finished: Path) ->
     assert json.loads((trial / "result.json").read_text())["status"] == "finished"
 
 
-def test_the_report_sets_its_samples_beside_the_others_and_not_its_losses(finished: Path) -> None:
-    page = (finished / "runs" / "texts" / "report.html").read_text()
-    assert "sd denoises other data than the trained variants" in page
-    tables = testbed.open(finished / "runs" / "texts").tables
-    spans = tables["fixed"].set_index("metric")["trained_low"]
+def test_its_samples_are_set_beside_the_others_and_its_losses_are_not(finished: Path) -> None:
+    """It has losses of latents, and the trained variant losses of pixels."""
+    results = reading.read(finished / "runs" / "texts")
+    spans = fixed_models.table(results).set_index("metric")["trained_low"]
     assert bool(spans.drop("energy").isna().all())
     assert spans["energy"] > 0
-    assert bool(tables["fixed_levels"]["trained_low"].isna().all())
+    assert bool(fixed_models.level_table(results)["trained_low"].isna().all())
+    (note,) = fixed_models.parts(results)["all data"].notes
+    assert note.startswith("sd denoises other data than the trained variants")
 
 
 def test_its_samples_are_decoded_and_drawn_of_texts(finished: Path) -> None:
