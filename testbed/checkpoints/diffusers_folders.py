@@ -94,6 +94,15 @@ class DiffusersFolder:
                 )
         return replace(self, tables=tables)
 
+    def of_classes(self, classes: int) -> DiffusersFolder:
+        """The model of data of so many classes: one class more, the last, stands for none.
+
+        That is so in latent diffusion's models of ImageNet, and in what `testbed export` writes.
+        """
+        if self.labels != classes + 1 or self.null is not None:
+            return self
+        return replace(self, labels=classes, null=classes)
+
     @property
     def root(self) -> Path:
         """The folder of the pipeline, which has the folders of all its parts."""
@@ -284,14 +293,19 @@ def load_diffusers(
 def _classes(root: Path, model: str, written: Mapping[str, Any]) -> tuple[int, int | None]:
     """The number of classes of a network, and the class that stands for none.
 
-    A DiT has a row for none after those that its config.json counts; of these the pipeline may name
-    fewer, in `id2label`.
+    A DiT has a row for none after those that its config.json counts. Where the pipeline names fewer
+    classes than there are rows, in `id2label`, the last row is for none.
     """
-    if model != MODELS[2]:
-        return int(written.get("num_class_embeds") or 0), None
-    rows = int(written.get("num_embeds_ada_norm") or 1000)
-    names = read_json(root / INDEX).get("id2label") if (root / INDEX).is_file() else None
-    return (len(names) if isinstance(names, dict) and names else rows), rows
+    of_dit = model == MODELS[2]
+    stated = (
+        written.get("num_embeds_ada_norm") or 1000 if of_dit else written.get("num_class_embeds")
+    )
+    rows = int(stated or 0) + of_dit
+    index = root / INDEX
+    names = read_json(index).get("id2label") if rows and index.is_file() else None
+    if isinstance(names, dict) and 0 < len(names) < rows:
+        return len(names), rows - 1
+    return (rows - 1, rows - 1) if of_dit else (rows, None)
 
 
 def _needs(written: Mapping[str, Any]) -> str:

@@ -125,12 +125,11 @@ def _pipeline(
     found = export_models.conditioned(diffusers, module_of(denoiser), config, data, kind)
     inputs = _inputs(denoiser, config, data)
     scheduler = _scheduler(diffusers, denoiser, inputs, prediction, config, registry, data)
-    pipeline = found.pipeline(scheduler)
-    _check_scheduler(pipeline)
-    if denoiser.learned_variance and not isinstance(pipeline, diffusers.DiTPipeline):
-        raise InputError(f"its variance is learned, which {type(pipeline).__name__} does not read.")
+    _check_scheduler(found.name, scheduler)
+    if denoiser.learned_variance and found.name != diffusers.DiTPipeline.__name__:
+        raise InputError(f"its variance is learned, which {found.name} does not read.")
     _check_output(denoiser, found, inputs, data)
-    return pipeline, found.notes
+    return found.pipeline(scheduler), found.notes
 
 
 def _inputs(denoiser: Denoiser, config: TrialConfig, data: Data) -> Inputs:
@@ -145,18 +144,17 @@ def _inputs(denoiser: Denoiser, config: TrialConfig, data: Data) -> Inputs:
     return given
 
 
-def _check_scheduler(pipeline: Any) -> None:
-    """InputError unless a pipeline samples with its scheduler as it is."""
-    name, scheduler = type(pipeline).__name__, pipeline.scheduler
-    if not hasattr(scheduler, "scale_model_input"):
-        if name in ("DiTPipeline", "StableDiffusionPipeline"):
-            raise InputError(f"its output is a flow, and {name} takes no scheduler of flows.")
+def _check_scheduler(name: str, scheduler: Any) -> None:
+    """InputError unless the pipeline of that name samples with a scheduler as it is."""
+    if name not in ("DiTPipeline", "StableDiffusionPipeline"):
         return
-    if name == "StableDiffusionPipeline" and scheduler.config.steps_offset != 1:
+    if not hasattr(scheduler, "scale_model_input"):
+        raise InputError(f"its output is a flow, and {name} takes no scheduler of flows.")
+    offset = scheduler.config.steps_offset
+    if name == "StableDiffusionPipeline" and offset != 1:
         raise InputError(
-            "evaluation.schedule has steps_offset = 0 and leading steps, and "
-            'StableDiffusionPipeline has 1: write { name = "table", spacing = "leading", '
-            "steps_offset = 1 }."
+            f"evaluation.schedule: steps_offset = {offset} with leading steps, and {name} has 1: "
+            'write { name = "table", spacing = "leading", steps_offset = 1 }.'
         )
 
 
@@ -358,7 +356,8 @@ def _notes(config: TrialConfig, data: Data, scheduler: Any) -> list[str]:
             f"Its samples follow the schedule {spec.name!r}, which diffusers has not: the time "
             "steps are spaced as trailing."
         )
-    low, high = float(data.train.min()), float(data.train.max())
+    shown = (data.pixels or data).train
+    low, high = float(shown.min()), float(shown.max())
     if low < -1.01 or high > 1.01:
         notes.append(
             f"Its data lie in [{low:.3g}, {high:.3g}]: the pipeline takes its output for images in "

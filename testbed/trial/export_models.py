@@ -34,6 +34,7 @@ class ConditionedModel:
     """A network with a condition as a pipeline of diffusers calls it.
 
     Args:
+        name: the class of the pipeline.
         module: the model of diffusers, with the weights of the trial.
         keyword: the argument by which it is given the condition.
         value: classes (B,), -1 where they are off, to what that argument is given.
@@ -42,6 +43,7 @@ class ConditionedModel:
         notes: what a user of it must know, a sentence each.
     """
 
+    name: str
     module: nn.Module
     keyword: str
     value: Callable[[Tensor], Tensor]
@@ -129,7 +131,13 @@ def _built(kind: Any, settings: Mapping[str, Any], weights: Mapping[str, Tensor]
 
 
 def _rows(classes: Tensor, rows: int, none: Tensor) -> Tensor:
-    """The embeddings of `rows` classes, zero for those that there are not, and that of none."""
+    """The embeddings of `rows` classes, zero for those that there are not, and that of none.
+
+    Raises:
+        InputError: there are more classes than DiTPipeline knows.
+    """
+    if len(classes) > rows:
+        raise InputError(f"it has {len(classes)} classes, and DiTPipeline at most {rows}.")
     found = torch.zeros(rows + 1, classes.shape[1])
     found[: len(classes)], found[rows] = classes, none
     return found
@@ -147,11 +155,18 @@ def _square(shape: tuple[int, ...]) -> None:
         )
 
 
-def _names(classes: int) -> dict[int, str]:
-    """What DiTPipeline calls its classes: their numbers."""
-    if classes > NONE:
-        raise InputError(f"it has {classes} classes, and DiTPipeline at most {NONE}.")
-    return {k: str(k) for k in range(classes)}
+def _dit_pipeline(
+    diffusers: Any, module: nn.Module, vae: Any, classes: int
+) -> Callable[[Any], Any]:
+    """The DiTPipeline of a scheduler, whose classes are called by their numbers."""
+
+    def pipeline(scheduler: Any) -> Any:
+        found = diffusers.DiTPipeline(transformer=module, vae=vae, scheduler=scheduler)
+        # model_index.json has what is registered, and of the names of classes that is none.
+        found.register_to_config(id2label={k: str(k) for k in range(classes)})
+        return found
+
+    return pipeline
 
 
 def _classes(
@@ -173,12 +188,10 @@ def _classes(
     never = () if dropped else (f"Class {none} is for none, which the network never saw.",)
     if isinstance(stage, Latents):
         _square(data.shape)
-        parts = {"transformer": module, "vae": autoencoder(stage), "id2label": _names(classes)}
-
-        def of_latents(scheduler: Any) -> Any:
-            return diffusers.DiTPipeline(scheduler=scheduler, **parts)
-
-        return ConditionedModel(module, "class_labels", value, "label", of_latents, never)
+        of_latents = _dit_pipeline(diffusers, module, autoencoder(stage), classes)
+        return ConditionedModel(
+            "DiTPipeline", module, "class_labels", value, "label", of_latents, never
+        )
     note = (
         f"{sampler.__name__} gives its network no classes: in a loop of its scheduler call "
         f"unet(x, t, class_labels=...); class {none} is for none."
@@ -187,7 +200,9 @@ def _classes(
     def of_images(scheduler: Any) -> Any:
         return sampler(unet=module, scheduler=scheduler)
 
-    return ConditionedModel(module, "class_labels", value, "label", of_images, (note, *never))
+    return ConditionedModel(
+        sampler.__name__, module, "class_labels", value, "label", of_images, (note, *never)
+    )
 
 
 def _attending(
@@ -243,7 +258,9 @@ def _attending(
             requires_safety_checker=False,
         )
 
-    return ConditionedModel(module, "encoder_hidden_states", states, name, pipeline, notes)
+    return ConditionedModel(
+        "StableDiffusionPipeline", module, "encoder_hidden_states", states, name, pipeline, notes
+    )
 
 
 def _transformer(diffusers: Any, network: DiT, config: TrialConfig, data: Data) -> ConditionedModel:
@@ -274,17 +291,11 @@ def _transformer(diffusers: Any, network: DiT, config: TrialConfig, data: Data) 
         "num_embeds_ada_norm": NONE,
         "norm_eps": EPS,
     }
-    names = _names(len(network.conditions["label"].get_parameter("weight")) - 1)
+    classes = len(network.conditions["label"].get_parameter("weight")) - 1
     module = _built(diffusers.DiTTransformer2DModel, settings, _renamed(network))
-    vae = autoencoder(stage)
-
-    def pipeline(scheduler: Any) -> Any:
-        return diffusers.DiTPipeline(
-            transformer=module, vae=vae, scheduler=scheduler, id2label=names
-        )
-
+    pipeline = _dit_pipeline(diffusers, module, autoencoder(stage), classes)
     value = functools.partial(_or_none, none=NONE)
-    return ConditionedModel(module, "class_labels", value, "label", pipeline)
+    return ConditionedModel("DiTPipeline", module, "class_labels", value, "label", pipeline)
 
 
 def _renamed(network: DiT) -> dict[str, Tensor]:

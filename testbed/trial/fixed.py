@@ -127,7 +127,7 @@ def completed(settings: TrialSettings, images: Data) -> TrialSettings:
     update: dict[str, Any] = {}
     conditions = {}
     if fixed.path:
-        folder = _folder(fixed)
+        folder = _folder(fixed).of_classes(images.labels)
         update["encoder"] = first_stage.of_folder(folder, images.shape)
         if folder.labels:
             conditions["label"] = 0.0 if folder.null is None else DROPPED
@@ -189,10 +189,10 @@ def network(fixed: FixedModel, table: NoiseTable | None) -> Network:
     folder = found
 
     def build_labelled(labels: int) -> nn.Module:
-        return loaded(folder)
+        return loaded(folder.of_classes(labels))
 
     def build_attending(labels: int, tables: Mapping[str, ConditionTable]) -> nn.Module:
-        return loaded(folder.with_states(tables))
+        return loaded(folder.of_classes(labels).with_states(tables))
 
     if folder.text is None:
         return Network(NAME, build_labelled, every)
@@ -209,7 +209,7 @@ def problems(fixed: FixedModel, data: Data) -> Iterator[str]:
     where = f"fixed {fixed.name!r}"
     if not fixed.path:
         return
-    folder = _folder(fixed)
+    folder = _folder(fixed).of_classes(data.labels)
     if folder.shape != data.shape:
         yield f"{where}: it takes samples of shape {folder.shape}, {_has(folder, data)}."
     if folder.labels and data.labels != folder.labels:

@@ -15,6 +15,7 @@ from helpers.stable_diffusion import by_stable_diffusion, exact_abar
 from torch import Tensor
 
 import testbed
+from testbed.checkpoints.diffusers_folders import read
 from testbed.diffusion import noise_levels
 from testbed.errors import InputError
 from testbed.networks.dit import DiT
@@ -69,17 +70,21 @@ ENCODING = 200 * 2.0**-24
 """The states of a text, which are in float32."""
 
 
-def trained(folder: Path, parameterization: str, network: str, rest: str, size: int = 16) -> Path:
-    """The folder of the only trial of such a study."""
+def trained(
+    folder: Path, parameterization: str, network: str, rest: str, size: int = 16, *sets: str
+) -> Path:
+    """The folder of the only trial of such a study, with these values set."""
     if "text_encoder" in rest:
         clip(folder / "clip")
-    words = {"SIZE": str(size), "NETWORK": network, "PARAMETERIZATION": parameterization,
+    values = {"SIZE": str(size), "NETWORK": network, "PARAMETERIZATION": parameterization,
              "REST": rest.replace("PADDING", AS_DIFFUSERS)}  # fmt: skip
     text = STUDY
-    for word, value in words.items():
+    for word, value in values.items():
         text = text.replace(word, value)
     (folder / "s.toml").write_text(text)
-    done = run_here(folder, "study", "s.toml", "--jobs", 0, "--no-mlflow", "--device", "cpu")
+    more = [word for one in sets for word in ("--set", one)]
+    words = ("study", "s.toml", "--jobs", 0, "--no-mlflow", "--device", "cpu", *more)
+    done = run_here(folder, *words)
     assert done.code == 0, done.err
     (trial,) = (folder / "runs" / "s" / "trials").iterdir()
     return trial
@@ -203,6 +208,8 @@ def test_dit_pipeline_samples_a_trial_of_classes(
     assert float((found - latents).abs().max()) <= rounding(ours.z)
     assert float((found - other).abs().max()) > 1e-3
     same_images(ours.decoded(found), images)
+    back = read(tmp_path / "out")
+    assert (back.labels, back.null) == (3, 1000)
 
 
 def test_a_network_of_images_with_classes_is_sampled_by_its_scheduler(tmp_path: Path) -> None:
@@ -259,6 +266,22 @@ def test_what_has_no_place_in_a_pipeline_is_refused_by_name(tmp_path: Path, case
     with pytest.raises(InputError, match=f"cannot be exported: .*{said}"):
         export(trial, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scheduler_that_a_pipeline_would_change_is_refused(tmp_path: Path) -> None:
+    """StableDiffusionPipeline writes steps_offset = 1 into any scheduler."""
+    leading = 'evaluation.schedule={name="table", spacing="leading", steps_offset=0}'
+    trial = trained(tmp_path, "v", UNET, TEXT, 8, leading)
+    with pytest.raises(InputError, match="steps_offset = 0 with leading steps"):
+        export(trial, tmp_path / "out")
+
+
+def test_a_flow_of_texts_is_refused(tmp_path: Path) -> None:
+    flow = ('c_in="flow"', 'c_noise="time"', 'density="loguniform"', 'table="none"',
+            'evaluation.schedule="karras"')  # fmt: skip
+    trial = trained(tmp_path, "flow", UNET, TEXT, 8, *flow)
+    with pytest.raises(InputError, match="a flow, and StableDiffusionPipeline takes no scheduler"):
+        export(trial, tmp_path / "out")
 
 
 def test_its_parts_are_read_back(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from testbed.data import text_encoder
 from testbed.data.captions import CAPTIONS, captions
 from testbed.errors import InputError
 from testbed.sampling.guidance_methods import ClassifierFreeGuidance, GuidanceAgainst
+from testbed.testing.cases import awaken
 from testbed.trial import build, texts
 from testbed.trial.config import TrialConfig
 from testbed.trial.texts import TextEncoder
@@ -95,6 +96,42 @@ def test_the_empty_text_is_a_row_where_it_stands_for_off(tiny: Path) -> None:
     mask = found.tables["caption"].mask
     assert mask is not None
     assert int(mask[15].sum()) == 2
+
+
+def test_padding_may_have_states_like_tokens(tiny: Path, own_cache: Path) -> None:
+    """All places are tokens then: another cache entry, no mask, and a row for each text and off."""
+    settings = encoder(tiny, null="empty", padding="states")
+    table = texts.encoded(data(), settings).tables["caption"]
+    states = text_encoder.padded_states(str(tiny), [*CAPTIONS, ""], 12)
+    assert table.mask is None
+    assert table.off == 15
+    assert torch.equal(table.rows, torch.stack(states))
+    masked = texts.encoded(data(), encoder(tiny, null="empty")).tables["caption"]
+    assert not torch.equal(masked.rows, table.rows)
+    texts.encoded(data(), encoder(tiny, null="empty", padding="states", tokens=11))
+    assert len(list(own_cache.glob("*.safetensors"))) == 3
+
+
+@pytest.mark.parametrize("name", ["dit", "unet"])
+def test_a_token_for_none_is_learned_where_there_may_be_none_alone(tiny: Path, name: str) -> None:
+    """Of complete tables the network has no such token, and each of their places is attended to."""
+    if name == "unet":
+        pytest.importorskip("diffusers", reason="diffusers is not installed")
+    network = testbed.Registry().network(name)
+    for padding, null, learned in (
+        ("states", "empty", False), ("states", "off", True), ("masked", "empty", True),
+    ):  # fmt: skip
+        settings = encoder(tiny, padding=padding, null=null)
+        found = texts.encoded(captions(size=4, n=8, test=4), settings)
+        module = network(found.shape, 0, 0, tables=found.tables)
+        assert ("tokens.none" in module.state_dict()) == learned
+        if learned:
+            continue
+        awaken(module)
+        x, c_noise, caption = found.test, torch.linspace(-1, 1, 4), torch.tensor([0, 3, 5, 7])
+        before = module(x, c_noise, {"caption": caption})
+        module.get_buffer("tokens.values.caption.rows")[:, -1] += 1.0
+        assert not torch.allclose(module(x, c_noise, {"caption": caption}), before, atol=1e-4)
 
 
 def test_prompts_are_further_rows_and_move_no_other(tiny: Path) -> None:
