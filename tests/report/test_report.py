@@ -72,7 +72,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"plugin": "mine", "kind": "file", "origin": "/secret/mine.py", "version": "f" * 64}
         ],
         seconds=10.0,
-        logging_seconds=1.0,
     )
     report.write(folder)
     return folder
