@@ -135,7 +135,8 @@ def export(
     """Write a trained trial as a pipeline of diffusers: the network, its scheduler, its weights.
 
     The scheduler has the trial's own betas and prediction type, and its sampler where diffusers has
-    it. A trial that is no model of diffusers is refused by name.
+    it. The encoder of its texts and the first stage of its latents are written too. A trial that is
+    no pipeline of diffusers is refused by name.
 
     Exit codes: 0 the folder is written, 2 bad input.
     """

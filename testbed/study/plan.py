@@ -168,9 +168,9 @@ def _variants(
             config = resolve(template.settings, registry, device)
             data = build.data_of(config, registry)
             said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(config, data)))
-            if template.fixed:
-                pass  # it is compared with nothing, and may be of latents of its own
-            elif encoders.setdefault(template.case, config.encoder) != config.encoder:
+            # A fixed model is compared with nothing, and may be of latents of its own.
+            trained = not template.fixed
+            if trained and encoders.setdefault(template.case, config.encoder) != config.encoder:
                 raise InputError(ENCODERS)
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from testbed.checkpoints import diffusers_folders
 from testbed.components.dataset import Data
+from testbed.data.latents import Latents
 from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.inputs import flow_c_in, noise_kind, vp_c_in
 from testbed.diffusion.predictions import PREDICTION_TYPES, pair_weights
@@ -363,6 +364,13 @@ def _notes(config: TrialConfig, data: Data, scheduler: Any) -> list[str]:
             f"Its data lie in [{low:.3g}, {high:.3g}]: the pipeline takes its output for images in "
             "[-1, 1] and cuts it to them."
         )
+    stage = data.first_stage
+    if isinstance(stage, Latents):
+        drawn = tuple(stage.stride * side for side in data.shape[1:])
+        if drawn != stage.size:
+            notes.append(f"Its images have {drawn} pixels, of which the data have {stage.size}.")
+        if stage.dtype != torch.float32:
+            notes.append(f"Its first stage is in float32 there, and in {stage.dtype} here.")
     if config.noise.name != "white":
         notes.append(f"It was trained with the noise {config.noise}: the pipeline starts in white.")
     return notes

@@ -27,6 +27,8 @@ from testbed.trial.texts import TextEncoder
 
 NONE = 1000
 """DiTPipeline's class for none; of fewer classes those between are zero."""
+SIDES = 8
+"""The sides of StableDiffusionPipeline's images are multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,15 @@ def _attending(
     model, tokenizer = text_encoder.loaded(text_encoder.Folders.of(encoder.path))
     tokenizer.model_max_length = encoder.tokens
     stage = data.first_stage
-    vae = autoencoder(stage) if isinstance(stage, Latents) else None
+    vae = None
+    if isinstance(stage, Latents):
+        sides = [stage.stride * side for side in data.shape[1:]]
+        if any(side % SIDES for side in sides):
+            raise InputError(
+                f"its images have sides of {sides[0]} and {sides[1]} pixels, and "
+                f"StableDiffusionPipeline draws multiples of {SIDES}."
+            )
+        vae = autoencoder(stage)
     notes = () if vae is not None else (
         "It has no VAE, since its samples are no latents: load it with vae=None and call it with "
         'output_type="latent", which gives them.',
@@ -268,15 +278,19 @@ def _transformer(diffusers: Any, network: DiT, config: TrialConfig, data: Data) 
     width = network.places.shape[1]
     hidden = network.blocks[0].get_parameter("inner.weight").shape[0]
     stage = data.first_stage
+    model = "DiTTransformer2DModel"
     reasons = {
-        f"it has conditions ({', '.join(config.conditions)})": "label" not in config.conditions,
+        f"it has conditions ({', '.join(config.conditions)}), and DiTPipeline gives its network "
+        "the label alone": "label" not in config.conditions,
         "its samples are no latents, which DiTPipeline decodes": not isinstance(stage, Latents),
-        "network.bottleneck is not 0": not isinstance(network.first, nn.Linear),
-        "network.skip is true": network.skip is not None,
-        f"network.mlp_ratio = {hidden / width:g} is not 4": hidden != 4 * width,
+        f"network.bottleneck is not 0, and {model} takes patches by one layer": not isinstance(
+            network.first, nn.Linear
+        ),
+        f"network.skip is true, and {model} adds no x to its output": network.skip is not None,
+        f"network.mlp_ratio = {hidden / width:g}, and that of {model} is 4": hidden != 4 * width,
     }
     if why := [reason for reason, holds in reasons.items() if holds]:
-        raise InputError(f"{why[0]}, and DiTTransformer2DModel has none such.")
+        raise InputError(f"{why[0]}.")
     assert isinstance(stage, Latents)
     _square(data.shape)
     attention: Any = network.blocks[0].attention

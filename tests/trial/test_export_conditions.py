@@ -255,6 +255,10 @@ REFUSED = {
     "a bottleneck": (
         DIT.replace(" }", ", bottleneck = 4 }"), LATENTS + LABEL, 16, "bottleneck is not 0"),
     "a skip": (DIT.replace(" }", ", skip = true }"), LATENTS + LABEL, 16, "network.skip is true"),
+    "images of twelve pixels": (
+        UNET, LATENTS + TEXT, 12,
+        "sides of 12 and 12 pixels, and StableDiffusionPipeline draws multiples of 8",
+    ),
     "latents without a condition": (UNET, LATENTS, 16, "its samples are latents, and no pipeline"),
 }  # fmt: skip
 
