@@ -1,4 +1,4 @@
-"""What all tests of training leave as it was."""
+"""What tests of the training engine leave as it was."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,9 @@ import torch
 from testbed.training import rates
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def the_engine_is_left_as_it_was() -> Iterator[None]:
+    """No test draws from torch's global generator, or leaves a mutant in place."""
     before = torch.get_rng_state(), rates.decay
     yield
     assert torch.equal(before[0], torch.get_rng_state())

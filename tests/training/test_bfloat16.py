@@ -14,6 +14,8 @@ from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 
 def narrow(
     losses: Callable[..., Tensor], one: Trainer, sigma: Tensor

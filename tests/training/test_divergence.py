@@ -11,6 +11,8 @@ from torch import Tensor
 import testbed
 from testbed.training.trainer import BLOCK
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 
 def fragile(step: int, value: float = math.nan) -> testbed.Loss:
     """A loss that is `value` at the given step; its first call is the scale's."""

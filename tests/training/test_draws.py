@@ -21,6 +21,8 @@ from testbed.random import stream
 from testbed.training import trainer as trainers
 from testbed.training.trainer import BLOCK, Trainer, draws
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 # See test_data.py: everything here is seeded, so a law that holds once holds always.
 Z = 5.0
 

@@ -14,6 +14,8 @@ import testbed
 from testbed.random import stream
 from testbed.training.trainer import BLOCK, Trainer, draws
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 
 def by_hand(scale: float, steps: int = BLOCK + 10, seed: int = 0) -> list[Tensor]:
     """L_simple of DDPM: the network predicts eps, every level counts the same. Nothing of ours

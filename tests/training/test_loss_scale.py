@@ -14,6 +14,8 @@ from testbed.errors import InputError
 from testbed.training.objective import Objective
 from testbed.training.trainer import draws
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 # See test_data.py: everything here is seeded, so a law that holds once holds always.
 Z = 5.0
 

@@ -10,6 +10,8 @@ from torch import Tensor
 import testbed
 from testbed.training.trainer import Trainer, draws
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 
 def named(one: Trainer) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in one.denoiser.named_parameters()}

@@ -12,6 +12,8 @@ from torch import Tensor
 from testbed.errors import InputError
 from testbed.training.trainer import BLOCK, Trainer
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 
 def law_resumes(restore: Restore = Trainer.restore) -> None:
     """A run in two parts is the run in one, bit for bit: at a block's edge and within one."""

@@ -11,6 +11,8 @@ from helpers.training import Make, U, same, trainer
 from testbed.training import rates
 from testbed.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 
 def law_average(make: Make) -> None:
     """e_(t+1) = d e_t + (1 - d) p_(t+1), d = min(ema, (1 + t)/(10 + t)), from weights by step.

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from testbed.training.trainer import BLOCK, Trainer, draws
 
+pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
+
 
 @pytest.mark.parametrize("name", FIVE)
 def test_a_run_is_the_same_bit_for_bit(name: str) -> None:
