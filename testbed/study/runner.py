@@ -10,9 +10,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -24,6 +24,7 @@ from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
 from testbed.study.orders import Orders
 from testbed.study.plan import Plan, Trial
+from testbed.study.telling import Telling
 from testbed.trial import environment
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.storage import Busy
@@ -31,20 +32,7 @@ from testbed.trial.worker import ORPHANED, device_title, resumable
 
 TRIES = 3
 POLL = 0.2
-TRACK, SHARE = 10.0, 0.01
 LOOKING = 0.05
-
-
-class Tracker(Protocol):
-    """What the runner tells an experiment tracker."""
-
-    def update(self, trial: Trial) -> None:
-        """Sends what is new of a running trial."""
-        ...
-
-    def end(self, trial: Trial, status: str) -> None:
-        """Sends what remains of a trial that ended with `status`."""
-        ...
 
 
 @dataclass
@@ -75,7 +63,6 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
     record = {
         "key": plan.files.key(),
         "seconds": before.get("seconds", 0.0),
-        "logging_seconds": before.get("logging_seconds", 0.0),
         "name": plan.study.header.name,
         "title": plan.study.header.title,
         "note": plan.study.header.note,
@@ -115,7 +102,7 @@ def execute(
     registry: Registry,
     engine: ExecutionPlan,
     executor: Executor,
-    tracker: Tracker | None,
+    tell: Telling,
     progress: Progress,
     identities: Identities,
 ) -> Outcome:
@@ -135,7 +122,7 @@ def execute(
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
     tries, orders, looks = _Tries(), Orders(plan), _Looks()
-    with _interrupts(executor, outcome), orders.heeded(), _Telling(tracker) as tell:
+    with _interrupts(executor, outcome), orders.heeded():
         for trial in ended:
             tell.end(trial, trial.state)
         while running or ((waiting or identities.pending) and not outcome.interrupted):
@@ -263,43 +250,6 @@ def _take_over(plan: Plan, group: Group) -> None:
                 folder.take_as_it_is()
             else:
                 folder.take_over(plan.files.trial(trial.training))
-
-
-class _Telling:
-    """Tells the tracker from one thread of its own: a slow store holds up no trial.
-
-    Running trials are told of every TRACK seconds, or as seldom as takes SHARE of the time.
-    """
-
-    def __init__(self, tracker: Tracker | None) -> None:
-        self._tracker = tracker
-        self._thread = ThreadPoolExecutor(1)
-        self._told: Future[None] | None = None
-        self._due = time.monotonic() + TRACK
-
-    def __enter__(self) -> _Telling:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._thread.shutdown(wait=True)
-
-    def update(self, trials: list[Trial]) -> None:
-        """Sends new rows when it is time for them and nothing else is being sent."""
-        idle = self._told is None or self._told.done()
-        if self._tracker is not None and idle and time.monotonic() > self._due:
-            self._told = self._thread.submit(self._update, self._tracker, trials)
-
-    def _update(self, tracker: Tracker, trials: list[Trial]) -> None:
-        start = time.monotonic()
-        for trial in trials:
-            tracker.update(trial)
-        now = time.monotonic()
-        self._due = now + max(TRACK, (now - start) / SHARE)
-
-    def end(self, trial: Trial, status: str) -> None:
-        """Sends what remains of a trial."""
-        if self._tracker is not None:
-            self._told = self._thread.submit(self._tracker.end, trial, status)
 
 
 class _Tries:

@@ -320,6 +320,13 @@ class Tracker:
         entry["sampled"] = max([entry.get("sampled", 0.0), *(one["time"] for one in used)])
         return str(entry["run"])
 
+    def tables(self) -> None:
+        """Sends each run its data set, and a picture of a trial's samples, framed by real ones."""
+        self.open()
+        if not self.away:
+            with self._guarded():
+                self._send_data()
+
     def close(self, status: str, plugin_files: Mapping[str, Path]) -> None:
         """Sends what is missing, the report, plugin files and totals, and closes every run.
 
