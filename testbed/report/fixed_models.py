@@ -14,7 +14,7 @@ import pandas as pd
 
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.results import LABEL, Results, Rows
-from testbed.report.words import number, title
+from testbed.report.words import number, title, with_error
 
 COLUMNS = [*LABEL, "id", "status", "metric", "value", "error", "trained_low", "trained_high"]
 LEVELS = [*LABEL, "sigma", "loss", "trained_low", "trained_high"]
@@ -149,7 +149,7 @@ def _value(by: pd.DataFrame, name: str) -> str:
     if name not in by.index:
         return "–"
     value, error = (float(by[column][name]) for column in ("value", "error"))
-    return number(value) if math.isnan(error) else f"{number(value)} ± {number(error)}"
+    return with_error(value, error)
 
 
 def _span(means: list[float]) -> str:

@@ -23,7 +23,7 @@ from testbed.study.plan import Plan, Trial
 from testbed.study.step_times import EngineChoice
 from testbed.training.batch import alone, in_common
 from testbed.training.settings import Training
-from testbed.trial import build, crew
+from testbed.trial import build, process_group
 from testbed.trial.folders import ENDED
 from testbed.trial.specs import canonical
 from testbed.trial.study_folder import StudyFolder
@@ -198,7 +198,7 @@ def _distributed(plan: Plan, pending: Sequence[Trial]) -> ExecutionPlan:
     if len(plan.devices) < 2:
         raise InputError(f"--engine {DISTRIBUTED}: --device {plan.device} is one device alone.")
     for one in pending:
-        crew.require(one.config, len(plan.devices))
+        process_group.require(one.config, len(plan.devices))
     return ExecutionPlan(DISTRIBUTED, 1, 1, [Group([one]) for one in pending])
 
 

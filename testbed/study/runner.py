@@ -134,10 +134,7 @@ def execute(
                     continue
                 taken += 1
                 tries.begin(group)
-                _take_over(plan, group)
-                job = _job(plan, registry, engine, group)
-                trials = [plan.files.trial(trial.id) for trial in group.trials]
-                resumable(job.training, trials, progress.say)
+                job = _begin(plan, registry, engine, group, progress)
                 running[executor.submit(job)] = group
             executor.advance()
             looks.at(plan, running, progress)
@@ -156,8 +153,7 @@ def execute(
                 outcome.seconds = time.monotonic() - start
                 progress.show(group, group.steps, len(trials))
                 for trial, status in zip(group.trials, statuses, strict=True):
-                    outcome.statuses[trial.id] = trial.state = status
-                    progress.ended(trial, status)
+                    _end(trial, status, outcome, progress)
                     tell.end(trial, status)
             orders.read()
             waiting.extend(Group([again]) for again in orders.retried())
@@ -171,6 +167,17 @@ def execute(
             futures: list[Future[Any]] = [*running, *identities.running]
             wait(futures, POLL, FIRST_COMPLETED)
     return outcome
+
+
+def _begin(
+    plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group, progress: Progress
+) -> Job:
+    """The job of a group whose folders are ready for it to begin, or to go on."""
+    _take_over(plan, group)
+    job = _job(plan, registry, engine, group)
+    trials = [plan.files.trial(trial.id) for trial in group.trials]
+    resumable(job.training, trials, progress.say)
+    return job
 
 
 def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) -> Job:
@@ -223,9 +230,13 @@ def _cancelled(plan: Plan, group: Group, outcome: Outcome, progress: Progress) -
     if not all(plan.files.trial(trial.id).cancelled for trial in group.trials):
         return False
     for trial in group.trials:
-        outcome.statuses[trial.id] = trial.state = "cancelled"
-        progress.ended(trial, "cancelled")
+        _end(trial, "cancelled", outcome, progress)
     return True
+
+
+def _end(trial: Trial, status: str, outcome: Outcome, progress: Progress) -> None:
+    outcome.statuses[trial.id] = trial.state = status
+    progress.ended(trial, status)
 
 
 def _take_over(plan: Plan, group: Group) -> None:

@@ -135,12 +135,16 @@ def encoded(
 def unused(
     encoder: TextEncoder | None, conditions: Mapping[str, float], data: Data
 ) -> Iterator[str]:
-    """Why a trial has a text encoder for nothing; nothing where it has not."""
-    if encoder is not None and not set(conditions) & set(data.texts):
+    """Why a trial has a text encoder for nothing; nothing where it has not.
+
+    A condition that the data do not have may be one of texts, misspelt: what is said of it is all.
+    """
+    misspelt = set(conditions) - set(data.classes)
+    if encoder is not None and not misspelt and not set(conditions) & set(data.texts):
         name = next(iter(data.texts))
         yield (
-            f"text_encoder: the model has no condition of texts: write conditions = {{ {name} = "
-            "0.1 }."
+            "text_encoder: none of the model's conditions has texts to encode: write conditions = "
+            f"{{ {name} = 0.1 }}, or leave text_encoder out."
         )
 
 

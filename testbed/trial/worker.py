@@ -21,9 +21,9 @@ from testbed.registry import Registry
 from testbed.training import memory
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
-from testbed.training.parallel import Crew
+from testbed.training.parallel import ProcessGroup
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import crew, evaluate, points, usage
+from testbed.trial import evaluate, points, process_group, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
@@ -61,7 +61,7 @@ def run(
     with trial.own(ORPHANED), usage.sampled([trial], where):
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
-            joined = crew.of(config, plugins, plugin_dirs, devices)
+            joined = process_group.of(config, plugins, plugin_dirs, devices)
             parts = config, trial, registry, where
             return _run(*parts, lambda: stop() or trial.cancelled, joined)
         except Exception as problem:
@@ -143,7 +143,7 @@ def _run(
     registry: Registry,
     device: torch.device,
     stop: Callable[[], bool],
-    joined: AbstractContextManager[Crew | None],
+    joined: AbstractContextManager[ProcessGroup | None],
 ) -> str:
     trial.begin()
     data = data_of(config, registry)
@@ -153,7 +153,7 @@ def _run(
     memory.require([one], data, device)
     trainer = Trainer.of(one, data, device)
     points.keep(trainer, [config])
-    with joined as trainer.crew:
+    with joined as trainer.process_group:
         if not _train(trainer, [trial], trial, stop):
             return _stopped(trial)
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
@@ -297,7 +297,7 @@ def _train(
     for trial, size in zip(trials, sizes, strict=True):
         if trial is not None:
             trial.cut_curve(size)
-    crew.share(loop)
+    process_group.share(loop)
     saved = time.monotonic()
     for rows in loop.windows():
         now = time.time()
@@ -306,8 +306,8 @@ def _train(
                 trial.append_row({**asdict(row), "time": now})
         points.store(loop, trials, of)
         stopping = stop()
-        if loop.crew is not None:
-            stopping = loop.crew.agreed(stopping, loop.device)
+        if loop.process_group is not None:
+            stopping = loop.process_group.agreed(stopping, loop.device)
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
             _store(loop, trials, training)
             saved = time.monotonic()

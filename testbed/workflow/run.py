@@ -73,13 +73,7 @@ def run(
     """
     words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
     words += [f"executor.name={executor}"] if executor else []
-    if isinstance(study, Study):
-        folder = Path("runs") / study.name if out is None else storage.local(out)
-        asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
-        read = study_file.parse(study.to_toml(), folder / WRITTEN, asked)
-    else:
-        read = study_file.read(Path(study), words, list(only), seeds)
-        folder = Path("runs") / read.header.name if out is None else storage.local(out)
+    read, folder = _read(study, out, words, only, seeds)
     named = [*read.plugins, *map(str, plugins)]
     registry = Registry(named, plugin_dirs, places=read.plugins)
     with one_thread():
@@ -98,3 +92,19 @@ def run(
     if ending.outcome.interrupted:
         raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")
     return open_result(folder)
+
+
+def _read(
+    study: Study | str | Path,
+    out: str | Path | None,
+    words: Sequence[str],
+    only: Sequence[str],
+    seeds: int | None,
+) -> tuple[study_file.StudyFile, Path]:
+    """A study as its file, or what would be its file, has it, and the study's folder."""
+    if not isinstance(study, Study):
+        read = study_file.read(Path(study), list(words), list(only), seeds)
+        return read, Path("runs") / read.header.name if out is None else storage.local(out)
+    folder = Path("runs") / study.name if out is None else storage.local(out)
+    asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
+    return study_file.parse(study.to_toml(), folder / WRITTEN, asked), folder

@@ -255,7 +255,8 @@ REFUSED = {
     "data without texts": (["dataset=mixture"], "these data have no texts to encode"),
     "no condition of texts": (
         ["conditions=none"],
-        "text_encoder: the model has no condition of texts: write conditions = { caption = 0.1 }.",
+        "text_encoder: none of the model's conditions has texts to encode: write conditions = "
+        "{ caption = 0.1 }, or leave text_encoder out.",
     ),
     "an unknown key": (["text_encoder.layers=1"], "Did you mean 'layer'"),
     "an unknown null": (["text_encoder.null=nothing"], "text_encoder.null"),
@@ -283,6 +284,27 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_before_training(why: str, tmp_path: Path, tiny: Path) -> None:
     words, reason = REFUSED[why]
     assert reason in studies.refusal(STUDY.replace("ENCODER", str(tiny)), tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        (
+            "capton=0.2",
+            "Unknown condition 'capton'. Did you mean 'caption'? Known: caption, label.",
+        ),
+        ("label=0.2,text=0.2", "Unknown condition 'text'. Known: caption, label."),
+    ],
+)
+def test_a_misspelt_condition_is_the_only_complaint(
+    conditions: str, said: str, tmp_path: Path, tiny: Path
+) -> None:
+    """That the encoder has no texts follows from the misspelling."""
+    name = conditions.split(",")[-1].partition("=")[0]
+    words = f"conditions={{{conditions}}}"
+    told = studies.refusal(STUDY.replace("ENCODER", str(tiny)), tmp_path, words)
+    assert told.endswith(f": conditions.{name}: {said}")
+    assert "\n" not in told
 
 
 def test_texts_are_classes_without_an_encoder(tmp_path: Path, tiny: Path) -> None:
