@@ -111,11 +111,7 @@ def run(
         if tracker is not None and not (page is None and tracker.away):
             tracker.close(_status(outcome, found), _files(registry) if page else {})
         if page is not None:
-            try:
-                registry.study_finished(plan.study, results(plan))
-            except Exception as problem:
-                what = f"{type(problem).__name__}: {problem}"
-                say(f"a plugin's testbed_study_finished raised {what}")
+            _tell_plugins(plan, registry, say)
     return Ending(
         outcome,
         found,
@@ -123,6 +119,15 @@ def run(
         tracker.seconds if tracker else 0.0,
         tracker is not None and not tracker.away,
     )
+
+
+def _tell_plugins(plan: Plan, registry: Registry, say: Callable[[str], None]) -> None:
+    """Calls the hook of a finished study; a plugin that raises there is told of, and no more."""
+    try:
+        registry.study_finished(plan.study, results(plan))
+    except Exception as problem:
+        what = f"{type(problem).__name__}: {problem}"
+        say(f"a plugin's testbed_study_finished raised {what}")
 
 
 def _status(outcome: runner.Outcome, found: list[audit.LawCheck]) -> str:
