@@ -269,25 +269,56 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
         return None
     if wanted not in ("auto", record["name"]) or slots not in (None, record["slots"]):
         return None
-    known = {one.id: one for one in plan.trials}
-    pending = {one.id for one in plan.pending() if not one.training}
     measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
     engine = ExecutionPlan(record["name"], record["slots"], record["threads"], [], measured)
-    for ids in record["groups"]:
+    engine.groups = _stored_groups(plan, record["groups"])
+    return engine
+
+
+def shared(plan: Plan, slots: int | None) -> ExecutionPlan:
+    """The engine of `plan.json` on the slots of this driver, which helps the one that wrote it.
+
+    Trials that had failed when this driver began are left to that one.
+
+    Args:
+        plan: from `plan.make`.
+        slots: workers, or None for one a core, or one on each GPU.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    record = plan.files.json("plan.json")
+    workers = 1 if record["name"] == DISTRIBUTED else _workers(plan.devices, slots)
+    together = {id_ for ids in record["groups"] if len(ids) > 1 for id_ in ids}
+    for one in plan.trials:
+        if one.id in together:  # a training that it shares has ended since it was planned
+            one.training = ""
+    groups = _stored_groups(plan, record["groups"])
+    groups += [Group([one]) for one in plan.pending() if one.training]
+    mine = [group for group in groups if all(one.state != "failed" for one in group.trials)]
+    return ExecutionPlan(record["name"], workers, record["threads"], mine)
+
+
+def _stored_groups(plan: Plan, groups: Sequence[Sequence[str]]) -> list[Group]:
+    """Those of the groups of `plan.json` that are to be resumed or begun."""
+    known = {one.id: one for one in plan.trials}
+    pending = {one.id for one in plan.pending() if not one.training}
+    found = []
+    for ids in groups:
         if not pending.intersection(ids) or not known.keys() >= set(ids):
             continue
         group = Group([known[id_] for id_ in ids])
         folder = plan.files.group(group.id)
         if folder.dissolved:
-            engine.groups += [Group([one]) for one in group.trials if one.id in pending]
+            found += [Group([one]) for one in group.trials if one.id in pending]
             continue
         begun = folder.has("checkpoint")
         # Neither failed nor kept: its result was lost, and only its group makes it again.
         lost = plan.chosen is None and not any(known[id_].state == "failed" for id_ in ids)
         rest = all(id_ in pending or _ended(known[id_]) for id_ in ids)
         if pending.issuperset(ids) or (rest and (begun or lost)):
-            engine.groups.append(group)
-    return engine
+            found.append(group)
+    return found
 
 
 def _ended(one: Trial) -> bool:

@@ -8,8 +8,7 @@ import platform
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -24,10 +23,11 @@ from testbed.study.executors.base import Executor, Job, WorkerLost
 from testbed.study.identities import Identities
 from testbed.study.orders import Orders
 from testbed.study.plan import Plan, Trial
+from testbed.study.waiting import Waiting
 from testbed.trial import environment
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.storage import Busy
-from testbed.trial.worker import ORPHANED, device_title, resumable
+from testbed.trial.worker import device_title, owned, resumable
 
 TRIES = 3
 POLL = 0.2
@@ -101,7 +101,8 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
             "plugin_dirs": list(registry.plugin_dirs),
         }
         # What a power cut loses of it the same command writes anew: no start waits for a disk.
-        plan.files.trial(trial.id).put_json("trial.json", described, durable=False)
+        with contextlib.suppress(Busy):  # another driver trains it, by the description that it has
+            plan.files.trial(trial.id).put_json("trial.json", described, durable=False)
 
 
 def versions() -> dict[str, str]:
@@ -118,72 +119,139 @@ def execute(
     tracker: Tracker | None,
     progress: Progress,
     identities: Identities,
+    leads: bool = True,
 ) -> Outcome:
     """Runs every group; the first Ctrl-C stops at a checkpoint, the second at once.
 
-    The identities are checked on slots that no group waits for.
+    The identities are checked on slots that no group waits for. Groups that another driver has
+    taken are left to it, and what becomes of them counts as if they had run here.
 
     Raises:
         Busy: another process is at work on a trial, or has taken the study over.
         InputError: the executor refuses a job.
         OSError: the disk is full.
     """
-    outcome = Outcome()
-    start = time.monotonic()
-    waiting = deque(engine.groups)
-    running: dict[Future[list[str]], Group] = {}
+    loop = _Loop(plan, registry, engine, executor, progress, leads)
+    outcome, waiting, orders, looks = loop.outcome, loop.waiting, Orders(plan, leads), _Looks()
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
-    tries, orders, looks = _Tries(), Orders(plan), _Looks()
     with _interrupts(executor, outcome), orders.heeded(), _Telling(tracker) as tell:
         for trial in ended:
             tell.end(trial, trial.state)
-        while running or ((waiting or identities.pending) and not outcome.interrupted):
+        while loop.running or ((waiting or identities.pending) and not outcome.interrupted):
             plan.files.confirm()
-            taken = len(running) + len(identities.running)
-            while waiting and taken < executor.slots and not outcome.interrupted:
-                group = waiting.popleft()
-                if _cancelled(plan, group, outcome, progress):
-                    continue
-                taken += 1
-                tries.begin(group)
-                _take_over(plan, group)
-                job = _job(plan, registry, engine, group)
-                trials = [plan.files.trial(trial.id) for trial in group.trials]
-                resumable(job.training, trials, progress.say)
-                running[executor.submit(job)] = group
+            for group, statuses in waiting.ended():
+                loop.ended(group, statuses, tell)
+            loop.fill(executor.slots - len(identities.running))
             executor.advance()
-            looks.at(plan, running, progress)
-            for future, group in [(one, running[one]) for one in running if one.done()]:
-                trials = [plan.files.trial(trial.id) for trial in group.trials]
-                del running[future]
-                if isinstance(future.exception(), torch.OutOfMemoryError):
-                    waiting.extendleft(reversed(_halves(plan, engine, group, progress)))
-                    continue
-                # What is stopped before it began is lost too: that is no try.
-                count = 0 if outcome.interrupted else tries.without_progress(group, trials)
-                statuses = _statuses(future, trials, count)
-                if statuses is None:
-                    waiting.appendleft(group)
-                    continue
-                outcome.seconds = time.monotonic() - start
-                progress.show(group, group.steps, len(trials))
-                for trial, status in zip(group.trials, statuses, strict=True):
-                    outcome.statuses[trial.id] = trial.state = status
-                    progress.ended(trial, status)
-                    tell.end(trial, status)
+            looks.at(plan, loop.running, progress)
+            loop.settle(tell)
             orders.read()
-            waiting.extend(Group([again]) for again in orders.retried())
+            for again in orders.retried():
+                waiting.later(Group([again]))
             if orders.stopped and not outcome.interrupted:
                 progress.say("testbed cancel: the study stops at a checkpoint.")
                 outcome.interrupted = True
                 executor.stop()
-            tell.update([trial for group in running.values() for trial in group.trials])
-            trained = not (waiting or outcome.interrupted)
-            identities.advance(executor, executor.slots - len(running) if trained else 0)
-            futures: list[Future[Any]] = [*running, *identities.running]
+            groups = *loop.running.values(), *waiting.elsewhere
+            tell.update([trial for group in groups for trial in group.trials])
+            trained = not (waiting.free or outcome.interrupted)
+            identities.advance(executor, executor.slots - len(loop.running) if trained else 0)
+            futures: list[Future[Any]] = [*loop.running, *identities.running]
             wait(futures, POLL, FIRST_COMPLETED)
     return outcome
+
+
+class _Loop:
+    """The groups of a plan between those that wait and those that have ended."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        registry: Registry,
+        engine: ExecutionPlan,
+        executor: Executor,
+        progress: Progress,
+        leads: bool,
+    ) -> None:
+        self._plan, self._registry, self._engine = plan, registry, engine
+        self._executor, self._progress, self._leads = executor, progress, leads
+        self._start, self._tries = time.monotonic(), _Tries()
+        self.outcome = Outcome()
+        self.waiting = Waiting(plan, engine.groups)
+        self.running: dict[Future[list[str]], Group] = {}
+
+    def fill(self, slots: int) -> None:
+        """Submits groups that wait, until as many slots are taken."""
+        while len(self.running) < slots and not self.outcome.interrupted:
+            group = self.waiting.next()
+            if group is None:
+                return
+            if self._cancelled(group):
+                continue
+            if not _take_over(self._plan, group):
+                self.waiting.later(group)
+                return
+            self._tries.begin(group)
+            job = _job(self._plan, self._registry, self._engine, group)
+            resumable(job.training, self._folders(group), self._progress.say)
+            self.running[self._executor.submit(job)] = group
+
+    def settle(self, tell: _Telling) -> None:
+        """Takes what the executor is done with: it has ended, or waits again."""
+        for future, group in [(one, self.running[one]) for one in self.running if one.done()]:
+            del self.running[future]
+            problem, trials = future.exception(), self._folders(group)
+            if isinstance(problem, torch.OutOfMemoryError):
+                self.waiting.again(self._halves(group))
+                continue
+            if isinstance(problem, Busy) and self._plan.files.lease:  # another driver was faster
+                self.waiting.later(group)
+                continue
+            # What is stopped before it began is lost too: that is no try.
+            stopped = self.outcome.interrupted
+            count = 0 if stopped else self._tries.without_progress(group, trials)
+            statuses = _statuses(future, trials, count)
+            if statuses is None:
+                self.waiting.again([group])
+                continue
+            self.outcome.seconds = time.monotonic() - self._start
+            self.ended(group, statuses, tell)
+
+    def ended(self, group: Group, statuses: Sequence[str], tell: _Telling) -> None:
+        """Keeps how the trials of a group ended, here or with another driver, and tells it."""
+        self._progress.show(group, group.steps, len(group.trials))
+        for trial, status in zip(group.trials, statuses, strict=True):
+            self.outcome.statuses[trial.id] = trial.state = status
+            self._progress.ended(trial, status)
+            tell.end(trial, status)
+
+    def _cancelled(self, group: Group) -> bool:
+        """Whether no trial of a group is to go on."""
+        if not all(trial.cancelled for trial in self._folders(group)):
+            return False
+        for trial in group.trials:
+            self.outcome.statuses[trial.id] = trial.state = "cancelled"
+            self._progress.ended(trial, "cancelled")
+        return True
+
+    def _halves(self, group: Group) -> list[Group]:
+        """The halves of a group for which the device had too little memory.
+
+        The driver that leads keeps them in the plan.
+        """
+        halves = self._engine.split(group)
+        if self._leads:
+            self._engine.write(self._plan.folder)
+        self._plan.files.group(group.id).remove()
+        sizes = " and ".join(str(len(half.trials)) for half in halves)
+        self._progress.say(
+            f"{group.title}: out of memory; they are trained in two groups, of {sizes}."
+        )
+        return halves
+
+    def _folders(self, group: Group) -> list[TrialFolder]:
+        return [self._plan.files.trial(trial.id) for trial in group.trials]
 
 
 def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) -> Job:
@@ -198,16 +266,6 @@ def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) ->
         group.half,
         plan.devices if engine.name == DISTRIBUTED else (),
     )
-
-
-def _halves(plan: Plan, engine: ExecutionPlan, group: Group, progress: Progress) -> list[Group]:
-    """The halves of a group for which the device had too little memory, kept in the plan."""
-    halves = engine.split(group)
-    engine.write(plan.folder)
-    plan.files.group(group.id).remove()
-    sizes = " and ".join(str(len(half.trials)) for half in halves)
-    progress.say(f"{group.title}: out of memory; they are trained in two groups, of {sizes}.")
-    return halves
 
 
 class _Looks:
@@ -231,27 +289,33 @@ class _Looks:
         self._due = now + max(POLL, (now - start) / LOOKING)
 
 
-def _cancelled(plan: Plan, group: Group, outcome: Outcome, progress: Progress) -> bool:
-    """Whether no trial of a group is to go on. One that trains with others goes on with them."""
-    if not all(plan.files.trial(trial.id).cancelled for trial in group.trials):
-        return False
-    for trial in group.trials:
-        outcome.statuses[trial.id] = trial.state = "cancelled"
-        progress.ended(trial, "cancelled")
-    return True
+def _take_over(plan: Plan, group: Group) -> bool:
+    """Makes trials ready that are to be measured, and those that are chosen to run anew.
 
-
-def _take_over(plan: Plan, group: Group) -> None:
-    """Copies the trainings that the group's trials take over; a fixed model has none."""
+    It copies the trainings that the group's trials take over; a fixed model has none. False where
+    another driver was faster.
+    """
     for trial in group.trials:
-        if trial.config.fixed is None and not trial.training:
+        fixed = trial.config.fixed is not None
+        anew = plan.chosen is not None and trial.id in plan.chosen
+        if not (fixed or trial.training or anew):
             continue
         folder = plan.files.trial(trial.id)
-        with folder.own(ORPHANED):
-            if trial.config.fixed is not None:
-                folder.take_as_it_is()
-            else:
-                folder.take_over(plan.files.trial(trial.training))
+        try:
+            with owned(folder):
+                if anew:
+                    folder.forget()
+                if folder.ended():
+                    continue
+                if fixed:
+                    folder.take_as_it_is()
+                elif trial.training:
+                    folder.take_over(plan.files.trial(trial.training))
+        except Busy:
+            if not folder.lease:
+                raise
+            return False
+    return True
 
 
 class _Telling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from testbed.study.identities import Identities
 from testbed.study.plan import Plan
 from testbed.study.tracking import Tracker
 from testbed.trial.folders import ENDED
-from testbed.trial.storage import LeaseLost
+from testbed.trial.storage import Busy, LeaseLost
 
 if TYPE_CHECKING:  # they take a second to import, which training need not wait for
     import pandas as pd
@@ -25,6 +26,10 @@ if TYPE_CHECKING:  # they take a second to import, which training need not wait 
 
 AWAY = "the study goes on without it, and testbed sync sends what is missing"
 ONCE_BACK = "nothing is lost: once it does, testbed sync sends all"
+
+
+class Led(Busy):
+    """Another driver runs the study: nothing was done."""
 
 
 @dataclass
@@ -56,6 +61,7 @@ def run(
     say: Callable[[str], None],
     write_report: Callable[[Path], Path],
     tracking_uri: str = "",
+    helped: runner.Outcome | None = None,
 ) -> Ending:
     """Runs what is pending, checks the identities, writes the report and tells MLflow.
 
@@ -68,14 +74,20 @@ def run(
         say: given one line for each phase and warning.
         write_report: brings the report of a study's folder up to date; returns its page.
         tracking_uri: the MLflow store that is written to; none where it is empty.
+        helped: what became of the trials while this driver helped another one, which has ended.
 
     Raises:
-        Busy: another process runs this study, or has taken it over.
+        Led: another process runs this study.
+        Busy: another process has taken it over, or is at work on a trial.
         OSError: the disk is full.
     """
     if note := plan.files.lock_note():
         say(note)
-    with plan.files.own():
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(plan.files.own())
+        except Busy as busy:
+            raise Led(str(busy)) from None
         looks.begin(plan.files, plan.study.report.looks)
         runner.describe(plan, registry, tracking_uri)
         engine.write(plan.folder)
@@ -94,6 +106,8 @@ def run(
             if tracker is not None and not tracker.away:
                 tracker.close("KILLED", {})
             raise
+        if helped is not None:
+            outcome.statuses = helped.statuses | outcome.statuses
         found: list[audit.LawCheck] = []
         page: Path | None = None
         if not outcome.interrupted:

@@ -6,6 +6,7 @@ later. A row sent twice is stored once: MLflow drops an identical (key, timestam
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from testbed.errors import InputError
 from testbed.study import tracking_content as content
 from testbed.study import tracking_pictures, tracking_runs, tracking_store
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.pictures import DENOISED, FACTS
+from testbed.trial.storage import Busy, LeaseLost, StoreAway
 
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
@@ -36,9 +39,9 @@ class Tracker:
     `uri` is the address of the store. `seconds` is the CPU time it took, a new store's creation
     included: what it takes from training, which goes on meanwhile in other processes.
 
-    The first failure to reach MLflow is told once through `warn`, with what follows from it. It is
-    tried again every AGAIN seconds and at the end; then, or by the next run of the study, what is
-    missing is sent.
+    The first failure is told once through `warn`, with what is to blame and what follows from it.
+    It is tried again every AGAIN seconds and at the end; then, or by the next run of the study,
+    what is missing is sent.
 
     Every run bears the study's key: what a killed driver has begun is found by it, not begun again.
     """
@@ -75,15 +78,24 @@ class Tracker:
         start = time.thread_time()
         try:
             yield
+        except LeaseLost:  # which ends the driver, with its message: the runs are another one's
+            self.away, self._again = True, math.inf
         except Exception as problem:
             self.away = True
             self._again = time.monotonic() + AGAIN
             if not self._warned:
                 what = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-                self._warn(f"MLflow at {self.uri} does not answer ({what}); {self._otherwise}.")
+                self._warn(f"MLflow at {self.uri} {self._why(problem, what)}; {self._otherwise}.")
                 self._warned = True
         finally:
             self.seconds += time.thread_time() - start
+
+    def _why(self, problem: Exception, what: str) -> str:
+        """Whether MLflow is to blame, or the study's folder, of which it is told."""
+        own = isinstance(problem, OSError | InputError) and str(self._plan.folder) in str(problem)
+        if own or isinstance(problem, Busy | StoreAway):
+            return f"is not told, since the study's folder cannot be read or written ({what})"
+        return f"does not answer ({what})"
 
     def open(self) -> None:
         """Connects, and creates or adopts the study's runs; again after MLflow was away."""

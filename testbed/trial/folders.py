@@ -46,7 +46,7 @@ from torch import Tensor
 
 from testbed.errors import InputError
 from testbed.training import checkpoint
-from testbed.trial.storage import Store, StoreAway, opened
+from testbed.trial.storage import Claim, Leased, Store, StoreAway, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +75,16 @@ class Folder:
     def own(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """See `Store.own`."""
         return self.store.own(patience)
+
+    @property
+    def lease(self) -> float:
+        """The seconds of the leases that the folder is owned by; 0 for a file lock."""
+        return self.store.seconds if isinstance(self.store, Leased) else 0.0
+
+    def claim(self) -> Claim | None:
+        """What is seen of an owner that has not ended, alive or not; None of a file lock."""
+        claim = self.store.claim() if isinstance(self.store, Leased) else None
+        return None if claim is None or claim.released else claim
 
     def confirm(self) -> None:
         """See `Store.confirm`."""
@@ -221,6 +231,10 @@ class TrialFolder(TrainingFolder):
         """Whether the trial has a result, finished or diverged."""
         return self.result().get("status") in ENDED
 
+    def forget(self) -> None:
+        """Deletes the result, of a trial that is to run anew."""
+        self.store.remove("error.txt", "result.json")
+
     def _result_and_damage(self) -> tuple[dict[str, Any], str]:
         if not self.has("result.json"):
             return {}, ""
@@ -248,7 +262,7 @@ class TrialFolder(TrainingFolder):
             together: how many trainings the group has: trials that differ in their evaluation
                 alone are one.
         """
-        self.store.remove("error.txt", "result.json")
+        self.forget()
         if group:
             self.store.remove("training.json")
             self.put_json("group.json", {"group": group, "trained_together": together})
@@ -263,7 +277,7 @@ class TrialFolder(TrainingFolder):
         """Forgets that the trial failed or was cancelled; it goes on from its checkpoint."""
         self._orders.store.remove("cancelled.json")
         if self.result().get("status") == "failed":
-            self.store.remove("error.txt", "result.json")
+            self.forget()
 
     @property
     def cancelled(self) -> bool:

@@ -26,7 +26,7 @@ from testbed.training.trainer import Loop, Trainer, TrainingJob
 from testbed.trial import crew, evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
+from testbed.trial.folders import Folder, GroupFolder, TrainingFolder, TrialFolder
 from testbed.trial.storage import Busy, StoreAway
 
 CHECKPOINT_SECONDS = 15.0
@@ -34,6 +34,17 @@ CHECKPOINT_SECONDS = 15.0
 
 ORPHANED = 60.0
 """Seconds within which the worker of a driver that was killed has ended."""
+
+
+def owned(folder: Folder) -> AbstractContextManager[None]:
+    """Owns a folder, where need be after the worker of a driver that was killed.
+
+    A file lock does not tell such a worker from another driver's, and a lease does.
+
+    Raises:
+        Busy: another process is at work on it.
+    """
+    return folder.own(0.0 if folder.lease else ORPHANED)
 
 
 def run(
@@ -47,7 +58,8 @@ def run(
 ) -> str:
     """Trains and measures one trial in its directory; resumes from its checkpoint.
 
-    With several `devices` it trains on all of them, and is measured on `device`, the first.
+    A trial that has ended is left as it is. With several `devices` it trains on all of them, and is
+    measured on `device`, the first.
 
     Returns:
         "finished", "diverged", "interrupted" (stop() became true), "cancelled", or "failed" with
@@ -58,7 +70,9 @@ def run(
         OSError: the disk is full or the store is away, which no trial is to blame for.
     """
     trial, where = TrialFolder.at(at), torch.device(device)
-    with trial.own(ORPHANED), usage.sampled([trial], where):
+    with owned(trial), usage.sampled([trial], where):
+        if trial.ended():  # another driver was faster
+            return str(trial.result()["status"])
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             joined = crew.of(config, plugins, plugin_dirs, devices)
@@ -117,8 +131,10 @@ def run_together(
     trials, together = [TrialFolder.at(at) for at in trial_dirs], GroupFolder.at(group)
     with contextlib.ExitStack() as locks:
         for trial in trials:
-            locks.enter_context(trial.own(ORPHANED))
-        locks.enter_context(together.own(ORPHANED))
+            locks.enter_context(owned(trial))
+        locks.enter_context(owned(together))
+        if all(trial.ended() for trial in trials):  # another driver was faster
+            return [str(trial.result()["status"]) for trial in trials]
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)

@@ -34,6 +34,8 @@ PICKLES = "submitit"
 """The folder of what submitit writes: scripts, pickles and the jobs' logs."""
 PATIENCE = 300.0
 """Seconds in which Slurm ends a job that it was asked to requeue."""
+STOPPING = 1.0
+"""Seconds between two questions, at most, once the jobs were asked to end: somebody waits."""
 SILENCE = 600.0
 """Seconds without an answer of squeue's after which the study ends: a controller is restarted now
 and then."""
@@ -160,7 +162,8 @@ class SlurmExecutor(ClusterExecutor):
         """
         if time.monotonic() < self._due or not (self._waiting or self._running):
             return
-        self._due = time.monotonic() + self._settings.poll
+        poll = self._settings.poll
+        self._due = time.monotonic() + (min(poll, STOPPING) if self._stopped else poll)
         try:
             active = _active()
         except InputError:
@@ -198,8 +201,10 @@ class SlurmExecutor(ClusterExecutor):
         left, gone = [], set()
         for one in self._running:
             answered = one.assignment.has("outcome.json")
-            if not answered and (one.id in active or one.id not in self._gone):
-                # A shared disk may show an answer a moment after Slurm has forgotten the job.
+            late = one.id not in self._gone and not self._stopped
+            if not answered and (one.id in active or late):
+                # A shared disk may show an answer a moment after Slurm has forgotten the job. Of
+                # one that was asked to stop nothing is lost with it: the trial goes on later.
                 gone.update({one.id} - active)
                 left.append(one)
                 continue
@@ -211,6 +216,7 @@ class SlurmExecutor(ClusterExecutor):
     def stop(self) -> None:
         """Asks running trials to write a checkpoint and end; what waits in Slurm is cancelled."""
         super().stop()
+        self._due = 0.0
         for one in self._running:
             one.assignment.ask_to_stop()
         self._cancel("--state=PENDING")
