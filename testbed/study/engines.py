@@ -167,13 +167,13 @@ def _chosen(
     if stored is not None:
         taken = {one.id for group in stored.groups for one in group.trials}
         left = [one for one in pending if one.id not in taken]
-        stored.groups += _groups(left, registry, stored.name, stored.slots)
+        stored.groups += _groups(left, registry, plan, stored.name, stored.slots)
         return stored
     if wanted == DISTRIBUTED:
         return _distributed(plan, pending)
     workers = _workers(plan.devices, slots)
     engine = ExecutionPlan("sequential" if wanted == "sequential" else "batched", workers, 1)
-    engine.groups = _groups(pending, registry, engine.name, workers)
+    engine.groups = _groups(pending, registry, plan, engine.name, workers)
     largest = max(engine.groups, key=lambda group: len(group.trainings), default=None)
     if wanted != "sequential" and (largest is None or len(largest.trainings) < 2):
         if wanted != "auto" and largest is not None:
@@ -184,7 +184,7 @@ def _chosen(
         return engine
     rates = _rates(pending, largest, registry, plan, wanted, slots)
     best = _best(rates, wanted)
-    groups = _groups(pending, registry, best.name, best.slots)
+    groups = _groups(pending, registry, plan, best.name, best.slots)
     if wanted == "auto" and best.name != "sequential":
         groups = _one_by_one(groups, largest, best, registry, plan.main_device)
     measured = {way.title: rate for way, rate in rates.items()}
@@ -333,8 +333,11 @@ def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
     return list(found.values())
 
 
-def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int) -> list[Group]:
-    """Trials that can be batched, as many groups as there are workers for them."""
+def _groups(
+    pending: Sequence[Trial], registry: Registry, plan: Plan, name: str, slots: int
+) -> list[Group]:
+    """Trials that can be batched, as many groups as all drivers together have workers for them."""
+    workers = max(1, slots) * plan.study.executor.drivers
     trainings = _shared(pending)
     if name == DISTRIBUTED:
         return [Group([one]) for one in pending]
@@ -349,7 +352,7 @@ def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int)
         members.append(same)
     found = []
     for _, several in classes:
-        parts = min(max(slots, -(-len(several) // LARGEST)), max(1, len(several) // 2))
+        parts = min(max(workers, -(-len(several) // LARGEST)), max(1, len(several) // 2))
         # Neighbours share their settings: Adam then updates them by one call.
         several.sort(key=lambda same: _own(same[0].config.training))
         edges = [round(i * len(several) / parts) for i in range(parts + 1)]

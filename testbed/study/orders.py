@@ -118,8 +118,8 @@ class Orders:
         self._due = time.monotonic() + (REMOTE if self._remote else 0.0)
         folder = _folder(self._files)
         for name in (one for one in folder.store.names() if one not in self._heard):
-            self._heard.add(name)
             order = folder.json_or_empty(name)
+            self._heard.add(name)
             self.stopped |= order.get("stop") is True
             told = (str(id_) for id_ in order.get("retry") or ())
             self._again |= dict.fromkeys(id_ for id_ in told if id_ in self._trials)

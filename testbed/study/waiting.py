@@ -55,11 +55,11 @@ class Waiting:
     def next(self) -> Group | None:
         """Takes the first group that no other driver has; None where there is none."""
         for _ in range(len(self._groups)):
-            group = self._groups.popleft()
+            group = self._groups[0]
             if not self._taken(group) and not self._over(group):
                 self._lost.discard(group.id)
-                return group
-            self._groups.append(group)
+                return self._groups.popleft()
+            self._groups.rotate(-1)
             if not self.free:
                 break
         return None

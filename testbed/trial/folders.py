@@ -46,7 +46,7 @@ from torch import Tensor
 
 from testbed.errors import InputError
 from testbed.training import checkpoint
-from testbed.trial.storage import Claim, Leased, Store, StoreAway, opened
+from testbed.trial.storage import Claim, Leased, Store, away, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ class Folder:
 
         Raises:
             InputError: the file is missing or is not one.
-            StoreAway: the store does not answer.
+            OSError: the disk or the server that keeps the file is away.
         """
         file = self.store.path(name)
         try:
@@ -112,9 +112,9 @@ class Folder:
             if content is None:
                 raise _missing(file)
             value = json.loads(content.decode())
-        except StoreAway:  # of the file this says nothing
-            raise
         except (OSError, ValueError, RecursionError) as problem:
+            if away(problem):  # of the file this says nothing
+                raise
             raise InputError(f"{file}: cannot be read as JSON: {problem}") from None
         if not isinstance(value, dict):
             raise InputError(f"{file}: expected a JSON object, got {type(value).__name__}.")

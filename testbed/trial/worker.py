@@ -27,7 +27,7 @@ from testbed.trial import crew, evaluate, points, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, GroupFolder, TrainingFolder, TrialFolder
-from testbed.trial.storage import Busy, StoreAway
+from testbed.trial.storage import Busy, away
 
 CHECKPOINT_SECONDS = 15.0
 
@@ -67,7 +67,7 @@ def run(
 
     Raises:
         Busy: another process is at work on it, or has taken it over meanwhile.
-        OSError: the disk is full or the store is away, which no trial is to blame for.
+        OSError: the disk is full or away, which no trial is to blame for.
     """
     trial, where = TrialFolder.at(at), torch.device(device)
     with owned(trial), usage.sampled([trial], where):
@@ -85,8 +85,8 @@ def run(
 
 
 def _is_elsewhere(problem: Exception) -> bool:
-    """Whether no trial is to blame: a disk is full, a store away, or the folder another's."""
-    return disk_is_full(problem) or isinstance(problem, Busy | StoreAway)
+    """Whether no trial is to blame: a disk is full or away, or the folder another's."""
+    return disk_is_full(problem) or away(problem) or isinstance(problem, Busy)
 
 
 def _stopped(trial: TrialFolder) -> str:

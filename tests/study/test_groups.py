@@ -87,6 +87,8 @@ def test_every_worker_has_its_part(tmp_path: Path) -> None:
     assert sizes(engines.choose(made(tmp_path), REGISTRY, "batched", 2)) == [3, 3, 3]
     # Three trials of digits are one and two; one alone would be no batch.
     assert sizes(engines.choose(made(tmp_path), REGISTRY, "batched", 3)) == [3, 2, 2, 2]
+    shared = engines.choose(made(tmp_path, "executor.drivers=3"), REGISTRY, "batched", 1)
+    assert (sizes(shared), shared.slots) == ([3, 2, 2, 2], 1)
 
 
 def test_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None:

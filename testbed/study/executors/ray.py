@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.errors import InputError, did_you_mean, missing, one_line
 from testbed.plugin_files import PATH_VARIABLE
 from testbed.study.executors.assignments import AssignmentFolder
-from testbed.study.executors.base import Job
+from testbed.study.executors.base import Job, NodeLost, WorkerLost
 from testbed.study.executors.cluster import ClusterExecutor
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class RayExecutor(ClusterExecutor):
         done: Future[Any],
     ) -> None:
         """Ends the future of a job; the worker's answer counts more than what Ray says."""
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayTaskError
 
         self._running.pop(ref, None)
         problem = done.exception()
@@ -180,7 +180,9 @@ class RayExecutor(ClusterExecutor):
             self._refusals.append(InputError(f"executor.ray: a worker could not begin: {said}"))
             return
         try:
-            assignment.settle(future, job, f"Ray: {lost}")
+            died = isinstance(problem, NodeDiedError | LocalRayletDiedError)
+            kind = NodeLost if died else WorkerLost
+            assignment.settle(future, job, kind(f"Ray: {lost}"))
         except InputError as refusal:
             self._refusals.append(refusal)
         except OSError as unread:

@@ -172,9 +172,8 @@ class SlurmExecutor(ClusterExecutor):
             return
         self._answered = time.monotonic()
         self._settle(active)
-        waiting, self._waiting = self._waiting, []
         new = []
-        for assignment, job, future in waiting:
+        for assignment, job, future in self._waiting:
             id_ = str(assignment.json_or_empty("job.json").get("id", ""))
             if self._stopped:
                 future.set_exception(WorkerLost("the study was stopped before it was submitted"))
@@ -183,8 +182,10 @@ class SlurmExecutor(ClusterExecutor):
                 self._running.append(Running(assignment, job, future, id_))
             else:
                 new.append((assignment, job, future))
+        self._waiting = new
         if new:
             self._submit(new)
+            self._waiting = []
 
     def _submit(self, new: list[tuple[AssignmentFolder, Job, Future[list[str]]]]) -> None:
         for assignment, job, _ in new:
@@ -199,7 +200,7 @@ class SlurmExecutor(ClusterExecutor):
     def _settle(self, active: set[str]) -> None:
         """Ends the futures of jobs that have answered, or are gone since two rounds."""
         left, gone = [], set()
-        for one in self._running:
+        for one in (one for one in self._running if not one.future.done()):
             answered = one.assignment.has("outcome.json")
             late = one.id not in self._gone and not self._stopped
             if not answered and (one.id in active or late):
@@ -210,7 +211,7 @@ class SlurmExecutor(ClusterExecutor):
                 continue
             log = one.assignment.path.parent / PICKLES / f"{one.id}_0_log.out"
             lost = "" if answered else f"Slurm's job {one.id} {_end(one.id)}; its log is {log}"
-            one.assignment.settle(one.future, one.job, lost)
+            one.assignment.settle(one.future, one.job, WorkerLost(lost))
         self._running, self._gone = left, gone
 
     def stop(self) -> None:
