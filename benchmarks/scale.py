@@ -36,6 +36,7 @@ from testbed.study import plan as plans
 from testbed.study.engines import ExecutionPlan
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan
+from testbed.study.telling import Telling
 from testbed.study.tracking import Tracker
 from testbed.trial.folders import TrialFolder
 
@@ -193,8 +194,10 @@ def driver(shape: str, trials: int, folder: Path, store: str = "") -> dict[str, 
     runner.describe(made, registry)
     engine.write(made.folder)
     described = clock.read()["seconds"]
-    parts = executor, tracker, runner.Progress(), identities
+    tell = Telling(tracker)
+    parts = executor, tell, runner.Progress(), identities
     runner.execute(made, registry, engine, *parts)
+    tell.finish()
     found = clock.read(describing=described, trials_own=executor.seconds)
     if tracker is not None:
         found |= {"mlflow_cpu_seconds": tracker.seconds}
@@ -247,7 +250,7 @@ def resume(shape: str, trials: int, folder: Path) -> dict[str, float]:
     runner.describe(made, registry)
     engine.write(made.folder)
     made.files.tidy({group.id for group in engine.groups})
-    parts = Ending(), None, runner.Progress(), without_checks(made, registry)
+    parts = Ending(), Telling(None), runner.Progress(), without_checks(made, registry)
     outcome = runner.execute(made, registry, engine, *parts)
     assert set(outcome.statuses.values()) == {"finished"}
     return clock.read(planning=looked_up)

@@ -28,6 +28,7 @@ import numpy as np
 from testbed.study import runner
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.plan import Plan, Trial
+from testbed.study.telling import Telling
 from testbed.trial.study_folder import StudyFolder
 
 HOUR, CHECKPOINT, LOST, AWAY = 3600.0, 600.0, 3600.0, 600.0
@@ -203,7 +204,7 @@ def simulate(trials: int, median: float) -> dict[str, float]:
     engine = ExecutionPlan("sequential", cluster.slots, 1, [Group([one]) for one in members])
     clock: Any = SimpleNamespace(monotonic=cluster.monotonic, time=time.time)
     start = time.perf_counter()
-    parts: Any = cluster, None, runner.Progress(), Checked()
+    parts: Any = cluster, Telling(None), runner.Progress(), Checked()
     with patch.multiple(runner, wait=cluster.wait, time=clock, POLL=float("inf")):
         outcome = runner.execute(plan, registry, engine, *parts)
     work, all_slots = float(draws.sum()), NODES * WORKERS

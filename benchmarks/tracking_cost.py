@@ -4,8 +4,8 @@
     python benchmarks/tracking_cost.py --pairs 3 -- --set training.steps=300 --seeds 2
 
 Each pair runs the study twice in fresh folders, with a fresh store and with --no-mlflow, in an
-order that alternates. CPU seconds are of the command and of all its workers. The words after `--`
-are those of `testbed study`.
+order that alternates. CPU seconds are those of the command itself, which logs, and not of its
+workers. The words after `--` are those of `testbed study`.
 """
 
 from __future__ import annotations

@@ -221,10 +221,9 @@ def ending_lines(
     else:
         yield f"All {len(checked)} Tweedie identities hold within their bounds."
     if ending.tracked:
-        record = plan.files.json("study.json")
-        share = record["logging_seconds"] / max(record["seconds"], 1e-9)
+        trained = terminal.span(round(ending.outcome.seconds))
         yield (
-            f"MLflow: {record['logging_seconds']:.1f} s of CPU, {share:.1%} of the study's "
-            f"{terminal.span(round(record['seconds']))}. See it: {escape(pages)}"
+            f"MLflow: {ending.logging_seconds:.1f} s of CPU, beside {trained} of training. "
+            f"See it: {escape(pages)}"
         )
     yield f"Report: [bold]{ending.report}[/]"

@@ -344,7 +344,7 @@ def _prepare_workers(made: Plan, slots: int | None) -> None:
     from testbed.study.executors import local
 
     if slots != 0 and made.pending():
-        local.prepare(made.device)
+        local.prepare(made.device, "testbed.report.page")
 
 
 def _choose(made: Plan, id_: str) -> None:

@@ -20,9 +20,11 @@ MADE_OF = ("study.json", "tweedie.json", "looks.json", "coefficients.csv")
 """The study's own files that the report reads, besides those of its data and its trials."""
 UNREAD = (
     *("checkpoint", "checkpoint.previous", "weights.safetensors", "states.safetensors"),
-    *("averages", "rows.parquet"),
+    "averages",
 )
 """What a trial has or has not, but whose content the report does not read."""
+OTHERS = ("rows.parquet",)
+"""What MLflow's tracker adds to a trial's folder, whenever it comes to it."""
 SOURCES = (".py", ".j2")
 
 
@@ -86,7 +88,7 @@ def _written(files: StudyFolder) -> Iterator[tuple[str, bytes]]:
 
 def _contents(store: Store, prefix: str) -> Iterator[tuple[str, bytes]]:
     """Names and contents of all files of a store, without those that the report does not read."""
-    for name in store.names():
+    for name in (one for one in store.names() if one not in OTHERS):
         if name in UNREAD:
             yield prefix + name, b""
         elif store.has(name):

@@ -259,10 +259,6 @@ def machine(results: Results) -> list[tuple[str, str]]:
     ]
     if study.get("seconds"):
         rows.append(("wall clock", f"{number(study['seconds'])} s"))
-        if study.get("logging_seconds") is not None:
-            share = study["logging_seconds"] / study["seconds"]
-            taken = f"{number(study['logging_seconds'])} s, {share:.1%} of the wall clock"
-            rows.append(("logging", taken))
     return rows
 
 

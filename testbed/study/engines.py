@@ -267,10 +267,14 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
     record = plan.files.json_or_empty("plan.json")
     if not record:
         return None
-    if wanted not in ("auto", record["name"]) or slots not in (None, record["slots"]):
+    if wanted not in ("auto", record["name"]):
+        return None
+    # With leases, other drivers may be at work on these groups.
+    if slots not in (None, record["slots"]) and not plan.files.lease:
         return None
     measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
-    engine = ExecutionPlan(record["name"], record["slots"], record["threads"], [], measured)
+    own = record["slots"] if slots is None else slots
+    engine = ExecutionPlan(record["name"], own, record["threads"], [], measured)
     engine.groups = _stored_groups(plan, record["groups"])
     return engine
 
@@ -288,7 +292,11 @@ def shared(plan: Plan, slots: int | None) -> ExecutionPlan:
         InputError: the file is missing or damaged.
     """
     record = plan.files.json("plan.json")
-    workers = 1 if record["name"] == DISTRIBUTED else _workers(plan.devices, slots)
+    workers = slots
+    if workers is None:
+        workers = max(1, _workers(plan.devices, None) // record["threads"])
+    if record["name"] == DISTRIBUTED:
+        workers = 1
     together = {id_ for ids in record["groups"] if len(ids) > 1 for id_ in ids}
     for one in plan.trials:
         if one.id in together:  # a training that it shares has ended since it was planned

@@ -9,10 +9,10 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -25,27 +25,15 @@ from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors.base import Executor
 from testbed.study.identities import Identities
 from testbed.study.orders import Orders
-from testbed.study.plan import Plan, Trial
+from testbed.study.plan import Plan
+from testbed.study.telling import Telling
 from testbed.trial import environment
 from testbed.trial.folders import ENDED
 from testbed.trial.storage import Busy
 from testbed.trial.worker import device_title
 
 POLL = 0.2
-TRACK, SHARE = 10.0, 0.01
 LOOKING = 0.05
-
-
-class Tracker(Protocol):
-    """What the runner tells an experiment tracker."""
-
-    def update(self, trial: Trial) -> None:
-        """Sends what is new of a running trial."""
-        ...
-
-    def end(self, trial: Trial, status: str) -> None:
-        """Sends what remains of a trial that ended with `status`."""
-        ...
 
 
 def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
@@ -58,7 +46,6 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
     record = {
         "key": plan.files.key(),
         "seconds": before.get("seconds", 0.0),
-        "logging_seconds": before.get("logging_seconds", 0.0),
         "name": plan.study.header.name,
         "title": plan.study.header.title,
         "note": plan.study.header.note,
@@ -99,7 +86,7 @@ def execute(
     registry: Registry,
     engine: ExecutionPlan,
     executor: Executor,
-    tracker: Tracker | None,
+    tell: Telling,
     progress: Progress,
     identities: Identities,
     leads: bool = True,
@@ -115,7 +102,7 @@ def execute(
         registry: the plugins.
         engine: the groups.
         executor: where they run.
-        tracker: told of the trials; none is told where it is None.
+        tell: told of the trials.
         progress: told of every step.
         identities: those of the plan.
         leads: whether this driver owns the study's folder, or helps the one that does.
@@ -130,7 +117,7 @@ def execute(
     outage = Outage(plan.files, progress, outcome)
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
-    with _interrupts(executor, outcome), orders.heeded(), _Telling(tracker) as tell:
+    with _interrupts(executor, outcome), orders.heeded():
         for trial in ended:
             tell.end(trial, trial.state)
         while loop.running or ((waiting or identities.pending) and not outcome.interrupted):
@@ -153,7 +140,8 @@ def execute(
                 progress.say("testbed cancel: the study stops at a checkpoint.")
                 outcome.interrupted = True
                 executor.stop()
-            tell.update(itertools.chain(loop.running.values(), waiting.elsewhere))
+            groups = itertools.chain(loop.running.values(), waiting.elsewhere)
+            tell.update(trial for group in groups for trial in group.trials)
             trained = not (waiting.free or outcome.interrupted)
             identities.advance(executor, executor.slots - len(loop.running) if trained else 0)
             futures: list[Future[Any]] = [*loop.running, *identities.running]
@@ -180,44 +168,6 @@ class _Looks:
             progress.show(group, step, measured)
         now = time.monotonic()
         self._due = now + max(POLL, (now - start) / LOOKING)
-
-
-class _Telling:
-    """Tells the tracker from one thread of its own: a slow store holds up no trial.
-
-    Running trials are told of every TRACK seconds, or as seldom as takes SHARE of the time.
-    """
-
-    def __init__(self, tracker: Tracker | None) -> None:
-        self._tracker = tracker
-        self._thread = ThreadPoolExecutor(1)
-        self._told: Future[None] | None = None
-        self._due = time.monotonic() + TRACK
-
-    def __enter__(self) -> _Telling:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._thread.shutdown(wait=True)
-
-    def update(self, groups: Iterable[Group]) -> None:
-        """Sends new rows when it is time for them and nothing else is being sent."""
-        idle = self._told is None or self._told.done()
-        if self._tracker is not None and idle and time.monotonic() > self._due:
-            trials = [trial for group in groups for trial in group.trials]
-            self._told = self._thread.submit(self._update, self._tracker, trials)
-
-    def _update(self, tracker: Tracker, trials: list[Trial]) -> None:
-        start = time.monotonic()
-        for trial in trials:
-            tracker.update(trial)
-        now = time.monotonic()
-        self._due = now + max(TRACK, (now - start) / SHARE)
-
-    def end(self, trial: Trial, status: str) -> None:
-        """Sends what remains of a trial."""
-        if self._tracker is not None:
-            self._told = self._thread.submit(self._tracker.end, trial, status)
 
 
 @contextlib.contextmanager

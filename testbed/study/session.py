@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from testbed.registry import Registry
 from testbed.study import looks, runner
@@ -14,6 +15,7 @@ from testbed.study.engines import ExecutionPlan
 from testbed.study.executors.base import Executor
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan
+from testbed.study.telling import Telling
 from testbed.study.tracking import Tracker
 from testbed.trial.folders import ENDED
 from testbed.trial.storage import Busy, LeaseLost
@@ -93,30 +95,40 @@ def run(
         engine.write(plan.folder)
         plan.files.tidy({group.id for group in engine.groups})
         tracker = Tracker(plan, tracking_uri, say, AWAY) if tracking_uri else None
-        identities = Identities(plan, registry)
+        tell, identities = Telling(tracker), Identities(plan, registry)
+        found: list[audit.LawCheck] = []
+        page: Path | None = None
         try:
             try:
-                parts = executor, tracker, progress, identities
+                parts = executor, tell, progress, identities
                 outcome = runner.execute(plan, registry, engine, *parts)
+                if helped is not None:
+                    outcome.statuses = helped.statuses | outcome.statuses
+                if not outcome.interrupted:
+                    # What does not depend on the case is checked in each, and counts once.
+                    rows = identities.rows() + trained(plan)
+                    found = list({repr(replace(row, data="")): row for row in rows}.values())
+                    _write_tables(plan, registry, outcome, found)
+                    tell.tables()
+                    say("bringing the report up to date")
+                    page = _report(plan, executor, outcome, write_report)
             finally:
                 executor.close()
+                tell.finish()
         except LeaseLost:  # its runs in MLflow are now the other driver's
             raise
         except BaseException:
             if tracker is not None and not tracker.away:
                 tracker.close("KILLED", {})
             raise
-        if helped is not None:
-            outcome.statuses = helped.statuses | outcome.statuses
-        found: list[audit.LawCheck] = []
-        page: Path | None = None
-        if not outcome.interrupted:
-            # What does not depend on the case is checked in each, and counts once.
-            rows = identities.rows() + trained(plan)
-            found = list({repr(replace(row, data="")): row for row in rows}.values())
-            page = conclude(plan, registry, outcome, found, tracker, say, write_report)
-        elif tracker is not None and not tracker.away:
-            tracker.close("KILLED", {})
+        if tracker is not None and not (page is None and tracker.away):
+            tracker.close(_status(outcome, found), _files(registry) if page else {})
+        if page is not None:
+            try:
+                registry.study_finished(plan.study, results(plan))
+            except Exception as problem:
+                what = f"{type(problem).__name__}: {problem}"
+                say(f"a plugin's testbed_study_finished raised {what}")
     return Ending(
         outcome,
         found,
@@ -124,6 +136,14 @@ def run(
         tracker.seconds if tracker else 0.0,
         tracker is not None and not tracker.away,
     )
+
+
+def _status(outcome: runner.Outcome, found: list[audit.LawCheck]) -> str:
+    """What MLflow calls the end of a study."""
+    if outcome.interrupted:
+        return "KILLED"
+    failed = "failed" in outcome.statuses.values() or not all(row.passed for row in found)
+    return "FAILED" if failed else "FINISHED"
 
 
 def sync(plan: Plan, registry: Registry, tracking_uri: str, say: Callable[[str], None]) -> bool:
@@ -158,38 +178,44 @@ def trained(plan: Plan) -> list[audit.LawCheck]:
     return found
 
 
-def conclude(
-    plan: Plan,
-    registry: Registry,
-    outcome: runner.Outcome,
-    found: list[audit.LawCheck],
-    tracker: Tracker | None,
-    say: Callable[[str], None],
-    write_report: Callable[[Path], Path],
-) -> Path:
-    """Writes the study's own tables and the report, tells MLflow and the plugins."""
+def _write_tables(
+    plan: Plan, registry: Registry, outcome: runner.Outcome, found: list[audit.LawCheck]
+) -> None:
+    """Writes the study's own tables and record, of which the report is made."""
     from testbed.study import reference_tables
 
     plan.files.put_json("tweedie.json", {"rows": [asdict(row) for row in found]})
     groups = reference_tables.write(plan, registry)
     record = plan.files.json("study.json")
     # A run that only resumes must not forget what the training took.
-    taken = {"seconds": outcome.seconds, "logging_seconds": 0.0}
-    if tracker is not None and tracker.sent:
-        taken["logging_seconds"] = tracker.seconds
-    record |= {key: (record.get(key) or 0.0) + seconds for key, seconds in taken.items()}
+    record["seconds"] = (record.get("seconds") or 0.0) + outcome.seconds
     record["equal_objectives"] = groups
     plan.files.put_json("study.json", record)
-    say("bringing the report up to date")
-    page = write_report(plan.folder)
-    if tracker is not None:
-        failed = "failed" in outcome.statuses.values() or not all(row.passed for row in found)
-        tracker.close("FAILED" if failed else "FINISHED", _files(registry))
-    try:
-        registry.study_finished(plan.study, results(plan))
-    except Exception as problem:
-        say(f"a plugin's testbed_study_finished raised {type(problem).__name__}: {problem}")
-    return page
+
+
+class _Report(NamedTuple):
+    """The report of a study's folder, to be written by a worker."""
+
+    folder: Path
+    write: Callable[[Path], Path]
+
+    def on(self, device: str) -> _Report:
+        """Itself: it needs no device."""
+        return self
+
+    def run(self, stop: Callable[[], bool]) -> Path:
+        """Writes it; it takes seconds, and does not ask `stop`."""
+        return self.write(self.folder)
+
+
+def _report(
+    plan: Plan, executor: Executor, outcome: runner.Outcome, write: Callable[[Path], Path]
+) -> Path:
+    """Writes the report, in a worker where there is one: the tracker's thread is at work here."""
+    if outcome.seconds:
+        with contextlib.suppress(BrokenExecutor):  # the worker was killed
+            return executor.submit(_Report(plan.folder, write)).result()
+    return write(plan.folder)
 
 
 def results(plan: Plan) -> pd.DataFrame:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +27,7 @@ from testbed.study.executors import selection
 from testbed.study.executors.settings import CLUSTERS
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan, differences, label_key, settings_of_id
+from testbed.study.telling import Telling
 from testbed.study.waiting import ALIVE
 from testbed.trial import environment
 from testbed.trial.config import TrialConfig
@@ -117,8 +118,8 @@ def _help(
     groups.rotate(int(sha256(here.encode()).hexdigest(), 16) % max(1, len(groups)))
     mine = replace(chosen, groups=[*groups])
     try:
-        nothing = Identities(plan, registry, leads=False)
-        return runner.execute(plan, registry, mine, executor, None, progress, nothing, leads=False)
+        parts = executor, Telling(None), progress, Identities(plan, registry, leads=False)
+        return runner.execute(plan, registry, mine, *parts, leads=False)
     finally:
         executor.close()
 
@@ -151,31 +152,36 @@ def _require_same(plan: Plan, led: Claim) -> None:
 
 def _differences(plan: Plan, record: Mapping[str, Any]) -> Iterator[str]:
     """What differs from the record of the driver that leads."""
-    yield from environment.differences(
-        {name: str(record["versions"].get(name, "")) for name in environment.versions()},
-        environment.versions(),
-    )
-    yield from differences(
-        {"report": record["report"]}, {"report": plan.study.report.model_dump(mode="json")}
-    )
+    here, there = environment.versions(), record.get("versions") or {}
+    yield from environment.differences({name: str(there.get(name, "")) for name in here}, here)
+    report = plan.study.report.model_dump(mode="json")
+    yield from differences({"report": record.get("report")}, {"report": report})
     device = torch.device(plan.main_device).type
-    if not str(record["device"]).startswith(device):
-        yield f"device: {record['device']} there and {device} here"
-    if "--until-decided" in record["asked"]["command"] or plan.study.asked.at_most is not None:
+    if not str(record.get("device")).startswith(device):
+        yield f"device: {record.get('device')} there and {device} here"
+    command = (record.get("asked") or {}).get("command") or ()
+    if "--until-decided" in command or plan.study.asked.at_most is not None:
         yield "--until-decided adds seeds as it goes, which one driver does"
-    theirs = {str(entry["id"]): entry["labels"] for entry in record["trials"]}
+    theirs = {str(entry["id"]): entry["labels"] for entry in record.get("trials") or ()}
     mine = {one.id: one for one in plan.trials}
-    at: dict[Any, TrialConfig] = {}
-    for id_ in theirs.keys() - mine.keys():
-        config = TrialConfig.model_validate(plan.files.trial(id_).json("trial.json")["config"])
-        at |= {label_key(label, config.seed): config for label in theirs[id_]}
-    for one in (mine[id_] for id_ in mine if id_ not in theirs):
-        other = next(
-            filter(None, (at.get(label_key(label, one.config.seed)) for label in one.labels)), None
-        )
+    at = dict(_elsewhere(plan, {id_: theirs[id_] for id_ in theirs.keys() - mine.keys()}))
+    for one in (mine[id_] for id_ in mine.keys() - theirs.keys()):
+        keys = (label_key(label, one.config.seed) for label in one.labels)
+        other = next((at[key] for key in keys if key in at), None)
         if other is None:
-            yield f"it has no trial {one.title}"
+            yield f"that one has no trial {one.title}"
         else:
             yield from differences(settings_of_id(other), settings_of_id(one.config))
     if mine.keys() < theirs.keys():
-        yield f"it has {len(theirs)} trials, and this study {len(mine)} of them"
+        yield f"that one has {len(theirs)} trials, and this one {len(mine)} of them"
+
+
+def _elsewhere(
+    plan: Plan, labels: Mapping[str, Sequence[Mapping[str, str]]]
+) -> Iterator[tuple[Any, TrialConfig]]:
+    """Where trials by id stand in the study, with their settings, those that can be read here."""
+    for id_, of in labels.items():
+        described = plan.files.trial(id_).json_or_empty("trial.json")
+        with suppress(ValueError):  # that driver has another version
+            config = TrialConfig.model_validate(described.get("config"))
+            yield from ((label_key(label, config.seed), config) for label in of)

@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from testbed.errors import InputError
 from testbed.study import tracking_content as content
 from testbed.study import tracking_pictures, tracking_runs, tracking_store
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.pictures import DENOISED, FACTS
-from testbed.trial.storage import Busy, LeaseLost, StoreAway
+from testbed.trial.storage import LeaseLost
 
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
@@ -84,18 +83,11 @@ class Tracker:
             self.away = True
             self._again = time.monotonic() + AGAIN
             if not self._warned:
-                what = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-                self._warn(f"MLflow at {self.uri} {self._why(problem, what)}; {self._otherwise}.")
+                why = tracking_store.why_untold(problem, self._plan.folder)
+                self._warn(f"MLflow at {self.uri} {why}; {self._otherwise}.")
                 self._warned = True
         finally:
             self.seconds += time.thread_time() - start
-
-    def _why(self, problem: Exception, what: str) -> str:
-        """Whether MLflow is to blame, or the study's folder, of which it is told."""
-        own = isinstance(problem, OSError | InputError) and str(self._plan.folder) in str(problem)
-        if own or isinstance(problem, Busy | StoreAway):
-            return f"is not told, since the study's folder cannot be read or written ({what})"
-        return f"does not answer ({what})"
 
     def open(self) -> None:
         """Connects, and creates or adopts the study's runs; again after MLflow was away."""
@@ -331,6 +323,13 @@ class Tracker:
             entry["step"] = fresh[-1]["step"]
         entry["sampled"] = max([entry.get("sampled", 0.0), *(one["time"] for one in used)])
         return str(entry["run"])
+
+    def tables(self) -> None:
+        """Sends each run its data set, and a picture of a trial's samples, framed by real ones."""
+        self.open()
+        if not self.away:
+            with self._guarded():
+                self._send_data()
 
     def close(self, status: str, plugin_files: Mapping[str, Path]) -> None:
         """Sends what is missing, the report, plugin files and totals, and closes every run.

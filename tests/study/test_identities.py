@@ -22,6 +22,7 @@ from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors import base, local
 from testbed.study.identities import Identities
 from testbed.study.plan import Plan
+from testbed.study.telling import Telling
 from testbed.trial.build import component, dataset
 
 NAMES = ("first", "second", "third")
@@ -168,7 +169,7 @@ def test_trials_come_first_and_never_meet_a_slot_that_is_taken(
     """Also one that is begun again, because its worker died, when identities are on their way."""
     plan, late = planned(SMALL, tmp_path), Late(slots, deaths)
     engine = ExecutionPlan("sequential", slots, 1, [Group(plan.trials)])
-    words = default_registry(), engine, late, None, runner.Progress(), made()
+    words = default_registry(), engine, late, Telling(None), runner.Progress(), made()
     outcome = runner.execute(plan, *words)
     assert list(outcome.statuses.values()) == ["finished"]
     assert sorted(late.order) == sorted(["trial"] * (1 + deaths) + [*NAMES])
@@ -185,8 +186,9 @@ def test_a_study_that_trains_nothing_takes_no_time(
     plan = planned(SMALL, tmp_path)
     for trial in plan.trials:
         trial.state = "finished"
-    words = ExecutionPlan("sequential", 1, 1), Late(1, 0), None, runner.Progress(), made()
-    assert runner.execute(plan, default_registry(), *words).seconds == 0.0
+    words = Late(1, 0), Telling(None), runner.Progress(), made()
+    engine = ExecutionPlan("sequential", 1, 1)
+    assert runner.execute(plan, default_registry(), engine, *words).seconds == 0.0
 
 
 def test_what_holds_is_kept_to_the_last_digit_and_not_checked_again(

@@ -18,6 +18,7 @@ from testbed.study import dispatch, runner
 from testbed.study.dispatch import Outage, Outcome, Progress
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.identities import Identities
+from testbed.study.telling import Telling
 from testbed.trial import worker
 from testbed.trial.folders import TrialFolder
 from testbed.trial.storage import LocalDisk, StoreAway
@@ -136,7 +137,8 @@ def test_a_driver_that_sees_no_disk_forgets_nothing(tmp_path: Path, disk: Disk) 
     runner.describe(made, default_registry())
     executor, said = Ends(made.files, disk), list[str]()
     engine = ExecutionPlan("sequential", 1, 1, [Group([one]) for one in made.trials])
-    parts = executor, None, Progress(say=said.append), Identities(made, default_registry(), False)
+    nothing = Identities(made, default_registry(), leads=False)
+    parts = executor, Telling(None), Progress(say=said.append), nothing
     outcome = runner.execute(made, default_registry(), engine, *parts)
     assert outcome.statuses == {one.id: "finished" for one in made.trials}
     assert executor.submitted == [one.id for one in made.trials]

@@ -25,6 +25,7 @@ from testbed.study import engines, runner, session, sharing
 from testbed.study.engines import Group
 from testbed.study.orders import Orders
 from testbed.study.plan import Plan
+from testbed.study.telling import Telling
 from testbed.study.waiting import ALIVE, Waiting
 from testbed.trial import storage, worker
 from testbed.trial.storage import Busy, leases
@@ -211,8 +212,11 @@ def execute(made: Plan, tracker: Any = None) -> tuple[runner.Outcome, list[str]]
     engine = engines.ExecutionPlan("sequential", 1, 1, singles(made))
     late = Late(made)
     nothing = sharing.Identities(made, default_registry(), leads=False)
-    parts = late, tracker, runner.Progress(), nothing
-    return runner.execute(made, default_registry(), engine, *parts), late.submitted
+    tell = Telling(tracker)
+    parts = late, tell, runner.Progress(), nothing
+    outcome = runner.execute(made, default_registry(), engine, *parts)
+    tell.finish()
+    return outcome, late.submitted
 
 
 def test_a_trial_that_another_driver_took_first_counts_as_it_ended_there(four: Plan) -> None:
@@ -223,6 +227,8 @@ def test_a_trial_that_another_driver_took_first_counts_as_it_ended_there(four: P
 
         def end(self, trial: Any, status: str) -> None:
             told.append((trial.id, status))
+
+        def tables(self) -> None: ...
 
     outcome, submitted = execute(four, Tracker())
     ids = [one.id for one in four.trials]
@@ -308,8 +314,8 @@ def test_a_second_driver_trains_what_the_first_does_not(
     [
         (["training.steps=60"], r"training\.steps: \d+ -> 60"),
         (["report.level=0.9"], r"report\.level: 0\.95 -> 0\.9"),
-        (["seeds=5"], "it has no trial .* seed 4"),
-        (["seeds=3"], "it has 4 trials, and this study 3 of them"),
+        (["seeds=5"], "that one has no trial .* seed 4"),
+        (["seeds=3"], "that one has 4 trials, and this one 3 of them"),
     ],
 )
 def test_a_driver_with_another_study_is_refused(
@@ -330,6 +336,14 @@ def test_a_driver_with_other_packages_is_refused(
     monkeypatch.setattr(sharing.environment, "versions", lambda: {**genuine(), "torch": "9.9"})
     with pytest.raises(InputError, match=r"torch is .* in the driver and 9\.9 here"):
         share(made)
+
+
+def test_the_records_of_another_version_are_no_obstacle(four: Plan) -> None:
+    record = {"versions": {"testbed": "9.9"}, "trials": [{"id": "abc", "labels": [{"case": ""}]}]}
+    four.files.trial("abc").put_json("trial.json", {"config": {"unknown": 1}})
+    found = [*sharing._differences(four, record)]
+    assert any(line.startswith("testbed is 9.9 in the driver and ") for line in found)
+    assert any(line.startswith("that one has no trial ") for line in found)
 
 
 def test_one_trial_alone_is_not_shared(led: Callable[[], None], tmp_path: Path) -> None:

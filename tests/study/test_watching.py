@@ -24,6 +24,7 @@ from testbed.registry import default_registry
 from testbed.study import dispatch, orders, plan, runner, tracking_content, watching
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors.base import NodeLost, WorkerLost
+from testbed.study.telling import Telling
 from testbed.trial import usage, worker
 from testbed.trial.storage import StoreAway
 
@@ -176,7 +177,7 @@ def executed(made: plan.Plan, act: Any) -> tuple[runner.Outcome, Scripted]:
     executor = Scripted(act)
     engine = ExecutionPlan("sequential", 1, 1, [Group([one]) for one in made.pending()])
     checked: Any = SimpleNamespace(pending=False, running=(), advance=lambda *parts: None)
-    parts = executor, None, runner.Progress(), checked
+    parts = executor, Telling(None), runner.Progress(), checked
     return runner.execute(made, default_registry(), engine, *parts), executor
 
 

@@ -42,11 +42,16 @@ def _work(job: Work[T]) -> T:
     return job.run(_stop.is_set)
 
 
-def prepare(device: str) -> None:
-    """Starts the server that workers are forked from: it imports while the study is planned."""
+def prepare(device: str, *modules: str) -> None:
+    """Starts the server that workers are forked from: it imports while the study is planned.
+
+    Args:
+        device: that of the workers; with cuda they are not forked.
+        modules: what a worker needs besides its trials, by name.
+    """
     if not device.startswith("cuda"):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["testbed.trial.worker"])
+        context.set_forkserver_preload(["testbed.trial.worker", *modules])
         forkserver.ensure_running()
 
 
