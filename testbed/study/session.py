@@ -211,8 +211,11 @@ class _Report(NamedTuple):
 def _report(
     plan: Plan, executor: Executor, outcome: runner.Outcome, write: Callable[[Path], Path]
 ) -> Path:
-    """Writes the report, in a worker where there is one: the tracker's thread is at work here."""
-    if outcome.seconds:
+    """Writes the report, in a worker where there is one: the tracker's thread is at work here.
+
+    A report notes in the study's folder that it was made. With leases only the driver may.
+    """
+    if outcome.seconds and not plan.files.lease:
         with contextlib.suppress(BrokenExecutor):  # the worker was killed
             return executor.submit(_Report(plan.folder, write)).result()
     return write(plan.folder)

@@ -353,6 +353,28 @@ def test_one_trial_alone_is_not_shared(led: Callable[[], None], tmp_path: Path) 
         share(made)
 
 
+def test_the_report_is_written_by_the_process_that_owns_the_folder(
+    four: Plan,
+) -> None:
+    """It notes there that the results were looked at, which no worker may."""
+
+    def write(folder: Path) -> Path:
+        assert StudyFolder.at(folder).store.root in leases.Leased.held  # type: ignore[attr-defined]
+        return folder
+
+    class Worker:
+        def submit(self, job: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(leases.Leased, "held", {})
+                future.set_result(job.run(lambda: False))
+            return future
+
+    worker_: Any = Worker()
+    with four.files.own():
+        assert session._report(four, worker_, runner.Outcome(seconds=1.0), write) == four.folder
+
+
 # --- two processes ------------------------------------------------------------------------------
 
 DRIVER = """

@@ -14,16 +14,18 @@ from helpers.studies import ONE_TRIAL, planned
 import testbed
 from testbed.registry import default_registry
 from testbed.study import orders, runner
+from testbed.study.engines import Group
 from testbed.study.plan import Plan
-from testbed.trial.storage import begin, local
+from testbed.study.waiting import Waiting
+from testbed.trial.storage import begin, leases, local
 from testbed.trial.study_folder import StudyFolder
 
 WORDS = ("one.toml", "--set", "training.steps=50")
 
 
-def at_url(url: str, folder: Path) -> Plan:
+def at_url(url: str, folder: Path, lease: float = 60.0) -> Plan:
     """A study of two trials, described at a URL."""
-    begin(url, 60.0)
+    begin(url, lease)
     made = replace(planned(ONE_TRIAL, folder, seeds=2), folder=local(url))
     runner.describe(made, default_registry())
     return made
@@ -95,6 +97,24 @@ def test_orders_are_asked_for_now_and_then(
     monkeypatch.setattr(orders, "REMOTE", 0.0)
     with pytest.raises(AssertionError):
         law_orders_are_asked_for_now_and_then(made, proxy)
+
+
+def test_what_another_driver_trains_at_a_url_is_left_to_it(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = at_url(f"s3://bucket/{tmp_path.name}/runs/shared", tmp_path, 2.0)
+    first, second = (Group([one]) for one in made.trials)
+    here, trial = Waiting(made, [first, second]), made.files.trial(made.trials[0].id)
+    with trial.own():
+        trial.put_json("result.json", {"status": "finished"})
+        with monkeypatch.context() as patch:  # as another process sees it
+            patch.setattr(leases.Leased, "held", {})
+            assert here.next() == second
+            assert list(here.ended()) == []
+            assert here.elsewhere == [first]
+            assert here.next() is None
+    here._due = 0.0
+    assert list(here.ended()) == [(first, ["finished"])]
 
 
 @pytest.mark.slow
