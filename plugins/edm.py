@@ -49,6 +49,17 @@ def testbed_losses():
     yield testbed.Loss("edm", testbed.squared, space="F")
 
 
+EQUATIONS = {
+    "prediction": "eq. 7 and table 1",
+    "weighting": "table 1: (sigma^2 + sigma_data^2)/(sigma sigma_data)^2",
+    "loss": "sec. 5, and eq. 8 for F",
+    "density": "table 1: P_mean = -1.2, P_std = 1.2",
+    "c_in": "table 1",
+    "c_noise": "table 1: log(sigma)/4",
+    "levels": "table 1, where they are those of sampling",
+}
+
+
 @testbed.hookimpl
 def testbed_recipes():
     yield testbed.Recipe(
@@ -59,15 +70,8 @@ def testbed_recipes():
         sigma_min=0.002,
         sigma_max=80.0,
         reference="Karras et al. 2022, arXiv:2206.00364",
-        equations={
-            "prediction": "eq. 7 and table 1",
-            "weighting": "table 1: (sigma^2 + sigma_data^2)/(sigma sigma_data)^2",
-            "loss": "eq. 8",
-            "density": "table 1: P_mean = -1.2, P_std = 1.2",
-            "c_in": "table 1",
-            "c_noise": "table 1: log(sigma)/4",
-            "levels": "table 1, where they are those of sampling",
-        },
+        equations=EQUATIONS,
+        sources=dict.fromkeys(EQUATIONS, testbed.Source("paper")),
         deviations=(
             "The paper draws from the whole log-normal distribution; the cut leaves out 0.002 % of "
             "its draws.",

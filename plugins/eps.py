@@ -49,6 +49,18 @@ def testbed_losses():
     yield testbed.Loss("eps", testbed.squared, space="eps")
 
 
+EQUATIONS = {
+    "prediction": "eq. 11 and 12",
+    "weighting": "eq. 14 (L_simple): none in eps space",
+    "loss": "eq. 14",
+    "density": "eq. 14: t is uniform",
+    "table": "sec. 4: T = 1000, beta from 1e-4 to 0.02 in equal steps",
+    "c_in": "eq. 4: the network sees x_t = sqrt(abar_t) x",
+    "c_noise": "sec. 4: t, by the sinusoidal embedding",
+    "levels": "sec. 4, by eq. 4: sigma = sqrt((1 - abar)/abar)",
+}
+
+
 @testbed.hookimpl
 def testbed_recipes():
     yield testbed.Recipe(
@@ -60,18 +72,11 @@ def testbed_recipes():
         loss="eps",
         c_noise="index",
         reference="Ho et al. 2020, arXiv:2006.11239",
-        equations={
-            "prediction": "eq. 11 and 12",
-            "weighting": "eq. 14 (L_simple): none in eps space",
-            "density": "eq. 14: t is uniform",
-            "table": "sec. 4: T = 1000, beta from 1e-4 to 0.02 in equal steps",
-            "c_in": "eq. 4: the network sees x_t = sqrt(abar_t) x",
-            "c_noise": "sec. 4: t, by the sinusoidal embedding",
-            "levels": "sec. 4, by eq. 4: sigma = sqrt((1 - abar)/abar)",
-        },
+        equations=EQUATIONS,
+        sources=dict.fromkeys(EQUATIONS, testbed.Source("paper")),
         deviations=(
-            "The network counts the levels from 0 and the paper from 1, which shifts its c_noise "
-            "by one level.",
+            "The network counts the levels from 0, as the published code does "
+            "(hojonathanho/diffusion, scripts/run_cifar.py), and the paper from 1.",
             "The bundled network embeds the index by other frequencies than the paper's.",
         ),
     )

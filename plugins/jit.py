@@ -23,6 +23,16 @@ def testbed_weightings():
     )
 
 
+EQUATIONS = {
+    "prediction": "eq. 6: x-prediction, table 1 (3)(a)",
+    "weighting": "eq. 6: none in velocity space; sec. 4.3 and table 9: 1 - t clipped at 0.05",
+    "loss": "eq. 6: v-loss",
+    "density": "app. A and table 9: logit t ~ N(-0.8, 0.8^2), where t = 1 is data",
+    "c_in": "eq. 1: the network sees z = t x0 + (1 - t) eps",
+    "c_noise": "alg. 1: t",
+}
+
+
 @testbed.hookimpl
 def testbed_recipes():
     yield testbed.Recipe(
@@ -35,20 +45,13 @@ def testbed_recipes():
         c_in="flow",
         c_noise="reversed_time",
         reference="Li and He 2025, arXiv:2511.13720",
-        equations={
-            "prediction": "table 1, x-prediction",
-            "weighting": "table 1, v-loss: none in velocity space, 1 - t clipped at 0.05",
-            "loss": "table 1, v-loss",
-            "density": "sec. 4: logit t ~ N(-0.8, 0.8^2), where t = 1 is data",
-            "c_in": "eq. 1: the network sees z = t x0 + (1 - t) eps",
-            "c_noise": "eq. 1: t",
-        },
+        equations={**EQUATIONS, "levels": "all"},
+        sources=dict.fromkeys(EQUATIONS, testbed.Source("paper"))
+        | {"levels": testbed.Source("here")},
         deviations=(
             "The paper's v = x - eps is -u of this project's flow space, and its t is our 1 - t.",
             "sigma is cut to 0.002 and 80, which leaves out 0.0004 % of the draws.",
             "The noise has the scale 1, as for images of 256 x 256 pixels; the paper scales it "
-            "with the resolution.",
-            "The mean and width of logit t, the scale of the noise and the clip are those of the "
-            "published code, by public copies of it.",
+            "with the resolution (table 9).",
         ),
     )

@@ -1,4 +1,4 @@
-"""TrigFlow (Lu and Song 2024, arXiv:2410.11081, sec. 3.1), mapped to x = x0 + sigma eps.
+"""TrigFlow (Lu and Song 2024, arXiv:2410.11081, sec. 3), mapped to x = x0 + sigma eps.
 
 There x_t = cos(t) x0 + sin(t) z with z = sigma_data eps and D = cos(t) x_t - sin(t) sigma_data F of
 the input x_t/sigma_data. So tan(t) = sigma/sigma_data, x_t = cos(t) x, and with
@@ -50,14 +50,14 @@ def testbed_parameterizations():
         target=target,
         recipe="trigflow",
         noise_kind="time",
-        reference="Lu and Song 2024, arXiv:2410.11081, sec. 3.1",
+        reference="Lu and Song 2024, arXiv:2410.11081, sec. 3",
         claims=("unit_target", "unit_input", "homogeneous", "boundary"),
     )
 
 
 @testbed.hookimpl
 def testbed_weightings():
-    yield testbed.Weighting("trigflow", weighting, reference="Lu and Song 2024, sec. 3.1")
+    yield testbed.Weighting("trigflow", weighting, reference="Lu and Song 2024, sec. 3")
 
 
 @testbed.hookimpl
@@ -65,26 +65,33 @@ def testbed_losses():
     yield testbed.Loss("trigflow", testbed.squared, space="F")
 
 
+EQUATIONS = {
+    "prediction": "sec. 3: sigma_data F is the velocity",
+    "weighting": "eq. 4: none in the space of sigma_data F",
+    "loss": "eq. 4",
+    "density": "sec. 4.2: log(sigma_data tan t) is normal; table 4: P_mean = -0.8, P_std = 1.6",
+    "c_in": "sec. 3: x_t/sigma_data",
+    "c_noise": "sec. 4.1: t",
+}
+
+
 @testbed.hookimpl
 def testbed_recipes():
-    # t = arctan(exp(tau)/sigma_data), tau ~ N(-1, 1.4^2): then exp(tau) is sigma.
+    # t = arctan(exp(tau)/sigma_data), tau ~ N(P_mean, P_std^2): then exp(tau) is sigma.
     yield testbed.Recipe(
         "trigflow",
         parameterization="trigflow",
-        density={"name": "lognormal", "mean": -1.0, "std": 1.4},
+        density={"name": "lognormal", "mean": -0.8, "std": 1.6},
         weighting="trigflow",
         reference="Lu and Song 2024, arXiv:2410.11081",
-        equations={
-            "prediction": "sec. 3.1: sigma_data F is the velocity",
-            "weighting": "sec. 3.1: none in the space of sigma_data F",
-            "density": "sec. 4: tan(t) sigma_data = exp(tau), P_mean = -1.0, P_std = 1.4",
-            "c_in": "sec. 3.1: x_t/sigma_data",
-            "c_noise": "sec. 3.1: t",
-        },
+        equations={**EQUATIONS, "levels": "all"},
+        sources=dict.fromkeys(EQUATIONS, testbed.Source("paper"))
+        | {"levels": testbed.Source("here")},
         deviations=(
-            "P_mean and P_std are those that the paper takes for consistency training.",
-            "The paper learns a further weight for each t, which is left out here.",
+            "P_mean and P_std are those of the paper's diffusion models of ImageNet-64; of the "
+            "latents of ImageNet-512 they are -0.4 and 1.0 (table 5).",
+            "The paper learns a further weight for each t (app. D), which is left out here.",
             "c_noise is 2t/pi, so that it is 0 for data and 1 for noise.",
-            "sigma is cut to 0.002 and 80, which leaves out 0.02 % of the draws.",
+            "sigma is cut to 0.002 and 80, which leaves out 0.1 % of the draws.",
         ),
     )

@@ -11,7 +11,7 @@ from .components.guidance import Guidance
 from .components.loss import Loss, squared
 from .components.metric import Embedding, Metric, MetricValue
 from .components.network import Network
-from .components.recipe import Recipe
+from .components.recipe import Recipe, Source
 from .components.sampler import Sampler
 from .components.schedule import Schedule
 from .components.weighting import Weighting
@@ -54,6 +54,7 @@ __all__ = [
     "Registry",
     "Sampler",
     "Schedule",
+    "Source",
     "Study",
     "StudyResult",
     "Training",

@@ -12,7 +12,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,11 +180,13 @@ def _recipe(recipe: testbed.Recipe, registry: testbed.Registry) -> str:
            if registry.parameterization(name).recipe == recipe.name]  # fmt: skip
     whose = f"It trains the parameterization `{recipe.parameterization}`"
     lines[-1] += f" {whose}" + (f", and is the own recipe of {_all(own)}." if own else ".")
-    rows = ["| choice | here | ours (`equal`) | in the paper |", "|---|---|---|---|"]
+    columns = ("choice", "here", "ours (`equal`)", "in the paper", "read in")
+    rows = [columns, ("---",) * len(columns)]
     for choice in STATED:
-        here, ours = _choice(recipe, choice)
-        rows.append(f"| {choice} | {here} | {ours} | {_plain(recipe.equations.get(choice, ''))} |")
-    lines.append("\n".join(rows))
+        said = _plain(recipe.equations.get(choice, ""))
+        source = str(recipe.sources.get(choice, ""))
+        rows.append((choice, *_choice(recipe, choice), said, source))
+    lines.append(_table(rows))
     lines.append(_implied(recipe, registry))
     deviations = "\n".join(f"- {_plain(one)}" for one in recipe.deviations)
     lines.append(f"Deviations from the paper:\n\n{deviations}")
@@ -228,8 +230,11 @@ def _implied(recipe: testbed.Recipe, registry: testbed.Registry) -> str:
         density = objective.density.pdf_over_log_sigma(sigma)
         rows.append([f"lambda(sigma){whose}", *(f"{one:.4g}" for one in weight.tolist())])
         rows.append([f"p(log sigma){whose}", *(f"{one:.3g}" for one in density.tolist())])
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _table([head, ["---"] * len(head), *rows])
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 # --- the command line ---------------------------------------------------------------------------

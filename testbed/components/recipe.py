@@ -4,13 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from testbed.components.base import Component
-from testbed.errors import InputError
+from testbed.errors import InputError, unknown
 
 Named = str | Mapping[str, Any]
 """A component as a study file names it: `"edm"`, or `{"name": "min_snr", "gamma": 5}`."""
+
+
+Medium = Literal["paper", "code", "cited", "here"]
+"""What a choice was read in: the paper itself, its authors' code, another publication that cites
+it, or nothing, for a choice that is this recipe's own and not the paper's."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a choice of a recipe was read in.
+
+    Args:
+        medium: "paper", "code", "cited" or "here".
+        where: for code its repository and file, for "cited" the publication; a paper's section
+            stands in the recipe's `equations`.
+
+    Raises:
+        InputError: the medium is unknown, or code or another publication is not named.
+    """
+
+    medium: Medium
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        if self.medium not in get_args(Medium):
+            raise InputError(unknown("medium of a source", self.medium, get_args(Medium)))
+        if self.medium in ("code", "cited") and not self.where.strip():
+            raise InputError(f"A source in {self.medium!r} says in `where` which one it is.")
+
+    def __str__(self) -> str:
+        return f"{self.medium}: {self.where}" if self.where else self.medium
 
 
 @dataclass(frozen=True)
@@ -33,11 +64,13 @@ class Recipe(Component):
         output: the prediction type that the network returns, as the study key.
         parameterization: the one that the paper trained; "" for that which names the recipe.
         equations: where in `reference` each choice stands, for example
-            `{"weighting": "eq. 14"}`; the keys are fields of the recipe, or "prediction".
+            `{"weighting": "eq. 14"}`; the keys are fields of the recipe, "prediction" or "levels".
+        sources: what each choice was read in, by the same keys.
         deviations: a sentence for each way in which the trial is not what the paper trained.
 
     Raises:
-        InputError: the name is no identifier, or `equations` names what no recipe has.
+        InputError: the name is no identifier, or `equations` or `sources` names what no recipe
+            has.
     """
 
     axis: ClassVar[str] = "recipe"
@@ -54,15 +87,16 @@ class Recipe(Component):
     output: str = "F"
     parameterization: str = ""
     equations: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "deviations", tuple(self.deviations))
-        if strange := [key for key in self.equations if key not in STATED]:
-            raise InputError(
-                f"{self.label}: equations has {strange[0]!r}, and its keys are {', '.join(STATED)}."
-            )
+        for name in ("equations", "sources"):
+            if strange := [key for key in getattr(self, name) if key not in STATED]:
+                known = f"its keys are {', '.join(STATED)}"
+                raise InputError(f"{self.label}: {name} has {strange[0]!r}, and {known}.")
 
 
 CHOICES = ("weighting", "loss", "density", "table", "c_in", "c_noise", "output")

@@ -56,7 +56,7 @@ class NoiseSchedule:
 
 
 def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
-    """Variance preserving with linear beta(t), t in (0, 1] (Song et al. 2021, app. B).
+    """Variance preserving with linear beta(t), t in (0, 1] (Song et al. 2021, eqs. 32 and 33).
 
     1 + sigma^2 = exp(int beta) with int beta = beta_min t + (beta_max - beta_min) t^2/2, and
     alpha = 1/sqrt(1 + sigma^2), s = sigma alpha.

@@ -299,7 +299,7 @@ def dit(
         patch: the height and width of a patch in pixels.
         mlp_ratio: the width of the perceptrons' hidden layers, in units of `width`.
         bottleneck: the width of a layer, without an activation, that a patch passes on its way to
-            a token (Li and He 2025, sec. 4.3); 0 for none.
+            a token (Li and He 2025, sec. 4.2); 0 for none.
         skip: whether F has g x added, g a learned function of the noise level and the conditions
             for each channel that starts at zero: what c_skip is to D (Karras et al. 2022, eq. 7).
         tokens: whether the tokens of conditions are attended to after each self-attention (Chen et

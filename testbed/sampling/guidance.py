@@ -144,7 +144,7 @@ class ClassifierGuided:
         y: The classes, (B,) int64; a sample of class -1 is not guided.
         scale: The guidance scale l.
 
-    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, eq. 10, with sigma for sqrt(1 - abar).
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, eq. 14, with sigma for sqrt(1 - abar).
     """
 
     denoiser: Denoise

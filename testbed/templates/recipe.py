@@ -18,9 +18,10 @@ def testbed_recipes():
         # EDIT: levels in units of the data's sigma_data, where the paper's data have another one.
         sigma_min="0.004 * sigma_data",
         sigma_max="160 * sigma_data",
-        # EDIT: the paper, and where in it each choice stands.
+        # EDIT: the paper, where in it each choice stands, and what you read it in.
         reference="Karras et al. 2022, arXiv:2206.00364",
         equations={"weighting": "table 1"},
+        sources={"weighting": testbed.Source("cited", "Karras et al. 2024, eq. 15")},
         # EDIT: a sentence for each way in which a trial is not what the paper trained.
         deviations=("The density is broader than the paper's.",),
     )

@@ -235,7 +235,7 @@ def papers(sigma_data: float) -> dict[str, Paper]:
         "trigflow": Paper(
             mp.cos, lambda t: sd * mp.sin(t) , trig, lambda t: sd**2,
             lambda t: 2 * t / mp.pi,
-            lambda t: normal(mp.log(sd * mp.tan(t)), "-1", "1.4") / (mp.sin(t) * mp.cos(t)),
+            lambda t: normal(mp.log(sd * mp.tan(t)), "-0.8", "1.6") / (mp.sin(t) * mp.cos(t)),
             mp.mpf(10) ** -9, mp.pi / 2 - mp.mpf(10) ** -9, sees=lambda t: 1 / sd,
         ),
     }  # fmt: skip

@@ -230,5 +230,6 @@ recipe(
     "trigflow",
     1.7,
     density_of_edm={"density": {"name": "lognormal", "mean": -1.2, "std": 1.2}},
+    density_of_consistency_training={"density": {"name": "lognormal", "mean": -1.0, "std": 1.4}},
     weight_of_v={"weighting": "v"},
 )

@@ -217,7 +217,7 @@ def test_trigflow_is_minus_edm_and_a_twin_of_it_at_every_sigma_data(sigma_data: 
 
 def test_published_recipes() -> None:
     """Flow: unweighted l2 of u, t logit-normal. TrigFlow: |sigma_data F - v_t|^2 and
-    t = arctan(exp(tau)/sigma_data), tau ~ N(-1, 1.4^2), whatever sigma_data."""
+    t = arctan(exp(tau)/sigma_data), tau ~ N(-0.8, 1.6^2), whatever sigma_data."""
     sigma, sd = fixed().sigma, 0.3
     flow = published(parameterization("flow"), REGISTRY, sd)
     assert (flow.weighting, flow.loss.space, flow.loss.quadratic) == (None, "flow", True)
@@ -230,7 +230,7 @@ def test_published_recipes() -> None:
     s = exact(sigma)
     wanted = 1 / sin(atan(s / exact(sd))) ** 2
     assert_within(weighting(sigma, sigma_data=sd), wanted, wanted, 16)
-    assert (density.options["mean"], density.options["std"]) == (-1.0, 1.4)
+    assert (density.options["mean"], density.options["std"]) == (-0.8, 1.6)
 
 
 # --- claims -------------------------------------------------------------------------------------
@@ -589,7 +589,7 @@ def test_twins_are_told_where_nothing_is_learned_and_nowhere_else(studied: Path)
         ("tracked_huber", ["has a state", "does not elicit the mean", "options: space"]),
         ("edm2", ["learned with the network (128 numbers)", "features = 128", "104 "]),
         ("eps", ["singular at sigma = inf", "claims: unit_target, boundary"]),
-        ("trigflow", ["claims: unit_target, unit_input, homogeneous, boundary", "mean -1.0"]),
+        ("trigflow", ["claims: unit_target, unit_input, homogeneous, boundary", "mean -0.8"]),
     ],
 )
 def test_escape_hatches_are_explained(tmp_path: Path, name: str, said: list[str]) -> None:

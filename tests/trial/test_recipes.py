@@ -1,12 +1,14 @@
 """Recipes: as their papers have them, and as a study takes them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.studies import SMALL, planned
 from laws import recipes as laws
 
-from testbed.components.recipe import Recipe
+from testbed.components.recipe import STATED, Recipe, Source
+from testbed.errors import InputError
 from testbed.study import plan
 from testbed.trial import recipes
 
@@ -28,6 +30,35 @@ def test_a_recipe_is_that_of_its_paper(name: str, sigma_data: float) -> None:
 def test_the_levels_are_those_of_the_paper(name: str, sigma_data: float) -> None:
     subject = laws.trained(laws.REGISTRY.recipe(name), sigma_data)
     laws.law_levels_are_the_paper_s(subject, laws.papers(sigma_data)[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_where_it_has_each_choice_from(name: str) -> None:
+    recipe = laws.REGISTRY.recipe(name)
+    left_out = {"table"} if recipe.table is None else set()
+    left_out |= {"output"} if recipe.output == "F" else set()
+    assert recipe.equations.keys() == recipe.sources.keys() == {*STATED} - left_out
+
+
+@pytest.mark.parametrize(
+    ("medium", "where", "said"),
+    [
+        ("papers", "", "Unknown medium of a source 'papers'. Did you mean 'paper'?"),
+        ("code", " ", "A source in 'code' says in `where` which one it is."),
+        ("cited", "", "A source in 'cited' says in `where` which one it is."),
+    ],
+)
+def test_a_source_that_says_too_little(medium: Any, where: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        Source(medium, where)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["equations", "sources"])
+def test_a_source_of_what_no_recipe_has(field: str) -> None:
+    stated: Any = {field: {"wieghting": Source("paper")}}
+    with pytest.raises(InputError, match=f"{field} has 'wieghting', and its keys are prediction"):
+        Recipe("one", density="lognormal", **stated)
 
 
 # --- a recipe of another parameterization ---------------------------------------------------------
