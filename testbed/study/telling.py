@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, Protocol
 
@@ -50,11 +50,11 @@ class Telling:
         self._told: Future[None] | None = None
         self._due = time.monotonic() + TRACK
 
-    def update(self, trials: Sequence[Trial]) -> None:
+    def update(self, trials: Iterable[Trial]) -> None:
         """Sends new rows when it is time for them and nothing else is being sent."""
         idle = self._told is None or self._told.done()
         if self._tracker is not None and idle and time.monotonic() > self._due:
-            self._told = self._thread.submit(_tell, self._update, self._tracker, trials)
+            self._told = self._thread.submit(_tell, self._update, self._tracker, [*trials])
 
     def _update(self, tracker: Tracker, trials: Sequence[Trial]) -> None:
         start = time.monotonic()

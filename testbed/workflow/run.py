@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,8 @@ from testbed import report as reports
 from testbed.registry import Registry
 from testbed.report.study_result import StudyResult
 from testbed.report.study_result import open as open_result
-from testbed.study import engines, plan, session, study_file, toml
+from testbed.study import engines, plan, sharing, study_file, toml
 from testbed.study.definition import Study, plain
-from testbed.study.executors import selection
 from testbed.study.runner import Progress
 from testbed.study.study_file import Invocation
 from testbed.trial import storage
@@ -81,13 +82,19 @@ def run(
         for note in plan.notes(made):
             say(note)
         storage.begin(folder if out is None else out, lease)
-        chosen = engines.choose(made, registry, engine, read.executor.slots(jobs))
+        slots = read.executor.slots(jobs)
+        choose = partial(engines.choose, made, registry, engine, slots)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):
             made.files.store.put(WRITTEN, read.text.encode())
-        where = selection.of(made, chosen)
-        ending = session.run(
-            made, registry, chosen, where, progress, say, reports.renew, tracking_uri
+        ending = sharing.run(
+            made,
+            registry,
+            choose,
+            slots,
+            lambda chosen: nullcontext(progress),
+            reports.renew,
+            tracking_uri,
         )
     if ending.outcome.interrupted:
         raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")

@@ -16,6 +16,7 @@ import pytest
 from testbed.study import session, telling
 from testbed.study.executors.local import InProcessExecutor, ProcessExecutor
 from testbed.study.telling import Telling
+from testbed.trial.study_folder import StudyFolder
 
 
 class Recorder:
@@ -123,7 +124,7 @@ def page_once(folder: Path) -> Path:
 
 def written(folder: Path, executor: Any, seconds: float, write: Any = page) -> int:
     """The process that wrote the report of a study that trained for so many seconds."""
-    plan: Any = SimpleNamespace(folder=folder)
+    plan: Any = SimpleNamespace(folder=folder, files=StudyFolder.at(folder))
     outcome: Any = SimpleNamespace(seconds=seconds)
     try:
         found = session._report(plan, executor, outcome, write)
