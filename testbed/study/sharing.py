@@ -31,6 +31,7 @@ from testbed.study.telling import Telling
 from testbed.study.waiting import ALIVE
 from testbed.trial import environment
 from testbed.trial.config import TrialConfig
+from testbed.trial.folders import ENDED
 from testbed.trial.storage import address
 from testbed.trial.storage.leases import BEATS, Claim, name_of
 
@@ -81,10 +82,10 @@ def run(
                 helped = _help(plan, registry, chosen, progress)
             if helped.interrupted:
                 return session.Ending(helped, [], None, 0.0, False)
-            plan.chosen = frozenset()  # what failed is not tried again by following
-            chosen = replace(chosen, groups=[])
         for _ in _signs(plan):
             pass
+        if helped is not None:
+            chosen = _left(plan, chosen, choose, helped)
 
 
 def _may_help(plan: Plan) -> bool:
@@ -122,6 +123,30 @@ def _help(
         return runner.execute(plan, registry, mine, *parts, leads=False)
     finally:
         executor.close()
+
+
+def _left(
+    plan: Plan,
+    chosen: ExecutionPlan,
+    choose: Callable[[], ExecutionPlan],
+    helped: runner.Outcome,
+) -> ExecutionPlan:
+    """What is to be trained yet once the driver that led has ended.
+
+    That one may have died, or run one trial alone. What has failed is not tried again by following.
+    """
+    plan.chosen = None
+    for one in (one for one in plan.trials if one.state not in ENDED):
+        one.state = plan.files.state(one.id)
+        if one.state == "failed":
+            helped.statuses[one.id] = one.state
+    left = {one.id for one in plan.pending() if one.state != "failed"}
+    if not left:
+        plan.chosen = frozenset()
+        return replace(chosen, groups=[])
+    again = choose()
+    groups = [one for one in again.groups if left.intersection(t.id for t in one.trials)]
+    return replace(again, groups=groups)
 
 
 def _described(plan: Plan) -> bool:

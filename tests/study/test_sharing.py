@@ -309,6 +309,67 @@ def test_a_second_driver_trains_what_the_first_does_not(
     assert made.files.has("tweedie.json")  # what the first has left undone
 
 
+@pytest.fixture
+def one_alone(four: Plan) -> str:
+    """The trial that the driver which leads runs alone."""
+    first = four.trials[0].id
+    four.chosen = frozenset([first])
+    return first
+
+
+def test_what_the_first_driver_was_not_asked_for_is_trained_once_it_has_ended(
+    four: Plan, one_alone: str, led: Callable[[], None], tmp_path: Path, trials_only: None
+) -> None:
+    made = planned(ONE_TRIAL, tmp_path, seeds=4)
+
+    def end_at_last() -> None:
+        soon(lambda: made.files.state(one_alone) == "finished")
+        led()
+
+    thread = threading.Thread(target=end_at_last)
+    thread.start()
+    ending = share(made)
+    thread.join()
+    assert [made.files.state(one.id) for one in made.trials] == ["finished"] * 4
+    assert ending.outcome.statuses == {one.id: "finished" for one in made.trials}
+
+
+@pytest.fixture
+def one_failed(four: Plan) -> str:
+    """A trial that had failed before the drivers began."""
+    first = four.trials[0]
+    four.files.trial(first.id).fail("raised", "raised")
+    first.state = "failed"
+    return first.id
+
+
+@pytest.mark.parametrize(("again", "exit_code"), [("failed", 1), ("finished", 0)])
+def test_what_had_failed_counts_as_it_ended_with_the_driver_that_led(
+    four: Plan,
+    one_failed: str,
+    led: Callable[[], None],
+    tmp_path: Path,
+    trials_only: None,
+    again: str,
+    exit_code: int,
+) -> None:
+    """That one runs it again, and who helps does not."""
+    made = planned(ONE_TRIAL, tmp_path, seeds=4)
+
+    def end_at_last() -> None:
+        soon(lambda: all(made.files.state(one.id) == "finished" for one in made.trials[1:]))
+        made.files.trial(one_failed).put_json("result.json", {"status": again, "metrics": {}})
+        led()
+
+    thread = threading.Thread(target=end_at_last)
+    thread.start()
+    ending = share(made)
+    thread.join()
+    assert ending.outcome.statuses[one_failed] == again
+    assert made.trials[0].state == again
+    assert ending.exit_code == exit_code
+
+
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
