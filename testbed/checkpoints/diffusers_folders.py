@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from testbed.checkpoints import diffusers_parts, schedulers
-from testbed.checkpoints.diffusers_parts import CONFIG, TextInput, read_json
+from testbed.checkpoints.diffusers_parts import CONFIG, TextInput, read_json, whole
 from testbed.checkpoints.networks import ForeignNetwork
 from testbed.checkpoints.schedulers import Reading
 from testbed.checkpoints.weights import SHOWN
@@ -230,8 +230,8 @@ def read(
     sizes = size if isinstance(size, list | tuple) else (size, size)
     if not all(isinstance(one, int) for one in sizes):
         raise InputError(f"{network / CONFIG}: sample_size = {size!r}: expected a whole number.")
-    channels = int(written.get("in_channels") or 0)
-    out = int(written.get("out_channels") or channels)
+    channels = whole(network / CONFIG, written, "in_channels")
+    out = whole(network / CONFIG, written, "out_channels", channels)
     if out not in (channels, 2 * channels):
         raise InputError(
             f"{network / CONFIG}: in_channels = {channels}, out_channels = {out}: expected as many "
@@ -240,7 +240,7 @@ def read(
     # The scheduler of a sampler says nothing of a variance that it does not use.
     said = replace(said, learned_variance=out == 2 * channels)
     root = folder if network != folder else network.parent
-    classes, null = _classes(root, model, written)
+    classes, null = _classes(root, model, network / CONFIG, written)
     return DiffusersFolder(
         folder,
         network,
@@ -290,17 +290,17 @@ def load_diffusers(
     return folder.denoiser(sigma_data, registry).eval()
 
 
-def _classes(root: Path, model: str, written: Mapping[str, Any]) -> tuple[int, int | None]:
+def _classes(
+    root: Path, model: str, file: Path, written: Mapping[str, Any]
+) -> tuple[int, int | None]:
     """The number of classes of a network, and the class that stands for none.
 
     A DiT has a row for none after those that its config.json counts. Where the pipeline names fewer
     classes than there are rows, in `id2label`, the last row is for none.
     """
     of_dit = model == MODELS[2]
-    stated = (
-        written.get("num_embeds_ada_norm") or 1000 if of_dit else written.get("num_class_embeds")
-    )
-    rows = int(stated or 0) + of_dit
+    key, default = ("num_embeds_ada_norm", 1000) if of_dit else ("num_class_embeds", 0)
+    rows = whole(file, written, key, default) + of_dit
     index = root / INDEX
     names = read_json(index).get("id2label") if rows and index.is_file() else None
     if isinstance(names, dict) and 0 < len(names) < rows:

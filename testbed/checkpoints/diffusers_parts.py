@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.data.text_encoder import MOST_TOKENS
 from testbed.errors import InputError, one_line
 
 CONFIG = "config.json"
@@ -55,6 +56,20 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def whole(file: Path, written: Mapping[str, Any], key: str, default: int = 0) -> int:
+    """A whole number that a file states, or the default where it states none.
+
+    Raises:
+        InputError: it states something else.
+    """
+    value = written.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int):
+        raise InputError(f"{file}: {key} = {value!r}: expected a whole number.")
+    return value
+
+
 def text_input(root: Path, written: Mapping[str, Any], file: Path) -> TextInput:
     """The texts of a UNet2DConditionModel.
 
@@ -65,8 +80,8 @@ def text_input(root: Path, written: Mapping[str, Any], file: Path) -> TextInput:
     """
     key = "encoder_hid_dim" if written.get("encoder_hid_dim_type") else "cross_attention_dim"
     found = written.get(key, 1280)
-    widths = set(found) if isinstance(found, list) else {found}
-    if len(widths) != 1 or not isinstance(width := widths.pop(), int):
+    width, *more = found if isinstance(found, list) and found else [found]
+    if not isinstance(width, int) or any(one != width for one in more):
         return TextInput(0, problem=f"{file}: {key} = {found!r}: expected one whole number.")
     if not all((root / name).is_dir() for name in (TEXT_ENCODER, TOKENIZER)):
         return TextInput(
@@ -82,18 +97,20 @@ def text_input(root: Path, written: Mapping[str, Any], file: Path) -> TextInput:
     own = next((of_encoder[name] for name in WIDTHS if name in of_encoder), width)
     longest = of_encoder.get("max_position_embeddings")
     places = of_tokenizer.get("model_max_length", longest)
+    most = min(longest, MOST_TOKENS) if isinstance(longest, int) else MOST_TOKENS
     problem = ""
     if own != width:
         problem = (
             f"{encoder}: its states have width {own}, and {file} has {key} = {width}: expected one "
             "width."
         )
-    elif not isinstance(places, int | float) or (longest and places > longest):
+    elif not isinstance(places, int | float) or not 1 <= places <= most:
+        bound = f"max_position_embeddings = {longest} of {encoder}" if most == longest else most
         problem = (
             f"{tokenizer}: model_max_length = {places!r}: expected the number of tokens of a "
-            f"padded text, at most max_position_embeddings = {longest} of {encoder}."
+            f"padded text, from 1 to {bound}."
         )
-    return TextInput(width, str(root), 0 if problem else int(places or 0), problem)
+    return TextInput(width, str(root), 0 if problem else int(places), problem)
 
 
 def first_stage(root: Path) -> Path | None:

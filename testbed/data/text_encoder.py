@@ -20,6 +20,8 @@ from testbed.errors import InputError, one_line
 
 READ = (".json", ".txt", ".model", ".safetensors")
 """The endings of the files that an encoder and its tokenizer are made of."""
+MOST_TOKENS = 4096
+"""The most places for the tokens of a text that a network is given."""
 UNUSED = ("pooler.", "position_ids", "text_projection")
 """What of a checkpoint's weights the states of tokens do not depend on."""
 

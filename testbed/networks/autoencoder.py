@@ -85,8 +85,8 @@ def read(folder: Path) -> tuple[Autoencoder, float, float]:
     Nothing is downloaded or unpickled.
 
     Raises:
-        InputError: diffusers is not installed, or the folder has no configuration or no weights as
-            safetensors.
+        InputError: diffusers is not installed, the folder has no configuration or no weights as
+            safetensors, or its factors are no numbers.
     """
     kind = _autoencoder_kl()
     for name in ("config.json", WEIGHTS):
@@ -100,8 +100,24 @@ def read(folder: Path) -> tuple[Autoencoder, float, float]:
         module = kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
     except Exception as problem:  # whatever a damaged file leads to
         raise InputError(f"encoder.path = {str(folder)!r}: {one_line(problem)}") from None
-    config = module.config
-    return Autoencoder(module), float(config.scaling_factor or 1), float(config.shift_factor or 0)
+    scale = _factor(folder, module.config, "scaling_factor", 1.0)
+    if scale <= 0:
+        raise InputError(f"{folder / 'config.json'}: scaling_factor = {scale:g} must be above 0.")
+    return Autoencoder(module), scale, _factor(folder, module.config, "shift_factor", 0.0)
+
+
+def _factor(folder: Path, config: Any, key: str, default: float) -> float:
+    """A finite number that config.json states, or the default where it states none.
+
+    Raises:
+        InputError: it states something else.
+    """
+    value = config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{folder / 'config.json'}: {key} = {value!r}: expected a number.")
+    return float(value)
 
 
 def _autoencoder_kl() -> Any:

@@ -38,7 +38,7 @@ class TextEncoder(Model):
     tokens: Annotated[
         int,
         Setting("Number of places for the tokens of a text; a text of more is refused."),
-    ] = Field(default=77, ge=1, le=4096)
+    ] = Field(default=77, ge=1, le=text_encoder.MOST_TOKENS)
     layer: Annotated[
         int,
         Setting(

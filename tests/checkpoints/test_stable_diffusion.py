@@ -202,6 +202,26 @@ UNFIT: dict[str, tuple[str, Change | None, str]] = {
         ("tokenizer/tokenizer_config.json", {"model_max_length": 77}),
         r"tokenizer_config.json: model_max_length = 77: .*max_position_embeddings = 16",
     ),
+    "no places": (
+        "",
+        ("tokenizer/tokenizer_config.json", {"model_max_length": -1}),
+        r"tokenizer_config.json: model_max_length = -1: expected .* from 1 to max_position",
+    ),
+    "layers of several widths": (
+        "",
+        ("unet/config.json", {"cross_attention_dim": [[16], [8]]}),
+        r"unet/config.json: cross_attention_dim = \[\[16\], \[8\]\]: expected one whole number",
+    ),
+    "channels in words": (
+        "",
+        ("unet/config.json", {"in_channels": "four"}),
+        r"unet/config.json: in_channels = 'four': expected a whole number",
+    ),
+    "classes in words": (
+        "",
+        ("unet/config.json", {"num_class_embeds": "ten"}),
+        r"unet/config.json: num_class_embeds = 'ten': expected a whole number",
+    ),
     "several widths": (
         "",
         ("unet/config.json", {"cross_attention_dim": [8, 16]}),
@@ -218,6 +238,34 @@ def test_an_encoder_that_does_not_fit_is_named(folder: Path, tmp_path: Path, cas
         change(at / changed[0], **changed[1])
     with pytest.raises(InputError, match=said):
         testbed.load_diffusers(at, prompts=PROMPTS)
+
+
+def test_an_encoder_without_a_longest_text_needs_a_tokenizer_with_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The tokenizers of T5 often state 10^30."""
+    at = copied(folder, tmp_path)
+    change(at / "text_encoder" / "config.json", max_position_embeddings=None)
+    change(at / "tokenizer" / "tokenizer_config.json", model_max_length=10**30)
+    with pytest.raises(InputError, match=r"model_max_length = 10{30}: .* from 1 to 4096\."):
+        testbed.load_diffusers(at, prompts=PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("scaling_factor", "half", r"scaling_factor = 'half': expected a number"),
+        ("scaling_factor", 0.0, r"scaling_factor = 0 must be above 0"),
+        ("shift_factor", [0.5], r"shift_factor = \[0\.5\]: expected a number"),
+    ],
+)
+def test_factors_of_latents_that_are_none_are_named(
+    folder: Path, tmp_path: Path, key: str, value: Any, said: str
+) -> None:
+    at = copied(folder, tmp_path)
+    change(at / "vae" / "config.json", **{key: value})
+    with pytest.raises(InputError, match=r"vae/config\.json: " + said):
+        testbed.diffusers_pipeline(at, PROMPTS)
 
 
 def test_prompts_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
