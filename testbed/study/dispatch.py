@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -149,7 +150,8 @@ class Dispatch:
         halves = self._engine.split(group)
         if self._leads:
             self._engine.write(self._plan.folder)
-        self._plan.files.group(group.id).remove()
+        with suppress(Busy):  # another driver has taken the whole group since
+            self._plan.files.group(group.id).remove()
         sizes = " and ".join(str(len(half.trials)) for half in halves)
         self._progress.say(
             f"{group.title}: out of memory; they are trained in two groups, of {sizes}."

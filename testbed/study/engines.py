@@ -108,13 +108,14 @@ class ExecutionPlan:
         return EngineChoice(self.name, self.slots, self.threads)
 
     def split(self, group: Group) -> list[Group]:
-        """Puts two halves in the place of a group; what is one training stays together."""
+        """Puts two halves in the place of a group, once; what is one training stays together."""
         trainings = _shared(group.trials)
         middle = (len(trainings) + 1) // 2
         parts = trainings[:middle], trainings[middle:]
         halves = [Group([*itertools.chain(*part)], half=True) for part in parts]
-        at = self.groups.index(group)
-        self.groups[at : at + 1] = halves
+        if group in self.groups:  # else a disk that was away after the last call is there again
+            at = self.groups.index(group)
+            self.groups[at : at + 1] = halves
         return halves
 
     def write(self, folder: Path) -> None:

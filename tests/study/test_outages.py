@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.command_line import run_here
 from helpers.ended_studies import ONE, put, the_trial
 from helpers.studies import ONE_TRIAL, planned
@@ -143,6 +144,43 @@ def test_a_driver_that_sees_no_disk_forgets_nothing(tmp_path: Path, disk: Disk) 
     assert outcome.statuses == {one.id: "finished" for one in made.trials}
     assert executor.submitted == [one.id for one in made.trials]
     assert len(said) == 2
+
+
+class TooLarge(Ends):
+    """An executor that has too little memory for more than two trials."""
+
+    def submit(self, job: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if len(job.trial_dirs) > 2:
+            future.set_exception(torch.OutOfMemoryError("too large"))
+            return future
+        for name in (path.name for path in job.trial_dirs):
+            self.files.trial(name).put_json("result.json", {"status": "finished"})
+        future.set_result(["finished"] * len(job.trial_dirs))
+        return future
+
+
+def test_a_group_is_split_once_though_the_disk_goes_away_meanwhile(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, writes = ExecutionPlan.write, list[Path]()
+
+    def write(self: ExecutionPlan, folder: Path) -> None:
+        writes.append(folder)
+        disk.away = len(writes) == 1
+        genuine(self, folder)
+
+    monkeypatch.setattr(ExecutionPlan, "write", write)
+    made = planned(ONE_TRIAL, tmp_path, seeds=4)
+    runner.describe(made, default_registry())
+    said = list[str]()
+    engine = ExecutionPlan("batched", 1, 1, [Group([*made.trials])])
+    nothing = Identities(made, default_registry(), leads=False)
+    parts = TooLarge(made.files, disk), Telling(None), Progress(say=said.append), nothing
+    outcome = runner.execute(made, default_registry(), engine, *parts)
+    assert outcome.statuses == {one.id: "finished" for one in made.trials}
+    assert [len(ids) for ids in made.files.json("plan.json")["groups"]] == [2, 2]
+    assert sum("out of memory" in line for line in said) == 1
 
 
 def test_a_trial_whose_disk_was_away_for_a_moment_has_not_failed(

@@ -14,6 +14,7 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
+import torch
 from helpers.command_line import environment, run_here
 from helpers.ended_studies import ONE, curve, of_kind, put, stored
 from helpers.paths import ROOT
@@ -22,6 +23,7 @@ from helpers.studies import ONE_TRIAL, planned
 from testbed.errors import InputError
 from testbed.registry import default_registry
 from testbed.study import engines, runner, session, sharing
+from testbed.study.dispatch import Dispatch
 from testbed.study.engines import Group
 from testbed.study.orders import Orders
 from testbed.study.plan import Plan
@@ -180,6 +182,26 @@ def test_a_trial_that_has_ended_is_not_trained_again(four: Plan) -> None:
     group = four.files.group("abc").path
     assert worker.run_together(configs, paths, group) == ["finished", "diverged"]
     assert not any(one.has("rows.jsonl") for one in folders)
+
+
+def test_a_group_that_another_driver_took_whole_since_is_split_here_nonetheless(
+    four: Plan, elsewhere: Elsewhere
+) -> None:
+    """There was too little memory for it here; its checkpoint is left to that one."""
+    whole = Group([*four.trials])
+    engine = engines.ExecutionPlan("batched", 1, 1, [whole])
+    executor: Any = Late(four)
+    loop = Dispatch(four, default_registry(), engine, executor, runner.Progress(), leads=False)
+    folder = four.files.group(whole.id)
+    folder.put_checkpoint({}, {"step": 1})
+    future: Future[list[str]] = Future()
+    future.set_exception(torch.OutOfMemoryError("too large"))
+    assert loop.waiting.next() == whole
+    with folder.own():
+        elsewhere()
+        loop._settle(future, whole, lambda trial, status: None)
+    assert [len(group.trials) for group in engine.groups] == [2, 2]
+    assert folder.has("checkpoint")
 
 
 class Late:
