@@ -110,7 +110,7 @@ def text_input(root: Path, written: Mapping[str, Any], file: Path) -> TextInput:
             f"{tokenizer}: model_max_length = {places!r}: expected the number of tokens of a "
             f"padded text, from 1 to {bound}."
         )
-    return TextInput(width, str(root), 0 if problem else int(places), problem)
+    return TextInput(width, str(root), 0 if problem else int(places or 0), problem)
 
 
 def first_stage(root: Path) -> Path | None:

@@ -357,6 +357,11 @@ def _notes(config: TrialConfig, data: Data, scheduler: Any) -> list[str]:
             f"Its samples follow the schedule {spec.name!r}, which diffusers has not: the time "
             "steps are spaced as trailing."
         )
+    if config.evaluation.sampler.options.get("variance") == "learned":
+        notes.append(
+            "Its sampler has the variance that the network learned, which the pipeline does not "
+            "read: it has the small one."
+        )
     shown = (data.pixels or data).train
     low, high = float(shown.min()), float(shown.max())
     if low < -1.01 or high > 1.01:

@@ -288,6 +288,14 @@ def test_a_flow_of_texts_is_refused(tmp_path: Path) -> None:
         export(trial, tmp_path / "out")
 
 
+def test_a_learned_variance_that_the_pipeline_does_not_read_is_told(tmp_path: Path) -> None:
+    sampler = 'evaluation.sampler={name="ddpm", variance="learned"}'
+    more = LATENTS + LABEL + 'variance = "learned"\n'
+    said = export(trained(tmp_path, "eps", DIT, more, 16, sampler), tmp_path / "out")
+    assert said.pipeline == "DiTPipeline with DDPMScheduler"
+    assert any("the variance that the network learned" in note for note in said.notes)
+
+
 def test_its_parts_are_read_back(tmp_path: Path) -> None:
     """The folder is one that `load_diffusers` reads, with its own tokenizer and encoder."""
     trial = trained(tmp_path, "v", UNET, LATENTS + TEXT)
