@@ -88,10 +88,12 @@ OTHER_DATA = (
 
 
 def _apart(results: Results, trial: dict[str, str]) -> bool:
-    """Whether a model is measured on other data than the trained variants of its case."""
-    of_case = results.trials[results.trials["case"] == trial["case"]]
-    known = (results.configs.get(str(id_)) for id_ in (trial["id"], *of_case["id"]))
-    return len({one.data_digest for one in known if one is not None}) > 1
+    """Whether a model is measured on other data than the trained variants of its case and arm."""
+    of, own = results.trials, results.configs.get(trial["id"])
+    here = of[(of["case"] == trial["case"]) & (of["arm"] == trial["arm"])]
+    known = (results.configs.get(str(id_)) for id_ in here["id"])
+    others = {one.data_digest for one in known if one is not None}
+    return own is not None and bool(others - {own.data_digest})
 
 
 def _of_samples(results: Results, trial: dict[str, str]) -> set[str]:

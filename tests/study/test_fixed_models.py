@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 import testbed
 from testbed.errors import InputError
 from testbed.metrics import denoising
+from testbed.report import fixed_models
 from testbed.trial.build import assemble
 from testbed.trial.restore import restore
 
@@ -176,6 +179,20 @@ def test_the_report_shows_it_and_compares_it_with_nothing(finished: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.process
+@pytest.mark.parametrize(("own", "apart"), [("x", False), ("z", True)])
+def test_its_losses_are_set_beside_those_of_the_same_data_in_its_arm(own: str, apart: bool) -> None:
+    """An arm may have a data set of its own, which says nothing of a model in another arm."""
+    trials = pd.DataFrame({"id": ["a", "b"], "case": "", "arm": ["one", "two"]})
+    digests = {"a": "x", "b": "y", "c": own}
+    results: Any = SimpleNamespace(
+        trials=trials,
+        configs={id_: SimpleNamespace(data_digest=one) for id_, one in digests.items()},
+    )
+    model = {"id": "c", "case": "", "arm": "one"}
+    assert fixed_models._apart(results, model) is apart
+    assert not fixed_models._apart(results, {**model, "id": "unreadable"})
+
+
 def test_a_finished_one_is_not_measured_again_and_samples_are_drawn_from_it(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

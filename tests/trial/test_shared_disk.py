@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from testbed.trial.storage import (
     SharedDisk,
     begin,
     leases,
+    local,
     opened,
     places,
     shared_disk,
@@ -308,11 +310,20 @@ def test_the_locks_of_a_study_are_those_that_it_was_begun_with(tmp_path: Path) -
     begin(tmp_path / "x", None)
     with pytest.raises(InputError, match=r"--lease 5: .* was begun with leases of 60 s"):
         begin(tmp_path / "x", 5.0)
-    with pytest.raises(InputError, match=r"--lease 0: expected a number of seconds above 0"):
-        begin(tmp_path / "y", 0.0)
+    for none in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match=rf"--lease {none:g}: expected a number of seconds"):
+            begin(tmp_path / "y", none)
+    assert not (tmp_path / "y").exists()
     LocalDisk(tmp_path / "x").put(places.FILE, b'{"lease": ')
     with pytest.raises(InputError, match=r"x/storage\.json: is damaged: expected"):
         opened(tmp_path / "x" / "trials" / "abc")
+
+
+@pytest.mark.parametrize("word", ["s3:", "s3:/", "s3://"])
+def test_a_protocol_without_a_bucket_is_no_folder_of_this_machine(word: str) -> None:
+    for at in (word, Path(word)):
+        with pytest.raises(InputError, match=r"s3:/* names no bucket: expected s3://bucket/folder"):
+            local(at)
 
 
 @pytest.mark.parametrize(

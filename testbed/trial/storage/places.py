@@ -6,6 +6,7 @@ A study in an object store has a folder in the user's cache too, whose `storage.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from testbed.trial.storage.shared_disk import SharedDisk
 
 FILE = "storage.json"
 URL = re.compile(r"([a-z][a-z0-9]+):/+(.+)")
+PROTOCOL = re.compile(r"[a-z][a-z0-9]+:/*")
 USUAL = 60.0
 """The lease of a study in an object store, in seconds."""
 DEPTH = 2
@@ -64,7 +66,7 @@ def local(folder: str | Path) -> Path:
 
     Raises:
         MissingExtra: fsspec, or what it needs for the URL, is not installed.
-        InputError: there is no such protocol.
+        InputError: there is no such protocol, or no bucket is named.
         OSError: the store does not answer.
     """
     url = url_of(folder)
@@ -98,7 +100,7 @@ def begin(folder: str | Path, lease: float | None) -> None:
         OSError: the store does not answer.
     """
     url, at = url_of(folder), local(folder)
-    if lease is not None and lease <= 0:
+    if lease is not None and not 0 < lease < math.inf:
         raise InputError(f"--lease {lease:g}: expected a number of seconds above 0, such as 60.")
     before = _place(at)
     if before is not None:
@@ -123,7 +125,13 @@ def begin(folder: str | Path, lease: float | None) -> None:
 
 
 def url_of(folder: str | Path) -> str:
-    """The URL that a word of the command line is, also where a path was made of it; else empty."""
+    """The URL that a word of the command line is, also where a path was made of it; else empty.
+
+    Raises:
+        InputError: a protocol without a bucket.
+    """
+    if PROTOCOL.fullmatch(str(folder)):
+        raise InputError(f"{folder} names no bucket: expected s3://bucket/folder.")
     found = URL.fullmatch(str(folder))
     return f"{found[1]}://{found[2].rstrip('/')}" if found else ""
 
