@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from crew import Crew
 from hand import loop as hand_loop
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +34,7 @@ from trials import (
     training_job,
     training_jobs,
 )
+from worker_pool import WorkerPool
 
 from testbed.oracles import Empirical
 from testbed.training.batch import Batch
@@ -115,9 +115,9 @@ def together(
         torch.set_num_threads(1)
 
     with contextlib.ExitStack() as stack:
-        crews = {
+        pools = {
             f"{engine}, {workers} x 1 thread": stack.enter_context(
-                Crew(engine, workers, trials, width, batch)
+                WorkerPool(engine, workers, trials, width, batch)
             )
             for engine, workers in (("batched", cores), ("compiled", cores), ("sequential", cores))
         }
@@ -125,7 +125,7 @@ def together(
             f"sequential, {threads} threads": functools.partial(one_by_one, threads)
             for threads in dict.fromkeys((1, cores))
         }
-        works |= {key: functools.partial(crew.run, 1) for key, crew in crews.items()}
+        works |= {key: functools.partial(pool.run, 1) for key, pool in pools.items()}
         works["matmul"] = functools.partial(_matmul, trials, width, batch)
         found = interleaved(works, rounds)
     # Milliseconds of one step of one trial.
@@ -139,7 +139,7 @@ def together(
         name, f"{base} / {best}: {trials} trials, width {width}, batch {batch}",
         ratios(cost[base], cost[best]), wanted, facts,
     )  # fmt: skip
-    for key in crews:
+    for key in pools:
         if key.startswith("batched") and key != best:
             yield Figure(name, f"{base} / {key}", ratios(cost[base], cost[key]), None)
     workers = f"sequential, {cores} x 1 thread"

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from testbed.trial.study_folder import StudyFolder
 
@@ -26,6 +27,7 @@ NODES, TRIALS = 3, 6
 PLUGIN = """
 import time
 from pathlib import Path
+from typing import Any
 
 import testbed
 
@@ -74,6 +76,12 @@ def results(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def errors(folder: Path) -> list[str]:
+    """What ended the trials that failed."""
+    trials = StudyFolder.at(folder).trials()
+    return [str(found["error"]) for one in trials if "error" in (found := one.result())]
+
+
 def main() -> None:
     """Kills, compares and prints the tally as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -114,7 +122,10 @@ def main() -> None:
             tally["trials"] += TRIALS
             tally["equal"] += found == wanted
             tally["failed"] += code != 0
-            print(json.dumps(tally | {"seconds": round(time.monotonic() - begun)}), flush=True)
+            said: dict[str, Any] = {"seconds": round(time.monotonic() - begun)}
+            if code != 0:
+                said |= {"code": code, "errors": errors(folder / f"run-{tally['studies'] - 1}")}
+            print(json.dumps(tally | said), flush=True)
         cluster.shutdown()
 
 

@@ -177,7 +177,7 @@ def plan(shape: str, trials: int, folder: Path) -> dict[str, float]:
     assert len(made.trials) == trials, len(made.trials)
     found = clock.read()
     grouped = Clock()
-    engines._groups(made.pending(), registry, "sequential", 8)
+    engines._groups(made.pending(), registry, made, "sequential", 8)
     return found | {"groups_cpu_seconds": grouped.read()["cpu_seconds"]}
 
 
@@ -187,7 +187,7 @@ def driver(shape: str, trials: int, folder: Path, store: str = "") -> dict[str, 
     made = planned(shape, trials, folder, registry)
     executor = Ending()
     identities = without_checks(made, registry)
-    groups = engines._groups(made.pending(), registry, "sequential", 8)
+    groups = engines._groups(made.pending(), registry, made, "sequential", 8)
     engine = ExecutionPlan("sequential", 8, 1, groups)
     tracker = Tracker(made, store, print, "later") if store else None
     clock = Clock()
@@ -200,6 +200,8 @@ def driver(shape: str, trials: int, folder: Path, store: str = "") -> dict[str, 
     tell.finish()
     found = clock.read(describing=described, trials_own=executor.seconds)
     if tracker is not None:
+        for one in made.trials:  # what the thread had no time for
+            tracker.end(one, one.state)
         found |= {"mlflow_cpu_seconds": tracker.seconds}
     a_trial = 1000 * (found["seconds"] - executor.seconds) / trials
     return found | {"ms_a_trial": a_trial}

@@ -29,6 +29,7 @@ from .sampling.loop import sample
 from .sampling.pipeline import Pipeline
 from .study.definition import Study
 from .training.settings import Training
+from .trial.diffusers_pipeline import diffusers_pipeline
 from .trial.restore import load, pipeline
 from .workflow.run import run
 
@@ -62,6 +63,7 @@ __all__ = [
     "audit",
     "bits_per_dim",
     "convert",
+    "diffusers_pipeline",
     "hookimpl",
     "load",
     "load_diffusers",

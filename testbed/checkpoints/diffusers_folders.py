@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from testbed.checkpoints import schedulers
+from testbed.checkpoints import diffusers_parts, schedulers
+from testbed.checkpoints.diffusers_parts import CONFIG, TextInput, read_json
 from testbed.checkpoints.networks import ForeignNetwork
 from testbed.checkpoints.schedulers import Reading
 from testbed.checkpoints.weights import SHOWN
+from testbed.components.condition import ConditionTable
+from testbed.data import text_encoder
 from testbed.diffusion.denoiser import Denoiser
 from testbed.errors import InputError, UnknownName, did_you_mean, one_line, unknown
 from testbed.registry import Registry
 
-INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
 MODELS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 """The classes that are read."""
 PARTS = ("unet", "transformer")
 """The folders of a pipeline that have its network."""
 EXTRA = "images"
+STATES = "encoder_hidden_states"
+"""The argument of a network that attends to texts."""
+TEXT = "text"
+"""The condition of a model whose texts are prompts, and not those of data."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,10 @@ class DiffusersFolder:
         reading: how it is wrapped, by its scheduler.
         shape: of one sample, (C, H, W).
         labels: the number of classes that its network is given; 0 where it is given none.
+        null: the class that stands for none, where the network has one.
+        text: the states of texts that its network attends to; None where it attends to none.
         needs: an argument besides these that its network cannot do without, else "".
+        tables: the states of texts by the name of their condition.
     """
 
     path: Path
@@ -50,7 +59,63 @@ class DiffusersFolder:
     reading: Reading
     shape: tuple[int, ...]
     labels: int = 0
+    null: int | None = None
+    text: TextInput | None = None
     needs: str = ""
+    tables: Mapping[str, ConditionTable] = field(default_factory=dict, compare=False)
+
+    def with_prompts(self, prompts: Sequence[str] = ()) -> DiffusersFolder:
+        """The model with the condition "text": class i is prompt i, and -1 the empty prompt.
+
+        Raises:
+            InputError: its network attends to no texts, its folder has no encoder that fits, or a
+                prompt has more tokens than there are places.
+        """
+        if self.text is None:
+            raise InputError(f"{self.path}: {self.model} attends to no texts: prompts have no use.")
+        if self.text.problem:
+            raise InputError(self.text.problem)
+        texts = [*prompts, ""]
+        states = text_encoder.padded_states(self.text.path, texts, self.text.places)
+        table = ConditionTable("tokens", torch.stack(states), off=len(prompts))
+        return self.with_states({TEXT: table})
+
+    def with_states(self, tables: Mapping[str, ConditionTable]) -> DiffusersFolder:
+        """The model with the states of the texts of a condition, by its name.
+
+        Raises:
+            InputError: they are of another width than the network takes.
+        """
+        for table in tables.values():
+            if self.text is None or table.shape[-1] != self.text.width:
+                raise InputError(
+                    f"{self.path}: the states of texts have width {table.shape[-1]}, and its "
+                    f"network takes {self.text.width if self.text else 'none'}."
+                )
+        return replace(self, tables=tables)
+
+    def of_classes(self, classes: int) -> DiffusersFolder:
+        """The model of data of so many classes: one class more, the last, stands for none.
+
+        That is so in latent diffusion's models of ImageNet, and in what `testbed export` writes.
+        """
+        if self.labels != classes + 1 or self.null is not None:
+            return self
+        return replace(self, labels=classes, null=classes)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the pipeline, which has the folders of all its parts."""
+        return self.path if self.network != self.path else self.network.parent
+
+    @property
+    def first_stage(self) -> Path | None:
+        """The folder of the AutoencoderKL whose latents its samples are; None without one.
+
+        Raises:
+            InputError: its first stage is of another class.
+        """
+        return diffusers_parts.first_stage(self.root)
 
     @property
     def digest(self) -> str:
@@ -85,8 +150,15 @@ class DiffusersFolder:
             raise InputError(f"{self.network} cannot be loaded: {one_line(problem)}") from None
         _check(self.network, info)
         network: nn.Module = model.eval()
-        null = model.config.num_embeds_ada_norm if self.model == MODELS[2] else None
-        return ForeignNetwork(network, self.reading.time_scale, self.reading.sign, null=null).eval()
+        said = self.reading
+        return ForeignNetwork(
+            network,
+            said.time_scale,
+            said.sign,
+            null=self.null,
+            keywords=dict.fromkeys(self.tables, STATES),
+            tables=self.tables,
+        ).eval()
 
     def denoiser(
         self, sigma_data: float | None = None, registry: Registry | None = None
@@ -144,12 +216,12 @@ def read(
         near = [str(one) for one in folder.parent.glob("*")] if folder.parent.is_dir() else []
         raise InputError(f"{path}: there is no such folder.{did_you_mean(str(path), near)}")
     network = _network(folder, subfolder)
-    written = _json(network / CONFIG)
+    written = read_json(network / CONFIG)
     model = str(written.get("_class_name"))
     if model not in MODELS:
         raise UnknownName(f"{network / CONFIG}: _class_name: {unknown('model', model, MODELS)}")
     file = _scheduler(folder, network, scheduler)
-    stated = _json(file)
+    stated = read_json(file)
     try:
         said = schedulers.reading(stated)
     except InputError as problem:
@@ -167,10 +239,19 @@ def read(
         )
     # The scheduler of a sampler says nothing of a variance that it does not use.
     said = replace(said, learned_variance=out == 2 * channels)
-    labels = written.get("num_embeds_ada_norm" if model == MODELS[2] else "num_class_embeds") or 0
-    needs = "encoder_hidden_states" if model == MODELS[1] else ""
-    shape = (channels, *map(int, sizes))
-    return DiffusersFolder(folder, network, model, said, shape, int(labels), needs)
+    root = folder if network != folder else network.parent
+    classes, null = _classes(root, model, written)
+    return DiffusersFolder(
+        folder,
+        network,
+        model,
+        said,
+        (channels, *map(int, sizes)),
+        classes,
+        null,
+        diffusers_parts.text_input(root, written, network / CONFIG) if model == MODELS[1] else None,
+        _needs(written),
+    )
 
 
 def load_diffusers(
@@ -178,6 +259,7 @@ def load_diffusers(
     *,
     subfolder: str = "",
     scheduler: str | Path | None = None,
+    prompts: Sequence[str] | None = None,
     sigma_data: float | None = None,
     registry: Registry | None = None,
 ) -> Denoiser:
@@ -190,16 +272,54 @@ def load_diffusers(
 
     Args:
         path, subfolder, scheduler: as for `read`.
+        prompts: of a pipeline with a text encoder, the texts of its condition "text": class i is
+            prompt i, and -1, or no class at all, is the empty prompt. Without prompts the network
+            is given the states that a call passes as "encoder_hidden_states".
         sigma_data: sqrt(E|x0|^2/d) of its data, with which sampling starts; by default that of an
             EDM scheduler, or 1.
         registry: where the parameterizations are found; by default the bundled ones.
 
     Raises:
         InputError: diffusers is not installed, a file that is missing or cannot be read, a class
-            that is not read, or weights that are not those of the network.
+            that is not read, weights that are not those of the network, or prompts of a network
+            that takes none.
     """
     folder = read(path, subfolder=subfolder, scheduler=scheduler)
+    if prompts is not None:
+        folder = folder.with_prompts(prompts)
     return folder.denoiser(sigma_data, registry).eval()
+
+
+def _classes(root: Path, model: str, written: Mapping[str, Any]) -> tuple[int, int | None]:
+    """The number of classes of a network, and the class that stands for none.
+
+    A DiT has a row for none after those that its config.json counts. Where the pipeline names fewer
+    classes than there are rows, in `id2label`, the last row is for none.
+    """
+    of_dit = model == MODELS[2]
+    stated = (
+        written.get("num_embeds_ada_norm") or 1000 if of_dit else written.get("num_class_embeds")
+    )
+    rows = int(stated or 0) + of_dit
+    index = root / INDEX
+    names = read_json(index).get("id2label") if rows and index.is_file() else None
+    if isinstance(names, dict) and 0 < len(names) < rows:
+        return len(names), rows - 1
+    return (rows - 1, rows - 1) if of_dit else (rows, None)
+
+
+def _needs(written: Mapping[str, Any]) -> str:
+    """An argument that the network needs and no condition here is, with the key that says so."""
+    kinds = {
+        "addition_embed_type": "added_cond_kwargs",
+        "class_embed_type": "class_labels",
+        "encoder_hid_dim_type": "added_cond_kwargs",
+    }
+    for key, argument in kinds.items():
+        value = written.get(key)
+        if value is not None and (key, value) != ("encoder_hid_dim_type", "text_proj"):
+            return f"{argument} ({key} = {value!r})"
+    return ""
 
 
 def _network(folder: Path, subfolder: str) -> Path:
@@ -243,21 +363,6 @@ def _scheduler(folder: Path, network: Path, stated: str | Path | None) -> Path:
             "levels, is stated there. Give the scheduler's folder: scheduler = ...."
         )
     return found
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """The content of a file.
-
-    Raises:
-        InputError: it is missing, or no JSON object.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise InputError(f"{file} cannot be read: {one_line(problem)}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a JSON object.")
-    return content
 
 
 def _without_safetensors(folder: Path, model: str) -> str:

@@ -29,7 +29,8 @@ class ForeignNetwork(nn.Module):
         classes: where not 0, the network takes classes as rows of the identity, (B, classes).
         keywords: the keyword of each condition by its name; the name itself by default, and
             `class_labels` for "label".
-        tables: the values of conditions that are numbers of rows.
+        tables: the values of conditions that are numbers of rows; where one is off or left out the
+            network is given the row `off` of its table.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ForeignNetwork(nn.Module):
         self.time_scale, self.sign = time_scale, sign
         self.null, self.classes = null, classes
         self.keywords = {**KEYWORDS, **(keywords or {})}
-        self.tables = tuple(tables or {})
+        self.off = {name: table.off for name, table in (tables or {}).items()}
         for name, table in (tables or {}).items():
             self.register_buffer(f"rows_of_{name}", table.rows, persistent=False)
 
@@ -57,11 +58,16 @@ class ForeignNetwork(nn.Module):
         """Its output, (B, C, ...), dtype of x.
 
         Raises:
-            InputError: a condition that is switched off, of a network that has no class for none.
+            InputError: a condition that is switched off, of a network that has no class or row for
+                none.
         """
+        condition = dict(condition or {})
+        for name, off in self.off.items():
+            if name not in condition and off is not None:
+                condition[name] = torch.full(x.shape[:1], off, device=x.device)
         given = {
             self.keywords.get(name, name): self._value(name, value)
-            for name, value in (condition or {}).items()
+            for name, value in condition.items()
         }
         if self.null is not None and KEYWORDS["label"] not in given:
             none = torch.full(x.shape[:1], self.null, device=x.device)
@@ -81,9 +87,11 @@ class ForeignNetwork(nn.Module):
 
     def _value(self, name: str, value: Tensor) -> Tensor:
         """What the network is given for a condition."""
-        if name in self.tables:
+        if name in self.off:
             rows: Tensor = getattr(self, f"rows_of_{name}")
-            if bool((value < 0).any()):
+            if (off := self.off[name]) is not None:
+                value = value.where(value >= 0, off)
+            elif bool((value < 0).any()):
                 raise InputError(f"condition {name!r} is switched off, which this network cannot.")
             return rows[value]
         if name != "label":

@@ -111,6 +111,8 @@ class Files:
             return model, None
         if diffusers_folders.is_folder(word):
             folder = diffusers_folders.read(word, subfolder=self.subfolder)
+            if folder.text is not None:  # it is audited as it is without a text
+                folder = folder.with_prompts()
             return folder, folder.shape
         if self.subfolder:
             raise InputError(f"--subfolder {self.subfolder}: {word} is no folder of diffusers.")
@@ -133,7 +135,8 @@ def export(
     """Write a trained trial as a pipeline of diffusers: the network, its scheduler, its weights.
 
     The scheduler has the trial's own betas and prediction type, and its sampler where diffusers has
-    it. A trial that is no model of diffusers is refused by name.
+    it. The encoder of its texts and the first stage of its latents are written too. A trial that is
+    no pipeline of diffusers is refused by name.
 
     Exit codes: 0 the folder is written, 2 bad input.
     """

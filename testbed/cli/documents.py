@@ -71,7 +71,7 @@ def status(found: Watched) -> dict[str, Any]:
         }
         for one in found.costs()
     ]
-    kept = ("id", "title", "state", "step", "steps", "error")
+    kept = ("id", "title", "state", "step", "steps", "owner", "error")
     return {
         "study": found.name,
         "driven": found.driven,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from testbed.audit import Adapter, Audit
+    from testbed.checkpoints.diffusers_folders import DiffusersFolder
     from testbed.checkpoints.models import Checkpoint
     from testbed.diffusion.parameterization import Parameterization
     from testbed.oracles import Oracle
@@ -288,8 +289,10 @@ class _Subjects:
             InputError: it cannot be loaded, or the data do not have its shape.
         """
         from testbed.audit import checkpoints as subjects
+        from testbed.checkpoints.diffusers_folders import DiffusersFolder
 
-        oracle, held_out = self._distribution(trained=True)
+        folder = checkpoint if isinstance(checkpoint, DiffusersFolder) else None
+        oracle, held_out = self._distribution(trained=True, folder=folder)
         return subjects.run(
             checkpoint,
             name=name,
@@ -301,13 +304,21 @@ class _Subjects:
             say=say,
         )
 
-    def _distribution(self, trained: bool) -> tuple[Oracle | None, torch.Tensor | None]:
+    def _distribution(
+        self, trained: bool, folder: DiffusersFolder | None = None
+    ) -> tuple[Oracle | None, torch.Tensor | None]:
         """The oracle and the held-out samples of the data set, if one is named.
 
+        Args:
+            trained: whether an oracle is of use, and not needed.
+            folder: the model of diffusers whose latents take the place of images.
+
         Raises:
-            InputError: there is no such data set, or its oracle is not known and is needed.
+            InputError: there is no such data set, its oracle is not known and is needed, or the
+                first stage of the model cannot encode its images.
         """
         from testbed.audit import driver
+        from testbed.trial.first_stage import in_latents
         from testbed.trial.specs import ComponentSpec
 
         if not self.data:
@@ -317,6 +328,8 @@ class _Subjects:
             data = self.registry.dataset(spec.name, **spec.options)()
         except InputError as problem:
             raise InputError(f"--data {problem}") from None
+        if folder is not None:
+            data = in_latents(data, folder)
         return (data.oracle, data.test) if trained else (driver.oracle_of(data, self.data), None)
 
 

@@ -43,7 +43,7 @@ StudyName = Annotated[
 StudyFolder = Annotated[
     Path,
     typer.Argument(
-        help="The folder of a study, for example runs/default.",
+        help="The folder of a study, for example runs/default, or its URL (s3://bucket/folder).",
         autocompletion=completion.study_folders,
     ),
 ]

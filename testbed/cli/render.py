@@ -51,10 +51,13 @@ def plan_table(plan: Plan, registry: Registry, details: bool) -> Iterator[Render
             for label in (one for one in trial.labels if NOT_TRAINED not in one):
                 variants = groups.setdefault((label["case"], label["arm"]), {})
                 variants.setdefault(label["variant"], set()).add(trial.config.seed)
-        table = Table("case", "arm", "variants", "seeds", box=None, pad_edge=False)
-        for (case, arm), variants in groups.items():
+        # A study without named cases, or arms, has no column of them.
+        named = [i for i in (0, 1) if any(place[i] for place in groups)]
+        heads = [("case", "arm")[i] for i in named]
+        table = Table(*heads, "variants", "seeds", box=None, pad_edge=False)
+        for place, variants in groups.items():
             most = max(len(seeds) for seeds in variants.values())
-            table.add_row(case, arm, ", ".join(variants), str(most))
+            table.add_row(*(place[i] for i in named), ", ".join(variants), str(most))
         yield table
         budgets = [t for t in plan.trials if all("budget" in label for label in t.labels)]
         if budgets:

@@ -25,7 +25,7 @@ Folders = Annotated[
 Folder = Annotated[
     Path,
     typer.Argument(
-        help="The folder of a finished study, for example runs/default.",
+        help="The folder of a finished study, for example runs/default, or its URL.",
         autocompletion=completion.study_folders,
     ),
 ]

@@ -59,7 +59,7 @@ def variant_rows(watched: Watched) -> tuple[list[str], Rows]:
 def trial_rows(watched: Watched, all_of_them: bool) -> tuple[list[str], Rows]:
     """A row per trial that runs, failed or was cancelled, or per trial."""
     members = [one for one in watched.trials if all_of_them or one.state in ATTENTION]
-    head = ["trial", "what", "state", "step", "steps/s", "memory", "processor", "error"]
+    head = ["trial", "what", "state", "step", "steps/s", "memory", "processor", "by", "error"]
     return _without_empty(head, [_trial_row(one) for one in members])
 
 
@@ -72,6 +72,7 @@ def _trial_row(one: WatchedTrial) -> list[str]:
         f"{one.rate:.3g}" if one.rate else "",
         f"{one.memory_mb:.0f} MB" if one.memory_mb else "",
         f"{one.cpu_percent:.0f} %" if one.cpu_percent else "",
+        one.owner,
         one.error,
     ]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from testbed.registry import Registry
     from testbed.study.engines import ExecutionPlan
     from testbed.study.plan import Plan
+    from testbed.study.runner import Progress
     from testbed.study.session import Ending
 
 UntilDecided = Annotated[
@@ -202,12 +205,9 @@ def report(
     """
     from testbed import report as reports
     from testbed.report import drawing, study_result
-    from testbed.trial.storage import local
-    from testbed.trial.study_folder import StudyFolder
+    from testbed.trial.study_folder import begun
 
-    folder = local(folder)
-    if not StudyFolder.at(folder).has("study.json"):
-        raise InputError(f"{folder} is not a study's folder: it has no study.json.")
+    folder = begun(folder).path
     if width:
         drawing.inches(width)  # a mistake is told before anything is written
     paper: list[Path] = []
@@ -379,15 +379,16 @@ def _show_engine(chosen: ExecutionPlan) -> None:
 
 def _run(made: Plan, registry: Registry, engine: str, slots: int | None, store: str) -> Ending:
     from testbed.cli.render import Bars
-    from testbed.study import session
-    from testbed.study.executors import selection
+    from testbed.study import sharing
 
-    chosen = _engine(made, registry, engine, slots)
-    _show_engine(chosen)
-    executor = selection.of(made, chosen)
-    with Bars(chosen, terminal.console()) as bars:
-        shown = bars.progress(), bars.say
-        return session.run(made, registry, chosen, executor, *shown, _write_report, store)
+    @contextlib.contextmanager
+    def showing(chosen: ExecutionPlan) -> Iterator[Progress]:
+        _show_engine(chosen)
+        with Bars(chosen, terminal.console()) as bars:
+            yield bars.progress()
+
+    choose = partial(_engine, made, registry, engine, slots)
+    return sharing.run(made, registry, choose, slots, showing, _write_report, store)
 
 
 def _write_report(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from testbed.errors import InputError
 if TYPE_CHECKING:
     from testbed.study.watching import Watched, WatchedTrial
     from testbed.trial.folders import TrialFolder
+    from testbed.trial.study_folder import StudyFolder
 
 TrialId = Annotated[
     str,
@@ -73,16 +74,17 @@ def status(
 
     The document of --json has the keys study, driven, counts (by state), steps_per_second,
     seconds_left (null where it is not known), variants (case, arm, variant, states,
-    training_seconds, evaluation_seconds) and trials (id, title, state, step, steps, error).
+    training_seconds, evaluation_seconds) and trials (id, title, state, step, steps, owner: the
+    machine and process that trains it where the study has leases, error).
     """
     from testbed.study import watching
-    from testbed.trial.study_folder import StudyFolder
+    from testbed.trial.study_folder import begun
 
     if every <= 0:
         raise InputError(f"--every {every:g} must be above 0.")
     if watch and as_json:
         raise InputError("--watch refreshes a terminal; --json prints one document: leave one out.")
-    files, ended = StudyFolder.at(folder), dict[str, "WatchedTrial"]()
+    files, ended = begun(folder), dict[str, "WatchedTrial"]()
     found = watching.read(files, ended)
     from testbed.cli import status_view
 
@@ -106,22 +108,32 @@ def status(
                     status_view.write_page(found, page, every)
     else:
         terminal.console().print(status_view.parts(found, trials))
-    _next_of_status(folder, found, page)
+    _next_of_status(files, found, page)
 
 
-def _next_of_status(folder: Path, found: Watched, page: Path | None) -> None:
+def _name(files: StudyFolder) -> str:
+    """The folder of a study as the command line takes it: a path, or its URL."""
+    from testbed.trial.storage import address
+
+    return address(files.path)
+
+
+def _next_of_status(files: StudyFolder, found: Watched, page: Path | None) -> None:
+    folder = _name(files)
     failed = next((one.id for one in found.trials if one.state == "failed"), "")
     if failed:
-        terminal.next_step(terminal.command("log", str(folder), failed), " says why it failed.")
+        terminal.next_step(terminal.command("log", folder, failed), " says why it failed.")
     elif found.driven:
-        words = ["status", str(folder), "--watch", *(["--page", str(page)] if page else [])]
+        words = ["status", folder, "--watch", *(["--page", str(page)] if page else [])]
         terminal.next_step(terminal.command(*words))
     elif found.count("waiting"):
         terminal.next_step(terminal.command(*found.command[1:]), " resumes it.")
     elif found.count("cancelled"):
-        terminal.next_step(terminal.command("retry", str(folder)), " takes up what was cancelled.")
+        terminal.next_step(terminal.command("retry", folder), " takes up what was cancelled.")
+    elif "://" in folder:
+        terminal.next_step(terminal.command("report", folder, "--out", "page"))
     else:
-        terminal.next_step(f"open {folder / 'report.html'}")
+        terminal.next_step(f"open {files.path / 'report.html'}")
 
 
 def log(folder: options.StudyFolder, trial: TrialId, follow: Follow = False) -> None:
@@ -132,9 +144,9 @@ def log(folder: options.StudyFolder, trial: TrialId, follow: Follow = False) -> 
     Exit codes: 0 done, 1 the trial failed, 2 bad input, 130 after Ctrl-C.
     """
     from testbed.study import watching
-    from testbed.trial.study_folder import StudyFolder
+    from testbed.trial.study_folder import begun
 
-    files = StudyFolder.at(folder)
+    files = begun(folder)
     (one,) = watching.chosen(watching.read(files), [trial])
     console, at = terminal.console(), files.trial(one.id)
     console.print(f"{one.title} ({one.id}), {one.steps} steps", markup=False, highlight=False)
@@ -152,13 +164,13 @@ def log(folder: options.StudyFolder, trial: TrialId, follow: Follow = False) -> 
     if state == "failed":
         said = at.store.get("error.txt") or b""
         console.print(said.decode(errors="replace").rstrip(), markup=False, highlight=False)
-        again = terminal.command("retry", str(folder), one.id)
+        again = terminal.command("retry", _name(files), one.id)
         terminal.next_step(again, " makes it run again.")
         raise typer.Exit(1)
     if state in ("new", "interrupted"):
-        terminal.next_step(terminal.command("log", str(folder), one.id, "--follow"))
+        terminal.next_step(terminal.command("log", _name(files), one.id, "--follow"))
     elif state == "cancelled":
-        terminal.next_step(terminal.command("retry", str(folder), one.id), " takes it up again.")
+        terminal.next_step(terminal.command("retry", _name(files), one.id), " takes it up again.")
     elif state == "finished":
         sampled = terminal.command("sample", one.id, "--out", "samples.png")
         terminal.next_step(sampled)
@@ -194,14 +206,16 @@ def cancel(folder: options.StudyFolder, trial: TrialIds = None) -> None:
     """
     from testbed.study import orders, watching
     from testbed.trial.folders import ENDED
-    from testbed.trial.study_folder import StudyFolder
+    from testbed.trial.study_folder import begun
 
-    files = StudyFolder.at(folder)
+    files = begun(folder)
     found = watching.read(files)
     console = terminal.console()
     if not trial:
         if not found.driven:
-            raise InputError(f"{folder}: no study runs in this folder, so there is none to stop.")
+            raise InputError(
+                f"{_name(files)}: no study runs in this folder, so there is none to stop."
+            )
         orders.stop(files)
         console.print("The study was told to stop at a checkpoint.")
         terminal.next_step(terminal.command(*found.command[1:]), " resumes it.")
@@ -218,7 +232,7 @@ def cancel(folder: options.StudyFolder, trial: TrialIds = None) -> None:
         if one.state == "running" and at.group:
             then = "goes on with those that it trains as one with, and is not evaluated"
         console.print(f"{one.title} ({one.id}) {then}.", markup=False, highlight=False)
-    words = ["retry", str(folder), *(one.id for one in asked)]
+    words = ["retry", _name(files), *(one.id for one in asked)]
     terminal.next_step(terminal.command(*words), " takes it up again.")
 
 
@@ -231,9 +245,9 @@ def retry(folder: options.StudyFolder, trial: TrialIds = None) -> None:
     Exit codes: 0 they will run again, 2 bad input.
     """
     from testbed.study import orders, watching
-    from testbed.trial.study_folder import StudyFolder
+    from testbed.trial.study_folder import begun
 
-    files = StudyFolder.at(folder)
+    files = begun(folder)
     found = watching.read(files)
     again = ("failed", "cancelled")
     asked = watching.chosen(found, trial) if trial else list(found.trials)
@@ -249,6 +263,6 @@ def retry(folder: options.StudyFolder, trial: TrialIds = None) -> None:
         )
     if found.driven:
         orders.retry(files, [one.id for one in lost])
-        terminal.next_step(terminal.command("status", str(folder), "--watch"))
+        terminal.next_step(terminal.command("status", _name(files), "--watch"))
     else:
         terminal.next_step(terminal.command(*found.command[1:]), " runs them.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor
@@ -59,7 +60,7 @@ class Component:
 
     def signature(self, field: str) -> Signature:
         """The function that `field` holds, with the quantities that it takes."""
-        return Signature(self.label, getattr(self, field), *self.functions[field])
+        return _signature(self.label, getattr(self, field), self.functions[field])
 
     def signatures(self) -> list[Signature]:
         """The functions whose options are this component's options."""
@@ -95,6 +96,11 @@ class Component:
         resolved = bind(self.label, self.defaults, options, choices, unions)
         object.__setattr__(component, "options", resolved)
         return component
+
+
+@cache
+def _signature(owner: str, function: Callable[..., Any], takes: Takes) -> Signature:
+    return Signature(owner, function, *takes)
 
 
 def check_shapes(owner: str, shapes: tuple[tuple[int, ...], ...]) -> None:

@@ -34,15 +34,18 @@ class ConditionTable:
         rows: (R, V), (R, T, E) or (R, C, H, W) float32, by the kind.
         mask: of tokens, (R, T) bool, True where there is a token and False where there is padding;
             None where all are tokens.
+        off: the row that a network is given where the condition is switched off, such as that of
+            the empty text; None where it is given nothing.
 
     Raises:
-        InputError: an unknown kind, rows of another shape or dtype or not finite, or a mask that
-            does not fit, or leaves a row without a token.
+        InputError: an unknown kind, rows of another shape or dtype or not finite, a mask that does
+            not fit, or leaves a row without a token, or `off` that is no row.
     """
 
     kind: Kind
     rows: Tensor
     mask: Tensor | None = None
+    off: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -58,6 +61,8 @@ class ConditionTable:
                 f"the values of a condition of kind {self.kind!r} are {self.rows.dtype}, expected "
                 "finite float32."
             )
+        if self.off is not None and not 0 <= self.off < len(self.rows):
+            raise InputError(f"off = {self.off}: expected one of {len(self.rows)} rows.")
         if self.mask is None:
             return
         if self.kind != "tokens" or self.mask.shape != self.rows.shape[:2]:

@@ -258,6 +258,8 @@ class Data:
         for name in sorted(self.tables):
             table = self.tables[name]
             digest.update(f"{name} {table.kind}".encode())
+            if table.off is not None:
+                digest.update(f" off {table.off}".encode())
             for values in (table.rows, table.mask):
                 if values is not None:
                     digest.update(str((values.dtype, tuple(values.shape))).encode())

@@ -20,6 +20,7 @@ from testbed.random import stream
 
 Dequantised = Literal[False, True, "already"]
 AS_THEY_ARE = Fit()
+SHARE = "expected the share of the samples that is held out, above 0 and below 1"
 ROUNDED = 2.0**-24
 """How far float32 may be off, as a share of the number."""
 
@@ -33,6 +34,9 @@ class Statements:
         quantum, dequantised: the spacing of the numbers, and whether noise of its width is added.
         test, split_seed: the split of a file that has none.
         fit: what pictures are made to have in common.
+
+    Raises:
+        InputError: `test` is no share of the samples.
     """
 
     range: Any = None
@@ -45,6 +49,10 @@ class Statements:
     split_seed: int = 0
     fit: Fit = AS_THEY_ARE
 
+    def __post_init__(self) -> None:
+        if not 0 < self.test < 1:
+            raise InputError(f"test = {self.test:g}: {SHARE}.")
+
 
 def halves(n: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
     """The rows of the training and of the test split, drawn from `seed`: (n_train,), (n_test,).
@@ -54,7 +62,7 @@ def halves(n: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
     """
     n_test = round(n * test)
     if not 0 < n_test < n:
-        raise InputError(f"test = {test} of {n} samples leaves one split empty.")
+        raise InputError(f"test = {test:g} of {n} samples leaves one split empty: {SHARE}.")
     order = torch.randperm(n, generator=stream(seed, "split"))
     return order[n_test:], order[:n_test]
 

@@ -102,13 +102,14 @@ def array(
 
     Raises:
         InputError: no such file, arrays that are missing or unclear, numbers that are not finite,
-            a range or layout in doubt, labels that are no classes, or a quantum that does not fit.
+            a range or layout in doubt, labels that are no classes, a quantum that does not fit, or
+            a `test` that is no share.
     """
     if not path:
         raise InputError("dataset 'array': path = '' is not a file; name one.")
     names = roles.Names(data, labels, columns)
-    stated = Statements(range, layout, scale, shift, quantum, dequantised, test, split_seed)
     try:
+        stated = Statements(range, layout, scale, shift, quantum, dequantised, test, split_seed)
         return assembled(roles.find(Path(path), names, labels_path, test_path), stated)
     except InputError as problem:
         raise InputError(f"dataset 'array': {problem}") from None

@@ -101,8 +101,8 @@ def images(
         dequantised: whether uniform noise of the width of the spacing is added.
 
     Raises:
-        InputError: no such folder, an image that cannot be decoded, images of different sizes, or
-            labels that are no classes.
+        InputError: no such folder, an image that cannot be decoded, images of different sizes,
+            labels that are no classes, or a `test` that is no share.
     """
     if not path:
         raise InputError("dataset 'images': path = '' is not a folder; name one.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ class Latents:
         scale: that of latents, positive.
         shift: (c,) of each channel.
         dtype: what E and Dec compute in.
+        autoencoder: the AutoencoderKL of diffusers that they are parts of, where they are.
     """
 
     encoder: Encode
@@ -45,6 +47,7 @@ class Latents:
     scale: float = 1.0
     shift: Tensor | None = None
     dtype: torch.dtype = torch.float32
+    autoencoder: Any = None
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def states(path: str, texts: Sequence[str], layer: int = -1) -> list[Tensor]:
             has no such layer, or a text has no tokens, or more than the encoder takes.
     """
     folders = Folders.of(path)
-    model, tokenizer = _loaded(folders)
+    model, tokenizer = loaded(folders)
     longest = getattr(model.config, "max_position_embeddings", None)
     found = []
     for text in texts:
@@ -106,22 +106,74 @@ def states(path: str, texts: Sequence[str], layer: int = -1) -> list[Tensor]:
                 f"to {longest}."
             )
         given = {key: tokens[key] for key in ("input_ids", "attention_mask")}
-        with torch.no_grad():
-            output = model(**given, output_hidden_states=layer != -1)
-        if layer == -1:
-            found.append(output.last_hidden_state[0].clone())
-            continue
-        hidden = output.hidden_states
-        if not -len(hidden) <= layer < 0:
-            raise InputError(
-                f"text_encoder.layer = {layer}: the encoder of {folders.model} has layers from "
-                f"{-len(hidden)} to -1."
-            )
-        found.append(hidden[layer][0].clone())
+        found.append(_of_layer(model, given, layer, folders))
     return found
 
 
-def _loaded(folders: Folders) -> tuple[Any, Any]:
+def padded_states(path: str, texts: Sequence[str], places: int, layer: int = -1) -> list[Tensor]:
+    """The states of each text with its padding, (places, E) float32, as Stable Diffusion has them.
+
+    The tokenizer's own padding fills the places, and its states are those of tokens like others.
+    The encoder is given a mask only where its configuration asks for one (`use_attention_mask`).
+
+    Args:
+        path, texts, layer: as for `states`.
+        places: how many tokens each text has with its padding.
+
+    Raises:
+        InputError: as `states`; a tokenizer without a token for padding; more places than the
+            encoder takes, or a text of more tokens.
+    """
+    folders = Folders.of(path)
+    model, tokenizer = loaded(folders)
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and places > longest:
+        raise InputError(
+            f"text_encoder.tokens = {places}: the encoder of {folders.model} takes at most "
+            f"{longest} tokens, padding included."
+        )
+    if tokenizer.pad_token is None:
+        raise InputError(
+            f"text_encoder.path: the tokenizer of {folders.tokenizer} has no token for padding "
+            "(pad_token), whose states the network is given."
+        )
+    masked = bool(getattr(model.config, "use_attention_mask", False))
+    found = []
+    for text in texts:
+        tokens = tokenizer(text, padding="max_length", max_length=places, return_tensors="pt")
+        if (count := tokens["input_ids"].shape[1]) > places:
+            raise InputError(too_long(text, count, places))
+        given = {"input_ids": tokens["input_ids"]}
+        given |= {"attention_mask": tokens["attention_mask"]} if masked else {}
+        found.append(_of_layer(model, given, layer, folders))
+    return found
+
+
+def too_long(text: str, count: int, places: int) -> str:
+    """What is said of a text that has more tokens than there are places."""
+    return f"text {text!r} has {count} tokens, and text_encoder.tokens = {places}."
+
+
+def _of_layer(model: Any, given: dict[str, Tensor], layer: int, folders: Folders) -> Tensor:
+    """The states of one text at a layer of the encoder, (T, E).
+
+    Raises:
+        InputError: it has no such layer.
+    """
+    with torch.no_grad():
+        output = model(**given, output_hidden_states=layer != -1)
+    if layer == -1:
+        return output.last_hidden_state[0].clone()  # type: ignore[no-any-return]
+    hidden = output.hidden_states
+    if not -len(hidden) <= layer < 0:
+        raise InputError(
+            f"text_encoder.layer = {layer}: the encoder of {folders.model} has layers from "
+            f"{-len(hidden)} to -1."
+        )
+    return hidden[layer][0].clone()  # type: ignore[no-any-return]
+
+
+def loaded(folders: Folders) -> tuple[Any, Any]:
     """The encoder, in float32 and evaluation mode, and its tokenizer.
 
     Raises:
@@ -170,7 +222,10 @@ def unpacked(tensors: dict[str, Tensor]) -> list[Tensor]:
     return list(torch.split(tensors["states"], tensors["lengths"].tolist()))
 
 
-def key(path: str, texts: Sequence[str], layer: int) -> str:
-    """A name for the states of these texts: equal files, texts and settings, equal names."""
-    words = json.dumps([Folders.of(path).digest(), layer, *texts])
+def key(path: str, texts: Sequence[str], layer: int, places: int | None = None) -> str:
+    """A name for the states of these texts: equal files, texts and settings, equal names.
+
+    `places` is that of padded states, None for those without padding.
+    """
+    words = json.dumps([Folders.of(path).digest(), layer, *([places] if places else []), *texts])
     return hashlib.sha256(words.encode()).hexdigest()[:32]

@@ -27,8 +27,8 @@ def conditional_energy(
     """Returns (1/C) sum over c of the energy distance of the samples with c to n draws of p(x|c).
 
     The sum is over the C conditions that FEWEST samples or more were drawn with, each alike; it is
-    nan without one. The U-statistics have independent draws, so that error^2 is the sum of those of
-    their jackknives over C^2.
+    nan without one. The U-statistics have independent draws: error^2 is the sum of those of their
+    jackknives over C^2, and p is that of relabellings within each condition.
 
     Args:
         condition: the classes that the samples (N, *shape) were drawn with: name -> (N,) int64.
@@ -44,11 +44,8 @@ def conditional_energy(
             continue
         exact = data.conditional.given(dict(zip(names, classes, strict=True)))
         x, y = distances.rows(samples[index], exact.sample(n, generator), least=FEWEST)
-        found.append(kernels.two_sample(x, y, torch.neg, generator))
-    if not found:
-        return MetricValue(math.nan)
-    error = math.sqrt(sum(one.error**2 for one in found))
-    return MetricValue(sum(one.value for one in found) / len(found), error / len(found))
+        found.append(kernels.relabelled(x, y, lambda z, w: -torch.cdist(z, w), generator))
+    return kernels.mean(found) if found else MetricValue(math.nan)
 
 
 def unknown_given(data: Data) -> Iterator[str]:

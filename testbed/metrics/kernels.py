@@ -13,7 +13,8 @@ of BLOCK P + `PERMUTATIONS` P numbers, time of P^2 (D + PERMUTATIONS).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -34,6 +35,45 @@ def cubic(z: Tensor, w: Tensor) -> Tensor:
     return (z @ w.T / z.shape[1] + 1) ** 3
 
 
+class Relabelled(NamedTuple):
+    """T of the samples and of random relabellings.
+
+    Args:
+        T: (1 + PERMUTATIONS,) float64, T(s) first, then T(s_b) of each relabelling s_b.
+        error: the standard error of T(s).
+        tied: how far relabellings that give the same T may be apart, which reach it in another
+            order of additions.
+    """
+
+    T: Tensor
+    error: float
+    tied: float
+
+    def judged(self) -> MetricValue:
+        """Returns T(s), its error and p; all are nan where T(s) is not finite.
+
+        p = (1 + #{b : T(s_b) >= T(s)}) / (1 + PERMUTATIONS) (Phipson and Smyth 2010): exact for a
+        kernel that does not depend on which rows are samples.
+        """
+        value = float(self.T[0])
+        if not math.isfinite(value):
+            return MetricValue(math.nan)
+        p = (1 + int((self.T[1:] >= self.T[0] - self.tied).sum())) / (1 + PERMUTATIONS)
+        return MetricValue(value, self.error, p)
+
+
+def mean(found: Sequence[Relabelled]) -> MetricValue:
+    """Returns the mean of the T of C independent pairs of samples, with its error and p.
+
+    error^2 is the sum of theirs over C^2. A relabelling of all is one of each, so that p is exact
+    for the hypothesis that every pair agrees.
+    """
+    error = math.sqrt(sum(one.error**2 for one in found))
+    T, tied = sum(one.T for one in found), sum(one.tied for one in found)
+    assert isinstance(T, Tensor)
+    return Relabelled(T / len(found), error / len(found), tied / len(found)).judged()
+
+
 def two_sample(
     x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor], g: Generator
 ) -> MetricValue:
@@ -44,7 +84,14 @@ def two_sample(
 def of_rows(
     x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], g: Generator
 ) -> MetricValue:
-    """Returns T of x against y, the U-statistic, with its error and p.
+    """Returns T of x against y, the U-statistic, with its error and p; see `relabelled`."""
+    return relabelled(x, y, kernel, g).judged()
+
+
+def relabelled(
+    x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], g: Generator
+) -> Relabelled:
+    """Returns T of x against y, the U-statistic, its error, and T of random relabellings.
 
     The error is the delete-one jackknife over the rows of both samples,
 
@@ -53,16 +100,10 @@ def of_rows(
     (Arvesen 1969). On average it is not below the variance (Efron and Stein 1981): right where the
     distributions differ, twice the variance where they agree, T then being all second order.
 
-    p = (1 + #{b : T(s_b) >= T(s)}) / (1 + PERMUTATIONS) over random relabellings s_b (Phipson and
-    Smyth 2010): exact for a kernel that does not depend on which rows are samples.
-
     Args:
         x, y: (N, D) and (M, D) float64, N >= 2 and M >= 2; the error is nan below 3.
         kernel: The kernel (n, m) of rows (n, D) and (m, D).
         g: The source of the relabellings.
-
-    Returns:
-        T, its error and p; all are nan where x is not finite.
     """
     N, M = len(x), len(y)
     z = torch.cat([x, y])
@@ -82,20 +123,15 @@ def of_rows(
         start = end
     a, r = row.T
     T = _statistic(within, S.T @ r, r.sum(), N, M)
-    value = float(T[0])
-    if not math.isfinite(value):
-        return MetricValue(math.nan)
-    # Relabellings that give the same T reach it in another order of additions.
     tied = (N + M) * torch.finfo(torch.float64).eps * float(r.abs().max()) / min(N, M)
-    p = (1 + int((T[1:] >= T[0] - tied).sum())) / (1 + PERMUTATIONS)
     if min(N, M) < 3:
-        return MetricValue(value, p=p)
+        return Relabelled(T, math.nan, tied)
     W, R = within[0], r[:N].sum()
     # Without row i: what it had with samples, a_i, and with the rest, r_i - a_i, is gone.
     x_out = _statistic(W - 2 * a[:N], R - r[:N] - a[:N], r.sum() - 2 * r[:N], N - 1, M)
     y_out = _statistic(W, R - a[N:], r.sum() - 2 * r[N:], N, M - 1)
     parts = [(n - 1) * out.var(unbiased=False) for n, out in ((N, x_out), (M, y_out))]
-    return MetricValue(value, math.sqrt(float(sum(parts))), p)
+    return Relabelled(T, math.sqrt(float(sum(parts))), tied)
 
 
 def _statistic(W: Tensor, R: Tensor, total: Tensor, N: int, M: int) -> Tensor:

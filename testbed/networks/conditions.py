@@ -145,24 +145,29 @@ class Tokens(nn.Module):
     """The tokens of all conditions of that kind, projected to one width, after one for none.
 
     The first is learned and always there, so that attention has something to look at where all is
-    off. Returns tokens (B, 1 + T, width) and where there are any, (B, 1 + T) bool.
+    off. Conditions that have tokens in every place of every row, one of which stands for off, need
+    none. Returns tokens (B, 1 + T, width) and where there are any, (B, 1 + T) bool; T without it.
     """
 
     def __init__(self, tables: Mapping[str, ConditionTable], width: int) -> None:
         super().__init__()
-        self.none = nn.Parameter(0.02 * torch.randn(1, width))
+        complete = all(one.mask is None and one.off is not None for one in tables.values())
+        self.none = None if complete else nn.Parameter(0.02 * torch.randn(1, width))
         self.values = nn.ModuleDict({name: Values(table) for name, table in tables.items()})
         self.project = nn.ModuleDict(
             {name: nn.Linear(table.shape[1], width) for name, table in tables.items()}
         )
 
     def forward(self, condition: Condition | None, x: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = [self.none.expand(x.shape[0], 1, -1)]
-        present = [torch.ones(x.shape[0], 1, dtype=torch.bool, device=x.device)]
+        tokens, present = [], []
+        if self.none is not None:
+            tokens.append(self.none.expand(x.shape[0], 1, -1))
+            present.append(torch.ones(x.shape[0], 1, dtype=torch.bool, device=x.device))
         for name, values in self.values.items():
             assert isinstance(values, Values)
-            number = numbers(condition, name, x)
-            tokens.append(self.project[name](values(number).to(self.none.dtype)))
+            number, project = numbers(condition, name, x), self.project[name]
+            assert isinstance(project, nn.Linear)
+            tokens.append(project(values(number).to(project.weight.dtype)))
             present.append(values.present(number))
         return torch.cat(tokens, 1), torch.cat(present, 1)
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.results import LABEL, Results, Rows
-from testbed.report.words import number, title
+from testbed.report.words import number, title, with_error
 
 COLUMNS = [*LABEL, "id", "status", "metric", "value", "error", "trained_low", "trained_high"]
 LEVELS = [*LABEL, "sigma", "loss", "trained_low", "trained_high"]
@@ -22,21 +22,24 @@ LEVELS = [*LABEL, "sigma", "loss", "trained_low", "trained_high"]
 
 @dataclass(frozen=True)
 class FixedPart:
-    """The part of the section on a case: its metrics, and its losses at a few noise levels."""
+    """The part of the section on a case: its metrics, its losses at a few noise levels, notes."""
 
     metrics: PageTable
     levels: PageTable
+    notes: tuple[str, ...]
 
 
 def table(results: Results) -> pd.DataFrame:
     """Returns fixed.csv: each metric of each model, and the range of the trained variants' means.
 
-    `error` is that of the model's own samples, nan where the metric is not of samples.
+    `error` is that of the model's own samples, nan where the metric is not of samples. The range is
+    nan where a model of latents of its own has no number in common with them.
     """
     rows = []
     for trial, values in _models(results):
+        common = _of_samples(results, trial) if _apart(results, trial) else set(values)
         for metric, (value, error) in values.items():
-            means = _means(results, trial["case"], trial["arm"], metric)
+            means = metric in common and _means(results, trial["case"], trial["arm"], metric)
             span = (min(means), max(means)) if means else (math.nan, math.nan)
             rows.append([*(trial[key] for key in (*LABEL, "id", "status")), metric, value, error,
                          *span])  # fmt: skip
@@ -46,7 +49,8 @@ def table(results: Results) -> pd.DataFrame:
 def level_table(results: Results) -> pd.DataFrame:
     """Returns fixed_levels.csv: the loss of each model by level, and that of trained variants.
 
-    The range is that of their means over seeds at the same level; nan where none is measured there.
+    The range is that of their means over seeds at the same level; nan where none is measured there,
+    or where those are losses of other data.
     """
     rows = []
     for trial, _ in _models(results):
@@ -55,7 +59,7 @@ def level_table(results: Results) -> pd.DataFrame:
         here = results.levels[(results.levels["case"] == case) & (results.levels["arm"] == arm)]
         own = results.fixed.levels_of((case, arm, name))
         for sigma, loss in zip(own["sigma"], own["loss"], strict=True):
-            at = here[np.isclose(here["sigma"], sigma, rtol=1e-9)]
+            at = here[np.isclose(here["sigma"], sigma, rtol=1e-9) & (not _apart(results, trial))]
             means = at.groupby("variant")["loss"].mean()
             span = (means.min(), means.max()) if len(means) else (math.nan, math.nan)
             rows.append([case, arm, name, sigma, loss, *span])
@@ -65,13 +69,34 @@ def level_table(results: Results) -> pd.DataFrame:
 def parts(results: Results) -> dict[str, FixedPart]:
     """Returns the parts of each case that has such models, by the name of the case on the page."""
     metrics, levels = table(results), level_table(results)
+    apart = {(one["case"], one["variant"]) for one, _ in _models(results) if _apart(results, one)}
     found = {}
     for case in dict.fromkeys(metrics["case"]):
         here = metrics[metrics["case"] == case]
         found[case or "all data"] = FixedPart(
-            _metrics(results, case, here), _levels(levels[levels["case"] == case])
+            _metrics(results, case, here),
+            _levels(levels[levels["case"] == case]),
+            tuple(f"{name} {OTHER_DATA}" for of, name in sorted(apart) if of == case),
         )
     return found
+
+
+OTHER_DATA = (
+    "denoises other data than the trained variants, such as latents of its own: its metrics of "
+    "samples, which are of decoded images, can be set beside theirs, its losses cannot."
+)
+
+
+def _apart(results: Results, trial: dict[str, str]) -> bool:
+    """Whether a model is measured on other data than the trained variants of its case."""
+    of_case = results.trials[results.trials["case"] == trial["case"]]
+    known = (results.configs.get(str(id_)) for id_ in (trial["id"], *of_case["id"]))
+    return len({one.data_digest for one in known if one is not None}) > 1
+
+
+def _of_samples(results: Results, trial: dict[str, str]) -> set[str]:
+    """The metrics of its samples."""
+    return {spec.name for spec in results.configs[trial["id"]].evaluation.metrics}
 
 
 def _models(results: Results) -> list[tuple[dict[str, str], dict[str, tuple[float, float]]]]:
@@ -124,7 +149,7 @@ def _value(by: pd.DataFrame, name: str) -> str:
     if name not in by.index:
         return "–"
     value, error = (float(by[column][name]) for column in ("value", "error"))
-    return number(value) if math.isnan(error) else f"{number(value)} ± {number(error)}"
+    return with_error(value, error)
 
 
 def _span(means: list[float]) -> str:

@@ -168,8 +168,9 @@ def _page(
         chance=f"{1 - results.level:.2g}",
         setup=summaries.setup(results),
         data_notes=results.data_notes(),
-        recipe_columns=["arm", "variants", *summaries.RECIPE_COLUMNS],
-        recipes=summaries.recipes(results),
+        recipes=page_table(
+            ["arm", "variants", *summaries.RECIPE_COLUMNS], summaries.recipes(results)
+        ),
         views=views,
         spaces=of_spaces,
         lengths=length_section.of_cases(results, lengths.make(results, compared)),
@@ -256,7 +257,7 @@ def _verdicts(results: Results, compared: Comparisons) -> PageTable:
             effect, verdict = Cell("–"), Cell("no verdict", "quiet")
             if one is not None:
                 effect, _, verdict = result_tables.versus(one)
-            rows.append([case or "all data", arm, Cell(named, "best"), against, effect, verdict])
+            rows.append([case, arm, Cell(named, "best"), against, effect, verdict])
     return page_table(["case", "arm", "best", "compared", "effect", "verdict"], rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,46 +51,11 @@ def read(folder: Path) -> Results:
     listed = study.get("trials") or files.descriptions()
     if not listed:
         raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
-    folders = {one["id"]: files.trial(one["id"]) for one in listed}
-    described = {id_: at.json("trial.json") for id_, at in folders.items() if at.has("trial.json")}
     arms = arm_names(listed)
-    trials: list[dict[str, Any]] = []
-    budgets: list[dict[str, Any]] = []
-    measured = Measurements()
-    fixed: list[dict[str, Any]] = []
-    of_fixed = Measurements()
-    curves: list[tuple[dict[str, Any], list[list[Any]]]] = []
-    identities = _identities(read_json(files, "tweedie.json", missing))
-    configs: dict[str, TrialConfig] = {}
+    found = _Trials(missing, arms, _identities(read_json(files, "tweedie.json", missing)))
     for number, entry in enumerate(listed):
-        at = folders[entry["id"]]
-        config = _config(described.get(entry["id"]), entry["id"], missing)
-        if config is not None:
-            configs[entry["id"]] = config
-        status = files.state(entry["id"])
-        ended = read_json(at, "result.json", []) or {}
-        levels = stored_numbers(at, "levels.csv", missing) if status == "finished" else None
-        curve = _curve(at, missing)
-        if status == "finished":
-            identities += _identities(read_json(at, "tweedie.json", missing))
-        row = {column: ended.get(column, empty) for column, empty in ENDED.items()}
-        for *label, apart in dict.fromkeys(_shown(label, arms) for label in entry["labels"]):
-            key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
-            key["seed"] = number if config is None else config.seed
-            trial = {"id": entry["id"], **key, "status": status, **row}
-            if apart == looks.NOT_TRAINED:
-                fixed.append(trial)
-                if status == "finished":
-                    of_fixed.add(key, ended, levels)
-                continue
-            if apart:
-                budgets.append({**trial, "budget": int(apart)})
-                continue
-            trials.append(trial)
-            if status == "finished":
-                measured.add(key, ended, levels)
-            curves.append((key, curve))
-    rows = pd.DataFrame(trials)
+        found.add(files, number, entry)
+    rows = pd.DataFrame(found.trials)
     coefficients = _labelled(stored_table(files, "coefficients.csv", missing), arms)
     # "twins" is the key's name in the folders of older studies.
     equal = study.get("equal_objectives", study.get("twins"))
@@ -99,28 +64,78 @@ def read(folder: Path) -> Results:
         folder=folder,
         study=study,
         trials=rows,
-        metrics=measured.metric_table,
-        levels=measured.level_table(missing),
-        curves=_curves(curves),
+        metrics=found.measured.metric_table,
+        levels=found.measured.level_table(missing),
+        curves=_curves(found.curves),
         coefficients=coefficients,
-        identities=_judged(identities),
+        identities=_judged(found.identities),
         drawn=_labelled(stored_table(files, "drawn.csv", missing), arms),
-        configs=configs,
+        configs=found.configs,
         facts=_facts(files, unique(rows["case"]), missing),
         missing=missing,
         look=looks.read(files).at(looks.ended(files, listed))[0],
-        budgets=pd.DataFrame(budgets),
+        budgets=pd.DataFrame(found.budgets),
     )
-    if fixed:
+    if found.fixed:
         of_models = replace(
             results,
-            trials=pd.DataFrame(fixed),
-            metrics=of_fixed.metric_table,
-            levels=of_fixed.level_table(missing),
+            trials=pd.DataFrame(found.fixed),
+            metrics=found.of_fixed.metric_table,
+            levels=found.of_fixed.level_table(missing),
         )
         results = replace(results, fixed=of_models)
     results = replace(results, metrics=with_diverged(results))
     return replace(results, stages=stages.read(results))
+
+
+@dataclass
+class _Trials:
+    """What the trials of a study add to its tables, in the order in which they are listed.
+
+    Args:
+        missing: what cannot be read is named here.
+        arms: what each (case, arm) is called.
+        identities: the rows of the study's own table of identities.
+    """
+
+    missing: list[str]
+    arms: Mapping[tuple[str, str], str]
+    identities: list[dict[str, Any]]
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    budgets: list[dict[str, Any]] = field(default_factory=list)
+    measured: Measurements = field(default_factory=Measurements)
+    fixed: list[dict[str, Any]] = field(default_factory=list)
+    of_fixed: Measurements = field(default_factory=Measurements)
+    curves: list[tuple[dict[str, Any], list[list[Any]]]] = field(default_factory=list)
+    configs: dict[str, TrialConfig] = field(default_factory=dict)
+
+    def add(self, files: StudyFolder, number: int, entry: Mapping[str, Any]) -> None:
+        """Reads a trial of study.json, the one of this number, under each of its labels."""
+        id_, missing = entry["id"], self.missing
+        at, status = files.trial(id_), files.state(id_)
+        described = at.json("trial.json") if at.has("trial.json") else None
+        config = _config(described, id_, missing)
+        if config is not None:
+            self.configs[id_] = config
+        ended = read_json(at, "result.json", []) or {}
+        levels = stored_numbers(at, "levels.csv", missing) if status == "finished" else None
+        curve = _curve(at, missing)
+        if status == "finished":
+            self.identities += _identities(read_json(at, "tweedie.json", missing))
+        row = {column: ended.get(column, empty) for column, empty in ENDED.items()}
+        for *label, apart in dict.fromkeys(_shown(label, self.arms) for label in entry["labels"]):
+            key: dict[str, Any] = dict(zip(LABEL, label, strict=True))
+            key["seed"] = number if config is None else config.seed
+            trial = {"id": id_, **key, "status": status, **row}
+            if apart and apart != looks.NOT_TRAINED:
+                self.budgets.append({**trial, "budget": int(apart)})
+                continue
+            rows, numbers = (self.fixed, self.of_fixed) if apart else (self.trials, self.measured)
+            rows.append(trial)
+            if status == "finished":
+                numbers.add(key, ended, levels)
+            if not apart:
+                self.curves.append((key, curve))
 
 
 def _facts(files: StudyFolder, cases: list[str], missing: list[str]) -> dict[str, dict[str, Any]]:

@@ -20,8 +20,7 @@ from testbed.report.drawing import Picture, inches
 from testbed.report.reading import read
 from testbed.report.results import Results, Rows
 from testbed.report.words import between, probability, title
-from testbed.trial.storage import local
-from testbed.trial.study_folder import StudyFolder
+from testbed.trial.study_folder import begun
 
 LATEX = ("results", "comparisons")
 """The tables that `StudyResult.to_latex` writes."""
@@ -225,9 +224,7 @@ def open(folder: str | Path) -> StudyResult:
     Raises:
         InputError: the folder holds no study, or its files are damaged.
     """
-    at = local(folder)
-    if not StudyFolder.at(at).has("study.json"):
-        raise InputError(f"{at} is not a study's folder: it has no study.json.")
+    at = begun(folder).path
     try:
         results = read(at)
         return StudyResult(at, results, comparisons.make(results))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+ROUNDED = 1e-9
+"""An error that is a smaller share of its number is the rounding of the sums that both are."""
 METRICS = {
     "loss_vs_wiener": (
         "loss / Wiener loss",
@@ -253,14 +255,26 @@ def between(value: float, low: float, high: float) -> str:
     return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def with_error(value: float, error: float) -> str:
+    """Writes `0.0025 ± 0.0102`; the number alone where there is no error.
+
+    Nor is there one where it is the rounding of a number that has none.
+    """
+    text = signed(number(value))
+    if not math.isfinite(value) or math.isnan(error) or error <= ROUNDED * abs(value):
+        return text
+    return f"{text} ± {number(error)}"
+
+
 def floor(found: Mapping[str, float | None] | None) -> str:
     """Writes a metric's floor, mean and standard deviation of real data: `0.0025 ± 0.0102`.
 
     Of latents, the metric of held-out images that went through the first stage follows.
     """
-    if not found or found.get("mean") is None:
+    mean, sd = (found or {}).get("mean"), (found or {}).get("sd")
+    if found is None or mean is None:
         return "–"
-    text = f"{signed(number(found['mean']))} ± {number(found.get('sd'))}"
+    text = with_error(mean, math.nan if sd is None else sd)
     decoded = found.get("decoded")
     return text if decoded is None else f"{text}; images decoded again: {number(decoded)}"
 

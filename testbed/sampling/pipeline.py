@@ -161,20 +161,37 @@ class Pipeline:
         denoise = self.guided(n, condition or {}, negative, scale, interval)
         with torch.no_grad():
             eps = self._noise(noise, n, shape, generators).to(self.device)
-            if image is None:
-                if strength != 1 or known is not None:
-                    name = "known" if strength == 1 else "strength"
-                    raise InputError(f"{name} is that of an image: give image=....")
-                # The prior at the first level: noise and the data's second moment.
-                x = math.hypot(float(sigmas[0]), self.sigma_data) * eps
-            else:
-                x0 = self._latents(image, n, shape)
-                sigmas = started(sigmas, strength)
-                x = x0 + float(sigmas[0]) * eps
-                if known is not None:
-                    denoise = Known(denoise, x0, self._region(known, x0))
-            samples = sample(denoise, x, sigmas, sampler, generators, callback, progress)
+            start = self._start(denoise, sigmas, eps, image, strength, known)
+            samples = sample(*start, sampler, generators, callback, progress)
             return self._as(output, samples)
+
+    def _start(
+        self,
+        denoise: Denoise,
+        sigmas: Tensor,
+        eps: Tensor,
+        image: Tensor | None,
+        strength: float,
+        known: Tensor | None,
+    ) -> tuple[Denoise, Tensor, Tensor]:
+        """D, the x (n, *shape) that a path starts at, and its levels: from the prior or an image.
+
+        Args:
+            sigmas: the levels of the whole path.
+            eps: (n, *shape) unit Gaussian noise.
+            image, strength, known: see `__call__`.
+        """
+        if image is None:
+            if strength != 1 or known is not None:
+                name = "known" if strength == 1 else "strength"
+                raise InputError(f"{name} is that of an image: give image=....")
+            # The prior at the first level: noise and the data's second moment.
+            return denoise, math.hypot(float(sigmas[0]), self.sigma_data) * eps, sigmas
+        x0 = self._latents(image, *eps.shape)
+        sigmas = started(sigmas, strength)
+        if known is not None:
+            denoise = Known(denoise, x0, self._region(known, x0))
+        return denoise, x0 + float(sigmas[0]) * eps, sigmas
 
     def guided(
         self,
@@ -277,7 +294,7 @@ class Pipeline:
             return torch.randn(n, *shape, generator=generators)
         return torch.stack([torch.randn(shape, generator=one) for one in generators])
 
-    def _latents(self, image: Tensor, n: int, shape: tuple[int, ...]) -> Tensor:
+    def _latents(self, image: Tensor, n: int, *shape: int) -> Tensor:
         """The clean samples that images stand for, (n, *shape)."""
         images = (image if image.ndim == len(self.shape) + 1 else image[None]).to(self.device)
         x0 = images if self.first_stage is None else self.first_stage.encode(images)

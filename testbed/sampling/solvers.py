@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,12 +145,18 @@ def lms(
     return x
 
 
+@cache
+def _gauss_legendre(n: int) -> tuple[Any, Any]:
+    """The n points in [-1, 1] and their weights, (n,) float64 each."""
+    return np.polynomial.legendre.leggauss(n)
+
+
 def lagrange_integrals(levels: list[float], start: float, end: float) -> list[float]:
     """The integrals int l_j(tau) dtau from start to end, l_j(levels[k]) = 1 for k = j, else 0.
 
     They are taken by Gauss and Legendre with n points for n levels, exact up to degree 2 n - 1.
     """
-    points, weights = np.polynomial.legendre.leggauss(len(levels))
+    points, weights = _gauss_legendre(len(levels))
     tau = (start + end) / 2 + (end - start) / 2 * points
     integrals = []
     for j, level in enumerate(levels):

@@ -23,7 +23,7 @@ from testbed.study.plan import Plan, Trial
 from testbed.study.step_times import EngineChoice
 from testbed.training.batch import alone, in_common
 from testbed.training.settings import Training
-from testbed.trial import build, crew
+from testbed.trial import build, process_group
 from testbed.trial.folders import ENDED
 from testbed.trial.specs import canonical
 from testbed.trial.study_folder import StudyFolder
@@ -168,13 +168,13 @@ def _chosen(
     if stored is not None:
         taken = {one.id for group in stored.groups for one in group.trials}
         left = [one for one in pending if one.id not in taken]
-        stored.groups += _groups(left, registry, stored.name, stored.slots)
+        stored.groups += _groups(left, registry, plan, stored.name, stored.slots)
         return stored
     if wanted == DISTRIBUTED:
         return _distributed(plan, pending)
     workers = _workers(plan.devices, slots)
     engine = ExecutionPlan("sequential" if wanted == "sequential" else "batched", workers, 1)
-    engine.groups = _groups(pending, registry, engine.name, workers)
+    engine.groups = _groups(pending, registry, plan, engine.name, workers)
     largest = max(engine.groups, key=lambda group: len(group.trainings), default=None)
     if wanted != "sequential" and (largest is None or len(largest.trainings) < 2):
         if wanted != "auto" and largest is not None:
@@ -185,7 +185,7 @@ def _chosen(
         return engine
     rates = _rates(pending, largest, registry, plan, wanted, slots)
     best = _best(rates, wanted)
-    groups = _groups(pending, registry, best.name, best.slots)
+    groups = _groups(pending, registry, plan, best.name, best.slots)
     if wanted == "auto" and best.name != "sequential":
         groups = _one_by_one(groups, largest, best, registry, plan.main_device)
     measured = {way.title: rate for way, rate in rates.items()}
@@ -199,7 +199,7 @@ def _distributed(plan: Plan, pending: Sequence[Trial]) -> ExecutionPlan:
     if len(plan.devices) < 2:
         raise InputError(f"--engine {DISTRIBUTED}: --device {plan.device} is one device alone.")
     for one in pending:
-        crew.require(one.config, len(plan.devices))
+        process_group.require(one.config, len(plan.devices))
     return ExecutionPlan(DISTRIBUTED, 1, 1, [Group([one]) for one in pending])
 
 
@@ -268,27 +268,66 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
     record = plan.files.json_or_empty("plan.json")
     if not record:
         return None
-    if wanted not in ("auto", record["name"]) or slots not in (None, record["slots"]):
+    if wanted not in ("auto", record["name"]):
         return None
+    # With leases, other drivers may be at work on these groups.
+    if slots not in (None, record["slots"]) and not plan.files.lease:
+        return None
+    measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
+    own = record["slots"] if slots is None else slots
+    engine = ExecutionPlan(record["name"], own, record["threads"], [], measured)
+    engine.groups = _stored_groups(plan, record["groups"])
+    return engine
+
+
+def shared(plan: Plan, slots: int | None) -> ExecutionPlan:
+    """The engine of `plan.json` on the slots of this driver, which helps the one that wrote it.
+
+    Trials that had failed when this driver began are left to that one.
+
+    Args:
+        plan: from `plan.make`.
+        slots: workers, or None for one a core, or one on each GPU.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    record = plan.files.json("plan.json")
+    workers = slots
+    if workers is None:
+        workers = max(1, _workers(plan.devices, None) // record["threads"])
+    if record["name"] == DISTRIBUTED:
+        workers = 1
+    together = {id_ for ids in record["groups"] if len(ids) > 1 for id_ in ids}
+    for one in plan.trials:
+        if one.id in together:  # a training that it shares has ended since it was planned
+            one.training = ""
+    groups = _stored_groups(plan, record["groups"])
+    groups += [Group([one]) for one in plan.pending() if one.training]
+    mine = [group for group in groups if all(one.state != "failed" for one in group.trials)]
+    return ExecutionPlan(record["name"], workers, record["threads"], mine)
+
+
+def _stored_groups(plan: Plan, groups: Sequence[Sequence[str]]) -> list[Group]:
+    """Those of the groups of `plan.json` that are to be resumed or begun."""
     known = {one.id: one for one in plan.trials}
     pending = {one.id for one in plan.pending() if not one.training}
-    measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
-    engine = ExecutionPlan(record["name"], record["slots"], record["threads"], [], measured)
-    for ids in record["groups"]:
+    found = []
+    for ids in groups:
         if not pending.intersection(ids) or not known.keys() >= set(ids):
             continue
         group = Group([known[id_] for id_ in ids])
         folder = plan.files.group(group.id)
         if folder.dissolved:
-            engine.groups += [Group([one]) for one in group.trials if one.id in pending]
+            found += [Group([one]) for one in group.trials if one.id in pending]
             continue
         begun = folder.has("checkpoint")
         # Neither failed nor kept: its result was lost, and only its group makes it again.
         lost = plan.chosen is None and not any(known[id_].state == "failed" for id_ in ids)
         rest = all(id_ in pending or _ended(known[id_]) for id_ in ids)
         if pending.issuperset(ids) or (rest and (begun or lost)):
-            engine.groups.append(group)
-    return engine
+            found.append(group)
+    return found
 
 
 def _ended(one: Trial) -> bool:
@@ -303,8 +342,11 @@ def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
     return list(found.values())
 
 
-def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int) -> list[Group]:
-    """Trials that can be batched, as many groups as there are workers for them."""
+def _groups(
+    pending: Sequence[Trial], registry: Registry, plan: Plan, name: str, slots: int
+) -> list[Group]:
+    """Trials that can be batched, as many groups as all drivers together have workers for them."""
+    workers = max(1, slots) * plan.study.executor.drivers
     trainings = _shared(pending)
     if name == DISTRIBUTED:
         return [Group([one]) for one in pending]
@@ -319,7 +361,7 @@ def _groups(pending: Sequence[Trial], registry: Registry, name: str, slots: int)
         members.append(same)
     found = []
     for _, several in classes:
-        parts = min(max(slots, -(-len(several) // LARGEST)), max(1, len(several) // 2))
+        parts = min(max(workers, -(-len(several) // LARGEST)), max(1, len(several) // 2))
         # Neighbours share their settings: Adam then updates them by one call.
         several.sort(key=lambda same: _own(same[0].config.training))
         edges = [round(i * len(several) / parts) for i in range(parts + 1)]

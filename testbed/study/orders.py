@@ -1,17 +1,19 @@
-"""What a driver is told while it runs: small files in the study's folder that it reads in its loop.
+"""What drivers are told while they run: small files in the study's folder, read in their loop.
 
 orders/<id>.json   {"stop": true}: end the whole study at a checkpoint
                    {"retry": [ids]}: these trials, which failed or were cancelled, run again
-driver.json        when the driver was last seen, written by the driver alone
+driver.json        when the driver was last seen, written by the driver that leads alone
 
-That a trial is cancelled stands in its own folder, where its worker looks.
+All drivers of a study read the same files, so that none deletes one that another has still to read:
+who begins to lead the study does. That a trial is cancelled stands in its own folder, where its
+worker looks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
+import socket
 import threading
 import time
 import uuid
@@ -21,11 +23,18 @@ from typing import Any
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED, Folder
 from testbed.trial.storage import Busy
+from testbed.trial.storage.object_store import ObjectStore
 from testbed.trial.study_folder import StudyFolder
 
 FILE = "driver.json"
 SECONDS = 5.0
 """Between two signs of life of a driver."""
+REMOTE = 15.0
+"""Seconds between two signs of life, and two looks for orders, where a server keeps the files.
+
+Each is some requests there, which cost money and time, a million a day at a look for each round of
+the driver's loop. Who tells a study to stop waits for its next checkpoints, up to as long, anyway.
+"""
 SILENT = 60.0
 """Seconds without one after which a driver, or a worker, counts as gone."""
 
@@ -55,25 +64,33 @@ def _folder(files: StudyFolder) -> Folder:
 
 
 class Orders:
-    """What the driver of a plan is told.
+    """What a driver of a plan is told.
 
     Args:
         plan: its trials.
+        leads: whether it is the one that owns the study's folder.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._files = plan.files
+    def __init__(self, plan: Plan, leads: bool = True) -> None:
+        self._files, self._leads = plan.files, leads
         self._trials = {trial.id: trial for trial in plan.trials}
+        self._remote = isinstance(self._files.store, ObjectStore)
+        self._due = 0.0
+        self._heard: set[str] = set()
         self.stopped = False
         """Whether the study is to stop."""
         self._again: dict[str, None] = {}
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
-        """Gives a sign of life every SECONDS; what was said to an earlier driver is forgotten."""
-        folder, ended = _folder(self._files), threading.Event()
-        folder.store.remove(*folder.store.names())
-        who = {"pid": os.getpid(), "host": platform.node(), "began": time.time()}
+        """Listens; what was said before is not heeded. Who leads gives signs of life meanwhile."""
+        store, ended = _folder(self._files).store, threading.Event()
+        self._heard = set(store.names())
+        if not self._leads:
+            yield
+            return
+        store.remove(*self._heard)
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "began": time.time()}
 
         def sign() -> None:
             # A full disk, or the loss of the study's folder, stops the driver itself.
@@ -81,7 +98,7 @@ class Orders:
                 self._files.put_json(FILE, {**who, "seen": time.time()}, durable=False)
 
         def live() -> None:
-            while not ended.wait(SECONDS):
+            while not ended.wait(REMOTE if self._remote else SECONDS):
                 sign()
 
         sign()
@@ -93,14 +110,16 @@ class Orders:
             ended.set()
             thread.join()
             self._files.store.remove(FILE)
-            folder.store.remove(*folder.store.names())
 
     def read(self) -> None:
-        """Takes in the orders that have come, and deletes their files."""
+        """Takes in the orders that have come, each once; where a server has them, now and then."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + (REMOTE if self._remote else 0.0)
         folder = _folder(self._files)
-        for name in folder.store.names():
+        for name in (one for one in folder.store.names() if one not in self._heard):
             order = folder.json_or_empty(name)
-            folder.store.remove(name)
+            self._heard.add(name)
             self.stopped |= order.get("stop") is True
             told = (str(id_) for id_ in order.get("retry") or ())
             self._again |= dict.fromkeys(id_ for id_ in told if id_ in self._trials)

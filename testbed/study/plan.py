@@ -168,7 +168,9 @@ def _variants(
             config = resolve(template.settings, registry, device)
             data = build.data_of(config, registry)
             said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(config, data)))
-            if encoders.setdefault(template.case, config.encoder) != config.encoder:
+            # A fixed model is compared with nothing, and may be of latents of its own.
+            trained = not template.fixed
+            if trained and encoders.setdefault(template.case, config.encoder) != config.encoder:
                 raise InputError(ENCODERS)
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised
@@ -341,7 +343,7 @@ def _look_up(plan: Plan) -> None:
             if state in ENDED:
                 ended.append((config, trial))
             for label in found["labels"]:
-                elsewhere[_key(label, config.seed)] = config
+                elsewhere[label_key(label, config.seed)] = config
         except InputError as problem:
             plan.damaged.append(f"{problem} {DESCRIBED}")
         except (KeyError, TypeError, ValueError) as problem:
@@ -356,10 +358,12 @@ def _look_up(plan: Plan) -> None:
         if one.state not in ENDED and (lost := plan.files.trial(one.id).damage()):
             plan.damaged.append(f"{lost} {one.title} is trained anew.")
         for label in one.labels:
-            key = _key(label, one.config.seed)
+            key = label_key(label, one.config.seed)
             if one.state == "new" and key in elsewhere:
                 one.state = "stale"
-                one.changed = differences(_of_id(elsewhere[key]), _of_id(one.config))
+                one.changed = differences(
+                    settings_of_id(elsewhere[key]), settings_of_id(one.config)
+                )
         if one.config.fixed is not None:
             one.training = NOT_TRAINED
         elif one.state in ("new", "stale") and one.config.training_identity:
@@ -367,11 +371,12 @@ def _look_up(plan: Plan) -> None:
             one.training = next((t.name for t in same if points.available(one.config, t)), "")
 
 
-def _key(label: Mapping[str, str], seed: int) -> tuple[str, str, str, str, int]:
+def label_key(label: Mapping[str, str], seed: int) -> tuple[str, str, str, str, int]:
+    """Equal for trials that stand at the same place of a study."""
     return label["case"], label["arm"], label["variant"], label.get("budget", ""), seed
 
 
-def _of_id(config: TrialConfig) -> dict[str, Any]:
+def settings_of_id(config: TrialConfig) -> dict[str, Any]:
     """The record of a configuration without what is no part of the trial's id."""
     apart = settings.names(TrialConfig, identity=False)
     return {key: value for key, value in config.record().items() if key not in apart}

@@ -3,54 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from testbed.errors import one_line
 from testbed.registry import Registry
 from testbed.study import invocation
-from testbed.study.engines import DISTRIBUTED, ExecutionPlan, Group
-from testbed.study.executors.base import Executor, Job, WorkerLost
+from testbed.study.dispatch import Dispatch, Outage
+from testbed.study.dispatch import Outcome as Outcome
+from testbed.study.dispatch import Progress as Progress
+from testbed.study.engines import ExecutionPlan, Group
+from testbed.study.executors.base import Executor
 from testbed.study.identities import Identities
 from testbed.study.orders import Orders
-from testbed.study.plan import Plan, Trial
+from testbed.study.plan import Plan
 from testbed.study.telling import Telling
 from testbed.trial import environment
-from testbed.trial.folders import ENDED, TrialFolder
+from testbed.trial.folders import ENDED
 from testbed.trial.storage import Busy
-from testbed.trial.worker import ORPHANED, device_title, resumable
+from testbed.trial.worker import device_title
 
-TRIES = 3
 POLL = 0.2
 LOOKING = 0.05
-
-
-@dataclass
-class Progress:
-    """What a terminal shows: a group's steps and measured trials, the status of a trial, a line."""
-
-    show: Callable[[Group, int, int], None] = lambda group, step, measured: None
-    ended: Callable[[Trial, str], None] = lambda trial, status: None
-    say: Callable[[str], None] = lambda line: None
-
-
-@dataclass
-class Outcome:
-    """How a run of a plan ended, and the seconds until the last training did."""
-
-    statuses: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
-    seconds: float = 0.0
 
 
 def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
@@ -88,7 +71,8 @@ def describe(plan: Plan, registry: Registry, tracking_uri: str = "") -> None:
             "plugin_dirs": list(registry.plugin_dirs),
         }
         # What a power cut loses of it the same command writes anew: no start waits for a disk.
-        plan.files.trial(trial.id).put_json("trial.json", described, durable=False)
+        with contextlib.suppress(Busy):  # another driver trains it, by the description that it has
+            plan.files.trial(trial.id).put_json("trial.json", described, durable=False)
 
 
 def versions() -> dict[str, str]:
@@ -105,96 +89,64 @@ def execute(
     tell: Telling,
     progress: Progress,
     identities: Identities,
+    leads: bool = True,
 ) -> Outcome:
     """Runs every group; the first Ctrl-C stops at a checkpoint, the second at once.
 
-    The identities are checked on slots that no group waits for.
+    The identities are checked on slots that no group waits for. Groups that another driver has
+    taken are left to it, and what becomes of them counts as if they had run here. Where the disk or
+    the server of the study's folder goes away, the driver waits for it.
+
+    Args:
+        plan: the trials.
+        registry: the plugins.
+        engine: the groups.
+        executor: where they run.
+        tell: told of the trials.
+        progress: told of every step.
+        identities: those of the plan.
+        leads: whether this driver owns the study's folder, or helps the one that does.
 
     Raises:
         Busy: another process is at work on a trial, or has taken the study over.
         InputError: the executor refuses a job.
-        OSError: the disk is full.
+        OSError: the disk is full, or a file stays unreadable.
     """
-    outcome = Outcome()
-    start = time.monotonic()
-    waiting = deque(engine.groups)
-    running: dict[Future[list[str]], Group] = {}
+    loop = Dispatch(plan, registry, engine, executor, progress, leads)
+    outcome, waiting, orders, looks = loop.outcome, loop.waiting, Orders(plan, leads), _Looks()
+    outage = Outage(plan.files, progress, outcome)
     ended = [trial for trial in plan.trials if trial.state in ENDED]
     outcome.statuses = {trial.id: trial.state for trial in ended}
-    tries, orders, looks = _Tries(), Orders(plan), _Looks()
     with _interrupts(executor, outcome), orders.heeded():
         for trial in ended:
             tell.end(trial, trial.state)
-        while running or ((waiting or identities.pending) and not outcome.interrupted):
-            plan.files.confirm()
-            taken = len(running) + len(identities.running)
-            while waiting and taken < executor.slots and not outcome.interrupted:
-                group = waiting.popleft()
-                if _cancelled(plan, group, outcome, progress):
-                    continue
-                taken += 1
-                tries.begin(group)
-                _take_over(plan, group)
-                job = _job(plan, registry, engine, group)
-                trials = [plan.files.trial(trial.id) for trial in group.trials]
-                resumable(job.training, trials, progress.say)
-                running[executor.submit(job)] = group
-            executor.advance()
-            looks.at(plan, running, progress)
-            for future, group in [(one, running[one]) for one in running if one.done()]:
-                trials = [plan.files.trial(trial.id) for trial in group.trials]
-                del running[future]
-                if isinstance(future.exception(), torch.OutOfMemoryError):
-                    waiting.extendleft(reversed(_halves(plan, engine, group, progress)))
-                    continue
-                # What is stopped before it began is lost too: that is no try.
-                count = 0 if outcome.interrupted else tries.without_progress(group, trials)
-                statuses = _statuses(future, trials, count)
-                if statuses is None:
-                    waiting.appendleft(group)
-                    continue
-                outcome.seconds = time.monotonic() - start
-                progress.show(group, group.steps, len(trials))
-                for trial, status in zip(group.trials, statuses, strict=True):
-                    outcome.statuses[trial.id] = trial.state = status
-                    progress.ended(trial, status)
-                    tell.end(trial, status)
-            orders.read()
-            waiting.extend(Group([again]) for again in orders.retried())
+        while loop.running or ((waiting or identities.pending) and not outcome.interrupted):
+            try:
+                plan.files.confirm()
+                for group, statuses in waiting.ended():
+                    loop.ended(group, statuses, tell.end)
+                loop.fill(executor.slots - len(identities.running))
+                executor.advance()
+                looks.at(plan, loop.running, progress)
+                loop.settle(tell.end)
+                orders.read()
+            except OSError as problem:
+                outage.outlast(problem)
+                continue
+            outage.over()
+            for again in orders.retried():
+                waiting.later(Group([again]))
             if orders.stopped and not outcome.interrupted:
                 progress.say("testbed cancel: the study stops at a checkpoint.")
                 outcome.interrupted = True
                 executor.stop()
-            tell.update([trial for group in running.values() for trial in group.trials])
-            trained = not (waiting or outcome.interrupted)
-            identities.advance(executor, executor.slots - len(running) if trained else 0)
-            futures: list[Future[Any]] = [*running, *identities.running]
+            groups = itertools.chain(loop.running.values(), waiting.elsewhere)
+            tell.update(trial for group in groups for trial in group.trials)
+            trained = not (waiting.free or outcome.interrupted)
+            identities.advance(executor, executor.slots - len(loop.running) if trained else 0)
+            futures: list[Future[Any]] = [*loop.running, *identities.running]
             wait(futures, POLL, FIRST_COMPLETED)
     return outcome
-
-
-def _job(plan: Plan, registry: Registry, engine: ExecutionPlan, group: Group) -> Job:
-    return Job(
-        [trial.config for trial in group.trials],
-        [plan.files.trial(trial.id).path for trial in group.trials],
-        plan.files.group(group.id).path,
-        registry.plugins,
-        registry.plugin_dirs,
-        plan.main_device,
-        engine.name == "compiled",
-        group.half,
-        plan.devices if engine.name == DISTRIBUTED else (),
-    )
-
-
-def _halves(plan: Plan, engine: ExecutionPlan, group: Group, progress: Progress) -> list[Group]:
-    """The halves of a group for which the device had too little memory, kept in the plan."""
-    halves = engine.split(group)
-    engine.write(plan.folder)
-    plan.files.group(group.id).remove()
-    sizes = " and ".join(str(len(half.trials)) for half in halves)
-    progress.say(f"{group.title}: out of memory; they are trained in two groups, of {sizes}.")
-    return halves
 
 
 class _Looks:
@@ -216,71 +168,6 @@ class _Looks:
             progress.show(group, step, measured)
         now = time.monotonic()
         self._due = now + max(POLL, (now - start) / LOOKING)
-
-
-def _cancelled(plan: Plan, group: Group, outcome: Outcome, progress: Progress) -> bool:
-    """Whether no trial of a group is to go on. One that trains with others goes on with them."""
-    if not all(plan.files.trial(trial.id).cancelled for trial in group.trials):
-        return False
-    for trial in group.trials:
-        outcome.statuses[trial.id] = trial.state = "cancelled"
-        progress.ended(trial, "cancelled")
-    return True
-
-
-def _take_over(plan: Plan, group: Group) -> None:
-    """Copies the trainings that the group's trials take over; a fixed model has none."""
-    for trial in group.trials:
-        if trial.config.fixed is None and not trial.training:
-            continue
-        folder = plan.files.trial(trial.id)
-        with folder.own(ORPHANED):
-            if trial.config.fixed is not None:
-                folder.take_as_it_is()
-            else:
-                folder.take_over(plan.files.trial(trial.training))
-
-
-class _Tries:
-    """How often a group has begun since its training last got further.
-
-    On a cluster whose nodes are lost now and then, a long training may lose many workers. One that
-    dies three times without having got further would do so for ever.
-    """
-
-    def __init__(self) -> None:
-        self._count: dict[str, int] = {}
-        self._furthest: dict[str, int] = {}
-
-    def begin(self, group: Group) -> None:
-        """Counts a try."""
-        self._count[group.id] = self._count.get(group.id, 0) + 1
-
-    def without_progress(self, group: Group, trials: list[TrialFolder]) -> int:
-        """The tries, this one included, since the first that got as far."""
-        step = max(trial.last_step() for trial in trials)
-        if step > self._furthest.get(group.id, 0):
-            self._furthest[group.id], self._count[group.id] = step, 1
-        return self._count[group.id]
-
-
-def _statuses(future: Future[list[str]], trials: list[TrialFolder], tries: int) -> list[str] | None:
-    """The trials' statuses; None for a lost worker: worth two more tries from its checkpoint."""
-    try:
-        return future.result()
-    except BrokenExecutor as problem:
-        if tries < TRIES:
-            return None
-        why = str(problem) if isinstance(problem, WorkerLost) else "see the system's log"
-        message = f"the worker died {tries} times; {why} (out of memory?)"
-    except (Busy, OSError):  # no trial is to blame
-        raise
-    except Exception as problem:
-        message = one_line(problem)
-    for trial in trials:
-        if not trial.ended():
-            trial.fail(message + "\n", message)
-    return [str(trial.result()["status"]) for trial in trials]
 
 
 @contextlib.contextmanager

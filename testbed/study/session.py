@@ -18,7 +18,7 @@ from testbed.study.plan import Plan
 from testbed.study.telling import Telling
 from testbed.study.tracking import Tracker
 from testbed.trial.folders import ENDED
-from testbed.trial.storage import LeaseLost
+from testbed.trial.storage import Busy, LeaseLost
 
 if TYPE_CHECKING:  # they take a second to import, which training need not wait for
     import pandas as pd
@@ -28,6 +28,10 @@ if TYPE_CHECKING:  # they take a second to import, which training need not wait 
 
 AWAY = "the study goes on without it, and testbed sync sends what is missing"
 ONCE_BACK = "nothing is lost: once it does, testbed sync sends all"
+
+
+class Led(Busy):
+    """Another driver runs the study: nothing was done."""
 
 
 @dataclass
@@ -59,6 +63,7 @@ def run(
     say: Callable[[str], None],
     write_report: Callable[[Path], Path],
     tracking_uri: str = "",
+    helped: runner.Outcome | None = None,
 ) -> Ending:
     """Runs what is pending, checks the identities, writes the report and tells MLflow.
 
@@ -71,14 +76,20 @@ def run(
         say: given one line for each phase and warning.
         write_report: brings the report of a study's folder up to date; returns its page.
         tracking_uri: the MLflow store that is written to; none where it is empty.
+        helped: what became of the trials while this driver helped another one, which has ended.
 
     Raises:
-        Busy: another process runs this study, or has taken it over.
+        Led: another process runs this study.
+        Busy: another process has taken it over, or is at work on a trial.
         OSError: the disk is full.
     """
     if note := plan.files.lock_note():
         say(note)
-    with plan.files.own():
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(plan.files.own())
+        except Busy as busy:
+            raise Led(str(busy)) from None
         looks.begin(plan.files, plan.study.report.looks)
         runner.describe(plan, registry, tracking_uri)
         engine.write(plan.folder)
@@ -91,6 +102,8 @@ def run(
             try:
                 parts = executor, tell, progress, identities
                 outcome = runner.execute(plan, registry, engine, *parts)
+                if helped is not None:
+                    outcome.statuses = helped.statuses | outcome.statuses
                 if not outcome.interrupted:
                     # What does not depend on the case is checked in each, and counts once.
                     rows = identities.rows() + trained(plan)
@@ -111,11 +124,7 @@ def run(
         if tracker is not None and not (page is None and tracker.away):
             tracker.close(_status(outcome, found), _files(registry) if page else {})
         if page is not None:
-            try:
-                registry.study_finished(plan.study, results(plan))
-            except Exception as problem:
-                what = f"{type(problem).__name__}: {problem}"
-                say(f"a plugin's testbed_study_finished raised {what}")
+            _tell_plugins(plan, registry, say)
     return Ending(
         outcome,
         found,
@@ -123,6 +132,15 @@ def run(
         tracker.seconds if tracker else 0.0,
         tracker is not None and not tracker.away,
     )
+
+
+def _tell_plugins(plan: Plan, registry: Registry, say: Callable[[str], None]) -> None:
+    """Calls the hook of a finished study; a plugin that raises there is told of, and no more."""
+    try:
+        registry.study_finished(plan.study, results(plan))
+    except Exception as problem:
+        what = f"{type(problem).__name__}: {problem}"
+        say(f"a plugin's testbed_study_finished raised {what}")
 
 
 def _status(outcome: runner.Outcome, found: list[audit.LawCheck]) -> str:
@@ -198,8 +216,11 @@ class _Report(NamedTuple):
 def _report(
     plan: Plan, executor: Executor, outcome: runner.Outcome, write: Callable[[Path], Path]
 ) -> Path:
-    """Writes the report, in a worker where there is one: the tracker's thread is at work here."""
-    if outcome.seconds:
+    """Writes the report, in a worker where there is one: the tracker's thread is at work here.
+
+    A report notes in the study's folder that it was made. With leases only the driver may.
+    """
+    if outcome.seconds and not plan.files.lease:
         with contextlib.suppress(BrokenExecutor):  # the worker was killed
             return executor.submit(_Report(plan.folder, write)).result()
     return write(plan.folder)

@@ -6,6 +6,7 @@ later. A row sent twice is stored once: MLflow drops an identical (key, timestam
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -21,6 +22,7 @@ from testbed.study import tracking_pictures, tracking_runs, tracking_store
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.pictures import DENOISED, FACTS
+from testbed.trial.storage import LeaseLost
 
 BATCH, PARAMS = 1000, 100
 AGAIN = 30.0
@@ -36,9 +38,9 @@ class Tracker:
     `uri` is the address of the store. `seconds` is the CPU time it took, a new store's creation
     included: what it takes from training, which goes on meanwhile in other processes.
 
-    The first failure to reach MLflow is told once through `warn`, with what follows from it. It is
-    tried again every AGAIN seconds and at the end; then, or by the next run of the study, what is
-    missing is sent.
+    The first failure is told once through `warn`, with what is to blame and what follows from it.
+    It is tried again every AGAIN seconds and at the end; then, or by the next run of the study,
+    what is missing is sent.
 
     Every run bears the study's key: what a killed driver has begun is found by it, not begun again.
     """
@@ -75,12 +77,14 @@ class Tracker:
         start = time.thread_time()
         try:
             yield
+        except LeaseLost:  # which ends the driver, with its message: the runs are another one's
+            self.away, self._again = True, math.inf
         except Exception as problem:
             self.away = True
             self._again = time.monotonic() + AGAIN
             if not self._warned:
-                what = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-                self._warn(f"MLflow at {self.uri} does not answer ({what}); {self._otherwise}.")
+                why = tracking_store.why_untold(problem, self._plan.folder)
+                self._warn(f"MLflow at {self.uri} {why}; {self._otherwise}.")
                 self._warned = True
         finally:
             self.seconds += time.thread_time() - start

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from testbed import cache
 from testbed.errors import InputError
+from testbed.trial.storage import Busy, StoreAway
 
 SQLITE = "sqlite:///"
 QUIET = {
@@ -69,6 +70,15 @@ def require(address: str) -> None:
 def artifacts(database: Path) -> Path:
     """The folder of the artifacts of the runs in a SQLite file: mlartifacts beside it."""
     return database.with_name("mlartifacts")
+
+
+def why_untold(problem: Exception, study: Path) -> str:
+    """Whether MLflow is to blame, or the folder of the study, of which it is told."""
+    what = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    own = isinstance(problem, OSError | InputError) and str(study) in str(problem)
+    if own or isinstance(problem, Busy | StoreAway):
+        return f"is not told, since the study's folder cannot be read or written ({what})"
+    return f"does not answer ({what})"
 
 
 def prepare(address: str) -> None:

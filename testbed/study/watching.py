@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
-from testbed.errors import InputError, UnknownName, did_you_mean
+from testbed.errors import UnknownName, did_you_mean
 from testbed.study import orders
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import ENDED, TrialFolder
@@ -41,6 +41,7 @@ class WatchedTrial:
         error: what ended it, of one that failed.
         memory_mb: what its worker had in memory last.
         cpu_percent: what its worker used of a core last.
+        owner: the machine and process that trains it, of a study with leases.
     """
 
     id: str
@@ -55,6 +56,7 @@ class WatchedTrial:
     error: str = ""
     memory_mb: float = 0.0
     cpu_percent: float = 0.0
+    owner: str = ""
 
     @property
     def title(self) -> str:
@@ -144,10 +146,8 @@ def read(files: StudyFolder, ended: dict[str, WatchedTrial] | None = None) -> Wa
             again while their result is there.
 
     Raises:
-        InputError: it is no study's folder.
+        InputError: the study's own record is missing or damaged.
     """
-    if not files.has("study.json"):
-        raise InputError(f"{files.path} is not a study's folder: it has no study.json.")
     study, known = files.json("study.json"), {} if ended is None else ended
     trials = []
     for entry in study.get("trials") or ():
@@ -159,7 +159,8 @@ def read(files: StudyFolder, ended: dict[str, WatchedTrial] | None = None) -> Wa
             known[one.id] = one
         trials.append(one)
     command = (study.get("asked") or {}).get("command") or ["testbed", "study"]
-    return Watched(str(study.get("name", "")), trials, orders.driven(files), command)
+    driven = orders.driven(files) or any(one.owner for one in trials)
+    return Watched(str(study.get("name", "")), trials, driven, command)
 
 
 def _config(trial: TrialFolder) -> TrialConfig | None:
@@ -201,11 +202,15 @@ def _trial(
         return WatchedTrial(**stored, state="cancelled")
     samples = trial.samples()
     last = samples[-1] if samples else {}
-    if time.time() - (last.get("time") or 0.0) > orders.SILENT or not orders.driven(files):
+    # Who leads the study may have gone, and those that helped it go on.
+    claim = trial.claim()
+    at_work = claim is not None if files.lease else orders.driven(files)
+    if time.time() - (last.get("time") or 0.0) > orders.SILENT or not at_work:
         return WatchedTrial(**stored, state="waiting")
     return WatchedTrial(
         **stored,
         state="running",
+        owner=claim.owner if claim else "",
         rate=_rate(rows),
         memory_mb=last.get("memory_mb") or 0.0,
         cpu_percent=last.get("cpu_percent") or 0.0,

@@ -60,9 +60,9 @@ def drawn(
 
 def _moment(a: Tensor, b: Tensor, wanted: Tensor, what: str, where: str) -> float:
     """The largest error of E a b^T over its standard error, (N, d) each, as demanded."""
-    products = a[:, :, None] * b[:, None, :]
-    error = products.std(0) / math.sqrt(len(a))
-    gap = (products.mean(0) - wanted).abs()
+    moment, square = a.T @ b / len(a), a.square().T @ b.square() / len(a)
+    error = ((square - moment**2).clamp(min=0) / (len(a) - 1)).sqrt()
+    gap = (moment - wanted).abs()
     z, limit = float((gap / error).nan_to_num(nan=math.inf).max()), chance(gap.numel())
     demand(
         z <= limit,

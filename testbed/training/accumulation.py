@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from testbed.training.parallel import Crew
+from testbed.training.parallel import ProcessGroup
 
 
 def part(inputs: Any, i: int, parts: int, dim: int) -> Any:
@@ -27,7 +27,7 @@ def accumulated(
     parameters: Sequence[Tensor],
     parts: int = 1,
     dim: int = 0,
-    crew: Crew | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The loss of each draw, and the gradient of its mean over the batch, added up over trials.
 
@@ -40,11 +40,11 @@ def accumulated(
         parameters: what the gradient is of.
         parts: a divisor of B.
         dim: the dimension of the batch.
-        crew: the processes that have a part of the batch each.
+        process_group: the processes that have a part of the batch each.
     """
     over = 1
-    if crew is not None:
-        inputs, over = part(inputs, crew.rank, crew.size, dim), crew.size
+    if process_group is not None:
+        inputs, over = part(inputs, process_group.rank, process_group.size, dim), process_group.size
     values: list[Tensor] = []
     total: Sequence[Tensor] = ()
     for i in range(parts):
@@ -54,6 +54,6 @@ def accumulated(
         total = found if i == 0 else [a + b for a, b in zip(total, found, strict=True)]
         values.append(value.detach())
     whole = values[0] if parts == 1 else torch.cat(values, dim)
-    if crew is not None:
-        return crew.gathered(whole, dim), crew.summed(total)
+    if process_group is not None:
+        return process_group.gathered(whole, dim), process_group.summed(total)
     return whole, total

@@ -17,14 +17,14 @@ from torch import Tensor, distributed
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """The processes that train one trial together, as one of them sees them."""
 
     rank: int
     size: int
 
     @classmethod
-    def join(cls, rank: int, size: int, meeting: Path, device: torch.device) -> Crew:
+    def join(cls, rank: int, size: int, meeting: Path, device: torch.device) -> ProcessGroup:
         """Waits for the others at a file that all of them can write."""
         if device.type == "cuda":
             torch.cuda.set_device(device)

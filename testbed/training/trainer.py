@@ -29,7 +29,7 @@ from testbed.training.accumulation import accumulated
 from testbed.training.conditions import block_classes
 from testbed.training.curve import CurvePoint, Window
 from testbed.training.objective import Objective, Terms
-from testbed.training.parallel import Crew
+from testbed.training.parallel import ProcessGroup
 from testbed.training.settings import Training
 from testbed.training.weights import Weights
 
@@ -147,13 +147,13 @@ class Loop(ABC):
 
     `diverged` holds for each trial the step of its first loss, gradient or (at a point) average
     that is not finite, or None. The result of such a trial is its average at the point before.
-    `snapshots` holds the averages at the stops of the last window; see `keep`. `crew` has the
-    processes that train a trial together; None for this one alone.
+    `snapshots` holds the averages at the stops of the last window; see `keep`. `process_group` has
+    the processes that train a trial together; it is None where this one trains alone.
     """
 
     BINS = 12
     weights: Weights
-    crew: Crew | None = None
+    process_group: ProcessGroup | None = None
 
     def __init__(self, trials: int, training: Training, device: torch.device) -> None:
         self.training = training
@@ -353,7 +353,7 @@ class Trainer(Loop):
             condition = {name: classes[i] for name, classes in conditions.items()} or None
             x0 = flips.flipped(self.samples.index_select(0, index), flip[i])
             inputs = x0, eps, at, condition, n
-            parts = self.training.accumulation, 0, self.crew
+            parts = self.training.accumulation, 0, self.process_group
             per_draw, gradients = accumulated(self._losses, inputs, self.parameters, *parts)
             norm = self.weights.take(gradients)
             self.weights.update(norm, self.step)

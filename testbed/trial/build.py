@@ -156,9 +156,8 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
         tables=tables,
         checkpointing=config.training.checkpointing,
     )
-    empty = texts.empty_rows(data, config.text_encoder)
-    if empty := {name: row for name, row in empty.items() if name in tables}:
-        texts.empty_for_off(module, empty)
+    if empty := {name: one.off for name, one in tables.items() if one.off is not None}:
+        texts.row_for_off(module, empty)
     denoiser = Denoiser(
         module,
         started.parameterization,

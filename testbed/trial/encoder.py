@@ -18,7 +18,8 @@ class Encoder(Model):
         str,
         Setting(
             "The folder of a trained AutoencoderKL of diffusers; without one the encoder is "
-            "trained on the study's images."
+            "trained on the study's images.",
+            identity=False,
         ),
     ] = ""
     channels: Annotated[

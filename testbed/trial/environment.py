@@ -48,15 +48,15 @@ def check(recorded: Mapping[str, str], configs: Sequence[TrialConfig], registry:
         OtherSources: with every difference by name.
         InputError: the data cannot be read here.
     """
-    differing = [*_differences(recorded, record(registry))]
+    differing = [*differences(recorded, record(registry))]
     loaded = {one.plugin: one.version for one in registry.provenance if one.kind != "built in"}
     for config in configs:
         used = {f"plugin {name}": version for name, version in config.plugins.items()}
         here = {f"plugin {name}": loaded.get(name, "") for name in config.plugins}
-        differing += _differences(used, here)
+        differing += differences(used, here)
         digest = build.data_of(config, registry).digest
         name = f"the data {config.dataset.name}"
-        differing += _differences({name: config.data_digest}, {name: digest})
+        differing += differences({name: config.data_digest}, {name: digest})
     if differing:
         raise OtherSources(
             f"the worker on {socket.gethostname()} differs from the study's driver: "
@@ -64,7 +64,8 @@ def check(recorded: Mapping[str, str], configs: Sequence[TrialConfig], registry:
         )
 
 
-def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
+def differences(there: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each name whose value is another in the driver than here."""
     for name in sorted({*there, *here}):
         before, after = there.get(name) or "none", here.get(name) or "none"
         if before != after:

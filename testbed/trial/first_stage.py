@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from testbed import cache
+from testbed.checkpoints.diffusers_folders import DiffusersFolder
 from testbed.components.dataset import Data
 from testbed.data import latents
 from testbed.data.latents import Latents
@@ -57,6 +58,30 @@ def latent_data(images: Data, encoder: Encoder) -> Data:
     train, test = (_scaled(kept[split], scale, shift) for split in ("train", "test"))
     note = _note(encoder, images, train, float(kept["error"]), scale)
     return latents.of(images, first_stage, train, test, note)
+
+
+def of_folder(folder: DiffusersFolder, shape: tuple[int, ...]) -> Encoder | None:
+    """The first stage of a model of diffusers; None where samples of a shape need none.
+
+    Its scale and shift are those of its config.json. Samples that have the shape of the network's
+    already are taken as they are.
+
+    Raises:
+        InputError: its first stage is no AutoencoderKL.
+    """
+    if folder.shape == shape or (stage := folder.first_stage) is None:
+        return None
+    return Encoder.model_validate({"path": str(stage), "scale": "config", "shift": "config"})
+
+
+def in_latents(data: Data, folder: DiffusersFolder) -> Data:
+    """The latents of images by the first stage of a model of diffusers; data as they are without.
+
+    Raises:
+        InputError: as `latent_data`, or a first stage that is no AutoencoderKL.
+    """
+    encoder = of_folder(folder, data.shape)
+    return data if encoder is None else latent_data(data, encoder)
 
 
 def _autoencoder(images: Data, encoder: Encoder) -> tuple[autoencoder.Autoencoder, float, float]:
@@ -128,7 +153,8 @@ def _first_stage(
 ) -> Latents:
     module = found.to(dtype)
     size = (images.shape[1], images.shape[2])
-    return Latents(module.mean, module.decode, found.stride, size, scale, shift, dtype)
+    both = module.mean, module.decode
+    return Latents(*both, found.stride, size, scale, shift, dtype, found.module)
 
 
 def _scaled(means: Tensor, scale: float, shift: Tensor | None) -> Tensor:

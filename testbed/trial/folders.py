@@ -46,7 +46,7 @@ from torch import Tensor
 
 from testbed.errors import InputError
 from testbed.training import checkpoint
-from testbed.trial.storage import Store, StoreAway, opened
+from testbed.trial.storage import Claim, Leased, Store, away, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +76,16 @@ class Folder:
         """See `Store.own`."""
         return self.store.own(patience)
 
+    @property
+    def lease(self) -> float:
+        """The seconds of the leases that the folder is owned by; 0 for a file lock."""
+        return self.store.seconds if isinstance(self.store, Leased) else 0.0
+
+    def claim(self) -> Claim | None:
+        """What is seen of an owner that has not ended, alive or not; None of a file lock."""
+        claim = self.store.claim() if isinstance(self.store, Leased) else None
+        return None if claim is None or claim.released else claim
+
     def confirm(self) -> None:
         """See `Store.confirm`."""
         self.store.confirm()
@@ -94,7 +104,7 @@ class Folder:
 
         Raises:
             InputError: the file is missing or is not one.
-            StoreAway: the store does not answer.
+            OSError: the disk or the server that keeps the file is away.
         """
         file = self.store.path(name)
         try:
@@ -102,9 +112,9 @@ class Folder:
             if content is None:
                 raise _missing(file)
             value = json.loads(content.decode())
-        except StoreAway:  # of the file this says nothing
-            raise
         except (OSError, ValueError, RecursionError) as problem:
+            if away(problem):  # of the file this says nothing
+                raise
             raise InputError(f"{file}: cannot be read as JSON: {problem}") from None
         if not isinstance(value, dict):
             raise InputError(f"{file}: expected a JSON object, got {type(value).__name__}.")
@@ -221,6 +231,10 @@ class TrialFolder(TrainingFolder):
         """Whether the trial has a result, finished or diverged."""
         return self.result().get("status") in ENDED
 
+    def forget(self) -> None:
+        """Deletes the result, of a trial that is to run anew."""
+        self.store.remove("error.txt", "result.json")
+
     def _result_and_damage(self) -> tuple[dict[str, Any], str]:
         if not self.has("result.json"):
             return {}, ""
@@ -248,7 +262,7 @@ class TrialFolder(TrainingFolder):
             together: how many trainings the group has: trials that differ in their evaluation
                 alone are one.
         """
-        self.store.remove("error.txt", "result.json")
+        self.forget()
         if group:
             self.store.remove("training.json")
             self.put_json("group.json", {"group": group, "trained_together": together})
@@ -263,7 +277,7 @@ class TrialFolder(TrainingFolder):
         """Forgets that the trial failed or was cancelled; it goes on from its checkpoint."""
         self._orders.store.remove("cancelled.json")
         if self.result().get("status") == "failed":
-            self.store.remove("error.txt", "result.json")
+            self.forget()
 
     @property
     def cancelled(self) -> bool:

@@ -161,7 +161,7 @@ class Components:
         self.registry = registry
         self.problems: list[str] = []
         self.used: dict[str, Component] = {}
-        stated = self._in_numbers(stated)
+        stated = self._in_numbers(self._of_fixed(stated))
         self.parameterization: Parameterization | None = self.attempt(
             lambda: build.component(registry, "parameterization", stated.parameterization)
         )
@@ -180,6 +180,17 @@ class Components:
         except InputError as problem:
             self.problems.append(str(problem))
             return None
+
+    def _of_fixed(self, stated: TrialSettings) -> TrialSettings:
+        """The settings with what a fixed model takes of the data; others as they are."""
+        if stated.fixed is None:
+            return stated
+
+        def completed() -> TrialSettings:
+            images = build.dataset(self.registry, self._spec("dataset", stated.dataset))
+            return fixed.completed(stated, images)
+
+        return self.attempt(completed) or stated
 
     def _in_numbers(self, stated: TrialSettings) -> TrialSettings:
         """The settings with a number for each multiple of the data's sigma_data."""

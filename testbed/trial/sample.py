@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,7 @@ def draw(
     """
     wanted = _values("--condition", request.condition)
     unwanted = _values("--negative", request.negative)
-    prompts: dict[str, list[str]] = {}
-    for name, value in (*wanted.items(), *unwanted.items()):
-        if isinstance(value, str):
-            prompts.setdefault(name, []).append(value)
-    denoiser, data, config, registry = restore.restore(which, device, prompts)
+    denoiser, data, config, registry = restore.restore(which, device, _prompts(wanted, unwanted))
     guide = Guide(config, registry, data, denoiser, torch.device(device))
     if unwanted and request.scale is None:
         negatives = class_conditions.negatives(
@@ -127,6 +124,15 @@ def draw(
         Folder(LocalDisk(out.parent)).put_tensors(out.name, {"samples": samples}, facts)
     else:
         picture(samples, shown.test, config.parameterization.name).savefig(out, dpi=150)
+
+
+def _prompts(*conditions: Mapping[str, int | str]) -> dict[str, list[str]]:
+    """The texts among the values of conditions, by the condition's name."""
+    found: dict[str, list[str]] = {}
+    for name, value in chain.from_iterable(one.items() for one in conditions):
+        if isinstance(value, str):
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def read_image(

@@ -6,13 +6,15 @@ data/<case>.json, .safetensors   facts about a data set, and real samples
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from testbed.errors import InputError
 from testbed.trial.folders import Folder, GroupFolder, TrialFolder
-from testbed.trial.storage import LocalDisk, network
+from testbed.trial.storage import Busy, LocalDisk, local, network, url_of
 
 
 class StudyFolder(Folder):
@@ -88,15 +90,31 @@ class StudyFolder(Folder):
         self.data.store.sweep()
         wanted = set(groups)
         for trial in map(self.trial, self.store.apart("trials").names()):
-            trial.sweep()
-            if trial.ended():
-                trial.remove_checkpoint()
-                trial.leave()
-            else:
-                wanted.add(trial.group)
+            with contextlib.suppress(Busy):  # another driver's worker has it, and tidies it itself
+                trial.sweep()
+                if trial.ended():
+                    trial.remove_checkpoint()
+                    trial.leave()
+                    continue
+            wanted.add(trial.group)
         for name in self.store.apart("groups").names():
             if name not in wanted:
-                self.group(name).remove()
+                with contextlib.suppress(Busy):
+                    self.group(name).remove()
+
+
+def begun(folder: str | Path) -> StudyFolder:
+    """The folder of a study that has been run, by its path or its URL.
+
+    Raises:
+        InputError: there is no study.
+        OSError: the store does not answer.
+    """
+    files = StudyFolder.at(local(folder))
+    if not files.has("study.json"):
+        name = url_of(folder) or folder
+        raise InputError(f"{name} is not a study's folder: it has no study.json.")
+    return files
 
 
 def studies(within: Path) -> list[StudyFolder]:

@@ -53,6 +53,14 @@ class TextEncoder(Model):
             'those of the empty text ("empty"), as Stable Diffusion is.'
         ),
     ] = "off"
+    padding: Annotated[
+        Literal["masked", "states"],
+        Setting(
+            'What is in the places without a token: nothing that a network attends to ("masked"), '
+            'or the states of the tokenizer\'s padding, as in Stable Diffusion ("states").',
+            since=3,
+        ),
+    ] = "masked"
     digest: Annotated[
         str, Setting("Digest of the encoder's files; measured, and not to be stated.")
     ] = ""
@@ -74,7 +82,8 @@ class TextEncoder(Model):
     def __str__(self) -> str:
         """`text encoder minilm, layer -1, 16 tokens`."""
         null = f", null {self.null}" if self.null != "off" else ""
-        return f"text encoder {self.path}, layer {self.layer}, {self.tokens} tokens{null}"
+        padded = ", padding states" if self.padding != "masked" else ""
+        return f"text encoder {self.path}, layer {self.layer}, {self.tokens} tokens{null}{padded}"
 
 
 def encoded(
@@ -116,21 +125,26 @@ def encoded(
         further = [text for text in dict.fromkeys(prompts.get(name, ())) if text not in kept]
         found = _kept_states(kept, encoder)
         if further:
-            found += text_encoder.states(encoder.path, further, encoder.layer)
+            found += _states(further, encoder)
         texts[name] = (*kept, *further)
-        tables[name] = _table(texts[name], found, encoder.tokens)
+        off = kept.index(EMPTY) if empty else None
+        tables[name] = _table(texts[name], found, encoder, off)
     return replace(data, tables={**data.tables, **tables}, texts=texts)
 
 
 def unused(
     encoder: TextEncoder | None, conditions: Mapping[str, float], data: Data
 ) -> Iterator[str]:
-    """Why a trial has a text encoder for nothing; nothing where it has not."""
-    if encoder is not None and not set(conditions) & set(data.texts):
+    """Why a trial has a text encoder for nothing; nothing where it has not.
+
+    A condition that the data do not have may be one of texts, misspelt: what is said of it is all.
+    """
+    misspelt = set(conditions) - set(data.classes)
+    if encoder is not None and not misspelt and not set(conditions) & set(data.texts):
         name = next(iter(data.texts))
         yield (
-            f"text_encoder: the model has no condition of texts: write conditions = {{ {name} = "
-            "0.1 }."
+            "text_encoder: none of the model's conditions has texts to encode: write conditions = "
+            f"{{ {name} = 0.1 }}, or leave text_encoder out."
         )
 
 
@@ -146,26 +160,37 @@ def number(data: Data, name: str, text: str) -> int:
     return texts.index(text)
 
 
-def _table(texts: Sequence[str], states: Sequence[Tensor], tokens: int) -> ConditionTable:
+def _table(
+    texts: Sequence[str], states: Sequence[Tensor], encoder: TextEncoder, off: int | None
+) -> ConditionTable:
     """The states of texts, each with as many places as `tokens` says."""
+    tokens = encoder.tokens
+    if encoder.padding == "states":
+        return ConditionTable("tokens", torch.stack(list(states)), off=off)
     rows = torch.zeros(len(texts), tokens, states[0].shape[-1])
     mask = torch.zeros(len(texts), tokens, dtype=torch.bool)
     for row, places, text, z in zip(rows, mask, texts, states, strict=True):
         if len(z) > tokens:
-            raise InputError(
-                f"text {text!r} has {len(z)} tokens, and text_encoder.tokens = {tokens}."
-            )
+            raise InputError(text_encoder.too_long(text, len(z), tokens))
         row[: len(z)], places[: len(z)] = z, True
-    return ConditionTable("tokens", rows, mask)
+    return ConditionTable("tokens", rows, mask, off)
+
+
+def _states(texts: Sequence[str], encoder: TextEncoder) -> list[Tensor]:
+    """The states of each text, with those of its padding where the settings say so."""
+    if encoder.padding == "states":
+        return text_encoder.padded_states(encoder.path, texts, encoder.tokens, encoder.layer)
+    return text_encoder.states(encoder.path, texts, encoder.layer)
 
 
 def _kept_states(texts: Sequence[str], encoder: TextEncoder) -> list[Tensor]:
     """The states of texts, from the user's cache where they are there; else they are put there."""
-    name = f"texts/{text_encoder.key(encoder.path, texts, encoder.layer)}.safetensors"
+    places = encoder.tokens if encoder.padding == "states" else None
+    key = text_encoder.key(encoder.path, texts, encoder.layer, places)
+    name = f"texts/{key}.safetensors"
 
     def made() -> bytes:
-        found = text_encoder.states(encoder.path, texts, encoder.layer)
-        return save(text_encoder.packed(found))
+        return save(text_encoder.packed(_states(texts, encoder)))
 
     return text_encoder.unpacked(load(cache.kept(name, made, _intact)))
 
@@ -178,21 +203,14 @@ def _intact(content: bytes) -> bool:
     return True
 
 
-def empty_rows(data: Data, encoder: TextEncoder | None) -> dict[str, int]:
-    """Name of a condition of texts -> the row of the empty text; none with `null = "off"`."""
-    if encoder is None or encoder.null == "off":
-        return {}
-    return {name: number(data, name, EMPTY) for name in data.texts}
-
-
-def empty_for_off(module: nn.Module, rows: Mapping[str, int]) -> nn.Module:
-    """The network, given the row of the empty text wherever a condition of texts is off.
+def row_for_off(module: nn.Module, rows: Mapping[str, int]) -> nn.Module:
+    """The network, given a row such as that of the empty text wherever its condition is off.
 
     The weights and their names stay as they are: what is changed is the call.
 
     Args:
         module: called as network(x, c_noise, condition).
-        rows: name of a condition -> the row of the empty text.
+        rows: name of a condition -> the row; see `ConditionTable.off`.
     """
 
     def filled(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

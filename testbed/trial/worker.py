@@ -21,19 +21,30 @@ from testbed.registry import Registry
 from testbed.training import memory
 from testbed.training.batch import Batch
 from testbed.training.checkpoint import Contents
-from testbed.training.parallel import Crew
+from testbed.training.parallel import ProcessGroup
 from testbed.training.trainer import Loop, Trainer, TrainingJob
-from testbed.trial import crew, evaluate, points, usage
+from testbed.trial import evaluate, points, process_group, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
-from testbed.trial.folders import GroupFolder, TrainingFolder, TrialFolder
-from testbed.trial.storage import Busy, StoreAway
+from testbed.trial.folders import Folder, GroupFolder, TrainingFolder, TrialFolder
+from testbed.trial.storage import Busy, away
 
 CHECKPOINT_SECONDS = 15.0
 
 
 ORPHANED = 60.0
 """Seconds within which the worker of a driver that was killed has ended."""
+
+
+def owned(folder: Folder) -> AbstractContextManager[None]:
+    """Owns a folder, where need be after the worker of a driver that was killed.
+
+    A file lock does not tell such a worker from another driver's, and a lease does.
+
+    Raises:
+        Busy: another process is at work on it.
+    """
+    return folder.own(0.0 if folder.lease else ORPHANED)
 
 
 def run(
@@ -47,7 +58,8 @@ def run(
 ) -> str:
     """Trains and measures one trial in its directory; resumes from its checkpoint.
 
-    With several `devices` it trains on all of them, and is measured on `device`, the first.
+    A trial that has ended is left as it is. With several `devices` it trains on all of them, and is
+    measured on `device`, the first.
 
     Returns:
         "finished", "diverged", "interrupted" (stop() became true), "cancelled", or "failed" with
@@ -55,13 +67,15 @@ def run(
 
     Raises:
         Busy: another process is at work on it, or has taken it over meanwhile.
-        OSError: the disk is full or the store is away, which no trial is to blame for.
+        OSError: the disk is full or away, which no trial is to blame for.
     """
     trial, where = TrialFolder.at(at), torch.device(device)
-    with trial.own(ORPHANED), usage.sampled([trial], where):
+    with owned(trial), usage.sampled([trial], where):
+        if trial.ended():  # another driver was faster
+            return str(trial.result()["status"])
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
-            joined = crew.of(config, plugins, plugin_dirs, devices)
+            joined = process_group.of(config, plugins, plugin_dirs, devices)
             parts = config, trial, registry, where
             return _run(*parts, lambda: stop() or trial.cancelled, joined)
         except Exception as problem:
@@ -71,8 +85,8 @@ def run(
 
 
 def _is_elsewhere(problem: Exception) -> bool:
-    """Whether no trial is to blame: a disk is full, a store away, or the folder another's."""
-    return disk_is_full(problem) or isinstance(problem, Busy | StoreAway)
+    """Whether no trial is to blame: a disk is full or away, or the folder another's."""
+    return disk_is_full(problem) or away(problem) or isinstance(problem, Busy)
 
 
 def _stopped(trial: TrialFolder) -> str:
@@ -117,8 +131,10 @@ def run_together(
     trials, together = [TrialFolder.at(at) for at in trial_dirs], GroupFolder.at(group)
     with contextlib.ExitStack() as locks:
         for trial in trials:
-            locks.enter_context(trial.own(ORPHANED))
-        locks.enter_context(together.own(ORPHANED))
+            locks.enter_context(owned(trial))
+        locks.enter_context(owned(together))
+        if all(trial.ended() for trial in trials):  # another driver was faster
+            return [str(trial.result()["status"]) for trial in trials]
         try:
             registry = registry_of(tuple(plugins), tuple(plugin_dirs))
             where = torch.device(device)
@@ -143,7 +159,7 @@ def _run(
     registry: Registry,
     device: torch.device,
     stop: Callable[[], bool],
-    joined: AbstractContextManager[Crew | None],
+    joined: AbstractContextManager[ProcessGroup | None],
 ) -> str:
     trial.begin()
     data = data_of(config, registry)
@@ -153,7 +169,7 @@ def _run(
     memory.require([one], data, device)
     trainer = Trainer.of(one, data, device)
     points.keep(trainer, [config])
-    with joined as trainer.crew:
+    with joined as trainer.process_group:
         if not _train(trainer, [trial], trial, stop):
             return _stopped(trial)
     facts = {"diverged_at": trainer.diverged_at, "steps": trainer.step, "scale": trainer.scale}
@@ -297,7 +313,7 @@ def _train(
     for trial, size in zip(trials, sizes, strict=True):
         if trial is not None:
             trial.cut_curve(size)
-    crew.share(loop)
+    process_group.share(loop)
     saved = time.monotonic()
     for rows in loop.windows():
         now = time.time()
@@ -306,8 +322,8 @@ def _train(
                 trial.append_row({**asdict(row), "time": now})
         points.store(loop, trials, of)
         stopping = stop()
-        if loop.crew is not None:
-            stopping = loop.crew.agreed(stopping, loop.device)
+        if loop.process_group is not None:
+            stopping = loop.process_group.agreed(stopping, loop.device)
         if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
             _store(loop, trials, training)
             saved = time.monotonic()

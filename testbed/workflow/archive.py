@@ -100,11 +100,11 @@ class Manifest(Model):
     files: dict[str, str] = Field(default_factory=dict)
 
 
-def pack(folder: Path, file: Path) -> Manifest:
+def pack(folder: str | Path, file: Path) -> Manifest:
     """Writes the archive of a finished study.
 
     Args:
-        folder: the study's folder.
+        folder: the study's folder, or its URL.
         file: the zip file to write.
 
     Returns:
@@ -119,7 +119,7 @@ def pack(folder: Path, file: Path) -> Manifest:
     record = result.content.study
     plugins, files = _plugins(record)
     files["study.toml"] = str(record.get("file", "")).encode()
-    stored = StudyFolder.at(folder)
+    stored = StudyFolder.at(result.folder)
     engine = stored.json_or_empty("plan.json")
     for name in KEPT:
         if stored.has(name):

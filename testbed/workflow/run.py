@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,8 @@ from testbed import report as reports
 from testbed.registry import Registry
 from testbed.report.study_result import StudyResult
 from testbed.report.study_result import open as open_result
-from testbed.study import engines, plan, session, study_file, toml
+from testbed.study import engines, plan, sharing, study_file, toml
 from testbed.study.definition import Study, plain
-from testbed.study.executors import selection
 from testbed.study.runner import Progress
 from testbed.study.study_file import Invocation
 from testbed.trial import storage
@@ -73,13 +74,7 @@ def run(
     """
     words = [f"{key}={toml.value(plain(value), key)}" for key, value in (overrides or {}).items()]
     words += [f"executor.name={executor}"] if executor else []
-    if isinstance(study, Study):
-        folder = Path("runs") / study.name if out is None else storage.local(out)
-        asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
-        read = study_file.parse(study.to_toml(), folder / WRITTEN, asked)
-    else:
-        read = study_file.read(Path(study), words, list(only), seeds)
-        folder = Path("runs") / read.header.name if out is None else storage.local(out)
+    read, folder = _read(study, out, words, only, seeds)
     named = [*read.plugins, *map(str, plugins)]
     registry = Registry(named, plugin_dirs, places=read.plugins)
     with one_thread():
@@ -87,14 +82,36 @@ def run(
         for note in plan.notes(made):
             say(note)
         storage.begin(folder if out is None else out, lease)
-        chosen = engines.choose(made, registry, engine, read.executor.slots(jobs))
+        slots = read.executor.slots(jobs)
+        choose = partial(engines.choose, made, registry, engine, slots)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):
             made.files.store.put(WRITTEN, read.text.encode())
-        where = selection.of(made, chosen)
-        ending = session.run(
-            made, registry, chosen, where, progress, say, reports.renew, tracking_uri
+        ending = sharing.run(
+            made,
+            registry,
+            choose,
+            slots,
+            lambda chosen: nullcontext(progress),
+            reports.renew,
+            tracking_uri,
         )
     if ending.outcome.interrupted:
         raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")
     return open_result(folder)
+
+
+def _read(
+    study: Study | str | Path,
+    out: str | Path | None,
+    words: Sequence[str],
+    only: Sequence[str],
+    seeds: int | None,
+) -> tuple[study_file.StudyFile, Path]:
+    """A study as its file, or what would be its file, has it, and the study's folder."""
+    if not isinstance(study, Study):
+        read = study_file.read(Path(study), list(words), list(only), seeds)
+        return read, Path("runs") / read.header.name if out is None else storage.local(out)
+    folder = Path("runs") / study.name if out is None else storage.local(out)
+    asked = Invocation(str(folder / WRITTEN), tuple(words), tuple(only), seeds)
+    return study_file.parse(study.to_toml(), folder / WRITTEN, asked), folder

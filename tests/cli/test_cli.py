@@ -16,13 +16,13 @@ import pytest
 import torch
 from helpers.command_line import environment, run_here, run_process
 from helpers.paths import ROOT
-from helpers.studies import TINY
+from helpers.studies import SMALL, TINY, planned
 from rich.console import Console
 
 import testbed
 from testbed.cli import app, completion, render
 from testbed.errors import InputError
-from testbed.registry import AXES
+from testbed.registry import AXES, default_registry
 from testbed.study import plan, study_file
 from testbed.study.engines import ExecutionPlan
 
@@ -269,6 +269,19 @@ def test_plan_says_which_losses_do_not_elicit_the_mean(tiny: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.count("loss 'l1' does not elicit the mean") == 1
     assert "elicit" not in run_here(tiny, "plan", "tiny.toml", "--only", "v").out
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_summary_of_a_plan_has_a_column_of_cases_where_they_are_named(
+    named: bool, tmp_path: Path
+) -> None:
+    made = planned(SMALL + '[[cases]]\nname = "plane"\n' * named, tmp_path)
+    console = Console(file=io.StringIO(), width=1000)
+    for part in render.plan_table(made, default_registry(), False):
+        console.print(part)
+    head, row = console.file.getvalue().splitlines()[1:3]  # type: ignore[attr-defined]
+    assert head.split() == ["case"] * named + ["variants", "seeds"]
+    assert row.split() == ["plane"] * named + ["v", "1"]
 
 
 @pytest.mark.slow

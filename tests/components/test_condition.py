@@ -76,6 +76,12 @@ def test_wrong_tables_are_refused(
         testbed.ConditionTable(kind, rows, mask)
 
 
+@pytest.mark.parametrize("off", [-1, 2])
+def test_a_row_for_off_is_one_of_the_table(off: int) -> None:
+    with pytest.raises(InputError, match=f"off = {off}: expected one of 2 rows"):
+        testbed.ConditionTable("tokens", WORDS.rows, WORDS.mask, off)
+
+
 def test_a_table_knows_the_shape_of_a_value() -> None:
     assert (len(WORDS), WORDS.shape) == (2, (3, 5))
 
@@ -101,8 +107,9 @@ def test_values_and_masks_enter_the_digest() -> None:
     other = testbed.ConditionTable("vector", SIZES.rows + 1)
     words = testbed.ConditionTable("tokens", torch.ones(3, 3, 5))
     masked = testbed.ConditionTable("tokens", words.rows, torch.tensor([[True, False, True]] * 3))
-    digests = {data(tables={"size": one}).digest for one in (SIZES, other, words, masked)}
-    assert len(digests | {data(tables={}).digest}) == 5
+    off = testbed.ConditionTable("vector", SIZES.rows, off=1)
+    digests = {data(tables={"size": one}).digest for one in (SIZES, other, words, masked, off)}
+    assert len(digests | {data(tables={}).digest}) == 6
 
 
 def test_a_network_gets_the_tables_of_the_conditions_in_use() -> None:

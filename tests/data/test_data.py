@@ -94,7 +94,8 @@ def test_digits_differ_with_the_split_seed(numerals: Data) -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, 1e-9, -0.1, 1.5])
 def test_a_split_that_leaves_a_side_empty_is_refused(fraction: float) -> None:
-    with pytest.raises(InputError, match="leaves one split empty"):
+    said = "leaves one split empty: expected the share of the samples that is held out, above 0"
+    with pytest.raises(InputError, match=said):
         digits(test=fraction)
 
 

@@ -1,5 +1,6 @@
 """A user's own files: what is recognised and said, and what is refused with what to write."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from laws.own_data import law_classes
+from PIL import Image
 from safetensors.numpy import save_file
 
 from testbed.components.dataset import Data
 from testbed.data.classes import classes
 from testbed.data.files import array
+from testbed.data.image_sets import images
 from testbed.errors import InputError
 from testbed.registry import Registry
 
@@ -296,6 +299,25 @@ def test_classes_are_numbered_over_both_splits(tmp_path: Path) -> None:
     data = of(tmp_path, arrays | labels)
     assert data.test_labels.tolist() == [0] * 10 + [2] * 10
     assert "classes [2] are held out only" in said(data)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("share", [1.5, 200.0, 1.0, 0.0, -0.1, float("nan")])
+def test_a_share_that_is_none_is_refused_where_the_file_has_a_split_too(
+    tmp_path: Path, share: float
+) -> None:
+    said = (
+        f"test = {share:g}: expected the share of the samples that is held out, above 0 and below 1"
+    )
+    for arrays in ({"x": REAL}, {"x_train": REAL, "x_test": REAL}):
+        with pytest.raises(InputError, match=f"^dataset 'array': {re.escape(said)}.$"):
+            of(tmp_path, arrays, test=share)
+    for split in ("train", "test"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        Image.fromarray(PIXELS[0]).save(tmp_path / "images" / split / "a.png")
+    with pytest.raises(InputError, match=f"^dataset 'images': {re.escape(said)}.$"):
+        images(str(tmp_path / "images"), test=share)
+    assert len(images(str(tmp_path / "images"), test=0.5).train) == 1
 
 
 def test_held_out_samples_in_their_own_file(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ import torch
 from helpers import pages
 from helpers.command_line import run_here
 from helpers.diffusers_models import needs_diffusers, unet, write
+from helpers.encoders import clip
+from helpers.stable_diffusion import SHAPE, stable_diffusion
 from helpers.studies import SMALL, planned
 from safetensors.torch import save_file
 
+import testbed
 from testbed.checkpoints import diffusers_folders, schedulers
 from testbed.checkpoints.weights import AVERAGES, PREFIXES
 from testbed.checkpoints.wrappings import WRAPPINGS
@@ -61,6 +64,24 @@ def test_models_of_diffusers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert bool(names["images"].isfinite().all())
 
 
+@needs_diffusers
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_text_to_image_pipeline_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    stable_diffusion(tmp_path / "sd")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"torch": torch, "testbed": testbed}
+    exec(pages.blocks(PAGE, "py")[1], names)
+    assert names["images"].shape == (2, 3, 16, 16)
+    assert names["D"].shape == (3, *SHAPE)
+    with torch.no_grad():
+        alone = names["denoise"](names["latents"][2:], names["sigma"])
+    assert torch.allclose(names["D"][2:], alone, rtol=1e-4, atol=1e-4)
+
+
 def test_the_way_to_convert_a_pickle_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
 
@@ -82,13 +103,43 @@ def test_the_contestants_shown_are_ones(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "net.py").write_text(NET)
     save_file(torch.nn.Linear(2, 2).state_dict(prefix="layer."), "net.safetensors")
     write(tmp_path / "pipeline", unet(), diffusers.DDPMScheduler())
-    (block,) = pages.blocks(PAGE, "toml")
+    block, _ = pages.blocks(PAGE, "toml")
     of_folder, of_factory = block.split("\n\n")
     (fixed,) = (one for one in planned(SMALL + of_factory, tmp_path).trials if one.config.fixed)
     assert fixed.labels[0]["variant"] == "net"
     digits = SMALL.replace('{ name = "mixture", dim = 2 }', '"digits"')
     (fixed,) = (one for one in planned(digits + of_folder, tmp_path).trials if one.config.fixed)
     assert fixed.labels[0]["variant"] == "theirs"
+
+
+@needs_diffusers
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.usefixtures("trials_only")
+def test_the_settings_shown_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With smaller numbers, and the tiny encoder of the tests."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    clip(tmp_path / "encoders" / "clip")
+    _, block = pages.blocks(PAGE, "toml")
+    for word, small in (
+        ('"captions"', '{ name = "captions", size = 16, n = 16, test = 8 }'),
+        ("[32, 64], latent_channels = 4", "[8, 8], latent_channels = 4, steps = 2, batch = 4"),
+        ("tokens = 77", "tokens = 16"),
+        ('"unet"', '{ name = "unet", channels = [8, 8], head = 4, groups = 4 }'),
+        ("evaluation = {", "evaluation = { levels = 2, draws = 2, samples = 4, steps = 2, "
+                           "metrics = [],"),
+    ):  # fmt: skip
+        assert word in block
+        block = block.replace(word, small)
+    block += 'training = { steps = 2, batch = 4 }\nparameterization = "v"\nseeds = 1\n'
+    (tmp_path / "s.toml").write_text('[study]\nname = "s"\n' + block)
+    monkeypatch.chdir(tmp_path)
+    done = run_here(tmp_path, "study", "s.toml", "--jobs", 0, "--no-mlflow")
+    assert done.code == 0, done.err
+    (trial,) = (tmp_path / "runs" / "s" / "trials").iterdir()
+    done = run_here(tmp_path, "export", trial.name, "--to", "out")
+    assert done.code == 0, done.err
+    assert "StableDiffusionPipeline with DDIMScheduler" in done.out
 
 
 @needs_diffusers

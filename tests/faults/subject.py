@@ -50,9 +50,9 @@ from testbed.trial import worker
 
 worker.CHECKPOINT_SECONDS = 0.0
 if multiprocessing.parent_process() is None:
-    from testbed.study import runner
+    from testbed.study import telling
 
-    runner.TRACK = 0.3
+    telling.TRACK = 0.3
 
 @testbed.hookimpl
 def testbed_study_finished(study, results):

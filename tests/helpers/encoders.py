@@ -9,6 +9,8 @@ import pytest
 import torch
 
 WORDS = ("one", "two", "three", "blob", "blobs", "the", "red", "left", "right", "in", "middle", ",")
+LONGEST = 16
+"""The tokens of a padded text of `clip`."""
 TEXTS = ("three blobs, the red one left", "three blobs", "the red one in the middle")
 
 
@@ -30,6 +32,7 @@ def clip(at: Path) -> Path:
         bos_token="<start>",
         eos_token="<end>",
         unk_token="<unknown>",
+        model_max_length=LONGEST,
     ).save_pretrained(at)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -39,7 +42,7 @@ def clip(at: Path) -> Path:
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=16,
+            max_position_embeddings=LONGEST,
             pad_token_id=0,
             bos_token_id=1,
             eos_token_id=2,

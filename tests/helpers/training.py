@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,13 @@ from testbed.training import checkpoint
 from testbed.training.objective import Objective
 from testbed.training.settings import Training
 from testbed.training.trainer import Trainer
+from testbed.trial import recipes
 
 CPU = torch.device("cpu")
 REGISTRY = default_registry()
+FIVE = ("edm", "eps", "score", "v", "x0")
+U = 2.0**-24
+"""The unit roundoff of float32."""
 State = tuple[dict[str, Tensor], dict[str, Any]]
 Make = Callable[..., Trainer]
 
@@ -58,11 +63,42 @@ def trainer(
         p,
         None if weighting is None else REGISTRY.weighting(weighting),
         REGISTRY.loss(loss) if isinstance(loss, str) else loss,
-        REGISTRY.density(density) if isinstance(density, str) else density.bound({}),
+        REGISTRY.density(density) if isinstance(density, str) else density.bound(density.options),
         measured,
     )
     settings = Training(**{"steps": 60, "batch": 16, **training})
     return made(denoiser, objective, set_, settings, seed, CPU)
+
+
+def published(name: str, **more: Any) -> Trainer:
+    """A trainer of a parameterization's own recipe."""
+    p = REGISTRY.parameterization(name)
+    recipe = REGISTRY.recipe_of(p)
+    assert recipe is not None
+    objective = recipes.published(p, REGISTRY, data().sigma_data)
+    denoiser = testbed.Denoiser(
+        network(data()),
+        objective.parameterization,
+        data().sigma_data,
+        c_in=recipe.c_in,
+        c_noise=recipe.c_noise,
+        table=objective.table,
+    )
+    settings = Training(**{"steps": 60, "batch": 16, **more})
+    return Trainer(denoiser, objective, data(), settings, 0, CPU)
+
+
+def gradient_norms(one: Trainer) -> list[float]:
+    """The norms of the gradients that the optimiser is given, filled as the trainer runs."""
+    norms: list[float] = []
+    descend = one.weights.descend
+
+    def listen(step: int) -> None:
+        norms.append(math.sqrt(sum(float(p.grad.double().square().sum()) for p in one.parameters)))
+        descend(step)
+
+    one.weights.descend = listen  # type: ignore[method-assign]
+    return norms
 
 
 def ran(one: Trainer) -> tuple[list[tuple[Any, ...]], State]:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pytest
@@ -84,10 +84,14 @@ def law_error(f: TwoSample) -> None:
 
 def law_uniform(f: TwoSample) -> None:
     """Where the distributions agree, p is uniform on its 200 steps (exact for this kernel)."""
-    p = [
+    uniform(
         f(normal(8, 2, seed=2 * s), normal(12, 2, seed=2 * s + 1), torch.neg, generator(s)).p
         for s in range(400)
-    ]
+    )
+
+
+def uniform(values: Iterable[float]) -> None:
+    p = list(values)
     steps = (np.array(p) * 200).round()
     assert np.abs(steps - np.array(p) * 200).max() < 1e-9
     assert steps.min() >= 1
@@ -194,23 +198,44 @@ def two_conditions() -> Data:
     return Data(x.float(), x.float(), y, y, oracle, conditional=exact)
 
 
+def given(seed: int, shifts: tuple[float, float], each: int = 20) -> tuple[Tensor, Tensor]:
+    """So many samples of each condition, off by its shift, (2 each, 1), and their label."""
+    label = torch.tensor([0, 1]).repeat(each)
+    x = normal(2 * each, 1, seed=seed) + torch.tensor([shifts]).double().T[label]
+    return x + APART * (label[:, None] - 0.5), label
+
+
 def law_given(f: Given) -> None:
     """The mean over conditions of 2 E|N(m, 2)| - 2 E|N(0, 2)| of samples off by m; its error."""
-    data, label = two_conditions(), torch.tensor([0, 1]).repeat(20)
+    data = two_conditions()
     truth = statistics.fmean(
         2 * math.sqrt(2) * float(stats.foldnorm(m / math.sqrt(2)).mean() - stats.foldnorm(0).mean())
         for m in SHIFTS
     )
     found = []
     for s in range(100):
-        x = normal(40, 1, seed=s) + torch.tensor([SHIFTS]).double().T[label]
-        x += APART * (label[:, None] - 0.5)
+        x, label = given(s, SHIFTS)
         found.append(f(x, data, generator(s), {"label": label}, 30))
     assert near([one.value for one in found], truth)
     spread = statistics.variance(one.value for one in found)
     # As in law_error: right for the one that is shifted, twice the variance for the other; a
     # variance of 100 is within 0.5 and 1.9 of the truth.
     assert 1 / 1.9 < statistics.fmean(one.error**2 for one in found) / spread < 2 / 0.5
+
+
+def law_p_given(f: Given) -> None:
+    """p is uniform where every condition's samples are right, and least where those of one are not.
+
+    Whichever that is.
+    """
+    data = two_conditions()
+
+    def p(seed: int, *shifts: float, each: int = 8) -> float:
+        x, label = given(seed, shifts, each)  # type: ignore[arg-type]
+        return f(x, data, generator(1000 + seed), {"label": label}, 12).p
+
+    uniform(p(seed, 0.0, 0.0) for seed in range(400))
+    assert p(0, 3.0, 0.0, each=20) == p(0, 0.0, 3.0, each=20) == 1 / 200
 
 
 D, N = 64, 400

@@ -1,8 +1,10 @@
 """Mistakes in sample metrics, their errors and their p, each rejected by its law."""
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from functools import wraps
+from typing import Any
 
 import torch
 from laws.sample_quality import (
@@ -15,6 +17,7 @@ from laws.sample_quality import (
     law_jackknife,
     law_of_many,
     law_of_means,
+    law_p_given,
     law_power_of_two_samples,
     law_shift,
     law_trees,
@@ -120,6 +123,19 @@ def plain_error(
     return found._replace(error=2 * found.error)
 
 
+def judged(change: Callable[[list[float]], float]) -> Any:
+    """p made of those of the conditions, one by one."""
+
+    def mutant(
+        x: Tensor, data: Data, g: torch.Generator, condition: Mapping[str, Tensor], n: int
+    ) -> MetricValue:
+        y = condition["label"]
+        alone = [conditional_energy(x[y == k], data, g, {"label": y[y == k]}, n).p for k in (0, 1)]
+        return conditional_energy(x, data, g, condition, n)._replace(p=change(alone))
+
+    return mutant
+
+
 QUALITY = laws_of("laws: sample quality", "sample metrics, their errors and p, by outside truth")
 rejected_by(QUALITY, law_value, kernels.two_sample, diagonal_included=v_statistic)
 rejected_by(
@@ -167,6 +183,14 @@ rejected_by(
     exchanged=exchanged,
     added=added,
     the_error_of_one=plain_error,
+)
+rejected_by(
+    QUALITY,
+    law_p_given,
+    conditional_energy,
+    p_of_the_first_alone=judged(lambda p: p[0]),
+    mean_of_the_p=judged(statistics.fmean),
+    least_of_the_p=judged(min),
 )
 rejected_by(QUALITY, law_expected_coverage, neighbours.coverage, each_its_own_neighbour=with_itself)
 for name, ratio in RATIOS.items():

@@ -81,7 +81,7 @@ def test_the_lead_says_whether_the_samples_agree(
 ) -> None:
     energy = {name: moved(0.0) for name in PRIMARY} | {"b": BASE, variant: moved(by)}
     text = lead(with_energy(tmp_path, PLANTED, energy))
-    assert "By energy distance of the samples (0.0158 for b, 0.100 ± – for real data): " in text
+    assert "By energy distance of the samples (0.0158 for b, 0.100 for real data): " in text
     assert said in text
     assert "MMD² gives the same verdicts." in text
     assert "its verdicts are corrected for 6 tests, a family of their own." in text

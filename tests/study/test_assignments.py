@@ -12,7 +12,7 @@ from helpers.studies import SMALL, planned
 
 from testbed import registry
 from testbed.errors import InputError
-from testbed.study import engines, runner
+from testbed.study import dispatch, engines, runner
 from testbed.study.executors.assignments import AssignmentFolder
 from testbed.study.executors.base import Job, WorkerLost
 from testbed.trial import environment, sources, worker
@@ -43,7 +43,7 @@ def job(tmp_path: Path) -> Job:
     made = planned(SMALL, tmp_path, *SETS, registry=known)
     runner.describe(made, known)
     chosen = engines.choose(made, known, "sequential", 1)
-    return runner._job(made, known, chosen, chosen.groups[0])
+    return dispatch.job_of(made, known, chosen, chosen.groups[0])
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_what_no_trial_is_to_blame_for_reaches_the_driver(
     assert answer is not None
     assignment.answer(answer)
     future: Future[list[str]] = Future()
-    assignment.settle(future, job, "lost")
+    assignment.settle(future, job, WorkerLost("lost"))
     assert type(future.exception(timeout=0)) is kind
     if isinstance(raised, OSError):
         assert getattr(future.exception(), "errno", None) == (raised.errno or EIO)
@@ -174,14 +174,14 @@ def test_what_no_trial_is_to_blame_for_reaches_the_driver(
 def test_a_refused_assignment_ends_the_study(assignment: AssignmentFolder, job: Job) -> None:
     assignment.answer({"raised": "refused", "message": "torch is another"})
     with pytest.raises(InputError, match="torch is another"):
-        assignment.settle(Future(), job, "lost")
+        assignment.settle(Future(), job, WorkerLost("lost"))
 
 
 def test_what_another_driver_has_stopped_goes_on(assignment: AssignmentFolder, job: Job) -> None:
     assignment.answer({})
     stopped, lost = Future[list[str]](), Future[list[str]]()
-    assignment.settle(lost, job, "lost")
+    assignment.settle(lost, job, WorkerLost("lost"))
     assert isinstance(lost.exception(timeout=0), WorkerLost)
     assignment.ask_to_stop()
-    assignment.settle(stopped, job, "lost")
+    assignment.settle(stopped, job, WorkerLost("lost"))
     assert stopped.result(timeout=0) == ["interrupted"]

@@ -10,7 +10,7 @@ from helpers.command_line import run_here
 from helpers.studies import SMALL
 
 from testbed.errors import InputError
-from testbed.study import engines, runner, study_file
+from testbed.study import dispatch, engines, study_file
 from testbed.study.executors.settings import ExecutorSettings
 from testbed.trial.folders import TrialFolder
 
@@ -65,7 +65,7 @@ class Curve:
 
 
 def test_tries_are_counted_anew_when_training_has_got_further() -> None:
-    tries, group = runner._Tries(), engines.Group([])
+    tries, group = dispatch.Tries(), engines.Group([])
     counted = []
     for step in (0, 0, 50, 50, 40, 60):
         tries.begin(group)

@@ -25,7 +25,7 @@ from testbed.study import engines, plan, runner, step_times, study_file
 from testbed.study.plan import Plan
 from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
-from testbed.trial import evaluate, worker
+from testbed.trial import evaluate, storage, worker
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, TrialFolder
 from testbed.trial.study_folder import StudyFolder
@@ -87,6 +87,8 @@ def test_every_worker_has_its_part(tmp_path: Path) -> None:
     assert sizes(engines.choose(made(tmp_path), REGISTRY, "batched", 2)) == [3, 3, 3]
     # Three trials of digits are one and two; one alone would be no batch.
     assert sizes(engines.choose(made(tmp_path), REGISTRY, "batched", 3)) == [3, 2, 2, 2]
+    shared = engines.choose(made(tmp_path, "executor.drivers=3"), REGISTRY, "batched", 1)
+    assert (sizes(shared), shared.slots) == ([3, 2, 2, 2], 1)
 
 
 def test_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -650,3 +652,40 @@ def test_a_batch_is_measured_by_the_trace_that_the_training_runs_by(
     engines.choose(made(tmp_path), REGISTRY, "batched", 2)
     assert traced
     assert all(traced)
+
+
+# --- drivers that share a study -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_driver_that_helps_takes_the_groups_of_the_plan_on_its_own_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.begin(tmp_path / "runs" / "tiny", 60.0)
+    led = made(tmp_path)
+    first = engines.choose(led, REGISTRY, "batched", 3)
+    first.write(led.folder)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    helps = engines.shared(made(tmp_path), None)
+    assert (helps.name, helps.slots, ids(helps)) == ("batched", 5, ids(first))
+    assert engines.shared(made(tmp_path), 2).slots == 2
+    # Who leads after the first had died does so too, whatever the number of its workers.
+    follows = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
+    assert (follows.slots, ids(follows)) == (1, ids(first))
+    record = led.files.json("plan.json") | {"threads": 2}
+    led.files.put_json("plan.json", record)
+    assert engines.shared(made(tmp_path), None).slots == 2
+
+
+@pytest.mark.slow
+def test_a_driver_that_helps_leaves_alone_what_ended_or_failed(tmp_path: Path) -> None:
+    storage.begin(tmp_path / "runs" / "tiny", 60.0)
+    led = made(tmp_path)
+    first = engines.choose(led, REGISTRY, "sequential", 1)
+    first.write(led.folder)
+    runner.describe(led, REGISTRY)
+    one, other, *rest = led.trials
+    led.files.trial(one.id).put_json("result.json", {"status": "finished"})
+    led.files.trial(other.id).put_json("result.json", {"status": "failed"})
+    helps = engines.shared(made(tmp_path), 1)
+    assert sorted(ids(helps)) == sorted([trial.id] for trial in rest)

@@ -1,11 +1,14 @@
 """What Ray is asked for, without a cluster; studies on one are in test_executors."""
 
 import importlib.util
+import socket
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.command_line import run_here
+from helpers.ended_studies import ONE
 
 from testbed.errors import InputError
 from testbed.study.executors import ray as executor
@@ -42,6 +45,30 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'diffusion-testbed\[ray\]'"):
         executor.connect(RaySettings())
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "auto"])
+def test_an_address_where_nobody_answers_is_named_before_ray_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nothing listens
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        address = form.format(port)
+        (tmp_path / "one.toml").write_text(ONE)
+        words = "one.toml", "--executor", "ray", "--set", f"executor.ray.address={address}"
+        done = run_here(tmp_path, "study", *words, "--no-mlflow", RAY_ADDRESS=f"127.0.0.1:{port}")
+    assert done.code == 2
+    said = f"executor.ray.address = {address!r}: nothing answers at "
+    assert said in " ".join(done.err.split()), done.err
+    assert f"127.0.0.1:{port} (ConnectionRefusedError" in done.err
+
+
+def test_a_port_that_answers_is_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        executor._reach(f"127.0.0.1:{there.getsockname()[1]}")
+    executor._reach("auto")
 
 
 def test_a_worker_that_cannot_begin_ends_the_study(

@@ -17,7 +17,7 @@ import pytest
 from helpers.command_line import Done, run_here, trials_only
 
 from testbed.registry import default_registry
-from testbed.study import engines, plan, runner, study_file, tracking, tracking_store
+from testbed.study import dispatch, engines, plan, runner, study_file, tracking, tracking_store
 from testbed.study.executors import base, local
 from testbed.trial import worker
 from testbed.trial.folders import Folder, TrialFolder
@@ -610,6 +610,6 @@ def test_a_broken_driver_does_not_leave_the_study_running(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     address = new_store(tmp_path)
-    monkeypatch.setattr(runner, "_statuses", full)
+    monkeypatch.setattr(dispatch, "statuses_of", full)
     assert study(tmp_path, MLFLOW_TRACKING_URI=address).code == 2
     assert [status for _, status, _ in points(address).values()] == ["KILLED"]

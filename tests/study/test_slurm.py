@@ -5,6 +5,7 @@ import json
 import os
 import pickletools
 import stat
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -245,3 +246,25 @@ def test_what_is_stopped_while_it_is_submitted_is_asked_to_stop(
     monkeypatch.setattr(slurm, "submit", interrupted)
     executor.advance()
     assert (assignment / "stop").exists()
+
+
+def test_a_study_that_was_stopped_does_not_wait_for_the_next_question(
+    here: Path, queue: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that waits is cancelled without an answer, and asking is due at once, then often."""
+    asked: list[float] = []
+    executor, future, _ = taken(here)
+    executor._settings = SlurmSettings(poll=3600)
+    executor.advance()
+    genuine = slurm._active
+    monkeypatch.setattr(slurm, "_active", lambda: asked.append(time.monotonic()) or genuine())
+    executor.advance()
+    assert not asked
+    executor.stop()
+    executor.advance()
+    assert not future.done()
+    queue.clear()
+    executor._due = min(executor._due, time.monotonic() + slurm.STOPPING) - slurm.STOPPING
+    executor.advance()
+    assert len(asked) == 2
+    assert isinstance(future.exception(timeout=0), WorkerLost)

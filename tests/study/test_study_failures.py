@@ -7,7 +7,11 @@ import pandas as pd
 import pytest
 from helpers.command_line import run_here
 from helpers.ended_studies import ONE, Troubled, put, result, status_of, trials
+from helpers.studies import SMALL, planned
 from safetensors.torch import load_file
+
+from testbed.registry import Registry
+from testbed.study import session
 
 WRONG = """
 import torch
@@ -81,3 +85,21 @@ def test_a_failed_identity_has_its_own_exit_code_and_is_red(tmp_path: Path) -> N
     assert re.search(r'<td class="bad">FAILED at \d+ of \d+</td>', page)
     table = pd.read_csv(tmp_path / "runs" / "one" / "tables" / "tweedie.csv")
     assert not table.loc[table["law"].str.startswith("Tweedie"), "passed"].all()
+
+
+RAISES_AT_THE_END = """
+import testbed
+
+@testbed.hookimpl
+def testbed_study_finished(study, results):
+    raise RuntimeError(f"{study.header.name} with {len(results)} rows")
+"""
+
+
+def test_a_plugin_that_raises_at_the_end_is_told_of_and_no_more(tmp_path: Path) -> None:
+    registry = Registry([str(put(tmp_path, "last_word.py", RAISES_AT_THE_END))])
+    plan, told = planned(SMALL, tmp_path, registry=registry), list[str]()
+    session._tell_plugins(plan, registry, told.append)
+    (line,) = told
+    assert line.startswith("a plugin's testbed_study_finished raised ")
+    assert line.endswith("RuntimeError: sampled with 1 rows")

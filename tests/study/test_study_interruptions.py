@@ -24,7 +24,7 @@ from helpers.ended_studies import (
     weights,
 )
 
-from testbed.study import runner
+from testbed.study import runner, telling
 from testbed.trial import worker
 from testbed.trial.folders import Folder, TrialFolder
 
@@ -212,7 +212,7 @@ def test_a_killed_worker_is_resumed_to_the_same_bits(
 ) -> None:
     """From its last checkpoint, or from the start where there is none yet."""
     monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", worker.CHECKPOINT_SECONDS)
-    monkeypatch.setattr(runner, "TRACK", 0.0)
+    monkeypatch.setattr(telling, "TRACK", 0.0)
     monkeypatch.setattr(runner, "POLL", 0.02)
     root = mortal(tmp_path / "here")
     put(root, "slow", "")

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from testbed.study import session, telling
 from testbed.study.executors.local import InProcessExecutor, ProcessExecutor
 from testbed.study.telling import Telling
+from testbed.trial.study_folder import StudyFolder
 
 
 class Recorder:
@@ -22,14 +24,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.told: list[str] = []
-        self.niceness: set[int] = set()
+        self.niceness: list[int] = []
         self.wait = threading.Event()
 
     def _note(self, what: str) -> None:
         self.wait.wait()
         self.told.append(what)
         if sys.platform == "linux":
-            self.niceness.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            self.niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     def update(self, trial: Any) -> None:
         self._note(f"update {trial}")
@@ -41,12 +43,26 @@ class Recorder:
         self._note("tables")
 
 
+@pytest.fixture
+def told() -> Iterator[tuple[Telling, Any]]:
+    recorder: Any = Recorder()
+    tell = Telling(recorder)
+    yield tell, recorder
+    recorder.wait.set()
+    tell.finish()
+
+
+def done(tell: Telling) -> None:
+    """Waits until all has been told."""
+    assert tell._told is not None
+    tell._told.result(10)
+
+
 def test_a_slow_tracker_holds_up_nothing_and_is_told_in_order(
-    monkeypatch: pytest.MonkeyPatch,
+    told: tuple[Telling, Any],
 ) -> None:
-    monkeypatch.setattr(telling, "TRACK", 0.0)
-    slow: Any = Recorder()
-    tell = Telling(slow)
+    tell, slow = told
+    tell._due = 0.0
     trials: Any = ["a", "b"]
     tell.update(trials)
     tell.end(trials[0], "finished")
@@ -54,19 +70,33 @@ def test_a_slow_tracker_holds_up_nothing_and_is_told_in_order(
     tell.tables()
     assert slow.told == []
     slow.wait.set()
-    tell.finish()
+    done(tell)
     assert slow.told == ["update a", "update b", "a finished", "tables"]
 
 
+def test_what_is_not_told_by_the_end_is_left_to_the_tracker(told: tuple[Telling, Any]) -> None:
+    """The thread has a low priority: on a machine that is full nobody waits for its queue."""
+    tell, slow = told
+    trials: Any = ["a", "b", "c"]
+    for one in trials:
+        tell.end(one, "finished")
+    threading.Timer(0.05, slow.wait.set).start()
+    tell.finish()
+    assert slow.told == ["a finished"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
-def test_the_thread_gives_way_to_training_and_the_driver_does_not() -> None:
-    recorder: Any = Recorder()
+def test_the_thread_gives_way_to_training_and_the_driver_does_not(
+    told: tuple[Telling, Any],
+) -> None:
+    tell, recorder = told
     recorder.wait.set()
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    tell = Telling(recorder)
-    tell.tables()
-    tell.finish()
-    assert recorder.niceness == {before + telling.NICENESS}
+    for _ in range(3):
+        tell.tables()
+    done(tell)
+    # The first call opens the store.
+    assert recorder.niceness == [before, *[before + telling.NICENESS] * 2]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
@@ -94,7 +124,7 @@ def page_once(folder: Path) -> Path:
 
 def written(folder: Path, executor: Any, seconds: float, write: Any = page) -> int:
     """The process that wrote the report of a study that trained for so many seconds."""
-    plan: Any = SimpleNamespace(folder=folder)
+    plan: Any = SimpleNamespace(folder=folder, files=StudyFolder.at(folder))
     outcome: Any = SimpleNamespace(seconds=seconds)
     try:
         found = session._report(plan, executor, outcome, write)

@@ -7,6 +7,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable
+from errno import ENOSPC, ESTALE
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,10 +15,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from helpers.command_line import run_here
+from helpers.studies import ONE_TRIAL, planned
 
-from testbed.study import tracking_content, tracking_pictures, tracking_store
+from testbed.errors import InputError
+from testbed.study import tracking, tracking_content, tracking_pictures, tracking_store
 from testbed.study.plan import Trial
 from testbed.trial.folders import TrialFolder
+from testbed.trial.storage import Busy, LeaseLost, StoreAway
 
 LABEL = {"case": "mixture", "variant": "edm"}
 
@@ -312,3 +316,37 @@ def test_data_of_one_dimension_have_a_picture_too() -> None:
         tracking_pictures.REAL,
         tracking_pictures.DRAWN,
     }
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (lambda at: ConnectionError("refused"), "does not answer (refused)"),
+        (lambda at: OSError(ENOSPC, "No space", "/else/mlartifacts/x"), "does not answer ([Errno"),
+        (
+            lambda at: StoreAway("s3://bucket/x: the store does not answer"),
+            "is not told, since the",
+        ),
+        (lambda at: Busy("another process is at work on it"), "is not told, since the study's"),
+        (lambda at: OSError(ESTALE, "Stale", f"{at}/rows.jsonl"), "is not told, since the study's"),
+        (
+            lambda at: InputError(f"{at}/trial.json: cannot be read"),
+            "is not told, since the study's",
+        ),
+        (lambda at: LeaseLost("taken over"), ""),
+    ],
+    ids=["refused", "full", "away", "busy", "stale", "damaged", "lost"],
+)
+def test_what_is_to_blame_is_named(
+    tmp_path: Path, problem: Callable[[Path], Exception], said: str
+) -> None:
+    """A driver that was replaced says so itself, and sends nothing more."""
+    made = planned(ONE_TRIAL, tmp_path)
+    lines: list[str] = []
+    tracker = tracking.Tracker(made, "http://127.0.0.1:1", lines.append, "the study goes on")
+    for _ in range(2):
+        with tracker._guarded():
+            raise problem(made.folder)
+    assert [f"MLflow at http://127.0.0.1:1 {said}" in line for line in lines] == [True] * bool(said)
+    tracker.open()
+    assert tracker.away

@@ -4,7 +4,7 @@ import json
 import shlex
 import signal
 import time
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +21,9 @@ from helpers.watched_studies import SEEDS, STEPS, watched
 from testbed.cli import studies
 from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
-from testbed.study import orders, plan, runner, tracking_content, watching
+from testbed.study import dispatch, orders, plan, runner, tracking_content, watching
 from testbed.study.engines import ExecutionPlan, Group
+from testbed.study.executors.base import NodeLost, WorkerLost
 from testbed.study.telling import Telling
 from testbed.trial import usage, worker
 from testbed.trial.storage import StoreAway
@@ -155,7 +156,7 @@ class Scripted:
         future: Future[Any] = Future()
         try:
             future.set_result([self.act(trial, self.submitted.count(trial.name))])
-        except BrokenProcessPool as problem:
+        except BrokenExecutor as problem:
             future.set_exception(problem)
         return future
 
@@ -251,31 +252,54 @@ def test_a_driver_stops_where_it_is_told_to(three: plan.Plan) -> None:
     assert executor.submitted == [one.id for one in three.trials[:2]]
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_a_trial_that_goes_on_is_not_blamed_for_lost_nodes(three: plan.Plan, goes_on: bool) -> None:
+@pytest.mark.parametrize(
+    ("goes_on", "problem", "tries"),
+    [
+        (True, BrokenProcessPool("the node is lost"), 5),
+        (False, BrokenProcessPool("the node is lost"), dispatch.TRIES),
+        (False, WorkerLost("Ray: WorkerCrashedError"), dispatch.TRIES),
+        (False, NodeLost("Ray: NodeDiedError"), 5),
+    ],
+)
+def test_a_trial_that_goes_on_is_not_blamed_for_lost_nodes(
+    three: plan.Plan, goes_on: bool, problem: Exception, tries: int
+) -> None:
     first = three.trials[0].id
 
     def act(trial: Any, time_: int) -> str:
         if trial.name == first and time_ <= 4:
             trial.append_row({"step": time_ if goes_on else 1})
-            raise BrokenProcessPool("the node is lost")
+            raise problem
         return end(trial, time_)
 
     outcome, executor = executed(three, act)
-    assert outcome.statuses[first] == ("finished" if goes_on else "failed")
-    assert executor.submitted.count(first) == (5 if goes_on else runner.TRIES)
+    assert outcome.statuses[first] == ("finished" if tries == 5 else "failed")
+    assert executor.submitted.count(first) == tries
+
+
+def test_nodes_are_not_lost_for_ever(three: plan.Plan) -> None:
+    first = three.trials[0].id
+
+    def act(trial: Any, time_: int) -> str:
+        if trial.name == first:
+            raise NodeLost("Ray: NodeDiedError")
+        return end(trial, time_)
+
+    outcome, executor = executed(three, act)
+    assert outcome.statuses[first] == "failed"
+    assert executor.submitted.count(first) == dispatch.NODES
 
 
 def test_what_is_stopped_has_not_failed(three: plan.Plan) -> None:
     first = three.trials[0].id
 
     def act(trial: Any, time_: int) -> str:
-        if time_ == runner.TRIES:
+        if time_ == dispatch.TRIES:
             signal.raise_signal(signal.SIGINT)
         raise BrokenProcessPool("the node is lost")
 
     outcome, executor = executed(three, act)
-    assert executor.submitted == [first] * runner.TRIES
+    assert executor.submitted == [first] * dispatch.TRIES
     assert (outcome.interrupted, outcome.statuses) == (True, {})
 
 
@@ -306,6 +330,59 @@ def test_a_worker_stops_a_cancelled_trial_at_a_checkpoint(tmp_path: Path) -> Non
     (first, *_) = trial.samples()
     assert abs(first["time"] - time.time()) < 60
     assert 10 < first["memory_mb"] < 100_000
+
+
+def together(made: plan.Plan, at: Path, cancelled: int | None) -> list[worker.TrialFolder]:
+    """Trains trials as one, the one of this number cancelled at the second window."""
+    folders = [worker.TrialFolder.at(at / one.id) for one in made.trials]
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        if len(asked) == 2 and cancelled is not None:
+            folders[cancelled].cancel()
+        return False
+
+    configs, paths = [one.config for one in made.trials], [one.path for one in folders]
+    statuses = worker.run_together(configs, paths, at / "group", stop=stop)
+    assert [s for i, s in enumerate(statuses) if i != cancelled] == ["finished"] * (
+        len(folders) - (cancelled is not None)
+    )
+    return folders
+
+
+def law_the_others_of_a_batch_keep_their_bits(made: plan.Plan, folder: Path) -> None:
+    """And the one that was cancelled goes on with its group, from where it was."""
+    whole, left = together(made, folder / "whole", None), together(made, folder / "left", 1)
+    for i, (one, other) in enumerate(zip(whole, left, strict=True)):
+        if i != 1:
+            for name in ("weights.safetensors", "samples.safetensors", "levels.csv"):
+                assert one.store.get(name) == other.store.get(name), (i, name)
+    assert not left[1].has("result.json")
+    left[1].retry()
+    configs, paths = [one.config for one in made.trials], [one.path for one in left]
+    statuses = worker.run_together(configs, paths, folder / "left" / "group")
+    assert set(statuses) == {"finished"}
+    assert whole[1].store.get("weights.safetensors") == left[1].store.get("weights.safetensors")
+
+
+SHORT = "training.steps=60", "training.points=12"
+
+
+@pytest.mark.slow
+def test_the_others_of_a_batch_keep_their_bits(tmp_path: Path) -> None:
+    made = planned(ONE_TRIAL, tmp_path, *SHORT, seeds=2)
+    law_the_others_of_a_batch_keep_their_bits(made, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_batch_that_forgets_who_was_cancelled_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = planned(ONE_TRIAL, tmp_path, *SHORT, seeds=2)
+    monkeypatch.setattr(worker.TrialFolder, "cancelled", False)
+    with pytest.raises(AssertionError):
+        law_the_others_of_a_batch_keep_their_bits(made, tmp_path)
 
 
 def test_a_store_that_is_away_fails_no_trial(

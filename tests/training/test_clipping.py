@@ -1,10 +1,12 @@
-"""Gradient clipping of the loss itself, beside a published code; its law is in tests/laws."""
+"""Gradient clipping, of the scaled loss and of the loss itself; its law is in tests/laws."""
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers.training import CPU, data
+from helpers.training import CPU, data, gradient_norms, ran, same, trainer
 from laws.clipping import FIVE, Taken, U, job, named, raw_losses
 from torch import Tensor, nn
 
@@ -23,9 +25,9 @@ def test_a_run_is_that_of_a_published_code(name: str) -> None:
     one = job(name, **settings, clip_loss="raw")
     weights = named(one, torch.cat([p.detach().flatten() for p in one.denoiser.parameters()]))
     parameters = list(weights.values())
-    trainer = Trainer.of(one, data(), CPU)
-    list(trainer)
-    optimiser = torch.optim.SGD(parameters, lr=rate / trainer.scale)
+    made = Trainer.of(one, data(), CPU)
+    list(made)
+    optimiser = torch.optim.SGD(parameters, lr=rate / made.scale)
     norms = []
     for step in range(steps):
         optimiser.zero_grad()
@@ -35,8 +37,8 @@ def test_a_run_is_that_of_a_published_code(name: str) -> None:
     assert max(norms) > clip
     found = torch.cat([p.detach().flatten() for p in parameters])
     # A step is at most rate clip/scale long; its gradient is off by 200 U and what weights moved.
-    bound = steps * rate * min(clip, max(norms)) / trainer.scale * 1e-4 + 8 * U * found.norm()
-    assert float((trainer.weights.W[0] - found).norm()) <= float(bound)
+    bound = steps * rate * min(clip, max(norms)) / made.scale * 1e-4 + 8 * U * found.norm()
+    assert float((made.weights.W[0] - found).norm()) <= float(bound)
 
 
 @pytest.mark.parametrize("engine", ["sequential", "batched"])
@@ -69,3 +71,36 @@ def test_a_clip_of_0_clips_nothing_whatever_its_loss() -> None:
 def test_an_unknown_loss_of_clipping_gets_the_nearest() -> None:
     with pytest.raises(InputError, match=r"Unknown clip_loss 'rwa'.*Did you mean 'raw'"):
         Training(clip_loss="rwa")
+
+
+def gradients(**options: Any) -> tuple[list[float], float]:
+    """The norms of the gradients that the optimiser is given, and the norm in the row."""
+    one = trainer(steps=20, **options)
+    norms = gradient_norms(one)
+    (row,) = one
+    return norms, row.gradient_norm
+
+
+def test_clipping_bounds_every_gradient() -> None:
+    norms, _ = gradients(clip=0.1)
+    assert max(norms) <= 0.1 * (1 + 64 * U)
+    assert min(gradients()[0]) > 0.1
+
+
+def test_a_clipped_gradient_has_the_largest_norm_allowed() -> None:
+    # torch divides by norm + 1e-6; the norms here are above 0.1.
+    norms, _ = gradients(clip=0.1)
+    assert min(norms) >= 0.1 * (1 - 1e-5 - 64 * U)
+
+
+def test_the_row_shows_the_norm_before_clipping() -> None:
+    clipped, shown = gradients(clip=0.1)
+    assert shown > 2 * np.mean(clipped)
+
+
+def test_a_bound_that_is_never_reached_changes_nothing() -> None:
+    assert same(ran(trainer(clip=1e9)), ran(trainer()))
+
+
+def test_a_bound_that_is_reached_changes_the_run() -> None:
+    assert not same(ran(trainer(clip=0.1))[1], ran(trainer())[1])

@@ -217,7 +217,6 @@ REFUSED = {
         "the flow's time t itself",
     ),
     "no UNet2DModel": ("v", DISCRETE, ('network={name="dit", width=8, depth=1}',), "has no UNet"),
-    "conditions": ("v", DISCRETE, (UNET, "conditions={label=0.1}"), r"has conditions \(label\)"),
     "other weights": ("v", DISCRETE, ("network.extra=true",), "has weights besides"),
     "a changed output": ("v", DISCRETE, ("network.scale=2.0",), "changes what its UNet2DModel"),
 }

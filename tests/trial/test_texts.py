@@ -18,6 +18,7 @@ from testbed.data import text_encoder
 from testbed.data.captions import CAPTIONS, captions
 from testbed.errors import InputError
 from testbed.sampling.guidance_methods import ClassifierFreeGuidance, GuidanceAgainst
+from testbed.testing.cases import awaken
 from testbed.trial import build, texts
 from testbed.trial.config import TrialConfig
 from testbed.trial.texts import TextEncoder
@@ -90,11 +91,47 @@ def test_the_empty_text_is_a_row_where_it_stands_for_off(tiny: Path) -> None:
     settings = encoder(tiny, null="empty")
     found = texts.encoded(data(), settings)
     assert found.texts["caption"] == (*CAPTIONS, "")
-    assert texts.empty_rows(found, settings) == {"caption": 15}
-    assert texts.empty_rows(texts.encoded(data(), encoder(tiny)), encoder(tiny)) == {}
+    assert found.tables["caption"].off == 15
+    assert texts.encoded(data(), encoder(tiny)).tables["caption"].off is None
     mask = found.tables["caption"].mask
     assert mask is not None
     assert int(mask[15].sum()) == 2
+
+
+def test_padding_may_have_states_like_tokens(tiny: Path, own_cache: Path) -> None:
+    """All places are tokens then: another cache entry, no mask, and a row for each text and off."""
+    settings = encoder(tiny, null="empty", padding="states")
+    table = texts.encoded(data(), settings).tables["caption"]
+    states = text_encoder.padded_states(str(tiny), [*CAPTIONS, ""], 12)
+    assert table.mask is None
+    assert table.off == 15
+    assert torch.equal(table.rows, torch.stack(states))
+    masked = texts.encoded(data(), encoder(tiny, null="empty")).tables["caption"]
+    assert not torch.equal(masked.rows, table.rows)
+    texts.encoded(data(), encoder(tiny, null="empty", padding="states", tokens=11))
+    assert len(list(own_cache.glob("*.safetensors"))) == 3
+
+
+@pytest.mark.parametrize("name", ["dit", "unet"])
+def test_a_token_for_none_is_learned_where_there_may_be_none_alone(tiny: Path, name: str) -> None:
+    """Of complete tables the network has no such token, and each of their places is attended to."""
+    if name == "unet":
+        pytest.importorskip("diffusers", reason="diffusers is not installed")
+    network = testbed.Registry().network(name)
+    for padding, null, learned in (
+        ("states", "empty", False), ("states", "off", True), ("masked", "empty", True),
+    ):  # fmt: skip
+        settings = encoder(tiny, padding=padding, null=null)
+        found = texts.encoded(captions(size=4, n=8, test=4), settings)
+        module = network(found.shape, 0, 0, tables=found.tables)
+        assert ("tokens.none" in module.state_dict()) == learned
+        if learned:
+            continue
+        awaken(module)
+        x, c_noise, caption = found.test, torch.linspace(-1, 1, 4), torch.tensor([0, 3, 5, 7])
+        before = module(x, c_noise, {"caption": caption})
+        module.get_buffer("tokens.values.caption.rows")[:, -1] += 1.0
+        assert not torch.allclose(module(x, c_noise, {"caption": caption}), before, atol=1e-4)
 
 
 def test_prompts_are_further_rows_and_move_no_other(tiny: Path) -> None:
@@ -170,7 +207,7 @@ def test_the_empty_text_stands_for_off_and_the_weights_stay(tiny: Path) -> None:
     found = texts.encoded(data(), encoder(tiny, null="empty"))
     network = testbed.Registry().network("mlp", width=8, depth=1)
     plain, filled = (network(found.shape, 3, 0, tables=found.tables) for _ in range(2))
-    texts.empty_for_off(filled, {"caption": 15})
+    texts.row_for_off(filled, {"caption": 15})
     assert plain.state_dict().keys() == filled.state_dict().keys()
     generator = torch.Generator().manual_seed(0)
     for p, q in zip(plain.parameters(), filled.parameters(), strict=True):
@@ -218,7 +255,8 @@ REFUSED = {
     "data without texts": (["dataset=mixture"], "these data have no texts to encode"),
     "no condition of texts": (
         ["conditions=none"],
-        "text_encoder: the model has no condition of texts: write conditions = { caption = 0.1 }.",
+        "text_encoder: none of the model's conditions has texts to encode: write conditions = "
+        "{ caption = 0.1 }, or leave text_encoder out.",
     ),
     "an unknown key": (["text_encoder.layers=1"], "Did you mean 'layer'"),
     "an unknown null": (["text_encoder.null=nothing"], "text_encoder.null"),
@@ -246,6 +284,27 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_before_training(why: str, tmp_path: Path, tiny: Path) -> None:
     words, reason = REFUSED[why]
     assert reason in studies.refusal(STUDY.replace("ENCODER", str(tiny)), tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        (
+            "capton=0.2",
+            "Unknown condition 'capton'. Did you mean 'caption'? Known: caption, label.",
+        ),
+        ("label=0.2,text=0.2", "Unknown condition 'text'. Known: caption, label."),
+    ],
+)
+def test_a_misspelt_condition_is_the_only_complaint(
+    conditions: str, said: str, tmp_path: Path, tiny: Path
+) -> None:
+    """That the encoder has no texts follows from the misspelling."""
+    name = conditions.split(",")[-1].partition("=")[0]
+    words = f"conditions={{{conditions}}}"
+    told = studies.refusal(STUDY.replace("ENCODER", str(tiny)), tmp_path, words)
+    assert told.endswith(f": conditions.{name}: {said}")
+    assert "\n" not in told
 
 
 def test_texts_are_classes_without_an_encoder(tmp_path: Path, tiny: Path) -> None:

@@ -147,15 +147,15 @@ class AssignmentFolder(Folder):
         """Says that the worker has ended."""
         self.put_json("outcome.json", outcome)
 
-    def settle(self, future: Future[list[str]], job: Job, lost: str) -> None:
-        """Ends the future of a job: by the worker's answer, or where it left none as `lost`.
+    def settle(self, future: Future[list[str]], job: Job, lost: WorkerLost) -> None:
+        """Ends the future of a job: by the worker's answer, or where it left none by `lost`.
 
         Raises:
             InputError: the worker refused the assignment.
         """
         outcome = self.json_or_empty("outcome.json") if self.has("outcome.json") else None
         if outcome is None:
-            future.set_exception(WorkerLost(lost))
+            future.set_exception(lost)
             return
         message = outcome.get("message", "")
         raised = outcome.get("raised")

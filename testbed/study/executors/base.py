@@ -19,6 +19,10 @@ class WorkerLost(BrokenExecutor):
     """The process, the node or the cluster's job that ran a job ended before the job did."""
 
 
+class NodeLost(WorkerLost):
+    """The node that ran a job ended, which the job is seldom to blame for."""
+
+
 class Work(Protocol[T_co]):
     """What an executor runs; it is pickled on its way to a worker process of this machine."""
 

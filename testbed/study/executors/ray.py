@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -18,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 from testbed.errors import InputError, did_you_mean, missing, one_line
 from testbed.plugin_files import PATH_VARIABLE
 from testbed.study.executors.assignments import AssignmentFolder
-from testbed.study.executors.base import Job
+from testbed.study.executors.base import Job, NodeLost, WorkerLost
 from testbed.study.executors.cluster import ClusterExecutor
 
 if TYPE_CHECKING:
     from testbed.study.executors.settings import RaySettings
 
 LOCAL = "local"
+REACH = 5.0
+"""Seconds to wait for an answer at the address of a cluster."""
 
 
 def perform(path: str) -> None:
@@ -49,6 +53,7 @@ def connect(settings: RaySettings) -> bool:
 
     fresh = not ray.is_initialized()
     if fresh:
+        _reach(settings.address)
         own = settings.address == LOCAL
         where = {"include_dashboard": False} if own else {"address": settings.address}
         try:
@@ -65,6 +70,26 @@ def connect(settings: RaySettings) -> bool:
             ray.shutdown()
         raise
     return fresh
+
+
+def _reach(address: str) -> None:
+    """Makes sure that something listens at an address: Ray would try for minutes.
+
+    Raises:
+        InputError: nothing does.
+    """
+    said = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", said)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), REACH).close()
+    except (OSError, OverflowError) as problem:
+        raise InputError(
+            f"executor.ray.address = {address!r}: nothing answers at {said} "
+            f'({one_line(problem)}). "ray start --head" begins a cluster on a machine and prints '
+            'its address; "local" starts one on this machine for the study alone.'
+        ) from None
 
 
 def _check(needed: dict[str, float], nodes: list[dict[str, Any]], total: dict[str, float]) -> None:
@@ -145,7 +170,7 @@ class RayExecutor(ClusterExecutor):
         done: Future[Any],
     ) -> None:
         """Ends the future of a job; the worker's answer counts more than what Ray says."""
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayTaskError
 
         self._running.pop(ref, None)
         problem = done.exception()
@@ -155,7 +180,9 @@ class RayExecutor(ClusterExecutor):
             self._refusals.append(InputError(f"executor.ray: a worker could not begin: {said}"))
             return
         try:
-            assignment.settle(future, job, f"Ray: {lost}")
+            died = isinstance(problem, NodeDiedError | LocalRayletDiedError)
+            kind = NodeLost if died else WorkerLost
+            assignment.settle(future, job, kind(f"Ray: {lost}"))
         except InputError as refusal:
             self._refusals.append(refusal)
         except OSError as unread:

@@ -125,6 +125,14 @@ class ExecutorSettings(Model):
             f"for each core of the machine, or for each of its GPUs; {CLUSTER_JOBS} on a cluster."
         ),
     ] = None
+    drivers: Annotated[
+        int,
+        Field(ge=1),
+        Setting(
+            "How many drivers are to share the study, each with as many workers: trials that train "
+            "as one are put into so many times the groups. A trial alone is a group in any case."
+        ),
+    ] = 1
     slurm: SlurmSettings = SlurmSettings()
     ray: RaySettings = RaySettings()
 

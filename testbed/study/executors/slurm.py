@@ -34,6 +34,8 @@ PICKLES = "submitit"
 """The folder of what submitit writes: scripts, pickles and the jobs' logs."""
 PATIENCE = 300.0
 """Seconds in which Slurm ends a job that it was asked to requeue."""
+STOPPING = 1.0
+"""Seconds between two questions, at most, once the jobs were asked to end: somebody waits."""
 SILENCE = 600.0
 """Seconds without an answer of squeue's after which the study ends: a controller is restarted now
 and then."""
@@ -160,7 +162,8 @@ class SlurmExecutor(ClusterExecutor):
         """
         if time.monotonic() < self._due or not (self._waiting or self._running):
             return
-        self._due = time.monotonic() + self._settings.poll
+        poll = self._settings.poll
+        self._due = time.monotonic() + (min(poll, STOPPING) if self._stopped else poll)
         try:
             active = _active()
         except InputError:
@@ -169,9 +172,8 @@ class SlurmExecutor(ClusterExecutor):
             return
         self._answered = time.monotonic()
         self._settle(active)
-        waiting, self._waiting = self._waiting, []
         new = []
-        for assignment, job, future in waiting:
+        for assignment, job, future in self._waiting:
             id_ = str(assignment.json_or_empty("job.json").get("id", ""))
             if self._stopped:
                 future.set_exception(WorkerLost("the study was stopped before it was submitted"))
@@ -180,8 +182,10 @@ class SlurmExecutor(ClusterExecutor):
                 self._running.append(Running(assignment, job, future, id_))
             else:
                 new.append((assignment, job, future))
+        self._waiting = new
         if new:
             self._submit(new)
+            self._waiting = []
 
     def _submit(self, new: list[tuple[AssignmentFolder, Job, Future[list[str]]]]) -> None:
         for assignment, job, _ in new:
@@ -196,21 +200,24 @@ class SlurmExecutor(ClusterExecutor):
     def _settle(self, active: set[str]) -> None:
         """Ends the futures of jobs that have answered, or are gone since two rounds."""
         left, gone = [], set()
-        for one in self._running:
+        for one in (one for one in self._running if not one.future.done()):
             answered = one.assignment.has("outcome.json")
-            if not answered and (one.id in active or one.id not in self._gone):
-                # A shared disk may show an answer a moment after Slurm has forgotten the job.
+            late = one.id not in self._gone and not self._stopped
+            if not answered and (one.id in active or late):
+                # A shared disk may show an answer a moment after Slurm has forgotten the job. Of
+                # one that was asked to stop nothing is lost with it: the trial goes on later.
                 gone.update({one.id} - active)
                 left.append(one)
                 continue
             log = one.assignment.path.parent / PICKLES / f"{one.id}_0_log.out"
             lost = "" if answered else f"Slurm's job {one.id} {_end(one.id)}; its log is {log}"
-            one.assignment.settle(one.future, one.job, lost)
+            one.assignment.settle(one.future, one.job, WorkerLost(lost))
         self._running, self._gone = left, gone
 
     def stop(self) -> None:
         """Asks running trials to write a checkpoint and end; what waits in Slurm is cancelled."""
         super().stop()
+        self._due = 0.0
         for one in self._running:
             one.assignment.ask_to_stop()
         self._cancel("--state=PENDING")

@@ -10,10 +10,14 @@ from testbed.trial.storage.base import Busy as Busy
 from testbed.trial.storage.base import LeaseLost as LeaseLost
 from testbed.trial.storage.base import Store as Store
 from testbed.trial.storage.base import StoreAway as StoreAway
+from testbed.trial.storage.base import away as away
+from testbed.trial.storage.leases import Claim as Claim
+from testbed.trial.storage.leases import Leased as Leased
 from testbed.trial.storage.local_disk import LocalDisk as LocalDisk
 from testbed.trial.storage.places import address as address
 from testbed.trial.storage.places import begin as begin
 from testbed.trial.storage.places import local as local
 from testbed.trial.storage.places import network as network
 from testbed.trial.storage.places import opened as opened
+from testbed.trial.storage.places import url_of as url_of
 from testbed.trial.storage.shared_disk import SharedDisk as SharedDisk

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from testbed.errors import InputError
+
+AWAY = frozenset(
+    [
+        *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNRESET),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+    ]
+)
+"""What an access to a network disk ends with whose server has gone, for a while or for good."""
 
 
 class Busy(InputError):
@@ -19,6 +28,13 @@ class LeaseLost(Busy):
 
 class StoreAway(OSError):
     """A server that keeps files does not answer: nothing that it has is lost."""
+
+
+def away(problem: BaseException | None) -> bool:
+    """Whether a server or a network disk does not answer, which says nothing of a file."""
+    return isinstance(problem, StoreAway) or (
+        isinstance(problem, OSError) and problem.errno in AWAY
+    )
 
 
 class Store(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from testbed.errors import InputError, missing, one_line
+from testbed.errors import InputError, did_you_mean, missing, one_line
 from testbed.trial.storage.base import StoreAway
 
 CONDITIONAL = ("s3", "s3a")
@@ -32,8 +32,9 @@ def _file_system(protocol: str) -> Any:
     except ImportError:
         raise missing(f"a study folder at {protocol}://", "fsspec with s3fs", "storage") from None
     except ValueError:
+        near = did_you_mean(f"{protocol}://", [f"{one}://" for one in CONDITIONAL])
         raise InputError(
-            f"{protocol}:// is no protocol that fsspec knows: expected s3://bucket/folder."
+            f"{protocol}:// is no protocol that fsspec knows.{near} Expected s3://bucket/folder."
         ) from None
 
 

@@ -47,11 +47,16 @@ class Claim:
 NOBODY = Claim(0, b"", True, "")
 
 
+def name_of(host: str = "", process: int = 0) -> str:
+    """The name of a process in messages; this process's own without a host."""
+    return f"{host or socket.gethostname()}, process {process or os.getpid()}"
+
+
 def claim_of(fence: int, sign: bytes) -> Claim:
     """The claim of an owner that has written its `Lease.record`."""
     try:
         found = json.loads(sign)
-        owner = f"{found['host']}, process {found['process']}"
+        owner = name_of(found["host"], found["process"])
         return Claim(fence, sign, bool(found["released"]), owner)
     except (KeyError, TypeError, ValueError):  # its owner, or the sign of life, is gone
         return Claim(fence, sign, False, "unknown")

@@ -67,7 +67,7 @@ def local(folder: str | Path) -> Path:
         InputError: there is no such protocol.
         OSError: the store does not answer.
     """
-    url = _url(folder)
+    url = url_of(folder)
     if not url:
         return Path(folder)
     study, trial, id_ = url.partition("/trials/")
@@ -97,7 +97,7 @@ def begin(folder: str | Path, lease: float | None) -> None:
             apart.
         OSError: the store does not answer.
     """
-    url, at = _url(folder), local(folder)
+    url, at = url_of(folder), local(folder)
     if lease is not None and lease <= 0:
         raise InputError(f"--lease {lease:g}: expected a number of seconds above 0, such as 60.")
     before = _place(at)
@@ -122,7 +122,7 @@ def begin(folder: str | Path, lease: float | None) -> None:
         LocalDisk(at).put(FILE, Place(lease=lease).model_dump_json().encode())
 
 
-def _url(folder: str | Path) -> str:
+def url_of(folder: str | Path) -> str:
     """The URL that a word of the command line is, also where a path was made of it; else empty."""
     found = URL.fullmatch(str(folder))
     return f"{found[1]}://{found[2].rstrip('/')}" if found else ""

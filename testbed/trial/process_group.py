@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from testbed.errors import InputError
-from testbed.training.parallel import Crew
+from testbed.training.parallel import ProcessGroup
 from testbed.training.trainer import Loop, Trainer
 from testbed.trial.build import data_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
@@ -38,8 +38,8 @@ def require(config: TrialConfig, devices: int) -> None:
 @contextlib.contextmanager
 def of(
     config: TrialConfig, plugins: Sequence[str], plugin_dirs: Sequence[str], devices: Sequence[str]
-) -> Iterator[Crew | None]:
-    """The crew of a training, with this process as the first; None where there is one device."""
+) -> Iterator[ProcessGroup | None]:
+    """The process group of a training, this process its first; None where there is one device."""
     if len(devices) < 2:
         yield None
         return
@@ -59,11 +59,11 @@ def of(
         for one in others:
             one.start()
         try:
-            crew = Crew.join(0, len(devices), meeting, torch.device(devices[0]))
+            process_group = ProcessGroup.join(0, len(devices), meeting, torch.device(devices[0]))
             try:
-                yield crew
+                yield process_group
             finally:
-                crew.leave()
+                process_group.leave()
         finally:
             for one in others:
                 one.join(10)
@@ -84,23 +84,23 @@ def follow(
     """Does the steps of a training until the first process ends it."""
     torch.set_num_threads(threads)
     where = torch.device(device)
-    crew = Crew.join(rank, size, meeting, where)
+    process_group = ProcessGroup.join(rank, size, meeting, where)
     registry = registry_of(tuple(plugins), tuple(plugin_dirs))
     config = TrialConfig.model_validate(record)
     data = data_of(config, registry)
     trainer = Trainer.of(training_job(config, registry, data), data, where)
-    trainer.crew = crew
+    trainer.process_group = process_group
     share(trainer)
     for _ in trainer.windows():
-        if crew.agreed(False, where):
+        if process_group.agreed(False, where):
             break
-    crew.leave()
+    process_group.leave()
 
 
 def share(loop: Loop) -> None:
-    """Gives all processes of a training's crew the state of the first, before the first step."""
-    if loop.crew is not None:
+    """Gives all processes of a process group the state of the first, before the first step."""
+    if loop.process_group is not None:
         tensors, facts = loop.state()
         step = torch.tensor([loop.step], device=loop.device)
-        found = loop.crew.shared({**tensors, "step": step}, loop.device)
+        found = loop.process_group.shared({**tensors, "step": step}, loop.device)
         loop.restore(found, {**facts, "step": int(found.pop("step"))})

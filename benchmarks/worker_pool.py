@@ -31,15 +31,15 @@ def _run(blocks: int) -> None:
         run_blocks(loop, blocks)
 
 
-class Crew:
+class WorkerPool:
     """`workers` processes that train equal parts of `trials`, "sequential" or by a Batch."""
 
     def __init__(self, engine: str, workers: int, trials: int, width: int, batch: int) -> None:
         context = multiprocessing.get_context("spawn")
         part = (engine, trials // workers, width, batch)
-        self._pools = [ProcessPoolExecutor(1, context, _hold, part) for _ in range(workers)]
+        self._workers = [ProcessPoolExecutor(1, context, _hold, part) for _ in range(workers)]
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(
@@ -48,10 +48,10 @@ class Crew:
         problem: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pool in self._pools:
-            pool.shutdown()
+        for one in self._workers:
+            one.shutdown()
 
     def run(self, blocks: int) -> Any:
         """Trains all of them for `blocks` blocks of steps, and waits."""
-        for future in [pool.submit(_run, blocks) for pool in self._pools]:
+        for future in [one.submit(_run, blocks) for one in self._workers]:
             future.result()

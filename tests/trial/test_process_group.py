@@ -10,7 +10,7 @@ from helpers.studies import SMALL, config, planned
 from testbed.errors import InputError
 from testbed.registry import default_registry
 from testbed.study import engines
-from testbed.trial import crew, worker
+from testbed.trial import process_group, worker
 from testbed.trial.folders import TrialFolder
 
 SETS = (
@@ -51,11 +51,11 @@ def test_two_processes_have_the_bits_of_two_parts_in_one_and_resume(tmp_path: Pa
 
 def test_a_batch_that_cannot_be_cut_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"training\.batch = 8 cannot be cut into 3 equal parts"):
-        crew.require(config(SMALL, tmp_path, *SETS), 3)
+        process_group.require(config(SMALL, tmp_path, *SETS), 3)
     accumulating = config(SMALL, tmp_path, *SETS, "training.accumulation=4")
-    crew.require(accumulating, 2)
+    process_group.require(accumulating, 2)
     with pytest.raises(InputError, match="into 16 equal parts"):
-        crew.require(accumulating, 4)
+        process_group.require(accumulating, 4)
 
 
 def test_the_engine_takes_a_trial_at_a_time_over_all_devices(tmp_path: Path) -> None:

@@ -1,0 +1,470 @@
+"""Drivers that share the trials of one study: who takes what, and what is refused."""
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any
+
+import pytest
+from helpers.command_line import environment, run_here
+from helpers.ended_studies import ONE, curve, of_kind, put, stored
+from helpers.paths import ROOT
+from helpers.studies import ONE_TRIAL, planned
+
+from testbed.errors import InputError
+from testbed.registry import default_registry
+from testbed.study import engines, runner, session, sharing
+from testbed.study.engines import Group
+from testbed.study.orders import Orders
+from testbed.study.plan import Plan
+from testbed.study.telling import Telling
+from testbed.study.waiting import ALIVE, Waiting
+from testbed.trial import storage, worker
+from testbed.trial.storage import Busy, leases
+from testbed.trial.study_folder import StudyFolder
+
+LEASE = 0.8
+Elsewhere = Callable[[], None]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    """From a call on, this process owns nothing that it owned: it acts as another one."""
+    return lambda: monkeypatch.setattr(leases.Leased, "held", {})
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Plan:
+    """A study of four trials whose folder has leases."""
+    storage.begin(tmp_path / "out", LEASE)
+    return planned(ONE_TRIAL, tmp_path, seeds=4)
+
+
+def singles(made: Plan) -> list[Group]:
+    return [Group([one]) for one in made.trials]
+
+
+def ends(made: Plan, group: Group, status: str = "finished") -> None:
+    """Another driver's worker brings a trial to its end."""
+    made.files.trial(group.trials[0].id).put_json("result.json", {"status": status, "ended": 1.0})
+
+
+def soon(answer: Callable[[], Any]) -> Any:
+    """The first answer that is not empty."""
+    end = time.monotonic() + 20
+    while not (found := answer()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
+
+
+# --- what waits ---------------------------------------------------------------------------------
+
+
+def law_what_another_trains_is_left_to_it(made: Plan, elsewhere: Elsewhere) -> None:
+    """For as long as its worker lives; then it is anybody's."""
+    first, *rest = groups = singles(made)
+    here = Waiting(made, groups)
+    with made.files.trial(first.trials[0].id).own():
+        elsewhere()
+        assert [here.next() for _ in rest] == rest
+        assert list(here.ended()) == []
+        assert (here.elsewhere, here.free) == ([first], False)
+        end = time.monotonic() + 2 * LEASE
+        while time.monotonic() < end:
+            assert here.next() is None
+            time.sleep(LEASE / 8)
+    assert here.next() == first
+    assert here.next() is None
+
+
+def test_what_another_trains_is_left_to_it(four: Plan, elsewhere: Elsewhere) -> None:
+    law_what_another_trains_is_left_to_it(four, elsewhere)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_driver_that_sees_all_or_nothing_of_others_is_caught(
+    four: Plan, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    monkeypatch.setattr(Waiting, "_taken", lambda self, group: seen)
+    with pytest.raises(AssertionError):
+        law_what_another_trains_is_left_to_it(four, elsewhere)
+
+
+def test_what_a_dead_driver_had_is_taken_after_a_while(
+    four: Plan, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases.Leased, "_live", lambda self, lease: None)
+    first, *_ = singles(four)
+    here, start = Waiting(four, [first]), time.monotonic()
+    with contextlib.suppress(Busy), four.files.trial(first.trials[0].id).own():
+        elsewhere()
+        assert here.next() is None
+        assert soon(here.next) == first
+        assert ALIVE * LEASE <= time.monotonic() - start < 10
+
+
+def test_a_worker_of_its_own_that_was_lost_is_not_waited_for(
+    four: Plan, elsewhere: Elsewhere
+) -> None:
+    first, *rest = groups = singles(four)
+    here = Waiting(four, groups)
+    assert here.next() == first
+    with four.files.trial(first.trials[0].id).own():
+        elsewhere()
+        here.again([first])
+        assert here.next() == first
+        here.later(first)
+        assert [here.next() for _ in groups] == [*rest, None]
+
+
+def law_what_others_have_ended_is_told_once(made: Plan, elsewhere: Elsewhere) -> None:
+    first, second, third, _ = groups = singles(made)
+    ends(made, second, "failed")
+    second.trials[0].state = "failed"  # before this driver began, which runs it again
+    here = Waiting(made, groups)
+    here._due = 0.0
+    with made.files.trial(first.trials[0].id).own():
+        ends(made, first)
+        elsewhere()
+        assert list(here.ended()) == []  # its worker is not done with the folder yet
+    ends(made, third, "failed")
+    assert soon(lambda: list(here.ended())) == [(first, ["finished"]), (third, ["failed"])]
+    made.files.trial(second.trials[0].id).put_json("result.json", {"status": "failed"})
+    assert soon(lambda: list(here.ended())) == [(second, ["failed"])]
+    assert here
+
+
+def test_what_others_have_ended_is_told_once(four: Plan, elsewhere: Elsewhere) -> None:
+    law_what_others_have_ended_is_told_once(four, elsewhere)
+
+
+def test_old_failures_that_count_as_new_are_caught(
+    four: Plan, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status(self: Waiting, id_: str) -> str:
+        return str(self._files.trial(id_).result().get("status", ""))
+
+    monkeypatch.setattr(Waiting, "_status", status)
+    with pytest.raises(AssertionError):
+        law_what_others_have_ended_is_told_once(four, elsewhere)
+
+
+def test_without_leases_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = planned(ONE_TRIAL, tmp_path, seeds=2)
+    groups = singles(made)
+    here = Waiting(made, groups)
+    ends(made, groups[0])
+    monkeypatch.setattr(StudyFolder, "trial", None)
+    assert list(here.ended()) == []
+    assert [here.next(), here.next(), here.next()] == [*groups, None]
+
+
+# --- the worker and the loop --------------------------------------------------------------------
+
+
+def test_a_trial_that_has_ended_is_not_trained_again(four: Plan) -> None:
+    first, second, *_ = four.trials
+    folders = [four.files.trial(one.id) for one in (first, second)]
+    for folder, status in zip(folders, ("finished", "diverged"), strict=True):
+        folder.put_json("result.json", {"status": status})
+    assert worker.run(first.config, folders[0].path) == "finished"
+    configs, paths = [first.config, second.config], [one.path for one in folders]
+    group = four.files.group("abc").path
+    assert worker.run_together(configs, paths, group) == ["finished", "diverged"]
+    assert not any(one.has("rows.jsonl") for one in folders)
+
+
+class Late:
+    """An executor whose workers find the first trial taken by another driver, which ends it."""
+
+    slots = 1
+
+    def __init__(self, made: Plan) -> None:
+        self.made, self.submitted = made, list[str]()
+
+    def submit(self, job: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        (name,) = (path.name for path in job.trial_dirs)
+        self.submitted.append(name)
+        self.made.files.trial(name).put_json("result.json", {"status": "finished"})
+        if len(self.submitted) == 1:
+            future.set_exception(Busy("another process is at work on it"))
+        else:
+            future.set_result(["finished"])
+        return future
+
+    def advance(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def close(self, kill: bool = False) -> None: ...
+
+
+def execute(made: Plan, tracker: Any = None) -> tuple[runner.Outcome, list[str]]:
+    engine = engines.ExecutionPlan("sequential", 1, 1, singles(made))
+    late = Late(made)
+    nothing = sharing.Identities(made, default_registry(), leads=False)
+    tell = Telling(tracker)
+    parts = late, tell, runner.Progress(), nothing
+    outcome = runner.execute(made, default_registry(), engine, *parts)
+    tell.finish()
+    return outcome, late.submitted
+
+
+def test_a_trial_that_another_driver_took_first_counts_as_it_ended_there(four: Plan) -> None:
+    told: list[tuple[str, str]] = []
+
+    class Tracker:
+        def update(self, trial: Any) -> None: ...
+
+        def end(self, trial: Any, status: str) -> None:
+            told.append((trial.id, status))
+
+        def tables(self) -> None: ...
+
+    outcome, submitted = execute(four, Tracker())
+    ids = [one.id for one in four.trials]
+    assert submitted == ids
+    assert outcome.statuses == dict.fromkeys(ids, "finished")
+    assert sorted(told) == sorted((id_, "finished") for id_ in ids)
+
+
+def test_with_file_locks_a_trial_of_another_process_ends_the_study(tmp_path: Path) -> None:
+    with pytest.raises(Busy):
+        execute(planned(ONE_TRIAL, tmp_path, seeds=2))
+
+
+def test_every_driver_hears_an_order_and_none_hears_an_old_one(four: Plan) -> None:
+    from testbed.study import orders
+
+    orders.stop(four.files)
+    leads, helps = Orders(four), Orders(four, leads=False)
+    with leads.heeded(), helps.heeded():
+        for one in (leads, helps):
+            one.read()
+        assert (leads.stopped, helps.stopped) == (False, False)
+        orders.stop(four.files)
+        for one in (leads, helps):
+            one.read()
+        assert (leads.stopped, helps.stopped) == (True, True)
+
+
+# --- who helps ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def led(four: Plan, elsewhere: Elsewhere) -> Iterator[Callable[[], None]]:
+    """Another driver leads the study and trains nothing, until it is told to end."""
+    registry, ended = default_registry(), threading.Event()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(four.files.own())
+        runner.describe(four, registry)
+        engine = engines.choose(four, registry, "sequential", 1)
+        engine.write(four.folder)
+        stack.enter_context(Orders(four).heeded())
+        genuine = dict(leases.Leased.held)
+        elsewhere()
+
+        def end() -> None:
+            if not ended.is_set():
+                ended.set()
+                genuine_held, leases.Leased.held = leases.Leased.held, genuine
+                stack.close()
+                leases.Leased.held = genuine_held
+
+        yield end
+        end()
+
+
+def share(made: Plan) -> session.Ending:
+    choose = partial(engines.choose, made, default_registry(), "sequential", 0)
+    progress = runner.Progress()
+    parts = choose, 0, lambda chosen: contextlib.nullcontext(progress)
+    return sharing.run(made, default_registry(), *parts, lambda folder: folder / "report.html")
+
+
+def test_a_second_driver_trains_what_the_first_does_not(
+    four: Plan, led: Callable[[], None], tmp_path: Path, trials_only: None
+) -> None:
+    made = planned(ONE_TRIAL, tmp_path, seeds=4)
+
+    def end_at_last() -> None:
+        soon(lambda: all(made.files.state(one.id) == "finished" for one in made.trials))
+        led()
+
+    thread = threading.Thread(target=end_at_last)
+    thread.start()
+    ending = share(made)
+    thread.join()
+    assert ending.exit_code == 0
+    assert set(ending.outcome.statuses.values()) == {"finished"}
+    assert made.files.has("tweedie.json")  # what the first has left undone
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["training.steps=60"], r"training\.steps: \d+ -> 60"),
+        (["report.level=0.9"], r"report\.level: 0\.95 -> 0\.9"),
+        (["seeds=5"], "that one has no trial .* seed 4"),
+        (["seeds=3"], "that one has 4 trials, and this one 3 of them"),
+    ],
+)
+def test_a_driver_with_another_study_is_refused(
+    led: Callable[[], None], tmp_path: Path, sets: list[str], said: str
+) -> None:
+    seeds = None if sets[0].startswith("seeds") else 4
+    made = planned(ONE_TRIAL, tmp_path, *sets, seeds=seeds)
+    with pytest.raises(InputError, match=rf"out is run by .*, process {os.getpid()}.*: {said}"):
+        share(made)
+    assert not any(made.files.trial(one.id).has("result.json") for one in made.trials)
+
+
+def test_a_driver_with_other_packages_is_refused(
+    led: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = planned(ONE_TRIAL, tmp_path, seeds=4)
+    genuine = sharing.environment.versions
+    monkeypatch.setattr(sharing.environment, "versions", lambda: {**genuine(), "torch": "9.9"})
+    with pytest.raises(InputError, match=r"torch is .* in the driver and 9\.9 here"):
+        share(made)
+
+
+def test_the_records_of_another_version_are_no_obstacle(four: Plan) -> None:
+    record = {"versions": {"testbed": "9.9"}, "trials": [{"id": "abc", "labels": [{"case": ""}]}]}
+    four.files.trial("abc").put_json("trial.json", {"config": {"unknown": 1}})
+    found = [*sharing._differences(four, record)]
+    assert any(line.startswith("testbed is 9.9 in the driver and ") for line in found)
+    assert any(line.startswith("that one has no trial ") for line in found)
+
+
+def test_one_trial_alone_is_not_shared(led: Callable[[], None], tmp_path: Path) -> None:
+    made = planned(ONE_TRIAL, tmp_path, seeds=4)
+    made.chosen = frozenset([made.trials[0].id])
+    with pytest.raises(session.Led, match="is being worked on by another process"):
+        share(made)
+
+
+def test_the_report_is_written_by_the_process_that_owns_the_folder(
+    four: Plan,
+) -> None:
+    """It notes there that the results were looked at, which no worker may."""
+
+    def write(folder: Path) -> Path:
+        assert StudyFolder.at(folder).store.root in leases.Leased.held  # type: ignore[attr-defined]
+        return folder
+
+    class Worker:
+        def submit(self, job: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(leases.Leased, "held", {})
+                future.set_result(job.run(lambda: False))
+            return future
+
+    worker_: Any = Worker()
+    with four.files.own():
+        assert session._report(four, worker_, runner.Outcome(seconds=1.0), write) == four.folder
+
+
+# --- two processes ------------------------------------------------------------------------------
+
+DRIVER = """
+from helpers.command_line import trials_only
+from testbed.cli import app
+with trials_only():
+    app.main()
+"""
+PACED = """
+import os
+import time
+from pathlib import Path
+import testbed
+
+CALLS = Path(__file__).with_name("calls")
+
+def paced(prediction, target):
+    time.sleep(float(os.environ.get("PACE", 0)))
+    with CALLS.open("ab") as file:
+        file.write(b".")
+    return (prediction - target) ** 2
+
+@testbed.hookimpl
+def testbed_losses():
+    yield testbed.Loss("paced", paced, elicits_mean=True)
+"""
+WORDS = ("study", "one.toml", "-p", "paced.py", "--engine", "sequential", "--jobs", "0")
+TRIALS = 3
+
+
+@contextlib.contextmanager
+def driver(root: Path, **more: str) -> Iterator[Popen[str]]:
+    own = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", PACE="0.02", **more)
+    words = [sys.executable, "-c", DRIVER, *WORDS, "--out", "out", "--lease", "1.5"]
+    process = Popen(words, cwd=root, env=own, stdout=PIPE, stderr=PIPE, text=True)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def pid(owner: str) -> int:
+    return int(re.search(r"process (\d+)", owner)[1])  # type: ignore[index]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["leads", "helps"])
+def test_two_drivers_share_a_study_and_one_is_killed(
+    tmp_path: Path, new_store: Callable[[Path], str], trials_only: None, victim: str
+) -> None:
+    put(tmp_path, "paced.py", PACED)
+    text = ONE.replace("seeds = 1", f'seeds = {TRIALS}\nloss = "paced"').replace(
+        "steps = 200", "steps = 100"
+    )
+    put(tmp_path, "one.toml", text)
+    address, calls = new_store(tmp_path), tmp_path / "calls"
+    alone = run_here(tmp_path, *WORDS, "--no-mlflow", "--out", "alone")
+    assert alone.code == 0, alone.err
+    undisturbed = StudyFolder.at(tmp_path / "alone")
+    once = calls.stat().st_size
+    calls.unlink()
+    study = StudyFolder.at(tmp_path / "out")
+    more = {"MLFLOW_TRACKING_URI": address}
+    with driver(tmp_path, **more) as one, driver(tmp_path, **more) as other:
+
+        def both() -> set[int]:
+            found = [trial.claim() for trial in StudyFolder.at(study.path).trials()]
+            owners = {pid(claim.owner) for claim in found if claim and claim.owner != "unknown"}
+            return owners if len(owners) == 2 else set()
+
+        end = time.monotonic() + 90
+        while not both() and time.monotonic() < end:
+            time.sleep(0.02)
+        assert both() == {one.pid, other.pid}
+        study = StudyFolder.at(study.path)
+        claim = study.claim()
+        assert claim is not None
+        leads = pid(claim.owner)
+        killed, left = (one, other) if (one.pid == leads) == (victim == "leads") else (other, one)
+        killed.kill()
+        out, err = left.communicate(timeout=120)
+        assert left.returncode == 0, out + err
+    assert once <= calls.stat().st_size <= once * (1 + 1 / TRIALS)
+    for trial in undisturbed.trials():
+        shared = study.trial(trial.name)
+        for name in ("weights.safetensors", "levels.csv", "samples.safetensors"):
+            assert shared.store.get(name) == trial.store.get(name), name
+        assert curve(shared.path) == curve(trial.path)
+    runs = stored(address, "one")
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert len(of_kind(runs, "study")) == 1
+    ids = [run.tags["testbed.trial"] for run in of_kind(runs, "trial")]
+    assert sorted(ids) == sorted(trial.name for trial in undisturbed.trials())
