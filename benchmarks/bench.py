@@ -253,6 +253,27 @@ def sampling(name: str, rounds: int, device: torch.device) -> Iterator[Figure]:
     return image_sampling.sampling(name, rounds, device)
 
 
+def jax(trials: int, width: int, batch: int, rounds: int, device: torch.device) -> Iterator[Figure]:
+    """Both engines of batches against JAX's vmap of the same step."""
+    import against_jax
+
+    return against_jax.training(trials, width, batch, rounds, device)
+
+
+def jax_start(rounds: int) -> Iterator[Figure]:
+    """How long a compiled step takes to start, ours and JAX's."""
+    import against_jax
+
+    return against_jax.start(rounds)
+
+
+def jax_products(rounds: int) -> Iterator[Figure]:
+    """Batched products of matrices, torch's and XLA's."""
+    import against_jax
+
+    return against_jax.products(rounds)
+
+
 FIGURES: dict[str, Callable[[int], Iterator[Figure]]] = {
     "hand": hand,
     "azula": azula,
@@ -262,8 +283,13 @@ FIGURES: dict[str, Callable[[int], Iterator[Figure]]] = {
     "flat": flat,
     "oracle": oracle,
     "start": start,
+    "jax_start": jax_start,
+    "jax_products": jax_products,
 }
 ON_A_DEVICE: dict[str, Callable[[int, torch.device], Iterator[Figure]]] = {
+    "jax64": functools.partial(jax, 20, 64, 64),
+    "jax100": functools.partial(jax, 100, 64, 64),
+    "jax128": functools.partial(jax, 20, 128, 256),
     "train_unet": functools.partial(training, "unet"),
     "train_dit": functools.partial(training, "dit"),
     "sample_unet": functools.partial(sampling, "unet"),

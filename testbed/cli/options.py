@@ -88,9 +88,9 @@ Engine = Annotated[
     str,
     typer.Option(
         help="How trials of one architecture train: sequential (one by one), batched (as one), "
-        "compiled (as one, fused, which takes half a minute before the first step), distributed "
-        "(each over all the GPUs of --device), or auto, the one of the first three that a "
-        "measurement finds fastest."
+        "compiled (as one, fused, which takes a quarter of a minute before the first step), "
+        "distributed (each over all the GPUs of --device), or auto, the one of the first three "
+        "that a measurement finds fastest."
     ),
 ]
 Executor = Annotated[

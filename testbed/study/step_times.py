@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -70,13 +70,23 @@ def _forward_seconds(denoiser: Denoiser, data: Data, n: int, device: torch.devic
     """Of n samples, the shortest of a few: the first one may import or compile."""
     x = data.train[torch.arange(n) % len(data.train)].to(device)
     sigma = torch.full((n,), data.sigma_data, dtype=torch.float64, device=device)
-    times = []
+    times, clock = [], clock_of(device)
     with torch.no_grad():
         for _ in range(3):
-            start = time.perf_counter()
+            start = clock()
             denoiser(x, sigma).cpu()  # it waits for the device
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
     return min(times)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Seconds of the CPU where this thread does all the work, else those of the day.
+
+    What else runs on the machine takes turns with the thread, which the time of day would add to
+    one engine's steps and not to the other's.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
 
 
 def measure(
@@ -121,11 +131,11 @@ def _few_steps(job: TrainingJob) -> TrainingJob:
 def _milliseconds(loop: Loop) -> float:
     """Of one step of one trial: in the fastest window, since one may import, trace or compile."""
     loop.interval = BLOCK // 2
-    times = []
-    start = time.perf_counter()
+    times, clock = [], clock_of(loop.device)
+    start = clock()
     for _ in loop.windows():
-        times.append(time.perf_counter() - start)
-        start = time.perf_counter()
+        times.append(clock() - start)
+        start = clock()
     return 1000 * min(times) / loop.interval / len(loop.diverged)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from testbed import settings
@@ -29,6 +28,7 @@ from testbed.training.conditions import block_classes
 from testbed.training.curve import Window
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
+from testbed.training.step_program import CompiledStep, fusable, traced
 from testbed.training.trainer import (
     BLOCK,
     Loop,
@@ -53,8 +53,8 @@ class Batch(Loop):
         trials: the jobs, at least one.
         data: the data set of all of them.
         device: the device to train on.
-        compiled: whether torch.compile fuses the step, which takes half a minute and pays for long
-            runs only.
+        compiled: whether the step is compiled, which takes about fifteen seconds at first, three
+            from a cache, and pays for long runs only.
 
     A step is traced after a while: a network's or a loss's effects in Python stop then.
 
@@ -104,6 +104,7 @@ class Batch(Loop):
         self._compiled = compiled or first.training.compile
         self._evaluations = 0
         self._traced: Callable[..., tuple[Tensor, ...]] | None = None
+        self._program: CompiledStep | None = None
 
     @property
     def ema(self) -> Tensor:
@@ -170,7 +171,8 @@ class Batch(Loop):
             column[list(self.results)] = 0.0
         return columns, bins + self.BINS * torch.arange(len(u))[:, None, None]
 
-    def _block(self, window: Window, last: int) -> None:
+    def _inputs(self, last: int) -> tuple[list[tuple[Tensor, ...]], Tensor]:
+        """What `_step` takes at each step up to `last` of the block, and the bins (n, K, B)."""
         block, offset = divmod(self.step, BLOCK)
         size = self.training.batch, len(self.samples), self.shape
         indices, us, noises = zip(*(draws(seed, block, *size) for seed in self.seeds), strict=True)
@@ -182,34 +184,40 @@ class Batch(Loop):
         # The noise in x is sent apart only where it is not the target's.
         in_x = [] if noise.in_target else [[n for n, _ in pairs]]
         index, eps, *ns = (
-            torch.stack(parts).to(self.device)
+            torch.stack(parts, dim=1).to(self.device)
             for parts in (list(indices), [eps for _, eps in pairs], *in_x)
         )
         chance = self.training.flips
         of_seeds = zip(self.seeds, indices, strict=True)
-        flip = torch.stack([flips.drawn(seed, block, rows, chance) for seed, rows in of_seeds])
+        flip = torch.stack([flips.drawn(seed, block, i, chance) for seed, i in of_seeds], dim=1)
         columns, bins = self._columns(torch.stack(us)[self.seed_rows])
         columns += self._classes(block, indices)
         # (BLOCK, K, B): a step takes a contiguous part.
         steps = slice(offset, min(BLOCK, offset + last - self.step))
         at = zip(
-            index.transpose(0, 1)[steps].unbind(),
-            flip.transpose(0, 1)[steps].unbind(),
-            eps.transpose(0, 1)[steps].unbind(),
+            index[steps],
+            flip[steps],
+            eps[steps],
             *(column.transpose(0, 1)[steps].contiguous().to(self.device) for column in columns),
-            *(n.transpose(0, 1)[steps] for n in ns),
+            *(n[steps] for n in ns),
             strict=True,
         )
+        of_steps = [
+            (flips.flipped(self.samples[rows], flip), *arguments) for rows, flip, *arguments in at
+        ]
+        return of_steps, bins.transpose(0, 1)[steps].to(self.device)
+
+    def _block(self, window: Window, last: int) -> None:
+        self._steps(window, *self._inputs(last))
+
+    def _steps(self, window: Window, steps: list[tuple[Tensor, ...]], bins: Tensor) -> None:
+        """Does the steps with these inputs."""
         per_step, norms = [], []
-        for rows, flip, *arguments in at:
-            x0 = flips.flipped(self.samples[rows], flip)
-            per_draw, *gradients = self._evaluate((x0, *arguments))
-            norm = self.weights.take(gradients)
-            self.weights.update(norm, self.step)
+        for arguments in steps:
+            per_draw, norm = self._advance(arguments)
             per_step.append(per_draw)
             norms.append(norm)
             self._stepped()
-        bins = bins.transpose(0, 1)[steps].to(self.device)
         window.add(torch.stack(per_step), torch.stack(norms), bins)
 
     def _classes(self, block: int, indices: Sequence[Tensor]) -> list[Tensor]:
@@ -219,6 +227,19 @@ class Batch(Loop):
             for job, i in zip(self.trials, self.seed_rows, strict=True)
         ]
         return [torch.stack([one[name] for one in classes]) for name in self.conditions]
+
+    def _advance(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Does a step; its losses (K, B), and the norms of the gradients (K,)."""
+        if self._compiled and fusable(self.weights):
+            if self._program is None:
+                self._program = CompiledStep(self._step, self.weights, arguments)
+            per_draw, norms = self._program(self.step, arguments)
+            self.weights.average(self.step)
+            return per_draw, norms
+        per_draw, *gradients = self._evaluate(arguments)
+        norms = self.weights.take(gradients)
+        self.weights.update(norms, self.step)
+        return per_draw, norms
 
     def _evaluate(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Losses and gradients of a step, by `_step` at first and by its trace later.
@@ -232,10 +253,10 @@ class Batch(Loop):
             return values
         leaves = [leaf.detach() for leaf in self.leaves]
         if self._traced is None:
-            traced = make_fx(self._step)(self.leaves, *arguments)
+            step = traced(self._step, self.leaves, *arguments)
             # CUDA graphs on a GPU, where launching its kernels bounds the time of a step.
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-            self._traced = torch.compile(traced, mode=mode) if self._compiled else traced
+            self._traced = torch.compile(step, mode=mode) if self._compiled else step
         with torch.no_grad():
             if not self._compiled:
                 return self._traced(leaves, *arguments)

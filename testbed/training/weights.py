@@ -105,6 +105,10 @@ class Weights:
         self.descend(step)
         for rows, settings, _ in self.groups:
             self.ema[rows].lerp_(self.W[rows], 1 - rates.decay(settings, step))
+        self.average(step)
+
+    def average(self, step: int) -> None:
+        """Updates the averages of `keep`."""
         for width, average in self.profiles.items():
             average.lerp_(self.W, 1 - rates.profile_decay(width, step))
 

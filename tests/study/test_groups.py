@@ -245,7 +245,7 @@ def test_auto_does_without_torch_compile_where_it_fails(
     def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no compiler\nin sight")
 
-    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(torch._inductor, "standalone_compile", fail)
     monkeypatch.setattr(engines, "COMPILE_PAYS_SECONDS", 0.0)
     monkeypatch.setattr(step_times, "_milliseconds", speed)
     found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
@@ -565,16 +565,48 @@ def test_what_the_first_step_alone_takes_is_not_measured(monkeypatch: pytest.Mon
     """Imports and compilation: 9 s in the first half, 1 s in the other, for 4 trials."""
 
     class Warming:
-        interval, diverged = 50, (None,) * 4
+        interval, diverged, device = 50, (None,) * 4, torch.device("cpu")
 
         def windows(self) -> Iterator[None]:
             yield from (None, None)
 
     clock = iter([0.0, 9.0, 9.0, 10.0, 10.0])
-    monkeypatch.setattr(step_times.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(step_times.time, "thread_time", lambda: next(clock))
     loop = Warming()
     found = step_times._milliseconds(cast(Loop, loop))
     assert (loop.interval, found) == (BLOCK // 2, 1000 / (BLOCK // 2) / 4)
+
+
+class Clocks:
+    """The thread's clock, and that of the day on a machine that gives others a turn now and then.
+
+    A batch takes 0.8 of the CPU that one by one does, but the others come while it runs.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.thread = self.day = 0.0
+        monkeypatch.setattr(step_times.time, "thread_time", lambda: self.thread)
+        monkeypatch.setattr(step_times.time, "perf_counter", lambda: self.day)
+
+    def windows(self, loop: Loop) -> Iterator[None]:
+        together = isinstance(loop, Batch)
+        for _ in range(4):
+            self.thread += (0.8 if together else 1.0) * len(loop.diverged)
+            self.day += (3.0 if together else 1.0) * len(loop.diverged)
+            yield
+
+
+@pytest.mark.usefixtures("whole_measurement")
+@pytest.mark.parametrize(("threads", "name"), [(1, "batched"), (2, "sequential")])
+def test_on_one_thread_other_work_on_the_machine_does_not_choose_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, name: str
+) -> None:
+    """By the time of day the other engine would be taken, as it is where threads share the work."""
+    clocks = Clocks(monkeypatch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(Loop, "windows", lambda loop: clocks.windows(loop))
+    monkeypatch.setattr(step_times, "long_step", lambda *rest: 0.0)
+    assert engines.choose(made(tmp_path), REGISTRY, "auto", 1).name == name
 
 
 @pytest.mark.usefixtures("whole_measurement")

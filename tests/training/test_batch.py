@@ -26,6 +26,7 @@ from testbed.training.batch import Batch, unbatchable
 from testbed.training.curve import CurvePoint, Window
 from testbed.training.objective import Terms
 from testbed.training.settings import Training
+from testbed.training.step_program import CompiledStep
 from testbed.training.trainer import (
     BLOCK,
     SigmaFunctions,
@@ -396,6 +397,66 @@ def test_five_parameterizations_and_seeds() -> None:
 def test_a_loss_that_is_not_quadratic() -> None:
     loss = REGISTRY.loss("huber", space="eps")
     law_as_alone(lambda: [training_job(name, loss=loss) for name in ("v", "edm")])
+
+
+class Compiled(Batch):
+    """The compiled engine; see `uncompiled`."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, compiled=True)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be compiled runs as it was traced, so that no C++ compiler is asked."""
+    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda module, *_, **__: module)
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+
+
+def of_adam() -> list[TrainingJob]:
+    """Those of `varied` whose steps a compiled program takes from the draws to the averages."""
+    return [one for one in varied_briefly() if one.training.optimizer != "sgd"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [varied_briefly, of_adam])
+def test_the_program_that_is_compiled_trains_as_one_by_one(
+    uncompiled: None, trials: Trials
+) -> None:
+    law_as_alone(trials, Compiled)
+
+
+def test_a_program_takes_every_step_of_adam_and_no_other(
+    uncompiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Weights, "update", lambda *_: asked.append("update"))
+    for trials in (of_adam, varied_briefly):
+        ran(batch_of(trials()[-3:], Compiled))
+    assert asked == ["update"] * varied_briefly()[0].training.steps
+
+
+WRONG_PROGRAMS = {
+    "rates of the next step": ("_rates", lambda right, self, step: right(self, step + 1)),
+    "one trial's settings for all": (
+        "_columns",
+        lambda right, self, values: right(self, values)[:, :1].expand(-1, len(self.weights.W), 1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG_PROGRAMS.values(), ids=WRONG_PROGRAMS)
+def test_a_wrong_program_is_caught(
+    uncompiled: None, monkeypatch: pytest.MonkeyPatch, name: str, wrong: Callable[..., Tensor]
+) -> None:
+    right = getattr(CompiledStep, name)
+    monkeypatch.setattr(CompiledStep, name, _as_method(wrong, right))
+    with pytest.raises(AssertionError):
+        law_as_alone(of_adam, Compiled)
+
+
+def _as_method(wrong: Callable[..., Tensor], right: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda self, value: wrong(right, self, value)
 
 
 class Updates(Weights):
