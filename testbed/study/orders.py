@@ -111,9 +111,12 @@ class Orders:
             thread.join()
             self._files.store.remove(FILE)
 
-    def read(self) -> None:
-        """Takes in the orders that have come, each once; where a server has them, now and then."""
-        if time.monotonic() < self._due:
+    def read(self, at_once: bool = False) -> None:
+        """Takes in the orders that have come, each once; where a server has them, now and then.
+
+        Unless they are wanted `at_once`.
+        """
+        if time.monotonic() < self._due and not at_once:
             return
         self._due = time.monotonic() + (REMOTE if self._remote else 0.0)
         folder = _folder(self._files)

@@ -80,11 +80,15 @@ def run(
             with showing(chosen) as progress:
                 progress.say(f"{led.owner} leads this study: this driver takes its share.")
                 helped = _help(plan, registry, chosen, progress)
-            if helped.interrupted:
-                return session.Ending(helped, [], None, 0.0, False)
-        for _ in _signs(plan):
-            pass
-        if helped is not None:
+                if not helped.interrupted:
+                    progress.say(f"What it shares has ended: this driver waits for {led.owner}.")
+        if helped is None:
+            for _ in _signs(plan):
+                pass
+        elif helped.interrupted or _stopped_meanwhile(plan):
+            helped.interrupted = True
+            return session.Ending(helped, [], None, 0.0, False)
+        else:
             chosen = _left(plan, chosen, choose, helped)
 
 
@@ -123,6 +127,16 @@ def _help(
         return runner.execute(plan, registry, mine, *parts, leads=False)
     finally:
         executor.close()
+
+
+def _stopped_meanwhile(plan: Plan) -> bool:
+    """Waits until the driver that leads has ended; whether the study was told to stop by then."""
+    heard = orders.Orders(plan, leads=False)
+    with heard.heeded():
+        for _ in _signs(plan):
+            heard.read()
+        heard.read(at_once=True)
+    return heard.stopped
 
 
 def _left(

@@ -22,7 +22,7 @@ from helpers.studies import ONE_TRIAL, planned
 
 from testbed.errors import InputError
 from testbed.registry import default_registry
-from testbed.study import engines, runner, session, sharing
+from testbed.study import engines, orders, runner, session, sharing
 from testbed.study.dispatch import Dispatch
 from testbed.study.engines import Group
 from testbed.study.orders import Orders
@@ -265,8 +265,6 @@ def test_with_file_locks_a_trial_of_another_process_ends_the_study(tmp_path: Pat
 
 
 def test_every_driver_hears_an_order_and_none_hears_an_old_one(four: Plan) -> None:
-    from testbed.study import orders
-
     orders.stop(four.files)
     leads, helps = Orders(four), Orders(four, leads=False)
     with leads.heeded(), helps.heeded():
@@ -390,6 +388,42 @@ def test_what_had_failed_counts_as_it_ended_with_the_driver_that_led(
     assert ending.outcome.statuses[one_failed] == again
     assert made.trials[0].state == again
     assert ending.exit_code == exit_code
+
+
+def test_a_driver_that_waits_for_the_first_one_hears_that_the_study_is_to_stop(
+    four: Plan,
+    one_failed: str,
+    led: Callable[[], None],
+    tmp_path: Path,
+    trials_only: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The trial that the first one has stopped at a checkpoint is not taken up."""
+    made, waits = planned(ONE_TRIAL, tmp_path, seeds=4), threading.Event()
+    genuine = Orders.heeded
+
+    @contextlib.contextmanager
+    def heeded(self: Orders) -> Iterator[None]:
+        with genuine(self):
+            if all(made.files.state(one.id) == "finished" for one in made.trials[1:]):
+                waits.set()
+            yield
+
+    monkeypatch.setattr(Orders, "heeded", heeded)
+
+    def stop_at_last() -> None:
+        waits.wait(20)
+        made.files.trial(one_failed).forget()
+        orders.stop(made.files)
+        led()
+
+    thread = threading.Thread(target=stop_at_last)
+    thread.start()
+    ending = share(made)
+    thread.join()
+    assert ending.exit_code == 130
+    assert made.files.state(one_failed) == "new"
+    assert ending.report is None
 
 
 @pytest.mark.parametrize(
