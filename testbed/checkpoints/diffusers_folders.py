@@ -68,9 +68,11 @@ class DiffusersFolder:
         """The model with the condition "text": class i is prompt i, and -1 the empty prompt.
 
         Raises:
-            InputError: its network attends to no texts, its folder has no encoder that fits, or a
-                prompt has more tokens than there are places.
+            InputError: the prompts are one text and no list, its network attends to no texts, its
+                folder has no encoder that fits, or a prompt has more tokens than there are places.
         """
+        if isinstance(prompts, str):
+            raise InputError(f"prompts = {prompts!r}: expected a list of texts, [{prompts!r}].")
         if self.text is None:
             raise InputError(f"{self.path}: {self.model} attends to no texts: prompts have no use.")
         if self.text.problem:
