@@ -74,7 +74,8 @@ def run(
         executor: where trials run; closed at the end.
         progress: told of every step.
         say: given one line for each phase and warning.
-        write_report: brings the report of a study's folder up to date; returns its page.
+        write_report: brings the report of a study's folder up to date and returns its page; a
+            function of a module, since a worker calls it.
         tracking_uri: the MLflow store that is written to; none where it is empty.
         helped: what became of the trials while this driver helped another one, which has ended.
 

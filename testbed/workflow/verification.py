@@ -191,14 +191,6 @@ def _again(
     registry = Registry(manifest.modules, places, strict=True)
     asked = manifest.overrides, manifest.only, manifest.seeds
     study = study_file.read(packed / "study.toml", *asked)
-    made: dict[str, bytes] = {}
-
-    def write(folder: Path) -> Path:
-        results = read_results(folder)
-        for name, table in tables.make(results, comparisons.make(results)).items():
-            made[name] = table.to_csv(index=False).encode()
-        return folder
-
     with one_thread():
         for name in archive.KEPT:
             if (packed / name).is_file() and not files.has(name):
@@ -207,10 +199,20 @@ def _again(
         engine = engines.choose(planned, registry, manifest.engine, manifest.slots)
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         executor = selection.local(engine, planned.devices)
-        ending = session.run(planned, registry, engine, executor, progress, say, write)
+        ending = session.run(planned, registry, engine, executor, progress, say, _write_tables)
     if ending.outcome.interrupted:
         raise KeyboardInterrupt
-    return list(_notes(manifest, registry)), made
+    made = sorted((folder / "tables").glob("*.csv"))
+    return list(_notes(manifest, registry)), {one.stem: one.read_bytes() for one in made}
+
+
+def _write_tables(folder: Path) -> Path:
+    """Writes every table of a study, in place of its report; returns its folder."""
+    results = read_results(folder)
+    (folder / "tables").mkdir(exist_ok=True)
+    for name, table in tables.make(results, comparisons.make(results)).items():
+        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
+    return folder
 
 
 def _notes(manifest: Manifest, registry: Registry) -> Iterator[str]:
