@@ -69,7 +69,10 @@ def run(
             executor = selection.of(plan, chosen)
             try:
                 parts = progress, progress.say, write_report, tracking_uri, helped
-                return session.run(plan, registry, chosen, executor, *parts)
+                ending = session.run(plan, registry, chosen, executor, *parts)
+                if helped is not None:
+                    ending.outcome.seconds += helped.seconds
+                return ending
             except session.Led:
                 if helped is None and not _may_help(plan):
                     raise

@@ -327,6 +327,7 @@ def test_a_second_driver_trains_what_the_first_does_not(
     assert ending.exit_code == 0
     assert set(ending.outcome.statuses.values()) == {"finished"}
     assert made.files.has("tweedie.json")  # what the first has left undone
+    assert ending.outcome.seconds > 0
 
 
 @pytest.fixture
