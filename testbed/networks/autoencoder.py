@@ -106,13 +106,13 @@ def read(folder: Path) -> tuple[Autoencoder, float, float]:
     return Autoencoder(module), scale, _factor(folder, module.config, "shift_factor", 0.0)
 
 
-def _factor(folder: Path, config: Any, key: str, default: float) -> float:
+def _factor(folder: Path, written: Any, key: str, default: float) -> float:
     """A finite number that config.json states, or the default where it states none.
 
     Raises:
         InputError: it states something else.
     """
-    value = config.get(key)
+    value = written.get(key)
     if value is None:
         return default
     if not isinstance(value, int | float) or not math.isfinite(value):
