@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -86,15 +86,8 @@ def run(
     """
     if note := plan.files.lock_note():
         say(note)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(plan.files.own())
-        except Busy as busy:
-            raise Led(str(busy)) from None
-        looks.begin(plan.files, plan.study.report.looks)
-        runner.describe(plan, registry, tracking_uri)
-        engine.write(plan.folder)
-        plan.files.tidy({group.id for group in engine.groups})
+    with _leading(plan):
+        _describe(plan, registry, engine, tracking_uri)
         tracker = Tracker(plan, tracking_uri, say, AWAY) if tracking_uri else None
         tell, identities = Telling(tracker), Identities(plan, registry)
         found: list[audit.LawCheck] = []
@@ -106,9 +99,7 @@ def run(
                 if helped is not None:
                     outcome.statuses = helped.statuses | outcome.statuses
                 if not outcome.interrupted:
-                    # What does not depend on the case is checked in each, and counts once.
-                    rows = identities.rows() + trained(plan)
-                    found = list({repr(replace(row, data="")): row for row in rows}.values())
+                    found = _checked(plan, identities)
                     _write_tables(plan, registry, outcome, found)
                     tell.tables()
                     say("bringing the report up to date")
@@ -133,6 +124,38 @@ def run(
         tracker.seconds if tracker else 0.0,
         tracker is not None and not tracker.away,
     )
+
+
+@contextlib.contextmanager
+def _leading(plan: Plan) -> Iterator[None]:
+    """Owns the study's folder, as the one driver that leads.
+
+    Raises:
+        Led: another process owns it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(plan.files.own())
+        except Busy as busy:
+            raise Led(str(busy)) from None
+        yield
+
+
+def _describe(plan: Plan, registry: Registry, engine: ExecutionPlan, tracking_uri: str) -> None:
+    """Writes what is to run, and clears away what an earlier plan has left."""
+    looks.begin(plan.files, plan.study.report.looks)
+    runner.describe(plan, registry, tracking_uri)
+    engine.write(plan.folder)
+    plan.files.tidy({group.id for group in engine.groups})
+
+
+def _checked(plan: Plan, identities: Identities) -> list[audit.LawCheck]:
+    """The identities of components and of trained models.
+
+    What does not depend on the case is checked in each, and counts once.
+    """
+    rows = identities.rows() + trained(plan)
+    return list({repr(replace(row, data="")): row for row in rows}.values())
 
 
 def _tell_plugins(plan: Plan, registry: Registry, say: Callable[[str], None]) -> None:
