@@ -87,15 +87,8 @@ def run(
         progress = Progress(ended=lambda one, status: say(f"{one.title}: {status}"), say=say)
         if isinstance(study, Study):
             made.files.store.put(WRITTEN, read.text.encode())
-        ending = sharing.run(
-            made,
-            registry,
-            choose,
-            slots,
-            lambda chosen: nullcontext(progress),
-            reports.renew,
-            tracking_uri,
-        )
+        how = choose, slots, lambda chosen: nullcontext(progress)
+        ending = sharing.run(made, registry, *how, reports.renew, tracking_uri)
     if ending.outcome.interrupted:
         raise KeyboardInterrupt(f"{folder}: its trials stopped at a checkpoint; run it again.")
     return open_result(folder)
