@@ -266,6 +266,8 @@ class Data:
                     digest.update(values.contiguous().numpy().tobytes())
         for name in sorted(self.texts):
             digest.update(json.dumps([name, *self.texts[name]]).encode())
+        if self.first_stage is not None:
+            digest.update(self.first_stage.digest.encode())
         return digest.hexdigest()
 
 

@@ -10,6 +10,11 @@ from torch import Tensor
 class FirstStage(Protocol):
     """What takes images to the latents that a denoiser is of, and back."""
 
+    @property
+    def digest(self) -> str:
+        """Equal where two of them decode alike; it enters the identity of a trial on latents."""
+        ...
+
     def encode(self, images: Tensor) -> Tensor:
         """The latents (n, c, h, w) of images (n, C, H, W), float32."""
         ...

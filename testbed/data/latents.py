@@ -9,6 +9,8 @@ that an image has one latent.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +50,19 @@ class Latents:
     shift: Tensor | None = None
     dtype: torch.dtype = torch.float32
     autoencoder: Any = None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The sha256 of the AutoencoderKL's weights, as hexadecimal digits; empty without one.
+
+        Two that encode alike may decode otherwise: a decoder is often trained further alone.
+        """
+        if self.autoencoder is None:
+            return ""
+        found = hashlib.sha256()
+        for tensor in self.autoencoder.state_dict().values():
+            found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

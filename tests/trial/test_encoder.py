@@ -195,6 +195,24 @@ def test_a_folder_is_read_as_diffusers_reads_it(tmp_path: Path) -> None:
     assert Encoder.model_validate(str(tmp_path / "vae")).path == str(tmp_path / "vae")
 
 
+@pytest.mark.parametrize("part", ["", "encoder", "decoder"])
+def test_the_weights_are_the_identity_of_a_folder_and_not_its_place(
+    tmp_path: Path, part: str
+) -> None:
+    """Also those of the decoder alone, by which latents are the same and samples are not."""
+    model = saved(tmp_path / "here")
+    if part:
+        with torch.no_grad():
+            getattr(model, part).conv_in.bias += 0.1
+    model.save_pretrained(tmp_path / "there")
+    here, there = (
+        first_stage.latent_data(images(), encoder(path=str(tmp_path / name)))
+        for name in ("here", "there")
+    )
+    assert torch.equal(here.train, there.train) == (part != "encoder")
+    assert (here.digest == there.digest) == (part == "")
+
+
 def test_folders_that_do_not_fit_are_told(tmp_path: Path) -> None:
     saved(tmp_path / "vae", channels=3)
     (tmp_path / "empty").mkdir()
