@@ -37,6 +37,12 @@ class StudyRecord(BaseModel):
     failures: list[dict[str, Any]] | None = None
 
 
+class TrialRecord(Listed):
+    """trial.json: what identifies a trial, its settings and its labels."""
+
+    config: dict[str, Any] | None = None
+
+
 class EngineRecord(BaseModel):
     """plan.json: what trains as one, by which engine."""
 
@@ -108,6 +114,7 @@ class SystemSample(BaseModel):
 
 RECORDS: dict[str, type[BaseModel]] = {
     "study.json": StudyRecord,
+    "trial.json": TrialRecord,
     "plan.json": EngineRecord,
     "tweedie.json": IdentityRecord,
     "result.json": ResultRecord,

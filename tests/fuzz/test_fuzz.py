@@ -3,6 +3,7 @@
 All of them: `nox -s fuzz`.
 """
 
+import json
 import pickle
 import time
 import tomllib
@@ -223,6 +224,28 @@ def test_a_trial_that_a_study_writes_anew_is_told(folder: Path) -> None:
     done = law.run(given, folder)
     assert (done.code, law.faults(given, done)) == (0, [])
     assert "trial.json: expected a JSON object, got list. The study writes it anew" in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("study.json", "trials", 5),
+        ("study.json", "report", {"baseline": [1]}),
+        (f"{law.command_lines.FOLDER}/tweedie.json".removeprefix("runs/tiny/"), "rows", 5),
+        (f"{law.command_lines.FOLDER}/result.json".removeprefix("runs/tiny/"), "errors", [1]),
+        (TRIAL_FILE.removeprefix("runs/tiny/"), "config", {"density": {"options": None}}),
+    ],
+)
+def test_a_file_of_another_shape_is_told(name: str, key: str, value: Any, folder: Path) -> None:
+    def change(chance: Random, content: bytes) -> bytes:
+        return json.dumps(json.loads(content) | {key: value}).encode()
+
+    changes = {f"runs/tiny/{name}": Change(change, 0)}
+    for words in (PLAN.words[:2], ("report", "runs/tiny"), ("status", "runs/tiny")):
+        given = Input(words, TINY, trained=True, changes=changes)
+        done = law.run(given, folder / words[0])
+        assert law.faults(given, done) == []
 
 
 # --- the law --------------------------------------------------------------------------------------
