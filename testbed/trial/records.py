@@ -37,9 +37,11 @@ class StudyRecord(BaseModel):
     failures: list[dict[str, Any]] | None = None
 
 
-class TrialRecord(Listed):
+class TrialRecord(BaseModel):
     """trial.json: what identifies a trial, its settings and its labels."""
 
+    id: str
+    labels: list[dict[str, str]] = []
     config: dict[str, Any] | None = None
 
 
@@ -102,7 +104,7 @@ class CurveRow(BaseModel):
     """A line of rows.jsonl."""
 
     step: int
-    time: float
+    time: Number = None
     loss: Number = None
 
 
