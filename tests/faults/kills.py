@@ -44,14 +44,14 @@ MEASURING = (
     Moment("group", "os.remove", "checkpoint"),
 )
 CLOSING = (
-    Moment("driver", "os.rename", "artifacts/trial.json"),
-    Moment("group", "os.rename", "artifacts/weights.safetensors", 2),
+    Moment("driver", "open", "artifacts/trial.json"),
+    Moment("group", "open", "artifacts/weights.safetensors", 2),
     Moment("group", "os.rename", "mlflow.json", 2),
     Moment("driver", "os.rename", "small/tweedie.json"),
     Moment("group", "os.rename", "small/study.json", 2),
     Moment("group", "open", "results.csv"),
     Moment("group", "open", "report.html"),
-    Moment("driver", "os.rename", "artifacts/report.html"),
+    Moment("driver", "open", "artifacts/report.html"),
     Moment("group", "os.rename", "mlflow.json"),
 )
 IN_WORKERS = (
