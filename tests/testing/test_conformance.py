@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ import testbed
 import testbed.ext
 from testbed.components.base import Component
 from testbed.data.level_files import FILE_TABLES
+from testbed.data.readers import idx
 from testbed.errors import InputError, PluginError, UnknownName
 from testbed.registry import AXES, default_registry
 from testbed.testing import (
@@ -97,6 +100,14 @@ WRONG = testbed.Weighting("wrong", negative)
 
 
 # --- everything registered conforms --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unzipped_once() -> Iterator[None]:
+    """The files of Fashion-MNIST are unzipped once, though its laws build the data fifty times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(idx, "_array", functools.cache(idx._array))
+        yield
 
 
 @parametrize_with_checks(registered())
