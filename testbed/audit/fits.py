@@ -119,7 +119,7 @@ def nearest(residual: Callable[[Tensor], Tensor], grid: Tensor, size: int) -> fl
     """
     from scipy import optimize
 
-    left = torch.cat([residual(some) for some in grid.split(max(1, MOST // size))])
+    left = torch.cat([residual(some) for some in torch.split(grid, max(1, MOST // size))])
     best, step = float(grid[left.nan_to_num(torch.inf).argmin()]), float(grid[1] - grid[0])
     refined = optimize.minimize_scalar(
         lambda log_level: float(residual(torch.tensor([log_level], dtype=torch.float64))),
