@@ -56,8 +56,8 @@ def mismatches(
     q = adapter.sign * (pair.a(level) * D + pair.b(level) * (x - D) / level)
     if adapter.unsigned_prediction_type == "score":
         q = q / adapter.noise_schedule.alpha(adapter.noise_schedule.time(level))
-    off: Tensor = (found.output - q).flatten(1).norm(dim=1)
-    return off / found.output.norm().clamp(min=1e-300)
+    off: Tensor = (found.output - q).flatten(1).norm(dim=1) / found.output.norm().clamp(min=1e-300)
+    return off
 
 
 def answered_level(
