@@ -35,11 +35,20 @@ torch.set_num_threads(1)
 MILLISECONDS, LONG_STEP = step_times._milliseconds, step_times.long_step
 
 
+PROCESS = re.compile(r"\.(spawned|compile)\b")
+SLOW = re.compile(
+    r"\.(spawned|compile|marginal)\b"
+    r"|\[(unet|dit)-network\.|\[(captions|fashion_mnist)-dataset\."
+    r"|\[(sliced_wasserstein|(density|coverage|precision)_gap)-metric\."
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Checks of the kit that cost a process or a compiler are marked wherever they run."""
+    """The kit's checks that cost much, a process or a compiler are marked wherever they run."""
     for item in items:
-        if re.search(r"\.(spawned|compile)\b", item.name):
+        if PROCESS.search(item.name):
             item.add_marker("process")
+        if SLOW.search(item.name):
             item.add_marker("slow")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from testbed.audit.external import ExternalDenoiser, word_of
-from testbed.audit.fits import RESIDUAL, WIDE, Answers
+from testbed.audit.fits import RESIDUAL, WIDE, Answers, denoised, nearest
 from testbed.audit.reference import noisy
 from testbed.diffusion.noise_levels import VE, NoiseSchedule
 from testbed.diffusion.predictions import PREDICTION_TYPES
@@ -40,23 +40,24 @@ def ask(subject: ExternalDenoiser, oracle: Oracle, levels: Tensor) -> Answers:
     return Answers(x, sigma, output.double())
 
 
-def mismatch(
-    found: Answers, subject: ExternalDenoiser, oracle: Oracle, form: NoiseSchedule, level: Tensor
-) -> float:
-    """Returns how far the answers at one level are from the right ones for `level`, relative.
+def mismatches(
+    found: Answers, subject: ExternalDenoiser, oracle: Oracle, form: NoiseSchedule, levels: Tensor
+) -> Tensor:
+    """Returns how far the answers at one level are from the right ones for each of `levels` (K,).
 
     The right output there is q = a(sigma') D + b(sigma') (x' - D)/sigma' with D = E[x0|x'] and x'
-    the state that was given, divided by alpha' of `form`.
+    the state that was given, divided by alpha' of `form`. The distances (K,) are relative.
     """
     adapter, sigma = subject.adapter, found.sigma[0]
     pair = PREDICTION_TYPES[adapter.unsigned_prediction_type]
-    right, wrong = (form.alpha(form.time(s)) for s in (sigma, level))
-    x = found.x * (right / wrong)
-    D = oracle.denoise(x, level.expand(len(x)))
+    right, wrong = (form.alpha(form.time(s)) for s in (sigma, levels))
+    x, D = denoised(found.x, right / wrong, levels, oracle)
+    level = per_sample(levels, x)
     q = adapter.sign * (pair.a(level) * D + pair.b(level) * (x - D) / level)
     if adapter.unsigned_prediction_type == "score":
         q = q / adapter.noise_schedule.alpha(adapter.noise_schedule.time(level))
-    return float((found.output - q).norm() / found.output.norm().clamp(min=1e-300))
+    off: Tensor = (found.output - q).flatten(1).norm(dim=1) / found.output.norm().clamp(min=1e-300)
+    return off
 
 
 def answered_level(
@@ -66,22 +67,13 @@ def answered_level(
 
     It is looked for from 1e-5 to 1e5.
     """
-    from scipy import optimize
 
-    def residual(log_level: float) -> float:
-        level = torch.tensor(log_level, dtype=torch.float64).exp()
-        return mismatch(found, subject, oracle, form, level)
+    def residual(log_levels: Tensor) -> Tensor:
+        return mismatches(found, subject, oracle, form, log_levels.exp())
 
-    grid = torch.linspace(math.log(WIDE[0]), math.log(WIDE[1]), 231).tolist()
-    residuals = [residual(log_level) for log_level in grid]
-    best, step = min(range(len(grid)), key=lambda i: residuals[i]), grid[1] - grid[0]
-    refined = optimize.minimize_scalar(
-        residual,
-        bounds=(grid[best] - step, grid[best] + step),
-        method="bounded",
-        options={"xatol": 1e-12},
-    )
-    return math.exp(refined.x) if residual(refined.x) < RESIDUAL else None
+    best = nearest(residual, WIDE, found.x.numel())
+    left = float(residual(torch.tensor([best], dtype=torch.float64)))
+    return math.exp(best) if left < RESIDUAL else None
 
 
 def answered_levels(
@@ -144,8 +136,8 @@ def clamped(subject: ExternalDenoiser, oracle: Oracle, right: Sequence[float]) -
         found = ask(subject, oracle, levels)
         for form in dict.fromkeys((VE, subject.adapter.noise_schedule)):
             level = answered_level(found.at(levels[0]), subject, oracle, form)
-            at = torch.tensor(level or 1.0, dtype=torch.float64)
-            off = [mismatch(found.at(one), subject, oracle, form, at) for one in levels]
+            at = torch.tensor([level or 1.0], dtype=torch.float64)
+            off = [float(mismatches(found.at(one), subject, oracle, form, at)) for one in levels]
             if level is not None and len(levels) > 1 and max(off) < 10 * RESIDUAL:
                 words.append(f"noise levels {side} {level:.4g} are clamped to it")
                 break

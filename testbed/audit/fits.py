@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -16,8 +16,10 @@ from testbed.tensors import per_sample
 RESIDUAL = 1e-6
 """Relative residual below which a fit explains an output: far above the rounding of a fit of two
 numbers to 48, far below what a wrong hypothesis leaves on the audit's mixture (above 1e-3)."""
-WIDE = (1e-5, 1e5)
-"""Where a noise level is looked for that is none within a factor of four."""
+WIDE = torch.linspace(math.log(1e-5), math.log(1e5), 231).double()
+"""Logarithms of the noise levels among which one is looked for that no factor of four reaches."""
+MOST = 2**18
+"""Numbers that an oracle is asked about in one call while a level is looked for."""
 
 
 class Answers(NamedTuple):
@@ -74,7 +76,7 @@ def fit(misreadings: Iterable[Misreading], found: Answers, oracle: Oracle) -> Fi
         for one in found.levels:
             here = found.sigma == one
             A, B, residual = least_squares(found.x[here], D[here], found.output[here])
-            worst = max(worst, residual)
+            worst = max(worst, float(residual))
             if not residual < found.residual:
                 break
             fits.append((A, B, g[here][0], level[here][0]))
@@ -87,14 +89,45 @@ def fit(misreadings: Iterable[Misreading], found: Answers, oracle: Oracle) -> Fi
     return next((one for residual, one in kept if residual <= max(RESIDUAL, 2 * best)), None)
 
 
-def least_squares(x: Tensor, D: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Returns A and B of the nearest y = A x + B D, and the norm of the residual over that of y."""
-    basis = torch.stack([x.flatten(), D.flatten()], dim=1)
-    y = y.flatten()
-    scale = basis.norm(dim=0).clamp(min=1e-300)
-    solution = torch.linalg.lstsq(basis / scale, y[:, None]).solution[:, 0] / scale
-    residual = float((y - basis @ solution).norm() / y.norm().clamp(min=1e-300))
-    return solution[0], solution[1], residual
+def least_squares(x: Tensor, D: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns A and B of the nearest y = A x + B D, and the norm of the residual over that of y.
+
+    D may be several, (K, *x.shape), and the three are then (K,).
+    """
+    several = D.flatten(-x.ndim)
+    basis, y = torch.stack([x.flatten().expand_as(several), several], dim=-1), y.flatten()
+    scale = basis.norm(dim=-2).clamp(min=1e-300)
+    wanted = y[:, None].expand(*several.shape, 1)
+    solution = torch.linalg.lstsq(basis / scale[..., None, :], wanted).solution[..., 0] / scale
+    rest = y - (basis @ solution[..., None])[..., 0]
+    return solution[..., 0], solution[..., 1], rest.norm(dim=-1) / y.norm().clamp(min=1e-300)
+
+
+def denoised(x: Tensor, factors: Tensor, levels: Tensor, oracle: Oracle) -> tuple[Tensor, Tensor]:
+    """Returns x (n, ...) times each factor (K,) and D of it at the level (K,): (K, n, ...) both."""
+    states = factors.reshape(-1, *[1] * x.ndim) * x
+    D = oracle.denoise(states.flatten(0, 1), levels.repeat_interleave(len(x)))
+    return states, D.reshape(states.shape)
+
+
+def nearest(residual: Callable[[Tensor], Tensor], grid: Tensor, size: int) -> float:
+    """Returns the logarithm of the level that leaves the least: that of a grid, and then refined.
+
+    Args:
+        residual: maps logarithms (K,) to what each leaves, (K,).
+        size: how many numbers an oracle is asked about at one level.
+    """
+    from scipy import optimize
+
+    left = torch.cat([residual(some) for some in torch.split(grid, max(1, MOST // size))])
+    best, step = float(grid[left.nan_to_num(torch.inf).argmin()]), float(grid[1] - grid[0])
+    refined = optimize.minimize_scalar(
+        lambda log_level: float(residual(torch.tensor([log_level], dtype=torch.float64))),
+        bounds=(best - step, best + step),
+        method="bounded",
+        options={"xatol": 1e-12},
+    )
+    return float(refined.x)
 
 
 class LevelFit(NamedTuple):
@@ -111,35 +144,23 @@ def fit_level(found: Answers, oracle: Oracle, schedule: NoiseSchedule) -> LevelF
 
     It is looked for up to four times too low or too high, and then from 1e-5 to 1e5.
     """
-    from scipy import optimize
-
     sigma = found.sigma[0]
 
-    def at(log_level: float) -> tuple[Tensor, Tensor, float]:
-        level = torch.tensor(log_level, dtype=torch.float64).exp()
-        D = oracle.denoise(g(level) * found.x, level.expand(len(found.x)))
-        return least_squares(found.x, D, found.output)
+    def at(log_levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        levels = log_levels.exp()
+        return least_squares(found.x, denoised(found.x, g(levels), levels, oracle)[1], found.output)
 
-    def g(level: Tensor) -> Tensor:
-        right, wrong = (schedule.alpha(schedule.time(s)) for s in (sigma, level))
+    def g(levels: Tensor) -> Tensor:
+        right, wrong = (schedule.alpha(schedule.time(s)) for s in (sigma, levels))
         return right / wrong
 
     centre = math.log(float(sigma))
-    near = torch.linspace(centre - math.log(4), centre + math.log(4), 81).tolist()
-    wide = torch.linspace(math.log(WIDE[0]), math.log(WIDE[1]), 231).tolist()
-    for grid in (near, wide):
-        residuals = [at(log_level)[2] for log_level in grid]
-        best = grid[min(range(len(grid)), key=lambda i: residuals[i])]
-        step = grid[1] - grid[0]
-        refined = optimize.minimize_scalar(
-            lambda log_level: at(log_level)[2],
-            bounds=(best - step, best + step),
-            method="bounded",
-            options={"xatol": 1e-12},
-        )
-        A, B, residual = at(refined.x)
+    near = torch.linspace(centre - math.log(4), centre + math.log(4), 81).double()
+    for grid in (near, WIDE):
+        best = nearest(lambda logs: at(logs)[2], grid, found.x.numel())
+        A, B, residual = (one[0] for one in at(torch.tensor([best], dtype=torch.float64)))
         if residual < found.residual:
-            level = torch.tensor(refined.x, dtype=torch.float64).exp()
+            level = torch.tensor(best, dtype=torch.float64).exp()
             return LevelFit(A, B, g(level), level)
     return None
 

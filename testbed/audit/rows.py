@@ -85,13 +85,13 @@ def rows(
     ratio = torch.where(error == 0, torch.zeros_like(error), error / limit)
     ratio = ratio.nan_to_num(nan=INFINITE)
     name = str(dtype or first.dtype).removeprefix("torch.")
-    checks = []
-    for level in torch.unique(sigma):
-        here = sigma == level
-        worst = int(ratio[here].argmax())
-        e, b, r = (float(each[here].flatten()[worst]) for each in (error, limit, ratio))
-        checks.append(LawCheck(law, subject, float(level), name, e, b, r))
-    return checks
+    most, at = ratio.max(dim=1)
+    columns = [each.gather(1, at[:, None])[:, 0].tolist() for each in (error, limit)]
+    worst: dict[float, tuple[float, float, float]] = {}
+    for level, *row in zip(sigma.tolist(), *columns, most.tolist(), strict=True):
+        if level not in worst or row[2] > worst[level][2]:
+            worst[level] = (row[0], row[1], row[2])
+    return [LawCheck(law, subject, level, name, *worst[level]) for level in sorted(worst)]
 
 
 def verdict(law: str, subject: str, held: bool, dtype: str = "") -> LawCheck:

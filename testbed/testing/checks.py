@@ -23,11 +23,13 @@ class Context:
         registry: the other components: what to convert to, what a recipe may name.
         courier: takes components to another process.
         points: gives the values of a component's options at which it is checked.
+        kept: laws, components and what was found, for laws that come to a component twice.
     """
 
     registry: Registry
     courier: Courier
     points: OptionPoints
+    kept: list[tuple[Any, Component, str]] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(cls, components: Sequence[Component], registry: Registry | None = None) -> Context:

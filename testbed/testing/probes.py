@@ -22,7 +22,7 @@ from testbed.components.network import Network
 from testbed.components.sampler import Sampler
 from testbed.components.schedule import Schedule
 from testbed.components.weighting import Weighting
-from testbed.data.synthetic import gaussian
+from testbed.data.synthetic import embed, gaussian
 from testbed.diffusion.correlated import Noise
 from testbed.diffusion.noise_tables import TABLES, NoiseTable
 from testbed.diffusion.parameterization import Parameterization
@@ -156,7 +156,12 @@ def normal_data(shape: tuple[int, ...], n: int) -> Data:
 
     Their classes are the quadrants of the first and the last dimension.
     """
-    data = gaussian(dim=math.prod(shape), n=n, test=n)
+    dim, oracle = math.prod(shape), gaussian(n=1, test=1).oracle
+    assert oracle is not None
+    if len(shape) == 1:
+        data = gaussian(dim, n=n, test=n)
+    else:  # without the oracle of images, which would decompose a matrix of all pixels
+        data = embed(lambda k, g: (oracle.sample(k, g), None), dim, 1.0, n, n, 0)
     splits = data.train, data.test
     classes = [2 * (x[:, 0] > 0).long() + (x[:, -1] > 0).long() for x in splits]
     train, test = (x.reshape(n, *shape) for x in splits)

@@ -56,6 +56,7 @@ class Paper:
     unit: Any = 1
     """Our sigma and data are this many of the paper's."""
 
+    @functools.cache  # noqa: B019  there is a paper a recipe, as long as the tests run
     def time(self, sigma: Any) -> Any:
         """The t of one of our sigmas, by bisection of the rising s/alpha."""
         low, high = mp.mpf(self.first), mp.mpf(self.last)
@@ -79,10 +80,15 @@ class Paper:
     def density(self, t: Any, low: Any, high: Any) -> Any:
         """p(log sigma) within two of our levels: p(t)/(d log sigma/dt), of mass one."""
         assert self.p is not None
+        rate = mp.diff(lambda t: mp.log(self.sigma(t)), t, h=mp.mpf(10) ** -18)
+        return self.p(t) / rate / self.mass(low, high)
+
+    @functools.cache  # noqa: B019
+    def mass(self, low: Any, high: Any) -> Any:
+        """That of p within two of our levels."""
         ends = [max(self.time(low), self.first), min(self.time(high), self.last)]
         middle = [ends[0] + (ends[1] - ends[0]) * mp.mpf(i) / 8 for i in range(9)]
-        rate = mp.diff(lambda t: mp.log(self.sigma(t)), t, h=mp.mpf(10) ** -18)
-        return self.p(t) / rate / mp.quad(self.p, middle)
+        return mp.quad(self.p, middle)
 
 
 def vp_of_snr(log_snr: F) -> tuple[F, F]:
@@ -184,6 +190,7 @@ CLEAN = (mp.mpf(1), mp.mpf(0))
 VELOCITY = (mp.mpf(-1), mp.mpf(1))
 
 
+@functools.cache
 def papers(sigma_data: float) -> dict[str, Paper]:
     """The paper of each recipe."""
     ddpm_sees = (

@@ -63,7 +63,8 @@ def one_sided(a: Array, b: Array) -> Comparison:
 
 
 def halved(a: Array, b: Array) -> Comparison:
-    return replace(t_compare(a, b), p=t_compare(a, b).p / 2)
+    right = compare(a, b)
+    return replace(right, p=right.p / 2)
 
 
 def no_log(a: Array, b: Array) -> Comparison:
@@ -80,7 +81,7 @@ def mean_of_ratios(a: Array, b: Array) -> Comparison:
 def normal_test(a: Array, b: Array) -> Comparison:
     r = np.log(a / b)
     z = abs(r.mean()) / (r.std(ddof=1) / math.sqrt(len(r)))
-    return replace(t_compare(a, b), p=float(2 * stats.norm.sf(z)))
+    return replace(compare(a, b), p=float(2 * stats.norm.sf(z)))
 
 
 def normal_effect(n: int) -> float:

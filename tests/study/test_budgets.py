@@ -121,6 +121,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_under_a_constant_rate_a_budget_is_a_point(run: Path) -> None:
     """Trained one by one the numbers are the same, bit for bit."""
     table = testbed.open(run).stages.drop(columns="id")
@@ -132,6 +133,7 @@ def test_under_a_constant_rate_a_budget_is_a_point(run: Path) -> None:
     pd.testing.assert_frame_equal(points, own)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_budgets_are_in_no_other_table(run: Path) -> None:
     opened = testbed.open(run)
@@ -147,6 +149,7 @@ def test_budgets_are_in_no_other_table(run: Path) -> None:
     assert "18, under 18 labels" in page
 
 
+@pytest.mark.slow
 def test_a_budget_that_has_ended_is_no_look(run: Path) -> None:
     files = StudyFolder.at(run)
     listed = json.loads((run / "study.json").read_text())["trials"]
@@ -156,11 +159,13 @@ def test_a_budget_that_has_ended_is_no_look(run: Path) -> None:
     assert set(looks.ended(files, listed).values()) == {(0, 1, 2)}
 
 
+@pytest.mark.slow
 def test_the_same_command_trains_nothing_again(run: Path) -> None:
     found = plan.make(study_file.read(run.parent / "lengths.toml"), default_registry(), run, "cpu")
     assert found.pending() == []
 
 
+@pytest.mark.slow
 def test_a_budget_that_failed_is_told(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)

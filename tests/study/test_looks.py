@@ -150,6 +150,7 @@ def only(folder: Path) -> comparisons.Versus:
     return one
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_seeds_added_to_a_fixed_study_spend_alpha_and_are_said(tmp_path: Path) -> None:
     plant(tmp_path, two(4))

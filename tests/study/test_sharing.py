@@ -311,6 +311,7 @@ def share(made: Plan) -> session.Ending:
     return sharing.run(made, default_registry(), *parts, lambda folder: folder / "report.html")
 
 
+@pytest.mark.slow
 def test_a_second_driver_trains_what_the_first_does_not(
     four: Plan, led: Callable[[], None], tmp_path: Path, trials_only: None
 ) -> None:
@@ -338,6 +339,7 @@ def one_alone(four: Plan) -> str:
     return first
 
 
+@pytest.mark.slow
 def test_what_the_first_driver_was_not_asked_for_is_trained_once_it_has_ended(
     four: Plan, one_alone: str, led: Callable[[], None], tmp_path: Path, trials_only: None
 ) -> None:

@@ -31,6 +31,7 @@ def at_url(url: str, folder: Path, lease: float = 60.0) -> Plan:
     return made
 
 
+@pytest.mark.slow
 def test_a_study_at_a_url_is_watched_and_told(proxy: Proxy, tmp_path: Path) -> None:
     url = f"s3://bucket/{tmp_path.name}/runs/watched"
     made = at_url(url, tmp_path)

@@ -91,6 +91,7 @@ def test_a_study_without_plugins_has_none() -> None:
     assert study_file.plugins(Path("default")) == {}
 
 
+@pytest.mark.slow
 def test_words_of_the_command_line_come_on_top(folder: Path) -> None:
     (folder.parent / "third.py").write_text(MINE.format(name="third", scale=1.0))
     words = ["plan", "studies/study.toml", "-p", "third.py", "-p", "no:mine"]
@@ -165,6 +166,7 @@ def test_a_study_in_python_names_its_plugins(folder: Path, monkeypatch: pytest.M
     assert testbed.Study("a", base=read.base, grid=read.grid).to_toml().startswith("[study]")
 
 
+@pytest.mark.slow
 def test_a_study_from_python_loads_them(folder: Path, tmp_path: Path) -> None:
     study = testbed.Study.read(folder / "study.toml")
     with trials_only():

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ import testbed
 import testbed.ext
 from testbed.components.base import Component
 from testbed.data.level_files import FILE_TABLES
+from testbed.data.readers import idx
 from testbed.errors import InputError, PluginError, UnknownName
 from testbed.registry import AXES, default_registry
 from testbed.testing import (
@@ -99,11 +102,21 @@ WRONG = testbed.Weighting("wrong", negative)
 # --- everything registered conforms --------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unzipped_once() -> Iterator[None]:
+    """The files of Fashion-MNIST are unzipped once, though its laws build the data fifty times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(idx, "_array", functools.cache(idx._array))
+        yield
+
+
 @parametrize_with_checks(registered())
 def test_everything_registered_conforms(component: Component, check: Check) -> None:
     check(component)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_an_array_conforms(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", x=rows, y=np.arange(300) % 3)
@@ -250,6 +263,7 @@ def test_a_law_that_breaks_beside_the_default_says_where() -> None:
     assert check(mine.bound({"k": 4.0}))
 
 
+@pytest.mark.slow
 def test_noise_that_an_option_inflates_is_not_inflated_for_the_marginals() -> None:
     heun = default_registry().sampler("heun", churn=8.0, s_noise=1.5)
     (check,) = [one for one in iter_checks(heun) if one.id == "sampler.marginal"]
@@ -496,6 +510,7 @@ def test_ids_are_readable_and_one_process_serves_all() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_under_pytest(tmp_path: Path) -> None:
     """An expected failure is an xfail; a pass where one was expected fails; a skip is a skip."""
     sign = {"wrong-weighting.positive": "a sign"}
@@ -530,6 +545,7 @@ def test_under_pytest(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_needs_neither_pytest_nor_hypothesis(tmp_path: Path) -> None:
     script = """
 import sys
@@ -566,6 +582,8 @@ def trace() -> tuple[object, ...]:
     )
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_plugin_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "velocity_plugin.py"
     file.write_text(FLOW)
@@ -582,6 +600,8 @@ def test_plugin_from_a_file(tmp_path: Path) -> None:
     assert trace() == before
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_plugin_from_components_and_modules() -> None:
     before = trace()
     module = types.ModuleType("a_plugin_of_a_test")
@@ -643,6 +663,8 @@ def test_strategies(c: testbed.testing.cases.Case, p: testbed.Parameterization) 
 # --- testbed check -------------------------------------------------------------------------------
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_check_a_file(tmp_path: Path) -> None:
     (tmp_path / "velocity_plugin.py").write_text(FLOW)
     done = run_here(tmp_path, "check", "velocity_plugin.py", "--suggest-claims")
@@ -796,6 +818,8 @@ def test_a_folder_that_a_module_is_in_stays_on_the_path(
     del sys.modules["a_module_of_a_folder"]
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_context_serves_one_process_for_all() -> None:
     context = Context.of([RIGHT, WRONG])
     assert context.registry is default_registry()
