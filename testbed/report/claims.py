@@ -148,7 +148,8 @@ def _best(left: LeaveOneOut, place: Standing) -> str:
     hangs = f" (this hangs on {listed(found)})" if found else ""
     if place.winner:
         rest = " with a verdict" if any(one.reason for one in place.versus) else ""
-        return f"{best} is lowest{hangs}, and better than every other{rest}"
+        others = f"every other{rest}" if len(place.beside) > 1 else "".join(place.beside)
+        return f"{best} is lowest{hangs}, and better than {others}"
     close, alike, apart = (
         [name for name, own in place.beside.items() if own == said]
         for said in (LESS, "equivalent", "")

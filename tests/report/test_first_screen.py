@@ -185,7 +185,7 @@ def test_a_row_and_a_sentence_and_markdown_say_the_same(default: Results) -> Non
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (1.5, "a is lowest, and better than every other."),
+        (1.5, "a is lowest, and better than b."),
         (1.01, "a is lowest, and equivalent to b."),
         (1.04, "a is lowest, and better than b by less than matters."),
         ([0.9, 1.2, 1.1, 0.95, 1.1], "a is lowest, and not shown to be better than b."),

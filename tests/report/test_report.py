@@ -156,7 +156,7 @@ def test_best_of_two_that_beat_the_baseline_is_no_winner(tmp_path: Path) -> None
     text = said(plant(tmp_path, planted))
     assert "a is better than b (−20 % [−20, −19])." in text
     assert "a2 is better than b (−20 % [−22, −19])." in text
-    assert re.search(r"a2 is lowest.*, and not shown to be better than a\.", text)
+    assert "a2 is lowest, and equivalent to a." in text
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -208,7 +208,7 @@ def test_divergence_stays_in_the_count(tmp_path: Path) -> None:
     folder = plant(tmp_path, planted)
     text = said(folder)
     assert "No verdict on a: diverged: a in 1 of 5 seeds." in text
-    assert "a is " not in text
+    assert not re.search(r"\ba (is|differs)\b", text)
     table = comparisons.result_table(reading.read(folder))
     (row,) = table[(table["variant"] == "a") & (table["metric"] == "energy")].to_dict("records")
     assert (row["n"], row["diverged"], row["missing"]) == (5, 1, 0)
@@ -231,7 +231,7 @@ def test_ranks_over_the_seeds_that_all_have(tmp_path: Path) -> None:
     lost = [*a[:easy], "failed", *a[easy + 1 :]]
     assert stats.gmean([v for v in lost if v != "failed"]) > stats.gmean(b)
     text = said(plant(tmp_path, {("c", "", "a"): lost, ("c", "", "b"): b}))
-    assert "a is lowest, and better than every other" in text
+    assert "a is lowest, and better than b." in text
 
 
 def test_nothing_finished(tmp_path: Path) -> None:
