@@ -33,6 +33,8 @@ from testbed.report.results import LABEL, Label, Results
 from testbed.study import baseline
 
 NAN = float("nan")
+LESS = "less than matters"
+"""Said of an undecided effect that is shown to differ from zero: its estimate is too small."""
 KINDS = ("baseline", "arm", "pair")
 MOST_PAIRED = 50
 """The most variants of a case and arm, besides the baseline, whose pairs are compared."""
@@ -82,10 +84,15 @@ class Versus:
         return c.p_holm < ALPHA and not c.low <= 1 <= c.high
 
     @property
+    def said(self) -> str:
+        """The verdict as the report says it: LESS of some that are undecided."""
+        return LESS if self.small else self.verdict
+
+    @property
     def short(self) -> str:
         """The verdict in a word or two, where there is no room for the reason."""
         if not self.lost:
-            return self.verdict.partition(":")[0]
+            return self.said.partition(":")[0]
         who = "" if self.lost == (self.variant,) else f"{' and '.join(self.lost)} "
         diverged = self.comparison is not None and self.comparison.diverged
         return f"{who}{'diverged' if diverged else 'learnt nothing'}"

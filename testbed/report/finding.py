@@ -1,39 +1,30 @@
 """The finding of a study in words: every claim is the verdict of a corrected comparison.
 
-A verdict is one of a variant against the baseline of its case and arm. Each sentence on one is made
-again without every variant, every seed and every band of noise levels, and says what it hangs on.
+The claims on the variants are those of `report.claims`; what else there is to say of a case, and
+of all of them, is here.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 from testbed.metrics.paired_tests import ALPHA, POWER
-from testbed.report import arms, level_sentences, sample_metrics
-from testbed.report.comparisons import MOST_PAIRED, Comparisons, Versus, baseline_note
-from testbed.report.equal_objectives import equal_to, sentences_of
+from testbed.report import arms, claims, level_sentences, ranges, sample_metrics
+from testbed.report.claims import ArmClaims
+from testbed.report.comparisons import LESS, Comparisons, Versus, baseline_note
+from testbed.report.equal_objectives import sentences_of
+from testbed.report.page_tables import PageTable
 from testbed.report.results import Results
-from testbed.report.robustness import LeaveOneOut, lowest
+from testbed.report.robustness import LeaveOneOut
 from testbed.report.sample_metrics import SampleComparison
-from testbed.report.standing import SMALL, Standing, hanging, said_of, standing
-from testbed.report.words import capital, listed, number, per_cent, title
+from testbed.report.standing import Standing, standing
+from testbed.report.words import METRICS, capital, listed, number, per_cent, title
 from testbed.study.settings import ReportSettings
 
 FEW_SEEDS = 4
 """The lead says on how many seeds it rests where they are fewer."""
-SAID = {
-    "better": "better",
-    "equivalent": "equivalent",
-    "undecided": "undecided",
-    SMALL: "different, by less than matters, and not shown to be equivalent",
-    "too few seeds": "untested, on too few seeds",
-    "worse": "worse",
-}
-"""What is said of each verdict, in the order of the sentences."""
 
 
 @dataclass(frozen=True)
@@ -42,37 +33,50 @@ class Finding:
 
     Args:
         title: the case, its metric and its seeds; empty for what holds for all.
-        lead: the verdicts, what has none and the best, a paragraph an arm, and what limits them.
-        detail: where in the noise levels the metric lies, the samples, and how it was judged.
+        opening: what the claims are about, and what limits them.
+        arms: the claims on the variants of each arm.
+        detail: where in the noise levels the metric lies, and the samples.
     """
 
     title: str
-    lead: list[str]
-    detail: list[str]
+    opening: list[str]
+    arms: list[ArmClaims] = field(default_factory=list)
+    detail: list[str] = field(default_factory=list)
+
+    @property
+    def lead(self) -> list[str]:
+        """What the first screen says: the opening, and a paragraph an arm."""
+        return [*self.opening, *(one.text for one in self.arms)]
 
     @property
     def sentences(self) -> list[str]:
         """The lead and then the detail."""
         return [*self.lead, *self.detail]
 
+    @property
+    def claims(self) -> PageTable | None:
+        """The claims as a table; None where there are none."""
+        return claims.table(self.arms) if self.arms else None
+
 
 def make(results: Results, comparisons: Comparisons) -> list[Finding]:
-    """Returns the finding of each case, arm by arm; last what holds for all."""
+    """Returns what comes first, the finding of each case, and what is said of all of them."""
     samples = sample_metrics.make(results)
     cases = [_of_case(results, comparisons, samples, case) for case in results.cases]
-    lead = [*_changed(results), *_unfinished(results), *arms.sentences(results)]
+    first = Finding("", [*_changed(results), *_unfinished(results), *arms.sentences(results)])
     rates = _rates(results) if any(comparisons.tests.values()) else []
-    detail = [*_intervals(results, comparisons), *sample_metrics.note(samples), *rates]
-    return [*cases, Finding("", [*lead, *_identities(results)], detail)]
+    detail = [*sample_metrics.note(samples), *rates]
+    last = Finding("", [*_reading(results, comparisons), *_identities(results)], detail=detail)
+    return [first, *cases, last]
 
 
 def _of_case(
     results: Results, comparisons: Comparisons, samples: list[SampleComparison], case: str
 ) -> Finding:
-    left, lead, detail = LeaveOneOut(results, case), list[str](), list[str]()
+    left, made, detail = LeaveOneOut(results, case), list[ArmClaims](), list[str]()
     for arm in results.arms(case):
         place = standing(results, comparisons, case, arm)
-        lead += _paragraph(arm, list(_verdicts(left, place)))
+        made.append(claims.make(left, place))
         for subject in (
             _training(results, place),
             level_sentences.by_level(left, comparisons, place),
@@ -80,17 +84,15 @@ def _of_case(
         ):
             detail += _paragraph(arm, list(subject))
     detail += level_sentences.linear_baseline(results, case)
-    seeds = results.trials.loc[results.trials["case"] == case, "seed"].nunique()
-    if seeds < FEW_SEEDS:
-        lead.append(f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only.")
-    return Finding(f"{case or 'All data'} {_evidence(results, case)}:", lead, detail)
+    return Finding(_evidence(results, case), list(_opening(results, case)), made, detail)
 
 
 def markdown(findings: Sequence[Finding]) -> str:
     """Returns the findings as paragraphs of Markdown, which MLflow shows of the study."""
     paragraphs: list[str] = []
     for one in findings:
-        paragraphs += [f"**{one.title}**"] * bool(one.title) + one.sentences
+        paragraphs += [f"**{one.title}**"] * bool(one.title) + one.opening
+        paragraphs += [*claims.markdown(one.arms), *one.detail]
     return "\n\n".join(paragraphs)
 
 
@@ -102,86 +104,12 @@ def _paragraph(arm: str, sentences: Sequence[str]) -> list[str]:
     return [" ".join([f"In “{arm}”, {first}" if arm else capital(first), *map(capital, rest)])]
 
 
-def _verdicts(left: LeaveOneOut, place: Standing) -> Iterator[str]:
-    """The sentences on a case and arm: the verdicts, what has none, and the best."""
-    if not place.versus:
-        yield f"only {place.baseline} was run: nothing is compared."
-        return
-    parts, usual = [], _usual_levels(place)
-    for verdict, said in SAID.items():
-        claims = [_claim(left, one, usual) for one in place.versus if said_of(one) == verdict]
-        if claims:
-            parts.append(f"{listed(claims)} {'is' if len(claims) == 1 else 'are'} {said}")
-    if parts:
-        over = f", over the {usual}, that both sides were trained on" if usual else ""
-        yield f"against the baseline {place.baseline}{over}: {'; '.join(parts)}."
-    yield from _without_verdict(left.results, place)
-    if len(place.ranked) > 1:
-        yield _best(left, place)
-
-
 def _training(results: Results, place: Standing) -> Iterator[str]:
     """The sentences on the training of a case and arm: rare levels and equal objectives."""
     if place.versus:
         yield from level_sentences.rarely_drawn(results, place)
         if text := sentences_of(results, place.case, place.arm):
             yield f"note that {text}."
-
-
-def _usual_levels(place: Standing) -> str:
-    """The levels of most comparisons that are told, where those are not all; else empty."""
-    told = [one.levels for one in place.versus if said_of(one) in SAID and one.levels is not None]
-    counts = Counter(levels.text for levels in told if not levels.whole)
-    text, count = counts.most_common(1)[0] if counts else ("", 0)
-    return text if count > 1 else ""
-
-
-def _claim(left: LeaveOneOut, one: Versus, usual: str) -> str:
-    """`v (−12 % [−15, −8])`, with the levels where not the usual ones, and what it hangs on."""
-    c = one.comparison
-    assert c is not None
-    parts = [per_cent(c.ratio, c.low, c.high)]
-    if one.levels is not None and one.levels.text != usual:
-        if not one.levels.whole:
-            parts.append(f"over the {one.levels.text}, that both were trained on")
-        elif usual:
-            parts.append("over all levels")
-    return f"{one.variant} ({'; '.join([*parts, *hanging(left, one)])})"
-
-
-def _without_verdict(results: Results, place: Standing) -> Iterator[str]:
-    """Of whom nothing can be said, and why: a sentence for each reason."""
-    by_reason: dict[str, list[str]] = {}
-    lost: dict[str, list[str]] = {}
-    for one in place.versus:
-        if one.lost:
-            lost.setdefault(one.reason, []).append(one.variant)
-        elif one.reason and place.baseline not in equal_to(results, *one.labels[0]):
-            by_reason.setdefault(one.reason, []).append(one.variant)
-    if lost:
-        names = [name for members in lost.values() for name in members]
-        by_reason["; ".join(lost)] = names
-    for reason, names in by_reason.items():
-        yield f"no verdict on {listed(names)}: {reason}."
-
-
-def _best(left: LeaveOneOut, place: Standing) -> str:
-    """Which variant has the lowest metric, and which ones it is not shown to be better than."""
-    best = place.ranked[0]
-    stated = partial(lowest, place.versus, place.baseline, place.ranked)
-    found = left.hangs_on(stated(), stated)
-    hanging = f" (this hangs on {listed(found)})" if found else ""
-    others = "which is better than every other"
-    if not place.winner:
-        apart = [name for name in place.unseparated if name not in place.close]
-        many = len(place.versus) > MOST_PAIRED and best != place.baseline
-        names = "the others, which were not compared with it" if many else listed(apart)
-        said = [f"not shown to be better than {names}"] if apart else []
-        if place.close:
-            said.append(f"better than {listed(place.close)} by less than matters")
-        others = f"which is {' and '.join(said)}"
-    metric = title(place.versus[0].metric)
-    return f"the lowest {metric} is that of {best}{hanging}, {others}."
 
 
 def notes(results: Results, comparisons: Comparisons) -> list[tuple[str, list[str]]]:
@@ -196,12 +124,21 @@ def notes(results: Results, comparisons: Comparisons) -> list[tuple[str, list[st
 
 
 def _evidence(results: Results, case: str) -> str:
-    """The metric of a case and its direction, the number of seeds, and whether an oracle exists."""
+    """The metric of a case and its direction, and the number of seeds."""
     trials = results.trials[results.trials["case"] == case]
     counts = sorted(set(trials.groupby(["arm", "variant"]).size()))
     seeds = f"{' or '.join(map(str, counts))} {'seed' if counts == [1] else 'seeds'}"
-    exact = "exact oracle" if results.oracle(case) else "no oracle"
-    return f"({title(results.primary(case))}, lower is better; {seeds}; {exact})"
+    return f"{case or 'All data'}: {title(results.primary(case))}, lower is better; {seeds}"
+
+
+def _opening(results: Results, case: str) -> Iterator[str]:
+    """What the primary metric is, and that the seeds are few."""
+    primary = results.primary(case)
+    name, meaning = METRICS.get(primary, (primary, "a metric of a plugin"))
+    yield f"{capital(name)}: {meaning}."
+    seeds = results.trials.loc[results.trials["case"] == case, "seed"].nunique()
+    if seeds < FEW_SEEDS:
+        yield f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only."
 
 
 def _power(members: Iterable[Versus]) -> list[str]:
@@ -224,15 +161,29 @@ def _power(members: Iterable[Versus]) -> list[str]:
     ]
 
 
-def _intervals(results: Results, comparisons: Comparisons) -> list[str]:
-    """What the intervals of the lead are, and its verdicts."""
+def _reading(results: Results, comparisons: Comparisons) -> list[str]:
+    """How the claims are to be read: effects, verdicts, and what they hang on."""
     tests = comparisons.tests["baseline"] + comparisons.tests["band"] + comparisons.tests["arm"]
     if not tests:
         return []
+    names = listed([one.name for one in ranges.bands(results)])
+    edges = listed([f"{edge:g}" for edge in results.settings.bands])
     return [
-        f"Intervals ({results.level:.0%}, each by itself) are over training seeds, on held-out "
-        f"data that all trials share; verdicts are corrected for {tests} tests."
+        "An effect is the ratio of the metric to the baseline’s, a geometric mean over seeds on "
+        "the same held-out data, over the levels of noise that both were trained on; effects over "
+        f"different levels cannot be ranked. Intervals ({results.level:.0%}, each by itself) are "
+        f"over training seeds; verdicts are corrected for {tests} tests. What matters is an effect "
+        f"of {smallest(results)}; one that is {LESS} is shown to differ from 0, and not shown to "
+        "be equivalent. A claim hangs on a seed, a variant or a band of noise levels "
+        "without which its effect would change sign or cross what matters. The bands, "
+        f"{names}, part at σ/σ_data = {edges}."
     ]
+
+
+def smallest(results: Results) -> str:
+    """Returns the smallest effect of interest in both directions: `5.1 % or −4.9 %`."""
+    size = results.settings.smallest_effect
+    return " or ".join(per_cent(math.exp(sign * size)) for sign in (1, -1))
 
 
 def _rates(results: Results) -> list[str]:

@@ -9,11 +9,11 @@ import numpy as np
 
 from testbed.metrics.curves import RELATIVE
 from testbed.report import ranges
-from testbed.report.comparisons import Comparisons, Versus
+from testbed.report.comparisons import LESS, Comparisons, Versus
 from testbed.report.learning import linear_levels
 from testbed.report.results import LABEL, Results
 from testbed.report.robustness import LeaveOneOut
-from testbed.report.standing import SMALL, Standing, hanging, said_of
+from testbed.report.standing import Standing, hanging
 from testbed.report.words import listed, per_cent, portion, title
 
 MOST = 0.5
@@ -85,11 +85,12 @@ def _by_band(
         if one is None or one.comparison is None or one.levels is None or one.reason:
             continue
         c, share = one.comparison, ranges.share(results, baseline, one.metric, one.levels, band)
-        words = [per_cent(c.ratio, c.low, c.high), *hanging(left, one)]
+        words = [per_cent(c.ratio, c.low, c.high)]
+        words += [f"hangs on {listed(found)}"] if (found := hanging(left, one)) else []
         if not math.isnan(share):
             words.insert(0, f"{portion(share)} of {whole}")
         said = "; ".join(words)
-        verdict = "different by less than matters" if said_of(one) == SMALL else one.verdict
+        verdict = f"different by {LESS}" if one.small else one.verdict
         parts.append(f"{verdict} at {band.name} ({said})")
         if ranges.linear_is_better(results, baseline, one.metric, one.levels, band):
             lost.append(band.name)

@@ -39,14 +39,11 @@ from testbed.report.galleries import gallery
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.reading import read
 from testbed.report.results import Results, Rows
-from testbed.report.standing import standing
 from testbed.report.words import (
     BELOW_ONE,
-    METRICS,
     between,
     floor,
     number,
-    per_cent,
     portion,
     title,
 )
@@ -156,14 +153,11 @@ def _page(
         notes=finding.notes(results, compared),
         look=seeds.sentence(results.look),
         intervals=seeds.INTERVALS[results.look.design],
-        verdicts=_verdicts(results, compared),
         tests={**compared.tests, "sample": sample_metrics.tests(sample_metrics.make(results))},
         fewest=ranges.FEWEST_DRAWS,
         varies=portion(ranges.FEWEST_DRAWS**-0.5),
         alpha=f"{ALPHA:g}",
-        smallest=" or ".join(
-            per_cent(math.exp(sign * results.settings.smallest_effect)) for sign in (1, -1)
-        ),
+        smallest=finding.smallest(results),
         level=f"{results.level:.0%}",
         chance=f"{1 - results.level:.2g}",
         setup=summaries.setup(results),
@@ -229,10 +223,9 @@ def case_view(
         pictures += image_pictures.of_case(results, case)
         over_steps = length_section.pictures(results, case)
     primary = results.primary(case)
-    meaning = METRICS.get(primary, ("", "a metric of a plugin"))[1]
     return CaseView(
         name=case or "all data",
-        primary=f"{title(primary)}: {meaning}."
+        primary=f"{title(primary)}."
         + (f" {BELOW_ONE[results.sound(case)]}" if primary == "loss_vs_wiener" else ""),
         table=result_tables.primary(results, compared, made["results"], case),
         others=list(result_tables.others(results, made["results"], case)),
@@ -243,22 +236,6 @@ def case_view(
         decades=_decades(results, made["decades"], case),
         lengths=over_steps,
     )
-
-
-def _verdicts(results: Results, compared: Comparisons) -> PageTable:
-    """A row per case and arm: the best, and the verdict on it against the baseline."""
-    rows: list[list[Cell | str]] = []
-    for case in results.cases:
-        for arm in results.arms(case):
-            place = standing(results, compared, case, arm)
-            one, best = place.subject, "".join(place.ranked[:1])
-            named = f"{best} (the baseline)" if best == place.baseline else best or "–"
-            against = f"{one.variant} against {one.against}" if one else "–"
-            effect, verdict = Cell("–"), Cell("no verdict", "quiet")
-            if one is not None:
-                effect, _, verdict = result_tables.versus(one)
-            rows.append([case, arm, Cell(named, "best"), against, effect, verdict])
-    return page_table(["case", "arm", "best", "compared", "effect", "verdict"], rows)
 
 
 def _bands(results: Results, compared: Comparisons, case: str) -> PageTable | None:

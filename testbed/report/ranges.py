@@ -121,7 +121,7 @@ class CommonLevels:
         if not len(self.levels):
             return count
         if not np.array_equal(self.every[self.trained], self.levels):
-            count = f"{count}, measured at the {len(self.levels)} nearest levels of a table"
+            count = f"{count} (the {len(self.levels)} nearest of a table)"
         return f"{count}, σ = {self.levels[0]:.2g} to {self.levels[-1]:.2g}"
 
 

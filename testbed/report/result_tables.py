@@ -95,8 +95,7 @@ def versus(one: Versus | None) -> tuple[Cell, Cell, Cell]:
         return Cell("–"), Cell("–"), Cell(one.verdict, "quiet" if c is None else "bad")
     style = {"better": "good", "worse": "bad"}.get(one.verdict, "quiet")
     effect = Cell(per_cent(c.ratio, c.low, c.high))
-    verdict = f"{one.verdict}: differs by less than matters" if one.small else one.verdict
-    return effect, Cell(probability(c.p_holm)), Cell(verdict, style)
+    return effect, Cell(probability(c.p_holm)), Cell(one.said, style)
 
 
 def _whole(one: Versus | None) -> str:

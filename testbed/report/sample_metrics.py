@@ -141,7 +141,7 @@ def _beside(own: SampleComparison, one: Versus) -> str:
         return f"{own.verdict} for {{}}, as the verdict is"
     if one.verdict in FOLLOWS:
         return f"{own.verdict} for {{}}, against the verdict"
-    return f"{own.verdict} for {{}}, where the verdict is {one.verdict}"
+    return f"{own.verdict} for {{}}, where the verdict is {one.said}"
 
 
 def _claim(left: LeaveOneOut, own: SampleComparison) -> str:

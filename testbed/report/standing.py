@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from testbed.report.comparisons import Comparisons, Versus, baseline_of
+from testbed.report.comparisons import LESS, Comparisons, Versus, baseline_of
 from testbed.report.equal_objectives import distinct
 from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut, effect
-from testbed.report.words import listed
-
-SMALL = "small"
-"""Of an undecided effect: shown to differ from zero, and its estimate is too small to matter."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +23,9 @@ class Standing:
     """The variants in the running, the baseline among them, by their effect, the best first."""
     versus: list[Versus]
     """The comparisons with the baseline over all common levels."""
-    unseparated: list[str]
-    """The variants in the running that the best is not shown to be better than."""
-    close: list[str]
-    """Those of them from which it is shown to differ, by less than matters."""
+    beside: Mapping[str, str]
+    """Of every other in the running what the best is to it: "better", LESS (better by less than
+    matters), "equivalent", or nothing where none of these is shown."""
 
     @property
     def subject(self) -> Versus | None:
@@ -40,7 +36,7 @@ class Standing:
     @property
     def winner(self) -> str | None:
         """The variant shown to be better than every other in the running, or None."""
-        return self.ranked[0] if len(self.ranked) > 1 and not self.unseparated else None
+        return self.ranked[0] if {*self.beside.values()} == {"better"} else None
 
 
 def standing(results: Results, comparisons: Comparisons, case: str, arm: str) -> Standing:
@@ -48,10 +44,9 @@ def standing(results: Results, comparisons: Comparisons, case: str, arm: str) ->
     reference = baseline_of(results, case, arm)
     versus = comparisons.with_baseline(case, arm)
     ranked = ranking(results, versus, reference)
-    against = [(name, comparisons.of(case, arm, ranked[0], name)) for name in ranked[1:]]
-    unseparated = [n for n, one in against if one is None or not is_better(one, ranked[0])]
-    close = [name for name, one in against if one and said_of(one) == SMALL]
-    return Standing(case, arm, reference, ranked, versus, unseparated, close)
+    against = {name: comparisons.of(case, arm, ranked[0], name) for name in ranked[1:]}
+    beside = {name: _beside(one, ranked[0]) for name, one in against.items()}
+    return Standing(case, arm, reference, ranked, versus, beside)
 
 
 def ranking(results: Results, versus: list[Versus], reference: str) -> list[str]:
@@ -69,21 +64,21 @@ def ranking(results: Results, versus: list[Versus], reference: str) -> list[str]
     return distinct(results, versus[0].case, versus[0].arm, [name for name, _ in order])
 
 
-def is_better(one: Versus, best: str) -> bool:
-    return one.verdict == ("better" if one.variant == best else "worse")
-
-
-def said_of(one: Versus) -> str:
-    """The verdict, or SMALL."""
-    return SMALL if one.small else one.verdict
+def _beside(one: Versus | None, best: str) -> str:
+    """See `Standing.beside`; a pair's own levels may show it the other way round."""
+    if one is None or one.comparison is None:
+        return ""
+    lower = (one.comparison.ratio < 1) == (one.variant == best)
+    if one.verdict in ("better", "worse"):
+        return "better" if lower else ""
+    return one.said if one.said == "equivalent" or (one.small and lower) else ""
 
 
 def hanging(left: LeaveOneOut, one: Versus) -> list[str]:
-    """`hangs on seed 2`, of a comparison whose sign or side of the smallest effect does."""
+    """Returns what the sign of a comparison, or its side of the smallest effect, hangs on."""
     c = one.comparison
-    if c is None or said_of(one) not in ("better", "equivalent", "worse", SMALL):
+    if c is None or one.said not in ("better", "equivalent", "worse", LESS):
         return []
     signed = one.verdict != "equivalent" or not c.low <= 1 <= c.high
     of_levels = None if one.band else partial(effect, one, signed)
-    found = left.hangs_on(effect(one, signed), of_levels)
-    return [f"hangs on {listed(found)}"] if found else []
+    return left.hangs_on(effect(one, signed), of_levels)

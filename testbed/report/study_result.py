@@ -247,7 +247,7 @@ def _versus(one: Versus | None) -> tuple[str, str]:
         return "1", "baseline"
     c = one.comparison
     ratio = "–" if c is None or c.diverged else between(c.ratio, c.low, c.high)
-    return ratio, one.verdict
+    return ratio, one.said
 
 
 def _without_empty(

@@ -20,6 +20,7 @@ from helpers.planted_studies import (
     LEARNT,
     SIGMA,
     Planted,
+    Value,
     noisy,
     plant,
     plant_default,
@@ -40,6 +41,7 @@ from testbed.report import (
     words,
 )
 from testbed.report.comparisons import Versus
+from testbed.report.page_tables import PageTable
 from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut
 
@@ -48,6 +50,11 @@ WINNER: Planted = {
     ("c", "", "b"): noisy(1.0, stream=2),
     ("c", "", "d"): noisy(1.5, stream=3),
 }
+
+
+def claims_of(read: Results) -> PageTable:
+    (table,) = (one.claims for one in finding.make(read, comparisons.make(read)) if one.claims)
+    return table
 
 
 def lead(folder: Path) -> str:
@@ -60,7 +67,7 @@ def test_a_sentence_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
     tilted = [b * f for b, f in zip(base, (0.955, 0.95, 0.96, 0.925, 0.95, 0.955), strict=True)]
     text = lead(plant(tmp_path, {("c", "", "b"): base, ("c", "", "a"): tilted}))
     # -0.0525 on the log scale in the mean; without seed 3, -0.0471.
-    assert "a (−5.1 % [−6.4, −3.8]; hangs on seed 3) is better." in text
+    assert "a is better than b (−5.1 % [−6.4, −3.8]; hangs on seed 3)." in text
     assert "rests on" not in text
 
 
@@ -80,11 +87,11 @@ def test_a_sentence_says_which_band_it_hangs_on(tmp_path: Path) -> None:
         for stream, (name, mean) in enumerate(means.items())
     }
     text = lead(plant(tmp_path, planted, shape=very_low))
-    assert re.search(r" a \(−21 % \[−2., −20\]; hangs on very low noise\) is better", text)
-    assert "The lowest loss / Wiener loss is that of a (this hangs on very low noise)" in text
+    assert re.search(r" a is better than b \(−21 % \[−2., −20\]; hangs on very low noise\)\.", text)
+    assert "With b as the baseline, a is lowest (this hangs on very low noise), and " in text
     even = lead(plant(tmp_path / "even", planted))
     assert "is better" in even
-    assert "noise)" not in even.partition("By noise level")[0]
+    assert "noise)" not in even.partition("An effect is")[0].partition("By noise level")[0]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +110,7 @@ def test_the_lead_says_where_most_of_the_metric_lies(
     planted = {("c", "", "a"): noisy(1.1, stream=1), ("c", "", "b"): noisy(1.0, stream=2)}
     folder = plant(tmp_path, planted, oracle=True, shape=lambda _, level: factors[level])
     text = lead(folder)
-    assert f"{said} σ_data." in text if said else "lies" not in text
+    assert f"{said} σ_data." in text if said else " of b and a lies " not in text
 
 
 def test_an_average_over_levels_is_not_said_to_lie_anywhere(tmp_path: Path) -> None:
@@ -123,7 +130,7 @@ def test_a_level_counts_from_ten_expected_draws_on(
     assert ranges.inside(read, ("c", "", "b"), np.array(SIGMA)).all()
     said = "ewer than 10 draws of a whole training are expected around 1 of 4 levels (σ = 10) for a"
     assert (said in text) == (not counts)
-    assert ("over the 3 of 4 levels, σ = 0.01 to 1, that both were trained on" in text) != counts
+    assert ("; over the 3 of 4 levels, σ = 0.01 to 1, that both were trained on" in text) != counts
     report.write(folder)
     levels = pd.read_csv(folder / "tables" / "levels.csv")
     assert levels["trained"].all() == counts
@@ -137,10 +144,71 @@ def test_a_study_that_did_not_record_its_draws_says_so(tmp_path: Path) -> None:
     assert any("drawn.csv is not there" in line for line in read.missing)
 
 
-def test_levels_that_most_comparisons_share_are_said_once(tmp_path: Path) -> None:
-    text = lead(plant(tmp_path, WINNER, trained={"b": (0.1, 80.0)}))
-    assert "Against the baseline b, over the 3 of 4 levels, σ = 0.1 to 10, that both sides" in text
-    assert text.count("over the 3 of 4 levels") == 1
+def test_every_claim_has_its_own_levels(tmp_path: Path) -> None:
+    """Where all claims are over all levels, no column says so."""
+    planted = {**WINNER, ("c", "", "e"): noisy(1.2, stream=5)}
+    read = reading.read(plant(tmp_path, planted, trained={"a": (0.1, 80.0), "e": (0.5, 5.0)}))
+    table = claims_of(read)
+    assert table.head[-1] == "levels"
+    assert [[row[0].text, row[-1].text] for row in table.rows[1:]] == [
+        ["a", "3 of 4 levels, σ = 0.1 to 10"],
+        ["d", "all"],
+        ["e", "–"],
+    ]
+    whole = claims_of(reading.read(plant(tmp_path / "whole", WINNER)))
+    assert whole.head[-1] == "hangs on"
+
+
+def test_a_row_and_a_sentence_and_markdown_say_the_same(default: Results) -> None:
+    """Each claim of the default study: its cells are in its sentence, and in the table of both."""
+    found = finding.make(default, comparisons.make(default))
+    text = finding.markdown(found)
+    for one in found:
+        table = one.claims
+        made = [claim for arm in one.arms for claim in arm.claims]
+        if table is None:
+            assert not made
+            continue
+        rows = [row for row in table.rows if len(row) > 1]
+        assert [len(row) for row in table.rows if len(row) < len(table.head)] == [1] * len(one.arms)
+        assert [row[0].text for row in table.rows if len(row) == 1] == [a.best for a in one.arms]
+        for claim, row in zip(made, rows, strict=True):
+            assert f"| {' | '.join(cell.text for cell in row)} |" in text
+            name, effect, _, hangs, levels = (cell.text for cell in row)
+            sentence = claim.sentence
+            assert sentence.removeprefix("No verdict on ").startswith(name)
+            assert effect == "–" or f"({effect}" in sentence
+            assert (f"hangs on {hangs})." in sentence) == (hangs != "–")
+            assert (f"over the {levels}, that both" in sentence) == (levels not in ("all", "–"))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (1.5, "a is lowest, and better than b."),
+        (1.01, "a is lowest, and equivalent to b."),
+        (1.04, "a is lowest, and better than b by less than matters."),
+        ([0.9, 1.2, 1.1, 0.95, 1.1], "a is lowest, and not shown to be better than b."),
+        (["diverged", 1.0, 1.0, 1.0, 1.0], "no variant has a verdict."),
+    ],
+)
+def test_how_the_best_stands_to_the_others(
+    tmp_path: Path, other: float | list[Value], said: str
+) -> None:
+    """Ratios without noise but for the fourth: 1.04 is beyond no edge, and its TOST fails."""
+    own = noisy(1.0, seeds=5, stream=1)
+    wobble = np.array([0.99, 1.01, 1.0, 0.992, 1.008])
+    factors = other if isinstance(other, list) else [float(other * w) for w in wobble]
+    b = [f if isinstance(f, str) else v * f for v, f in zip(own, factors, strict=True)]
+    text = lead(plant(tmp_path, {("c", "", "a"): own, ("c", "", "b"): b}, baseline="b"))
+    assert f"With b as the baseline, {said}" in text
+
+
+def test_the_best_is_better_than_those_with_a_verdict(tmp_path: Path) -> None:
+    planted = {**WINNER, ("c", "", "e"): ["diverged", *noisy(0.1, stream=5)[1:]]}
+    text = lead(plant(tmp_path, planted))
+    assert "a is lowest, and better than every other with a verdict." in text
+    assert "No verdict on e: diverged: e in 1 of 5 seeds." in text
 
 
 @pytest.mark.parametrize(("above", "said"), [(1.02, True), (0.98, False)])
@@ -167,7 +235,7 @@ def test_an_equivalence_is_said_with_its_size(tmp_path: Path) -> None:
     b = noisy(1.0, seeds=6, stream=1)
     a = [v * f for v, f in zip(b, (1.008, 1.012, 1.01, 1.009, 1.011, 1.01), strict=True)]
     text = lead(plant(tmp_path, {("c", "", "b"): b, ("c", "", "a"): a}))
-    assert "a (1.0 % [0.9, 1.1]) is equivalent." in text
+    assert "a is equivalent to b (1.0 % [0.9, 1.1])." in text
 
 
 def test_an_effect_that_is_shown_and_small_is_said_to_be_both(tmp_path: Path) -> None:
@@ -176,8 +244,8 @@ def test_an_effect_that_is_shown_and_small_is_said_to_be_both(tmp_path: Path) ->
     logs = -0.044 + 0.01 * np.array([1.2, -1.2, 0.4, -0.4, 1.0, -1.0])
     a = [v * math.exp(log) for v, log in zip(b, logs, strict=True)]
     text = lead(plant(tmp_path, {("c", "", "b"): b, ("c", "", "a"): a}))
-    assert "is different, by less than matters, and not shown to be equivalent." in text
-    assert "that of a, which is better than b by less than matters." in text
+    assert "a differs from b by less than matters, and is not shown to be equivalent (" in text
+    assert "a is lowest, and better than b by less than matters." in text
     assert "undecided" not in text.partition("By noise level")[0]
 
 
@@ -214,7 +282,7 @@ def test_a_small_effect_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
     assert abs(logs.mean()) < 0.05 < abs(logs[1:].mean())
     a = [v * math.exp(log) for v, log in zip(b, logs, strict=True)]
     text = lead(plant(tmp_path, {("c", "", "b"): b, ("c", "", "a"): a}))
-    assert "; hangs on seed 0) is different, by less than matters" in text
+    assert re.search(r"a differs from b by less than matters.*; hangs on seed 0\)\.", text)
 
 
 @pytest.mark.parametrize(("last", "better"), [(1.2, True), (4.0, False)])
@@ -234,7 +302,10 @@ def test_the_linear_denoiser_is_better_without_any_one_seed(
 
 def test_the_lead_says_what_its_intervals_are(tmp_path: Path) -> None:
     text = lead(plant(tmp_path, WINNER))
-    assert "Intervals (95%, each by itself) are over training seeds, on held-out data" in text
+    assert "Intervals (95%, each by itself) are over training seeds; verdicts are corrected" in text
+    assert "What matters is an effect of 5.1 % or −4.9 %" in text
+    assert "very low noise, low noise, high noise and very high noise, part at" in text
+    assert "0.1, 1 and 10" in text
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -248,6 +319,7 @@ def test_no_one_wins_against_what_learnt_nothing(tmp_path: Path) -> None:
         levels.assign(error_rms=levels["target_rms"] * np.sqrt(ratio)).to_csv(file, index=False)
     text = lead(folder)
     assert "No verdict on v: edm learnt nothing beyond the linear denoiser (F = 0)." in text
+    assert "With edm as the baseline, no variant has a verdict." in text
     for word in ("better", "worse", "lowest"):
         assert word not in text
     page = report.write(folder).read_text()
@@ -262,7 +334,8 @@ def test_a_verdict_is_taken_over_the_levels_that_both_were_trained_on(tmp_path: 
     pair = {name: WINNER["c", "", name] for name in "ab"}
     planted = {("c", "", name): values for name, values in pair.items()}
     folder = plant(tmp_path, planted, shape=shape, trained={"a": (0.1, 80.0)})
-    assert "a (−20 % [−20, −19]; over the 3 of 4 levels, σ = 0.1 to 10, that both" in lead(folder)
+    said = "a is better than b (−20 % [−20, −19]; over the 3 of 4 levels, σ = 0.1 to 10, that both"
+    assert said in lead(folder)
     page = report.write(folder).read_text()
     assert "(common: 3 of 4 levels, σ = 0.1 to 10)" in page
     levels = pd.read_csv(folder / "tables" / "levels.csv")
@@ -425,10 +498,10 @@ def test_the_lead_of_the_default_study(default: Results) -> None:
     """What a careful reader finds in its tables, and no sentence on a spread."""
     found = finding.make(default, comparisons.make(default))
     digits, mixture = (" ".join(one.sentences) for one in found if one.title)
-    assert "v (1.0 % [0.8, 1.2]; hangs on very high noise) is equivalent;" in digits
+    assert "v is equivalent to edm (1.0 % [0.8, 1.2]; hangs on very high noise)." in digits
     assert "score learnt nothing beyond the linear denoiser (F = 0)" in digits
     assert "All of this rests on 3 seeds only." in digits
-    assert "v (0.7 % [−7.6, 9.6]) is undecided" in mixture
+    assert "v is undecided against edm (0.7 % [−7.6, 9.6])." in mixture
     assert "over the 12 of 16 levels, σ = 0.017 to 39, that both were trained on" in mixture
     assert "(98 % of that of edm; −0.3 % [−8.5, 8.5])" in mixture
     assert "better at very high noise (< 1 % of that of edm; −85 % [−87, −82])" in mixture
@@ -436,22 +509,25 @@ def test_the_lead_of_the_default_study(default: Results) -> None:
     assert f"{said_of_linear} at very low noise".lower() in mixture.lower()
     assert "not the best linear one: at 3 of 16 levels, σ = 0.002 to 0.0082" in digits
     assert "not the best linear one" not in mixture
-    assert "is that of edm (this hangs on seed 0, seed 5 and low noise)" in mixture
+    assert "edm is lowest (this hangs on seed 0, seed 5 and low noise), and not shown" in mixture
     assert "97 to 100 % of the excess risk in nats of edm, v, eps and x0 lies below 0.1" in mixture
     assert "spread" not in digits + mixture
 
 
 def test_the_lead_is_a_paragraph_an_arm_and_the_rest_is_detail(default: Results) -> None:
     """The first screen has the verdicts; bands, samples and rare levels come after the figures."""
-    *cases, of_all = finding.make(default, comparisons.make(default))
+    _, *cases, of_all = finding.make(default, comparisons.make(default))
     for case, one in zip(default.cases, cases, strict=True):
-        few = [text for text in one.lead if text.startswith("All of this rests on")]
-        assert len(one.lead) == len(default.arms(case)) + len(few)
+        metric, *few = one.opening
+        assert metric.startswith(("Loss / Wiener loss: the", "Excess risk in nats: the"))
+        assert few == ["All of this rests on 3 seeds only."] * (case == "digits")
+        assert one.lead == [*one.opening, *(arm.text for arm in one.arms)]
+        assert len(one.arms) == len(default.arms(case))
         assert one.detail
         for said in ("by noise level", "draws of a whole training", "of the samples"):
             assert said not in " ".join(one.lead).lower()
     assert any("Tweedie" in text for text in of_all.lead)
-    assert any("verdicts are corrected for" in text for text in of_all.detail)
+    assert any("verdicts are corrected for" in text for text in of_all.lead)
 
 
 def without_bands(results: Results, one: Versus) -> Iterator[float]:
@@ -493,7 +569,9 @@ def test_every_claim_of_the_default_study_holds_without_any_one(default: Results
         rest += [mean for mean in without_bands(default, one) if not math.isnan(mean)]
         alike = all(np.sign(m) == np.sign(r.mean()) and abs(m) >= 0.05 for m in rest)
         effect = words.per_cent(*(getattr(one.comparison, n) for n in ("ratio", "low", "high")))
-        claim = said.split(f"{one.variant} ({effect}")[1].partition(")")[0]
+        claim = said.split(f"{one.variant} is {one.verdict} than edm ({effect}")[1].partition(")")[
+            0
+        ]
         assert alike == ("hangs on" not in claim)
 
 

@@ -27,14 +27,17 @@ def test_columns_of_labels_that_a_study_does_not_have_are_left_out() -> None:
 
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("place", [("", ""), ("c", ""), ("", "one"), ("c", "one")])
-def test_the_page_has_a_column_of_cases_and_arms_where_they_are_named(
+def test_the_page_names_cases_and_arms_where_the_study_does(
     place: tuple[str, str], tmp_path: Path
 ) -> None:
     folder = plant(tmp_path, {(*place, "a"): noisy(0.8), (*place, "b"): noisy(1.0, stream=1)})
     report.write(folder)
-    heads = re.findall(r"<thead>(.*?)</thead>", (folder / "report.html").read_text(), re.DOTALL)
-    for name, said in zip(("case", "arm"), place, strict=True):
-        assert any(f"<th>{name}</th>" in head for head in heads) == bool(said)
+    case, arm = place
+    page = (folder / "report.html").read_text()
+    heads = re.findall(r"<thead>(.*?)</thead>", page, re.DOTALL)
+    assert any("<th>arm</th>" in head for head in heads) == bool(arm)
+    assert f"<h3>{case or 'All data'}: loss / Wiener loss, lower is better; 5 seeds</h3>" in page
+    assert f'<td colspan="4" class="best">{"In “one”, w" if arm else "W"}ith b as the' in page
 
 
 @pytest.mark.parametrize(
