@@ -224,7 +224,9 @@ def open(folder: str | Path) -> StudyResult:
     Raises:
         InputError: the folder holds no study, or its files are damaged.
     """
-    at = begun(folder).path
+    files = begun(folder)
+    files.json("study.json")
+    at = files.path
     try:
         results = read(at)
         return StudyResult(at, results, comparisons.make(results))
