@@ -97,7 +97,9 @@ def test_what_is_no_study_is_refused(tmp_path: Path, planted: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(planted, copy)
     (copy / "study.json").write_text('{"trials": 7}')
-    with pytest.raises(InputError, match=r"study\.json: trials: Input should be a valid list, got 7"):
+    with pytest.raises(
+        InputError, match=r"study\.json: trials: Input should be a valid list, got 7"
+    ):
         testbed.open(copy)
 
 
