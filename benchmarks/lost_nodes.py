@@ -65,12 +65,12 @@ def study(folder: Path, out: str, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
 
 
-def results(folder: Path) -> dict[str, bytes]:
+def results(folder: Path) -> dict[str, bytes | None]:
     """What the trials of a study leave, by trial and file."""
-    found = {}
+    found: dict[str, bytes | None] = {}
     for trial in StudyFolder.at(folder).trials():
         for name in ("weights.safetensors", "samples.safetensors", "levels.csv"):
-            found[f"{trial.name}/{name}"] = (trial.path / name).read_bytes()
+            found[f"{trial.name}/{name}"] = trial.store.get(name)
         losses = [(row["step"], row["loss"]) for row in trial.rows()]
         found[f"{trial.name}/curve"] = repr(losses).encode()
     return found

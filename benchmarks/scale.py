@@ -3,9 +3,9 @@
     python benchmarks/scale.py measure --trials 100 1000 10000 --out benchmarks/results/scale.json
 
 Trials that have ended are written through the folders' own interface, with numbers that are drawn.
-`seeds` has 20 variants with ever more seeds, `variants` has 10 seeds of ever more variants. Each
-figure is of a process of its own: wall and CPU seconds of the part, and the process's largest
-memory with all imports.
+`seeds` has 20 variants with ever more seeds, or as many variants as it takes with 10,000 each, and
+`variants` 10 seeds of ever more variants. Each figure is of a process of its own: wall and CPU
+seconds of the part, and the process's largest memory with all imports.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from testbed.study.tracking import Tracker
 from testbed.trial.folders import TrialFolder
 
 SHAPES = ("seeds", "variants")
+MOST_SEEDS = 10_000
+"""Of a case, in a study file."""
 PARTS = ("plan", "driver", "report", "resume")
 TRACKED = "tracked"
 STUDY = """
@@ -64,7 +66,7 @@ baseline = "edm"
 
 def study(shape: str, trials: int, folder: Path) -> Path:
     """The study file of so many trials."""
-    variants = 20 if shape == "seeds" else trials // 10
+    variants = max(20, trials // MOST_SEEDS) if shape == "seeds" else trials // 10
     rates = [float(f"{rate:.6g}") for rate in np.geomspace(1e-4, 1e-2, max(1, variants // 5))]
     file = folder / "scale.toml"
     file.write_text(STUDY.format(seeds=trials // variants, rates=rates))

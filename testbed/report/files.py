@@ -15,6 +15,7 @@ import pandas as pd
 from testbed.report.results import LABEL, Results
 from testbed.trial import records
 from testbed.trial.folders import Folder
+from testbed.trial.storage import StoreAway
 
 PLACE = "place"
 """The column of `numbers` with the place of a row's file."""
@@ -30,6 +31,8 @@ def _read(
         if content is not None:
             return parse(content)
         missing.append(f"{short(folder, name)} is not there.")
+    except StoreAway:
+        raise
     except (OSError, ValueError, RecursionError) as problem:
         missing.append(f"{short(folder, name)} cannot be read: {problem}.")
     return None

@@ -97,7 +97,7 @@ def write(
     """
     say("reading the trials")
     results = read(folder)
-    looks.record(StudyFolder.at(folder))
+    looks.record(StudyFolder.at(folder), results.ended)
     say("comparing over seeds")
     compared = comparisons.make(results)
     made = tables.make(results, compared)

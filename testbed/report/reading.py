@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,7 +61,7 @@ def read(folder: Path) -> Results:
     found = _Trials(missing, arms, _identities(read_json(files, "tweedie.json", missing)))
     for number, entry in enumerate(listed):
         found.add(files, number, entry)
-    rows = pd.DataFrame(found.trials)
+    rows, ended = pd.DataFrame(found.trials), looks.seeds_of(found.ended)
     coefficients = _labelled(stored_table(files, "coefficients.csv", missing), arms)
     # "twins" is the key's name in the folders of older studies.
     equal = study.get("equal_objectives", study.get("twins"))
@@ -78,7 +79,8 @@ def read(folder: Path) -> Results:
         configs=found.configs,
         facts=_facts(files, unique(rows["case"]), missing),
         missing=missing,
-        look=looks.read(files).at(looks.ended(files, listed))[0],
+        look=looks.read(files).at(ended)[0],
+        ended=ended,
         budgets=pd.DataFrame(found.budgets),
     )
     if found.fixed:
@@ -113,15 +115,20 @@ class _Trials:
     of_fixed: Measurements = field(default_factory=Measurements)
     curves: list[tuple[dict[str, Any], list[list[Any]]]] = field(default_factory=list)
     configs: dict[str, TrialConfig] = field(default_factory=dict)
+    ended: list[tuple[list[dict[str, str]], int | None]] = field(default_factory=list)
+    known: dict[str, TrialConfig] = field(default_factory=dict)
+    """By all but their seed, as text: trials that differ in nothing else share their settings."""
 
     def add(self, files: StudyFolder, number: int, entry: Mapping[str, Any]) -> None:
         """Reads a trial of study.json, the one of this number, under each of its labels."""
         id_, missing = entry["id"], self.missing
         at, status = files.trial(id_), files.state(id_)
         described = at.json("trial.json") if at.has("trial.json") else None
-        config = _config(described, id_, missing)
+        config = self._config(described, id_)
         if config is not None:
             self.configs[id_] = config
+        if status in ("finished", "diverged"):
+            self.ended.append((entry["labels"], looks.seed_of(described or {})))
         ended = read_json(at, "result.json", []) or {}
         levels = stored_numbers(at, "levels.csv", missing) if status == "finished" else None
         curve = _curve(at, missing)
@@ -141,6 +148,19 @@ class _Trials:
                 numbers.add(key, ended, levels)
             if not apart:
                 self.curves.append((key, curve))
+
+    def _config(self, described: dict[str, Any] | None, trial: str) -> TrialConfig | None:
+        """The settings of a trial; None where it has none that can be read, which is said."""
+        if described is None:
+            return None
+        stored, seed = described.get("config"), looks.seed_of(described)
+        text = "" if seed is None else json.dumps({**(stored or {}), "seed": 0})
+        if seed is not None and text in self.known:
+            return self.known[text].of_seed(seed)
+        config = _read(TrialConfig, stored, f"The settings of trial {trial}", self.missing)
+        if seed is not None and config is not None:
+            self.known[text] = config
+        return config
 
 
 def _facts(files: StudyFolder, cases: list[str], missing: list[str]) -> dict[str, dict[str, Any]]:
@@ -194,12 +214,6 @@ def _shown(label: Mapping[Any, Any], arms: Mapping[tuple[str, str], str]) -> tup
     case, arm, variant = (str(label[name]) for name in LABEL)
     apart = looks.NOT_TRAINED if looks.NOT_TRAINED in label else label.get("budget", "")
     return case, arms.get((case, arm), arm), variant, apart
-
-
-def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) -> TrialConfig | None:
-    if described is None:
-        return None
-    return _read(TrialConfig, described.get("config"), f"The settings of trial {trial}", missing)
 
 
 def _read(model: type[Model], value: Any, what: str, missing: list[str]) -> Model | None:

@@ -16,9 +16,11 @@ from safetensors.numpy import load
 
 from testbed.metrics.looks import Look
 from testbed.report.level_curves import LevelCurves, close, of_table
+from testbed.study.looks import Seeds
 from testbed.study.settings import ReportSettings
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder
+from testbed.trial.storage import StoreAway
 from testbed.trial.study_folder import StudyFolder
 
 LABEL = ["case", "arm", "variant"]
@@ -62,6 +64,7 @@ class Results:
         configs: the configuration of each trial whose record can be read, by id.
         facts: data/<case>.json by case.
         look: how often results were looked at, this time included: the test that is made.
+        ended: the seeds with a result by label, as the study file has it.
         missing: what was looked for and not found, one sentence each.
         budgets: the trials of other budgets, as `trials` and with `budget`, their number of steps;
             they have no rows in any other table.
@@ -84,6 +87,7 @@ class Results:
     missing: list[str]
     drawn: pd.DataFrame = field(default_factory=pd.DataFrame)
     look: Look = field(default_factory=Look)
+    ended: Seeds = field(default_factory=dict)
     budgets: pd.DataFrame = field(default_factory=pd.DataFrame)
     stages: dict[Stage, Results] = field(default_factory=dict)
     fixed: Results | None = None
@@ -329,6 +333,8 @@ def tensor(folder: Folder, name: str) -> NDArray[np.float64] | None:
     try:
         content = folder.store.get(name)
         tensors = load(content) if content is not None else {}
+    except StoreAway:
+        raise
     except (OSError, SafetensorError):
         return None
     return np.asarray(next(iter(tensors.values())), dtype=np.float64) if tensors else None

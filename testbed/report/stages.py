@@ -27,10 +27,12 @@ def read(results: Results) -> dict[Stage, Results]:
     """
     found: dict[Stage, list[tuple[Row, Folder]]] = {}
     asked: set[str] = set()
+    files = StudyFolder.at(results.folder)
     for row, budget in _rows(results):
-        places = list(_elsewhere(results, row, budget))
+        trial = files.trial(row["id"])
+        places = list(_elsewhere(results, trial, row, budget))
         asked |= {stage.kind for stage, _, _ in places}
-        for stage, there, folder in (*places, *_end(results, row, budget)):
+        for stage, there, folder in (*places, *_end(results, trial, row, budget)):
             found.setdefault(stage, []).append((there, folder))
     return {stage: _at(results, found[stage]) for stage in sorted(found) if stage.kind in asked}
 
@@ -45,14 +47,13 @@ def _rows(results: Results) -> Iterator[tuple[Row, int | None]]:
 
 
 def _elsewhere(
-    results: Results, row: Row, budget: int | None
+    results: Results, trial: TrialFolder, row: Row, budget: int | None
 ) -> Iterator[tuple[Stage, Row, Folder]]:
     """The stages of a trial besides `_end`.
 
     Each has the trial's row as it was there, finished where it was measured, and the folder of what
     was measured.
     """
-    trial = _folder(results, row)
     config = results.configs.get(row["id"])
     if budget is not None:
         yield Stage("budgets", budget), row, trial
@@ -71,16 +72,14 @@ def _elsewhere(
         yield from ((stage, row, trial) for stage in lost if stage not in measured)
 
 
-def _end(results: Results, row: Row, budget: int | None) -> Iterator[tuple[Stage, Row, Folder]]:
+def _end(
+    results: Results, trial: TrialFolder, row: Row, budget: int | None
+) -> Iterator[tuple[Stage, Row, Folder]]:
     """The end of a training of the study's own budget, which is a point and a budget as well."""
     config = results.configs.get(row["id"])
     if budget is None and config is not None:
-        yield Stage("points", config.training.steps), row, _folder(results, row)
-        yield Stage("budgets", config.training.steps), row, _folder(results, row)
-
-
-def _folder(results: Results, row: Row) -> TrialFolder:
-    return StudyFolder.at(results.folder).trial(row["id"])
+        yield Stage("points", config.training.steps), row, trial
+        yield Stage("budgets", config.training.steps), row, trial
 
 
 def _at(results: Results, members: list[tuple[Row, Folder]]) -> Results:

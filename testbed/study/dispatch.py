@@ -21,15 +21,14 @@ from testbed.study.executors.base import Executor, Job, NodeLost, WorkerLost
 from testbed.study.plan import Plan, Trial
 from testbed.study.waiting import Waiting
 from testbed.trial.folders import TrialFolder
-from testbed.trial.storage import Busy, away
-from testbed.trial.study_folder import StudyFolder
+from testbed.trial.storage import Busy, StoreAway
 from testbed.trial.worker import owned, resumable
 
 TRIES = 3
 NODES = 20
 """Tries of a group whose nodes are lost, which is seldom the fault of what runs there."""
-AGAIN = 5.0
-"""Seconds between two looks whether a folder that is away is there again."""
+LOST = NodeLost, BrokenExecutor, StoreAway
+"""How a job is lost: with its node, its worker, or the study's folder."""
 Tell = Callable[[Trial, str], None]
 """Tells a tracker what remains of a trial that ended, with its status."""
 
@@ -62,13 +61,14 @@ class Dispatch:
         engine: ExecutionPlan,
         executor: Executor,
         progress: Progress,
+        outcome: Outcome,
         leads: bool,
     ) -> None:
         self._plan, self._registry, self._engine = plan, registry, engine
         self._executor, self._progress, self._leads = executor, progress, leads
-        self._start, self._tries = time.monotonic(), Tries()
-        self.outcome = Outcome()
-        self.waiting = Waiting(plan, engine.groups)
+        self._start, self._lost = time.monotonic(), LostJobs()
+        self.outcome = outcome
+        self.waiting = Waiting(plan, engine.groups, self._halves)
         self.running: dict[Future[list[str]], Group] = {}
         # A round of the loop looks at what has ended, and not at all that runs.
         self._done: deque[Future[list[str]]] = deque()
@@ -80,6 +80,10 @@ class Dispatch:
             if group is None:
                 return
             try:
+                if self.waiting.split(group):
+                    for half in self._halves(group):
+                        self.waiting.later(half)
+                    continue
                 begun = self._cancelled(group) or self._begin(group)
             except OSError:
                 self.waiting.again([group])
@@ -95,7 +99,6 @@ class Dispatch:
         job = job_of(self._plan, self._registry, self._engine, group)
         resumable(job.training, self._folders(group), self._progress.say)
         future = self._executor.submit(job)
-        self._tries.begin(group)
         self.running[future] = group
         future.add_done_callback(self._done.append)
         return True
@@ -110,15 +113,20 @@ class Dispatch:
     def _settle(self, future: Future[list[str]], group: Group, tell: Tell) -> None:
         problem, trials = future.exception(), self._folders(group)
         if isinstance(problem, torch.OutOfMemoryError):
+            with suppress(Busy):  # another driver has taken the whole group since
+                own = self._plan.files.group(group.id)
+                own.remove()
+                if own.lease:  # all drivers read it, and the plan is written by one
+                    own.put_json("split.json", {"reason": one_line(problem)})
             self.waiting.again(self._halves(group))
             return
         if isinstance(problem, Busy) and self._plan.files.lease:  # another driver was faster
             self.waiting.later(group)
             return
-        # What is stopped before it began is lost too: that is no try.
+        # What is stopped before it began is lost too: that does not count.
         stopped = self.outcome.interrupted
-        count = 0 if stopped else self._tries.without_progress(group, trials)
-        statuses = statuses_of(future, trials, count)
+        lost = 0 if stopped else self._lost.without_progress(group, trials, future)
+        statuses = statuses_of(future, trials, lost)
         if statuses is None:
             self.waiting.again([group])
             return
@@ -143,15 +151,13 @@ class Dispatch:
         return True
 
     def _halves(self, group: Group) -> list[Group]:
-        """The halves of a group for which the device had too little memory.
+        """The halves of a group for which a device had too little memory.
 
         The driver that leads keeps them in the plan.
         """
         halves = self._engine.split(group)
         if self._leads:
             self._engine.write(self._plan.folder)
-        with suppress(Busy):  # another driver has taken the whole group since
-            self._plan.files.group(group.id).remove()
         sizes = " and ".join(str(len(half.trials)) for half in halves)
         self._progress.say(
             f"{group.title}: out of memory; they are trained in two groups, of {sizes}."
@@ -206,43 +212,59 @@ def take_over(plan: Plan, group: Group) -> bool:
     return True
 
 
-class Tries:
-    """How often a group has begun since its training last got further.
+class LostJobs:
+    """How often a group was lost in the same way since its training last got further.
 
     On a cluster whose nodes are lost now and then, a long training may lose many workers. One that
-    dies three times without having got further would do so for ever.
+    dies three times without having got further would do so for ever. The nodes that died with it
+    are no reason to blame it for a crash of its own.
     """
 
     def __init__(self) -> None:
-        self._count: dict[str, int] = {}
+        self._of: dict[str, dict[type, set[Future[list[str]]]]] = {}
         self._furthest: dict[str, int] = {}
 
-    def begin(self, group: Group) -> None:
-        """Counts a try."""
-        self._count[group.id] = self._count.get(group.id, 0) + 1
+    def without_progress(
+        self, group: Group, trials: list[TrialFolder], future: Future[list[str]]
+    ) -> int:
+        """How many jobs of a group were lost as this one was since the first that got as far.
 
-    def without_progress(self, group: Group, trials: list[TrialFolder]) -> int:
-        """The tries, this one included, since the first that got as far."""
+        It counts itself, once, and a job that was not lost as none.
+        """
+        kind = next((one for one in LOST if isinstance(future.exception(), one)), None)
+        if kind is None:
+            return 0
         step = max(trial.last_step() for trial in trials)
         if step > self._furthest.get(group.id, 0):
-            self._furthest[group.id], self._count[group.id] = step, 1
-        return self._count[group.id]
+            self._furthest[group.id] = step
+            self._of.pop(group.id, None)
+        alike = self._of.setdefault(group.id, {}).setdefault(kind, set())
+        alike.add(future)
+        return len(alike)
 
 
 def statuses_of(
-    future: Future[list[str]], trials: list[TrialFolder], tries: int
+    future: Future[list[str]], trials: list[TrialFolder], lost: int
 ) -> list[str] | None:
-    """The trials' statuses; None for a lost worker: worth two more tries from its checkpoint."""
+    """The trials' statuses; None where the job was lost, and goes on from its checkpoint.
+
+    Args:
+        future: of the job.
+        trials: its trials.
+        lost: how many of the group's jobs were lost so, this one included.
+    """
     try:
         return future.result()
     except BrokenExecutor as problem:
-        if tries < (NODES if isinstance(problem, NodeLost) else TRIES):
+        if lost < (NODES if isinstance(problem, NodeLost) else TRIES):
             return None
         why = str(problem) if isinstance(problem, WorkerLost) else "see the system's log"
-        message = f"the worker died {tries} times; {why} (out of memory?)"
-    except (Busy, OSError) as problem:  # no trial is to blame
-        if away(problem) and tries < TRIES:
+        message = f"the worker died {lost} times; {why} (out of memory?)"
+    except StoreAway:  # no trial is to blame
+        if lost < TRIES:
             return None
+        raise
+    except (Busy, OSError):
         raise
     except Exception as problem:
         message = one_line(problem)
@@ -250,45 +272,3 @@ def statuses_of(
         if not trial.ended():
             trial.fail(message + "\n", message)
     return [str(trial.result()["status"]) for trial in trials]
-
-
-class Outage:
-    """Waits for the study's folder, where the disk or the server that keeps it goes away.
-
-    Args:
-        files: the study's folder.
-        progress: told once that it is away, and once that it is there again.
-        outcome: whether the driver was interrupted, which then waits no longer.
-    """
-
-    def __init__(self, files: StudyFolder, progress: Progress, outcome: Outcome) -> None:
-        self._files, self._say, self._outcome = files, progress.say, outcome
-        self._rounds = 0
-
-    def outlast(self, problem: OSError) -> None:
-        """Waits until the folder answers again.
-
-        Raises:
-            OSError: the problem, where it is none of these, or stays while the folder answers.
-        """
-        self._rounds += 1
-        if not away(problem) or self._rounds > TRIES:
-            raise problem
-        if self._rounds == 1:
-            self._say(f"The study's folder is away ({problem}): the study waits for it.")
-        while not self._answers():
-            if self._outcome.interrupted:
-                raise problem
-            time.sleep(AGAIN)
-
-    def over(self) -> None:
-        """A round of the loop went well."""
-        if self._rounds:
-            self._say("The study's folder is there again: the study goes on.")
-        self._rounds = 0
-
-    def _answers(self) -> bool:
-        try:
-            return self._files.has("study.json")
-        except OSError:
-            return False

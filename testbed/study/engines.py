@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ class Group:
         return [same[0] for same in _shared(self.trials)]
 
     @property
+    def halves(self) -> list[Group]:
+        """Two groups; what is one training stays together."""
+        trainings = _shared(self.trials)
+        middle = (len(trainings) + 1) // 2
+        parts = trainings[:middle], trainings[middle:]
+        return [Group([*itertools.chain(*part)], half=True) for part in parts]
+
+    @property
     def title(self) -> str:
         """The title of a single trial; else how many trials of which case it has."""
         first = self.trials[0]
@@ -82,6 +90,7 @@ class ExecutionPlan:
         threads: torch's threads in each.
         groups: what trains as one, in the order in which they start.
         measured: milliseconds of one step of one trial, for each engine that was tried.
+        devices: over how many each trial is trained.
     """
 
     name: str
@@ -89,6 +98,7 @@ class ExecutionPlan:
     threads: int
     groups: list[Group] = field(default_factory=list)
     measured: dict[str, float] = field(default_factory=dict)
+    devices: int = 1
 
     @property
     def workers(self) -> int:
@@ -109,11 +119,8 @@ class ExecutionPlan:
         return EngineChoice(self.name, self.slots, self.threads)
 
     def split(self, group: Group) -> list[Group]:
-        """Puts two halves in the place of a group, once; what is one training stays together."""
-        trainings = _shared(group.trials)
-        middle = (len(trainings) + 1) // 2
-        parts = trainings[:middle], trainings[middle:]
-        halves = [Group([*itertools.chain(*part)], half=True) for part in parts]
+        """Puts its halves in the place of a group, once."""
+        halves = group.halves
         if group in self.groups:  # else a disk that was away after the last call is there again
             at = self.groups.index(group)
             self.groups[at : at + 1] = halves
@@ -201,7 +208,8 @@ def _distributed(plan: Plan, pending: Sequence[Trial]) -> ExecutionPlan:
         raise InputError(f"--engine {DISTRIBUTED}: --device {plan.device} is one device alone.")
     for one in pending:
         process_group.require(one.config, len(plan.devices))
-    return ExecutionPlan(DISTRIBUTED, 1, 1, [Group([one]) for one in pending])
+    groups = [Group([one]) for one in pending]
+    return ExecutionPlan(DISTRIBUTED, 1, 1, groups, devices=len(plan.devices))
 
 
 def _rates(
@@ -276,9 +284,8 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
         return None
     measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
     own = record["slots"] if slots is None else slots
-    engine = ExecutionPlan(record["name"], own, record["threads"], [], measured)
-    engine.groups = _stored_groups(plan, record["groups"])
-    return engine
+    groups, devices = _stored_groups(plan, record["groups"]), record.get("devices", 1)
+    return ExecutionPlan(record["name"], own, record["threads"], groups, measured, devices)
 
 
 def shared(plan: Plan, slots: int | None) -> ExecutionPlan:
@@ -291,14 +298,21 @@ def shared(plan: Plan, slots: int | None) -> ExecutionPlan:
         slots: workers, or None for one a core, or one on each GPU.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing or damaged, or each trial trains over another number of
+            devices than this driver has.
     """
     record = plan.files.json("plan.json")
-    workers = slots
+    workers, over = slots, record.get("devices", 1)
     if workers is None:
         workers = max(1, _workers(plan.devices, None) // record["threads"])
     if record["name"] == DISTRIBUTED:
         workers = 1
+        if over != len(plan.devices):
+            raise InputError(
+                f"--device {plan.device}: the driver that leads trains each trial over {over} "
+                f"devices, and this one has {len(plan.devices)}, whose sum rounds otherwise: name "
+                f"{over} devices, or leave the study to that driver."
+            )
     together = {id_ for ids in record["groups"] if len(ids) > 1 for id_ in ids}
     for one in plan.trials:
         if one.id in together:  # a training that it shares has ended since it was planned
@@ -306,7 +320,7 @@ def shared(plan: Plan, slots: int | None) -> ExecutionPlan:
     groups = _stored_groups(plan, record["groups"])
     groups += [Group([one]) for one in plan.pending() if one.training]
     mine = [group for group in groups if all(one.state != "failed" for one in group.trials)]
-    return ExecutionPlan(record["name"], workers, record["threads"], mine)
+    return ExecutionPlan(record["name"], workers, record["threads"], mine, devices=over)
 
 
 def _stored_groups(plan: Plan, groups: Sequence[Sequence[str]]) -> list[Group]:
@@ -321,6 +335,10 @@ def _stored_groups(plan: Plan, groups: Sequence[Sequence[str]]) -> list[Group]:
         folder = plan.files.group(group.id)
         if folder.dissolved:
             found += [Group([one]) for one in group.trials if one.id in pending]
+            continue
+        if folder.split:
+            halves = [[one.id for one in half.trials] for half in group.halves]
+            found += [replace(one, half=True) for one in _stored_groups(plan, halves)]
             continue
         begun = folder.has("checkpoint")
         # Neither failed nor kept: its result was lost, and only its group makes it again.
@@ -337,9 +355,15 @@ def _ended(one: Trial) -> bool:
 
 def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Those that are one training together, in the order of the first of each."""
-    found: dict[str, list[Trial]] = {}
+    found: dict[tuple[int, str], list[Trial]] = {}
+    # To write out a training takes a while, and trials of other seeds share all their settings.
+    texts: dict[tuple[int, ...], str] = {}
     for one in trials:
-        found.setdefault(one.config.training_text, []).append(one)
+        own = vars(one.config)
+        parts = tuple(id(value) for name, value in own.items() if name != "seed")
+        if parts not in texts:
+            texts[parts] = one.config.of_seed(0).training_text
+        found.setdefault((one.config.seed, texts[parts]), []).append(one)
     return list(found.values())
 
 

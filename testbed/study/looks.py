@@ -171,16 +171,15 @@ def begin(files: StudyFolder, design: Design) -> None:
     write(files, looks)
 
 
-def record(files: StudyFolder) -> None:
-    """Records that a report is written over the seeds that have a result now.
+def record(files: StudyFolder, ended: Seeds) -> None:
+    """Records that a report is written over the seeds that have a result.
 
     Raises:
         InputError: see `read`.
         OSError: the folder cannot be written to.
     """
     before = read(files)
-    listed = files.json_or_empty("study.json").get("trials") or ()
-    _, after = before.at(ended(files, listed))
+    _, after = before.at(ended)
     if after != before:
         write(files, after)
 
@@ -192,15 +191,27 @@ def ended(files: StudyFolder, listed: Iterable[Mapping[str, Any]]) -> Seeds:
         files: the study's folder.
         listed: `trials` of study.json: the id of each trial and its labels.
     """
+    having = (
+        (entry["labels"], seed_of(files.trial(str(entry["id"])).json_or_empty("trial.json")))
+        for entry in listed
+        if files.state(str(entry["id"])) in ENDED
+    )
+    return seeds_of(having)
+
+
+def seed_of(described: Mapping[str, Any]) -> int | None:
+    """Returns the seed of a trial; None where its trial.json is damaged, which the report says."""
+    seed = (described.get("config") or {}).get("seed")
+    return seed if isinstance(seed, int) else None
+
+
+def seeds_of(trials: Iterable[tuple[Sequence[Mapping[str, str]], int | None]]) -> Seeds:
+    """Returns the seeds by label of trials, of which each has labels and a seed."""
     found: dict[Label, set[int]] = {}
-    for entry in listed:
-        trial = files.trial(str(entry["id"]))
-        if files.state(trial.name) not in ENDED:
+    for labels, seed in trials:
+        if seed is None:
             continue
-        seed = (trial.json_or_empty("trial.json").get("config") or {}).get("seed")
-        if not isinstance(seed, int):  # its description is damaged, which the report says
-            continue
-        for label in (one for one in entry["labels"] if APART.isdisjoint(one)):
+        for label in (one for one in labels if APART.isdisjoint(one)):
             found.setdefault((label["case"], label["arm"], label["variant"]), set()).add(seed)
     return {label: tuple(sorted(seeds)) for label, seeds in found.items()}
 

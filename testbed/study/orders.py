@@ -2,7 +2,7 @@
 
 orders/<id>.json   {"stop": true}: end the whole study at a checkpoint
                    {"retry": [ids]}: these trials, which failed or were cancelled, run again
-driver.json        when the driver was last seen, written by the driver that leads alone
+driver.json        who leads the study, by its lease, and when it was last seen; written by it alone
 
 All drivers of a study read the same files, so that none deletes one that another has still to read:
 who begins to lead the study does. That a trial is cancelled stands in its own folder, where its
@@ -17,12 +17,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from testbed.study.plan import Plan, Trial
 from testbed.trial.folders import ENDED, Folder
-from testbed.trial.storage import Busy
+from testbed.trial.storage import Busy, StoreAway
 from testbed.trial.storage.object_store import ObjectStore
 from testbed.trial.study_folder import StudyFolder
 
@@ -81,16 +81,31 @@ class Orders:
         """Whether the study is to stop."""
         self._again: dict[str, None] = {}
 
-    @contextlib.contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Listens; what was said before is not heeded. Who leads gives signs of life meanwhile."""
-        store, ended = _folder(self._files).store, threading.Event()
+    def _pass_over(self) -> str:
+        """Leaves what was said before, which who leads deletes; the id of that one's lease."""
+        store = _folder(self._files).store
         self._heard = set(store.names())
+        if not self._leads:
+            return ""
+        store.remove(*self._heard)
+        claim = self._files.claim()
+        return claim.id if claim is not None else ""
+
+    @contextlib.contextmanager
+    def heeded(
+        self, through: Callable[[Callable[[], str]], str] = lambda step: step()
+    ) -> Iterator[None]:
+        """Listens; what was said before is not heeded. Who leads gives signs of life meanwhile.
+
+        Args:
+            through: `Outage.through`, of a driver that waits where the folder is away.
+        """
+        lease, ended = through(self._pass_over), threading.Event()
         if not self._leads:
             yield
             return
-        store.remove(*self._heard)
         who = {"pid": os.getpid(), "host": socket.gethostname(), "began": time.time()}
+        who |= {"lease": lease}
 
         def sign() -> None:
             # A full disk, or the loss of the study's folder, stops the driver itself.
@@ -109,7 +124,8 @@ class Orders:
         finally:
             ended.set()
             thread.join()
-            self._files.store.remove(FILE)
+            with contextlib.suppress(StoreAway):  # it says by itself that it is old
+                self._files.store.remove(FILE)
 
     def read(self, at_once: bool = False) -> None:
         """Takes in the orders that have come, each once; where a server has them, now and then.

@@ -324,19 +324,20 @@ def _words(value: Any) -> str:
 
 def _look_up(plan: Plan) -> None:
     """Sets every trial's state: that of its folder, or stale."""
+    files = plan.files
     for name, action in REWRITTEN.items():
-        if plan.files.has(name):
+        if files.has(name):
             try:
-                plan.files.json(name)
+                files.json(name)
             except InputError as problem:
                 plan.damaged.append(f"{problem} {action}")
     elsewhere: dict[tuple[str, str, str, str, int], TrialConfig] = {}
     ended: list[tuple[TrialConfig, TrialFolder]] = []
     states: dict[str, str] = {}
-    for trial in plan.files.trials():
+    for trial in files.trials():
         try:
             found = trial.json("trial.json")
-            state = states[found["id"]] = plan.files.state(found["id"])
+            state = states[found["id"]] = files.state(found["id"])
             if state == "new":
                 continue
             config = TrialConfig.model_validate(found["config"])
@@ -352,10 +353,13 @@ def _look_up(plan: Plan) -> None:
     trainings: dict[str, list[TrialFolder]] = {}
     if any(states.get(one.id) not in ENDED for one in plan.trials):
         for config, trial in ended:
-            trainings.setdefault(config.training_identity, []).append(trial)
+            if identity := config.training_identity:
+                trainings.setdefault(identity, []).append(trial)
+    there = set(files.store.apart("trials").names())
     for one in plan.trials:
-        one.state = states.get(one.id) or plan.files.state(one.id)
-        if one.state not in ENDED and (lost := plan.files.trial(one.id).damage()):
+        if one.id in there:
+            one.state = states.get(one.id) or files.state(one.id)
+        if one.id in there and one.state not in ENDED and (lost := files.trial(one.id).damage()):
             plan.damaged.append(f"{lost} {one.title} is trained anew.")
         for label in one.labels:
             key = label_key(label, one.config.seed)
@@ -366,8 +370,8 @@ def _look_up(plan: Plan) -> None:
                 )
         if one.config.fixed is not None:
             one.training = NOT_TRAINED
-        elif one.state in ("new", "stale") and one.config.training_identity:
-            same = trainings.get(one.config.training_identity, ()) if trainings else ()
+        elif trainings and one.state in ("new", "stale"):
+            same = trainings.get(one.config.training_identity, ())
             one.training = next((t.name for t in same if points.available(one.config, t)), "")
 
 

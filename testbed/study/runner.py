@@ -18,13 +18,14 @@ import torch
 
 from testbed.registry import Registry
 from testbed.study import invocation
-from testbed.study.dispatch import Dispatch, Outage
+from testbed.study.dispatch import Dispatch
 from testbed.study.dispatch import Outcome as Outcome
 from testbed.study.dispatch import Progress as Progress
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors.base import Executor
 from testbed.study.identities import Identities
 from testbed.study.orders import Orders
+from testbed.study.outage import Outage
 from testbed.study.plan import Plan
 from testbed.study.telling import Telling
 from testbed.trial import environment
@@ -112,28 +113,29 @@ def execute(
         InputError: the executor refuses a job.
         OSError: the disk is full, or a file stays unreadable.
     """
-    loop = Dispatch(plan, registry, engine, executor, progress, leads)
-    outcome, waiting, orders, looks = loop.outcome, loop.waiting, Orders(plan, leads), _Looks()
-    outage = Outage(plan.files, progress, outcome)
     ended = [trial for trial in plan.trials if trial.state in ENDED]
-    outcome.statuses = {trial.id: trial.state for trial in ended}
-    with _interrupts(executor, outcome), orders.heeded():
+    outcome = Outcome({trial.id: trial.state for trial in ended})
+    outage, looks = Outage(plan, progress.say, outcome), _Looks()
+    orders = outage.through(lambda: Orders(plan, leads))
+    parts = executor, progress, outcome, leads
+    loop = outage.through(lambda: Dispatch(plan, registry, engine, *parts))
+    waiting = loop.waiting
+
+    def advance() -> None:
+        plan.files.confirm()
+        for group, statuses in waiting.ended():
+            loop.ended(group, statuses, tell.end)
+        loop.fill(executor.slots - len(identities.running))
+        executor.advance()
+        looks.at(plan, loop.running, progress)
+        loop.settle(tell.end)
+        orders.read()
+
+    with _interrupts(executor, outcome), orders.heeded(outage.through):
         for trial in ended:
             tell.end(trial, trial.state)
         while loop.running or ((waiting or identities.pending) and not outcome.interrupted):
-            try:
-                plan.files.confirm()
-                for group, statuses in waiting.ended():
-                    loop.ended(group, statuses, tell.end)
-                loop.fill(executor.slots - len(identities.running))
-                executor.advance()
-                looks.at(plan, loop.running, progress)
-                loop.settle(tell.end)
-                orders.read()
-            except OSError as problem:
-                outage.outlast(problem)
-                continue
-            outage.over()
+            outage.through(advance)
             for again in orders.retried():
                 waiting.later(Group([again]))
             if orders.stopped and not outcome.interrupted:

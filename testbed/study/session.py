@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from testbed.registry import Registry
 from testbed.study import looks, runner
 from testbed.study.engines import ExecutionPlan
 from testbed.study.executors.base import Executor
 from testbed.study.identities import Identities
+from testbed.study.outage import Outage
 from testbed.study.plan import Plan
 from testbed.study.telling import Telling
 from testbed.study.tracking import Tracker
 from testbed.trial.folders import ENDED
-from testbed.trial.storage import Busy, LeaseLost
+from testbed.trial.storage import Busy, LeaseLost, answering
 
 if TYPE_CHECKING:  # they take a second to import, which training need not wait for
     import pandas as pd
@@ -75,7 +77,7 @@ def run(
         progress: told of every step.
         say: given one line for each phase and warning.
         write_report: brings the report of a study's folder up to date and returns its page; a
-            function of a module, since a worker calls it.
+            worker calls it, unless it cannot be pickled.
         tracking_uri: the MLflow store that is written to; none where it is empty.
         helped: what became of the trials while this driver helped another one, which has ended.
 
@@ -84,12 +86,15 @@ def run(
         Busy: another process has taken it over, or is at work on a trial.
         OSError: the disk is full.
     """
-    if note := plan.files.lock_note():
+    through = Outage(plan, say, runner.Outcome()).through
+    if note := through(lambda: plan.files.lock_note()):
         say(note)
-    with _leading(plan):
-        _describe(plan, registry, engine, tracking_uri)
-        tracker = Tracker(plan, tracking_uri, say, AWAY) if tracking_uri else None
-        tell, identities = Telling(tracker), Identities(plan, registry)
+    with contextlib.ExitStack() as leading:
+        through(lambda: _lead(plan, leading))
+        through(lambda: _describe(plan, registry, engine, tracking_uri))
+        identities = through(lambda: Identities(plan, registry))
+        tracker = through(lambda: Tracker(plan, tracking_uri, say, AWAY)) if tracking_uri else None
+        tell = Telling(tracker)
         found: list[audit.LawCheck] = []
         page: Path | None = None
         try:
@@ -99,11 +104,12 @@ def run(
                 if helped is not None:
                     outcome.statuses = helped.statuses | outcome.statuses
                 if not outcome.interrupted:
-                    found = _checked(plan, identities)
-                    _write_tables(plan, registry, outcome, found)
+                    found = through(lambda: _checked(plan, identities))
+                    record = through(lambda: plan.files.json("study.json"))
+                    through(lambda: _write_tables(plan, registry, record, outcome, found))
                     tell.tables()
                     say("bringing the report up to date")
-                    page = _report(plan, executor, outcome, write_report)
+                    page = through(lambda: _report(plan, executor, outcome, write_report))
             finally:
                 executor.close()
                 tell.finish()
@@ -116,7 +122,7 @@ def run(
         if tracker is not None and not (page is None and tracker.away):
             tracker.close(_status(outcome, found), _files(registry) if page else {})
         if page is not None:
-            _tell_plugins(plan, registry, say)
+            _tell_plugins(plan, registry, through(lambda: results(plan)), say)
     return Ending(
         outcome,
         found,
@@ -126,19 +132,16 @@ def run(
     )
 
 
-@contextlib.contextmanager
-def _leading(plan: Plan) -> Iterator[None]:
-    """Owns the study's folder, as the one driver that leads.
+def _lead(plan: Plan, leading: contextlib.ExitStack) -> None:
+    """Owns the study's folder until the end of `leading`, as the one driver that leads.
 
     Raises:
         Led: another process owns it.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(plan.files.own())
-        except Busy as busy:
-            raise Led(str(busy)) from None
-        yield
+    try:
+        leading.enter_context(plan.files.own())
+    except Busy as busy:
+        raise Led(str(busy)) from None
 
 
 def _describe(plan: Plan, registry: Registry, engine: ExecutionPlan, tracking_uri: str) -> None:
@@ -158,10 +161,12 @@ def _checked(plan: Plan, identities: Identities) -> list[audit.LawCheck]:
     return list({repr(replace(row, data="")): row for row in rows}.values())
 
 
-def _tell_plugins(plan: Plan, registry: Registry, say: Callable[[str], None]) -> None:
+def _tell_plugins(
+    plan: Plan, registry: Registry, table: pd.DataFrame, say: Callable[[str], None]
+) -> None:
     """Calls the hook of a finished study; a plugin that raises there is told of, and no more."""
     try:
-        registry.study_finished(plan.study, results(plan))
+        registry.study_finished(plan.study, table)
     except Exception as problem:
         what = f"{type(problem).__name__}: {problem}"
         say(f"a plugin's testbed_study_finished raised {what}")
@@ -208,18 +213,21 @@ def trained(plan: Plan) -> list[audit.LawCheck]:
 
 
 def _write_tables(
-    plan: Plan, registry: Registry, outcome: runner.Outcome, found: list[audit.LawCheck]
+    plan: Plan,
+    registry: Registry,
+    record: Mapping[str, Any],
+    outcome: runner.Outcome,
+    found: list[audit.LawCheck],
 ) -> None:
-    """Writes the study's own tables and record, of which the report is made."""
+    """Writes the study's own tables, and adds to its record, of which the report is made."""
     from testbed.study import reference_tables
 
     plan.files.put_json("tweedie.json", {"rows": [asdict(row) for row in found]})
     groups = reference_tables.write(plan, registry)
-    record = plan.files.json("study.json")
     # A run that only resumes must not forget what the training took.
-    record["seconds"] = (record.get("seconds") or 0.0) + outcome.seconds
-    record["equal_objectives"] = groups
-    plan.files.put_json("study.json", record)
+    seconds = (record.get("seconds") or 0.0) + outcome.seconds
+    more = {"seconds": seconds, "equal_objectives": groups}
+    plan.files.put_json("study.json", {**record, **more})
 
 
 class _Report(NamedTuple):
@@ -234,7 +242,17 @@ class _Report(NamedTuple):
 
     def run(self, stop: Callable[[], bool]) -> Path:
         """Writes it; it takes seconds, and does not ask `stop`."""
-        return self.write(self.folder)
+        with answering(self.folder):
+            return self.write(self.folder)
+
+    @property
+    def sendable(self) -> bool:
+        """Whether a worker can be given it, which a function within another one cannot."""
+        try:
+            pickle.dumps(self)
+        except Exception:  # whatever the function holds raises there
+            return False
+        return True
 
 
 def _report(
@@ -244,10 +262,11 @@ def _report(
 
     A report notes in the study's folder that it was made. With leases only the driver may.
     """
-    if outcome.seconds and not plan.files.lease:
+    work = _Report(plan.folder, write)
+    if outcome.seconds and not plan.files.lease and work.sendable:
         with contextlib.suppress(BrokenExecutor):  # the worker was killed
-            return executor.submit(_Report(plan.folder, write)).result()
-    return write(plan.folder)
+            return executor.submit(work).result()
+    return work.run(lambda: False)
 
 
 def results(plan: Plan) -> pd.DataFrame:

@@ -9,13 +9,14 @@ has died, and does what that one has left undone. There is no other lock than th
 from __future__ import annotations
 
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -26,6 +27,7 @@ from testbed.study.engines import ExecutionPlan
 from testbed.study.executors import selection
 from testbed.study.executors.settings import CLUSTERS
 from testbed.study.identities import Identities
+from testbed.study.outage import Outage
 from testbed.study.plan import Plan, differences, label_key, settings_of_id
 from testbed.study.telling import Telling
 from testbed.study.waiting import ALIVE
@@ -33,10 +35,11 @@ from testbed.trial import environment
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import ENDED
 from testbed.trial.storage import address
-from testbed.trial.storage.leases import BEATS, Claim, name_of
+from testbed.trial.storage.leases import BEATS, Claim
 
 MOST = 5
 """The most differences that are named."""
+T = TypeVar("T")
 
 
 def run(
@@ -66,6 +69,7 @@ def run(
     chosen, helped = choose(), None
     while True:
         with showing(chosen) as progress:
+            through = Outage(plan, progress.say, runner.Outcome()).through
             executor = selection.of(plan, chosen)
             try:
                 parts = progress, progress.say, write_report, tracking_uri, helped
@@ -74,25 +78,25 @@ def run(
                     ending.outcome.seconds += helped.seconds
                 return ending
             except session.Led:
-                if helped is None and not _may_help(plan):
+                if helped is None and not through(partial(_may_help, plan)):
                     raise
-        led = next(_signs(plan), None)
-        if helped is None and led is not None and _described(plan):
-            _require_same(plan, led)
-            chosen = engines.shared(plan, slots)
+        led = next(_signs(plan, through), None)
+        if helped is None and led is not None and _described(plan, through):
+            through(partial(_require_same, plan, led))
+            chosen = through(lambda: engines.shared(plan, slots))
             with showing(chosen) as progress:
                 progress.say(f"{led.owner} leads this study: this driver takes its share.")
-                helped = _help(plan, registry, chosen, progress)
+                helped = _help(plan, registry, chosen, progress, through)
                 if not helped.interrupted:
                     progress.say(f"What it shares has ended: this driver waits for {led.owner}.")
         if helped is None:
-            for _ in _signs(plan):
+            for _ in _signs(plan, through):
                 pass
-        elif helped.interrupted or _stopped_meanwhile(plan):
+        elif helped.interrupted or _stopped_meanwhile(plan, through):
             helped.interrupted = True
             return session.Ending(helped, [], None, 0.0, False)
         else:
-            chosen = _left(plan, chosen, choose, helped)
+            chosen = through(partial(_left, plan, chosen, choose, helped))
 
 
 def _may_help(plan: Plan) -> bool:
@@ -101,44 +105,56 @@ def _may_help(plan: Plan) -> bool:
     return plan.files.lease > 0 and not apart
 
 
-def _signs(plan: Plan) -> Iterator[Claim]:
+class Through(Protocol):
+    """`Outage.through`."""
+
+    def __call__(self, step: Callable[[], T]) -> T:
+        """What a step returns once the study's folder has answered throughout."""
+        ...
+
+
+def _signs(plan: Plan, through: Through) -> Iterator[Claim]:
     """Yields the claim of the driver that leads, a few times in a lease, until it has ended.
 
     One that gives no sign of life is taken for dead; who follows it finds out.
     """
-    seen, since = None, time.monotonic()
-    while (claim := plan.files.claim()) is not None:
+    seen, since, files = None, time.monotonic(), through(lambda: plan.files)
+    while (claim := through(files.claim)) is not None:
         if claim != seen:
             seen, since = claim, time.monotonic()
-        elif time.monotonic() - since > ALIVE * plan.files.lease:
+        elif time.monotonic() - since > ALIVE * files.lease:
             return
         yield claim
-        time.sleep(plan.files.lease / BEATS)
+        time.sleep(files.lease / BEATS)
 
 
 def _help(
-    plan: Plan, registry: Registry, chosen: ExecutionPlan, progress: runner.Progress
+    plan: Plan,
+    registry: Registry,
+    chosen: ExecutionPlan,
+    progress: runner.Progress,
+    through: Through,
 ) -> runner.Outcome:
     """Trains the groups that nobody has, until all have ended."""
-    executor, here = selection.of(plan, chosen), name_of()
-    groups = deque(chosen.groups)
+    executor, groups = selection.of(plan, chosen), deque(chosen.groups)
     # Each begins at a place of its own, so that seldom two want one group at the same moment.
-    groups.rotate(int(sha256(here.encode()).hexdigest(), 16) % max(1, len(groups)))
+    groups.rotate(uuid.uuid4().int % max(1, len(groups)))
     mine = replace(chosen, groups=[*groups])
     try:
-        parts = executor, Telling(None), progress, Identities(plan, registry, leads=False)
+        nothing = through(lambda: Identities(plan, registry, leads=False))
+        parts = executor, Telling(None), progress, nothing
         return runner.execute(plan, registry, mine, *parts, leads=False)
     finally:
         executor.close()
 
 
-def _stopped_meanwhile(plan: Plan) -> bool:
+def _stopped_meanwhile(plan: Plan, through: Through) -> bool:
     """Waits until the driver that leads has ended; whether the study was told to stop by then."""
-    heard = orders.Orders(plan, leads=False)
-    with heard.heeded():
-        for _ in _signs(plan):
-            heard.read()
-        heard.read(at_once=True)
+    heard = through(lambda: orders.Orders(plan, leads=False))
+    with heard.heeded(through):
+        for _ in _signs(plan, through):
+            through(heard.read)
+        through(lambda: heard.read(at_once=True))
     return heard.stopped
 
 
@@ -166,11 +182,11 @@ def _left(
     return replace(again, groups=groups)
 
 
-def _described(plan: Plan) -> bool:
+def _described(plan: Plan, through: Through) -> bool:
     """Waits until the driver that leads has written what it runs; False where it has ended."""
-    for led in _signs(plan):
-        said = plan.files.json_or_empty(orders.FILE)
-        if name_of(said.get("host", "?"), said.get("pid", -1)) == led.owner:
+    for led in _signs(plan, through):
+        said = through(lambda: plan.files.json_or_empty(orders.FILE))
+        if led.id and said.get("lease") == led.id:
             return True
     return False
 

@@ -24,8 +24,7 @@ from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.pictures import DENOISED, FACTS
 from testbed.trial.storage import LeaseLost
 
-BATCH, PARAMS = 1000, 100
-AGAIN = 30.0
+BATCH, PARAMS, AGAIN = 1000, 100, 30.0
 SAVE, SAMPLE = 5.0, 10.0
 """Seconds between two notes of what was sent, and between two readings of the machine."""
 FINDING = "finding.md"
@@ -166,8 +165,7 @@ class Tracker:
         """Sends what the machine does, with the seconds since the study began as its step."""
         from mlflow.entities import Metric
 
-        now = time.time()
-        self._sampled = time.monotonic()
+        now, self._sampled = time.time(), time.monotonic()
         found: dict[str, float] = {}
         for monitor in self._monitors:
             monitor.collect_metrics()
@@ -216,10 +214,12 @@ class Tracker:
     def end(self, trial: Trial, status: str) -> None:
         """Sends what remains of a trial, its tables and weights, and closes its run."""
         self.open()
-        if self.away or not self._due(trial, status):
+        if self.away:
             return
-        folder = self._plan.files.trial(trial.id)
         with self._guarded():
+            if not self._due(trial, status):
+                return
+            folder = self._plan.files.trial(trial.id)
             result = folder.result()
             tags = {"testbed.status": status, "testbed.device": result.get("device", "")}
             if why := content.cut(content.reason(trial, result), content.LONGEST_TAG):
@@ -262,15 +262,12 @@ class Tracker:
 
     def _due(self, trial: Trial, status: str) -> bool:
         """Whether MLflow has still to be told that a trial ended so."""
-        if (trial.id, status) in self._told or (status in ENDED and self._ended(trial) == status):
+        ended = self._sent["trials"].get(trial.id, {}).get("ended", "")
+        if (trial.id, status) in self._told or (status in ENDED and ended == status):
             return False
         # Without a row its beginning is still to come.
         begun = status not in ("interrupted", "cancelled")
         return begun or bool(self._plan.files.trial(trial.id).rows())
-
-    def _ended(self, trial: Trial) -> str:
-        """The status that MLflow was told."""
-        return str(self._sent["trials"].get(trial.id, {}).get("ended", ""))
 
     def _unsent(self, run: str, metrics: list[Any]) -> list[Any]:
         """Without what a killed driver has sent and not noted; with another time it would count."""
@@ -339,6 +336,12 @@ class Tracker:
             status: "FINISHED", "FAILED" or "KILLED".
             plugin_files: the loaded plugins' files by name.
         """
+        with self._guarded():
+            self._plan.files.confirm()
+            if self._sent:  # a write is refused where another driver leads the study by now
+                self._save()
+        if self._again == math.inf:
+            return
         self._again = 0.0
         states = (*ENDED, "failed", "interrupted", "cancelled")
         due = [trial for trial in self._plan.trials if trial.state in states]
@@ -347,7 +350,8 @@ class Tracker:
         while due and not self.away:
             for trial in due:
                 self.end(trial, trial.state)
-            due = [] if self.away else [one for one in due if self._due(one, one.state)]
+            with self._guarded():
+                due = [one for one in due if self._due(one, one.state)]
         if self.away:
             return
         with self._guarded():

@@ -25,6 +25,7 @@ trials/<id>/trial.json       identity, configuration, labels
             system.jsonl     what the worker's process uses, a line every ten seconds
             orders/cancelled.json   left by who wants the trial to end at a checkpoint and not go on
 groups/<id>/checkpoint       of trials that train as one
+            error.txt, split.json    why each of them trains alone, or each half with leases
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from torch import Tensor
 from testbed.errors import InputError
 from testbed.training import checkpoint
 from testbed.trial import records
-from testbed.trial.storage import Claim, Leased, Store, away, opened
+from testbed.trial.storage import Claim, Leased, Store, StoreAway, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,11 +114,11 @@ class Folder:
             if content is None:
                 raise _missing(file)
             return records.parsed(name, content)
+        except StoreAway:  # of the file this says nothing
+            raise
         except records.WrongShape as problem:
             raise InputError(f"{file}: {problem}.") from None
         except (OSError, ValueError, RecursionError) as problem:
-            if away(problem):  # of the file this says nothing
-                raise
             raise InputError(f"{file}: cannot be read as JSON: {problem}") from None
 
     def json_or_empty(self, name: str) -> dict[str, Any]:
@@ -201,6 +202,11 @@ class GroupFolder(TrainingFolder):
         """Whether training together has failed, so that each trial runs alone."""
         return self.has("error.txt")
 
+    @property
+    def split(self) -> bool:
+        """Whether a driver had too little memory for all, so that all drivers train two halves."""
+        return self.has("split.json")
+
     def dissolve(self, traceback: str) -> None:
         """Keeps why training together has failed, and deletes the checkpoint."""
         self.store.put("error.txt", _text(traceback))
@@ -208,7 +214,7 @@ class GroupFolder(TrainingFolder):
 
     def remove(self) -> None:
         """Deletes all that is ours in the folder; it stays where it holds something else."""
-        self.store.remove("checkpoint", "checkpoint.previous", "error.txt")
+        self.store.remove("checkpoint", "checkpoint.previous", "error.txt", "split.json")
 
 
 class TrialFolder(TrainingFolder):

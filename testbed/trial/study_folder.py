@@ -98,9 +98,11 @@ class StudyFolder(Folder):
                     continue
             wanted.add(trial.group)
         for name in self.store.apart("groups").names():
-            if name not in wanted:
+            group = self.group(name)
+            # That a group was split is for other drivers too, whose plan has it whole.
+            if name not in wanted and not group.split:
                 with contextlib.suppress(Busy):
-                    self.group(name).remove()
+                    group.remove()
 
 
 def begun(folder: str | Path) -> StudyFolder:

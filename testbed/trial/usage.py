@@ -31,11 +31,12 @@ def sampled(trials: Sequence[TrialFolder], device: torch.device) -> Iterator[Non
 
     def keep() -> None:
         before = time.monotonic(), _processor_seconds()
-        # A full disk, or the loss of its folder, stops the trial itself, which says so.
-        with contextlib.suppress(OSError, Busy):
+        # The loss of its folder, or a disk that stays full, stops the trial itself, which says so.
+        with contextlib.suppress(Busy):
             while True:
-                for trial in trials:
-                    trial.append_sample(_sample(before, device))
+                with contextlib.suppress(OSError):
+                    for trial in trials:
+                        trial.append_sample(_sample(before, device))
                 before = time.monotonic(), _processor_seconds()
                 if ended.wait(SECONDS):
                     return

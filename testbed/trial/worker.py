@@ -27,7 +27,7 @@ from testbed.trial import evaluate, points, process_group, usage
 from testbed.trial.build import data_of, module_of, registry_of, training_job
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, GroupFolder, TrainingFolder, TrialFolder
-from testbed.trial.storage import Busy, away
+from testbed.trial.storage import Busy, StoreAway
 
 CHECKPOINT_SECONDS = 15.0
 
@@ -86,7 +86,7 @@ def run(
 
 def _is_elsewhere(problem: Exception) -> bool:
     """Whether no trial is to blame: a disk is full or away, or the folder another's."""
-    return disk_is_full(problem) or away(problem) or isinstance(problem, Busy)
+    return disk_is_full(problem) or isinstance(problem, Busy | StoreAway)
 
 
 def _stopped(trial: TrialFolder) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -134,7 +135,8 @@ def verify(
         say: given a line for each phase and each trial that ended.
 
     Raises:
-        InputError: it is no archive, or the study cannot run here.
+        InputError: it is no archive, the study cannot run here, or the folder holds a run of
+            another archive.
         KeyboardInterrupt: Ctrl-C.
     """
     manifest, files = archive.read(file)
@@ -175,6 +177,17 @@ def compare_tables(
 
 
 def _unpack(files: Mapping[str, bytes], at: Path) -> None:
+    """Writes the files of an archive.
+
+    Raises:
+        InputError: the folder has files of another one, whose run would be taken for this one's.
+    """
+    there = (one for one in at.rglob("*") if one.is_file() and "__pycache__" not in one.parts)
+    if any(files.get(one.relative_to(at).as_posix()) != one.read_bytes() for one in there):
+        raise InputError(
+            f"{at.parent} holds a run of another archive: name another folder with --out, or "
+            "delete it."
+        )
     for name, content in files.items():
         path = at / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +222,9 @@ def _again(
 def _write_tables(folder: Path) -> Path:
     """Writes every table of a study, in place of its report; returns its folder."""
     results = read_results(folder)
-    (folder / "tables").mkdir(exist_ok=True)
+    # A report, or another version, may have left tables there that this one does not write.
+    shutil.rmtree(folder / "tables", ignore_errors=True)
+    (folder / "tables").mkdir()
     for name, table in tables.make(results, comparisons.make(results)).items():
         table.to_csv(folder / "tables" / f"{name}.csv", index=False)
     return folder

@@ -105,9 +105,11 @@ def planned(
     return plan.make(study, registry or default_registry(), folder / "out", "cpu")
 
 
-def config(text: str, folder: Path, *sets: str) -> TrialConfig:
+def config(
+    text: str, folder: Path, *sets: str, registry: testbed.Registry | None = None
+) -> TrialConfig:
     """The configuration of the only trial of such a study."""
-    (one,) = planned(text, folder, *sets).trials
+    (one,) = planned(text, folder, *sets, registry=registry).trials
     return one.config
 
 

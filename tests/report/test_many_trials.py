@@ -11,6 +11,8 @@ from testbed.report.comparisons import MOST_PAIRED
 from testbed.report.files import StoredNumbers
 from testbed.report.results import Rows
 from testbed.report.robustness import LeaveOneOut, effect, lowest
+from testbed.trial.config import TrialConfig
+from testbed.trial.study_folder import StudyFolder
 
 
 def test_files_of_numbers_are_parsed_together_and_keep_their_order() -> None:
@@ -49,6 +51,17 @@ def test_the_rows_of_a_label_are_those_of_a_search() -> None:
     assert rows["b", "", "x"]["n"].tolist() == [2]
     assert rows["b", "", "y"].columns.tolist() == table.columns.tolist()
     assert not len(rows["b", "", "y"])
+
+
+def test_trials_that_differ_in_their_seed_alone_share_their_settings(tmp_path: Path) -> None:
+    planted = {("c", "", "b"): noisy(1.0, seeds=3)}
+    read = reading.read(plant(tmp_path, planted))
+    assert len(read.configs) == 3
+    for id_, config in read.configs.items():
+        described = StudyFolder.at(tmp_path).trial(id_).json("trial.json")
+        assert config == TrialConfig.model_validate(described["config"])
+    assert len({id(config.training) for config in read.configs.values()}) == 1
+    assert read.ended == dict.fromkeys(planted, (0, 1, 2))
 
 
 def test_a_statement_of_means_is_that_of_results_without_one(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from testbed.study import dispatch, engines, runner
 from testbed.study.executors.assignments import AssignmentFolder
 from testbed.study.executors.base import Job, WorkerLost
 from testbed.trial import environment, sources, worker
-from testbed.trial.storage import Busy
+from testbed.trial.storage import Busy, StoreAway
 
 PLUGIN = """
 import testbed
@@ -147,7 +147,8 @@ def test_a_warned_worker_leaves_the_assignment_open_unless_it_is_to_stop(
         (torch.OutOfMemoryError("too large"), torch.OutOfMemoryError),
         (Busy("taken"), Busy),
         (OSError(28, "No space left on device"), OSError),
-        (OSError("the store does not answer"), OSError),
+        (OSError("no number"), OSError),
+        (StoreAway("the store does not answer"), StoreAway),
     ],
 )
 def test_what_no_trial_is_to_blame_for_reaches_the_driver(

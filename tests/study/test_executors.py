@@ -1,6 +1,7 @@
 """Executors: how one is chosen, and that all of them leave the same study."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import cast
 
@@ -11,8 +12,10 @@ from helpers.studies import SMALL
 
 from testbed.errors import InputError
 from testbed.study import dispatch, engines, study_file
+from testbed.study.executors.base import NodeLost, WorkerLost
 from testbed.study.executors.settings import ExecutorSettings
 from testbed.trial.folders import TrialFolder
+from testbed.trial.storage import StoreAway
 
 
 def settings(folder: Path, section: str, *sets: str) -> ExecutorSettings:
@@ -64,14 +67,30 @@ class Curve:
         return self.step
 
 
-def test_tries_are_counted_anew_when_training_has_got_further() -> None:
-    tries, group = dispatch.Tries(), engines.Group([])
+def lost(problem: Exception) -> Future[list[str]]:
+    future: Future[list[str]] = Future()
+    future.set_exception(problem)
+    return future
+
+
+def test_lost_jobs_are_counted_anew_when_training_has_got_further() -> None:
+    jobs, group = dispatch.LostJobs(), engines.Group([])
     counted = []
     for step in (0, 0, 50, 50, 40, 60):
-        tries.begin(group)
         trials = cast(list[TrialFolder], [Curve(step)])
-        counted.append(tries.without_progress(group, trials))
+        future = lost(WorkerLost("killed"))
+        counted.append(jobs.without_progress(group, trials, future))
+        assert jobs.without_progress(group, trials, future) == counted[-1]  # asked again
     assert counted == [1, 2, 1, 2, 3, 1]
+
+
+def test_a_trial_is_not_blamed_for_the_nodes_that_died_with_it() -> None:
+    jobs, group = dispatch.LostJobs(), engines.Group([])
+    trials = cast(list[TrialFolder], [Curve(0)])
+    ways = [NodeLost("node")] * 5 + [StoreAway("disk"), WorkerLost("killed"), NodeLost("node")]
+    counted = [jobs.without_progress(group, trials, lost(one)) for one in ways]
+    assert counted == [1, 2, 3, 4, 5, 1, 1, 6]
+    assert dispatch.statuses_of(lost(ways[-2]), trials, counted[-2]) is None
 
 
 # --- the same study on each -----------------------------------------------------------------------

@@ -138,6 +138,23 @@ def test_trials_that_differ_in_their_evaluation_only_are_one_training(tmp_path: 
     assert (sizes(split), [len(g.trainings) for g in split.groups]) == ([6, 6, 6], [3, 3, 3])
 
 
+def test_what_a_training_is_is_written_out_once_for_all_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan of a million trials would take minutes for it."""
+    planned, genuine, texts = made(tmp_path), TrialConfig.training_text, list[int]()
+    variants = {one.config.of_seed(0).identity for one in planned.trials}
+
+    def text(config: TrialConfig) -> str:
+        texts.append(config.seed)
+        return cast(str, cast(Any, genuine).fget(config))
+
+    monkeypatch.setattr(TrialConfig, "training_text", property(text))
+    groups = engines._shared(planned.trials)
+    assert [len(group) for group in groups] == [1] * len(planned.trials)
+    assert len(texts) == len(variants) < len(planned.trials)
+
+
 @pytest.mark.slow
 def test_one_training_is_measured_each_way_and_has_the_bits_of_one_alone(
     tmp_path: Path, trials_only: None

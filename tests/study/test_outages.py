@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from errno import EACCES, EIO, ENOTCONN, ESTALE
+from errno import EACCES, EIO, ELOOP, ENOTCONN, ESTALE
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from helpers.ended_studies import ONE, put, the_trial
 from helpers.studies import ONE_TRIAL, planned
 
 from testbed.registry import default_registry
-from testbed.study import dispatch, runner
-from testbed.study.dispatch import Outage, Outcome, Progress
+from testbed.study import outage, runner, session, sharing
+from testbed.study.dispatch import Outcome, Progress
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.identities import Identities
+from testbed.study.orders import Orders
+from testbed.study.outage import Outage
 from testbed.study.telling import Telling
-from testbed.trial import worker
+from testbed.trial import storage, worker
 from testbed.trial.folders import TrialFolder
-from testbed.trial.storage import LocalDisk, StoreAway
+from testbed.trial.storage import Busy, LocalDisk, StoreAway
+from testbed.trial.storage.base import accessing
 from testbed.trial.study_folder import StudyFolder
 
 WORDS = ("study", "one.toml", "--jobs", "0", "--no-mlflow")
@@ -41,6 +45,7 @@ class Disk:
     looks: int = 3
 
     def wrap(self, genuine: Callable[..., Any]) -> Callable[..., Any]:
+        @accessing
         def access(at: LocalDisk, *words: Any, **more: Any) -> Any:
             if self.away and not self.number:
                 raise StoreAway(f"{at.at}: the store does not answer")
@@ -64,7 +69,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
         return answers(self)
 
     monkeypatch.setattr(Outage, "_answers", looked)
-    monkeypatch.setattr(dispatch, "AGAIN", 0.01)
+    monkeypatch.setattr(outage, "AGAIN", 0.01)
     yield disk
     disk.away = False
 
@@ -104,9 +109,57 @@ def test_a_study_outlasts_a_disk_that_goes_away(
 def test_a_driver_that_takes_it_for_a_failure_is_caught(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, trials_only: None
 ) -> None:
-    monkeypatch.setattr(dispatch, "away", lambda problem: False)
+    monkeypatch.setattr(outage, "StoreAway", Busy)
     with pytest.raises(AssertionError):
         law_a_study_outlasts_it(tmp_path, disk, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (session, "_lead"),
+        (session, "_describe"),
+        (Orders, "_pass_over"),
+        (session, "_checked"),
+        (session, "_write_tables"),
+        (session, "_report"),
+        (session, "results"),
+    ],
+)
+def test_a_study_that_begins_or_ends_outlasts_it_too(
+    tmp_path: Path,
+    disk: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    trials_only: None,
+    owner: Any,
+    name: str,
+) -> None:
+    genuine, calls = getattr(owner, name), list[int]()
+
+    def step(*words: Any) -> Any:
+        calls.append(1)
+        disk.away = len(calls) == 1
+        return genuine(*words)
+
+    monkeypatch.setattr(owner, name, step)
+    put(tmp_path, "one.toml", ONE.replace("steps = 200", "steps = 50"))
+    done = run_here(tmp_path, *WORDS)
+    assert done.code == 0, done.out + done.err
+    assert done.out.count("The study's folder is away") == 1
+    assert done.out.count("is there again") == 1
+    assert (len(calls), disk.looks) == (2, 0)
+
+
+def test_a_driver_that_waits_for_another_outlasts_it(tmp_path: Path, disk: Disk) -> None:
+    storage.begin(tmp_path / "out", 0.8)
+    made, said = planned(ONE_TRIAL, tmp_path), list[str]()
+    through = Outage(made, said.append, Outcome()).through
+    with made.files.own():
+        signs = sharing._signs(made, through)
+        assert next(signs)
+        disk.away = True
+        assert next(signs)
+    assert [line.partition(" folder is ")[2][:5] for line in said] == ["away ", "there"]
 
 
 class Ends:
@@ -193,12 +246,13 @@ def test_a_trial_whose_disk_was_away_for_a_moment_has_not_failed(
             worker.run(one.config, at)
         assert not TrialFolder.at(at).has("result.json")
 
-    def gone(self: TrialFolder, row: Any) -> None:
+    @accessing
+    def gone(self: LocalDisk, name: str, content: bytes) -> None:
         raise OSError(ESTALE, "Stale file handle")
 
-    monkeypatch.setattr(TrialFolder, "append_row", gone)
+    monkeypatch.setattr(LocalDisk, "append", gone)
     law(tmp_path / "one")
-    monkeypatch.setattr(worker, "away", lambda problem: False)
+    monkeypatch.setattr(worker, "StoreAway", Busy)
     with pytest.raises(pytest.fail.Exception):
         law(tmp_path / "other")
 
@@ -214,20 +268,85 @@ def test_what_is_unreadable_says_nothing_of_a_trial(tmp_path: Path, disk: Disk) 
 
 
 def test_another_error_or_one_that_stays_ends_the_study(tmp_path: Path) -> None:
-    files = StudyFolder.at(tmp_path)
-    files.put_json("study.json", {})
-    outage = Outage(files, Progress(), Outcome())
-    with pytest.raises(PermissionError):
-        outage.outlast(PermissionError(EACCES, "Permission denied"))
-    outage.over()
-    for _ in range(dispatch.TRIES):
-        outage.outlast(OSError(EIO, "one sector"))
-    with pytest.raises(OSError, match="one sector"):
-        outage.outlast(OSError(EIO, "one sector"))
+    made, tried = planned(ONE_TRIAL, tmp_path), list[Exception]()
+
+    def failing(problem: Exception) -> Callable[[], None]:
+        def step() -> None:
+            tried.append(problem)
+            raise problem
+
+        return step
+
+    for problem, times in (
+        (PermissionError(EACCES, "Permission denied"), 1),
+        (OSError(EIO, "one sector of the data"), 1),
+        (StoreAway(EIO, "one sector of the folder"), outage.ROUNDS + 1),
+    ):
+        tried.clear()
+        with pytest.raises(type(problem)):
+            Outage(made, lambda line: None, Outcome()).through(failing(problem))
+        assert tried == [problem] * times
 
 
 def test_ctrl_c_ends_the_wait(tmp_path: Path, disk: Disk) -> None:
-    outage = Outage(StudyFolder.at(tmp_path), Progress(), Outcome(interrupted=True))
+    made = planned(ONE_TRIAL, tmp_path)
     disk.away, disk.looks = True, 10**9
-    with pytest.raises(OSError, match="gone"):
-        outage.outlast(OSError(ENOTCONN, "gone"))
+    with pytest.raises(StoreAway, match="Stale"):
+        Outage(made, lambda line: None, Outcome(interrupted=True)).through(made.files.claim)
+
+
+@pytest.mark.parametrize("name", [*ACCESSES, "flush", "sweep", "_locked"])
+def test_a_disk_that_is_away_is_told_from_any_other_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    store, number = LocalDisk(tmp_path), [ESTALE]
+    words = {"put": ("a", b""), "append": ("a", b""), "rename": ("a", "b"), "names": ()}
+    words |= {"flush": (), "_locked": ()}
+
+    def fails(*rest: Any, **more: Any) -> Any:
+        raise OSError(number[0], os.strerror(number[0]))
+
+    monkeypatch.setattr(Path, "mkdir", lambda *rest, **more: None)
+    for call in ("open", "stat", "unlink", "glob"):
+        monkeypatch.setattr(Path, call, fails)
+    for call in ("open", "replace", "scandir"):
+        monkeypatch.setattr(os, call, fails)
+    access = partial(getattr(store, name), *words.get(name, ("a",)))
+    with pytest.raises(StoreAway, match="Stale file handle"):
+        access()
+    number[0] = ELOOP
+    with pytest.raises(OSError, match="symbolic links") as raised:
+        access()
+    assert not isinstance(raised.value, StoreAway)
+
+
+AWAY_DATA = """
+import errno
+import testbed
+
+calls = 0
+
+def away(prediction, target):
+    global calls
+    calls += 1
+    if calls > 10:
+        raise OSError(errno.ETIMEDOUT, "the plugin's server does not answer")
+    return (prediction - target) ** 2
+
+@testbed.hookimpl
+def testbed_losses():
+    yield testbed.Loss("away", away, elicits_mean=True)
+"""
+
+
+def test_what_a_plugin_cannot_reach_is_its_trials_failure_and_not_the_studys_disk(
+    tmp_path: Path, trials_only: None
+) -> None:
+    put(tmp_path, "away.py", AWAY_DATA)
+    put(tmp_path, "one.toml", ONE.replace("seeds = 1", 'seeds = 1\nloss = "away"'))
+    done = run_here(tmp_path, *WORDS, "-p", "away.py")
+    assert done.code == 1, done.out + done.err
+    assert "away (" not in done.out
+    result = TrialFolder.at(the_trial(tmp_path / "runs" / "one")).result()
+    assert result["status"] == "failed"
+    assert "the plugin's server does not answer" in result["error"]

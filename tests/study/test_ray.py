@@ -36,6 +36,14 @@ def test_what_no_node_has_is_refused(settings: RaySettings, message: str) -> Non
         executor._check(settings.needed(), NODES, TOTAL)
 
 
+@pytest.mark.parametrize(("name", "key"), [("CPU", "cpus"), ("GPU", "gpus"), ("memory", "memory")])
+def test_a_resource_that_has_a_key_of_its_own_is_refused(name: str, key: str) -> None:
+    """It would be asked for instead, without a word."""
+    said = rf"{name} has a key of its own, executor\.ray\.{key}"
+    with pytest.raises(ValueError, match=said):
+        RaySettings(resources={"fast_disk": 1, name: 2})
+
+
 def test_what_a_node_has_is_accepted() -> None:
     for settings in (RaySettings(), RaySettings(cpus=4, memory=8), RaySettings(gpus=0.5)):
         executor._check(settings.needed(), NODES, TOTAL)

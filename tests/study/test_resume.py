@@ -5,6 +5,7 @@ The kills themselves are in tests/faults.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import shutil
@@ -19,8 +20,9 @@ from helpers.command_line import Done, run_here, trials_only
 from testbed.registry import default_registry
 from testbed.study import dispatch, engines, plan, runner, study_file, tracking, tracking_store
 from testbed.study.executors import base, local
-from testbed.trial import worker
+from testbed.trial import storage, worker
 from testbed.trial.folders import Folder, TrialFolder
+from testbed.trial.storage import LeaseLost, StoreAway
 from testbed.trial.study_folder import StudyFolder
 
 STUDY = """
@@ -258,6 +260,44 @@ def test_a_trial_that_was_passed_over_while_mlflow_was_away_is_sent_at_the_end(
     monkeypatch.setattr(tracker, "end", once_away)
     tracker.close("FINISHED", {})
     assert {status for _, status, _ in points(address).values()} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_driver_that_was_replaced_closes_no_run(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs are now the other driver's, whose note of what was sent stays too."""
+    address, planned = new_store(tmp_path), made(tmp_path)
+    storage.begin(planned.folder, 60.0)
+    with contextlib.suppress(LeaseLost), planned.files.own():
+        runner.describe(planned, REGISTRY)
+        tracker = tracking.Tracker(planned, address, print, "")
+        one = planned.trials[0]
+        planned.files.trial(one.id).append_row(ROW)
+        tracker.update(one)
+        note = planned.files.json("mlflow.json")
+        planned.files.store.take(planned.files.claim())  # type: ignore[attr-defined]
+        one.state = "interrupted"
+        tracker.close("KILLED", {})
+    assert tracker.away
+    assert planned.files.json("mlflow.json") == note
+    assert {status for _, status, _ in points(address).values()} == {"RUNNING"}
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_away_as_mlflow_is_told_ends_no_study(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, planned, tracker = followed
+    tracker.open()
+    planned.trials[0].state = "interrupted"
+
+    def away(self: TrialFolder, *rest: Any) -> Any:
+        raise StoreAway(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(TrialFolder, "rows", away)
+    tracker.close("KILLED", {})
+    assert tracker.away
 
 
 ROW = {"step": 50, "loss": 1.0, "gradient_norm": 0.5, "gradient_norm_cv": 0.1}

@@ -22,7 +22,7 @@ from helpers.studies import ONE_TRIAL, planned
 
 from testbed.errors import InputError
 from testbed.registry import default_registry
-from testbed.study import engines, orders, runner, session, sharing
+from testbed.study import engines, orders, runner, session, sharing, waiting
 from testbed.study.dispatch import Dispatch
 from testbed.study.engines import Group
 from testbed.study.orders import Orders
@@ -67,6 +67,23 @@ def soon(answer: Callable[[], Any]) -> Any:
     return found
 
 
+def test_two_drivers_may_begin_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, calls = os.replace, list[int]()
+
+    def replace(source: Path, to: Path) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            storage.begin(tmp_path / "out", LEASE)  # the other one, in the middle of this one
+        genuine(source, to)
+
+    monkeypatch.setattr(os, "replace", replace)
+    storage.begin(tmp_path / "out", LEASE)
+    assert os.listdir(tmp_path / "out") == ["storage.json"]
+    assert StudyFolder.at(tmp_path / "out").lease == LEASE
+
+
 # --- what waits ---------------------------------------------------------------------------------
 
 
@@ -98,6 +115,63 @@ def test_a_driver_that_sees_all_or_nothing_of_others_is_caught(
     monkeypatch.setattr(Waiting, "_taken", lambda self, group: seen)
     with pytest.raises(AssertionError):
         law_what_another_trains_is_left_to_it(four, elsewhere)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_group_is_left_to_whoever_trains_any_of_it(
+    four: Plan, elsewhere: Elsewhere, place: int
+) -> None:
+    """A group that was dissolved trains one after the other, and owns one at a time."""
+    here = Waiting(four, [Group([*four.trials])])
+    with four.files.trial(four.trials[place].id).own():
+        elsewhere()
+        assert here.next() is None
+        assert list(here.ended()) == []
+        assert not here.free
+
+
+def test_a_group_whose_worker_died_is_waited_for_once(
+    four: Plan, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not once for each of its trials."""
+    monkeypatch.setattr(leases.Leased, "_live", lambda self, lease: None)
+    group = Group([*four.trials])
+    here = Waiting(four, [group])
+    with contextlib.suppress(Busy), contextlib.ExitStack() as stack:
+        for one in four.trials:
+            stack.enter_context(four.files.trial(one.id).own())
+        elsewhere()
+        start, now = time.monotonic(), [0.0]
+        monkeypatch.setattr(time, "monotonic", lambda: start + now[0])
+        assert here.next() is None
+        now[0] = ALIVE * LEASE + 0.01
+        assert here.next() == group
+        monkeypatch.undo()
+
+
+def test_where_all_is_taken_a_driver_looks_now_and_then(
+    four: Plan, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look is some requests, where a server keeps the folder."""
+    groups, looks = singles(four), list[str]()
+    genuine = Waiting._taken
+
+    def taken(self: Waiting, group: Group) -> bool:
+        looks.append(group.id)
+        return genuine(self, group)
+
+    monkeypatch.setattr(Waiting, "_taken", taken)
+    here, now = Waiting(four, groups[:1]), [time.monotonic()]
+    here._lease = 60.0
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
+    with four.files.trial(groups[0].trials[0].id).own():
+        elsewhere()
+        for _ in range(300):  # a minute of a driver's rounds
+            now[0] += runner.POLL
+            assert here.next() is None or now[0] > 30
+    assert len(looks) <= 60 / waiting.IDLE + 1
+    here.again(groups[:1])  # a worker of its own was lost
+    assert here.next() == groups[0]
 
 
 def test_what_a_dead_driver_had_is_taken_after_a_while(
@@ -191,17 +265,76 @@ def test_a_group_that_another_driver_took_whole_since_is_split_here_nonetheless(
     whole = Group([*four.trials])
     engine = engines.ExecutionPlan("batched", 1, 1, [whole])
     executor: Any = Late(four)
-    loop = Dispatch(four, default_registry(), engine, executor, runner.Progress(), leads=False)
+    parts = executor, runner.Progress(), runner.Outcome()
+    loop = Dispatch(four, default_registry(), engine, *parts, leads=False)
     folder = four.files.group(whole.id)
     folder.put_checkpoint({}, {"step": 1})
-    future: Future[list[str]] = Future()
-    future.set_exception(torch.OutOfMemoryError("too large"))
     assert loop.waiting.next() == whole
     with folder.own():
         elsewhere()
-        loop._settle(future, whole, lambda trial, status: None)
+        loop._settle(too_large(), whole, lambda trial, status: None)
     assert [len(group.trials) for group in engine.groups] == [2, 2]
     assert folder.has("checkpoint")
+
+
+def too_large() -> Future[list[str]]:
+    future: Future[list[str]] = Future()
+    future.set_exception(torch.OutOfMemoryError("too large"))
+    return future
+
+
+class Seen:
+    """An executor that notes how many trials it was given at a time, and ends none."""
+
+    slots = 9
+
+    def __init__(self) -> None:
+        self.submitted = list[int]()
+
+    def submit(self, job: Any) -> Future[Any]:
+        self.submitted.append(len(job.trial_dirs))
+        return Future()
+
+
+def law_a_split_is_every_drivers(made: Plan, elsewhere: Elsewhere) -> None:
+    """What one driver has too little memory for is trained as its halves by all."""
+    whole, executor = Group([*made.trials]), Seen()
+    engines_of = [engines.ExecutionPlan("batched", 1, 1, [whole]) for _ in range(2)]
+    engines_of[0].write(made.folder)
+    parts: Any = executor, runner.Progress(), runner.Outcome()
+    leads, helps = (
+        Dispatch(made, default_registry(), engine, *parts, leads=leads)
+        for engine, leads in zip(engines_of, (True, False), strict=True)
+    )
+    assert helps.waiting.next() == whole
+    helps._settle(too_large(), whole, lambda trial, status: None)
+    half = helps.waiting.next()
+    assert half is not None
+    with made.files.trial(half.trials[-1].id).own():  # its worker is at work on the last one
+        elsewhere()
+        assert list(leads.waiting.ended()) == []
+        leads.fill(9)
+    assert executor.submitted == [2]
+    stored = made.files.json("plan.json")["groups"]
+    assert [len(ids) for ids in stored] == [2, 2]
+    engines_of[1].groups = [whole]  # the plan of a driver that was killed before it noted it
+    engines_of[1].write(made.folder)
+    begun = engines.shared(made, 1).groups
+    assert [(len(one.trials), one.half) for one in begun] == [(2, True), (2, True)]
+    made.files.tidy({one.id for one in begun})
+    assert made.files.group(whole.id).split
+
+
+def test_a_split_is_every_drivers(four: Plan, elsewhere: Elsewhere) -> None:
+    law_a_split_is_every_drivers(four, elsewhere)
+
+
+def test_a_driver_that_trains_the_whole_again_is_caught(
+    four: Plan, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Waiting, "split", lambda self, group: False)
+    with pytest.raises(AssertionError):
+        law_a_split_is_every_drivers(four, elsewhere)
 
 
 class Late:
@@ -406,8 +539,8 @@ def test_a_driver_that_waits_for_the_first_one_hears_that_the_study_is_to_stop(
     genuine = Orders.heeded
 
     @contextlib.contextmanager
-    def heeded(self: Orders) -> Iterator[None]:
-        with genuine(self):
+    def heeded(self: Orders, *through: Any) -> Iterator[None]:
+        with genuine(self, *through):
             if all(made.files.state(one.id) == "finished" for one in made.trials[1:]):
                 waits.set()
             yield
@@ -464,6 +597,28 @@ def test_the_records_of_another_version_are_no_obstacle(four: Plan) -> None:
     found = [*sharing._differences(four, record)]
     assert any(line.startswith("testbed is 9.9 in the driver and ") for line in found)
     assert any(line.startswith("that one has no trial ") for line in found)
+
+
+def test_a_driver_of_the_same_name_is_told_by_its_lease(
+    four: Plan, led: Callable[[], None], tmp_path: Path
+) -> None:
+    """Containers have hosts and processes of one name: this is what an earlier one has written."""
+    made = planned(ONE_TRIAL, tmp_path, seeds=4)
+    through = sharing.Outage(made, print, runner.Outcome()).through
+    assert sharing._described(made, through)
+    own = orders.FILE
+    store: Any = made.files.store
+    at = store._disk(store._fence())
+    at.put(own, at.get(own).replace(made.files.claim().id.encode(), b"0" * 32))
+
+    def end_at_last() -> None:
+        time.sleep(LEASE)
+        led()
+
+    thread = threading.Thread(target=end_at_last)
+    thread.start()
+    assert not sharing._described(made, through)
+    thread.join()
 
 
 def test_one_trial_alone_is_not_shared(led: Callable[[], None], tmp_path: Path) -> None:
@@ -526,9 +681,9 @@ TRIALS = 3
 
 
 @contextlib.contextmanager
-def driver(root: Path, **more: str) -> Iterator[Popen[str]]:
+def driver(root: Path, out: str, **more: str) -> Iterator[Popen[str]]:
     own = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", PACE="0.02", **more)
-    words = [sys.executable, "-c", DRIVER, *WORDS, "--out", "out", "--lease", "1.5"]
+    words = [sys.executable, "-c", DRIVER, *WORDS, "--out", out, "--lease", "1.5"]
     process = Popen(words, cwd=root, env=own, stdout=PIPE, stderr=PIPE, text=True)
     yield process
     process.kill()
@@ -541,10 +696,22 @@ def pid(owner: str) -> int:
 
 @pytest.mark.process
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["leads", "helps"])
+@pytest.mark.parametrize(
+    ("place", "victim"), [("disk", "leads"), ("disk", "helps"), ("object store", "leads")]
+)
 def test_two_drivers_share_a_study_and_one_is_killed(
-    tmp_path: Path, new_store: Callable[[Path], str], trials_only: None, victim: str
+    tmp_path: Path,
+    new_store: Callable[[Path], str],
+    trials_only: None,
+    victim: str,
+    place: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    out, more = str(tmp_path / "out"), dict[str, str]()
+    if place == "object store":
+        request.getfixturevalue("proxy")
+        out = f"s3://bucket/{tmp_path.name}/out"
+        more = {name: word for name, word in os.environ.items() if name.startswith("AWS_")}
     put(tmp_path, "paced.py", PACED)
     text = ONE.replace("seeds = 1", f'seeds = {TRIALS}\nloss = "paced"').replace(
         "steps = 200", "steps = 100"
@@ -556,27 +723,28 @@ def test_two_drivers_share_a_study_and_one_is_killed(
     undisturbed = StudyFolder.at(tmp_path / "alone")
     once = calls.stat().st_size
     calls.unlink()
-    study = StudyFolder.at(tmp_path / "out")
-    more = {"MLFLOW_TRACKING_URI": address}
-    with driver(tmp_path, **more) as one, driver(tmp_path, **more) as other:
+    more["MLFLOW_TRACKING_URI"] = address
+    caches = [{**more, "XDG_CACHE_HOME": str(tmp_path / name)} for name in ("first", "second")]
+    with driver(tmp_path, out, **caches[0]) as one, driver(tmp_path, out, **caches[1]) as other:
 
         def both() -> set[int]:
-            found = [trial.claim() for trial in StudyFolder.at(study.path).trials()]
+            found = [trial.claim() for trial in StudyFolder.at(storage.local(out)).trials()]
             owners = {pid(claim.owner) for claim in found if claim and claim.owner != "unknown"}
             return owners if len(owners) == 2 else set()
 
-        end = time.monotonic() + 90
-        while not both() and time.monotonic() < end:
+        end, owners = time.monotonic() + 90, set[int]()
+        while not owners and time.monotonic() < end:
             time.sleep(0.02)
-        assert both() == {one.pid, other.pid}
-        study = StudyFolder.at(study.path)
+            owners = both()
+        assert owners == {one.pid, other.pid}
+        study = StudyFolder.at(storage.local(out))
         claim = study.claim()
         assert claim is not None
         leads = pid(claim.owner)
         killed, left = (one, other) if (one.pid == leads) == (victim == "leads") else (other, one)
         killed.kill()
-        out, err = left.communicate(timeout=120)
-        assert left.returncode == 0, out + err
+        said, err = left.communicate(timeout=120)
+        assert left.returncode == 0, said + err
     assert once <= calls.stat().st_size <= once * (1 + 1 / TRIALS)
     for trial in undisturbed.trials():
         shared = study.trial(trial.name)

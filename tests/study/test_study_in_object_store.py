@@ -13,7 +13,7 @@ from helpers.studies import ONE_TRIAL, planned
 
 import testbed
 from testbed.registry import default_registry
-from testbed.study import orders, runner
+from testbed.study import orders, plan, runner
 from testbed.study.engines import Group
 from testbed.study.plan import Plan
 from testbed.study.waiting import Waiting
@@ -72,6 +72,19 @@ def test_a_url_without_a_study_is_refused_by_its_name(
     done = run_here(tmp_path, command, url, *words, **more)
     assert done.code == 2
     assert said in " ".join(done.err.split()), done.err
+
+
+def test_a_plan_asks_for_no_trial_that_has_no_folder(proxy: Proxy, tmp_path: Path) -> None:
+    """Each question is some requests."""
+    url, asked = f"s3://bucket/{tmp_path.name}/runs/new", list[int]()
+    begin(url, 60.0)
+    for seeds in (2, 6):
+        proxy.seen.clear()
+        study = planned(ONE_TRIAL, tmp_path, seeds=seeds).study
+        made = plan.make(study, default_registry(), local(url), "cpu")
+        assert [one.state for one in made.trials] == ["new"] * seeds
+        asked.append(len(proxy.seen))
+    assert asked[0] == asked[1] > 0
 
 
 def law_orders_are_asked_for_now_and_then(made: Plan, proxy: Proxy) -> None:

@@ -144,6 +144,11 @@ def test_the_report_is_written_here_where_there_is_no_worker(tmp_path: Path) -> 
     assert written(tmp_path, ProcessExecutor(1), 0.0) == os.getpid()
 
 
+def test_a_report_that_no_worker_can_be_given_is_written_here(tmp_path: Path) -> None:
+    """A function within another one has no name by which a worker could import it."""
+    assert written(tmp_path, ProcessExecutor(1), 1.0, lambda folder: page(folder)) == os.getpid()
+
+
 @pytest.mark.process
 def test_a_worker_that_is_killed_leaves_the_report_to_the_driver(tmp_path: Path) -> None:
     assert written(tmp_path, ProcessExecutor(1), 1.0, page_once) == os.getpid()

@@ -1,5 +1,6 @@
 """What a study's folder says of a study that runs, and what a driver and its workers are told."""
 
+import errno
 import json
 import shlex
 import signal
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from helpers.command_line import run_here
 from helpers.ended_studies import result
 from helpers.pages import BLOCK
@@ -26,6 +28,7 @@ from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors.base import NodeLost, WorkerLost
 from testbed.study.telling import Telling
 from testbed.trial import usage, worker
+from testbed.trial.folders import TrialFolder
 from testbed.trial.storage import StoreAway
 
 
@@ -250,6 +253,27 @@ def test_a_driver_stops_where_it_is_told_to(three: plan.Plan) -> None:
     outcome, executor = executed(three, act)
     assert (outcome.interrupted, executor.stopped) == (True, True)
     assert executor.submitted == [one.id for one in three.trials[:2]]
+
+
+def test_a_worker_whose_disk_was_away_for_a_moment_is_seen_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count as gone for the rest of its trial."""
+    trial, genuine, calls = TrialFolder.at(tmp_path), TrialFolder.append_sample, list[int]()
+
+    def once_away(self: TrialFolder, sample: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise StoreAway(errno.ESTALE, "Stale file handle")
+        genuine(self, sample)
+
+    monkeypatch.setattr(TrialFolder, "append_sample", once_away)
+    monkeypatch.setattr(usage, "SECONDS", 0.01)
+    with usage.sampled([trial], torch.device("cpu")):
+        end = time.monotonic() + 20
+        while not trial.samples() and time.monotonic() < end:
+            time.sleep(0.01)
+    assert trial.samples()
 
 
 @pytest.mark.parametrize(

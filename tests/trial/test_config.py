@@ -178,3 +178,9 @@ def test_the_settings_of_a_study_are_those_of_its_trials() -> None:
     shared = [field.name for field in settings.fields(TrialFields)]
     for model in (TrialSettings, TrialConfig):
         assert [field.name for field in settings.fields(model)][: len(shared)] == shared
+
+
+def test_an_id_of_one_text_for_all_seeds_is_that_of_the_trial_itself() -> None:
+    one = config()
+    for id_, other in one.of_seeds((0, 7, 10**12)):
+        assert id_ == other.identity

@@ -1,15 +1,20 @@
 """One training over several processes: two of them on the CPU, by gloo."""
 
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from helpers.studies import SMALL, config, planned
 
 from testbed.errors import InputError
-from testbed.registry import default_registry
+from testbed.registry import Registry, default_registry
 from testbed.study import engines
+from testbed.study.executors.base import Job
+from testbed.study.executors.local import ProcessExecutor
 from testbed.trial import process_group, worker
 from testbed.trial.folders import TrialFolder
 
@@ -69,3 +74,82 @@ def test_the_engine_takes_a_trial_at_a_time_over_all_devices(tmp_path: Path) -> 
     chosen.write(made.folder)
     again = engines.choose(made, registry)
     assert (again.name, len(again.groups)) == ("distributed", 2)
+
+
+def test_a_driver_with_another_number_of_devices_does_not_help(tmp_path: Path) -> None:
+    """The sum over as many parts rounds otherwise."""
+    made = planned(SMALL, tmp_path, *SETS, seeds=2)
+    made.device = "cuda:0,1"
+    engines.choose(made, default_registry(), "distributed").write(made.folder)
+    assert len(engines.shared(made, None).groups) == 2
+    made.device = "cuda:0,1,2,3"
+    with pytest.raises(InputError, match="over 2 devices, and this one has 4"):
+        engines.shared(made, None)
+
+
+def test_too_little_memory_on_any_device_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the other process says so: it is the second device that has none."""
+    said: list[Any] = []
+
+    class Pipe:
+        def send(self, what: Any) -> None:
+            said.append(what)
+
+    monkeypatch.setattr(process_group, "end_with_parent", lambda: None)
+    monkeypatch.setattr(process_group.memory, "free", lambda device: 0)
+    monkeypatch.setattr(process_group.ProcessGroup, "join", None)  # it is not come to
+    record, pipe = config(SMALL, tmp_path, *SETS).record(), cast(Any, Pipe())
+    more: Any = {"meeting": tmp_path / "meeting", "threads": 1, "said": pipe}
+    process_group.follow(record, (), (), "cpu", 1, 2, **more)
+    (problem,) = said
+    assert isinstance(problem, torch.OutOfMemoryError)
+    ready: Any = SimpleNamespace(recv=lambda: problem)
+    with pytest.raises(torch.OutOfMemoryError, match=r"cpu has 0\.00 GiB free"):
+        process_group.Follower(cast(Any, None), ready).await_ready()
+
+
+DYING = """
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+import testbed
+
+ONCE = Path(__file__).with_name("once")
+calls = 0
+
+def dying(prediction, target):
+    global calls
+    calls += 1
+    if calls == 60 and multiprocessing.current_process().daemon and not ONCE.exists():
+        ONCE.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return (prediction - target) ** 2
+
+@testbed.hookimpl
+def testbed_losses():
+    yield testbed.Loss("dying", dying, elicits_mean=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_process_that_is_lost_ends_its_worker_which_is_worth_another_try(
+    tmp_path: Path,
+) -> None:
+    """Without an answer the other one would wait for it, on GPUs for minutes, or fail the trial."""
+    (tmp_path / "dying.py").write_text(DYING)
+    plugins = [str(tmp_path / "dying.py")]
+    one = config(SMALL, tmp_path, *SETS, "loss=dying", registry=Registry(plugins))
+    words = [one], [tmp_path / "trial"], tmp_path / "group", plugins, ()
+    job = Job(*words, "cpu", compiled=False, devices=("cpu", "cpu"))
+    executor = ProcessExecutor(1)
+    try:
+        problem = executor.submit(job).exception(60)
+        assert isinstance(problem, BrokenExecutor)
+        assert not TrialFolder.at(tmp_path / "trial").has("error.txt")
+        assert executor.submit(job).result(60) == ["finished"]
+    finally:
+        executor.close()

@@ -262,6 +262,26 @@ def test_one_changed_digit_is_found(packed: Path, tmp_path: Path) -> None:
     assert one["after"] in told.out
 
 
+def test_a_folder_with_a_run_of_another_archive_is_refused(packed: Path, tmp_path: Path) -> None:
+    """Its trials, tables and plugins would be taken for those of this one."""
+    at = tmp_path / "kept" / "packed" / "plugins" / "0"
+    at.mkdir(parents=True)
+    (at / "other.py").write_text("")
+    done = run_here(tmp_path, "verify", packed, "--out", "kept")
+    assert done.code == 2
+    assert "kept holds a run of another archive: name another folder" in " ".join(done.err.split())
+
+
+@pytest.mark.slow
+def test_tables_that_were_there_before_are_not_compared(packed: Path, tmp_path: Path) -> None:
+    old = tmp_path / "run" / "tables" / "old.csv"
+    old.parent.mkdir(parents=True)
+    old.write_text("case\nx\n")
+    with trials_only():
+        found = verify(packed, folder=tmp_path)
+    assert found.same, found.summary()
+
+
 TABLE = b"case,seed,metric,value,verdict\nx,0,energy,0.125,better\nx,1,energy,inf,\n"
 
 

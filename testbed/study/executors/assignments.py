@@ -27,7 +27,7 @@ from testbed.trial.build import registry_of
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, TrialFolder
 from testbed.trial.specs import Model
-from testbed.trial.storage import Busy
+from testbed.trial.storage import Busy, StoreAway, answering
 
 FOLDER = "executor"
 INTERRUPTED = "interrupted"
@@ -94,8 +94,9 @@ class AssignmentFolder(Folder):
     def of(cls, study: Path, job: Job) -> AssignmentFolder:
         """That of a job, below a folder that its owner alone can read."""
         folder = study.resolve() / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        os.chmod(folder, 0o700)
+        with answering(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            os.chmod(folder, 0o700)
         return cls.at(folder / job.group.name)
 
     def begin(self, job: Job, threads: int) -> None:
@@ -135,7 +136,7 @@ class AssignmentFolder(Folder):
             return {"raised": "memory", "message": one_line(problem)}
         except OSError as problem:
             return {
-                "raised": "disk",
+                "raised": "away" if isinstance(problem, StoreAway) else "disk",
                 "message": one_line(problem),
                 "errno": str(problem.errno or EIO),
             }
@@ -165,8 +166,9 @@ class AssignmentFolder(Folder):
             future.set_exception(Busy(message))
         elif raised == "memory":
             future.set_exception(torch.OutOfMemoryError(message))
-        elif raised == "disk":
-            future.set_exception(OSError(int(outcome["errno"]), message))
+        elif raised in ("away", "disk"):
+            kind = StoreAway if raised == "away" else OSError
+            future.set_exception(kind(int(outcome["errno"]), message))
         else:
             trials = [TrialFolder.at(path) for path in job.trial_dirs]
             statuses = [

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,15 +25,10 @@ def _begin(stop: Any, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
+    from testbed.trial.process_group import end_with_parent
+
     torch.set_num_threads(threads)
-
-    def watch() -> None:
-        driver = multiprocessing.parent_process()
-        assert driver is not None
-        driver.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def _work(job: Work[T]) -> T:

@@ -100,6 +100,14 @@ class RaySettings(Model):
         Setting("Other resources by the names that the cluster's nodes have given them."),
     ] = Field(default_factory=dict)
 
+    @field_validator("resources")
+    @classmethod
+    def _own_names(cls, value: dict[str, float]) -> dict[str, float]:
+        own = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}
+        for name in own.keys() & value.keys():
+            raise ValueError(f"{name} has a key of its own, executor.ray.{own[name]}: use that")
+        return value
+
     def needed(self) -> dict[str, float]:
         """What a group takes, by Ray's names."""
         own = {"CPU": self.cpus, "GPU": self.gpus, "memory": 2**30 * (self.memory or 0.0)}

@@ -23,6 +23,7 @@ from testbed.errors import InputError, missing, unknown
 from testbed.study.executors.assignments import AssignmentFolder
 from testbed.study.executors.base import Job, WorkerLost
 from testbed.study.executors.cluster import ClusterExecutor
+from testbed.trial.storage import answering
 
 if TYPE_CHECKING:
     from testbed.study.executors.settings import SlurmSettings
@@ -244,8 +245,9 @@ def submit(assignments: list[Path], settings: SlurmSettings, jobs: int) -> list[
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     folder = assignments[0].parent / PICKLES
-    folder.mkdir(exist_ok=True)
-    os.chmod(folder, 0o700)  # what is unpickled in a job, its owner alone may write
+    with answering(folder):
+        folder.mkdir(exist_ok=True)
+        os.chmod(folder, 0o700)  # what is unpickled in a job, its owner alone may write
     executor = submitit.SlurmExecutor(folder=folder)
     executor.update_parameters(
         job_name=f"testbed-{assignments[0].parents[1].name}",

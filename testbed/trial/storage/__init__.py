@@ -10,7 +10,7 @@ from testbed.trial.storage.base import Busy as Busy
 from testbed.trial.storage.base import LeaseLost as LeaseLost
 from testbed.trial.storage.base import Store as Store
 from testbed.trial.storage.base import StoreAway as StoreAway
-from testbed.trial.storage.base import away as away
+from testbed.trial.storage.base import answering as answering
 from testbed.trial.storage.leases import Claim as Claim
 from testbed.trial.storage.leases import Leased as Leased
 from testbed.trial.storage.local_disk import LocalDisk as LocalDisk

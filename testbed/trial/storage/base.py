@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
-from contextlib import AbstractContextManager
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from testbed.errors import InputError
 
@@ -17,6 +19,9 @@ AWAY = frozenset(
 )
 """What an access to a network disk ends with whose server has gone, for a while or for good."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Busy(InputError):
     """Another process owns the folder."""
@@ -27,14 +32,36 @@ class LeaseLost(Busy):
 
 
 class StoreAway(OSError):
-    """A server that keeps files does not answer: nothing that it has is lost."""
+    """A server or a network disk that keeps a study does not answer: nothing of it is lost."""
 
 
-def away(problem: BaseException | None) -> bool:
-    """Whether a server or a network disk does not answer, which says nothing of a file."""
-    return isinstance(problem, StoreAway) or (
-        isinstance(problem, OSError) and problem.errno in AWAY
-    )
+@contextmanager
+def answering(at: Path) -> Iterator[None]:
+    """Accesses to a folder of a disk. What data or a plugin raise outside of it is their own.
+
+    Raises:
+        StoreAway: the disk is away.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno not in AWAY or isinstance(problem, StoreAway):
+            raise
+        file = problem.filename or str(at)
+        raise StoreAway(problem.errno, problem.strerror, file) from problem
+
+
+def accessing(
+    access: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], T]:
+    """A method of a store of a disk that is an access to its folder, `at`."""
+
+    @functools.wraps(access)
+    def told(store: Any, /, *words: P.args, **named: P.kwargs) -> T:
+        with answering(store.at):
+            return access(store, *words, **named)
+
+    return told
 
 
 class Store(Protocol):

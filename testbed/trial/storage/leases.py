@@ -42,6 +42,8 @@ class Claim:
     sign: bytes
     released: bool
     owner: str
+    id: str = ""
+    """Of its lease; two owners in containers may have one name."""
 
 
 NOBODY = Claim(0, b"", True, "")
@@ -57,7 +59,7 @@ def claim_of(fence: int, sign: bytes) -> Claim:
     try:
         found = json.loads(sign)
         owner = name_of(found["host"], found["process"])
-        return Claim(fence, sign, bool(found["released"]), owner)
+        return Claim(fence, sign, bool(found["released"]), owner, str(found["id"]))
     except (KeyError, TypeError, ValueError):  # its owner, or the sign of life, is gone
         return Claim(fence, sign, False, "unknown")
 

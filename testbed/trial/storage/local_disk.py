@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from testbed.trial.storage.base import Busy
+from testbed.trial.storage.base import Busy, accessing
 
 LOCK, HALF_WRITTEN = "lock", ".tmp"
 
@@ -22,6 +23,7 @@ class LocalDisk:
 
     at: Path
 
+    @accessing
     def get(self, name: str) -> bytes | None:
         """The content of a file; None where there is no such file."""
         try:
@@ -29,6 +31,7 @@ class LocalDisk:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    @accessing
     def put(self, name: str, content: bytes, durable: bool = True) -> None:
         """Writes a temporary file to the disk, renames it, and writes the folder to the disk.
 
@@ -52,6 +55,7 @@ class LocalDisk:
         if durable:
             self.flush()
 
+    @accessing
     def flush(self) -> None:
         """Writes the names of the files to the disk."""
         folder = os.open(self.at, os.O_RDONLY)
@@ -60,6 +64,7 @@ class LocalDisk:
         finally:
             os.close(folder)
 
+    @accessing
     def append(self, name: str, content: bytes) -> None:
         """Adds to the end of a file.
 
@@ -74,10 +79,12 @@ class LocalDisk:
         except OSError as problem:
             raise OSError(problem.errno, problem.strerror, str(file)) from problem
 
+    @accessing
     def rename(self, name: str, to: str) -> None:
         """Gives a file another name; a file that had that name is replaced."""
         os.replace(self.path(name), self.path(to))
 
+    @accessing
     def remove(self, *names: str) -> None:
         """Deletes files, and what a crash has left half written of them."""
         for name in names:
@@ -86,12 +93,14 @@ class LocalDisk:
         with suppress(OSError):  # it is not empty, or not there
             self.at.rmdir()
 
+    @accessing
     def sweep(self, *names: str) -> None:
         """Deletes what a crash has left half written: of these files, or of all without names."""
         files = [self.path(name + HALF_WRITTEN) for name in names]
         for file in files or self.at.glob(f"*{HALF_WRITTEN}"):
             file.unlink(missing_ok=True)
 
+    @accessing
     def names(self) -> list[str]:
         """The sorted names of the files and of the folders within."""
         try:
@@ -105,9 +114,13 @@ class LocalDisk:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return []
 
+    @accessing
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        return self.path(name).is_file()
+        try:
+            return stat.S_ISREG(self.path(name).stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     @contextmanager
     def own(self, patience: float = 0.0) -> Iterator[None]:
@@ -129,6 +142,7 @@ class LocalDisk:
             finally:
                 self.remove(LOCK)
 
+    @accessing
     def _locked(self) -> IO[str] | None:
         """The file `lock` with the lock on it; None where another process has that."""
         self.at.mkdir(parents=True, exist_ok=True)

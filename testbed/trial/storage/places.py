@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import uuid
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -121,7 +122,10 @@ def begin(folder: str | Path, lease: float | None) -> None:
                 f"--lease {lease:g}: the study in {folder} was begun with file locks. Leave the "
                 "option out, or begin anew with --out."
             )
-        LocalDisk(at).put(FILE, Place(lease=lease).model_dump_json().encode())
+        # Another driver may begin at the same moment: each has a half-written file of its own.
+        own = f"{FILE}.{uuid.uuid4().hex}"
+        LocalDisk(at).put(own, Place(lease=lease).model_dump_json().encode())
+        LocalDisk(at).rename(own, FILE)
 
 
 def url_of(folder: str | Path) -> str:

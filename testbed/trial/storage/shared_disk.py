@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from testbed.trial.storage.base import answering
 from testbed.trial.storage.leases import NOBODY, Claim, Lease, Leased, Overtaken, claim_of
 from testbed.trial.storage.local_disk import LocalDisk
 
@@ -95,6 +96,10 @@ class SharedDisk(Leased):
 
     def take(self, before: Claim) -> Lease:
         """Copies the files of the owner before and gives the copy the next number."""
+        with answering(self.root):
+            return self._take(before)
+
+    def _take(self, before: Claim) -> Lease:
         lease = Lease(before.fence + 1)
         new = LocalDisk(self.root / f"{TAKING}{uuid.uuid4().hex}")
         try:
