@@ -120,8 +120,8 @@ def engine_line(engine: ExecutionPlan) -> str:
         if compiling := sum(engine.starts()):
             programs = len({grouping.program_of(one) for one in engine.groups})
             line += (
-                f", with {terminal.span(round(compiling))} of CPU time to compile "
-                f"{programs} programs and to load them for {len(engine.groups)} groups"
+                f"; that counts {terminal.span(round(compiling))} in which workers compile "
+                f"{programs} different steps and load them for {len(engine.groups)} groups"
             )
     return line + "."
 

@@ -106,7 +106,7 @@ def _instructions_as_named() -> Iterator[None]:
     from torch._inductor.cpu_vec_isa import VecISA
 
     tried = VecISA.check_build
-    VecISA.check_build = lambda isa, code: True  # type: ignore[method-assign]
+    VecISA.check_build = lambda self, code: True  # type: ignore[method-assign]
     try:
         yield
     finally:

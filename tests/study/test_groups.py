@@ -23,6 +23,7 @@ from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
 from testbed.study import engines, grouping, plan, runner, step_times, study_file
 from testbed.study.plan import Plan
+from testbed.training import step_program
 from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
 from testbed.trial import build, evaluate, storage, worker
@@ -248,7 +249,8 @@ def test_auto_compiles_what_takes_long_enough_and_gains(
         assert found.starts() == [12.0, 12.0, 1.5]
         steps = 100 * 3 * batched / 2 / 1000
         assert found.seconds() == pytest.approx(2 * steps + 12.0 + 1.5)
-        assert "compile 2 programs and to load them for 3 groups" in render.engine_line(found)
+        said = render.engine_line(found)
+        assert "that counts 26 s in which workers compile 2 different steps" in said, said
 
 
 def test_auto_does_not_compile_for_less_than_it_saves(
@@ -269,6 +271,17 @@ def test_without_a_compiler_auto_does_not_compile(
     monkeypatch.setenv("CXX", str(tmp_path / "no compiler"))
     found = engines.choose(made(tmp_path), REGISTRY)
     assert (found.name, "compiled" in found.measured) == ("batched", False)
+
+
+def test_only_the_products_of_a_step_are_timed_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a second: two products take one each, the sine and the sum none."""
+    clock = itertools.count()
+    monkeypatch.setattr(step_program.time, "thread_time", lambda: float(next(clock)))
+    x = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    module = step_program.traced(lambda a, b: torch.bmm(torch.bmm(a, b).sin(), b) + a, x, x)
+    products = step_program.Products(module)
+    assert torch.equal(products.run(x, x), module(x, x))
+    assert products.seconds == 2.0
 
 
 def test_groups_of_a_compiled_engine_have_whole_seeds_and_one_size(tmp_path: Path) -> None:
