@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from testbed.registry import Registry, default_registry
-from testbed.study import engines, looks, runner, study_file
+from testbed.study import engines, grouping, looks, runner, study_file
 from testbed.study import plan as plans
 from testbed.study.engines import ExecutionPlan
 from testbed.study.identities import Identities
@@ -179,7 +179,7 @@ def plan(shape: str, trials: int, folder: Path) -> dict[str, float]:
     assert len(made.trials) == trials, len(made.trials)
     found = clock.read()
     grouped = Clock()
-    engines._groups(made.pending(), registry, made, "sequential", 8)
+    grouping.of_plan(made.pending(), registry, made, "sequential", 8)
     return found | {"groups_cpu_seconds": grouped.read()["cpu_seconds"]}
 
 
@@ -189,7 +189,7 @@ def driver(shape: str, trials: int, folder: Path, store: str = "") -> dict[str, 
     made = planned(shape, trials, folder, registry)
     executor = Ending()
     identities = without_checks(made, registry)
-    groups = engines._groups(made.pending(), registry, made, "sequential", 8)
+    groups = grouping.of_plan(made.pending(), registry, made, "sequential", 8)
     engine = ExecutionPlan("sequential", 8, 1, groups)
     tracker = Tracker(made, store, print, "later") if store else None
     clock = Clock()

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from testbed.cli import terminal
 from testbed.registry import Registry
-from testbed.study import equal_objectives, runner
+from testbed.study import equal_objectives, grouping, runner
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.plan import NOT_TRAINED, Plan, Trial
 from testbed.study.session import Ending
@@ -117,6 +117,12 @@ def engine_line(engine: ExecutionPlan) -> str:
         rates = ", ".join(f"{name} {ms:.2g} ms" for name, ms in engine.measured.items())
         about = terminal.span(round(engine.seconds()))
         line += f"; training takes about {about} (a trial's step: {rates})"
+        if compiling := sum(engine.starts()):
+            programs = len({grouping.program_of(one) for one in engine.groups})
+            line += (
+                f"; that counts {terminal.span(round(compiling))} in which workers compile "
+                f"{programs} different steps and load them for {len(engine.groups)} groups"
+            )
     return line + "."
 
 

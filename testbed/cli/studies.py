@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from testbed.study.runner import Progress
     from testbed.study.session import Ending
 
+LONG_STEPS = 50_000
+"""Steps of all trials from which the workers' imports are not waited for: they take as long."""
+
 UntilDecided = Annotated[
     bool,
     typer.Option(
@@ -340,11 +343,17 @@ def _store(tracking_uri: str, no_mlflow: bool = False) -> str:
 
 
 def _prepare_workers(made: Plan, slots: int | None) -> None:
-    """Lets the server that workers are forked from import while all else goes on."""
+    """Lets the server that workers are forked from import while all else goes on.
+
+    What traces and compiles the steps of a batch takes two seconds to import, for which a short
+    study would have to wait.
+    """
     from testbed.study.executors import local
 
-    if slots != 0 and made.pending():
-        local.prepare(made.device, "testbed.report.page")
+    if slots != 0 and (pending := made.pending()):
+        long = sum(one.config.training.steps for one in pending) > LONG_STEPS
+        compilers = ("torch._inductor.compile_fx",) if long else ()
+        local.prepare(made.device, "testbed.report.page", *compilers)
 
 
 def _choose(made: Plan, id_: str) -> None:

@@ -6,7 +6,7 @@ numbers are those of an uninterrupted one.
 
 from __future__ import annotations
 
-import hashlib
+import heapq
 import itertools
 import math
 import os
@@ -15,14 +15,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from testbed import settings
 from testbed.errors import InputError, UnknownName, unknown
 from testbed.registry import Registry
-from testbed.study import step_times
+from testbed.study import grouping, step_times
+from testbed.study.grouping import Group as Group
 from testbed.study.plan import Plan, Trial
-from testbed.study.step_times import EngineChoice
-from testbed.training.batch import alone, in_common
-from testbed.training.settings import Training
+from testbed.study.step_times import EngineChoice, StepTime
 from testbed.trial import build, process_group
 from testbed.trial.folders import ENDED
 from testbed.trial.specs import canonical
@@ -30,53 +28,8 @@ from testbed.trial.study_folder import StudyFolder
 
 DISTRIBUTED = "distributed"
 NAMES = ("auto", "sequential", "batched", "compiled", DISTRIBUTED)
-LARGEST = 128
-COMPILE_PAYS_SECONDS = 90.0
-"""Seconds of batched training above which a compiled step is tried: it saves a fifth or
-more of them, and takes about twelve at first, and two or three in each worker from the cache."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Trials that train as one; a single trial is a group of one.
-
-    A half is a part of a group for which there was too little memory.
-    """
-
-    trials: list[Trial]
-    half: bool = False
-
-    @property
-    def id(self) -> str:
-        """The digest of its trials' ids."""
-        return hashlib.sha256(" ".join(one.id for one in self.trials).encode()).hexdigest()[:12]
-
-    @property
-    def trainings(self) -> list[Trial]:
-        """The first trial of each training: those that differ in evaluation only share one."""
-        return [same[0] for same in _shared(self.trials)]
-
-    @property
-    def halves(self) -> list[Group]:
-        """Two groups; what is one training stays together."""
-        trainings = _shared(self.trials)
-        middle = (len(trainings) + 1) // 2
-        parts = trainings[:middle], trainings[middle:]
-        return [Group([*itertools.chain(*part)], half=True) for part in parts]
-
-    @property
-    def title(self) -> str:
-        """The title of a single trial; else how many trials of which case it has."""
-        first = self.trials[0]
-        if len(self.trials) == 1:
-            return first.title
-        case = first.labels[0]["case"] or first.config.dataset.name
-        return f"{len(self.trials)} trials as one · {case}"
-
-    @property
-    def steps(self) -> int:
-        """The steps that each of its trials takes."""
-        return self.trials[0].config.training.steps
+COMPILE_PAYS_SECONDS = 30.0
+"""Seconds of batched training above which a compiled step is thought of at all."""
 
 
 @dataclass
@@ -91,6 +44,7 @@ class ExecutionPlan:
         groups: what trains as one, in the order in which they start.
         measured: milliseconds of one step of one trial, for each engine that was tried.
         devices: over how many each trial is trained.
+        networks: those of the engine that was chosen, for each of the networks, by its digest.
     """
 
     name: str
@@ -99,6 +53,7 @@ class ExecutionPlan:
     groups: list[Group] = field(default_factory=list)
     measured: dict[str, float] = field(default_factory=dict)
     devices: int = 1
+    networks: dict[str, float] = field(default_factory=dict)
 
     @property
     def workers(self) -> int:
@@ -106,12 +61,37 @@ class ExecutionPlan:
         return min(self.slots, len(self.groups))
 
     def seconds(self) -> float:
-        """About how long all groups take, by the measurement; 0.0 where nothing was measured."""
+        """About how long all groups take, by the measurement; 0.0 where nothing was measured.
+
+        Each group goes to the worker that is free first. What a compiled step takes to start is
+        counted with it.
+        """
         rate = self.measured.get(self.way.title, 0.0)
-        if math.isinf(rate):
+        if math.isinf(rate) or not rate:
             return 0.0
-        trainings = [one for group in self.groups for one in group.trainings if not one.training]
-        return _seconds(trainings, rate, self.workers)
+        ends = [0.0] * max(1, self.workers)
+        for group, start in zip(self.groups, self.starts(), strict=True):
+            if not group.trials[0].training:
+                own = self.networks.get(grouping.network_of(group), rate)
+                heapq.heapreplace(ends, ends[0] + start + group.seconds(own))
+        return max(ends)
+
+    def starts(self) -> list[float]:
+        """Seconds until the first step of each group, where its step is compiled.
+
+        The first group of each program compiles it, and the others find it in a cache.
+        """
+        if self.name != "compiled":
+            return [0.0] * len(self.groups)
+        found, programs = [], set[Any]()
+        for group in self.groups:
+            seconds = 0.0
+            if len(group.trainings) > 1:
+                known = grouping.program_of(group) in programs
+                seconds = step_times.CACHED_SECONDS if known else step_times.COMPILE_SECONDS
+                programs.add(grouping.program_of(group))
+            found.append(seconds)
+        return found
 
     @property
     def way(self) -> EngineChoice:
@@ -176,13 +156,13 @@ def _chosen(
     if stored is not None:
         taken = {one.id for group in stored.groups for one in group.trials}
         left = [one for one in pending if one.id not in taken]
-        stored.groups += _groups(left, registry, plan, stored.name, stored.slots)
+        stored.groups += grouping.of_plan(left, registry, plan, stored.name, stored.slots)
         return stored
     if wanted == DISTRIBUTED:
         return _distributed(plan, pending)
     workers = _workers(plan.devices, slots)
     engine = ExecutionPlan("sequential" if wanted == "sequential" else "batched", workers, 1)
-    engine.groups = _groups(pending, registry, plan, engine.name, workers)
+    engine.groups = grouping.of_plan(pending, registry, plan, engine.name, workers)
     largest = max(engine.groups, key=lambda group: len(group.trainings), default=None)
     if wanted != "sequential" and (largest is None or len(largest.trainings) < 2):
         if wanted != "auto" and largest is not None:
@@ -191,13 +171,59 @@ def _chosen(
         return engine
     if wanted == "sequential" or largest is None:
         return engine
-    rates = _rates(pending, largest, registry, plan, wanted, slots)
-    best = _best(rates, wanted)
-    groups = _groups(pending, registry, plan, best.name, best.slots)
-    if wanted == "auto" and best.name != "sequential":
-        groups = _one_by_one(groups, largest, best, registry, plan.main_device)
-    measured = {way.title: rate for way, rate in rates.items()}
-    return ExecutionPlan(best.name, best.slots, best.threads, groups, measured)
+    times = _times(largest, registry, plan, wanted, slots)
+    best = _best(times, wanted)
+    measured = {way.title: time.ms for way, time in times.items()}
+    speeds = {grouping.network_of(largest): measured}
+    if wanted == "auto" and best.name == "batched":
+        speeds |= _other_networks(engine.groups, largest, best, registry, plan.main_device)
+    found = _of(best, speeds, measured, pending, registry, plan)
+    if wanted != "auto" or best.name != "batched" or found.seconds() < COMPILE_PAYS_SECONDS:
+        return found
+    way = best._replace(name="compiled")
+    ms = times[best].compiled
+    if plan.main_device.startswith("cuda"):
+        parts = largest.trainings, registry, plan.main_device, wanted
+        ms = step_times.measure(way, *parts).ms
+    elif math.isnan(ms) or not step_times.compiles(largest.trials[0]):
+        return found
+    measured[way.title] = ms
+    compiled = _of(way, speeds, measured, pending, registry, plan)
+    return compiled if 0.0 < compiled.seconds() < found.seconds() else found
+
+
+def _of(
+    way: EngineChoice,
+    speeds: Mapping[str, Mapping[str, float]],
+    measured: dict[str, float],
+    pending: Sequence[Trial],
+    registry: Registry,
+    plan: Plan,
+) -> ExecutionPlan:
+    """The groups of an engine; those of a network that is faster one by one are dissolved.
+
+    Args:
+        way: the engine.
+        speeds: milliseconds of a step of one trial by the engines' titles, for each network.
+        measured: those of the network of most trials.
+        pending, registry, plan: as for `choose`.
+    """
+    found = ExecutionPlan(way.name, way.slots, way.threads, [], measured)
+    for group in grouping.of_plan(pending, registry, plan, way.name, way.slots):
+        network = grouping.network_of(group)
+        rates = speeds.get(network) or {}
+        rate = found.networks[network] = rates.get(way.title, measured[way.title])
+        if rates is not measured and rates.get("sequential", math.inf) < rate:
+            found.networks[network] = rates["sequential"]
+            found.groups += [Group(same) for same in grouping.of_trainings(group.trials)]
+        else:
+            found.groups.append(group)
+    if way.name == "compiled":
+        found.groups.sort(key=lambda one: -one.seconds(found.networks[grouping.network_of(one)]))
+        # Workers that begin together then compile different programs.
+        starts = {one.id: start for one, start in zip(found.groups, found.starts(), strict=True)}
+        found.groups.sort(key=lambda one: -starts[one.id])
+    return found
 
 
 def _distributed(plan: Plan, pending: Sequence[Trial]) -> ExecutionPlan:
@@ -212,37 +238,25 @@ def _distributed(plan: Plan, pending: Sequence[Trial]) -> ExecutionPlan:
     return ExecutionPlan(DISTRIBUTED, 1, 1, groups, devices=len(plan.devices))
 
 
-def _rates(
-    pending: Sequence[Trial],
-    group: Group,
-    registry: Registry,
-    plan: Plan,
-    wanted: str,
-    slots: int | None,
-) -> dict[EngineChoice, float]:
-    """Milliseconds of a step of one trial, in one process of each way that is worth a try."""
+def _times(
+    group: Group, registry: Registry, plan: Plan, wanted: str, slots: int | None
+) -> dict[EngineChoice, StepTime]:
+    """The time of a step of one trial, in one process of each way that is worth a try."""
     workers, device = _workers(plan.devices, slots), plan.main_device
     ways = [EngineChoice("sequential", workers, 1), EngineChoice("batched", workers, 1)]
     if wanted == "auto" and (seconds := step_times.long_step(group.trials[0], registry, device)):
-        return {ways[0]: 1000 * seconds}
+        return {ways[0]: StepTime(1000 * seconds)}
     if slots is None and workers > 1:
         ways.append(EngineChoice("batched", 1, workers))
     if wanted == "compiled":
         ways.append(EngineChoice("compiled", workers, 1))
-    trials = group.trainings
-    rates = {way: step_times.measure(way, trials, registry, device, wanted) for way in ways}
-    best = _best(rates, wanted)
-    seconds = _seconds(Group([*pending]).trainings, rates[best], best.slots)
-    if wanted == "auto" and best.name == "batched" and seconds > COMPILE_PAYS_SECONDS:
-        way = best._replace(name="compiled")
-        rates[way] = step_times.measure(way, trials, registry, device, wanted)
-    return rates
+    return {way: step_times.measure(way, group.trainings, registry, device, wanted) for way in ways}
 
 
-def _best(rates: Mapping[EngineChoice, float], wanted: str) -> EngineChoice:
+def _best(times: Mapping[EngineChoice, StepTime], wanted: str) -> EngineChoice:
     """The fastest way on all its processes, of those that are wanted."""
-    allowed = [way for way in rates if wanted in ("auto", way.name)]
-    return min(allowed, key=lambda way: rates[way] / max(1, way.slots))
+    allowed = [way for way in times if wanted in ("auto", way.name)]
+    return min(allowed, key=lambda way: times[way].ms / max(1, way.slots))
 
 
 def _workers(devices: Sequence[str], slots: int | None) -> int:
@@ -250,12 +264,6 @@ def _workers(devices: Sequence[str], slots: int | None) -> int:
     if slots is not None:
         return slots
     return len(devices) if devices[0].startswith("cuda") else os.cpu_count() or 1
-
-
-def _seconds(trials: Sequence[Trial], rate: float, workers: int) -> float:
-    """How long trials take at `rate` milliseconds for a step of one."""
-    steps = sum(one.config.training.steps for one in trials)
-    return rate / 1000 * steps / max(1, workers)
 
 
 def _build(pending: Sequence[Trial], registry: Registry) -> None:
@@ -353,83 +361,20 @@ def _ended(one: Trial) -> bool:
     return one.state in ENDED
 
 
-def _shared(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Those that are one training together, in the order of the first of each."""
-    found: dict[tuple[int, str], list[Trial]] = {}
-    # To write out a training takes a while, and trials of other seeds share all their settings.
-    texts: dict[tuple[int, ...], str] = {}
-    for one in trials:
-        own = vars(one.config)
-        parts = tuple(id(value) for name, value in own.items() if name != "seed")
-        if parts not in texts:
-            texts[parts] = one.config.of_seed(0).training_text
-        found.setdefault((one.config.seed, texts[parts]), []).append(one)
-    return list(found.values())
-
-
-def _groups(
-    pending: Sequence[Trial], registry: Registry, plan: Plan, name: str, slots: int
-) -> list[Group]:
-    """Trials that can be batched, as many groups as all drivers together have workers for them."""
-    workers = max(1, slots) * plan.study.executor.drivers
-    trainings = _shared(pending)
-    if name == DISTRIBUTED:
-        return [Group([one]) for one in pending]
-    if name == "sequential":
-        return [Group(same) for same in trainings]
-    classes: list[tuple[Any, list[list[Trial]]]] = []
-    for same in trainings:
-        key = _batch_key(same[0], registry)
-        members = next((members for known, members in classes if known == key), None)
-        if members is None:
-            classes.append((key, members := []))
-        members.append(same)
-    found = []
-    for _, several in classes:
-        parts = min(max(workers, -(-len(several) // LARGEST)), max(1, len(several) // 2))
-        # Neighbours share their settings: Adam then updates them by one call.
-        several.sort(key=lambda same: _own(same[0].config.training))
-        edges = [round(i * len(several) / parts) for i in range(parts + 1)]
-        found += [Group([*itertools.chain(*several[a:b])]) for a, b in itertools.pairwise(edges)]
-    return sorted(found, key=lambda group: -len(group.trials) * group.steps)
-
-
-def _one_by_one(
+def _other_networks(
     groups: Sequence[Group], measured: Group, best: EngineChoice, registry: Registry, device: str
-) -> list[Group]:
-    """The groups; those of other networks than `measured` are dissolved where that is faster."""
-    apart = {_network(measured): False}
-    found = []
+) -> dict[str, dict[str, float]]:
+    """The speed of each way for those of other networks than `measured` that can be batched."""
+    found: dict[str, dict[str, float]] = {}
+    alone = best._replace(name="sequential")
     for group in groups:
-        kind, trainings = _network(group), _shared(group.trials)
-        if kind not in apart and len(trainings) > 1:
-            alone, together = (
-                step_times.measure(way, group.trainings, registry, device, "auto")
-                for way in (best._replace(name="sequential"), best)
-            )
-            apart[kind] = alone < together
-        found += [Group(same) for same in trainings] if apart.get(kind) else [group]
+        network, trials = grouping.network_of(group), group.trainings
+        if network in (grouping.network_of(measured), *found) or len(trials) < 2:
+            continue
+        times = {
+            way: step_times.measure(way, trials, registry, device, "auto") for way in (alone, best)
+        }
+        found[network] = {way.title: time.ms for way, time in times.items()}
+        if not math.isnan(times[best].compiled):
+            found[network][best._replace(name="compiled").title] = times[best].compiled
     return found
-
-
-def _network(group: Group) -> str:
-    """Equal for groups whose steps take the same time for each of their trials."""
-    config = group.trials[0].config
-    return canonical([config.data_digest, config.network.text, config.training.batch])
-
-
-def _batch_key(one: Trial, registry: Registry) -> Any:
-    """Equal for trials that can be batched; a trial's own id where it cannot."""
-    config = one.config
-    try:
-        objective = build.objective(config, registry)
-        if alone(objective, config.training):
-            return one.id
-        return config.text(batch=True), in_common(objective, config.training, config.conditions)
-    except Exception:  # a plugin's: the trial itself will fail and say why
-        return one.id
-
-
-def _own(training: Training) -> str:
-    """The settings that each trial of a batch has for itself, as text."""
-    return canonical([getattr(training, key) for key in settings.names(Training, batch=False)])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,13 +23,18 @@ from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop, Trainer, TrainingJob
 from testbed.trial import build
 
-MEASURED = 8
-"""How many trials a measurement takes: a trial's step among more is no dearer."""
+MEASURED = 32
+"""How many trials a measurement takes: a trial's step among more is hardly cheaper."""
 LONG_STEP_SECONDS = 0.05
 """Seconds of a step from which trials train one by one without a measurement: a batch saves the
 calls of small operations, which are some milliseconds of a step."""
 BACKWARD = 2.0
 """The time of a backward pass over that of the forward one."""
+FUSED = 0.5
+"""The time of a compiled step over that of a batched one, products of matrices apart: 0.45 to 0.60
+for MLPs on two processors (docs/maintainers/benchmarks.md)."""
+COMPILE_SECONDS, CACHED_SECONDS = 12.0, 1.5
+"""What a compiled step takes to start in a worker, at first and from the cache."""
 
 
 class EngineChoice(NamedTuple):
@@ -39,6 +48,32 @@ class EngineChoice(NamedTuple):
     def title(self) -> str:
         """What a measurement is called."""
         return self.name if self.threads == 1 else f"{self.name} on {self.threads} threads"
+
+
+class StepTime(NamedTuple):
+    """Milliseconds of one step of one trial, and those of its products of matrices, where known."""
+
+    ms: float
+    products: float = math.nan
+
+    @property
+    def compiled(self) -> float:
+        """About the milliseconds of a compiled step: its products take what they take."""
+        return self.products + FUSED * (self.ms - self.products)
+
+
+NEVER = StepTime(math.inf)
+
+
+def compiles(trial: Trial) -> bool:
+    """Whether a step can be compiled on the CPU, by a look at it: that of Adam, with a compiler.
+
+    The compiler needs the headers of this Python too, which some systems have in a package apart.
+    """
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    adam = trial.config.training.optimizer != "sgd"
+    return adam and compiler is not None and headers.exists()
 
 
 def long_step(trial: Trial, registry: Registry, device: str) -> float:
@@ -91,8 +126,8 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 def measure(
     way: EngineChoice, trials: Sequence[Trial], registry: Registry, device: str, wanted: str
-) -> float:
-    """Milliseconds of a step of one trial, this way in one process; infinite where it cannot be.
+) -> StepTime:
+    """The time of one step of one trial, this way in one process; infinite where it cannot be.
 
     Raises:
         InputError: torch.compile was wanted and cannot compile the step here.
@@ -105,26 +140,28 @@ def measure(
     try:
         if way.name == "sequential":
             job = _few_steps(build.training_job(some[0].config, registry, data))
-            return _milliseconds(Trainer.of(job, data, where))
+            return StepTime(_milliseconds(Trainer.of(job, data, where)))
         many = [_few_steps(build.training_job(one.config, registry, data)) for one in some]
-        return _milliseconds(Batch(many, data, where, way.name == "compiled"))
+        batch = Batch(many, data, where, way.name == "compiled")
+        batch.traced_from = 0
+        ms = _milliseconds(batch)
+        if batch.failure is not None:
+            raise batch.failure
+        return StepTime(ms, 1000 * batch.product_seconds() / len(many))
     except Exception as problem:
         if way.name == "sequential" and refused(problem):
             raise
         if way.name == "compiled" == wanted:
             said = str(problem).strip().splitlines()[0]
             raise InputError(f"--engine compiled: torch.compile failed: {said}") from None
-        return math.inf
+        return NEVER
     finally:
         torch.set_num_threads(threads)
 
 
 def _few_steps(job: TrainingJob) -> TrainingJob:
-    """The job for two blocks of steps, without a decay that would begin after them.
-
-    In the second a batch runs by its trace, as it does for the rest of a training.
-    """
-    short = replace(job.training, steps=2 * BLOCK, points=1, schedule="constant", hold=0)
+    """The job for a block of steps, without a decay that would begin after them."""
+    short = replace(job.training, steps=BLOCK, points=1, schedule="constant", hold=0)
     return job._replace(training=short)
 
 

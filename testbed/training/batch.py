@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -28,7 +29,7 @@ from testbed.training.conditions import block_classes
 from testbed.training.curve import Window
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
-from testbed.training.step_program import CompiledStep, fusable, traced
+from testbed.training.step_program import CompiledStep, Products, fusable, traced
 from testbed.training.trainer import (
     BLOCK,
     Loop,
@@ -56,7 +57,8 @@ class Batch(Loop):
         compiled: whether the step is compiled, which takes about twelve seconds at first, two or
             three from a cache, and pays for long runs only.
 
-    A step is traced after a while: a network's or a loss's effects in Python stop then.
+    A step is traced after `traced_from` steps: a network's or a loss's effects in Python stop then.
+    Where a step cannot be compiled, `failure` says why, and its trace trains.
 
     Raises:
         InputError: trials that cannot be batched, with the reason.
@@ -102,6 +104,8 @@ class Batch(Loop):
         self.results: dict[int, Tensor] = {}
         self.ended: dict[int, int] = {}
         self._compiled = compiled or first.training.compile
+        self.traced_from = BLOCK
+        self.failure: Exception | None = None
         self._evaluations = 0
         self._traced: Callable[..., tuple[Tensor, ...]] | None = None
         self._program: CompiledStep | None = None
@@ -230,9 +234,12 @@ class Batch(Loop):
 
     def _advance(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Does a step; its losses (K, B), and the norms of the gradients (K,)."""
-        if self._compiled and fusable(self.weights):
-            if self._program is None:
+        if self._compiled and fusable(self.weights) and self._program is None:
+            try:
                 self._program = CompiledStep(self._step, self.weights, arguments)
+            except Exception as problem:  # the trace trains as well, if more slowly
+                self._compiled, self.failure = False, problem
+        if self._program is not None:
             per_draw, norms = self._program(self.step, arguments)
             self.weights.average(self.step)
             return per_draw, norms
@@ -248,7 +255,7 @@ class Batch(Loop):
         so that short runs do without it.
         """
         self._evaluations += 1
-        if not self._compiled and self._evaluations <= BLOCK:
+        if not self._compiled and self._evaluations <= self.traced_from:
             values: tuple[Tensor, ...] = self._step(self.leaves, *arguments)
             return values
         leaves = [leaf.detach() for leaf in self.leaves]
@@ -264,6 +271,18 @@ class Batch(Loop):
             per_draw, *rest = self._traced(leaves, *arguments)
             # A graph overwrites its results at the next step; the gradients are used before it.
             return per_draw.clone(), *rest
+
+    def product_seconds(self) -> float:
+        """Of a step's products of matrices on a CPU; NaN before the step is traced."""
+        if not isinstance(self._traced, fx.GraphModule) or self.device.type != "cpu":
+            return math.nan
+        ran = []
+        (arguments, *_), _ = self._inputs(self.step + BLOCK)
+        with torch.no_grad():
+            for _ in range(3):
+                ran.append(Products(self._traced))
+                ran[-1].run([leaf.detach() for leaf in self.leaves], *arguments)
+        return min(one.seconds for one in ran)
 
     def _end(self, trial: int, average: Tensor) -> None:
         """Keeps the average as the result and sets the trial's row to zero from here on."""

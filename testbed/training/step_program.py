@@ -12,7 +12,9 @@ with g clipped as in `Weights.update` (Kingma and Ba 2015, alg. 1; Loshchilov an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,9 +31,11 @@ OPTIONS = {
     "cpp_wrapper_build_separate": True,
     "cpp_cache_precompile_headers": False,
     "cpp.vec_isa_ok": True,
+    "aot_inductor.compile_wrapper_opt_level": "O0",
 }
 """Of Inductor: two files of C++, one of them with all kernels, since the compiler takes longer for
-torch's headers than for any kernel; the vector instructions are those that the processor names."""
+torch's headers than for any kernel; the vector instructions are those that the processor names. The
+other file calls the kernels one after the other, which no optimisation makes faster."""
 
 
 def traced(step: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
@@ -67,10 +71,46 @@ def _shape(node: fx.Node) -> torch.Size:
     return shape
 
 
+class Products(fx.Interpreter):
+    """Runs a trace, and keeps the seconds of its products of matrices and convolutions."""
+
+    OPERATIONS = (aten.bmm.default, aten.mm.default, aten.baddbmm.default, aten.addmm.default,
+                  aten.convolution.default, aten.convolution_backward.default)  # fmt: skip
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.seconds = 0.0
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As the trace does, by the clock of the thread where it is a product."""
+        if target not in self.OPERATIONS:
+            return super().call_function(target, args, kwargs)
+        start = time.thread_time()
+        found = super().call_function(target, args, kwargs)
+        self.seconds += time.thread_time() - start
+        return found
+
+
 def fusable(weights: Weights) -> bool:
     """Whether `CompiledStep` can take the steps of these weights: those of Adam on a CPU."""
     adam = all(group.settings.optimizer != "sgd" for group in weights.groups)
     return adam and weights.W.device.type == "cpu"
+
+
+@contextlib.contextmanager
+def _instructions_as_named() -> Iterator[None]:
+    """Takes the processor's word for extensions that Inductor tries one by one: AMX, VNNI, bf16.
+
+    `cpp.vec_isa_ok` is about the vectors alone, and each try takes the compiler half a second.
+    """
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    tried = VecISA.check_build
+    VecISA.check_build = lambda self, code: True  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        VecISA.check_build = tried  # type: ignore[method-assign]
 
 
 class CompiledStep:
@@ -126,7 +166,7 @@ class CompiledStep:
 
         inputs: list[Any] = [*self._state, self._constants, self._rates(0), *arguments]
         module = transposed(traced(step, *[one.clone() for one in inputs]))
-        with torch.no_grad():
+        with torch.no_grad(), _instructions_as_named():
             self._run = torch._inductor.standalone_compile(
                 module,
                 inputs,

@@ -21,11 +21,12 @@ import testbed
 from testbed.cli import render
 from testbed.errors import InputError, UnknownName
 from testbed.registry import default_registry
-from testbed.study import engines, plan, runner, step_times, study_file
+from testbed.study import engines, grouping, plan, runner, step_times, study_file
 from testbed.study.plan import Plan
+from testbed.training import step_program
 from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
-from testbed.trial import evaluate, storage, worker
+from testbed.trial import build, evaluate, storage, worker
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, TrialFolder
 from testbed.trial.study_folder import StudyFolder
@@ -150,7 +151,7 @@ def test_what_a_training_is_is_written_out_once_for_all_seeds(
         return cast(str, cast(Any, genuine).fget(config))
 
     monkeypatch.setattr(TrialConfig, "training_text", property(text))
-    groups = engines._shared(planned.trials)
+    groups = grouping.of_trainings(planned.trials)
     assert [len(group) for group in groups] == [1] * len(planned.trials)
     assert len(texts) == len(variants) < len(planned.trials)
 
@@ -210,11 +211,14 @@ def test_auto_measures_and_takes_the_faster(
         assert found.seconds() == pytest.approx(9 * 100 * 1.0 / 1000)
 
 
-def paced(monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]) -> None:
+def paced(
+    monkeypatch: pytest.MonkeyPatch, rates: dict[str, float], products: float = math.nan
+) -> None:
     """Every way takes these milliseconds, one by one as many on two threads as on one."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     every = rates | {"sequential on 2 threads": rates["sequential"]}
-    monkeypatch.setattr(step_times, "measure", lambda way, *rest: every[way.title])
+    times = {title: step_times.StepTime(ms, products) for title, ms in every.items()}
+    monkeypatch.setattr(step_times, "measure", lambda way, *rest: times[way.title])
 
 
 @pytest.mark.slow
@@ -233,7 +237,8 @@ def test_one_process_with_all_threads_is_measured_against_one_each(
     paced(monkeypatch, rates)
     found = engines.choose(made(tmp_path), REGISTRY)
     assert (found.slots, found.threads, sizes(found)) == (slots, threads, parts)
-    assert found.seconds() == pytest.approx(9 * 100 * min(0.5, together) / 1000)
+    # One of two workers has two groups of three trials; one process has all nine.
+    assert found.seconds() == pytest.approx(100 * (6 * 1.0 if slots == 2 else 9 * together) / 1000)
     described(made(tmp_path))
     found.write(tmp_path / "runs" / "tiny")
     begun(made(tmp_path), ids(found))
@@ -242,31 +247,90 @@ def test_one_process_with_all_threads_is_measured_against_one_each(
 
 
 @pytest.mark.parametrize(
-    ("batched", "compiled", "name"),
-    [(1.0, 0.5, "batched"), (1e4, 5e3, "compiled"), (1e4, 2e4, "batched")],
+    ("batched", "products", "name"),
+    [(1.0, 0.0, "batched"), (1e4, 0.0, "compiled"), (1e4, 1e4, "batched")],
 )
 def test_auto_compiles_what_takes_long_enough_and_gains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: float, compiled: float, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: float, products: float, name: str
 ) -> None:
-    rates = {"sequential": 2 * batched, "batched": batched, "compiled": compiled}
-    paced(monkeypatch, {**rates, "batched on 2 threads": 3 * batched})
+    """Nothing is compiled for the choice: what lies between the products takes half the time."""
+    rates = {"sequential": 2 * batched, "batched": batched}
+    paced(monkeypatch, {**rates, "batched on 2 threads": 3 * batched}, products)
+    monkeypatch.setattr(step_times, "compiles", lambda trial: True)
     found = engines.choose(made(tmp_path), REGISTRY)
     assert (found.name, sizes(found)) == (name, [3, 3, 3])
     assert ("compiled" in found.measured) == (batched > 1)
+    if name == "compiled":
+        assert found.measured["compiled"] == batched / 2
+        # Two groups share a program: the worker that has one of them has the other program too.
+        assert found.starts() == [12.0, 12.0, 1.5]
+        steps = 100 * 3 * batched / 2 / 1000
+        assert found.seconds() == pytest.approx(2 * steps + 12.0 + 1.5)
+        said = render.engine_line(found)
+        assert "that counts 26 s in which workers compile 2 different steps" in said, said
+
+
+def test_auto_does_not_compile_for_less_than_it_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of 36 s is less than the 13.5 s of two starts, and a quarter of 96 s is more."""
+    monkeypatch.setattr(step_times, "compiles", lambda trial: True)
+    for b, name in ((60.0, "batched"), (160.0, "compiled")):
+        rates = {"sequential": 9 * b, "batched": b, "batched on 2 threads": 3 * b}
+        paced(monkeypatch, rates, products=b / 2)
+        assert engines.choose(made(tmp_path), REGISTRY).name == name
+
+
+def test_without_a_compiler_auto_does_not_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paced(monkeypatch, {"sequential": 9e4, "batched": 1e4, "batched on 2 threads": 3e4}, 0.0)
+    monkeypatch.setenv("CXX", str(tmp_path / "no compiler"))
+    found = engines.choose(made(tmp_path), REGISTRY)
+    assert (found.name, "compiled" in found.measured) == ("batched", False)
+
+
+def test_only_the_products_of_a_step_are_timed_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a second: two products take one each, the sine and the sum none."""
+    clock = itertools.count()
+    monkeypatch.setattr(step_program.time, "thread_time", lambda: float(next(clock)))
+    x = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    module = step_program.traced(lambda a, b: torch.bmm(torch.bmm(a, b).sin(), b) + a, x, x)
+    products = step_program.Products(module)
+    assert torch.equal(products.run(x, x), module(x, x))
+    assert products.seconds == 2.0
+
+
+def test_groups_of_a_compiled_engine_have_whole_seeds_and_one_size(tmp_path: Path) -> None:
+    """Of five seeds two workers have five groups of one seed, and not halves of 8 and 7 trials."""
+    five = made(tmp_path, "cases.mixture.seeds=5")
+    for name, sizes, programs in (("batched", [8, 7], 2), ("compiled", [3] * 5, 1)):
+        every = grouping.of_plan(five.pending(), REGISTRY, five, name, 2)
+        found = [one for one in every if one.trials[0].config.dataset.name == "mixture"]
+        assert [len(one.trials) for one in found] == sizes
+        assert len({grouping.program_of(one) for one in found}) == programs
+        seeds = {len({trial.config.seed for trial in one.trials}) for one in found}
+        assert (seeds == {1}) == (name == "compiled")
 
 
 @pytest.mark.slow
-def test_auto_does_without_torch_compile_where_it_fails(
+def test_a_step_that_cannot_be_compiled_trains_by_its_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no compiler\nin sight")
 
     monkeypatch.setattr(torch._inductor, "standalone_compile", fail)
-    monkeypatch.setattr(engines, "COMPILE_PAYS_SECONDS", 0.0)
     monkeypatch.setattr(step_times, "_milliseconds", speed)
-    found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
-    assert (found.name, found.measured["compiled"]) == ("batched", math.inf)
+    found = engines.choose(made(tmp_path), REGISTRY, "batched", 1).groups[0]
+    data = build.data_of(found.trials[0].config, REGISTRY)
+    jobs = [build.training_job(one.config, REGISTRY, data) for one in found.trials]
+    batches = [Batch(jobs, data, torch.device("cpu"), compiled) for compiled in (True, False)]
+    for batch in batches:
+        batch.traced_from = 0
+        list(batch.windows())
+    assert isinstance(batches[0].failure, RuntimeError)
+    assert torch.equal(batches[0].ema, batches[1].ema)
     with pytest.raises(InputError, match=r"torch\.compile failed: no compiler$"):
         engines.choose(made(tmp_path), REGISTRY, "compiled", 1)
 
@@ -283,9 +347,11 @@ def test_each_network_trains_as_one_only_where_that_is_faster(
 ) -> None:
     """Of two networks the one with fewer trials takes `alone` ms one by one, 2 ms in a batch."""
 
-    def rate(way: step_times.EngineChoice, trials: list[plan.Trial], *rest: Any) -> float:
+    def rate(
+        way: step_times.EngineChoice, trials: list[plan.Trial], *rest: Any
+    ) -> step_times.StepTime:
         few = alone if len(trials) < 6 else 3.0
-        return few if way.name == "sequential" else 2.0
+        return step_times.StepTime(few if way.name == "sequential" else 2.0)
 
     monkeypatch.setattr(step_times, "measure", rate)
     found = engines.choose(made(tmp_path), REGISTRY, "auto", 1)
