@@ -50,7 +50,7 @@ def testbed_losses():
 
 
 EQUATIONS = {
-    "prediction": "eq. 11 and 12",
+    "prediction": "eqs. 11 and 12",
     "weighting": "eq. 14 (L_simple): none in eps space",
     "loss": "eq. 14",
     "density": "eq. 14: t is uniform",

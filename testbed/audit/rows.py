@@ -57,7 +57,7 @@ class LawCheck:
 
 
 def gamma(k: int, dtype: torch.dtype) -> float:
-    """Returns gamma_k = k u/(1 - k u), u the unit roundoff of dtype (Higham 2002, eq. 3.1)."""
+    """Returns gamma_k = k u/(1 - k u), u the unit roundoff of dtype (Higham 2002, lemma 3.1)."""
     u = torch.finfo(dtype).eps / 2
     return k * u / (1 - k * u)
 

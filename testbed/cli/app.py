@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import time
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -40,10 +41,29 @@ class Commands(TyperGroup):
             with formatter.section(panel):
                 formatter.write_dl(rows)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words before the command; a wrong one is told below the usage of the whole."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as problem:
+            if getattr(problem, "ctx", ctx) is None:
+                problem.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
     def invoke(self, ctx: Any) -> Any:
-        """Runs a command; a word that its options cannot have is told below the command's usage."""
+        """Runs a command; a word that its options cannot have is told below the command's usage.
+
+        Raises:
+            InputError: a plugin asks for the end of the program, which is the user's to say.
+        """
         try:
             return super().invoke(ctx)
+        except SystemExit as problem:
+            *_, last = traceback.extract_tb(problem.__traceback__)
+            raise InputError(
+                f"{last.filename}, line {last.lineno}: it ends the program (SystemExit: "
+                f"{problem.code}); expected an exception that says what is wrong."
+            ) from problem
         except Exception as problem:
             # The parser of options does not know the command that it is of.
             if getattr(problem, "ctx", ctx) is None:

@@ -56,8 +56,9 @@ VARIANCES: dict[str, Callable[[Any, Any], Any]] = {"small": small, "large": larg
 def extremes(sigma: Tensor, sigma_next: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """(beta~, beta)/abar' of the step from sigma to `sigma_next`, float64, shaped like sigma.
 
-    In the step to 0 beta~ vanishes and takes the second step's value, that from `second` to sigma
-    (Nichol and Dhariwal 2021, arXiv:2102.09672, sec. 3.1): beta (1 - sigma^2/second^2).
+    In the step to 0 beta~ vanishes and takes the second step's value, that from `second` to sigma:
+    beta (1 - sigma^2/second^2), as in the code of Nichol and Dhariwal 2021
+    (openai/improved-diffusion, gaussian_diffusion.py).
     """
     sigma, sigma_next, second = sigma.double(), sigma_next.double(), second.double()
     high, q = large(sigma, sigma_next), sigma / second

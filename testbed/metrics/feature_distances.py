@@ -223,5 +223,5 @@ def testbed_metrics() -> Iterable[Metric]:
         shapes=images,
         misfits=lpips_misfits,
         needed=perceptual.NEEDED,
-        reference="Zhang et al. 2018, arXiv:1801.03924, eq. 1",
+        reference="Zhang et al. 2018, arXiv:1801.03924",
     )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from testbed.report.results import LABEL, Results
+from testbed.trial import records
 from testbed.trial.folders import Folder
 
 PLACE = "place"
@@ -29,19 +30,14 @@ def _read(
         if content is not None:
             return parse(content)
         missing.append(f"{short(folder, name)} is not there.")
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         missing.append(f"{short(folder, name)} cannot be read: {problem}.")
     return None
 
 
 def read_json(folder: Folder, name: str, missing: list[str]) -> dict[str, Any] | None:
     """Returns what a file of JSON holds; None with a line in `missing` where it cannot be read."""
-
-    def parse(content: bytes) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(content.decode())
-        return found
-
-    return _read(folder, name, missing, parse)
+    return _read(folder, name, missing, partial(records.parsed, name))
 
 
 def stored_table(folder: Folder, name: str, missing: list[str]) -> pd.DataFrame | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from testbed.errors import InputError
 from testbed.report import stages
@@ -23,6 +23,7 @@ from testbed.report.files import (
 )
 from testbed.report.results import LABEL, Results, unique
 from testbed.study import looks
+from testbed.study.settings import ReportSettings
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import TrialFolder
 from testbed.trial.study_folder import StudyFolder
@@ -36,6 +37,7 @@ ENDED = {
     "parameters": None,
 }
 """What the table of trials has of a result, with what stands where it is missing."""
+Model = TypeVar("Model", bound=BaseModel)
 CURVE = ["step", "loss", "gradient_norm", "gradient_norm_cv"]
 
 
@@ -48,6 +50,9 @@ def read(folder: Path) -> Results:
     missing: list[str] = []
     files = StudyFolder.at(folder)
     study = read_json(files, "study.json", missing) or {"name": folder.resolve().name}
+    for part in ("report", "first_report"):
+        if _read(ReportSettings, study.get(part, {}), f"{part!r} of study.json", missing) is None:
+            study.pop(part)  # the defaults stand in its place
     listed = study.get("trials") or files.descriptions()
     if not listed:
         raise InputError(f"{folder} holds no study: neither study.json nor trials/*/trial.json.")
@@ -194,12 +199,17 @@ def _shown(label: Mapping[Any, Any], arms: Mapping[tuple[str, str], str]) -> tup
 def _config(described: dict[str, Any] | None, trial: str, missing: list[str]) -> TrialConfig | None:
     if described is None:
         return None
+    return _read(TrialConfig, described.get("config"), f"The settings of trial {trial}", missing)
+
+
+def _read(model: type[Model], value: Any, what: str, missing: list[str]) -> Model | None:
+    """A value as this model; None with a line in `missing` where it is no such thing."""
     try:
-        return TrialConfig.model_validate(described.get("config"))
+        return model.model_validate(value)
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        missing.append(f"The settings of trial {trial} cannot be read: {where}: {first['msg']}.")
+        missing.append(f"{what} cannot be read: {where}: {first['msg']}.")
         return None
 
 

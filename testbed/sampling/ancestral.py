@@ -170,4 +170,4 @@ def testbed_samplers() -> Iterable[Sampler]:
     yield Sampler(
         "dpmpp_2s_ancestral", dpmpp_2s_ancestral, noise="eta", reference=f"{lu}, algorithm 1"
     )
-    yield Sampler("dpmpp_sde", dpmpp_sde, noise="eta", reference=f"{lu}, sec. 5; k-diffusion")
+    yield Sampler("dpmpp_sde", dpmpp_sde, noise="eta", reference=f"k-diffusion; {lu}")

@@ -77,8 +77,8 @@ class ClassifierFree:
         interval: The noise levels (low, high] that are guided; every w is 1 at the others.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598, eq. 6, whose scale is w - 1; several conditions:
-    Liu et al. 2022, arXiv:2206.01714, eq. 11; the interval: Kynkaanniemi et al. 2024,
-    arXiv:2404.07724, eq. 5.
+    the conjunction of Liu et al. 2022, arXiv:2206.01714; the interval: Kynkaanniemi et al. 2024,
+    arXiv:2404.07724, eqs. 5 and 6.
     """
 
     denoiser: Conditional

@@ -33,7 +33,7 @@ NAMES = ("auto", "sequential", "batched", "compiled", DISTRIBUTED)
 LARGEST = 128
 COMPILE_PAYS_SECONDS = 90.0
 """Seconds of batched training above which a compiled step is tried: it saves a fifth or
-more of them, and takes about fifteen at first, and three in each worker from the cache."""
+more of them, and takes about twelve at first, and two or three in each worker from the cache."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """NAME: the noise levels of a discrete denoiser.
 
 EDIT this text and `levels`; then `testbed check NAME.py`. As it stands, the geometric sequence of
-noise conditional score networks (Song and Ermon 2019, arXiv:1907.05600, sec. 3.2).
+noise conditional score networks (Song and Ermon 2019, arXiv:1907.05600, sec. 4.1).
 """
 
 import math

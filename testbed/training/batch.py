@@ -53,8 +53,8 @@ class Batch(Loop):
         trials: the jobs, at least one.
         data: the data set of all of them.
         device: the device to train on.
-        compiled: whether the step is compiled, which takes about fifteen seconds at first, three
-            from a cache, and pays for long runs only.
+        compiled: whether the step is compiled, which takes about twelve seconds at first, two or
+            three from a cache, and pays for long runs only.
 
     A step is traced after a while: a network's or a loss's effects in Python stop then.
 

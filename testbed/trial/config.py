@@ -258,8 +258,9 @@ class TrialConfig(TrialFields):
         if not isinstance(table, Mapping):
             return table
         density = table.get("density")
-        options = density.get("options", {}) if isinstance(density, Mapping) else {}
-        levels = {key: options[key] for key in ("sigma_min", "sigma_max") if key in options}
+        options = density.get("options") if isinstance(density, Mapping) else None
+        found = options if isinstance(options, Mapping) else {}
+        levels = {key: found[key] for key in ("sigma_min", "sigma_max") if key in found}
         return {"table": None, "output": "F", **levels, **table}
 
     def record(self) -> dict[str, Any]:

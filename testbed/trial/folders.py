@@ -46,6 +46,7 @@ from torch import Tensor
 
 from testbed.errors import InputError
 from testbed.training import checkpoint
+from testbed.trial import records
 from testbed.trial.storage import Claim, Leased, Store, away, opened
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Folder:
         """A JSON object.
 
         Raises:
-            InputError: the file is missing or is not one.
+            InputError: the file is missing, is not one, or not what it is to hold; see `records`.
             OSError: the disk or the server that keeps the file is away.
         """
         file = self.store.path(name)
@@ -111,14 +112,13 @@ class Folder:
             content = self.store.get(name)
             if content is None:
                 raise _missing(file)
-            value = json.loads(content.decode())
+            return records.parsed(name, content)
+        except records.WrongShape as problem:
+            raise InputError(f"{file}: {problem}.") from None
         except (OSError, ValueError, RecursionError) as problem:
             if away(problem):  # of the file this says nothing
                 raise
             raise InputError(f"{file}: cannot be read as JSON: {problem}") from None
-        if not isinstance(value, dict):
-            raise InputError(f"{file}: expected a JSON object, got {type(value).__name__}.")
-        return value
 
     def json_or_empty(self, name: str) -> dict[str, Any]:
         """A JSON object; empty where the file is missing or is not one."""
@@ -297,8 +297,8 @@ class TrialFolder(TrainingFolder):
         """What the worker's process used, in the order of time; a torn line is left out."""
         found = []
         for line in (self.store.get("system.jsonl") or b"").splitlines():
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
+            with contextlib.suppress(ValueError, RecursionError):
+                found.append(records.parsed("system.jsonl", line))
         return found
 
     def sweep(self) -> None:
@@ -323,8 +323,8 @@ class TrialFolder(TrainingFolder):
         content = self._curve()
         for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
             try:
-                rows.append(json.loads(line))
-            except ValueError:  # damaged: what follows is not trusted either
+                rows.append(records.parsed("rows.jsonl", line))
+            except (ValueError, RecursionError):  # damaged: what follows is not trusted either
                 warn(end)
                 break
             end += len(line)

@@ -48,7 +48,7 @@ FILES = {
 }
 LINKS = {"loop.toml": "loop.toml", "dangling.py": "nowhere.py", "link.toml": "tiny.toml"}
 PATHS = (
-    *FILES, *LINKS, "folder", "folder/", ".", "..", "/", "", " ", "nowhere", "nowhere/a.toml",
+    *FILES, *LINKS, "folder", "folder/", ".", "..", "/proc", "", " ", "nowhere", "nowhere/a.toml",
     "tiny.toml/a", "x" * 300, "/dev/null", "/proc/self/mem", "a\nb.toml", "é.toml",
     "\udcff.toml", "~", "plugins",
 )  # fmt: skip

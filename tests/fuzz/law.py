@@ -128,15 +128,14 @@ def run(given: Input, folder: Path) -> Outcome:
     here.mkdir(parents=True)
     words = lay_out(given, here)
     allowed = [here / name for name in outputs(words)]
-    kept = scratch() / "kept"  # by torch, of what it has compiled
+    kept = scratch() / "kept"  # by torch, of what it has compiled, and in the user's cache
     before, modules, paths = contents(folder), set(sys.modules), list(sys.path)
     start, code, out, err = perf_counter(), None, "", ""
     with watched() as opened:
         try:
             with limited(), mock.patch.object(step_times, "BLOCK", 1):  # a shorter measurement
-                done = run_here(
-                    here, *words, CUDA_VISIBLE_DEVICES="", TORCHINDUCTOR_CACHE_DIR=str(kept)
-                )
+                places = {"TORCHINDUCTOR_CACHE_DIR": str(kept), "XDG_CACHE_HOME": str(kept)}
+                done = run_here(here, *words, CUDA_VISIBLE_DEVICES="", **places)
             code, out, err = done.code, done.out, done.err
         except (Hang, Exception):
             err = traceback.format_exc()
@@ -168,9 +167,8 @@ def outputs(words: Sequence[str]) -> list[str]:
 
 def _may(path: Path, allowed: Sequence[Path]) -> bool:
     """Whether a file may be written."""
-    text = os.path.normpath(path)
-    ours = map(os.path.normpath, allowed)
-    return any(text == name or text.startswith(f"{name}{os.sep}") for name in ours)
+    text = Path(os.path.normpath(path))
+    return any(text.is_relative_to(os.path.normpath(name)) for name in allowed)
 
 
 def lay_out(given: Input, here: Path) -> list[str]:

@@ -94,6 +94,8 @@ def originals() -> tuple[dict[str, Any], ...]:
         for case in study["cases"]:
             case.pop("network", None)
             case["seeds"] = 1
+            if isinstance(case.get("encoder"), dict):  # which a plan trains
+                case["encoder"]["steps"] = 2
         for part in (study["base"], *study["cases"]):
             named = part.get("dataset")
             if isinstance(named, dict):

@@ -3,6 +3,7 @@
 All of them: `nox -s fuzz`.
 """
 
+import json
 import pickle
 import time
 import tomllib
@@ -14,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import typer
 from fuzz import data_files, hostile, law, study_files, tally
 from fuzz.inputs import Change, Input, chances
 
@@ -105,6 +107,10 @@ AUDIT = ("audit", "f.py:f", "--part", "algebra", "--time-argument", "index", "--
 F = {"f.py": b"def f(): return lambda x, i: x\n"}
 ICDF = "def f(u): return {}['a']\ndef g(sigma): return sigma\n"
 LOSS = "def f(a, b): return torch.ones(7)\n"
+ENDLESS = data_files.headed(
+    "{'descr': '<f8', 'fortran_order': False, 'shape': (4611686018427387904, 4), }"
+)
+ENDS = "def f(sigma): raise SystemExit(7)\n" + hook("weightings", "testbed.Weighting('a', f)")
 FOUND: dict[str, tuple[Input, str]] = {
     "nested too deep": (
         Input(PLAN.words, {"tiny.toml": b"x = " + 3000 * b"["}),
@@ -183,6 +189,18 @@ FOUND: dict[str, tuple[Input, str]] = {
         Input(("report", "runs/tiny"), TINY, trained=True, changes={TRIAL_FILE: Change(listed, 0)}),
         "trial.json: expected a JSON object, got list.",
     ),
+    "rows without end": (
+        Input(AUDIT, {**F, "t.npy": ENDLESS}),
+        "t.npy cannot be read as numbers (ValueError: cannot reshape array",
+    ),
+    "a plugin that ends the program": (
+        Input((*PLAN.words, "-p", "a.py", "--set", "weighting='a'"), {**TINY, **plugin(ENDS)}),
+        "a.py, line 2: it ends the program (SystemExit: 7)",
+    ),
+    "a flag with a value": (
+        Input(("--debug=1",)),
+        "Option '--debug' does not take a value.",
+    ),
     "numbers beyond float32": (
         Input(
             ("plan", "tiny.toml", "--set", "dataset={name='array', path='d.npy'}"),
@@ -206,6 +224,28 @@ def test_a_trial_that_a_study_writes_anew_is_told(folder: Path) -> None:
     done = law.run(given, folder)
     assert (done.code, law.faults(given, done)) == (0, [])
     assert "trial.json: expected a JSON object, got list. The study writes it anew" in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("study.json", "trials", 5),
+        ("study.json", "report", {"baseline": [1]}),
+        (f"{law.command_lines.FOLDER}/tweedie.json".removeprefix("runs/tiny/"), "rows", 5),
+        (f"{law.command_lines.FOLDER}/result.json".removeprefix("runs/tiny/"), "errors", [1]),
+        (TRIAL_FILE.removeprefix("runs/tiny/"), "config", {"density": {"options": None}}),
+    ],
+)
+def test_a_file_of_another_shape_is_told(name: str, key: str, value: Any, folder: Path) -> None:
+    def change(chance: Random, content: bytes) -> bytes:
+        return json.dumps(json.loads(content) | {key: value}).encode()
+
+    changes = {f"runs/tiny/{name}": Change(change, 0)}
+    for words in (PLAN.words[:2], ("report", "runs/tiny"), ("status", "runs/tiny")):
+        given = Input(words, TINY, trained=True, changes=changes)
+        done = law.run(given, folder / words[0])
+        assert law.faults(given, done) == []
 
 
 # --- the law --------------------------------------------------------------------------------------
@@ -237,7 +277,7 @@ def test_a_key_error_is_caught(folder: Path) -> None:
 
 
 def test_another_exit_code_is_caught(folder: Path) -> None:
-    assert broken(folder, raising(SystemExit(7))) == ["exit code 7"]
+    assert broken(folder, raising(typer.Exit(7))) == ["exit code 7"]
 
 
 def test_a_hang_is_caught(folder: Path) -> None:

@@ -76,7 +76,8 @@ def _large(path: Path, name: str) -> decoded.Blocks | None:
 def _mapped(path: Path) -> Rows:
     """The array of a .npy file, mapped into memory where it holds anything."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        with np.errstate(over="ignore"):  # a header's shape may be too large for any file
+            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except ValueError:
         return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
 

@@ -5,7 +5,7 @@ With f_l(x) the activations of layer l, each pixel's channels divided by their l
     f_hat = f / (|f| + 1e-10),
     d(x, y) = sum_l mean_hw sum_c w_lc (f_hat_lhwc(x) - f_hat_lhwc(y))^2
 
-(eq. 1 there), the w_lc >= 0 learned from people's judgements. d is a squared Euclidean distance,
+with w_lc >= 0 learned from people's judgements. d is a squared Euclidean distance,
 |phi(x) - phi(y)|^2, with phi the sqrt(w_lc / (h w)) f_hat of all layers, one behind the other.
 """
 
