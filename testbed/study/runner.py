@@ -141,7 +141,9 @@ def execute(
                 outcome.interrupted = True
                 executor.stop()
             groups = itertools.chain(loop.running.values(), waiting.elsewhere)
-            tell.update(trial for group in groups for trial in group.trials)
+            trials = itertools.chain.from_iterable(group.trials for group in groups)
+            # A group that is resumed may have trials that were measured before it was interrupted.
+            tell.update(trial for trial in trials if trial.state not in ENDED)
             trained = not (waiting.free or outcome.interrupted)
             identities.advance(executor, executor.slots - len(loop.running) if trained else 0)
             futures: list[Future[Any]] = [*loop.running, *identities.running]

@@ -208,6 +208,7 @@ class Tracker:
                 if entry["ended"]:  # it goes on, or is trained again
                     self._client.update_run(run, status="RUNNING")
                     entry["ended"] = ""
+                    self._told = {one for one in self._told if one[0] != trial.id}
                     self._save()
             if time.monotonic() - self._sampled > SAMPLE:
                 self._sample()

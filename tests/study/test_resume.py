@@ -215,6 +215,28 @@ def test_a_trial_that_ended_shortly_before_mlflow_went_away_stays_finished(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_a_trial_that_ends_so_once_more_does_not_stay_running(
+    followed: Followed, status: str
+) -> None:
+    """It is tried again by the driver that had told MLflow of its end."""
+    address, planned, tracker = followed
+    ends = {"finished": "FINISHED", "failed": "FAILED"}
+    for one in planned.trials:
+        folder = planned.files.trial(one.id)
+        folder.append_row(ROW)
+        folder.put_json("result.json", {"status": status, "metrics": {}, "ended": 1.8e9})
+        one.state = status
+        tracker.end(one, status)
+        tracker.update(one)
+    assert {s for name, (_, s, _) in points(address).items() if name != "study"} == {"RUNNING"}
+    for one in planned.trials:
+        tracker.end(one, status)
+    tracker.close(ends[status], {})
+    assert {s for _, s, _ in points(address).values()} == {ends[status]}
+
+
+@pytest.mark.slow
 def test_a_trial_that_was_passed_over_while_mlflow_was_away_is_sent_at_the_end(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
