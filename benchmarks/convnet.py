@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[20.0])
     parser.add_argument("--names", nargs="+", default=SIX)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rates", type=float, nargs=3, default=[1e-3, 5e-3, 1e-2])
+    parser.add_argument("--rates", type=float, nargs=3, default=[5e-3, 1e-2, 1e-2])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)

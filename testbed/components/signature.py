@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
@@ -94,15 +94,25 @@ class Signature:
             TypeError: a quantity that the function takes is missing or None.
             ComponentError: the function raised, where it has a role; not for lack of memory.
         """
+        return self.bound(options, **quantities)(*leading)
+
+    def bound(self, options: Mapping[str, Any], **quantities: Any) -> Callable[..., Any]:
+        """The function of its leading arguments alone; it raises as `__call__` does.
+
+        Raises:
+            TypeError: a quantity that the function takes is missing or None.
+        """
         arguments = {name: options[name] for name in self.defaults if name in options}
         for name in self.inputs:
             if quantities.get(name) is None:
                 raise TypeError(f"{self.title} needs {name}; give {name}=... by keyword.")
             arguments[name] = quantities[name]
-        if not self.role:
-            return self.function(*leading, **arguments)
+        function = partial(self.function, **arguments)
+        return partial(self._value, function) if self.role else function
+
+    def _value(self, function: Callable[..., Any], *leading: Any) -> Any:
         try:
-            return self.function(*leading, **arguments)
+            return function(*leading)
         except (InputError, MemoryError, OutOfMemoryError):
             raise
         except Exception as problem:

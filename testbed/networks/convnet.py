@@ -14,6 +14,7 @@ from testbed.components.condition import KINDS, ConditionTable
 from testbed.components.network import Network
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
+from testbed.networks import mlp
 from testbed.networks.conditions import (
     AddedConditions,
     ClassEmbedding,
@@ -85,13 +86,36 @@ class Affine(nn.Module):
         return result
 
 
+class Whole(nn.Module):
+    """What a perceptron of one residual block makes of all pixels at once; it starts at zero.
+
+    The shape of a digit at middle noise levels is seen by no kernel alone, and this costs little
+    beside the convolutions. x (B, C, H, W), embedding (B, width) -> (B, C, H, W).
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int, hidden: int) -> None:
+        super().__init__()
+        numbers = math.prod(shape)
+        self.first = nn.Linear(numbers, hidden)
+        self.noise = nn.Linear(width, hidden)
+        self.block = mlp.Block(hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.last = zero_linear(hidden, numbers)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.block(self.first(x.flatten(1)), self.noise(embedding))
+        result: Tensor = self.last(silu(self.norm(h))).view_as(x)
+        return result
+
+
 class ConvNet(nn.Module):
     """x (B, C, H, W) and c_noise (B,) to F (B, C, H, W), a sum that starts at zero.
 
     Blocks after Liu et al. 2022 (ConvNeXt) work on patches of pixels, whose places have learned
     offsets; what they give is added to an affine function of x for each noise level (`Affine`), as
-    c_skip x is in D (Karras et al. 2022, eq. 7). Classes, vectors and the mean of tokens are added
-    to the embedding of that level, images are further channels; their weights start at zero.
+    c_skip x is in D (Karras et al. 2022, eq. 7), and to a perceptron of all pixels (`Whole`).
+    Classes, vectors and the mean of tokens are added to the embedding of that level, images are
+    further channels; their weights start at zero.
 
     Raises:
         InputError: at building, an image of another size than x; at a call, a condition or a second
@@ -122,6 +146,7 @@ class ConvNet(nn.Module):
         self.blocks = nn.ModuleList(Block(width, kernel) for _ in range(depth))
         self.last = zero_linear(width, patch**2 * sum(outputs.values()))
         self.affine = Affine(shape, width, 2 * width)
+        self.whole = Whole(shape, width, 4 * width)
         self.conditions = AddedConditions(
             {name: ClassEmbedding(n, width) for name, n in conditions.items()}
             | {name: VectorEmbedding(t, width) for name, t in of_kind(tables, "vector").items()}
@@ -169,7 +194,8 @@ class ConvNet(nn.Module):
             features[f"block{i}"] = h
         F = pixel_shuffle(self.last(silu(normal(h))).permute(0, 3, 1, 2), self.patch)
         first, further = F[:, : self.channels], F[:, self.channels :]
-        return torch.cat([first + self.affine(x, embedding), further], 1), features
+        first = first + self.affine(x, embedding) + self.whole(x, embedding)
+        return torch.cat([first, further], 1), features
 
 
 def convnet(

@@ -95,7 +95,7 @@ def sample(
             step from there.
         UnknownName: No sampler has that name.
     """
-    levels = [float(s) for s in torch.as_tensor(sigmas, dtype=torch.float64)]
+    levels: list[float] = torch.as_tensor(sigmas, dtype=torch.float64).tolist()
     descending = all(a > b for a, b in pairwise(levels))
     if not levels or not descending or not levels[-1] >= 0 or levels[0] == float("inf"):
         raise InputError(f"sigmas must descend strictly to a level >= 0, got {_brief(levels)}.")
@@ -106,14 +106,13 @@ def sample(
     if levels[0] >= TERMINAL and len(levels) > 1:
         _check_first_step(sampler, levels[:2], len(levels) - 1)
     denoise = StepDenoiser(denoiser, torch.promote_types(x.dtype, torch.float32))
-    step = sampler.signature("step")
-    history: list[Any] = []
     steps = list(pairwise(levels))
+    step = sampler.signature("step").bound(sampler.options, steps=len(steps))
+    history: list[Any] = []
     for i, (sigma, sigma_next) in enumerate(_tracked(steps, sampler.name) if progress else steps):
         if callback is not None:
             callback(i, sigma, x)
-        arguments = (denoise, x, sigma, sigma_next, generator, history)
-        x = step(*arguments, options=sampler.options, steps=len(steps))
+        x = step(denoise, x, sigma, sigma_next, generator, history)
     return x
 
 

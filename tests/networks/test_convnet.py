@@ -1,8 +1,8 @@
-"""The convolutional network: what its affine part can be."""
+"""The convolutional network: what its affine part can be, and what its perceptron sees."""
 
 import torch
 
-from testbed.networks.convnet import Affine
+from testbed.networks.convnet import Affine, Whole
 
 SHAPE = (1, 2, 3)
 
@@ -31,3 +31,15 @@ def test_the_affine_part_can_be_the_linear_denoiser_of_every_level() -> None:
     )
     # Rounding of the inverse: 6 eps cond(C + sigma^2), and the condition is below 500.
     torch.testing.assert_close(found, wiener + g.view(SHAPE) * x, rtol=1e-12, atol=1e-12)
+
+
+def test_the_perceptron_starts_at_zero_and_sees_all_pixels_from_each() -> None:
+    """The derivative of every number of its output by every pixel, which no small kernel has."""
+    generator = torch.Generator().manual_seed(0)
+    x, embedding = torch.randn(1, *SHAPE, generator=generator), torch.ones(1, 2)
+    whole = Whole(SHAPE, width=2, hidden=16)
+    assert not whole(x, embedding).any()
+    with torch.no_grad():
+        whole.last.weight.normal_(generator=generator)
+    jacobian = torch.autograd.functional.jacobian(lambda x: whole(x, embedding), x)
+    assert jacobian.all()
