@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from testbed.study.session import Ending
 
 LONG_STEPS = 50_000
-"""Steps of all trials from which the workers' imports are not waited for: they take as long."""
+"""Steps of all trials below which a study would wait for the import of torch's compiler."""
 
 UntilDecided = Annotated[
     bool,
@@ -343,11 +343,7 @@ def _store(tracking_uri: str, no_mlflow: bool = False) -> str:
 
 
 def _prepare_workers(made: Plan, slots: int | None) -> None:
-    """Lets the server that workers are forked from import while all else goes on.
-
-    What traces and compiles the steps of a batch takes two seconds to import, for which a short
-    study would have to wait.
-    """
+    """Lets the server that workers are forked from import while all else goes on."""
     from testbed.study.executors import local
 
     if slots != 0 and (pending := made.pending()):

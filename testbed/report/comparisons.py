@@ -106,12 +106,9 @@ class Versus:
         """Returns a row of comparisons.csv."""
         row = {name: getattr(self, name) for name in ROW}
         numbers = asdict(self.comparison) if self.comparison else dict.fromkeys(NUMBERS)
-        counts = {"levels": NAN, "levels_in_common": NAN}
-        if self.levels is not None:
-            counts = {
-                "levels": len(self.levels.every),
-                "levels_in_common": int(self.levels.trained.sum()),
-            }
+        counts: dict[str, float] = dict.fromkeys(("levels", "levels_in_common"), NAN)
+        if (at := self.levels) is not None:
+            counts = {"levels": len(at.every), "levels_in_common": int(at.trained.sum())}
         whole = self.whole or self.comparison
         bounds = {f"whole_{name}": getattr(whole, name, NAN) for name in ("ratio", "low", "high")}
         return {**row, **numbers, **counts, **bounds, "verdict": self.verdict}
@@ -161,15 +158,9 @@ class Comparisons:
 
     def of(self, case: str, arm: str, one: str, other: str) -> Versus | None:
         """Returns the comparison of two variants within an arm, in the direction it was made in."""
-        return next(
-            (
-                versus
-                for versus in (*self.with_baseline(case, arm), *self.pairs)
-                if (versus.case, versus.arm) == (case, arm)
-                and {versus.variant, versus.against} == {one, other}
-            ),
-            None,
-        )
+        pairs = [v for v in self.pairs if (v.case, v.arm) == (case, arm)]
+        made = (*self.with_baseline(case, arm), *pairs)
+        return next((v for v in made if {v.variant, v.against} == {one, other}), None)
 
 
 def make(results: Results) -> Comparisons:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sysconfig
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,7 +145,8 @@ def measure(
         many = [_few_steps(build.training_job(one.config, registry, data)) for one in some]
         batch = Batch(many, data, where, way.name == "compiled")
         batch.traced_from = 0
-        ms = _milliseconds(batch)
+        with warnings.catch_warnings(action="ignore"):  # a failure is told below
+            ms = _milliseconds(batch)
         if batch.failure is not None:
             raise batch.failure
         return StepTime(ms, 1000 * batch.product_seconds() / len(many))

@@ -348,8 +348,8 @@ class Tracker:
         self.open()
         # What was passed over while MLflow was away for a moment is sent now that it is back.
         while due and not self.away:
-            for trial in due:
-                self.end(trial, trial.state)
+            for one in due:
+                self.end(one, one.state)
             with self._guarded():
                 due = [one for one in due if self._due(one, one.state)]
         if self.away:
@@ -396,11 +396,8 @@ class Tracker:
         """Sends each run its data set, and a picture of a trial's samples, framed by real ones."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        kind = [InputTag("mlflow.data.context", "training")]
-        known = {
-            case: DatasetInput(Dataset(**words), kind)
-            for case, words in content.data_sets(self._plan).items()
-        }
+        kind, sets = [InputTag("mlflow.data.context", "training")], content.data_sets(self._plan)
+        known = {case: DatasetInput(Dataset(**words), kind) for case, words in sets.items()}
         if known:
             self._client.log_inputs(self._parent, datasets=list(known.values()))
         for trial in self._plan.trials:

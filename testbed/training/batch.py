@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from testbed import settings
 from testbed.components.dataset import Data
 from testbed.diffusion.denoiser import Denoiser
-from testbed.errors import InputError
+from testbed.errors import InputError, one_line
 from testbed.training import flips
 from testbed.training.accumulation import accumulated
 from testbed.training.conditions import block_classes
@@ -239,6 +240,8 @@ class Batch(Loop):
                 self._program = CompiledStep(self._step, self.weights, arguments)
             except Exception as problem:  # the trace trains as well, if more slowly
                 self._compiled, self.failure = False, problem
+                why = f"torch.compile failed ({one_line(problem)}): the trials train uncompiled."
+                warnings.warn(why, stacklevel=2)
         if self._program is not None:
             per_draw, norms = self._program(self.step, arguments)
             self.weights.average(self.step)
