@@ -31,6 +31,8 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!testbed\b).*")]
 nitpick_ignore = [  # type variables
     ("py:class", "testbed.diffusion.ddpm.Level"),
     ("py:class", "testbed.trial.resolve._T"),
+    ("py:class", "testbed.trial.storage.base.T"),
+    ("py:class", "testbed.study.outage.T"),
     ("py:class", "testbed.study.executors.base.T"),
     ("py:class", "testbed.study.executors.base.T_co"),
     ("py:class", "testbed.trial.resolve._M"),
