@@ -40,7 +40,7 @@ class StudyRecord(BaseModel):
 class TrialRecord(BaseModel):
     """trial.json: what identifies a trial, its settings and its labels."""
 
-    id: str
+    id: str = ""
     labels: list[dict[str, str]] = []
     config: dict[str, Any] | None = None
 

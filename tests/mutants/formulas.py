@@ -290,6 +290,8 @@ coefficients(
     v_with(noise=in_place, noise_kind="log_sigma"),
     "parameterization.pure",
     "audit.answers parameterization.differentiable",
+    "algebra.limits algebra.conversion algebra.round_trip algebra.equivariance",
+    "algebra.consistent algebra.triangle",
 )
 
 

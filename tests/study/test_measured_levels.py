@@ -141,7 +141,9 @@ def test_a_pair_is_compared_at_the_same_levels_and_the_share_is_said(
     np.testing.assert_allclose(levels.levels, NEAREST, rtol=1e-9)
     inside = [0.1 <= sigma <= 20 for sigma in GRID]
     assert levels.trained.tolist() == inside
-    assert levels.text.startswith(f"{sum(inside)} of 8 levels, measured at the ")
+    assert levels.text.startswith(
+        f"{sum(inside)} of 8 levels (the {len(NEAREST)} nearest of a table), σ"
+    )
     np.testing.assert_allclose(of(results, plain, "flow table=none").levels, GRID, rtol=1e-9)
     assert of(results, plain, "flow table=none").whole
     # 4 of 8 levels are just enough.
@@ -161,7 +163,7 @@ def test_a_pair_is_compared_at_the_same_levels_and_the_share_is_said(
             nats.append(np.trapezoid(y, np.log(here["sigma"])))
         ratios.append(nats[0] / nats[1])
     assert made.comparison.ratio == pytest.approx(float(np.sqrt(np.prod(ratios))), rel=1e-9)
-    assert f"over the {levels.text}, that both sides were trained on" in says(results)
+    assert f"over the {levels.text}, that both were trained on" in says(results)
 
 
 def test_less_than_half_of_the_levels_has_no_verdict(tmp_path: Path) -> None:
@@ -172,7 +174,10 @@ def test_less_than_half_of_the_levels_has_no_verdict(tmp_path: Path) -> None:
     assert made is not None
     assert made.levels is not None
     assert not made.levels.enough
-    assert made.verdict.startswith("both were trained on 2 of 8 levels, measured at the ")
+    said = (
+        f"both were trained on 2 of 8 levels (the {len(made.levels.levels)} nearest of a table), σ"
+    )
+    assert made.verdict.startswith(said)
 
 
 def test_two_tables_without_a_common_level_are_not_compared(tmp_path: Path) -> None:

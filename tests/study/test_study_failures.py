@@ -99,7 +99,7 @@ def testbed_study_finished(study, results):
 def test_a_plugin_that_raises_at_the_end_is_told_of_and_no_more(tmp_path: Path) -> None:
     registry = Registry([str(put(tmp_path, "last_word.py", RAISES_AT_THE_END))])
     plan, told = planned(SMALL, tmp_path, registry=registry), list[str]()
-    session._tell_plugins(plan, registry, told.append)
+    session._tell_plugins(plan, registry, session.results(plan), told.append)
     (line,) = told
     assert line.startswith("a plugin's testbed_study_finished raised ")
     assert line.endswith("RuntimeError: sampled with 1 rows")
