@@ -123,13 +123,8 @@ def run(
             tracker.close(_status(outcome, found), _files(registry) if page else {})
         if page is not None:
             _tell_plugins(plan, registry, through(lambda: results(plan)), say)
-    return Ending(
-        outcome,
-        found,
-        page,
-        tracker.seconds if tracker else 0.0,
-        tracker is not None and not tracker.away,
-    )
+    told = tracker is not None and not tracker.away
+    return Ending(outcome, found, page, tracker.seconds if tracker else 0.0, told)
 
 
 def _lead(plan: Plan, leading: contextlib.ExitStack) -> None:

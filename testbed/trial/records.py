@@ -53,6 +53,7 @@ class EngineRecord(BaseModel):
     threads: int = 1
     groups: list[list[str]] = []
     measured: dict[str, Number] = {}
+    networks: dict[str, Number] = {}
     devices: int = 1
 
 

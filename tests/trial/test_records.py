@@ -26,6 +26,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("study.json", {"equal_objectives": 1}, "equal_objectives: .* list"),
     ("plan.json", {"groups": -1}, "groups: .* list, got -1"),
     ("plan.json", {"measured": {"batched": "fast"}}, "measured.batched: .* number"),
+    ("plan.json", {"networks": {"abc": []}}, "networks.abc: .* number"),
     ("tweedie.json", {"rows": {}}, r"rows: .* list, got \{\}"),
     ("tweedie.json", {"rows": [{**ROW, "reason": {}}]}, "rows.0.reason: .* string"),
     ("tweedie.json", {"rows": [{"subject": "v"}]}, "rows.0.law: Field required"),
