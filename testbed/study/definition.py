@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,10 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from testbed import notebook, plugin_files
+from testbed import notebook, plugin_files, toml
 from testbed.components.base import Component
 from testbed.study import plugins as study_plugins
-from testbed.study import study_file, toml
+from testbed.study import study_file
 from testbed.study.plan import distinguishing_options, variant
 from testbed.study.study_file import Invocation, StudyFile
 from testbed.trial.specs import ComponentSpec
@@ -88,7 +87,7 @@ class Study:
             InputError: with every problem found.
         """
         study_file.parse(text, Path("study"), Invocation("study"))
-        raw = tomllib.loads(text)
+        raw = toml.read(text)
         sections = {name: content for name, content in raw.items() if name != "study"}
         return cls(**raw["study"], **sections)
 

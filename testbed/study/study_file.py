@@ -25,6 +25,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from testbed import toml
 from testbed.bundled import bundled
 from testbed.errors import InputError, did_you_mean, unknown
 from testbed.study import layers
@@ -143,7 +144,7 @@ def _text(path: Path) -> str:
 
 def _tables(text: str, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        return toml.read(text)
     except (ValueError, RecursionError) as problem:
         raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
 
@@ -209,7 +210,7 @@ def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> Non
     if not equals or not all(keys):
         raise InputError(f"--set {word}: expected dotted.path=value.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = toml.read(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
     except (ValueError, RecursionError) as problem:  # too long a number, too deep a nesting

@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import tomllib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from testbed import toml
 from testbed.components import multiples
 from testbed.errors import InputError, unknown
 from testbed.settings import Setting
 from testbed.training.settings import WIDEST
 
 MOST_STEPS = 1_000_000
+LARGEST = sys.float_info.max
+"""Compared with an integer of any length without an overflow, and smaller than no NaN."""
 MOST_SHOWN = 16
 """How many members of a list are written out where it is told in words."""
 
@@ -79,8 +82,8 @@ class ComponentSpec(Model):
             return cls(name=text)
         expected = 'expected a name, or a table as in a study file: {name = "min_snr", gamma = 5}'
         try:
-            table = tomllib.loads(f"component = {text}")["component"]
-        except (tomllib.TOMLDecodeError, ValueError, RecursionError) as problem:
+            table = toml.read(f"component = {text}")["component"]
+        except (ValueError, RecursionError) as problem:
             raise InputError(f"{text}: cannot be read as TOML ({problem}): {expected}.") from None
         if not isinstance(table.get("name"), str):
             raise InputError(f"{text}: has no name: {expected}.")
@@ -179,7 +182,7 @@ def noise_level(value: Any, infinite: bool = False) -> Any:
             'must be a number, or a multiple of the data\'s sigma_data, "0.04 * sigma_data"'
         )
     finite = not infinite or isinstance(value, str)
-    if not math.isfinite(number) and (finite or math.isnan(number)):
+    if not abs(number) <= LARGEST and (finite or number != math.inf):
         raise ValueError("Input should be a finite number")
     if number <= 0:
         raise ValueError("Input should be greater than 0")
@@ -393,7 +396,7 @@ class Evaluation(Model):
             if value < 2:
                 raise ValueError("Input should be greater than or equal to 2")
             return value
-        numbers = [one for one in value if isinstance(one, int | float) and math.isfinite(one)]
+        numbers = [one for one in value if isinstance(one, int | float) and abs(one) <= LARGEST]
         rising = all(a < b for a, b in itertools.pairwise([0, *numbers]))
         if not 2 <= len(numbers) == len(value) or bool in map(type, value) or not rising:
             raise ValueError("must be a list of two or more positive numbers, ascending")

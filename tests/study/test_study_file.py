@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator
 from datetime import date
@@ -19,7 +20,7 @@ from testbed.errors import InputError
 from testbed.registry import default_registry
 from testbed.study import plan, study_file
 from testbed.study.study_file import StudyFile
-from testbed.trial import resolve
+from testbed.trial import resolve, specs
 from testbed.trial.config import TrialConfig, TrialSettings
 from testbed.trial.specs import ComponentSpec
 
@@ -702,6 +703,28 @@ def test_sigma_data_set_on_purpose_is_recorded_beside_the_measured_one(
     assert (given.sigma_data, given.sigma_data_measured) == (1.0, data.sigma_data)
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400])
+def test_an_integer_that_toml_does_not_hold_is_told_with_its_key(
+    tmp_path: Path, number: int
+) -> None:
+    told = re.escape(f"{tmp_path / 'study.toml'}: cannot be read as TOML: ")
+    with pytest.raises(InputError, match=f"{told}base.sigma_min = {str(number)[:10]}"):
+        read(tmp_path, in_base(f"sigma_min = {number}"))
+    file = tmp_path / "study.toml"
+    file.write_text(SMALL)
+    with pytest.raises(InputError, match=f"--set sigma_min: .*{str(number)[:10]}"):
+        study_file.read(file, [f"sigma_min={number}"])
+
+
+@pytest.mark.parametrize("level", [10**400, -(10**400), math.inf, -math.inf, math.nan])
+def test_a_noise_level_that_no_float_holds_is_told_where_no_file_is_read(level: float) -> None:
+    with pytest.raises(ValueError, match="Input should be a finite number"):
+        TrialSettings(sigma_min=level)
+    if level != math.inf:
+        with pytest.raises(ValueError, match="Input should be a finite number"):
+            specs.noise_level(level, infinite=True)
+
+
 # --- no study file makes it fail otherwise ------------------------------------------------------
 
 WORDS = [
@@ -716,6 +739,7 @@ words = st.sampled_from(WORDS) | st.text(LETTERS, max_size=6)
 leaves = (
     words
     | st.integers(-3, 20)
+    | st.integers(-(2**63), 2**63 - 1)
     | st.integers(-(10**400), 10**400)
     | st.floats()
     | st.booleans()

@@ -1,16 +1,52 @@
-"""Plain values written as TOML, which Python's own library only reads."""
+"""Plain values read from TOML and written as TOML."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from testbed.errors import InputError
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
+SMALLEST, LARGEST = -(2**63), 2**63 - 1
+"""The integers that TOML promises to hold (TOML 1.0, "Integer")."""
+
+
+def read(text: str) -> dict[str, Any]:
+    """The tables and values of a text in TOML.
+
+    Python's own library also reads integers of more than 64 bits, which no float and no generator
+    of random numbers takes; TOML asks that they be an error.
+
+    Raises:
+        ValueError: the text is no TOML, or an integer of it has more than 64 bits.
+        RecursionError: its values lie too deep within each other.
+    """
+    found = tomllib.loads(text)
+    for where, number in _integers(found):
+        if not SMALLEST <= number <= LARGEST:
+            digits = str(number)
+            raise ValueError(
+                f"{where} = {digits[:10]}... is an integer of {len(digits.lstrip('-'))} digits; "
+                f"TOML holds those of 64 bits, from {SMALLEST} to {LARGEST}"
+            )
+    return found
+
+
+def _integers(content: Any, where: str = "") -> Iterable[tuple[str, int]]:
+    """Every integer inside, and the dotted key that it stands at."""
+    if isinstance(content, Mapping):
+        for name, inner in content.items():
+            yield from _integers(inner, f"{where}.{key(name)}" if where else key(name))
+    elif isinstance(content, list):
+        for index, inner in enumerate(content):
+            yield from _integers(inner, f"{where}[{index}]")
+    elif isinstance(content, int):
+        yield where, content
 
 
 def key(name: str) -> str:
