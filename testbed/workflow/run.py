@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from testbed import report as reports
+from testbed import toml
 from testbed.registry import Registry
 from testbed.report.study_result import StudyResult
 from testbed.report.study_result import open as open_result
-from testbed.study import engines, plan, sharing, study_file, toml
+from testbed.study import engines, plan, sharing, study_file
 from testbed.study.definition import Study, plain
 from testbed.study.runner import Progress
 from testbed.study.study_file import Invocation
