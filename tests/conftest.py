@@ -1,7 +1,6 @@
 """What all tests have: one thread, the environment put back, a study and a store to begin with."""
 
 import gc
-import itertools
 import logging
 import os
 import re
@@ -33,6 +32,7 @@ from testbed.trial.storage import bucket  # noqa: E402
 
 torch.set_num_threads(1)
 MILLISECONDS, LONG_STEP = step_times._milliseconds, step_times.long_step
+MEASURED = step_times.MEASURED
 
 
 PROCESS = re.compile(r"\.(spawned|compile)\b")
@@ -71,19 +71,23 @@ def same_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def short_measurement() -> Iterator[None]:
-    """Engines are tried for a few steps and not timed, where the choice is not the matter.
+    """Engines are tried for a step of two trials and not timed, where the choice is no matter.
 
-    On cores that are all at work, hundreds of steps on several threads would take a minute.
+    On cores that are all at work, hundreds of steps on several threads would take a minute; and to
+    trace a step takes as long as a hundred of them.
     """
 
     def milliseconds(loop: Loop) -> float:
-        loop.interval = 4
-        list(itertools.islice(loop.windows(), 2))
+        loop.interval = 1
+        if isinstance(loop, Batch):
+            loop.traced_from = 1
+        next(loop.windows())
         return 1.0 if isinstance(loop, Batch) else 2.0
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_times, "_milliseconds", milliseconds)
         patch.setattr(step_times, "long_step", lambda *rest: 0.0)
+        patch.setattr(step_times, "MEASURED", 2)
         yield
 
 
@@ -100,6 +104,7 @@ def whole_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines are measured as they are for a user."""
     monkeypatch.setattr(step_times, "_milliseconds", MILLISECONDS)
     monkeypatch.setattr(step_times, "long_step", LONG_STEP)
+    monkeypatch.setattr(step_times, "MEASURED", MEASURED)
 
 
 @pytest.fixture
