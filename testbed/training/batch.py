@@ -30,7 +30,8 @@ from testbed.training.conditions import block_classes
 from testbed.training.curve import Window
 from testbed.training.objective import Objective, Terms
 from testbed.training.settings import Training
-from testbed.training.step_program import CompiledStep, Products, fusable, traced
+from testbed.training.step_program import CompiledStep, Products, fusable
+from testbed.training.trace import traced
 from testbed.training.trainer import (
     BLOCK,
     Loop,
@@ -269,9 +270,9 @@ class Batch(Loop):
             self._traced = torch.compile(step, mode=mode) if self._compiled else step
         with torch.no_grad():
             if not self._compiled:
-                return self._traced(leaves, *arguments)
+                return self._traced(*leaves, *arguments)
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-            per_draw, *rest = self._traced(leaves, *arguments)
+            per_draw, *rest = self._traced(*leaves, *arguments)
             # A graph overwrites its results at the next step; the gradients are used before it.
             return per_draw.clone(), *rest
 
@@ -284,7 +285,7 @@ class Batch(Loop):
         with torch.no_grad():
             for _ in range(3):
                 ran.append(Products(self._traced))
-                ran[-1].run([leaf.detach() for leaf in self.leaves], *arguments)
+                ran[-1].run(*[leaf.detach() for leaf in self.leaves], *arguments)
         return min(one.seconds for one in ran)
 
     def _end(self, trial: int, average: Tensor) -> None:

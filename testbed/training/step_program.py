@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from testbed.training import rates
+from testbed.training.trace import SHAPE, traced
 from testbed.training.weights import Weights
 
 aten = torch.ops.aten
@@ -36,12 +36,6 @@ OPTIONS = {
 """Of Inductor: two files of C++, one of them with all kernels, since the compiler takes longer for
 torch's headers than for any kernel; the vector instructions are those that the processor names. The
 other file calls the kernels one after the other, which no optimisation makes faster."""
-
-
-def traced(step: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
-    """The operations of `step(*arguments)`, with its bits."""
-    module: fx.GraphModule = make_fx(step)(*arguments)
-    return module
 
 
 def transposed(module: fx.GraphModule) -> fx.GraphModule:
@@ -67,7 +61,7 @@ def transposed(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _shape(node: fx.Node) -> torch.Size:
-    shape: torch.Size = node.meta["val"].shape
+    shape: torch.Size = node.meta[SHAPE]
     return shape
 
 
@@ -166,8 +160,10 @@ class CompiledStep:
 
         inputs: list[Any] = [*self._state, self._constants, self._rates(0), *arguments]
         module = transposed(traced(step, *[one.clone() for one in inputs]))
+        from torch._inductor import standalone_compile  # seconds, which other steps do without
+
         with torch.no_grad(), _instructions_as_named():
-            self._run = torch._inductor.standalone_compile(
+            self._run = standalone_compile(
                 module,
                 inputs,
                 dynamic_shapes="from_example_inputs",

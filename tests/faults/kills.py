@@ -16,6 +16,7 @@ from random import Random
 from faults import checker
 from faults.subject import BATCHED, SEQUENTIAL, Ended, Moment, command, lay_out, left, start, study
 from faults.verdict import Scenario, Verdict
+from helpers.command_line import run_here, trials_only
 
 ENGINES = {"batched": BATCHED, "sequential": SEQUENTIAL}
 STORE = (
@@ -65,11 +66,13 @@ RANDOM = 5
 
 @functools.cache
 def reference(engine: str) -> dict[str, checker.Kept]:
-    """What a study leaves that nobody disturbs; made once."""
+    """What a study leaves that nobody disturbs; made once, with a driver in this process."""
     folder = lay_out(Path(tempfile.mkdtemp(prefix="faults-")))
+    words = "study", "small.toml", *ENGINES[engine], "--no-mlflow"
     try:
-        ended = study(folder, (*ENGINES[engine], "--no-mlflow"))
-        assert ended.code == 0, ended.said
+        with trials_only():
+            ended = run_here(folder, *words)
+        assert ended.code == 0, ended.err
         return checker.trials(folder / "runs" / "small")
     finally:
         shutil.rmtree(folder)

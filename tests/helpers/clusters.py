@@ -128,8 +128,9 @@ def losing_a_node(folder: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in own.items():
             patch.setenv(name, value)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        other, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+        head = {"num_cpus": 1, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        other = cluster.add_node(num_cpus=1)
     killed = threading.Event()
 
     def kill() -> None:
