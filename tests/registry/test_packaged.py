@@ -120,7 +120,7 @@ def test_the_plugin_passes_its_checks(testbed_there: Command) -> None:
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_study_with_the_plugin_runs_and_reports_it(testbed_there: Command) -> None:
-    words = ("study", "packaged.toml", "--jobs", 1, "--no-mlflow")
+    words = ("study", "packaged.toml", "--jobs", 1, "--no-mlflow", "--engine", "sequential")
     assert "2 finished in" in testbed_there(*words).stdout
     folder = testbed_there.folder / "runs" / "packaged"
     assert "residual" in (folder / "report.html").read_text()

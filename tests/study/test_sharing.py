@@ -3,21 +3,20 @@
 import contextlib
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
 import torch
-from helpers.command_line import environment, run_here
+from helpers.command_line import run_here
 from helpers.ended_studies import ONE, curve, of_kind, put, stored
-from helpers.paths import ROOT
+from helpers.forked import Command, start
+from helpers.shared import once
 from helpers.studies import ONE_TRIAL, planned
 
 from testbed.errors import InputError
@@ -652,12 +651,6 @@ def test_the_report_is_written_by_the_process_that_owns_the_folder(
 
 # --- two processes ------------------------------------------------------------------------------
 
-DRIVER = """
-from helpers.command_line import trials_only
-from testbed.cli import app
-with trials_only():
-    app.main()
-"""
 PACED = """
 import os
 import time
@@ -681,13 +674,31 @@ TRIALS = 3
 
 
 @contextlib.contextmanager
-def driver(root: Path, out: str, **more: str) -> Iterator[Popen[str]]:
-    own = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", PACE="0.02", **more)
-    words = [sys.executable, "-c", DRIVER, *WORDS, "--out", out, "--lease", "1.5"]
-    process = Popen(words, cwd=root, env=own, stdout=PIPE, stderr=PIPE, text=True)
+def driver(root: Path, out: str, name: str, **more: str) -> Iterator[Command]:
+    process = start(root, name, *WORDS, "--out", out, "--lease", 1.5, PACE="0.02", **more)
     yield process
     process.kill()
     process.communicate()
+
+
+def put_paced(root: Path) -> None:
+    """Writes the study that two drivers share."""
+    put(root, "paced.py", PACED)
+    text = ONE.replace("seeds = 1", f'seeds = {TRIALS}\nloss = "paced"')
+    put(root, "one.toml", text.replace("steps = 200", "steps = 100"))
+
+
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory, trials_only: None) -> Path:
+    """The folder in which one driver ran the whole study, undisturbed."""
+
+    def make(root: Path) -> Path:
+        put_paced(root)
+        done = run_here(root, *WORDS, "--no-mlflow", "--out", "alone")
+        assert done.code == 0, done.err
+        return root
+
+    return once(tmp_path_factory, "driven_alone", Path, make)
 
 
 def pid(owner: str) -> int:
@@ -702,7 +713,7 @@ def pid(owner: str) -> int:
 def test_two_drivers_share_a_study_and_one_is_killed(
     tmp_path: Path,
     new_store: Callable[[Path], str],
-    trials_only: None,
+    alone: Path,
     victim: str,
     place: str,
     request: pytest.FixtureRequest,
@@ -712,20 +723,14 @@ def test_two_drivers_share_a_study_and_one_is_killed(
         request.getfixturevalue("proxy")
         out = f"s3://bucket/{tmp_path.name}/out"
         more = {name: word for name, word in os.environ.items() if name.startswith("AWS_")}
-    put(tmp_path, "paced.py", PACED)
-    text = ONE.replace("seeds = 1", f'seeds = {TRIALS}\nloss = "paced"').replace(
-        "steps = 200", "steps = 100"
-    )
-    put(tmp_path, "one.toml", text)
+    put_paced(tmp_path)
     address, calls = new_store(tmp_path), tmp_path / "calls"
-    alone = run_here(tmp_path, *WORDS, "--no-mlflow", "--out", "alone")
-    assert alone.code == 0, alone.err
-    undisturbed = StudyFolder.at(tmp_path / "alone")
-    once = calls.stat().st_size
-    calls.unlink()
+    undisturbed = StudyFolder.at(alone / "alone")
+    every = (alone / "calls").stat().st_size
     more["MLFLOW_TRACKING_URI"] = address
     caches = [{**more, "XDG_CACHE_HOME": str(tmp_path / name)} for name in ("first", "second")]
-    with driver(tmp_path, out, **caches[0]) as one, driver(tmp_path, out, **caches[1]) as other:
+    first, second = (partial(driver, tmp_path, out, f"driver{i}", **caches[i]) for i in range(2))
+    with first() as one, second() as other:
 
         def both() -> set[int]:
             found = [trial.claim() for trial in StudyFolder.at(storage.local(out)).trials()]
@@ -745,7 +750,7 @@ def test_two_drivers_share_a_study_and_one_is_killed(
         killed.kill()
         said, err = left.communicate(timeout=120)
         assert left.returncode == 0, said + err
-    assert once <= calls.stat().st_size <= once * (1 + 1 / TRIALS)
+    assert every <= calls.stat().st_size <= every * (1 + 1 / TRIALS)
     for trial in undisturbed.trials():
         shared = study.trial(trial.name)
         for name in ("weights.safetensors", "levels.csv", "samples.safetensors"):

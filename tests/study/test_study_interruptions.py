@@ -23,6 +23,7 @@ from helpers.ended_studies import (
     trials,
     weights,
 )
+from helpers.forked import Command, start
 
 from testbed.study import runner, telling
 from testbed.trial import worker
@@ -93,30 +94,23 @@ def mortal(root: Path, steps: int = 200) -> Path:
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `python -m testbed study one.toml` in a folder; nothing of it outlives the test."""
-    running: list[subprocess.Popen[str]] = []
+def started() -> Iterator[Callable[..., Command]]:
+    """Starts `testbed study one.toml` in a folder; nothing of it outlives the test."""
+    running: list[Command] = []
 
-    def start(root: Path, **more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "testbed", "study", "one.toml", "-p", "mortal_loss.py"]
-        process = subprocess.Popen(
-            [*command, "--jobs", "1", *(() if more else ("--no-mlflow",))],
-            cwd=root,
-            env=environment(**more),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        running.append(process)
-        return process
+    def begin(root: Path, **more: str) -> Command:
+        words = ("study", "one.toml", "-p", "mortal_loss.py", "--jobs", 1)
+        store = () if more else ("--no-mlflow",)
+        running.append(start(root, "driver", *words, *store, **more))
+        return running[-1]
 
-    yield start
+    yield begin
     for process in running:
         process.kill()
         process.communicate()
 
 
-def wait_for(true: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 90) -> None:
+def wait_for(true: Callable[[], bool], process: Command, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert process.poll() is None, process.communicate()
@@ -136,7 +130,7 @@ def rows_at_least(root: Path, n: int) -> Callable[[], bool]:
 @pytest.mark.slow
 def test_an_interrupted_study_resumes_to_the_same_bits(
     tmp_path: Path,
-    started: Callable[..., subprocess.Popen[str]],
+    started: Callable[..., Command],
     uninterrupted: Callable[[Path], Path],
     new_store: Callable[[Path], str],
 ) -> None:
@@ -180,7 +174,7 @@ def test_an_interrupted_study_resumes_to_the_same_bits(
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_second_interrupt_ends_a_study_at_once(
-    tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path, started: Callable[..., Command]
 ) -> None:
     root = mortal(tmp_path)
     put(root, "wait", "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers.command_line import Done, run_here, run_process, trials_only
+from helpers.command_line import Done, run_here, trials_only
 
 import testbed
 from testbed.errors import InputError, PluginError
@@ -206,7 +206,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     text = 'plugins = ["mine.py", "no:edm2"]\n' + STUDY.replace('"mine", "other"', '"edm", "mine"')
     (at / "studies" / "study.toml").write_text(text)
     words = ["study", "studies/study.toml", "--jobs", 1, "--no-mlflow", "--engine", "sequential"]
-    return Ran(at, run_process(at, *words))
+    with trials_only():
+        return Ran(at, run_here(at, *words))
 
 
 @pytest.mark.process

@@ -1,15 +1,14 @@
 """Two drivers on one study whose folder is owned by leases, one of which sleeps."""
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.command_line import environment, run_here
+from helpers.command_line import run_here
 from helpers.ended_studies import ONE, put
+from helpers.forked import Command, start
 
 from testbed.trial import worker
 from testbed.trial.folders import TrialFolder
@@ -54,16 +53,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sleepy(root: Path) -> Iterator[subprocess.Popen[str]]:
+def sleepy(root: Path) -> Iterator[Command]:
     """A driver that waits in the middle of its trial."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "testbed", *WORDS, "--lease", str(LEASE)],
-        cwd=root,
-        env=environment(SLEEPY="yes"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(root, "sleepy", *WORDS, "--lease", LEASE, SLEEPY="yes")
     end = time.monotonic() + 90
     while not (root / "waits").exists() and time.monotonic() < end:
         assert process.poll() is None, process.communicate()
@@ -84,7 +76,7 @@ def content(study: StudyFolder) -> dict[str, bytes | None]:
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_driver_that_slept_is_replaced_and_harms_nothing(
-    root: Path, sleepy: subprocess.Popen[str], trials_only: None
+    root: Path, sleepy: Command, trials_only: None
 ) -> None:
     study = StudyFolder.at(root / "runs" / "one")
     (first,) = study.trials()
