@@ -206,8 +206,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     text = 'plugins = ["mine.py", "no:edm2"]\n' + STUDY.replace('"mine", "other"', '"edm", "mine"')
     (at / "studies" / "study.toml").write_text(text)
     words = ["study", "studies/study.toml", "--jobs", 1, "--no-mlflow", "--engine", "sequential"]
-    with trials_only():
-        return Ran(at, run_here(at, *words))
+    return Ran(at, run_here(at, *words))
 
 
 @pytest.mark.process
