@@ -22,11 +22,11 @@ SHAPE = "shape"
 """Of a node's result, in the node's `meta`."""
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A graph of what runs meanwhile; a tensor from elsewhere is a constant of its module."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph, self.module = fx.Graph(), nn.Module()
         self._nodes: Any = WeakTensorKeyDictionary()
 
@@ -35,9 +35,10 @@ class _Recorder(TorchDispatchMode):
         """No: Dynamo would be imported to be told to look away."""
         return False
 
-    def argument(self, tensor: Tensor) -> None:
-        """The next input of the graph."""
+    def argument(self, tensor: Any) -> Any:
+        """Makes a tensor the next input of the graph; returns it."""
         self._name(tensor, self.graph.placeholder(f"arg{len(self.graph.nodes)}"))
+        return tensor
 
     def node(self, value: Any) -> Any:
         """What stands in the graph for a value: the node of a tensor, anything else itself."""
@@ -66,7 +67,7 @@ class _Recorder(TorchDispatchMode):
         Raises:
             RuntimeError: it takes a number out of a tensor, which may be another in the next step.
         """
-        arguments, named = map_aggregate((args, kwargs or {}), self.node)  # type: ignore[misc]
+        arguments, named = map_aggregate((args, kwargs or {}), self.node)
         if torch.Tag.data_dependent_output in func.tags and any(
             isinstance(one, fx.Node) and one.op != "get_attr" for one in arguments
         ):
