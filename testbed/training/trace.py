@@ -79,11 +79,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
-def traced(step: Callable[..., tuple[Tensor, ...]], *arguments: Any) -> fx.GraphModule:
+def traced(step: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
     """The operations of `step(*arguments)`, with its bits, as a module.
 
     Args:
-        step: returns tensors.
+        step: returns a tensor or tensors.
         arguments: tensors and lists of tensors; the module takes all of these tensors one by one.
 
     Raises:
@@ -93,6 +93,6 @@ def traced(step: Callable[..., tuple[Tensor, ...]], *arguments: Any) -> fx.Graph
     map_aggregate(arguments, recorder.argument)
     with recorder:
         found = step(*arguments)
-    recorder.graph.output(map_aggregate(tuple(found), recorder.node))
+    recorder.graph.output(map_aggregate(found, recorder.node))
     recorder.graph.eliminate_dead_code()
     return fx.GraphModule(recorder.module, recorder.graph)
