@@ -203,11 +203,14 @@ def report(
 
     Exit codes: 0 the report is written, 2 bad input.
 
-    The document of --json has the keys folder (the study's), page, tables and paper (the paths of
-    what --width asks for).
+    The document of --json has the keys folder (the study's), page, tables, paper (the paths of
+    what --width asks for) and claims (case, arm, variant, against: the baseline, verdict, or why
+    there is none, effect: ratio, low and high, or null, hangs_on and levels, empty where the claim
+    is over all).
     """
     from testbed import report as reports
-    from testbed.report import drawing, study_result
+    from testbed.cli import first_screen
+    from testbed.report import claims, drawing, study_result
     from testbed.trial.study_folder import begun
 
     folder = begun(folder).path
@@ -228,8 +231,9 @@ def report(
     if as_json:
         from testbed.cli import documents
 
-        terminal.document(documents.report(folder, page, paper))
+        terminal.document(documents.report(folder, page, paper, claims.stored(page)))
         return
+    first_screen.show(claims.stored(page), page)
     terminal.console().print(f"Report: [bold]{page}[/]")
     if paper:
         terminal.console().print(f"For a paper: [bold]{paper[0].parent}[/], {len(paper)} files")
@@ -412,11 +416,15 @@ def _show_ending(
     undecided: str,
 ) -> None:
     """How the study ended, and what to do next; `undecided` says what seeds were too few for."""
+    from testbed.cli import first_screen
     from testbed.cli.render import ending_lines
+    from testbed.report import claims
     from testbed.study.invocation import record
     from testbed.trial import storage
 
     console = terminal.console()
+    if ending.report is not None:
+        first_screen.show(claims.stored(ending.report), ending.report)
     for line in ending_lines(made, ending, seconds, _pages(tracking_uri)):
         console.print(line)
     states = {one.state: one.id for one in reversed(made.trials)}
