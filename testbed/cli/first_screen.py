@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -35,6 +36,8 @@ def show(findings: Sequence[Finding], page: Path) -> None:
     console = terminal.console()
     lines, left_out = _fitting(findings, console)
     for line in lines:
+        # A study that ended well does not fail for a σ that a terminal's encoding has not.
+        line.plain = line.plain.encode(console.encoding, "replace").decode(console.encoding)
         console.print(line, highlight=False)
     if left_out:
         where = page.parent / "tables" / "finding.md"
@@ -88,7 +91,7 @@ def _parts(one: Finding, most: int, width: int) -> Iterator[RenderableType]:
 def _claims(table: PageTable, most: int, width: int) -> Iterator[RenderableType]:
     """The sentence on the best of each arm, and below it its claims; their columns are aligned."""
     full = [[cell.text for cell in row] for row in table.rows if len(row) == len(table.head)]
-    widest = [max(map(len, column)) for column in zip(table.head, *full, strict=True)]
+    widest = [max(map(cell_len, column)) for column in zip(table.head, *full, strict=True)]
     widths = _narrowed(widest, width - GAP * len(widest))
     head = True
     for alone, rows in itertools.groupby(table.rows, lambda row: len(row) < len(table.head)):

@@ -112,7 +112,8 @@ class Finding:
     """What is said of one case, or of all of them.
 
     Args:
-        title: the case, its metric and its seeds; empty for what holds for all.
+        title: the case, its metric, whether that is exact, and its seeds; empty for what holds for
+            all.
         opening: what the claims are about, and what limits them.
         case: its name; empty where the study names none, and for what holds for all.
         arms: the claims on the variants of each arm.

@@ -120,7 +120,8 @@ def linear_is_better(results: Results, comparisons: Comparisons, place: Standing
         return
     levels = subject.levels
     if levels and ranges.linear_is_better(results, baseline, subject.metric, levels):
-        where.append(f"over {'all levels' if levels.whole else levels.text} together")
+        every = "all levels" if levels.whole else f"the {levels.text},"
+        where.append(f"over {every} together")
     yield (
         "the linear denoiser fitted to the training split (Wiener) is better than "
         f"{place.baseline} {listed(where)} (in means over seeds, also without any one of them; "

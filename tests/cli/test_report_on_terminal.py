@@ -1,5 +1,6 @@
 """What a report says first stands on the terminal, in the words of its page."""
 
+import io
 import itertools
 import json
 import math
@@ -135,6 +136,28 @@ def test_a_large_study_fits_and_says_where_the_rest_is(
     # The first of every arm, as many of each, and as many as fit.
     assert shown == [*range(len(shown) // len(titles))] * len(titles)
     assert len(lines) > MOST_LINES - 8
+
+
+def test_letters_that_an_encoding_has_not_end_no_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, "latin-1", write_through=True))
+    first_screen.show([Finding("", ["In “a”, 3 levels above σ = 2."])], Path("report.html"))
+    assert out.getvalue() == b"In ?a?, 3 levels above ? = 2.\n\n"
+
+
+def test_verdicts_have_their_colours_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    effect = Effect(1.5, 1.4, 1.6)
+    rows = [Claim("v", "b", verdict, effect) for verdict in ("better", "worse", "undecided")]
+    first_screen.show([Finding("t", [], "c", [ArmClaims("", "In all.", rows)])], Path("page"))
+    shown = capsys.readouterr().out
+    styled = {"better": "1;32", "worse": "1;31", "undecided": "2", "In all.": "1"}
+    for text, codes in styled.items():
+        assert re.search(rf"\x1b\[{codes}m{text} *\x1b\[0m", shown), text
 
 
 def test_the_claims_are_data_too(default: Path, tmp_path: Path) -> None:
