@@ -254,9 +254,10 @@ def test_the_page_says_below_its_title_what_to_do_next(tmp_path: Path) -> None:
     line, _, _ = below.partition("</p>")
     assert re.findall("<code>(.*?)</code>", line) == [
         "testbed report FOLDER",
-        "tables/trials.csv",
+        "tables/",
         "testbed compare FOLDER OTHER",
     ]
+    assert "(trials.csv)" in line
     assert (tmp_path / "tables" / "trials.csv").is_file()
     for command in ("report", "compare"):
         assert run_here(tmp_path, command, "--help").code == 0
