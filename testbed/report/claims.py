@@ -159,9 +159,11 @@ def write(findings: Sequence[Finding], folder: Path) -> None:
 
 
 def stored(page: Path) -> list[Finding]:
-    """Returns what was written with a report's page; nothing where its version wrote none."""
-    file = page.parent / "tables" / FILE
-    return _FINDINGS.validate_json(file.read_bytes()) if file.is_file() else []
+    """Returns what was written with a report's page; nothing where none can be read."""
+    try:
+        return _FINDINGS.validate_json((page.parent / "tables" / FILE).read_bytes())
+    except (OSError, ValueError):  # of another version, damaged, or taken away: the page is there
+        return []
 
 
 def markdown(findings: Sequence[Finding]) -> str:

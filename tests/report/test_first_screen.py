@@ -198,6 +198,10 @@ def test_what_is_stored_is_what_was_made(default: Results, tmp_path: Path) -> No
     assert effect is not None
     assert (effect.low, effect.high) == (None, None)
     assert claims.stored(tmp_path / "report.html") == []
+    damaged = tmp_path / "tables" / claims.FILE
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_text('[{"title": 1}')
+    assert claims.stored(tmp_path / "report.html") == []
 
 
 @pytest.mark.parametrize(
