@@ -114,7 +114,7 @@ class Oracle(ABC):
 
     def _levels(self, sigma: float | Tensor) -> Tensor:
         levels = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
-        if levels.numel() == 0 or not bool(((levels > 0) & levels.isfinite()).all()):
+        if levels.numel() == 0 or not _positive(levels):
             bad = levels[~((levels > 0) & levels.isfinite())].reshape(-1)[:1].tolist()
             found = f"{bad[0]:g}" if bad else "none"
             raise ValueError(f"sigma: got {found}, expected positive finite numbers")
@@ -140,6 +140,12 @@ class Oracle(ABC):
             return x.reshape(0, self.dim).double(), x.new_ones((0, 1), dtype=torch.float64)
         levels = self._levels(sigma).expand(batch)
         return x.reshape(batch, self.dim).double(), levels[:, None]
+
+
+def _positive(levels: Tensor) -> bool:
+    """Whether all are above 0 and finite; with a NaN among them both ends are NaN."""
+    low, high = levels.detach().aminmax()
+    return float(low) > 0 and float(high) < math.inf
 
 
 def gamma(k: int) -> float:
