@@ -51,7 +51,7 @@ class Mixture(Oracle):
             s = _per_component("stds", stds, K)
             if bool((s < 0).any()):
                 raise ValueError(f"stds: got {stds.tolist()}, expected none below 0")
-            self.L = (s**2)[:, None].expand(K, d)
+            self.L = (s**2)[:, None].repeat(1, d)
         elif covariances is not None and stds is None:
             self.L, self.Q = eigenbasis("covariances", covariances, (K, d, d))
         else:
