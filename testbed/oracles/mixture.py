@@ -2,13 +2,16 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from testbed.oracles.base import Oracle, eigenbasis, finite, normal
+
+TOGETHER = 2**16
+"""The most numbers of an array (B, K, d): larger ones outgrow the caches of a processor."""
 
 
 class Mixture(Oracle):
@@ -30,7 +33,7 @@ class Mixture(Oracle):
         ValueError: other shapes, both or neither of stds and covariances, stds below 0, weights not
             above 0, an asymmetric or an indefinite S_k, or numbers that are not finite.
 
-    A call holds a few (B, K, d) arrays.
+    A call holds a few (B, K, d) arrays of so many rows of x that they stay small.
     Source: Bayes' rule for Gaussians (Bishop 2006, sec. 2.3.3), component by component.
     """
 
@@ -64,37 +67,49 @@ class Mixture(Oracle):
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """D = sum_k r_k mu_k, shaped like x."""
-        r, mu, _, _ = self._posterior(x, sigma)
-        return (r * mu).sum(1).reshape(x.shape).to(x.dtype)
+        return self._by_row(self._mean, x, sigma).reshape(x.shape)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """grad log p = -sum_k r_k Q_k (z_k/C_k), shaped like x."""
-        r, _, _, pull = self._posterior(x, sigma)
-        return -(r * self._rotated(pull)).sum(1).reshape(x.shape).to(x.dtype)
+
+        def score(x: Tensor, s: Tensor) -> Tensor:
+            r, z, C = self._posterior(x, s)
+            return -(r * self._rotated(z / C)).sum(1)
+
+        return self._by_row(score, x, sigma).reshape(x.shape)
 
     def covariance(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Cov[x0|x] = sum_k r_k (V_k + (mu_k - D)(mu_k - D)^T), (B, d, d)."""
-        r, mu, V, _ = self._posterior(x, sigma)
-        spread = mu - (r * mu).sum(1, keepdim=True)
-        cov = (r * spread).mT @ spread
-        if self.Q is None:
-            return (cov + torch.diag_embed((r * V).sum(1))).to(x.dtype)
-        for k, Q in enumerate(self.Q):
-            cov = cov + (Q * (r * V)[:, k, None, :]) @ Q.mT
-        return cov.to(x.dtype)
+
+        def covariance(x: Tensor, s: Tensor) -> Tensor:
+            r, spread, V = self._spread(x, s)
+            cov = (r * spread).mT @ spread
+            if self.Q is None:
+                return cov + torch.diag_embed((r * V).sum(1))
+            for k, Q in enumerate(self.Q):
+                cov = cov + (Q * (r * V)[:, k, None, :]) @ Q.mT
+            return cov
+
+        return self._by_row(covariance, x, sigma)
 
     def covariance_trace(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """tr Cov[x0|x] = sum_k r_k (tr V_k + |mu_k - D|^2), (B,)."""
-        r, mu, V, _ = self._posterior(x, sigma)
-        spread = mu - (r * mu).sum(1, keepdim=True)
-        return (r * (V + spread**2)).sum((1, 2)).to(x.dtype)
+
+        def trace(x: Tensor, s: Tensor) -> Tensor:
+            r, spread, V = self._spread(x, s)
+            return (r * (V + spread**2)).sum((1, 2))
+
+        return self._by_row(trace, x, sigma)
 
     def log_density(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """log p = log sum_k pi_k N(x; m_k, S_k + sigma^2 I), (B,) nats; shares no r_k."""
-        z, s2 = self._coordinates(x, sigma)
-        variance = s2 + self.L
-        normal_k = -(z**2 / variance + torch.log(2 * math.pi * variance)) / 2
-        return torch.logsumexp(self.pi.log() + normal_k.sum(-1), 1).to(x.dtype)
+
+        def log_density(x: Tensor, s: Tensor) -> Tensor:
+            z, variance = self._coordinates(x, s)
+            normal_k = -(z**2 / variance + torch.log(2 * math.pi * variance)) / 2
+            return torch.logsumexp(self.pi.log() + normal_k.sum(-1), 1)
+
+        return self._by_row(log_density, x, sigma)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """k ~ pi, then x0 = m_k + Q_k diag(sqrt L_k) z, z ~ N(0, I): (n, *shape) float64."""
@@ -142,8 +157,11 @@ class Mixture(Oracle):
 
     def log_classes(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """log p(k|x) = log r_k, (B, K) nats: the exact classifier of a noisy x."""
-        z, s2 = self._coordinates(x, sigma)
-        return torch.log_softmax(self._logit(z, self.L + s2), 1).to(x.dtype)
+
+        def log_classes(x: Tensor, s: Tensor) -> Tensor:
+            return torch.log_softmax(self._logit(*self._coordinates(x, s)), 1)
+
+        return self._by_row(log_classes, x, sigma)
 
     def mapped(self, A: Tensor) -> "Mixture":
         """sum_k pi_k N(A m_k, A S_k A^T)."""
@@ -154,20 +172,39 @@ class Mixture(Oracle):
         means = (self.m @ A.mT).reshape(len(self.m), *self.shape)
         return Mixture(means, weights=self.pi, covariances=(S + S.mT) / 2)
 
-    def _coordinates(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        """z_k = Q_k^T (x - m_k), (B, K, d), and sigma^2, (B, 1, 1)."""
-        flat, s = self._prepare(x, sigma)
-        z = flat[:, None, :] - self.m
+    def _by_row(
+        self, answer: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: float | Tensor
+    ) -> Tensor:
+        """answer(x, sigma) for as many rows at a time as TOGETHER allows, in the dtype of x."""
+        rows = max(1, TOGETHER // (len(self.pi) * self.dim))
+        parts = zip(*(torch.split(one, rows) for one in self._prepare(x, sigma)), strict=True)
+        return torch.cat([answer(*part) for part in parts]).to(x.dtype)
+
+    def _coordinates(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """z_k = Q_k^T (x - m_k) and C_k = L_k + sigma^2, (B, K, d) each."""
+        z = x[:, None, :] - self.m
         if self.Q is not None:
             z = torch.einsum("bki,kij->bkj", z, self.Q)
-        return z, s[..., None] ** 2
+        return z, self.L + s[..., None] ** 2
 
-    def _posterior(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """r_k (B, K, 1), mu_k, the eigenvalues of V_k, and z_k/C_k, (B, K, d) each."""
-        z, s2 = self._coordinates(x, sigma)
-        C = self.L + s2
-        r = torch.softmax(self._logit(z, C), 1)[..., None]
-        return r, self.m + self._rotated(self.L / C * z), self.L * (s2 / C), z / C
+    def _posterior(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """r_k (B, K, 1), z_k and C_k, (B, K, d) each."""
+        z, C = self._coordinates(x, s)
+        return torch.softmax(self._logit(z, C), 1)[..., None], z, C
+
+    def _mean(self, x: Tensor, s: Tensor) -> Tensor:
+        r, z, C = self._posterior(x, s)
+        return (r * self._means(z, C)).sum(1)
+
+    def _spread(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """r_k (B, K, 1), mu_k - D and the eigenvalues of V_k, (B, K, d) each."""
+        r, z, C = self._posterior(x, s)
+        mu = self._means(z, C)
+        return r, mu - (r * mu).sum(1, keepdim=True), self.L * (s[..., None] ** 2 / C)
+
+    def _means(self, z: Tensor, C: Tensor) -> Tensor:
+        """mu_k, (B, K, d)."""
+        return self.m + self._rotated(self.L / C * z)
 
     def _logit(self, z: Tensor, C: Tensor) -> Tensor:
         """log r_k up to a constant, (B, K)."""

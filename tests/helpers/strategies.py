@@ -35,7 +35,7 @@ __all__ = [
     "sigma_datas",
 ]
 
-# In CI the examples follow from the tests, so that one tree has one verdict; elsewhere they are new.
+# In CI the examples follow from the tests: one tree has one verdict. Elsewhere they are new.
 CI = os.environ.get("CI") == "true"
 settings.register_profile("default", max_examples=25, deadline=None, derandomize=CI)
 settings.register_profile("thorough", max_examples=2000, deadline=None)

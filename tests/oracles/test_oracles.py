@@ -60,7 +60,7 @@ from mpmath import mp
 from scipy import stats
 from torch import Tensor
 
-from testbed.oracles import Empirical, Estimate, Gaussian, Mixture, Oracle
+from testbed.oracles import Empirical, Estimate, Gaussian, Mixture, Oracle, mixture
 
 # ---------------------------------------------------------------------------------------- laws
 
@@ -110,6 +110,16 @@ def test_derivatives(make, seed, d, sigma, far):
 def test_sigma_per_sample(make, seed, levels):
     case = make(seed, 2)
     law_exact(case, queries(case, seed, 1.0), torch.tensor(levels, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("make", [isotropic, full])
+def test_a_mixture_answers_rows_apart_as_it_does_together(make, monkeypatch):
+    monkeypatch.setattr(mixture, "TOGETHER", 2 * 3 * 2)  # two rows, and the third by itself
+    case = make(0, 2, K=3)
+    x = queries(case, 0, 1.0)
+    law_exact(case, x, torch.tensor([0.1, 3.0, 40.0], dtype=torch.float64))
+    law_tweedie(case, x, 0.5)
+    law_jacobian(case, x, 0.5)
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import testbed
+from testbed import toml
 from testbed.bundled import bundled
 from testbed.errors import InputError
-from testbed.study import study_file, toml
+from testbed.study import study_file
 from testbed.study.definition import plain
 from testbed.study.settings import ReportSettings
 from testbed.trial.specs import Evaluation
