@@ -14,6 +14,7 @@ from testbed.study.session import Ending
 from testbed.study.watching import STATES, Watched
 
 if TYPE_CHECKING:  # they import the report, which a plan has no need of
+    from testbed.report.claims import Finding
     from testbed.report.seeds import Detectable
     from testbed.workflow.verification import Verification
 
@@ -83,11 +84,25 @@ def status(found: Watched) -> dict[str, Any]:
     }
 
 
-def report(folder: Path, page: Path, paper: Sequence[Path] = ()) -> dict[str, Any]:
+def report(
+    folder: Path, page: Path, paper: Sequence[Path], findings: Sequence[Finding]
+) -> dict[str, Any]:
     """What `testbed report --json` prints."""
     tables = sorted(str(file) for file in (page.parent / "tables").iterdir())
     files = sorted(map(str, paper))
-    return {"folder": str(folder), "page": str(page), "tables": tables, "paper": files}
+    claims = [
+        {"case": one.case, "arm": arm.arm, **asdict(claim)}
+        for one in findings
+        for arm in one.arms
+        for claim in arm.claims
+    ]
+    return {
+        "folder": str(folder),
+        "page": str(page),
+        "tables": tables,
+        "paper": files,
+        "claims": claims,
+    }
 
 
 def verification(found: Verification) -> dict[str, Any]:

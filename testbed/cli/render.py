@@ -1,4 +1,4 @@
-"""What a study shows on a terminal: the plan, live progress, and how it ended."""
+"""What a study shows on a terminal: the plan and live progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from testbed.registry import Registry
 from testbed.study import equal_objectives, grouping, runner
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.plan import NOT_TRAINED, Plan, Trial
-from testbed.study.session import Ending
 from testbed.trial import storage
 from testbed.trial.build import component
 from testbed.trial.worker import device_title
@@ -193,46 +192,3 @@ class Bars:
             self._console.print(
                 f"{self._ended} of {self._count} trials, last {escape(trial.title)}"
             )
-
-
-def ending_lines(
-    plan: Plan, ending: Ending, seconds: float, pages: str
-) -> Iterator[RenderableType]:
-    """How a study ended.
-
-    Args:
-        plan: with the states that its trials have now.
-        ending: from `session.run`.
-        seconds: what the whole command took.
-        pages: the command or the address that shows MLflow's pages.
-    """
-    states = Counter(trial.state for trial in plan.trials)
-    counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
-    if ending.outcome.interrupted:
-        yield f"Interrupted: {counts}. What is finished is kept."
-        return
-    yield f"{counts} in {terminal.span(round(seconds))}."
-    for trial in plan.trials:
-        if trial.state == "failed":
-            folder = plan.files.trial(trial.id)
-            said = folder.result().get("error", "it runs again with the next command")
-            what = escape(f"{trial.title}: {said} (traceback in {folder.store.path('error.txt')})")
-            yield f"[red]failed[/] {what}"
-    checked = [row for row in ending.identities if not row.reason]
-    broken = [row for row in checked if not row.passed]
-    if broken:
-        worst = max(broken, key=lambda row: row.ratio)
-        yield (
-            f"[red]{len(broken)} of {len(checked)} Tweedie identities FAILED[/]; worst: "
-            f"{worst.law} for {worst.subject} at sigma = {worst.sigma:g}, error {worst.error:.2g} "
-            f"against a bound of {worst.bound:.2g}."
-        )
-    else:
-        yield f"All {len(checked)} Tweedie identities hold within their bounds."
-    if ending.tracked:
-        trained = terminal.span(round(ending.outcome.seconds))
-        yield (
-            f"MLflow: {ending.logging_seconds:.1f} s of CPU, beside {trained} of training. "
-            f"See it: {escape(pages)}"
-        )
-    yield f"Report: [bold]{ending.report}[/]"

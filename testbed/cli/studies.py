@@ -114,6 +114,7 @@ def study(
     device, exit_code, interrupted, seconds, trials (id, title, labels, seed, status, error),
     identities (held, failed) and report (the path of its page, null where it was interrupted).
     """
+    from testbed.cli.ending import show as show_ending
     from testbed.trial import storage
 
     with terminal.text_on_stderr(as_json):
@@ -136,7 +137,7 @@ def study(
             go_on = partial(_run, registry=registry, engine=engine, slots=slots, store=store)
             made, ending, undecided = seeds_added.until_decided(made, ending, most, replan, go_on)
         seconds = time.monotonic() - context.obj
-        _show_ending(made, ending, registry, seconds, tracking_uri, undecided)
+        show_ending(made, ending, registry, seconds, tracking_uri, undecided)
     if as_json:
         from testbed.cli import documents
 
@@ -203,11 +204,14 @@ def report(
 
     Exit codes: 0 the report is written, 2 bad input.
 
-    The document of --json has the keys folder (the study's), page, tables and paper (the paths of
-    what --width asks for).
+    The document of --json has the keys folder (the study's), page, tables, paper (the paths of
+    what --width asks for) and claims (case, arm, variant, against: the baseline, verdict, or why
+    there is none, effect: ratio, low and high, or null, hangs_on and levels, empty where the claim
+    is over all).
     """
     from testbed import report as reports
-    from testbed.report import drawing, study_result
+    from testbed.cli import first_screen
+    from testbed.report import claims, drawing, study_result
     from testbed.trial.study_folder import begun
 
     folder = begun(folder).path
@@ -228,8 +232,9 @@ def report(
     if as_json:
         from testbed.cli import documents
 
-        terminal.document(documents.report(folder, page, paper))
+        terminal.document(documents.report(folder, page, paper, claims.stored(page)))
         return
+    first_screen.show(claims.stored(page), page)
     terminal.console().print(f"Report: [bold]{page}[/]")
     if paper:
         terminal.console().print(f"For a paper: [bold]{paper[0].parent}[/], {len(paper)} files")
@@ -256,6 +261,7 @@ def sync(
     _require_mlflow()
     registry = options.registry(plugin, plugin_dir, study=file)
     made = _plan(file, set_, only, seeds, device, out, registry)
+    from testbed.cli.ending import pages
     from testbed.study import session, tracking_store
 
     known = [one for one in made.trials if one.state not in ("new", "stale")]
@@ -266,7 +272,7 @@ def sync(
     if not session.sync(made, registry, store, console.print):
         raise typer.Exit(1)
     console.print(f"{len(known)} of {len(made.trials)} trials are in MLflow at {store}.")
-    terminal.next_step(_pages(tracking_uri))
+    terminal.next_step(pages(tracking_uri))
 
 
 def ui(port: Port = 5000, tracking_uri: options.TrackingURI = "") -> None:
@@ -401,49 +407,3 @@ def _write_report(folder: Path) -> Path:
     from testbed import report as reports
 
     return reports.renew(folder)
-
-
-def _show_ending(
-    made: Plan,
-    ending: Ending,
-    registry: Registry,
-    seconds: float,
-    tracking_uri: str,
-    undecided: str,
-) -> None:
-    """How the study ended, and what to do next; `undecided` says what seeds were too few for."""
-    from testbed.cli.render import ending_lines
-    from testbed.study.invocation import record
-    from testbed.trial import storage
-
-    console = terminal.console()
-    for line in ending_lines(made, ending, seconds, _pages(tracking_uri)):
-        console.print(line)
-    states = {one.state: one.id for one in reversed(made.trials)}
-    words = record(made, registry, tracking_uri)["command"][2:]
-    again = terminal.command("study", *words)
-    if ending.outcome.interrupted:
-        terminal.next_step(again, " resumes.")
-    elif "failed" in states:
-        terminal.next_step(again, " trains those that failed again.")
-    elif undecided:
-        console.print(undecided, markup=False, highlight=False)
-        words[words.index("--at-most") + 1] = str(2 * (made.study.asked.at_most or 1))
-        terminal.next_step(terminal.command("study", *words), " adds further seeds.")
-    elif "finished" in states:
-        where, id_ = storage.address(made.folder), states["finished"]
-        trial = f"{where}/trials/{id_}" if "://" in where else id_
-        sampled = terminal.command("sample", trial, "--out", "samples.png")
-        terminal.next_step("open the report", f", or {sampled}")
-    else:
-        terminal.next_step("open the report", ", which says what each trial did.")
-
-
-def _pages(tracking_uri: str) -> str:
-    """What shows the MLflow pages of a store: a command, or the address of a server."""
-    from testbed.study import tracking_store
-
-    store = tracking_store.uri(tracking_uri)
-    if store.startswith("http"):
-        return store
-    return terminal.command("ui", *(["--tracking-uri", store] if tracking_uri else []))

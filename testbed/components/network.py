@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -51,6 +52,9 @@ class Network(Component):
         features: the names of the intermediate features, a function of the network's options; the
             module has `with_features(x, c_noise, condition, second)`, which returns what a call
             does and a dict of the features, name -> (B, ...). None where there are none.
+        rank: the most dimensions of the affine space that F lies in whatever x is, at one noise
+            level and condition, where a narrow layer limits it: a function of `shape` and of the
+            network's options. None where nothing does.
         blind: whether F does not depend on c_noise at all; `noise` is then empty, and any kind is
             accepted.
 
@@ -76,12 +80,14 @@ class Network(Component):
             role="build",
         ),
         "features": Takes(role="features"),
+        "rank": Takes(("shape",), role="rank"),
     }
     build: Callable[..., torch.nn.Module]
     noise: Mapping[str, tuple[float, float]]
     shapes: tuple[tuple[int, ...], ...] = ((2,), (1, 8, 8))
     condition_kinds: tuple[Kind, ...] = ()
     features: Callable[..., Sequence[str]] | None = None
+    rank: Callable[..., int] | None = None
     blind: bool = False
 
     def __post_init__(self) -> None:
@@ -125,6 +131,13 @@ class Network(Component):
         if self.features is None:
             return ()
         return tuple(self.signature("features")(options=self.options))
+
+    def rank_of(self, shape: tuple[int, ...]) -> int:
+        """The dimension of the affine space that F lies in, at most that of a sample of `shape`."""
+        d = math.prod(shape)
+        if self.rank is None:
+            return d
+        return min(d, int(self.signature("rank")(options=self.options, shape=shape)))
 
     def takes(self, condition: str, kind: Kind | None = None) -> bool:
         """Whether the network can be built for a condition of this name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -320,6 +321,15 @@ def blocks(depth: int = 4) -> tuple[str, ...]:
     return tuple(f"block{i}" for i in range(depth))
 
 
+def rank(shape: tuple[int, ...], width: int = 64, patch: int = 2, skip: bool = False) -> int:
+    """The features of all tokens, which F is an affine function of; with a skip, nothing limits it.
+
+    A patch of F has no more dimensions than it has numbers.
+    """
+    patches = shape[1] * shape[2] // patch**2
+    return math.prod(shape) if skip else patches * min(width, shape[0] * patch**2)
+
+
 @hookimpl
 def testbed_networks() -> Iterable[Network]:
     """The diffusion transformer."""
@@ -330,5 +340,6 @@ def testbed_networks() -> Iterable[Network]:
         shapes=((1, 8, 8), (3, 4, 6)),
         condition_kinds=KINDS,
         features=blocks,
+        rank=rank,
         reference="Peebles and Xie 2023, arXiv:2212.09748, sec. 3",
     )

@@ -275,6 +275,11 @@ def blocks(depth: int = 3) -> tuple[str, ...]:
     return tuple(f"block{i}" for i in range(depth))
 
 
+def rank(shape: tuple[int, ...], width: int = 128) -> int:
+    """The units of the layer before the last, which F is an affine function of."""
+    return width
+
+
 @hookimpl
 def testbed_networks() -> Iterable[Network]:
     """The residual MLP, for noise levels as values and as indices, and without them."""
@@ -284,6 +289,7 @@ def testbed_networks() -> Iterable[Network]:
         noise=RANGES,
         condition_kinds=KINDS,
         features=blocks,
+        rank=rank,
     )
     yield Network(
         "mlp_index",
@@ -291,6 +297,7 @@ def testbed_networks() -> Iterable[Network]:
         noise={"index": (0.0, 20_000.0)},
         condition_kinds=KINDS,
         features=blocks,
+        rank=rank,
     )
     yield Network(
         "mlp_blind",
@@ -298,6 +305,7 @@ def testbed_networks() -> Iterable[Network]:
         noise={},
         condition_kinds=KINDS,
         features=blocks,
+        rank=rank,
         blind=True,
         reference="Sun et al. 2025, arXiv:2502.13129",
     )

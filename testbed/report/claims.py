@@ -1,21 +1,23 @@
-"""What the first screen says of each variant against its baseline: one claim, a row or a sentence.
+"""What a report says first, as data: the finding of each case, and its claims on the variants.
 
-Each claim is made again without every variant, every seed and every band of noise levels, and says
-what it hangs on.
+`finding.make` makes it of a study's comparisons. The report's page, the terminal and a notebook
+show it, and `tables/finding.json` holds it for what does not compare anew.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 
-from testbed.report.comparisons import LESS, MOST_PAIRED, Versus
+from pydantic import TypeAdapter
+
 from testbed.report.page_tables import Cell, PageTable
-from testbed.report.robustness import LeaveOneOut, lowest
-from testbed.report.standing import Standing, hanging
-from testbed.report.words import capital, listed, per_cent
+from testbed.report.words import LESS, listed, per_cent
 
+FILE = "finding.json"
+"""The file of a report's folder `tables` with its findings."""
 HEAD = ("variant", "effect", "verdict", "hangs on", "levels")
 SAID = {
     "better": "is better than {}",
@@ -29,6 +31,21 @@ SAID = {
 
 
 @dataclass(frozen=True)
+class Effect:
+    """The ratio of a variant's metric to the baseline's, with its interval where there is one."""
+
+    ratio: float
+    low: float | None
+    high: float | None
+
+    @property
+    def text(self) -> str:
+        """In per cent: `−12 % [−15, −8]`."""
+        bounds = (math.nan if bound is None else bound for bound in (self.low, self.high))
+        return per_cent(self.ratio, *bounds)
+
+
+@dataclass(frozen=True)
 class Claim:
     """What is said of a variant against the baseline.
 
@@ -36,7 +53,7 @@ class Claim:
         variant: its name.
         against: the baseline's.
         verdict: one of SAID, or why there is none.
-        effect: in per cent, with its interval; empty without a verdict.
+        effect: None without a verdict.
         hangs_on: the variants, seeds and bands of noise levels that it hangs on.
         levels: how many levels it is over; empty where these are all.
     """
@@ -44,8 +61,8 @@ class Claim:
     variant: str
     against: str
     verdict: str
-    effect: str = ""
-    hangs_on: str = ""
+    effect: Effect | None = None
+    hangs_on: list[str] = field(default_factory=list)
     levels: str = ""
 
     @property
@@ -53,19 +70,20 @@ class Claim:
         """A row under HEAD."""
         style = {"better": "good", "worse": "bad"}.get(self.verdict, "quiet")
         verdict = Cell(self.verdict.removeprefix(f"{self.variant} "), style)
+        effect = self.effect.text if self.effect else "–"
         levels = self.levels or ("all" if self.effect else "–")
-        texts = (self.variant, self.effect or "–", self.hangs_on or "–", levels)
-        name, effect, *others = map(Cell, texts)
-        return [name, effect, verdict, *others]
+        texts = (self.variant, effect, listed(self.hangs_on) or "–", levels)
+        name, effect_cell, *others = map(Cell, texts)
+        return [name, effect_cell, verdict, *others]
 
     @property
     def sentence(self) -> str:
         """`v is better than edm (−12 % [−15, −8]; hangs on seed 2).`"""
-        if self.verdict not in SAID:
+        if self.effect is None:
             return f"No verdict on {self.variant}: {self.verdict}."
-        parts = [self.effect]
+        parts = [self.effect.text]
         parts += [f"over the {self.levels}, that both were trained on"] if self.levels else []
-        parts += [f"hangs on {self.hangs_on}"] if self.hangs_on else []
+        parts += [f"hangs on {listed(self.hangs_on)}"] if self.hangs_on else []
         return f"{self.variant} {SAID[self.verdict].format(self.against)} ({'; '.join(parts)})."
 
 
@@ -74,10 +92,12 @@ class ArmClaims:
     """What is said of the variants of an arm.
 
     Args:
-        best: a sentence on which one is best.
+        arm: its name; empty where the study names none.
+        best: a sentence on which variant is best.
         claims: those on each variant but the baseline, the best first.
     """
 
+    arm: str
     best: str
     claims: list[Claim] = field(default_factory=list)
 
@@ -87,29 +107,76 @@ class ArmClaims:
         return " ".join([self.best, *(one.sentence for one in self.claims)])
 
 
-def make(left: LeaveOneOut, place: Standing) -> ArmClaims:
-    """Returns what is said of a case and arm."""
-    where = f"in “{place.arm}”, " if place.arm else ""
-    if not place.versus:
-        return ArmClaims(capital(f"{where}only {place.baseline} was run: nothing is compared."))
-    ranks = {name: number for number, name in enumerate(place.ranked)}
-    order = sorted(place.versus, key=lambda one: ranks.get(one.variant, len(ranks)))
-    best = capital(f"{where}with {place.baseline} as the baseline, {_best(left, place)}.")
-    return ArmClaims(best, [_claim(left, one) for one in order])
+@dataclass(frozen=True)
+class Finding:
+    """What is said of one case, or of all of them.
+
+    Args:
+        title: the case, its metric, whether that is exact, and its seeds; empty for what holds for
+            all.
+        opening: what the claims are about, and what limits them.
+        case: its name; empty where the study names none, and for what holds for all.
+        arms: the claims on the variants of each arm.
+        detail: where in the noise levels the metric lies, and the samples.
+    """
+
+    title: str
+    opening: list[str]
+    case: str = ""
+    arms: list[ArmClaims] = field(default_factory=list)
+    detail: list[str] = field(default_factory=list)
+
+    @property
+    def lead(self) -> list[str]:
+        """What the first screen says: the opening, and a paragraph an arm."""
+        return [*self.opening, *(one.text for one in self.arms)]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The lead and then the detail."""
+        return [*self.lead, *self.detail]
+
+    @property
+    def claims(self) -> PageTable | None:
+        """The claims as a table, above those of each arm a row of one cell; None without any."""
+        if not self.arms:
+            return None
+        rows: list[list[Cell]] = []
+        number = _columns(self.arms)
+        for arm in self.arms:
+            rows.append([Cell(arm.best, "best")])
+            rows += [one.cells[:number] for one in arm.claims]
+        return PageTable([*HEAD[:number]], rows)
 
 
-def table(arms: Sequence[ArmClaims]) -> PageTable:
-    """Returns the claims of a case: above those of each arm a row of one cell, on the best."""
-    rows: list[list[Cell]] = []
-    number = _columns(arms)
-    for arm in arms:
-        rows.append([Cell(arm.best, "best")])
-        rows += [one.cells[:number] for one in arm.claims]
-    return PageTable([*HEAD[:number]], rows)
+_FINDINGS = TypeAdapter(list[Finding])
 
 
-def markdown(arms: Sequence[ArmClaims]) -> list[str]:
-    """Returns the same as paragraphs of Markdown, with a table for each arm."""
+def write(findings: Sequence[Finding], folder: Path) -> None:
+    """Writes the findings into a report's folder `tables`, as data and as Markdown."""
+    (folder / FILE).write_bytes(_FINDINGS.dump_json([*findings], indent=1))
+    (folder / "finding.md").write_text(markdown(findings), encoding="utf-8")
+
+
+def stored(page: Path) -> list[Finding]:
+    """Returns what was written with a report's page; nothing where none can be read."""
+    try:
+        return _FINDINGS.validate_json((page.parent / "tables" / FILE).read_bytes())
+    except (OSError, ValueError):  # of another version, damaged, or taken away: the page is there
+        return []
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    """Returns the findings as paragraphs of Markdown, which MLflow shows of the study."""
+    paragraphs: list[str] = []
+    for one in findings:
+        paragraphs += [f"**{one.title}**"] * bool(one.title) + one.opening
+        paragraphs += [*_tables(one.arms), *one.detail]
+    return "\n\n".join(paragraphs)
+
+
+def _tables(arms: Sequence[ArmClaims]) -> list[str]:
+    """The claims of a case in Markdown: a paragraph on the best of each arm, and its table."""
     number = _columns(arms)
     paragraphs: list[str] = []
     for arm in arms:
@@ -127,37 +194,3 @@ def _escaped(cells: Sequence[str]) -> list[str]:
 def _columns(arms: Sequence[ArmClaims]) -> int:
     """How many columns there are: the last, the levels, only where some claim is not over all."""
     return len(HEAD) - (not any(one.levels for arm in arms for one in arm.claims))
-
-
-def _claim(left: LeaveOneOut, one: Versus) -> Claim:
-    c = one.comparison
-    if one.reason or c is None:
-        return Claim(one.variant, one.against, one.reason)
-    levels = one.levels.text if one.levels is not None and not one.levels.whole else ""
-    effect = per_cent(c.ratio, c.low, c.high)
-    return Claim(one.variant, one.against, one.said, effect, listed(hanging(left, one)), levels)
-
-
-def _best(left: LeaveOneOut, place: Standing) -> str:
-    """Which variant has the lowest metric, and how it stands to the others."""
-    if len(place.ranked) < 2:
-        return "no variant has a verdict"
-    best = place.ranked[0]
-    stated = partial(lowest, place.versus, place.baseline, place.ranked)
-    found = left.hangs_on(stated(), stated)
-    hangs = f" (this hangs on {listed(found)})" if found else ""
-    if place.winner:
-        rest = " with a verdict" if any(one.reason for one in place.versus) else ""
-        others = f"every other{rest}" if len(place.beside) > 1 else "".join(place.beside)
-        return f"{best} is lowest{hangs}, and better than {others}"
-    close, alike, apart = (
-        [name for name, own in place.beside.items() if own == said]
-        for said in (LESS, "equivalent", "")
-    )
-    parts = [f"better than {listed(close)} by {LESS}"] if close else []
-    parts += [f"equivalent to {listed(alike)}"] if alike else []
-    if apart:
-        many = len(place.versus) > MOST_PAIRED and best != place.baseline
-        others = "the others, which were not compared with it" if many else listed(apart)
-        parts.append(f"not shown to be better than {others}")
-    return f"{best} is lowest{hangs}, and {listed(parts)}"

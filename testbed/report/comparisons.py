@@ -30,11 +30,10 @@ from testbed.report.equal_objectives import equal_to
 from testbed.report.learning import nothing_learnt
 from testbed.report.ranges import CommonLevels, NoiseBand
 from testbed.report.results import LABEL, Label, Results
+from testbed.report.words import LESS
 from testbed.study import baseline
 
 NAN = float("nan")
-LESS = "less than matters"
-"""Said of an undecided effect that is shown to differ from zero: its estimate is too small."""
 KINDS = ("baseline", "arm", "pair")
 MOST_PAIRED = 50
 """The most variants of a case and arm, besides the baseline, whose pairs are compared."""

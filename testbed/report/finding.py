@@ -1,62 +1,29 @@
 """The finding of a study in words: every claim is the verdict of a corrected comparison.
 
-The claims on the variants are those of `report.claims`; what else there is to say of a case, and
-of all of them, is here.
+What is made here is of the classes of `report.claims`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 
+from testbed.metrics.curves import RELATIVE
 from testbed.metrics.paired_tests import ALPHA, POWER
-from testbed.report import arms, claims, level_sentences, ranges, sample_metrics
-from testbed.report.claims import ArmClaims
-from testbed.report.comparisons import LESS, Comparisons, Versus, baseline_note
+from testbed.report import arms, level_sentences, ranges, sample_metrics
+from testbed.report.claims import ArmClaims, Claim, Effect, Finding
+from testbed.report.comparisons import MOST_PAIRED, Comparisons, Versus, baseline_note
 from testbed.report.equal_objectives import sentences_of
-from testbed.report.page_tables import PageTable
 from testbed.report.results import Results
-from testbed.report.robustness import LeaveOneOut
+from testbed.report.robustness import LeaveOneOut, lowest
 from testbed.report.sample_metrics import SampleComparison
-from testbed.report.standing import Standing, standing
-from testbed.report.words import METRICS, capital, listed, number, per_cent, title
+from testbed.report.standing import Standing, hanging, standing
+from testbed.report.words import LESS, METRICS, capital, listed, number, per_cent, title
 from testbed.study.settings import ReportSettings
 
 FEW_SEEDS = 4
 """The lead says on how many seeds it rests where they are fewer."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is said of one case, or of all of them.
-
-    Args:
-        title: the case, its metric and its seeds; empty for what holds for all.
-        opening: what the claims are about, and what limits them.
-        arms: the claims on the variants of each arm.
-        detail: where in the noise levels the metric lies, and the samples.
-    """
-
-    title: str
-    opening: list[str]
-    arms: list[ArmClaims] = field(default_factory=list)
-    detail: list[str] = field(default_factory=list)
-
-    @property
-    def lead(self) -> list[str]:
-        """What the first screen says: the opening, and a paragraph an arm."""
-        return [*self.opening, *(one.text for one in self.arms)]
-
-    @property
-    def sentences(self) -> list[str]:
-        """The lead and then the detail."""
-        return [*self.lead, *self.detail]
-
-    @property
-    def claims(self) -> PageTable | None:
-        """The claims as a table; None where there are none."""
-        return claims.table(self.arms) if self.arms else None
 
 
 def make(results: Results, comparisons: Comparisons) -> list[Finding]:
@@ -73,27 +40,80 @@ def make(results: Results, comparisons: Comparisons) -> list[Finding]:
 def _of_case(
     results: Results, comparisons: Comparisons, samples: list[SampleComparison], case: str
 ) -> Finding:
-    left, made, detail = LeaveOneOut(results, case), list[ArmClaims](), list[str]()
-    for arm in results.arms(case):
-        place = standing(results, comparisons, case, arm)
-        made.append(claims.make(left, place))
+    left, detail = LeaveOneOut(results, case), list[str]()
+    places = [standing(results, comparisons, case, arm) for arm in results.arms(case)]
+    for place in places:
         for subject in (
             _training(results, place),
             level_sentences.by_level(left, comparisons, place),
             sample_metrics.sentences(left, samples, place.versus),
         ):
-            detail += _paragraph(arm, list(subject))
-    detail += level_sentences.linear_baseline(results, case)
-    return Finding(_evidence(results, case), list(_opening(results, case)), made, detail)
+            detail += _paragraph(place.arm, list(subject))
+    opening = [*_opening(results, case), *_of_linear(results, comparisons, case, places)]
+    made = [_of_arm(left, place) for place in places]
+    return Finding(_evidence(results, case), opening, case, made, detail)
 
 
-def markdown(findings: Sequence[Finding]) -> str:
-    """Returns the findings as paragraphs of Markdown, which MLflow shows of the study."""
-    paragraphs: list[str] = []
-    for one in findings:
-        paragraphs += [f"**{one.title}**"] * bool(one.title) + one.opening
-        paragraphs += [*claims.markdown(one.arms), *one.detail]
-    return "\n\n".join(paragraphs)
+def _of_linear(
+    results: Results, comparisons: Comparisons, case: str, places: Sequence[Standing]
+) -> Iterator[str]:
+    """What the linear denoiser limits in the claims of a case, once where the arms agree on it."""
+    found = {
+        place.arm: [*level_sentences.linear_is_better(results, comparisons, place)]
+        for place in places
+    }
+    first, *rest = found.values()
+    said = {"": first} if all(one == first for one in rest) else found
+    for arm, sentences in said.items():
+        yield from _paragraph(arm, sentences)
+    yield from level_sentences.linear_baseline(results, case)
+
+
+def _of_arm(left: LeaveOneOut, place: Standing) -> ArmClaims:
+    """What is said of the variants of a case and arm."""
+    where = f"in “{place.arm}”, " if place.arm else ""
+    if not place.versus:
+        said = f"{where}only {place.baseline} was run: nothing is compared."
+        return ArmClaims(place.arm, capital(said))
+    ranks = {name: number for number, name in enumerate(place.ranked)}
+    order = sorted(place.versus, key=lambda one: ranks.get(one.variant, len(ranks)))
+    best = capital(f"{where}with {place.baseline} as the baseline, {_best(left, place)}.")
+    return ArmClaims(place.arm, best, [_claim(left, one) for one in order])
+
+
+def _claim(left: LeaveOneOut, one: Versus) -> Claim:
+    c = one.comparison
+    if one.reason or c is None:
+        return Claim(one.variant, one.against, one.reason)
+    levels = one.levels.text if one.levels is not None and not one.levels.whole else ""
+    low, high = (None if math.isnan(bound) else bound for bound in (c.low, c.high))
+    effect = Effect(c.ratio, low, high)
+    return Claim(one.variant, one.against, one.said, effect, hanging(left, one), levels)
+
+
+def _best(left: LeaveOneOut, place: Standing) -> str:
+    """Which variant has the lowest metric, and how it stands to the others."""
+    if len(place.ranked) < 2:
+        return "no variant has a verdict"
+    best = place.ranked[0]
+    stated = partial(lowest, place.versus, place.baseline, place.ranked)
+    found = left.hangs_on(stated(), stated)
+    hangs = f" (this hangs on {listed(found)})" if found else ""
+    if place.winner:
+        rest = " with a verdict" if any(one.reason for one in place.versus) else ""
+        others = f"every other{rest}" if len(place.beside) > 1 else "".join(place.beside)
+        return f"{best} is lowest{hangs}, and better than {others}"
+    close, alike, apart = (
+        [name for name, own in place.beside.items() if own == said]
+        for said in (LESS, "equivalent", "")
+    )
+    parts = [f"better than {listed(close)} by {LESS}"] if close else []
+    parts += [f"equivalent to {listed(alike)}"] if alike else []
+    if apart:
+        many = len(place.versus) > MOST_PAIRED and best != place.baseline
+        others = "the others, which were not compared with it" if many else listed(apart)
+        parts.append(f"not shown to be better than {others}")
+    return f"{best} is lowest{hangs}, and {listed(parts)}"
 
 
 def _paragraph(arm: str, sentences: Sequence[str]) -> list[str]:
@@ -124,11 +144,21 @@ def notes(results: Results, comparisons: Comparisons) -> list[tuple[str, list[st
 
 
 def _evidence(results: Results, case: str) -> str:
-    """The metric of a case and its direction, and the number of seeds."""
+    """The metric of a case and its direction, whether it is exact, and the number of seeds."""
     trials = results.trials[results.trials["case"] == case]
     counts = sorted(set(trials.groupby(["arm", "variant"]).size()))
     seeds = f"{' or '.join(map(str, counts))} {'seed' if counts == [1] else 'seeds'}"
-    return f"{case or 'All data'}: {title(results.primary(case))}, lower is better; {seeds}"
+    metric = f"{title(results.primary(case))}, lower is better"
+    return f"{case or 'All data'}: {metric} ({_exact(results, case)}); {seeds}"
+
+
+def _exact(results: Results, case: str) -> str:
+    """Whether a case has an exact denoiser, and the metric is an error against it."""
+    primary, oracle = results.primary(case), results.oracle(case)
+    if oracle and primary == "excess_nats":
+        return "errors against the exact denoiser"
+    known = "the exact denoiser is known" if oracle else "no exact denoiser"
+    return f"losses; {known}" if primary == RELATIVE else known
 
 
 def _opening(results: Results, case: str) -> Iterator[str]:
@@ -169,14 +199,12 @@ def _reading(results: Results, comparisons: Comparisons) -> list[str]:
     names = listed([one.name for one in ranges.bands(results)])
     edges = listed([f"{edge:g}" for edge in results.settings.bands])
     return [
-        "An effect is the ratio of the metric to the baseline’s, a geometric mean over seeds on "
-        "the same held-out data, over the levels of noise that both were trained on; effects over "
-        f"different levels cannot be ranked. Intervals ({results.level:.0%}, each by itself) are "
-        f"over training seeds; verdicts are corrected for {tests} tests. What matters is an effect "
-        f"of {smallest(results)}; one that is {LESS} is shown to differ from 0, and not shown to "
-        "be equivalent. A claim hangs on a seed, a variant or a band of noise levels "
-        "without which its effect would change sign or cross what matters. The bands, "
-        f"{names}, part at σ/σ_data = {edges}."
+        "An effect is the ratio of the metric to the baseline’s, paired by seed, over the noise "
+        "levels that both were trained on; effects over different levels cannot be ranked. "
+        f"Intervals ({results.level:.0%}, each by itself) are over training seeds; verdicts are "
+        f"corrected for {tests} tests. What matters is an effect of {smallest(results)}. A claim "
+        "hangs on a seed, a variant or a band of noise levels without which its effect would "
+        f"change sign or cross what matters. The bands, {names}, part at σ/σ_data = {edges}."
     ]
 
 

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from testbed.metrics.comparison import Comparison
 from testbed.metrics.curves import RELATIVE
 from testbed.report import ranges
-from testbed.report.comparisons import LESS, Comparisons, Versus
+from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.learning import linear_levels
+from testbed.report.ranges import CommonLevels, NoiseBand
 from testbed.report.results import LABEL, Results
 from testbed.report.robustness import LeaveOneOut
 from testbed.report.standing import Standing, hanging
-from testbed.report.words import listed, per_cent, portion, title
+from testbed.report.words import LESS, listed, per_cent, portion, title
 
 MOST = 0.5
 """A band that holds more than this share of a metric is said to hold most of it."""
@@ -76,15 +78,11 @@ def _by_band(
 ) -> Iterator[str]:
     """The verdict of each band of noise levels on the subject, with the band's share."""
     parts: list[str] = []
-    lost: list[str] = []
     results = left.results
     baseline = (place.case, place.arm, place.baseline)
     whole = "the levels" if subject.metric == RELATIVE else f"that of {place.baseline}"
-    for band in ranges.bands(results):
-        one = comparisons.to_baseline(place.case, place.arm, subject.variant, band.name)
-        if one is None or one.comparison is None or one.levels is None or one.reason:
-            continue
-        c, share = one.comparison, ranges.share(results, baseline, one.metric, one.levels, band)
+    for band, one, c, levels in _judged(results, comparisons, subject, place):
+        share = ranges.share(results, baseline, one.metric, levels, band)
         words = [per_cent(c.ratio, c.low, c.high)]
         words += [f"hangs on {listed(found)}"] if (found := hanging(left, one)) else []
         if not math.isnan(share):
@@ -92,20 +90,43 @@ def _by_band(
         said = "; ".join(words)
         verdict = f"different by {LESS}" if one.small else one.verdict
         parts.append(f"{verdict} at {band.name} ({said})")
-        if ranges.linear_is_better(results, baseline, one.metric, one.levels, band):
-            lost.append(band.name)
     if parts:
         what = f"the {title(subject.metric)} of {subject.variant} against {place.baseline}"
         yield f"by noise level, {what}: {', '.join(parts)}."
-    if lost:
-        where, levels = [f"at {name}" for name in lost], subject.levels
-        if levels and ranges.linear_is_better(results, baseline, subject.metric, levels):
-            where.append("over all of these levels together")
-        yield (
-            "the linear denoiser fitted to the training split (Wiener) is better than "
-            f"{place.baseline} {listed(where)}; this is said of means over seeds, holds without "
-            "any one of them, and is not tested."
-        )
+
+
+def _judged(
+    results: Results, comparisons: Comparisons, subject: Versus, place: Standing
+) -> Iterator[tuple[NoiseBand, Versus, Comparison, CommonLevels]]:
+    """The bands in which the subject has a verdict, each with its comparison and levels."""
+    for band in ranges.bands(results):
+        one = comparisons.to_baseline(place.case, place.arm, subject.variant, band.name)
+        if one is None or one.comparison is None or one.levels is None or one.reason:
+            continue
+        yield band, one, one.comparison, one.levels
+
+
+def linear_is_better(results: Results, comparisons: Comparisons, place: Standing) -> Iterator[str]:
+    """Where the linear denoiser is better than the baseline, which no claim is about."""
+    subject, baseline = place.subject, (place.case, place.arm, place.baseline)
+    if subject is None:
+        return
+    where = [
+        f"at {band.name}"
+        for band, one, _, levels in _judged(results, comparisons, subject, place)
+        if ranges.linear_is_better(results, baseline, one.metric, levels, band)
+    ]
+    if not where:
+        return
+    levels = subject.levels
+    if levels and ranges.linear_is_better(results, baseline, subject.metric, levels):
+        every = "all levels" if levels.whole else f"the {levels.text},"
+        where.append(f"over {every} together")
+    yield (
+        "the linear denoiser fitted to the training split (Wiener) is better than "
+        f"{place.baseline} {listed(where)} (in means over seeds, also without any one of them; "
+        "not tested)."
+    )
 
 
 def linear_baseline(results: Results, case: str) -> Iterator[str]:
@@ -118,7 +139,7 @@ def linear_baseline(results: Results, case: str) -> Iterator[str]:
         lost = levels[worse]
         at = f"{lost[0]:.2g}" + (f" to {lost[-1]:.2g}" if len(lost) > 1 else "")
         yield (
-            "The linear denoiser (Wiener) is that of a Gaussian fitted to the training split, and "
-            f"not the best linear one: at {len(lost)} of {len(levels)} levels, σ = {at}, its loss "
-            "on held-out data is above that of D = x."
+            "The linear denoiser (Wiener) is not the best linear one: at "
+            f"{len(lost)} of {len(levels)} levels, σ = {at}, its loss on held-out data is above "
+            "that of D = x."
         )

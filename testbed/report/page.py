@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from testbed.metrics.paired_tests import ALPHA
 from testbed.report import (
+    claims,
     comparisons,
     contents,
     effects,
@@ -32,9 +33,9 @@ from testbed.report import (
     summaries,
     tables,
 )
+from testbed.report.claims import Finding
 from testbed.report.comparisons import Comparisons, baseline_of
 from testbed.report.drawing import Picture, styled
-from testbed.report.finding import Finding
 from testbed.report.galleries import gallery
 from testbed.report.page_tables import Cell, PageTable, page_table
 from testbed.report.reading import read
@@ -107,8 +108,7 @@ def write(
         table.to_csv(out / "tables" / f"{name}.csv", index=False)
         table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
     findings = finding.make(results, compared)
-    text = finding.markdown(findings)
-    (out / "tables" / "finding.md").write_text(text, encoding="utf-8")
+    claims.write(findings, out / "tables")
     say("drawing")
     views = [case_view(results, compared, made, case) for case in results.cases]
     with styled():

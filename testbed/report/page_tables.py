@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell's text and its class in the style sheet: "good", "bad", "best", "quiet" or none."""
-
-    text: str
-    style: str = ""
+from testbed.notebook import Cell as Cell
 
 
 @dataclass(frozen=True)

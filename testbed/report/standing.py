@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from testbed.report.comparisons import LESS, Comparisons, Versus, baseline_of
+from testbed.report.comparisons import Comparisons, Versus, baseline_of
 from testbed.report.equal_objectives import distinct
 from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut, effect
+from testbed.report.words import LESS
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pandas as pd
 from testbed import notebook
 from testbed.errors import InputError, UnknownName, one_line, unknown
 from testbed.report import comparisons, finding, latex, lengths, page, tables
+from testbed.report.claims import Finding
 from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.drawing import Picture, inches
 from testbed.report.reading import read
@@ -91,10 +92,13 @@ class StudyResult:
         return str(self.content.study.get("name", self.folder.name))
 
     @cached_property
+    def _findings(self) -> list[Finding]:
+        return finding.make(self.content, self.compared)
+
+    @property
     def finding(self) -> str:
         """What the report says first."""
-        found = finding.make(self.content, self.compared)
-        return " ".join(" ".join([one.title, *one.sentences]).strip() for one in found)
+        return " ".join(" ".join([one.title, *one.sentences]).strip() for one in self._findings)
 
     @cached_property
     def figures(self) -> dict[str, Picture]:
@@ -205,14 +209,17 @@ class StudyResult:
         return f"<StudyResult {self.name!r}: trials {counts}; {self.folder}>"
 
     def _repr_html_(self) -> str:
+        return "".join([*map(_first_screen, self._findings), self._means()])
+
+    def _means(self) -> str:
+        """The primary metric of each variant, as HTML."""
         names = ["case", "arm", "variant"]
         rows = [
             [*(str(row[name]) for name in names), str(row["n"]), title(row["metric"]), _mean(row)]
             for row in self.results.to_dict("records")
             if row["metric"] == self.content.primary(row["case"])
         ]
-        shown = notebook.table([*names, "seeds", "metric", "mean"], rows, repr(self)[1:-1])
-        return f"{shown}<p>{html.escape(self.finding)}</p>"
+        return notebook.table([*names, "seeds", "metric", "mean"], rows, repr(self)[1:-1])
 
 
 def open(folder: str | Path) -> StudyResult:
@@ -234,6 +241,14 @@ def open(folder: str | Path) -> StudyResult:
         raise
     except Exception as problem:  # a damaged file raises whatever its damage leads to
         raise InputError(f"{at}: its files cannot be read: {one_line(problem)}") from problem
+
+
+def _first_screen(one: Finding) -> str:
+    """What the first screen of the report says of a case, or of all, as HTML."""
+    parts = [f"<h4>{html.escape(one.title)}</h4>"] if one.title else []
+    parts += [f"<p>{html.escape(' '.join(one.opening))}</p>"] if one.opening else []
+    parts += [notebook.table(one.claims.head, one.claims.rows)] if one.claims else []
+    return "".join(parts)
 
 
 def _mean(row: dict[Any, Any]) -> str:

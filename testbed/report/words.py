@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 ROUNDED = 1e-9
 """An error that is a smaller share of its number is the rounding of the sums that both are."""
+LESS = "less than matters"
+"""Said of an undecided effect that is shown to differ from zero: its estimate is too small."""
 METRICS = {
     "loss_vs_wiener": (
         "loss / Wiener loss",

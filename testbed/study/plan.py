@@ -167,7 +167,9 @@ def _variants(
         try:
             config = resolve(template.settings, registry, device)
             data = build.data_of(config, registry)
-            said.setdefault(template.case, {}).update(dict.fromkeys(data_notes.notes(config, data)))
+            network = build.component(registry, "network", config.network)
+            notes = data_notes.notes(config, data, network)
+            said.setdefault(template.case, {}).update(dict.fromkeys(notes))
             # A fixed model is compared with nothing, and may be of latents of its own.
             trained = not template.fixed
             if trained and encoders.setdefault(template.case, config.encoder) != config.encoder:

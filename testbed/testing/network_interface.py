@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from testbed.components.network import F as FIRST
 from testbed.components.network import Network
 from testbed.testing import behaviour
-from testbed.testing.cases import awaken
+from testbed.testing.cases import awaken, draws
 from testbed.testing.checks import Context, demand
 from testbed.testing.failures import Skipped
 from testbed.testing.network_cases import (
@@ -24,6 +25,9 @@ from testbed.testing.network_cases import (
 from testbed.testing.networks import LAWS
 
 __all__ = ["LAWS"]
+
+WIDEST = 1024
+"""The most numbers of a sample at which the rank of F is tried."""
 
 
 @LAWS.law("A value changes F; equal values give equal bits, and -1 those without the condition.")
@@ -127,6 +131,36 @@ def features(n: Network, context: Context) -> str:
                 f"feature {name!r} does not depend on x.",
             )
     return ", ".join(names)
+
+
+@LAWS.law("F of random weights lies in an affine space of no more dimensions than are declared.")
+def rank(n: Network, context: Context) -> str:
+    """More channels than `shapes` have where those do not reach the limit.
+
+    In float64 what lies outside is rounding, and below half of the digits.
+    """
+    if n.rank is None:
+        raise Skipped("it declares no rank")
+    shape = max(n.shapes, key=math.prod)
+    while (d := math.prod(shape)) <= (limit := n.rank_of(shape)):
+        shape = (2 * shape[0], *shape[1:])
+        if math.prod(shape) > WIDEST:
+            raise Skipped(f"its rank limits no sample of up to {WIDEST} numbers")
+    labels = labels_of(n)
+    module = awake(n, shape, labels).double()
+    x = draws((2 * d, *shape), 61, torch.float64)
+    noise = batch(n, shape)[1][2:3].double().expand(len(x))
+    with torch.no_grad():
+        F = module(x, noise, condition_of(min(labels, 1), len(x))).flatten(1)
+        spread = torch.linalg.svdvals(F - F.mean(0))
+    outside = float(spread[limit:].norm() / spread.norm())
+    bound = torch.finfo(torch.float64).eps ** 0.5
+    demand(
+        outside <= bound,
+        f"F of samples of shape {shape} has {outside:.2g} of its size outside of any affine space "
+        f"of {limit} dimensions, which are declared.",
+    )
+    return f"{limit} of {d}"
 
 
 @LAWS.law("All outputs are returned, each channel its own; other weights start as with F alone.")

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from testbed.components.dataset import Data
+from testbed.components.network import Network
 from testbed.metrics import linear_baseline
 from testbed.trial.config import ROUNDING, TrialConfig
 
 
-def notes(config: TrialConfig, data: Data) -> Iterator[str]:
-    """A sentence for each thing that was recognised, and for each that does not fit."""
+def notes(config: TrialConfig, data: Data, network: Network) -> Iterator[str]:
+    """A sentence for each thing that was recognised, and for each that does not fit.
+
+    Args:
+        config: the resolved trial.
+        data: what it trains on.
+        network: the network that it trains.
+    """
     yield from data.notes
+    shape = tuple(data.train.shape[1:])
+    d, rank = math.prod(shape), network.rank_of(shape)
+    if rank < d and not config.fixed:
+        yield (
+            f"F of network {network.name!r} lies in an affine space of at most {rank} of a "
+            f"sample's {d} dimensions, whatever x is: it can follow neither the noise nor x in all "
+            "of them, from which parameterizations suffer differently. A wider network has no such "
+            "limit."
+        )
     sigma_data = config.sigma_data_measured
     if config.sigma_max < sigma_data:
         yield (

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mutants.wrong import wrong
-from mutants.wrong_worlds import NOISE, Small
+from mutants.wrong_worlds import NOISE, Small, network
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -78,6 +78,10 @@ wrong("features that F does not depend on", featured(Copied, "block0"), "feature
 wrong("features that do not depend on x", featured(Detached, "block0"), "features")
 wrong("another F with its features", featured(Rescaled, "block0"), "features")
 wrong("a feature that is declared and not there", featured(Small, "block0", "late"), "features")
+
+
+# Of 16 units normalisation leaves 15 dimensions.
+wrong("F of more dimensions than are declared", network(Small, rank=lambda: 14), "rank")
 
 
 class Repeated(ResidualMLP):

@@ -30,6 +30,7 @@ from testbed import report
 from testbed.metrics import curves
 from testbed.metrics.multiple_comparisons import correct
 from testbed.report import (
+    claims,
     comparisons,
     drawing,
     effects,
@@ -162,7 +163,7 @@ def test_every_claim_has_its_own_levels(tmp_path: Path) -> None:
 def test_a_row_and_a_sentence_and_markdown_say_the_same(default: Results) -> None:
     """Each claim of the default study: its cells are in its sentence, and in the table of both."""
     found = finding.make(default, comparisons.make(default))
-    text = finding.markdown(found)
+    text = claims.markdown(found)
     for one in found:
         table = one.claims
         made = [claim for arm in one.arms for claim in arm.claims]
@@ -180,6 +181,90 @@ def test_a_row_and_a_sentence_and_markdown_say_the_same(default: Results) -> Non
             assert effect == "–" or f"({effect}" in sentence
             assert (f"hangs on {hangs})." in sentence) == (hangs != "–")
             assert (f"over the {levels}, that both" in sentence) == (levels not in ("all", "–"))
+
+
+def test_what_is_stored_is_what_was_made(default: Results, tmp_path: Path) -> None:
+    """Of one seed an effect has no interval, and no JSON has a number that is none."""
+    single = reading.read(plant(tmp_path / "one", {k: v[:1] for k, v in WINNER.items()}))
+    for number, read in enumerate((default, single)):
+        made = finding.make(read, comparisons.make(read))
+        tables = tmp_path / str(number) / "tables"
+        tables.mkdir(parents=True)
+        claims.write(made, tables)
+        assert claims.stored(tables.parent / "report.html") == made
+        text = (tables / claims.FILE).read_text()
+        json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    effect = made[1].arms[0].claims[0].effect
+    assert effect is not None
+    assert (effect.low, effect.high) == (None, None)
+    assert claims.stored(tmp_path / "report.html") == []
+    damaged = tmp_path / "tables" / claims.FILE
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_text('[{"title": 1}')
+    assert claims.stored(tmp_path / "report.html") == []
+
+
+@pytest.mark.parametrize(
+    ("oracle", "primary", "said"),
+    [
+        (True, "", "c: excess risk in nats, lower is better (errors against the exact denoiser);"),
+        (False, "", "c: loss / Wiener loss, lower is better (losses; no exact denoiser);"),
+        (
+            True,
+            "loss_vs_wiener",
+            "c: loss / Wiener loss, lower is better (losses; the exact denoiser is known);",
+        ),
+        (False, "energy", "c: energy distance, lower is better (no exact denoiser);"),
+    ],
+)
+def test_a_title_says_whether_the_case_is_exact(
+    tmp_path: Path, oracle: bool, primary: str, said: str
+) -> None:
+    settings = {"baseline": "b", "primary": primary, "level": 0.95}
+    read = reading.read(plant(tmp_path, WINNER, oracle=oracle, report=settings))
+    (case,) = (one for one in finding.make(read, comparisons.make(read)) if one.title)
+    assert case.title == f"{said} 5 seeds"
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize("agreeing", [True, False])
+def test_what_the_linear_denoiser_limits_stands_before_the_claims(
+    tmp_path: Path, agreeing: bool
+) -> None:
+    """It is better than the planted losses at the highest level only, of one arm or of both."""
+
+    def shape(variant: str, level: int) -> float:
+        return 2 * LEARNT if level == 3 and (agreeing or variant != "b") else 1.0
+
+    names = {"x": "b", "y": "b" if agreeing else "d"}
+    planted = {("c", arm, name): noisy(1.0, stream=1) for arm, name in names.items()}
+    planted |= {("c", arm, "a"): noisy(0.8, stream=2) for arm in names}
+    folder = plant(tmp_path, planted, shape=shape)
+    read = reading.read(folder)
+    (case,) = (one for one in finding.make(read, comparisons.make(read)) if one.title)
+    (limit,) = [text for text in case.opening if "Wiener) is better" in text]
+    rest = "better than {} at very high noise (in means over seeds, also without any one of them; "
+    whole = "he linear denoiser fitted to the training split (Wiener) is " + rest + "not tested)."
+    assert limit == ("T" + whole.format("b") if agreeing else "In “y”, t" + whole.format("d"))
+    page = report.write(folder).read_text()
+    assert page.count(limit) == 1
+    assert page.index(limit) < page.index('class="best"') < page.index("<figure ")
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_the_page_says_below_its_title_what_to_do_next(tmp_path: Path) -> None:
+    page = report.write(plant(tmp_path, WINNER)).read_text()
+    _, below = page.split("</h1>\n")
+    line, _, _ = below.partition("</p>")
+    assert re.findall("<code>(.*?)</code>", line) == [
+        "testbed report FOLDER",
+        "tables/",
+        "testbed compare FOLDER OTHER",
+    ]
+    assert "(trials.csv)" in line
+    assert (tmp_path / "tables" / "trials.csv").is_file()
+    for command in ("report", "compare"):
+        assert run_here(tmp_path, command, "--help").code == 0
 
 
 @pytest.mark.parametrize(
@@ -518,9 +603,14 @@ def test_the_lead_is_a_paragraph_an_arm_and_the_rest_is_detail(default: Results)
     """The first screen has the verdicts; bands, samples and rare levels come after the figures."""
     _, *cases, of_all = finding.make(default, comparisons.make(default))
     for case, one in zip(default.cases, cases, strict=True):
-        metric, *few = one.opening
+        metric, *limits = one.opening
         assert metric.startswith(("Loss / Wiener loss: the", "Excess risk in nats: the"))
+        *few, linear = limits if case == "mixture" else limits[:-1]
         assert few == ["All of this rests on 3 seeds only."] * (case == "digits")
+        assert linear.startswith("The linear denoiser fitted to the training split (Wiener) is")
+        assert "better than edm at very " in linear or case == "digits"
+        assert ("not the best linear one" in limits[-1]) == (case == "digits")
+        assert "Wiener)" not in " ".join(one.detail)
         assert one.lead == [*one.opening, *(arm.text for arm in one.arms)]
         assert len(one.arms) == len(default.arms(case))
         assert one.detail

@@ -1,5 +1,6 @@
 """The results of a study in Python, its LaTeX and its figures for a paper."""
 
+import html
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from scipy import stats
 
 import testbed
 from testbed.errors import InputError, UnknownName
-from testbed.report import drawing, figures, latex
+from testbed.report import drawing, figures, finding, latex
 
 VALUES = {
     ("one", "p", "a"): noisy(1.2, stream=1),
@@ -108,7 +109,13 @@ def test_results_are_short_in_a_line_and_a_table_in_a_notebook(opened: testbed.S
     assert "trials 23 finished, 1 failed, 1 diverged" in repr(opened)
     assert "\n" not in repr(opened)
     shown = opened._repr_html_()
-    assert shown.count("<tr>") == 1 + len(VALUES)
+    tables = [one.claims for one in finding.make(opened.content, opened.compared) if one.claims]
+    cells = [cell.text for table in tables for row in table.rows for cell in row]
+    assert [html.unescape(text) for text in re.findall(r"<td[^>]*>(.*?)</td>", shown)][
+        : len(cells)
+    ] == cells
+    assert shown.count("<tr>") == sum(1 + len(table.rows) for table in tables) + 1 + len(VALUES)
+    assert '<td style="text-align:left;font-weight:700" colspan="4">In “p”, with b as' in shown
     assert "two &amp; &lt;x&gt;" in shown
     assert "<x>" not in shown
     (picture, *_) = opened.figures.values()

@@ -192,7 +192,7 @@ def test_a_report_is_written_where_out_says_and_named_in_a_document(
     done = run_here(tmp_path, "report", finished.folder, "--out", "deep/there", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert set(found) == {"folder", "page", "tables", "paper"}
+    assert set(found) == {"folder", "page", "tables", "paper", "claims"}
     assert (found["folder"], found["page"]) == (str(finished.folder), "deep/there/report.html")
     page = (tmp_path / "deep" / "there" / "report.html").read_bytes()
     assert page == (finished.folder / "report.html").read_bytes()
