@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from testbed.checkpoints import weights
@@ -18,7 +17,7 @@ from testbed.checkpoints.schedulers import Reading
 from testbed.checkpoints.wrappings import wrapping
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.errors import InputError, one_line
-from testbed.random import stream
+from testbed.random import seeded, stream
 
 
 class Checkpoint(Protocol):
@@ -85,8 +84,7 @@ class FactoryModel:
         factory = self._function()
         try:
             # A factory that loads nothing has the same weights each time.
-            with torch.random.fork_rng(devices=[]), beside_source(factory):
-                torch.manual_seed(stream(0, "factory").initial_seed())
+            with seeded(stream(0, "factory").initial_seed()), beside_source(factory):
                 network = factory()
         except InputError:
             raise

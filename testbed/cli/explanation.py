@@ -21,6 +21,7 @@ from testbed.components.weighting import Weighting
 from testbed.diffusion.parameterization import Parameterization
 from testbed.errors import InputError, one_line
 from testbed.plugin_files import is_file
+from testbed.random import seeded
 from testbed.registry import Registry
 from testbed.training.objective import Objective
 from testbed.trial.recipes import objective, published, published_with
@@ -148,8 +149,7 @@ def _range(component: Parameterization | Weighting) -> list[str]:
 
 def _start(component: Weighting | Loss) -> torch.nn.Module | None:
     """A new state, the same each time; the global generators are left as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return component.build()
 
 

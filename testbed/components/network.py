@@ -12,6 +12,7 @@ import torch
 from testbed.components.base import Component, Takes, check_shapes
 from testbed.components.condition import KINDS, ConditionTable, Kind
 from testbed.errors import InputError, unknown
+from testbed.random import seeded
 
 F = "F"
 """The name of the output that a parameterization gives a meaning to; it comes first."""
@@ -186,8 +187,7 @@ class Network(Component):
                 raise InputError(f"{self.label}: its build does not take `{name}`.")
         conditions = {**({"label": labels} if labels else {}), **(further or {})}
         signature = self.signature("build")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             network = signature(
                 options=self.options,
                 shape=shape,

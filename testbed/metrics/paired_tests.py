@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from testbed.metrics.intervals import Array, Interval, t_interval
 
@@ -96,12 +96,12 @@ def _t(y: Array) -> float:
 
 def _p_above(r: Array) -> float:
     """P(T > t) for Student's T with n - 1 degrees of freedom."""
-    return float(stats.t.sf(_t(r), len(r) - 1))
+    return float(special.stdtr(len(r) - 1, -_t(r)))
 
 
 def _p(r: Array) -> float:
     """P(|T| > |t|) for the same T."""
-    return 2 * float(stats.t.sf(abs(_t(r)), len(r) - 1))
+    return 2 * float(special.stdtr(len(r) - 1, -abs(_t(r))))
 
 
 def sign_flip(r: Array) -> float:
@@ -154,6 +154,7 @@ def _effect(n: int, alpha: float) -> float:
     return noncentrality(n, _critical(n, alpha))
 
 
+@cache
 def _critical(n: int, alpha: float) -> float:
     """|t| beyond which the two-sided t test of n seeds rejects."""
     return float(stats.t.isf(alpha / 2, n - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +19,7 @@ def directions(D: int, n: int, generator: Generator) -> Tensor:
     return u / norm
 
 
+@lru_cache(maxsize=16)
 def coupling(N: int, M: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the exact optimal coupling of N and M sorted numbers of equal mass: i, j, weights w.
 

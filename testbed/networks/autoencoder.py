@@ -10,10 +10,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from testbed.errors import InputError, one_line
+from testbed.random import seeded
 
 GROUPS = 32
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -64,8 +64,7 @@ def build(
     """
     kind = _autoencoder_kl()
     groups = math.gcd(GROUPS, *channels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         module = kind(
             in_channels=image_channels,
             out_channels=image_channels,

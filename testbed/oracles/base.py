@@ -113,15 +113,21 @@ class Oracle(ABC):
         return next(value.device for value in vars(self).values() if isinstance(value, Tensor))
 
     def _levels(self, sigma: float | Tensor) -> Tensor:
+        return self._checked(sigma)[0]
+
+    def _checked(self, sigma: float | Tensor) -> tuple[Tensor, bool]:
+        """Sigma in float64, and whether it is one number throughout."""
         levels = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
-        if levels.numel() == 0 or not bool(((levels > 0) & levels.isfinite()).all()):
+        # With a NaN among them both ends are NaN.
+        low, high = map(float, levels.detach().aminmax()) if levels.numel() else (math.nan,) * 2
+        if not (low > 0 and high < math.inf):
             bad = levels[~((levels > 0) & levels.isfinite())].reshape(-1)[:1].tolist()
             found = f"{bad[0]:g}" if bad else "none"
             raise ValueError(f"sigma: got {found}, expected positive finite numbers")
-        return levels
+        return levels, low == high
 
     def _prepare(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        """x as (B, d) and sigma as (B, 1), both float64."""
+        """x as (B, d), and sigma as (B, 1), or as (1, 1) where it is one for all; both float64."""
         if not x.is_floating_point() or x.device != self.device:
             raise ValueError(
                 f"x: got {x.dtype} on {x.device}, expected floating point on {self.device}"
@@ -138,8 +144,10 @@ class Oracle(ABC):
             )
         if batch == 0:
             return x.reshape(0, self.dim).double(), x.new_ones((0, 1), dtype=torch.float64)
-        levels = self._levels(sigma).expand(batch)
-        return x.reshape(batch, self.dim).double(), levels[:, None]
+        levels, one = self._checked(sigma)
+        if one and not levels.requires_grad:
+            levels = levels.reshape(-1)[:1]
+        return x.reshape(batch, self.dim).double(), levels.reshape(-1, 1)
 
 
 def gamma(k: int) -> float:

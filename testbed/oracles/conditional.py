@@ -33,6 +33,7 @@ class Conditional:
         self.oracle = oracle
         self.components = dict(components)
         self._p = {name: self._probabilities(name) for name in self.components}
+        self._known: dict[frozenset[tuple[str, int]], Mixture] = {}
 
     def _probabilities(self, name: str) -> Tensor:
         """p(y|k) of a condition, (K, C) float64."""
@@ -59,6 +60,12 @@ class Conditional:
             UnknownName: there is no such condition.
             InputError: no component has these classes together.
         """
+        key = frozenset(condition.items())
+        if key not in self._known:  # a sampler asks for the same ones at every level
+            self._known[key] = self._given(condition)
+        return self._known[key]
+
+    def _given(self, condition: Mapping[str, int]) -> Mixture:
         p = torch.ones_like(self.oracle.pi)
         for name, value in condition.items():
             if value >= 0:

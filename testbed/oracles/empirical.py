@@ -231,7 +231,7 @@ class Empirical(Oracle):
     ) -> Tensor:
         """answer(x, sigma, leave_out) for QUERIES rows at a time, in the dtype of x."""
         flat, s = self._prepare(x, sigma)
-        N = len(self.y)
+        s, N = s.expand(len(flat), 1), len(self.y)
         if leave_out is None:
             outs: tuple[Tensor | None, ...] = (None,) * len(torch.split(flat, QUERIES))
         elif leave_out.shape != (len(x),) or leave_out.dtype != torch.int64 or N < 2:

@@ -55,12 +55,14 @@ class Gaussian(Oracle):
     def covariance(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Cov[x0|x] = Q diag(L sigma^2/(L + sigma^2)) Q^T, (B, d, d): the same at every x."""
         _, s = self._prepare(x, sigma)
-        return ((self.Q * self._shrunk(s)[:, None, :]) @ self.Q.mT).to(x.dtype)
+        found = (self.Q * self._shrunk(s)[:, None, :]) @ self.Q.mT
+        return found.to(x.dtype).expand(len(x), -1, -1).contiguous()
 
     def covariance_trace(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """tr Cov[x0|x] = sum_j L_j sigma^2/(L_j + sigma^2), (B,)."""
         _, s = self._prepare(x, sigma)
-        return self._shrunk(s).sum(1).to(x.dtype)
+        found = self._shrunk(s).sum(1)
+        return found.to(x.dtype).expand(len(x)).contiguous()
 
     def log_density(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """log p = -sum_j [z_j^2/(L_j + sigma^2) + log(2 pi (L_j + sigma^2))]/2, z = Q^T (x - m)."""

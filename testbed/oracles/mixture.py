@@ -54,7 +54,7 @@ class Mixture(Oracle):
             s = _per_component("stds", stds, K)
             if bool((s < 0).any()):
                 raise ValueError(f"stds: got {stds.tolist()}, expected none below 0")
-            self.L = (s**2)[:, None].expand(K, d)
+            self.L = (s**2)[:, None].repeat(1, d)
         elif covariances is not None and stds is None:
             self.L, self.Q = eigenbasis("covariances", covariances, (K, d, d))
         else:
@@ -177,11 +177,13 @@ class Mixture(Oracle):
     ) -> Tensor:
         """answer(x, sigma) for as many rows at a time as TOGETHER allows, in the dtype of x."""
         rows = max(1, TOGETHER // (len(self.pi) * self.dim))
-        parts = zip(*(torch.split(one, rows) for one in self._prepare(x, sigma)), strict=True)
-        return torch.cat([answer(*part) for part in parts]).to(x.dtype)
+        flat, s = self._prepare(x, sigma)
+        parts = torch.split(flat, rows)
+        levels = torch.split(s, rows) if len(s) == len(flat) else (s,) * len(parts)
+        return torch.cat(list(map(answer, parts, levels))).to(x.dtype)
 
     def _coordinates(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """z_k = Q_k^T (x - m_k) and C_k = L_k + sigma^2, (B, K, d) each."""
+        """z_k = Q_k^T (x - m_k), (B, K, d), and C_k = L_k + sigma^2, as many rows as s has."""
         z = x[:, None, :] - self.m
         if self.Q is not None:
             z = torch.einsum("bki,kij->bkj", z, self.Q)

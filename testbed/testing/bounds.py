@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class Rounding:
         """gamma_k in the dtype of the case."""
         return roundoff(self.case.dtype)
 
+    @cached_property
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """|c_skip|, |c_out|, |a| and |b|, float64, shaped to multiply x0."""
         c, sd = self.case, self.case.sigma_data
@@ -47,7 +49,7 @@ class Rounding:
         """Of F* = target(x0, eps, sigma)."""
         c, p = self.case, self.p
         if p.affine:
-            skip, out, a, b = self.coefficients()
+            skip, out, a, b = self.coefficients
             found = self.unit * (a * c.x0.double().abs() + b * c.eps.double().abs())
             if p.stated_target is None:
                 found = found + gamma(K, torch.float64) * (1 + skip) / out * c.x_size
@@ -65,7 +67,7 @@ class Rounding:
         c, p = self.case, self.p
         F, x = F.detach().double(), c.x.double()
         if p.affine:
-            skip, out, _, _ = self.coefficients()
+            skip, out, _, _ = self.coefficients
             own = self.unit * (skip * x.abs() + out * F.abs())
             return out * dF + skip * dx + own + gamma(K, torch.float64) * x.abs()
 
@@ -85,7 +87,7 @@ class Rounding:
         c, p = self.case, self.p
         D, x = D.detach().double(), c.x.double()
         if p.affine:
-            skip, out, _, _ = self.coefficients()
+            skip, out, _, _ = self.coefficients
             own = self.unit * (D.abs() + skip * x.abs())
             return (dD + own + gamma(K, torch.float64) * x.abs()) / out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -51,8 +52,13 @@ class Case:
 
 def draws(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Normal numbers, at least 1/16 in size, so that no product of a case underflows."""
+    return _draws(tuple(shape), seed).to(dtype, copy=True)
+
+
+@lru_cache(256)
+def _draws(shape: tuple[int, ...], seed: int) -> Tensor:
     z = torch.randn(shape, generator=stream(seed, "testing/draws"), dtype=torch.float64)
-    return (z.sign() * z.abs().clamp(min=1 / 16)).to(dtype)
+    return z.sign() * z.abs().clamp(min=1 / 16)
 
 
 def case(

@@ -12,7 +12,7 @@ from torch import Tensor
 from testbed.components.dataset import Data, Dataset
 from testbed.errors import InputError
 from testbed.oracles import Oracle
-from testbed.random import stream
+from testbed.random import seeded, stream
 from testbed.testing import behaviour
 from testbed.testing.checks import Context, Group, demand
 from testbed.testing.failures import Skipped
@@ -38,8 +38,7 @@ def _built(d: Dataset) -> Data:
 @LAWS.law("The same options give the same data, bit for bit, and global state stays as it was.")
 def reproducible(d: Dataset, context: Context) -> str:
     # The first build may import what it needs, and imports may do anything.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(12345)
+    with seeded(12345):
         first = digest(_built(d))
     with behaviour.harmless():
         second = digest(_built(d))

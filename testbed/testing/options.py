@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from testbed.components.base import Component
 from testbed.components.guidance import Guidance
 from testbed.errors import ComponentError
@@ -99,7 +101,10 @@ def options_matter(component: Any) -> str:
         alike: list[Any] = []
         # Beside another name only where all values are refused beside the component's own.
         for names in ({}, *_other_names(component, name)):
-            effect, alike = _effect(component, {**options, **names}, name)
+            own = _numbers(component, {**options, **names}) if names else here
+            if own is None:
+                continue
+            effect, alike = _effect(component, own, {**options, **names}, name)
             if effect:
                 effective.append(name)
             if effect or alike:
@@ -112,29 +117,32 @@ def options_matter(component: Any) -> str:
     return f"{', '.join(effective)}: each has an effect" if effective else "no numeric option"
 
 
-def _effect(component: Any, options: dict[str, Any], name: str) -> tuple[bool, list[Any]]:
+def _effect(
+    component: Any, own: list[Tensor], options: dict[str, Any], name: str
+) -> tuple[bool, list[Any]]:
     """Whether another value of an option has an effect, and the values that had none until then.
 
-    Neither where all are refused, or where the component refuses the other options.
+    Neither where all are refused. `own` is what the component gives with these options.
     """
     alike: list[Any] = []
-    try:
-        here = probe(component.bound(options))
-    except ValueError as problem:
-        if not refuses(problem):
-            raise
-        return False, alike
     for other in other_values(component, name):
-        try:
-            there = probe(component.bound({**options, name: other}))
-        except ValueError as problem:
-            if not refuses(problem):
-                raise
+        there = _numbers(component, {**options, name: other})
+        if there is None:
             continue
-        if len(there) != len(here) or not all(map(behaviour.same, here, there)):
+        if len(there) != len(own) or not all(map(behaviour.same, own, there)):
             return True, alike
         alike.append(other)
     return False, alike
+
+
+def _numbers(component: Any, options: dict[str, Any]) -> list[Tensor] | None:
+    """What the component gives with these options, or None where it refuses them."""
+    try:
+        return probe(component.bound(options))
+    except ValueError as problem:
+        if not refuses(problem):
+            raise
+        return None
 
 
 def refuses(problem: BaseException) -> bool:

@@ -26,7 +26,7 @@ from testbed.data.synthetic import embed, gaussian
 from testbed.diffusion.correlated import Noise
 from testbed.diffusion.noise_tables import TABLES, NoiseTable
 from testbed.diffusion.parameterization import Parameterization
-from testbed.random import stream
+from testbed.random import seeded, stream
 from testbed.registry import AXES
 from testbed.sampling.guidance_methods import ClassifierGuidance
 from testbed.sampling.loop import sample
@@ -38,8 +38,7 @@ from testbed.testing.network_cases import tables_of
 
 def probe(component: Component) -> list[Tensor]:
     """The component's numbers on fixed inputs; the global generators are seeded and put back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return [value.detach() for value in PROBES[AXES[component.axis]](component)]
 
 

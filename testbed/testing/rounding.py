@@ -114,23 +114,23 @@ def carried(function: Function, inputs: Sequence[Tensor], errors: Sequence[Tenso
     """sum_i |d function/d i| error_i: what small errors of the inputs do to the value, float64.
 
     Slopes by central differences, one coordinate of every sample at a time, since the function may
-    hide its gradient. inputs, errors: (B, ...) or (B,), float64; the function maps them to (B, ...)
-    sample by sample.
+    hide its gradient; all differences in one batch. inputs, errors: (B, ...) or (B,), float64; the
+    function maps them to (B, ...) sample by sample.
     """
-    total = torch.zeros_like(function(*(value.clone() for value in inputs)))
-    for i, (value, error) in enumerate(zip(inputs, errors, strict=True)):
-        h = 2.0**-17 * torch.maximum(value.abs(), error)
-        flat = value.flatten(1) if value.ndim > 1 else value[:, None]
-        for j in range(flat.shape[1]):
-            step = torch.zeros_like(flat)
-            step[:, j] = h.flatten(1)[:, j] if value.ndim > 1 else h
-            ends = []
-            for sign in (1, -1):
-                moved = [other.clone() for other in inputs]
-                moved[i] = value + sign * step.reshape(value.shape)
-                ends.append(function(*moved))
-            width = (2 * step.sum(1)).reshape(-1, *[1] * (total.ndim - 1))
-            e = error.flatten(1)[:, j] if value.ndim > 1 else error
-            e = e.reshape(-1, *[1] * (total.ndim - 1))
-            total = total + torch.where(width > 0, (ends[0] - ends[1]).abs() / width * e, 0.0)
-    return total
+    flat = [value.flatten(1) if value.ndim > 1 else value[:, None] for value in inputs]
+    wrong = [error.reshape(one.shape) for error, one in zip(errors, flat, strict=True)]
+    steps = [2.0**-17 * torch.maximum(one.abs(), e) for one, e in zip(flat, wrong, strict=True)]
+    widths, sizes = (torch.cat([one.mT for one in each]) for each in (steps, wrong))
+    n, batch = widths.shape
+    moved = []
+    for k, (value, one) in enumerate(zip(inputs, flat, strict=True)):
+        # (n, B, d): the step of one coordinate each, 0 where it is one of another input.
+        step = one.new_zeros(n, *one.shape)
+        start = sum(h.shape[1] for h in steps[:k])
+        step[start : start + one.shape[1]] = torch.diag_embed(steps[k]).movedim(1, 0)
+        moved.append(torch.stack([one + step, one - step]).reshape(-1, *value.shape[1:]))
+    ends = function(*moved)
+    up, down = ends.reshape(2, n, batch, *ends.shape[1:])
+    widths, sizes = (each.reshape(n, batch, *[1] * (up.ndim - 2)) for each in (widths, sizes))
+    slopes = (up - down).abs() / (2 * widths)
+    return torch.where((widths > 0) & (sizes > 0), slopes * sizes, 0.0).sum(0)

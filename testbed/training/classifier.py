@@ -12,7 +12,7 @@ from testbed.components.dataset import Data
 from testbed.diffusion.inputs import shared_c_in, shared_c_noise
 from testbed.errors import InputError
 from testbed.networks.mlp import Features
-from testbed.random import stream
+from testbed.random import seeded, stream
 from testbed.tensors import per_sample
 from testbed.training.settings import Training
 from testbed.training.trainer import BLOCK, draws
@@ -89,8 +89,7 @@ def train(
         UnknownName: the data have no such condition.
     """
     y = data.condition("train", [condition])[condition]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "classifier/weights").initial_seed())
+    with seeded(stream(seed, "classifier/weights").initial_seed()):
         model = Classifier(data.shape, data.classes[condition], data.sigma_data, settings)
     parameters = list(model.parameters())
     weights = Weights([parameters], [settings.training()], [1.0])

@@ -19,7 +19,7 @@ from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.parameterization import Parameterization
 from testbed.diffusion.predictions import convert, from_pair, pair_weights, slope
 from testbed.errors import InputError
-from testbed.random import stream
+from testbed.random import seeded, stream
 from testbed.tensors import per_sample
 from testbed.training.variational import Variational
 
@@ -72,8 +72,7 @@ class Objective:
 
     def with_states(self, seed: int) -> Self:
         """This objective with new states drawn from `seed`, or itself where nothing has a state."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             states = {
                 part.axis: state
                 for part in (self.weighting, self.loss)

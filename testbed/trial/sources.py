@@ -86,8 +86,8 @@ def imports(name: str) -> tuple[str, ...]:
 
 def _imports(tree: ast.AST) -> Iterator[str]:
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
+        if isinstance(node, ast.expr) or (isinstance(node, ast.If) and _for_types(node.test)):
+            continue  # an expression holds no import, and is most of a module
         if isinstance(node, ast.ImportFrom) and node.module:
             within = (f"{node.module}.{alias.name}" for alias in node.names)
             for imported in (node.module, *within):
@@ -96,3 +96,9 @@ def _imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name in _files() and a.name not in APART)
         yield from _imports(node)
+
+
+def _for_types(test: ast.expr) -> bool:
+    """Whether a condition asks for `TYPE_CHECKING` or `typing.TYPE_CHECKING`."""
+    names = (getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(test))
+    return "TYPE_CHECKING" in names

@@ -187,8 +187,11 @@ class FirstLevelForAll(Gaussian):
 @rejected_by(Mixture, FULL, at(law_jacobian, 2.0), at(law_trace, 2.0))
 class NoSpreadOfMeans(Mixture):
     def covariance(self, x, sigma):
-        r, _, V, _ = self._posterior(x, sigma)
-        return torch.einsum("bk,kij,bkj,klj->bil", r[..., 0], self.Q, V, self.Q)
+        def covariance(x, s):
+            r, _, V = self._spread(x, s)
+            return torch.einsum("bk,kij,bkj,klj->bil", r[..., 0], self.Q, V, self.Q)
+
+        return self._by_row(covariance, x, sigma)
 
 
 @rejected_by(
@@ -200,8 +203,11 @@ class NoSpreadOfMeans(Mixture):
 )
 class NoSpreadInTrace(Mixture):
     def covariance_trace(self, x, sigma):
-        r, _, V, _ = self._posterior(x, sigma)
-        return (r * V).sum((1, 2))
+        def trace(x, s):
+            r, _, V = self._spread(x, s)
+            return (r * V).sum((1, 2))
+
+        return self._by_row(trace, x, sigma)
 
 
 @rejected_by(Mixture, PLANE, law_sample, at(law_exact, 2.0), at(law_quadrature, 2.0))
@@ -222,10 +228,9 @@ class _Responsibilities(Mixture):
     def logit(self, z, C):
         raise NotImplementedError
 
-    def _posterior(self, x, sigma):
-        _, mu, V, pull = super()._posterior(x, sigma)
-        z, s2 = self._coordinates(x, sigma)
-        return torch.softmax(self.logit(z, self.L + s2), 1)[..., None], mu, V, pull
+    def _posterior(self, x, s):
+        z, C = self._coordinates(x, s)
+        return torch.softmax(self.logit(z, C), 1)[..., None], z, C
 
 
 @rejected_by(Mixture, ISO, at(law_tweedie, 2.0), at(law_exact, 2.0, ("score",)))
@@ -255,9 +260,12 @@ class SinglePrecision(Mixture):
 @rejected_by(Mixture, ISO, at(law_exact, 0.1, ("log_density",), far=50.0))
 class DensityWithoutLogSpace(Mixture):
     def log_density(self, x, sigma):
-        z, s2 = self._coordinates(x, sigma)
-        C = self.L + s2
-        return (self.pi * torch.exp(-(z**2 / C + (2 * math.pi * C).log()).sum(-1) / 2)).sum(1).log()
+        def log_density(x, s):
+            z, C = self._coordinates(x, s)
+            logs = -(z**2 / C + (2 * math.pi * C).log()).sum(-1) / 2
+            return (self.pi * torch.exp(logs)).sum(1).log()
+
+        return self._by_row(log_density, x, sigma)
 
 
 @rejected_by(Mixture, FULL, at(law_exact, 1.0), law_sample)

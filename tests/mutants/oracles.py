@@ -47,22 +47,31 @@ class WithoutLogDeterminant(Mixture):
     """log p without log det C_k, whose gradient the responsibilities need."""
 
     def log_density(self, x: Tensor, sigma: Any) -> Tensor:
-        z, s2 = self._coordinates(x, sigma)
-        return torch.logsumexp(self.pi.log() - (z**2 / (s2 + self.L)).sum(-1) / 2, 1)
+        def log_density(x: Tensor, s: Tensor) -> Tensor:
+            z, C = self._coordinates(x, s)
+            return torch.logsumexp(self.pi.log() - (z**2 / C).sum(-1) / 2, 1)
+
+        return self._by_row(log_density, x, sigma)
 
 
 class WithoutSpread(Mixture):
     """Cov[x0|x] = sum_k r_k V_k: the means' spread left out."""
 
     def covariance(self, x: Tensor, sigma: Any) -> Tensor:
-        r, _, V, _ = self._posterior(x, sigma)
-        return torch.diag_embed((r * V).sum(1))
+        def covariance(x: Tensor, s: Tensor) -> Tensor:
+            r, _, V = self._spread(x, s)
+            return torch.diag_embed((r * V).sum(1))
+
+        return self._by_row(covariance, x, sigma)
 
 
 class VarianceWithoutSpread(Mixture):
     def covariance_trace(self, x: Tensor, sigma: Any) -> Tensor:
-        r, _, V, _ = self._posterior(x, sigma)
-        return (r * V).sum((1, 2))
+        def trace(x: Tensor, s: Tensor) -> Tensor:
+            r, _, V = self._spread(x, s)
+            return (r * V).sum((1, 2))
+
+        return self._by_row(trace, x, sigma)
 
 
 class DrawsUnweighted(Mixture):
@@ -104,9 +113,9 @@ class SpreadBySigma(Mixture):
 class DensityDetached(Mixture):
     """Responsibilities taken as constants of x."""
 
-    def _posterior(self, x: Tensor, sigma: Any) -> Any:
-        r, mu, V, pull = super()._posterior(x, sigma)
-        return r.detach(), mu, V, pull
+    def _posterior(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r, z, C = super()._posterior(x, s)
+        return r.detach(), z, C
 
 
 def oracle(mistake: str, subject: Oracle, meant: str, *also: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from helpers.command_line import Done, blank_figures, run_here, trials_only, without_identities
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from testbed.metrics import comparison
 from testbed.metrics.comparison import Comparison
@@ -425,7 +425,8 @@ Found = tuple[float, float, float]
 
 def student(m: float, error: float, df: int) -> Found:
     """Mean, half width of the interval and p of Student's t."""
-    return m, float(stats.t.ppf(0.975, df)) * error, 2 * float(stats.t.sf(abs(m) / error, df))
+    p = 2 * float(special.stdtr(df, -abs(m) / error))
+    return m, float(special.stdtrit(df, 0.975)) * error, p
 
 
 def right(x: Array, y: Array) -> Found:
@@ -437,14 +438,15 @@ def normal(x: Array, y: Array) -> Found:
     """The normal quantile for Student's: 9.1 % at n = 8."""
     r = x - y
     m, error = float(r.mean()), float(r.std(ddof=1)) / np.sqrt(len(r))
-    return m, 1.96 * error, 2 * float(stats.norm.sf(abs(m) / error))
+    return m, 1.96 * error, 2 * float(special.ndtr(-abs(m) / error))
 
 
 def one_sided(x: Array, y: Array) -> Found:
     """The side is chosen after looking: 10 %."""
     r = x - y
     m, error, df = float(r.mean()), float(r.std(ddof=1)) / np.sqrt(len(r)), len(r) - 1
-    return m, float(stats.t.ppf(0.95, df)) * error, float(stats.t.sf(abs(m) / error, df))
+    p = float(special.stdtr(df, -abs(m) / error))
+    return m, float(special.stdtrit(df, 0.95)) * error, p
 
 
 def twice(x: Array, y: Array) -> Found:

@@ -17,7 +17,7 @@ from helpers.training import FIVE, REGISTRY, Make, U, data, network, same, train
 from scipy import stats
 from torch import Tensor, nn
 
-from testbed.random import stream
+from testbed.random import seeded, stream
 from testbed.training import trainer as trainers
 from testbed.training.trainer import BLOCK, Trainer, draws
 
@@ -25,6 +25,16 @@ pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
 
 # See test_data.py: everything here is seeded, so a law that holds once holds always.
 Z = 5.0
+
+
+def test_a_seeded_block_draws_as_after_manual_seed_and_leaves_the_generator() -> None:
+    before = torch.get_rng_state()
+    with seeded(3):
+        found = torch.rand(5)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        assert torch.equal(torch.rand(5), found)
 
 
 def test_draws_have_a_block_s_shape() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -73,6 +74,14 @@ def test_a_wrong_conditional_density_is_caught(mutant: Callable[..., Tensor]) ->
 # --- likelihood and bound given the classes -----------------------------------------------------
 
 
+@functools.cache
+def measured(steps: int, *names: str) -> dict[str, testbed.MetricValue]:
+    """The likelihood of the exact denoiser given these conditions."""
+    settings: dict[str, Any] = {"samples": 60, "steps": steps, "divergence": "exact", "probes": 1}
+    of = list(names)
+    return likelihood.held_out(exact(), data(), 0.05, 60.0, CPU, **settings, conditions=of)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [["label"], ["label", "group"]])
 def test_the_exact_conditional_denoiser_has_no_gap_given_the_classes(names: list[str]) -> None:
@@ -83,16 +92,11 @@ def test_the_exact_conditional_denoiser_has_no_gap_given_the_classes(names: list
     log p is off by R z/sigma_max a point, z normal, the mean of N points by a root of N less, and
     per dimension. Without the classes it is another density: the information that a label has.
     """
-
-    def measured(steps: int, names: list[str]) -> dict[str, testbed.MetricValue]:
-        settings = {"samples": 60, "steps": steps, "divergence": "exact", "probes": 1}
-        return likelihood.held_out(exact(), data(), 0.05, 60.0, CPU, **settings, conditions=names)
-
     assert isinstance(data().oracle, Mixture)
     R = float(data().oracle.m.norm(dim=1).max())  # type: ignore[union-attr]
     prior = Z * R / 60.0 / math.sqrt(60) / 16
-    given, plain = measured(192, names), measured(192, [])
-    for found, coarse in ((given, measured(96, names)), (plain, measured(96, []))):
+    given, plain = measured(192, *names), measured(192)
+    for found, coarse in ((given, measured(96, *names)), (plain, measured(96))):
         gap = found["nll_gap"].value
         assert abs(gap) <= abs(coarse["nll_gap"].value - gap) + prior
     # I(x; y)/d of four classes with weights 0.35, 0.25, 0.25, 0.15 that hardly overlap.

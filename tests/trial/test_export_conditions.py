@@ -19,9 +19,12 @@ from testbed.checkpoints.diffusers_folders import read
 from testbed.diffusion import noise_levels
 from testbed.errors import InputError
 from testbed.networks.dit import DiT
+from testbed.registry import default_registry
 from testbed.sampling.guidance import ClassifierFree
-from testbed.trial import restore
+from testbed.study import plan, runner, study_file
+from testbed.trial import build, restore
 from testbed.trial.export import export
+from testbed.trial.folders import TrialFolder
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytestmark = [
@@ -70,10 +73,8 @@ ENCODING = 200 * 2.0**-24
 """The states of a text, which are in float32."""
 
 
-def trained(
-    folder: Path, parameterization: str, network: str, rest: str, size: int = 16, *sets: str
-) -> Path:
-    """The folder of the only trial of such a study, with these values set."""
+def written(folder: Path, parameterization: str, network: str, rest: str, size: int) -> Path:
+    """The file of such a study, and what it reads."""
     if "text_encoder" in rest:
         clip(folder / "clip")
     values = {"SIZE": str(size), "NETWORK": network, "PARAMETERIZATION": parameterization,
@@ -82,12 +83,33 @@ def trained(
     for word, value in values.items():
         text = text.replace(word, value)
     (folder / "s.toml").write_text(text)
+    return folder / "s.toml"
+
+
+def trained(
+    folder: Path, parameterization: str, network: str, rest: str, size: int = 16, *sets: str
+) -> Path:
+    """The folder of the only trial of such a study, with these values set."""
+    written(folder, parameterization, network, rest, size)
     more = [word for one in sets for word in ("--set", one)]
     words = ("study", "s.toml", "--jobs", 0, "--no-mlflow", "--device", "cpu", *more)
     done = run_here(folder, *words)
     assert done.code == 0, done.err
     (trial,) = (folder / "runs" / "s" / "trials").iterdir()
     return trial
+
+
+def untrained(folder: Path, network: str, rest: str, size: int) -> Path:
+    """The folder of such a trial with the weights that it starts with."""
+    registry = default_registry()
+    study = study_file.read(written(folder, "v", network, rest, size))
+    made = plan.make(study, registry, folder / "runs" / "s", "cpu")
+    runner.describe(made, registry)
+    (one,) = made.trials
+    denoiser, _ = build.assemble(one.config, registry, build.data_of(one.config, registry))
+    at = made.folder / "trials" / one.id
+    TrialFolder.at(at).put_tensors("weights.safetensors", denoiser.network.state_dict(), {})
+    return at
 
 
 @pytest.fixture(autouse=True)
@@ -266,7 +288,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_has_no_place_in_a_pipeline_is_refused_by_name(tmp_path: Path, case: str) -> None:
     network, rest, size, said = REFUSED[case]
-    trial = trained(tmp_path, "v", network, rest, size)
+    trial = untrained(tmp_path, network, rest, size)
     with pytest.raises(InputError, match=f"cannot be exported: .*{said}"):
         export(trial, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -28,7 +28,7 @@ from testbed.components.dataset import Data
 from testbed.components.metric import Embedding
 from testbed.errors import InputError
 from testbed.metrics.features.images import in_batches
-from testbed.random import stream
+from testbed.random import seeded, stream
 from testbed.training import checkpoint
 
 Features = Literal["classifier", "random"]
@@ -185,8 +185,7 @@ def _read(content: bytes) -> _File | None:
 
 def untrained(shape: tuple[int, ...], classes: int, settings: Settings) -> Classifier:
     """The network at its start, the same for every data set of a shape and number of classes."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(0, "features/weights").initial_seed())
+    with seeded(stream(0, "features/weights").initial_seed()):
         return Classifier(shape, classes, settings).eval()
 
 

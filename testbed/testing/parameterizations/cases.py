@@ -66,7 +66,8 @@ def parts(p: Parameterization, c: Case) -> dict[str, tuple[Tensor, Tensor]]:
     """Target, D and coefficients with their bounds."""
     F = target(p, c)
     r = Rounding(p, c)
-    found = {"target": (F, r.target()), "D": (denoise(p, F, c), r.denoise(F, r.target(), 0.0))}
+    dF = r.target()
+    found = {"target": (F, dF), "D": (denoise(p, F, c), r.denoise(F, dF, 0.0))}
     if p.affine:
         names = ("c_skip", "c_out", "c_in", "c_noise")
         for name, q in zip(

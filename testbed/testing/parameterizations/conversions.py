@@ -25,7 +25,7 @@ def _pair_error(p: Parameterization, c: Case, F: Tensor) -> tuple[Tensor, Tensor
     if not p.affine:
         x0 = r.denoise(F, dF, dx)
         return x0, (x0 + dx + roundoff(c.dtype) * (c.x_size + c.x0.double().abs())) / c.s
-    skip, _, a, b = r.coefficients()
+    skip, _, a, b = r.coefficients
     s = c.s
     weights = p.pair_weights(c.sigma.double().clone(), sigma_data=c.sigma_data)
     n = per_sample(weights[1] - c.sigma.double() * weights[0], c.x0).abs()
@@ -69,12 +69,12 @@ def _carried_to_target(q: Parameterization, c: Case, x0: Tensor, eps: Tensor) ->
     """The effect on q's F* of errors in x0 and eps, and F*'s own rounding, twice."""
     own = 2 * Rounding(q, c).target()
     if q.affine:
-        _, _, a, b = Rounding(q, c).coefficients()
+        _, _, a, b = Rounding(q, c).coefficients
         return a * x0 + b * eps + own
     return own + carried(
-        lambda y, e: q.target(y, e, c.sigma.clone(), sigma_data=c.sigma_data),
-        (c.x0, c.eps),
-        (x0, eps),
+        lambda y, e, s: q.target(y, e, s, sigma_data=c.sigma_data),
+        (c.x0, c.eps, c.sigma),
+        (x0, eps, torch.zeros_like(c.sigma)),
     )
 
 
