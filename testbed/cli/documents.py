@@ -44,6 +44,8 @@ def plan(
 
 def study(made: Plan, ending: Ending, tracking_uri: str, seconds: float) -> dict[str, Any]:
     """What `testbed study --json` prints; `tracking_uri` is empty where nothing is logged."""
+    from testbed.report.claims import stored
+
     trials = []
     for one in made.trials:
         error = made.files.trial(one.id).result().get("error")
@@ -58,6 +60,7 @@ def study(made: Plan, ending: Ending, tracking_uri: str, seconds: float) -> dict
         "trials": trials,
         "identities": {"held": len(checked) - failed, "failed": failed},
         "report": None if ending.report is None else str(ending.report),
+        "claims": [] if ending.report is None else _claims(stored(ending.report)),
     }
 
 
@@ -90,24 +93,28 @@ def report(
     """What `testbed report --json` prints."""
     tables = sorted(str(file) for file in (page.parent / "tables").iterdir())
     files = sorted(map(str, paper))
-    claims = [
-        {"case": one.case, "arm": arm.arm, **asdict(claim)}
-        for one in findings
-        for arm in one.arms
-        for claim in arm.claims
-    ]
     return {
         "folder": str(folder),
         "page": str(page),
         "tables": tables,
         "paper": files,
-        "claims": claims,
+        "claims": _claims(findings),
     }
 
 
 def verification(found: Verification) -> dict[str, Any]:
     """What `testbed verify --json` prints."""
     return {"same": found.same, "summary": found.summary(), **asdict(found)}
+
+
+def _claims(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Those of every case and arm, as `testbed report --help` says."""
+    return [
+        {"case": one.case, "arm": arm.arm, **asdict(claim)}
+        for one in findings
+        for arm in one.arms
+        for claim in arm.claims
+    ]
 
 
 def _detectable(one: Detectable) -> dict[str, Any]:

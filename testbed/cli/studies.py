@@ -112,7 +112,8 @@ def study(
 
     The document of --json has the keys study, folder, tracking_uri (null where nothing is logged),
     device, exit_code, interrupted, seconds, trials (id, title, labels, seed, status, error),
-    identities (held, failed) and report (the path of its page, null where it was interrupted).
+    identities (held, failed), report (the path of its page, null where it was interrupted) and
+    claims (as in the document of `testbed report`).
     """
     from testbed.cli.ending import show as show_ending
     from testbed.trial import storage

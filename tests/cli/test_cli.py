@@ -373,7 +373,7 @@ def test_a_study_as_a_document_is_alone_on_the_standard_output(tiny: Path) -> No
     found = json.loads(done.out)
     assert set(found) == {
         "study", "folder", "tracking_uri", "device", "exit_code", "interrupted", "seconds",
-        "trials", "identities", "report",
+        "trials", "identities", "report", "claims",
     }  # fmt: skip
     assert (found["exit_code"], found["interrupted"], found["tracking_uri"]) == (0, False, None)
     (trial,) = found["trials"]
@@ -383,6 +383,7 @@ def test_a_study_as_a_document_is_alone_on_the_standard_output(tiny: Path) -> No
     assert found["identities"]["failed"] == 0
     assert found["report"] == "runs/tiny/report.html"
     assert (tiny / found["report"]).is_file()
+    assert found["claims"] == []  # one variant is compared with nothing
     assert done.err.count("loud") >= 4
     # All that the command took, and not its training alone.
     assert json.loads((tiny / "runs/tiny/study.json").read_text())["seconds"] < found["seconds"]

@@ -205,6 +205,15 @@ def test_a_study_ends_with_what_its_report_says_first(ended: Path) -> None:
                 assert text in squeezed(screen)
         assert ENDING.search(done.out).start() > done.out.index("mixture: excess risk")
         assert re.search(r"^Report: runs/tiny/report.html\nNext: ", ending, flags=re.MULTILINE)
+    document = json.loads(run_here(ended, *WORDS, "--json").out)
+    told = [(one["case"], one["variant"], one["verdict"]) for one in document["claims"]]
+    assert told == [
+        (one.case, claim.variant, claim.verdict)
+        for one in found
+        for arm in one.arms
+        for claim in arm.claims
+    ]
+    assert told
 
 
 def test_a_study_whose_report_cannot_be_made_ends_with_why(
