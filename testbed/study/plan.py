@@ -167,11 +167,11 @@ def _variants(
         try:
             config = resolve(template.settings, registry, device)
             data = build.data_of(config, registry)
-            network = build.component(registry, "network", config.network)
-            notes = data_notes.notes(config, data, network)
-            said.setdefault(template.case, {}).update(dict.fromkeys(notes))
             # A fixed model is compared with nothing, and may be of latents of its own.
             trained = not template.fixed
+            network = build.component(registry, "network", config.network) if trained else None
+            notes = data_notes.notes(config, data, network)
+            said.setdefault(template.case, {}).update(dict.fromkeys(notes))
             if trained and encoders.setdefault(template.case, config.encoder) != config.encoder:
                 raise InputError(ENCODERS)
         except Exception as found:

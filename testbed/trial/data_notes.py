@@ -11,18 +11,18 @@ from testbed.metrics import linear_baseline
 from testbed.trial.config import ROUNDING, TrialConfig
 
 
-def notes(config: TrialConfig, data: Data, network: Network) -> Iterator[str]:
+def notes(config: TrialConfig, data: Data, network: Network | None) -> Iterator[str]:
     """A sentence for each thing that was recognised, and for each that does not fit.
 
     Args:
         config: the resolved trial.
         data: what it trains on.
-        network: the network that it trains.
+        network: the network that it trains; None for a model that is measured as it is.
     """
     yield from data.notes
     shape = tuple(data.train.shape[1:])
-    d, rank = math.prod(shape), network.rank_of(shape)
-    if rank < d and not config.fixed:
+    d = math.prod(shape)
+    if network is not None and (rank := network.rank_of(shape)) < d:
         yield (
             f"F of network {network.name!r} lies in an affine space of at most {rank} of a "
             f"sample's {d} dimensions, whatever x is: it can follow neither the noise nor x in all "

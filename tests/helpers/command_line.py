@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.paths import ROOT
@@ -16,7 +15,6 @@ from helpers.paths import ROOT
 import testbed.ext
 from testbed.cli import app
 from testbed.study import identities
-from testbed.study.plan import Plan
 
 OURS = ("MLFLOW_", "TESTBED_", "NOX_")
 
@@ -45,14 +43,9 @@ def trials_only() -> Iterator[None]:
     Both cost more than a small study's training, and are not what most tests are about.
     """
     from testbed import report
-    from testbed.study import session
-
-    def none(plan: Plan, *rest: Any) -> Path:
-        return plan.folder / "report.html"
 
     with pytest.MonkeyPatch.context() as patch, without_identities():
         patch.setattr(report, "renew", lambda folder: folder / "report.html")
-        patch.setattr(session, "_report", none)  # else a worker would draw it
         yield
 
 

@@ -12,12 +12,15 @@ from multiprocessing import forkserver, process
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from subprocess import TimeoutExpired
+from typing import Any
 from unittest import mock
 
 import torch
 from helpers.command_line import environment, trials_only
 
 from testbed.cli import app, studies
+from testbed.study import session
+from testbed.study.plan import Plan
 
 SERVER = forkserver.ForkServer()
 SERVER.set_forkserver_preload([__name__, "testbed.trial.worker", "testbed.study.tracking_runs"])
@@ -71,6 +74,10 @@ def start(folder: Path, name: str, *words: object, **more: str) -> Command:
     return Command(begun, said)
 
 
+def _no_report(plan: Plan, *rest: Any) -> Path:
+    return plan.folder / "report.html"
+
+
 def _run(folder: Path, words: list[str], env: Mapping[str, str], said: tuple[Path, Path]) -> None:
     """What the process does: as for a user, nobody has started it."""
     process._parent_process = None  # type: ignore[attr-defined]
@@ -81,6 +88,9 @@ def _run(folder: Path, words: list[str], env: Mapping[str, str], said: tuple[Pat
     os.chdir(folder)
     torch.set_num_threads(1)
     sys.argv = ["testbed", *words]
-    # Without a report, workers need nothing for one.
-    with trials_only(), mock.patch.object(studies, "_prepare_workers"):
+    with (
+        trials_only(),
+        mock.patch.object(session, "_report", _no_report),  # else a worker would draw it
+        mock.patch.object(studies, "_prepare_workers"),  # for which it would need much
+    ):
         app.main()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.command_line import run_here
+from helpers.studies import planned
 
 import testbed
 from testbed.errors import InputError
@@ -47,6 +48,8 @@ c_noise = "shared"
 
 MINE = """
 import torch
+from helpers.studies import planned
+
 import testbed
 
 def mine(sigma, power=1.0):
@@ -728,6 +731,8 @@ def test_equal_weights_and_inputs_alone_make_no_twins(
 
 OTHERS = """
 import torch
+from helpers.studies import planned
+
 import testbed
 
 def scaling(sigma, size=2.0):
@@ -867,3 +872,19 @@ def test_the_plan_names_the_twins_of_each_case_and_arm(folder: Path) -> None:
 def test_twins_of_a_study_with_one_case_and_arm_are_named_alone() -> None:
     twin = {"case": "", "arm": "", "members": ["a", "b", "c"], "factors": [1, 1, -1], "why": MIRROR}
     assert equal_objectives.line(twin) == f"equal objectives: a, b and c: {MIRROR}"
+
+
+@pytest.mark.parametrize(("width", "narrow"), [(191, True), (192, False)])
+def test_a_network_narrower_than_its_data_is_told(tmp_path: Path, width: int, narrow: bool) -> None:
+    """A picture of `captions` has 3 x 8 x 8 numbers."""
+    text = f"""
+        [study]
+        name = "narrow"
+        [base]
+        dataset = "captions"
+        parameterization = "v"
+        network = {{ name = "mlp", width = {width}, depth = 1 }}
+    """
+    said = [note for notes in planned(text, tmp_path).data_notes.values() for note in notes]
+    told = f"F of network 'mlp' lies in an affine space of at most {width} of a sample's 192 dim"
+    assert [note.startswith(told) for note in said if "affine" in note] == [True] * narrow

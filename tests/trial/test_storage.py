@@ -82,6 +82,7 @@ ELSEWHERE = {
     "errors.py no_such": "names beside one that the user has misspelt",
     "plugin_files.py": "plugins' own files",
     "registry.py": "plugins' own files",
+    "report/claims.py": "the report's own tables, wherever it is written",
     "report/drawing.py": "a picture, drawn into memory",
     "report/page.py": "the report itself, written where --out says",
     "report/renewal.py _sources": "the package's own sources",
