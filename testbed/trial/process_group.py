@@ -78,6 +78,10 @@ class Follower(NamedTuple):
             raise problem
 
 
+_JOINING = threading.Lock()
+"""Of two threads that join a process at once, one may be told that it has no exit code."""
+
+
 def _end_with(
     followers: Sequence[Follower], over: threading.Event, timeout: float | None = None
 ) -> None:
@@ -92,7 +96,8 @@ def _end_with(
     while left and (ended := wait([*left], timeout)):
         for sentinel in ended:
             process = left.pop(cast(int, sentinel))
-            process.join()
+            with _JOINING:
+                process.join()
             if process.exitcode and not over.is_set():
                 os._exit(1)
 

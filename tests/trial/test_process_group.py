@@ -1,5 +1,8 @@
 """One training over several processes: two of them on the CPU, by gloo."""
 
+import multiprocessing
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -153,3 +156,23 @@ def test_a_process_that_is_lost_ends_its_worker_which_is_worth_another_try(
         assert executor.submit(job).result(60) == ["finished"]
     finally:
         executor.close()
+
+
+def test_two_threads_that_watch_a_killed_process_both_see_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a lock one of them, joining while the other does, was told of no exit code."""
+    ends: list[int] = []
+    monkeypatch.setattr(process_group.os, "_exit", ends.append)
+    for _ in range(30):
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        process.start()
+        followers = [process_group.Follower(process, cast(Any, None))]
+        words = followers, threading.Event()
+        watching = [threading.Thread(target=process_group._end_with, args=words) for _ in range(2)]
+        for one in watching:
+            one.start()
+        process.kill()
+        for one in watching:
+            one.join()
+    assert ends == [1] * 60
