@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.cli import terminal
+from testbed.notebook import Cell
 from testbed.report.claims import HEAD, Finding
-from testbed.report.page_tables import Cell, PageTable
+from testbed.report.page_tables import PageTable
 
 WIDEST = 120
 """Columns beyond which a line is hard to read."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from testbed.report.page_tables import Cell, PageTable
+from testbed.notebook import Cell
+from testbed.report.page_tables import PageTable
 from testbed.report.words import LESS, listed, per_cent
 
 FILE = "finding.json"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from testbed.report.page_tables import Cell, PageTable, page_table
+from testbed.notebook import Cell
+from testbed.report.page_tables import PageTable, page_table
 from testbed.report.results import LABEL, Results, Rows
 from testbed.report.words import number, title, with_error
 

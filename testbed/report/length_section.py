@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from testbed.metrics.crossings import CUBIC, Crossing, Crossings
+from testbed.notebook import Cell
 from testbed.report import lengths
 from testbed.report.comparisons import Versus
 from testbed.report.drawing import Band, Picture, band, by_arm
 from testbed.report.lengths import BEST, KINDS, OWN, Averages, Curves, Kind, Lengths
-from testbed.report.page_tables import Cell, PageTable, page_table
+from testbed.report.page_tables import PageTable, page_table
 from testbed.report.results import Results, Rows
 from testbed.report.words import between, listed, number, per_cent, title
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from testbed.metrics.paired_tests import ALPHA
+from testbed.notebook import Cell
 from testbed.report import (
     claims,
     comparisons,
@@ -37,7 +38,7 @@ from testbed.report.claims import Finding
 from testbed.report.comparisons import Comparisons, baseline_of
 from testbed.report.drawing import Picture, styled
 from testbed.report.galleries import gallery
-from testbed.report.page_tables import Cell, PageTable, page_table
+from testbed.report.page_tables import PageTable, page_table
 from testbed.report.reading import read
 from testbed.report.results import Results, Rows
 from testbed.report.words import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from testbed.notebook import Cell as Cell
+from testbed.notebook import Cell
 
 
 @dataclass(frozen=True)

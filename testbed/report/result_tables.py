@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from testbed.notebook import Cell
 from testbed.report.comparisons import Comparisons, Versus
-from testbed.report.page_tables import Cell, PageTable, page_table
+from testbed.report.page_tables import PageTable, page_table
 from testbed.report.results import Results
 from testbed.report.standing import standing
 from testbed.report.words import between, floor, per_cent, probability, title

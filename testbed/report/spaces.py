@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from testbed.notebook import Cell
 from testbed.report.comparisons import interval
 from testbed.report.drawing import Picture
 from testbed.report.galleries import of_spaces
-from testbed.report.page_tables import Cell, PageTable, page_table
+from testbed.report.page_tables import PageTable, page_table
 from testbed.report.results import LABEL, Label, Results, Rows
 from testbed.report.words import between, floor, listed, number, title
 from testbed.trial.config import TrialConfig

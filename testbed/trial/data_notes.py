@@ -1,4 +1,4 @@
-"""What a plan and a report say of a trial's data: how they were read, and what they cannot show."""
+"""What a plan and a report say of a trial's data: how they were read, and what does not fit."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ import pytest
 from helpers.planted_studies import noisy, plant
 
 from testbed import report
+from testbed.notebook import Cell
 from testbed.report import words
-from testbed.report.page_tables import Cell, page_table
+from testbed.report.page_tables import page_table
 
 
 def test_columns_of_labels_that_a_study_does_not_have_are_left_out() -> None:
