@@ -188,10 +188,11 @@ def _other_names(component: Component, apart: str) -> Iterator[dict[str, Any]]:
 def _beside_other_names(component: Component) -> Iterator[OptionPoint]:
     """Numbers that the component refuses beside its own names, beside each other name."""
     for name in component.defaults:
-        others = [] if name in component.choices else other_values(component, name)
+        beside = [] if name in component.choices else list(_other_names(component, name))
+        others = other_values(component, name) if beside else []
         if any(_accepted(component, {name: other}) is not None for other in others):
             continue
-        for names, other in itertools.product(_other_names(component, name), others):
+        for names, other in itertools.product(beside, others):
             changes = {**names, name: other}
             if (changed := _accepted(component, changes)) is not None:
                 yield OptionPoint(
