@@ -13,11 +13,15 @@ Distances are formed `BLOCK` rows at a time: memory of BLOCK (N + M), time of (N
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from testbed.metrics.distances import blocks
+
+Radii = Callable[[Tensor, int], Tensor]
+"""`radii`, or what remembers its answers."""
 
 
 def radii(y: Tensor, k: int) -> Tensor:
@@ -47,22 +51,22 @@ def _inside(x: Tensor, y: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(balls), members
 
 
-def precision(x: Tensor, y: Tensor, k: int) -> float:
+def precision(x: Tensor, y: Tensor, k: int, radii: Radii = radii) -> float:
     """Returns the share of samples x (N, D) that lie on the manifold of the data y (M, D)."""
     return float((_inside(x, y, radii(y, k))[0] > 0).double().mean())
 
 
-def recall(x: Tensor, y: Tensor, k: int) -> float:
+def recall(x: Tensor, y: Tensor, k: int, radii: Radii = radii) -> float:
     """Returns the share of data that lie on the manifold of the samples."""
-    return precision(y, x, k)
+    return precision(y, x, k, radii)
 
 
-def density(x: Tensor, y: Tensor, k: int) -> float:
+def density(x: Tensor, y: Tensor, k: int, radii: Radii = radii) -> float:
     """Returns the mean number of the data's balls that hold a sample, over k."""
     return float(_inside(x, y, radii(y, k))[0].double().mean()) / k
 
 
-def coverage(x: Tensor, y: Tensor, k: int) -> float:
+def coverage(x: Tensor, y: Tensor, k: int, radii: Radii = radii) -> float:
     """Returns the share of the data's balls that hold a sample."""
     return float((_inside(x, y, radii(y, k))[1] > 0).double().mean())
 

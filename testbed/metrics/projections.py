@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
 
 DIRECTIONS_AT_ONCE = 32
-"""Directions in a block, which takes a memory of 2 (N + M) DIRECTIONS_AT_ONCE numbers."""
+"""Directions in a block, whose differences take a memory of (N + M) DIRECTIONS_AT_ONCE numbers."""
+Along = Callable[[Tensor, Tensor], list[Tensor]]
 
 
 def directions(D: int, n: int, generator: Generator) -> Tensor:
@@ -30,24 +32,29 @@ def coupling(N: int, M: int) -> tuple[Tensor, Tensor, Tensor]:
     return t // M, t // N, w.double() / (N * M)
 
 
-def squared_wasserstein(x: Tensor, y: Tensor, u: Tensor) -> Tensor:
+def sorted_along(x: Tensor, u: Tensor) -> list[Tensor]:
+    """Returns the rows x (N, D) along the directions u, sorted: (N, DIRECTIONS_AT_ONCE) each."""
+    return [(x @ u_l).sort(0).values for u_l in torch.split(u, DIRECTIONS_AT_ONCE, dim=1)]
+
+
+def squared_wasserstein(x: Tensor, y: Tensor, u: Tensor, along: Along = sorted_along) -> Tensor:
     """Returns W_2^2 of x (N, D) and y (M, D) along each of the directions u (D, L): (L,).
 
         W_2^2 = int_0^1 (F_x^-1(t) - F_y^-1(t))^2 dt
 
-    It takes a time of (N + M) L (D + log(N + M)).
+    It takes a time of (N + M) L (D + log(N + M)) and a memory of (N + M) L.
+
+    Args:
+        along: `sorted_along`, or what remembers its answers.
     """
     i, j, w = coupling(len(x), len(y))
-    squares = []
-    for u_l in torch.split(u, DIRECTIONS_AT_ONCE, dim=1):
-        a, b = (x @ u_l).sort(0).values, (y @ u_l).sort(0).values
-        squares.append(w @ (a[i] - b[j]).square())
-    return torch.cat(squares)
+    sides = zip(along(x, u), along(y, u), strict=True)
+    return torch.cat([w @ (a[i] - b[j]).square() for a, b in sides])
 
 
-def sliced_wasserstein(x: Tensor, y: Tensor, u: Tensor) -> float:
+def sliced_wasserstein(x: Tensor, y: Tensor, u: Tensor, along: Along = sorted_along) -> float:
     """Returns SW_2 = sqrt(mean_l W_2^2 along u_l), in the data's units (Bonneel et al. 2015)."""
-    return math.sqrt(float(squared_wasserstein(x, y, u).mean()))
+    return math.sqrt(float(squared_wasserstein(x, y, u, along).mean()))
 
 
 def principal(x: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
@@ -50,9 +51,10 @@ def sliced_wasserstein(
     """
     x, y = distances.rows(samples, _subset(data.test, n, generator), least=2)
     u = projections.directions(x.shape[1], directions, generator)
-    W = projections.squared_wasserstein(x, y, u)
+    along = lru_cache(2)(projections.sorted_along)  # one side stays whole in the jackknife
+    W = projections.squared_wasserstein(x, y, u, along)
     value = math.sqrt(float(W.mean()))
-    error = jackknife(lambda a, b: projections.sliced_wasserstein(a, b, u), x, y, generator)
+    error = jackknife(lambda a, b: projections.sliced_wasserstein(a, b, u, along), x, y, generator)
     if directions > 1 and value > 0:
         error = math.hypot(error, float(W.std()) / (2 * value * math.sqrt(directions)))
     return MetricValue(value, error)
@@ -65,7 +67,7 @@ def c2st(samples: Tensor, data: Data, generator: Generator, n: int = 1000) -> Me
 
 
 def _gap(
-    measure: Callable[[Tensor, Tensor, int], float],
+    measure: Callable[[Tensor, Tensor, int, neighbours.Radii], float],
     samples: Tensor,
     data: Data,
     generator: Generator,
@@ -76,8 +78,9 @@ def _gap(
     x, y = distances.rows(samples, _subset(data.test, n, generator), least=1)
     if not x.isfinite().all():
         return MetricValue(math.nan)
-    error = jackknife(lambda a, b: measure(a, b, k), x, y, generator)
-    return MetricValue(1 - measure(x, y, k), error)
+    radii = lru_cache(1)(neighbours.radii)  # one side stays whole in the jackknife
+    value = 1 - measure(x, y, k, radii)
+    return MetricValue(value, jackknife(lambda a, b: measure(a, b, k, radii), x, y, generator))
 
 
 def precision_gap(
