@@ -19,10 +19,7 @@ from faults.verdict import Verdict
 from testbed.study import tracking_store
 from testbed.trial.study_folder import StudyFolder
 
-KILLS = (
-    Moment("group", "open", "checkpoint.tmp"),
-    Moment("driver", "os.rename", "checkpoint"),
-)
+KILLED = Moment("group", "open", "checkpoint.tmp")
 IN_A_WORKER = Moment("self", "open", "checkpoint.tmp", 2)
 WORDS = kills.ENGINES["batched"]
 Change = Callable[[Path], None]
@@ -30,11 +27,11 @@ Change = Callable[[Path], None]
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Path, Verdict]:
-    """A study that was killed as a whole, then its driver, then a worker; and what is wrong."""
+    """A study that was killed as a whole, and then a worker of it; and what is wrong."""
     folder = lay_out(tmp_path_factory.mktemp("killed"))
     shutil.copyfile(template, folder / "mlflow.db")
     found = Verdict()
-    for moment in (*KILLS, IN_A_WORKER):
+    for moment in (KILLED, IN_A_WORKER):
         running = start(folder, *command(WORDS), moment=moment)
         ended = running.wait()
         found.kills += ended.fired
@@ -49,7 +46,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Pa
 def test_a_killed_study_loses_and_doubles_nothing(killed: tuple[Path, Verdict]) -> None:
     _, found = killed
     assert found.problems == []
-    assert found.kills == 3
+    assert found.kills == 2
 
 
 @pytest.mark.process

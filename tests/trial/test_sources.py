@@ -25,7 +25,8 @@ from testbed import Registry
 from testbed.study import plan, study_file
 study = study_file.read(pathlib.Path("default"), seeds=1)
 found = plan.make(study, Registry(), pathlib.Path("none"), "cpu").trials
-print(json.dumps(sorted(one.id for one in found)))
+ids = sorted(one.id for one in found)
+print(json.dumps(ids))
 """
 
 NETWORK = '''
@@ -80,7 +81,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_bundled_network_more_changes_no_id_and_a_constant_of_training_changes_all(
     copy: Path,
 ) -> None:
-    before = ids(copy)
+    here: dict[str, list[str]] = {}
+    exec(IDS, here)  # of the package that was copied
+    before = here["ids"]
     (copy / "testbed/networks/another.py").write_text(NETWORK)
     mlp = '    "testbed.networks.mlp",\n'
     home = next(f for f in copy.rglob("registry*/**/*.py") if mlp in f.read_text()) if (

@@ -160,6 +160,10 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     """Worker processes do not run the script again that started them."""
     script = [
         "import testbed",
+        "from testbed import report",
+        "from testbed.study import identities",
+        "identities.subjects = lambda plan, registry: {}",  # it takes long, as the report does
+        "report.renew = lambda folder: folder / 'report.html'",
         "print('begun')",
         f"study = testbed.Study.from_toml('''{STUDY.to_toml()}''')",
         "found = testbed.run(study, jobs=1, engine='sequential', only=['v'], seeds=1,",
