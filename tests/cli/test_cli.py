@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.command_line import environment, run_here, run_process
+from helpers.command_line import environment, run_here, run_process, unplaced_figures
 from helpers.paths import ROOT
 from helpers.studies import SMALL, TINY, planned
 from rich.console import Console
@@ -260,7 +260,8 @@ def test_every_component_is_explained(tmp_path: Path, name: str) -> None:
     command = f"explain {name} --out {name}.svg"
     assert f"Next: testbed {command} draws it." in done.out
     assert not list(tmp_path.iterdir())
-    done = run_here(tmp_path, *command.split())
+    with unplaced_figures():
+        done = run_here(tmp_path, *command.split())
     assert (done.code, done.err) == (0, "")
     assert f"Plot: {name}.svg" in done.out
     assert "<svg" in (tmp_path / f"{name}.svg").read_text()[:1000]

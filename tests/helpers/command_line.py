@@ -1,5 +1,6 @@
 """The command line in a folder, in this process or in one of its own."""
 
+import functools
 import io
 import os
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer.main
 from helpers.paths import ROOT
 
 import testbed.ext
@@ -17,6 +19,8 @@ from testbed.cli import app
 from testbed.study import identities
 
 OURS = ("MLFLOW_", "TESTBED_", "NOX_")
+COMMAND = functools.cache(typer.main.get_command)
+"""The command line as click has it, which typer makes anew at each call."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,19 @@ def blank_figures() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unplaced_figures() -> Iterator[None]:
+    """What a figure in this process consists of is drawn where matplotlib puts it at first.
+
+    To find out where nothing overlaps takes longer than to draw it.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+        yield
+
+
 def run_here(folder: Path, *words: object, **more: str) -> Done:
     """`testbed WORDS` with `folder` as working directory, in this process, which is faster."""
     out, err = io.StringIO(), io.StringIO()
@@ -84,6 +101,7 @@ def run_here(folder: Path, *words: object, **more: str) -> Done:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.chdir(folder)
             patch.setattr(sys, "argv", ["testbed", *map(str, words)])
+            patch.setattr(typer.main, "get_command", COMMAND)
             os.environ.clear()
             os.environ.update(environment(**more))
             try:

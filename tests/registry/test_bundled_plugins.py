@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.bounds import assert_within, exact, exp, log
-from helpers.command_line import blank_figures, run_here
+from helpers.command_line import blank_figures, run_here, unplaced_figures
 from helpers.paths import FIXTURES
 from helpers.strategies import DTYPES, WIDE, Case, cases, fixed, float64, levels, sigma_datas
 from helpers.training import CPU, data, network, ran, resumed, same
@@ -593,7 +593,8 @@ def test_twins_are_told_where_nothing_is_learned_and_nowhere_else(studied: Path)
     ],
 )
 def test_escape_hatches_are_explained(tmp_path: Path, name: str, said: list[str]) -> None:
-    done = run_here(tmp_path, "explain", name, *WORDS, "--out", f"{name}.svg")
+    with unplaced_figures():
+        done = run_here(tmp_path, "explain", name, *WORDS, "--out", f"{name}.svg")
     assert (done.code, done.err) == (0, "")
     for words in said[:-1] if name == "edm2" else said:
         assert words in done.out
