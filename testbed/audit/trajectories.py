@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ DERIVATIVE = "derivative: (x - D)/sigma = -sigma grad log p"
 TRAJECTORY = "trajectory by x0 and by score"
 ODE = "probability-flow ODE: scipy's solve_ivp by D and by score"
 FLOW = "end of the trajectory: the exact flow of a Gaussian"
+Ends = Callable[[Oracle, float, float, int], tuple[Tensor, Tensor]]
 COARSE, FINE = 1e-6, 1e-9
 FLOW_STEPS = 128
 """Steps of the finest trajectory that ends at a Gaussian's exact flow."""
@@ -202,30 +203,45 @@ def _error_bounds(
     return list(bound.reshape(points.shape))
 
 
-def check_ode(subject: Subject, oracle: Oracle, samples: int = 4) -> list[LawCheck]:
+def ends_by_score(oracle: Oracle, high: float, low: float, samples: int) -> tuple[Tensor, Tensor]:
+    """Returns the ODE's solutions by the score at the tolerances 1e-6 and 1e-9."""
+
+    def by_score(x: Tensor, sigma: Tensor) -> Tensor:
+        return -per_sample(sigma, x) * tweedie(oracle, x, sigma)
+
+    start = _start(oracle, high, samples)
+    coarse, fine = (_solve(by_score, start, high, low, one) for one in (COARSE, FINE))
+    return coarse, fine
+
+
+def check_ode(
+    subject: Subject, oracle: Oracle, samples: int = 4, ends: Ends = ends_by_score
+) -> list[LawCheck]:
     """Checks the ODE solved by both sides with scipy's DOP853, at a relative tolerance of 1e-9.
 
     The bound is what the score's own solution moves between tolerances 1e-6 and 1e-9: the coarse
     one's error, larger than that of the two fine ones together.
+
+    Args:
+        ends: `ends_by_score`, or what remembers its answers for several subjects.
     """
     high, low = min(40.0, float(subject.levels.max())), max(0.05, float(subject.levels.min()))
-    generator = stream(0, "audit/ode")
-    noise = torch.randn((samples, *oracle.shape), generator=generator, dtype=torch.float64)
-    start = oracle.sample(samples, generator) + high * noise
     denoise = subject.denoiser(oracle)
 
     def by_data(x: Tensor, sigma: Tensor) -> Tensor:
         with torch.no_grad():
             return (x - denoise(x, sigma)) / per_sample(sigma, x)
 
-    def by_score(x: Tensor, sigma: Tensor) -> Tensor:
-        return -per_sample(sigma, x) * tweedie(oracle, x, sigma)
-
-    coarse = _solve(by_score, start, high, low, COARSE)
-    fine = _solve(by_score, start, high, low, FINE)
-    by_x0 = _solve(by_data, start, high, low, FINE)
+    coarse, fine = ends(oracle, high, low, samples)
+    by_x0 = _solve(by_data, _start(oracle, high, samples), high, low, FINE)
     bound = (coarse - fine).abs().amax().expand_as(fine)
     return rows(ODE, subject.name, torch.full((samples,), low).double(), by_x0, fine, bound)
+
+
+def _start(oracle: Oracle, high: float, samples: int) -> Tensor:
+    generator = stream(0, "audit/ode")
+    noise = torch.randn((samples, *oracle.shape), generator=generator, dtype=torch.float64)
+    return oracle.sample(samples, generator) + high * noise
 
 
 def _solve(slope: Denoise, start: Tensor, high: float, low: float, tolerance: float) -> Tensor:

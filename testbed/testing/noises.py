@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -49,11 +50,16 @@ def _cases(c: Noise) -> Iterator[tuple[Noise, tuple[int, ...], str]]:
             yield one, shape, f"for {shape} at strength = {strength:g}"
 
 
+@lru_cache(16)
+def _eps(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=stream(seed, "testing/eps"), dtype=torch.float64)
+
+
 def drawn(
     c: Noise, lead: tuple[int, ...], shape: tuple[int, ...], seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """eps, n and the target's noise, (*lead, *shape) float64."""
-    eps = torch.randn(*lead, *shape, generator=stream(seed, "testing/eps"), dtype=torch.float64)
+    eps = _eps(*lead, *shape, seed=seed)
     n, target = c.pair(eps.clone(), shape, stream(seed, "testing/z"))
     return eps, n, target
 
