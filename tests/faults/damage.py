@@ -103,7 +103,7 @@ def stopped(name: str) -> Stopped:
     found = []
     for part in ("whole", "stopped"):
         read = study_file.read(
-            base / "small.toml", ["training.steps=200", "training.points=4"], ["fixed"]
+            base / "small.toml", ["training.steps=150", "training.points=3"], ["fixed"]
         )
         made = plan.make(read, registry, base / part, "cpu")
         runner.describe(made, registry)
