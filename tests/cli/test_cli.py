@@ -576,6 +576,9 @@ MISTAKES = {
     ),
     "folder without a study": (("report", "."), ". is not a study's folder: it has no study.json."),
     "component to explain": (("explain", "emd"), "Unknown component 'emd'. Did you mean 'edm'?"),
+    "component of another axis": (
+        ("explain", "heun"), "'heun' is a sampler; expected one of these: parameterization, weight",
+    ),
     "no store": (("ui",), "there is no MLflow store at "),
     "a server's store": (
         ("ui", "--tracking-uri", "http://127.0.0.1:9"), "are served at http://127.0.0.1:9 already",
