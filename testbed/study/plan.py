@@ -230,7 +230,8 @@ def _folder_problems(folder: Path) -> list[str]:
     there = next(one for one in (folder, *folder.parents) if one.exists())
     if there.is_dir():
         return []
-    return [f"{folder}: {there} is a file, and a study needs a folder: name another with --out."]
+    where = "" if there == folder else f"{folder}: "
+    return [f"{where}{there} is a file, and a study needs a folder: name another with --out."]
 
 
 def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:

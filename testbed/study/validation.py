@@ -77,7 +77,9 @@ def _line(model: type[Any], problem: Mapping[str, Any], origin: Callable[..., st
         text = re.sub(rf"^{re.escape(inner)} = .*? (?=is )", "", text)
     else:
         where = origin(".".join(keys))
-    return f"{where} = {value!r}: {text}"
+    return (
+        f"{where} = {value!r} {text}" if text.startswith("is ") else f"{where} = {value!r}: {text}"
+    )
 
 
 def _expected(problem: Mapping[str, Any]) -> str:

@@ -107,15 +107,15 @@ MISTAKES = {
     ),
     "training out of range": (
         in_base("training = { steps = 0 }"),
-        "base.training.steps = 0: is out of range: expected from 1 to 1e+09.",
+        "base.training.steps = 0 is out of range: expected from 1 to 1e+09.",
     ),
     "training out of range in the grid": (
         SMALL + '"training.batch" = [8, -5]\n',
-        "grid.training.batch = -5: is out of range: expected from 1 to 1e+09.",
+        "grid.training.batch = -5 is out of range: expected from 1 to 1e+09.",
     ),
     "training out of range below another key of it": (
         in_base("training = { steps = 0 }") + "[arms]\na = { training = { batch = 3 } }\n",
-        "base.training.steps = 0: is out of range: expected from 1 to 1e+09.",
+        "base.training.steps = 0 is out of range: expected from 1 to 1e+09.",
     ),
     "optimizer": (
         in_base('training = { optimizer = "adma" }'),
@@ -123,7 +123,7 @@ MISTAKES = {
     ),
     "limit of several settings": (
         in_base("training = { momentum = 0.9 }"),
-        'base.training.momentum = 0.9: is an option of sgd, and optimizer = "adam" has none',
+        'base.training.momentum = 0.9 is an option of sgd, and optimizer = "adam" has none',
     ),
     "table for a number": (in_base("training = 3"), "base.training = 3: must be a table"),
     "number for a list": (
