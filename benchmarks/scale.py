@@ -197,7 +197,7 @@ def driver(shape: str, trials: int, folder: Path, store: str = "") -> dict[str, 
     engine.write(made.folder)
     described = clock.read()["seconds"]
     tell = Telling(tracker)
-    parts = executor, tell, runner.Progress(), identities
+    parts = executor, tell, runner.Progress(), [identities]
     runner.execute(made, registry, engine, *parts)
     tell.finish()
     found = clock.read(describing=described, trials_own=executor.seconds)
@@ -254,7 +254,8 @@ def resume(shape: str, trials: int, folder: Path) -> dict[str, float]:
     runner.describe(made, registry)
     engine.write(made.folder)
     made.files.tidy({group.id for group in engine.groups})
-    parts = Ending(), Telling(None), runner.Progress(), without_checks(made, registry)
+    spare = [without_checks(made, registry)]
+    parts = Ending(), Telling(None), runner.Progress(), spare
     outcome = runner.execute(made, registry, engine, *parts)
     assert set(outcome.statuses.values()) == {"finished"}
     return clock.read(planning=looked_up)

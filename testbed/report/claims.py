@@ -7,6 +7,7 @@ show it, and `tables/finding.json` holds it for what does not compare anew.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from testbed.report.words import LESS, listed, per_cent
 
 FILE = "finding.json"
 """The file of a report's folder `tables` with its findings."""
-HEAD = ("variant", "effect", "verdict", "hangs on", "levels")
+HEAD = ("variant", "effect", "verdict", "hangs on", "other σ")
 SAID = {
     "better": "is better than {}",
     "equivalent": "is equivalent to {}",
@@ -57,6 +58,7 @@ class Claim:
         effect: None without a verdict.
         hangs_on: the variants, seeds and bands of noise levels that it hangs on.
         levels: how many levels it is over; empty where these are all.
+        sigma: the lowest and the highest of these; None where they are all.
     """
 
     variant: str
@@ -65,24 +67,28 @@ class Claim:
     effect: Effect | None = None
     hangs_on: list[str] = field(default_factory=list)
     levels: str = ""
+    sigma: tuple[float, float] | None = None
 
-    @property
-    def cells(self) -> list[Cell]:
-        """A row under HEAD."""
+    def cells(self, usual: str) -> list[Cell]:
+        """A row under HEAD of a claim with an effect; `usual` are the levels that need no word."""
         style = {"better": "good", "worse": "bad"}.get(self.verdict, "quiet")
-        verdict = Cell(self.verdict.removeprefix(f"{self.variant} "), style)
-        effect = self.effect.text if self.effect else "–"
-        levels = self.levels or ("all" if self.effect else "–")
-        texts = (self.variant, effect, listed(self.hangs_on) or "–", levels)
-        name, effect_cell, *others = map(Cell, texts)
-        return [name, effect_cell, verdict, *others]
+        other = "{:.2g} to {:.2g}".format(*self.sigma) if self.sigma else "all"
+        texts = (
+            self.variant,
+            self.effect.text if self.effect else "",
+            self.verdict,
+            listed(self.hangs_on) or "–",
+            "–" if self.levels == usual else other,
+        )
+        return [
+            Cell(text, style if name == "verdict" else "")
+            for name, text in zip(HEAD, texts, strict=True)
+        ]
 
     @property
     def sentence(self) -> str:
-        """`v is better than edm (−12 % [−15, −8]; hangs on seed 2).`"""
-        if self.effect is None:
-            return f"No verdict on {self.variant}: {self.verdict}."
-        parts = [self.effect.text]
+        """`v is better than edm (−12 % [−15, −8]; hangs on seed 2).`, of one with an effect."""
+        parts = [self.effect.text] if self.effect else []
         parts += [f"over the {self.levels}, that both were trained on"] if self.levels else []
         parts += [f"hangs on {listed(self.hangs_on)}"] if self.hangs_on else []
         return f"{self.variant} {SAID[self.verdict].format(self.against)} ({'; '.join(parts)})."
@@ -103,9 +109,25 @@ class ArmClaims:
     claims: list[Claim] = field(default_factory=list)
 
     @property
+    def judged(self) -> list[Claim]:
+        """The claims that have an effect, and so a verdict."""
+        return [one for one in self.claims if one.effect is not None]
+
+    @property
+    def unjudged(self) -> list[str]:
+        """A sentence for each reason why there is no verdict, on all variants that have it."""
+        names: dict[tuple[str, str], list[str]] = {}
+        for one in self.claims:
+            if one.effect is None:
+                reason = one.verdict.removeprefix(f"{one.variant} ")
+                ways = (" on ", ": ") if reason == one.verdict else (": ", " ")
+                names.setdefault((ways[0], ways[1] + reason), []).append(one.variant)
+        return [f"No verdict{on}{listed(own)}{why}." for (on, why), own in names.items()]
+
+    @property
     def text(self) -> str:
         """All of it as a paragraph."""
-        return " ".join([self.best, *(one.sentence for one in self.claims)])
+        return " ".join([self.best, *(one.sentence for one in self.judged), *self.unjudged])
 
 
 @dataclass(frozen=True)
@@ -139,15 +161,18 @@ class Finding:
 
     @property
     def claims(self) -> PageTable | None:
-        """The claims as a table, above those of each arm a row of one cell; None without any."""
+        """The claims as a table, with rows of one cell for what has no verdict and for the best.
+
+        None without any.
+        """
         if not self.arms:
             return None
         rows: list[list[Cell]] = []
-        number = _columns(self.arms)
-        for arm in self.arms:
-            rows.append([Cell(arm.best, "best")])
-            rows += [one.cells[:number] for one in arm.claims]
-        return PageTable([*HEAD[:number]], rows)
+        head, rows_of = _columns(self.arms)
+        for arm, judged in zip(self.arms, rows_of, strict=True):
+            rows += [[Cell(arm.best, "best")], *judged]
+            rows += [[Cell(text, "quiet")] for text in arm.unjudged]
+        return PageTable(head, rows)
 
 
 _FINDINGS = TypeAdapter(list[Finding])
@@ -178,13 +203,13 @@ def markdown(findings: Sequence[Finding]) -> str:
 
 def _tables(arms: Sequence[ArmClaims]) -> list[str]:
     """The claims of a case in Markdown: a paragraph on the best of each arm, and its table."""
-    number = _columns(arms)
+    head, rows_of = _columns(arms)
     paragraphs: list[str] = []
-    for arm in arms:
-        rows = [[cell.text for cell in one.cells[:number]] for one in arm.claims]
-        lines = [HEAD[:number], ["---"] * number, *rows]
+    for arm, judged in zip(arms, rows_of, strict=True):
+        rows = [[cell.text for cell in row] for row in judged]
+        lines = [head, ["---"] * len(head), *rows]
         written = "\n".join(f"| {' | '.join(_escaped(line))} |" for line in lines)
-        paragraphs += [arm.best, *[written] * bool(rows)]
+        paragraphs += [arm.best, *[written] * bool(rows), *arm.unjudged]
     return paragraphs
 
 
@@ -192,6 +217,14 @@ def _escaped(cells: Sequence[str]) -> list[str]:
     return [cell.replace("|", "\\|") for cell in cells]
 
 
-def _columns(arms: Sequence[ArmClaims]) -> int:
-    """How many columns there are: the last, the levels, only where some claim is not over all."""
-    return len(HEAD) - (not any(one.levels for arm in arms for one in arm.claims))
+def usual_levels(arms: Sequence[ArmClaims]) -> tuple[str, bool]:
+    """Returns the levels that most claims are over, empty for all, and whether some have others."""
+    found = Counter(one.levels for arm in arms for one in arm.judged)
+    return found.most_common(1)[0][0] if found else "", len(found) > 1
+
+
+def _columns(arms: Sequence[ArmClaims]) -> tuple[list[str], list[list[list[Cell]]]]:
+    """HEAD and the rows of each arm; the last column only where not all levels are the same."""
+    usual, others = usual_levels(arms)
+    number = len(HEAD) - (not others)
+    return [*HEAD[:number]], [[one.cells(usual)[:number] for one in arm.judged] for arm in arms]

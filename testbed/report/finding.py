@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
-from testbed.metrics.curves import RELATIVE
 from testbed.metrics.paired_tests import ALPHA, POWER
-from testbed.report import arms, level_sentences, ranges, sample_metrics
-from testbed.report.claims import ArmClaims, Claim, Effect, Finding
+from testbed.report import arms, level_sentences, sample_metrics
+from testbed.report.claims import ArmClaims, Claim, Effect, Finding, usual_levels
 from testbed.report.comparisons import MOST_PAIRED, Comparisons, Versus, baseline_note
 from testbed.report.equal_objectives import sentences_of
 from testbed.report.results import Results
@@ -23,7 +23,7 @@ from testbed.report.words import LESS, METRICS, capital, listed, number, per_cen
 from testbed.study.settings import ReportSettings
 
 FEW_SEEDS = 4
-"""The lead says on how many seeds it rests where they are fewer."""
+"""The title says "only" of fewer seeds."""
 
 
 def make(results: Results, comparisons: Comparisons) -> list[Finding]:
@@ -31,9 +31,9 @@ def make(results: Results, comparisons: Comparisons) -> list[Finding]:
     samples = sample_metrics.make(results)
     cases = [_of_case(results, comparisons, samples, case) for case in results.cases]
     first = Finding("", [*_changed(results), *_unfinished(results), *arms.sentences(results)])
-    rates = _rates(results) if any(comparisons.tests.values()) else []
-    detail = [*sample_metrics.note(samples), *rates]
-    last = Finding("", [*_reading(results, comparisons), *_identities(results)], detail=detail)
+    tested = any(comparisons.tests.values())
+    opening = [*_reading(results, comparisons), *(_rates(results) if tested else [])]
+    last = Finding("", [*opening, *_identities(results)], detail=sample_metrics.note(samples))
     return [first, *cases, last]
 
 
@@ -49,8 +49,9 @@ def _of_case(
             sample_metrics.sentences(left, samples, place.versus),
         ):
             detail += _paragraph(place.arm, list(subject))
-    opening = [*_opening(results, case), *_of_linear(results, comparisons, case, places)]
     made = [_of_arm(left, place) for place in places]
+    opening = [_metric(results, case), *_of_linear(results, comparisons, case, places)]
+    opening += _levels(made)
     return Finding(_evidence(results, case), opening, case, made, detail)
 
 
@@ -85,10 +86,13 @@ def _claim(left: LeaveOneOut, one: Versus) -> Claim:
     c = one.comparison
     if one.reason or c is None:
         return Claim(one.variant, one.against, one.reason)
-    levels = one.levels.text if one.levels is not None and not one.levels.whole else ""
     low, high = (None if math.isnan(bound) else bound for bound in (c.low, c.high))
     effect = Effect(c.ratio, low, high)
-    return Claim(one.variant, one.against, one.said, effect, hanging(left, one), levels)
+    claim = Claim(one.variant, one.against, one.said, effect, hanging(left, one))
+    if one.levels is None or one.levels.whole:
+        return claim
+    sigma = float(one.levels.levels[0]), float(one.levels.levels[-1])
+    return replace(claim, levels=one.levels.text, sigma=sigma)
 
 
 def _best(left: LeaveOneOut, place: Standing) -> str:
@@ -148,27 +152,32 @@ def _evidence(results: Results, case: str) -> str:
     trials = results.trials[results.trials["case"] == case]
     counts = sorted(set(trials.groupby(["arm", "variant"]).size()))
     seeds = f"{' or '.join(map(str, counts))} {'seed' if counts == [1] else 'seeds'}"
-    metric = f"{title(results.primary(case))}, lower is better"
-    return f"{case or 'All data'}: {metric} ({_exact(results, case)}); {seeds}"
+    only = "only " if trials["seed"].nunique() < FEW_SEEDS else ""
+    metric = f"{title(results.primary(case))}{_exact(results, case)}"
+    return f"{case or 'All data'}: {metric}; lower is better; {only}{seeds}"
 
 
 def _exact(results: Results, case: str) -> str:
     """Whether a case has an exact denoiser, and the metric is an error against it."""
-    primary, oracle = results.primary(case), results.oracle(case)
-    if oracle and primary == "excess_nats":
-        return "errors against the exact denoiser"
-    known = "the exact denoiser is known" if oracle else "no exact denoiser"
-    return f"losses; {known}" if primary == RELATIVE else known
+    if not results.oracle(case):
+        return " (no exact denoiser)"
+    over = results.primary(case) == "excess_nats"
+    return " over the exact denoiser" if over else " (the exact denoiser is known)"
 
 
-def _opening(results: Results, case: str) -> Iterator[str]:
-    """What the primary metric is, and that the seeds are few."""
+def _metric(results: Results, case: str) -> str:
+    """What the primary metric is."""
     primary = results.primary(case)
     name, meaning = METRICS.get(primary, (primary, "a metric of a plugin"))
-    yield f"{capital(name)}: {meaning}."
-    seeds = results.trials.loc[results.trials["case"] == case, "seed"].nunique()
-    if seeds < FEW_SEEDS:
-        yield f"All of this rests on {seeds} {'seed' if seeds == 1 else 'seeds'} only."
+    return f"{capital(name)}: {meaning}."
+
+
+def _levels(made: Sequence[ArmClaims]) -> Iterator[str]:
+    """The levels of the claims of a case, where some are not over all."""
+    usual, others = usual_levels(made)
+    if usual or others:
+        rest = ", where no other σ is named" if others else ""
+        yield f"Effects are over the levels both sides were trained on: {usual or 'all'}{rest}."
 
 
 def _power(members: Iterable[Versus]) -> list[str]:
@@ -196,15 +205,14 @@ def _reading(results: Results, comparisons: Comparisons) -> list[str]:
     tests = comparisons.tests["baseline"] + comparisons.tests["band"] + comparisons.tests["arm"]
     if not tests:
         return []
-    names = listed([one.name for one in ranges.bands(results)])
     edges = listed([f"{edge:g}" for edge in results.settings.bands])
     return [
-        "An effect is the ratio of the metric to the baseline’s, paired by seed, over the noise "
-        "levels that both were trained on; effects over different levels cannot be ranked. "
-        f"Intervals ({results.level:.0%}, each by itself) are over training seeds; verdicts are "
-        f"corrected for {tests} tests. What matters is an effect of {smallest(results)}. A claim "
-        "hangs on a seed, a variant or a band of noise levels without which its effect would "
-        f"change sign or cross what matters. The bands, {names}, part at σ/σ_data = {edges}."
+        "An effect is the ratio of the metric to the baseline’s, paired by seed, with an "
+        f"uncorrected {results.level:.0%} interval over seeds; effects over different levels "
+        f"cannot be ranked. Verdicts are corrected for {tests} tests (Holm); an effect of "
+        f"{smallest(results)} matters. A claim hangs on a seed, variant or noise band without "
+        "which its effect changes sign or crosses what matters; bands part at σ/σ_data = "
+        f"{edges}."
     ]
 
 
@@ -221,8 +229,8 @@ def _rates(results: Results) -> list[str]:
     texts = [f"Learning rates: {words}."] if rates else []
     if len(rates) == 1:
         texts = [
-            f"One learning rate, {words}, was used for all: a difference may come from how well it "
-            "suits each parameterization."
+            f"All trained at one learning rate, {words}, which need not suit every "
+            "parameterization alike."
         ]
     if any(one.optimizer == "sgd" for one in training):
         texts.append(
@@ -244,9 +252,9 @@ def _identities(results: Results) -> list[str]:
             f"{len(failed)} of {len(checked)} Tweedie identity checks FAILED: {'; '.join(which)}."
         ]
     return [
-        f"All {len(checked)} Tweedie identity checks hold, the largest error at "
-        f"{number(float(checked['ratio'].max()))} of its rounding bound: up to rounding the "
-        "parameterizations are one denoiser, written differently."
+        f"All {len(checked)} Tweedie identity checks hold (largest error: "
+        f"{number(float(checked['ratio'].max()))} of its rounding bound): up to rounding the "
+        "parameterizations are one denoiser."
     ]
 
 

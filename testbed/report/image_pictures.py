@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from testbed.report.drawing import Picture, panels, picture
+from testbed.report.drawing import COLUMN, NARROWEST, Picture, panels, picture
 from testbed.report.galleries import images_of
 from testbed.report.results import Results, tensor
 from testbed.report.words import number
@@ -21,6 +21,8 @@ MOST_STEPS = 5
 """The most points of a training that are shown of each variant."""
 SCORE = 3.0
 """The score's grey values end at this over sigma."""
+TITLES = 0.25
+"""Inches for the levels above a sheet."""
 PAPER = 1.0
 """White, between images."""
 
@@ -134,15 +136,32 @@ def _training(
 
 
 def _by_level(rows: Sequence[Strip], sigma: Array, kind: str, case: str) -> Picture:
-    """A strip a row, a noise level a column."""
-    n = rows[0].images.shape[1]
-    figure, grid = panels(len(sigma), len(rows), width=0.4 * n + 0.1, height=0.55, shared=False)
-    for row, strip in zip(grid, rows, strict=True):
-        for axes, *cell in zip(row, strip.images, strip.low, strip.high, strict=True):
-            _show(axes, side_by_side(*cell))
-        row[0].set_ylabel(strip.name, rotation=0, ha="right", va="center", fontsize=8)
-    for axes, level in zip(grid[0], sigma, strict=True):
-        axes.set_title(f"σ = {level:.2g}", fontsize=8, fontweight="normal")
+    """A strip a row, a noise level a column; fewer images of each in a narrow column.
+
+    All of it is one sheet: an axes for each cell would take ten times as long to draw.
+    """
+    n, column = rows[0].images.shape[1], COLUMN.get()
+    if column is not None:
+        n = max(1, min(n, int((column / (NARROWEST * len(sigma)) - 0.1) / 0.4)))
+    strips = [
+        [side_by_side(images[:n], low, high) for images, low, high in zip(*strip[1:], strict=True)]
+        for strip in rows
+    ]
+    h, w, _ = strips[0][0].shape
+    gap = max(2, h // 3)
+    cells = np.full((len(rows), h + gap, len(sigma), w + gap, 3), PAPER)
+    for i, j in np.ndindex(len(rows), len(sigma)):
+        cells[i, :h, j, :w] = strips[i][j]
+    sheet = cells.reshape(len(rows) * (h + gap), len(sigma) * (w + gap), 3)[:-gap, :-gap]
+    inches = len(sigma) * (0.4 * n + 0.1)
+    height = inches * len(sheet) / sheet.shape[1] + TITLES
+    figure, ((axes,),) = panels(1, 1, inches, height, shared=False)
+    _show(axes, sheet)
+    down, across = (size * (np.arange(k) + 0.5) - gap / 2 - 0.5
+                    for size, k in ((h + gap, len(rows)), (w + gap, len(sigma))))  # fmt: skip
+    axes.set_yticks(down, [strip.name for strip in rows])
+    axes.set_xticks(across, [f"σ = {level:.2g}" for level in sigma])
+    axes.tick_params(length=0, labelsize=8, bottom=False, labelbottom=False, labeltop=True)
     return picture(figure, kind, case)
 
 

@@ -112,20 +112,21 @@ def linear_is_better(results: Results, comparisons: Comparisons, place: Standing
     if subject is None:
         return
     where = [
-        f"at {band.name}"
+        band.name
         for band, one, _, levels in _judged(results, comparisons, subject, place)
         if ranges.linear_is_better(results, baseline, one.metric, levels, band)
     ]
     if not where:
         return
-    levels = subject.levels
+    at, levels = listed(where), subject.levels
     if levels and ranges.linear_is_better(results, baseline, subject.metric, levels):
-        every = "all levels" if levels.whole else f"the {levels.text},"
-        where.append(f"over {every} together")
+        shared = "" if levels.whole else f" shared with {subject.variant}"
+        at = f"{at}, and over all levels{shared}"
+    known = subject.metric == RELATIVE  # the metric is said to be over Wiener's
+    linear = "Wiener" if known else "the linear denoiser fitted to the training split (Wiener)"
     yield (
-        "the linear denoiser fitted to the training split (Wiener) is better than "
-        f"{place.baseline} {listed(where)} (in means over seeds, also without any one of them; "
-        "not tested)."
+        f"{linear} is better than {place.baseline} at {at} (means over seeds, also "
+        "without any one; not tested)."
     )
 
 
@@ -139,7 +140,6 @@ def linear_baseline(results: Results, case: str) -> Iterator[str]:
         lost = levels[worse]
         at = f"{lost[0]:.2g}" + (f" to {lost[-1]:.2g}" if len(lost) > 1 else "")
         yield (
-            "The linear denoiser (Wiener) is not the best linear one: at "
-            f"{len(lost)} of {len(levels)} levels, σ = {at}, its loss on held-out data is above "
-            "that of D = x."
+            "The fitted linear denoiser (Wiener) is not the best linear one: D = x has less "
+            f"held-out loss at {len(lost)} of {len(levels)} levels, σ = {at}."
         )

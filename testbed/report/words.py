@@ -12,8 +12,8 @@ LESS = "less than matters"
 METRICS = {
     "loss_vs_wiener": (
         "loss / Wiener loss",
-        "the geometric mean over noise levels of the loss over that of the linear denoiser of a "
-        "Gaussian fitted to the training split",
+        "the loss over that of the linear denoiser fitted to the training split (Wiener), as a "
+        "geometric mean over noise levels",
     ),
     "excess_nats": (
         "excess risk in nats",
@@ -295,7 +295,7 @@ def signed(text: str) -> str:
 def per_cent(ratio: float, low: float = math.nan, high: float = math.nan) -> str:
     """Writes a ratio and its interval as an effect: `1.0 % [0.8, 1.2]`, `−12 % [−15, −8]`.
 
-    The larger bound has two digits, and more where the width of the interval would not show.
+    The larger bound has two digits, and more where they are too coarse for the interval's width.
     """
     first, *bounds = _alike([100 * (one - 1) for one in (ratio, low, high)])
     return f"{first} %" if math.isnan(low) else f"{first} % [{', '.join(bounds)}]"
@@ -307,7 +307,7 @@ def _alike(values: Sequence[float]) -> list[str]:
     known = [one for one in bounds if math.isfinite(one)]
     size, width = max(map(abs, known), default=0.0), max(known) - min(known) if known else 0.0
     places = 1 - _power(size) if size else 0
-    places = max(places, -_power(width)) if width else places
+    places = max(places, -_power(width / 2)) if width else places
 
     def text(value: float) -> str:
         if not math.isfinite(value) or abs(value) >= BIG:

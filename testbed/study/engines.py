@@ -171,8 +171,9 @@ def _chosen(
         return engine
     if wanted == "sequential" or largest is None:
         return engine
-    times = _times(largest, registry, plan, wanted, slots)
-    best = _best(times, wanted)
+    groups = len(engine.groups)
+    times = _times(largest, registry, plan, wanted, slots, groups)
+    best = _best(times, wanted, len(grouping.of_trainings(pending)), groups)
     measured = {way.title: time.ms for way, time in times.items()}
     speeds = {grouping.network_of(largest): measured}
     if wanted == "auto" and best.name == "batched":
@@ -239,24 +240,34 @@ def _distributed(plan: Plan, pending: Sequence[Trial]) -> ExecutionPlan:
 
 
 def _times(
-    group: Group, registry: Registry, plan: Plan, wanted: str, slots: int | None
+    group: Group, registry: Registry, plan: Plan, wanted: str, slots: int | None, groups: int
 ) -> dict[EngineChoice, StepTime]:
-    """The time of a step of one trial, in one process of each way that is worth a try."""
+    """The time of a step of one trial, in one process of each way that is worth a try.
+
+    All threads in one process are worth it where there are fewer groups than workers: a core gains
+    nothing from a group that it shares.
+    """
     workers, device = _workers(plan.devices, slots), plan.main_device
     ways = [EngineChoice("sequential", workers, 1), EngineChoice("batched", workers, 1)]
     if wanted == "auto" and (seconds := step_times.long_step(group.trials[0], registry, device)):
         return {ways[0]: StepTime(1000 * seconds)}
-    if slots is None and workers > 1:
+    if slots is None and workers > groups:
         ways.append(EngineChoice("batched", 1, workers))
     if wanted == "compiled":
         ways.append(EngineChoice("compiled", workers, 1))
     return {way: step_times.measure(way, group.trainings, registry, device, wanted) for way in ways}
 
 
-def _best(times: Mapping[EngineChoice, StepTime], wanted: str) -> EngineChoice:
-    """The fastest way on all its processes, of those that are wanted."""
-    allowed = [way for way in times if wanted in ("auto", way.name)]
-    return min(allowed, key=lambda way: times[way].ms / max(1, way.slots))
+def _best(
+    times: Mapping[EngineChoice, StepTime], wanted: str, trainings: int, groups: int
+) -> EngineChoice:
+    """The fastest way, of those that are wanted, on as many of its processes as have work."""
+
+    def pace(way: EngineChoice) -> float:
+        parts = trainings if way.name == "sequential" else groups
+        return times[way].ms / max(1, min(way.slots, parts))
+
+    return min((way for way in times if wanted in ("auto", way.name)), key=pace)
 
 
 def _workers(devices: Sequence[str], slots: int | None) -> int:

@@ -96,12 +96,11 @@ class Identities:
     Args:
         plan: the trials of the study.
         registry: its plugins.
-        leads: whether the driver checks them; one that helps another leaves them to it.
     """
 
-    def __init__(self, plan: Plan, registry: Registry, leads: bool = True) -> None:
+    def __init__(self, plan: Plan, registry: Registry) -> None:
         self._files = plan.files
-        self._subjects = subjects(plan, registry) if leads else {}
+        self._subjects = subjects(plan, registry)
         stored = self._files.checked(FILE)
         self._kept = {key: stored[key] for key in self._subjects if key in stored}
         self._waiting = [key for key in self._subjects if key not in self._kept]

@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict
 from typing import Any
@@ -23,10 +23,10 @@ from testbed.study.dispatch import Outcome as Outcome
 from testbed.study.dispatch import Progress as Progress
 from testbed.study.engines import ExecutionPlan, Group
 from testbed.study.executors.base import Executor
-from testbed.study.identities import Identities
 from testbed.study.orders import Orders
 from testbed.study.outage import Outage
 from testbed.study.plan import Plan
+from testbed.study.spare_work import SpareWork
 from testbed.study.telling import Telling
 from testbed.trial import environment
 from testbed.trial.folders import ENDED
@@ -89,14 +89,14 @@ def execute(
     executor: Executor,
     tell: Telling,
     progress: Progress,
-    identities: Identities,
+    spare: Sequence[SpareWork] = (),
     leads: bool = True,
 ) -> Outcome:
     """Runs every group; the first Ctrl-C stops at a checkpoint, the second at once.
 
-    The identities are checked on slots that no group waits for. Groups that another driver has
-    taken are left to it, and what becomes of them counts as if they had run here. Where the disk or
-    the server of the study's folder goes away, the driver waits for it.
+    Groups that another driver has taken are left to it, and what becomes of them counts as if they
+    had run here. Where the disk or the server of the study's folder goes away, the driver waits for
+    it.
 
     Args:
         plan: the trials.
@@ -105,7 +105,7 @@ def execute(
         executor: where they run.
         tell: told of the trials.
         progress: told of every step.
-        identities: those of the plan.
+        spare: what is done besides, the first of it first.
         leads: whether this driver owns the study's folder, or helps the one that does.
 
     Raises:
@@ -125,7 +125,7 @@ def execute(
         plan.files.confirm()
         for group, statuses in waiting.ended():
             loop.ended(group, statuses, tell.end)
-        loop.fill(executor.slots - len(identities.running))
+        loop.fill(executor.slots - sum(len(one.running) for one in spare))
         executor.advance()
         looks.at(plan, loop.running, progress)
         loop.settle(tell.end)
@@ -134,7 +134,9 @@ def execute(
     with _interrupts(executor, outcome), orders.heeded(outage.through):
         for trial in ended:
             tell.end(trial, trial.state)
-        while loop.running or ((waiting or identities.pending) and not outcome.interrupted):
+        while loop.running or (
+            (waiting or any(one.pending for one in spare)) and not outcome.interrupted
+        ):
             outage.through(advance)
             for again in orders.retried():
                 waiting.later(Group([again]))
@@ -147,8 +149,10 @@ def execute(
             # A group that is resumed may have trials that were measured before it was interrupted.
             tell.update(trial for trial in trials if trial.state not in ENDED)
             trained = not (waiting.free or outcome.interrupted)
-            identities.advance(executor, executor.slots - len(loop.running) if trained else 0)
-            futures: list[Future[Any]] = [*loop.running, *identities.running]
+            futures: list[Future[Any]] = [*loop.running]
+            for one in spare:
+                one.advance(executor, executor.slots - len(futures) if trained else 0)
+                futures += one.running
             wait(futures, POLL, FIRST_COMPLETED)
     return outcome
 

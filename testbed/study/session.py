@@ -17,6 +17,7 @@ from testbed.study.executors.base import Executor
 from testbed.study.identities import Identities
 from testbed.study.outage import Outage
 from testbed.study.plan import Plan
+from testbed.study.spare_work import TablesAhead
 from testbed.study.telling import Telling
 from testbed.study.tracking import Tracker
 from testbed.trial.folders import ENDED
@@ -99,7 +100,8 @@ def run(
         page: Path | None = None
         try:
             try:
-                parts = executor, tell, progress, identities
+                spare = identities, TablesAhead(plan, registry)
+                parts = executor, tell, progress, spare
                 outcome = runner.execute(plan, registry, engine, *parts)
                 if helped is not None:
                     outcome.statuses = helped.statuses | outcome.statuses

@@ -26,7 +26,6 @@ from testbed.study import engines, orders, runner, session
 from testbed.study.engines import ExecutionPlan
 from testbed.study.executors import selection
 from testbed.study.executors.settings import CLUSTERS
-from testbed.study.identities import Identities
 from testbed.study.outage import Outage
 from testbed.study.plan import Plan, differences, label_key, settings_of_id
 from testbed.study.telling import Telling
@@ -141,8 +140,7 @@ def _help(
     groups.rotate(uuid.uuid4().int % max(1, len(groups)))
     mine = replace(chosen, groups=[*groups])
     try:
-        nothing = through(lambda: Identities(plan, registry, leads=False))
-        parts = executor, Telling(None), progress, nothing
+        parts = executor, Telling(None), progress
         return runner.execute(plan, registry, mine, *parts, leads=False)
     finally:
         executor.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -175,3 +176,4 @@ if __name__ == "__main__":
     parcels = Path(sys.argv[1])
     answer = _answers(pickle.loads(parcels.read_bytes()))
     (parcels.parent / "answers").write_bytes(pickle.dumps(answer))
+    gc.freeze()  # else the interpreter looks once more through all that was imported

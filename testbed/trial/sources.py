@@ -2,7 +2,8 @@
 
 It covers what trains and measures every trial, the modules that the trial's own components are
 written in, and what all of these import. A network, sampler or data set that the trial does not use
-is not in it: adding one leaves the ids of other trials alone.
+is not in it: adding one leaves the ids of other trials alone. Nor are docstrings: a sentence that
+is put better makes no trial stale.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from testbed import errors
 
@@ -42,7 +44,7 @@ def digest(modules: Iterable[str] = ()) -> str:
 def digests(modules: Iterable[str] = ()) -> dict[str, str]:
     """The digest of each module that `digest` covers, by its dotted name."""
     return {
-        name: hashlib.sha256(_files()[name].read_bytes()).hexdigest()[:16]
+        name: hashlib.sha256(parsed(name).code).hexdigest()[:16]
         for name in _reached(frozenset(name for name in modules if name in _files()))
     }
 
@@ -52,7 +54,7 @@ def _digest(modules: frozenset[str]) -> str:
     # A process has read its modules once; thousands of variants have few different sets of them.
     sha = hashlib.sha256()
     for name in _reached(modules):
-        sha.update(name.encode() + _files()[name].read_bytes())
+        sha.update(name.encode() + parsed(name).code)
     return sha.hexdigest()[:16]
 
 
@@ -63,7 +65,7 @@ def _reached(modules: frozenset[str]) -> list[str]:
         name = roots.pop()
         if name not in found:
             found.add(name)
-            roots += imports(name)
+            roots += parsed(name).imports
     return sorted(found)
 
 
@@ -78,10 +80,44 @@ def _files() -> dict[str, Path]:
     return names
 
 
+class Parsed(NamedTuple):
+    """A module's source without its docstrings, and the modules of the package that it imports.
+
+    They are those that it imports when it runs, anywhere in its source.
+    """
+
+    code: bytes
+    imports: tuple[str, ...]
+
+
 @functools.cache
-def imports(name: str) -> tuple[str, ...]:
-    """The modules of the package that a module imports when it runs, anywhere in its source."""
-    return tuple(dict.fromkeys(_imports(ast.parse(_files()[name].read_bytes()))))
+def parsed(name: str) -> Parsed:
+    """What of a module counts for the trials that use it."""
+    source = _files()[name].read_bytes()
+    tree = ast.parse(source)
+    return Parsed(without_docstrings(source, tree), tuple(dict.fromkeys(_imports(tree))))
+
+
+def without_docstrings(source: bytes, tree: ast.AST) -> bytes:
+    """The source without the lines of statements that are strings, those of attributes included."""
+    lines = source.splitlines(keepends=True)
+    for node in reversed([*_docstrings(tree)]):
+        assert node.end_lineno is not None
+        first, last = node.lineno - 1, node.end_lineno - 1
+        before, after = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+        lines[first : last + 1] = [b""] * (last + 1 - first)
+        if (before + after).strip():  # something else stands on its lines
+            lines[first] = before + after
+    return b"".join(lines)
+
+
+def _docstrings(tree: ast.AST) -> Iterator[ast.Expr]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            if isinstance(node.value.value, str):
+                yield node
+        elif not isinstance(node, ast.expr):
+            yield from _docstrings(node)
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:

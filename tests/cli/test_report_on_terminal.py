@@ -83,9 +83,17 @@ def test_all_of_the_default_study_is_said_in_the_words_of_its_page(
             assert at > before
         for arm, name in zip(one.arms, ("published", "equal"), strict=bool(one.arms)):
             assert arm.arm == name
-            cells = [[cell.text for cell in claim.cells] for claim in arm.claims]
+            assert one.claims is not None
+            bests = [row[0].text == arm.best for row in one.claims.rows]
+            following = one.claims.rows[bests.index(True) + 1 :]
+            cells = [
+                [cell.text for cell in row]
+                for row in itertools.takewhile(lambda row: len(row) > 1, following)
+            ]
+            assert len(cells) == len(arm.judged)
             start = next(i for i, line in enumerate(lines) if one.title.startswith(line))
             assert rows_below(lines[start:], arm.best) == cells
+            assert all(text in said for text in arm.unjudged)
     assert "Not shown" not in said
     ending = done.out.splitlines()[-2:]
     assert ending[0] == "Report: report.html"
@@ -165,7 +173,7 @@ def test_the_claims_are_data_too(default: Path, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     found = json.loads(done.out)["claims"]
     assert len(found) == 16
-    keys = ["case", "arm", "variant", "against", "verdict", "effect", "hangs_on", "levels"]
+    keys = ["case", "arm", "variant", "against", "verdict", "effect", "hangs_on", "levels", "sigma"]
     table = pd.read_csv(tmp_path / "tables" / "comparisons.csv", keep_default_na=False)
     table = table[(table["kind"] == "baseline") & (table["band"] == "")]
     rows = table.set_index(["case", "arm", "variant"])
@@ -182,6 +190,7 @@ def test_the_claims_are_data_too(default: Path, tmp_path: Path) -> None:
     eps = next(one for one in found if one["variant"] == "eps")
     assert eps["hangs_on"] == ["very high noise"]
     assert eps["levels"] == "12 of 16 levels, σ = 0.017 to 39"
+    assert eps["sigma"] == pytest.approx([0.01665, 39.47], rel=1e-3)
 
 
 @pytest.fixture
@@ -199,7 +208,7 @@ def test_a_study_ends_with_what_its_report_says_first(ended: Path) -> None:
         done = run_here(ended, *WORDS, COLUMNS="80")
         assert done.code == 0, done.err
         found = claims.stored(ended / "runs" / "tiny" / "report.html")
-        screen, _, ending = done.out.partition("\nAll ")
+        screen, ending = ENDING.split(done.out)
         for one in found:
             for text in [one.title, " ".join(one.opening), *(arm.best for arm in one.arms)]:
                 assert text in squeezed(screen)

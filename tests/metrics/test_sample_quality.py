@@ -36,6 +36,27 @@ from testbed.registry import default_registry
 # --- energy and MMD: one statistic of a kernel ------------------------------------------------
 
 
+def test_relabellings_follow_the_stream_whether_or_not_they_are_at_hand() -> None:
+    """One stream gives one set of them, and goes on behind them."""
+    x, y = normal(40, 3, seed=1), normal(30, 3, seed=2)
+
+    def drawn(seed: int) -> tuple[Tensor, ...]:
+        g = generator(seed)
+        parts = (kernels.relabelled(x, y, lambda z, w: -torch.cdist(z, w), g).T for _ in range(2))
+        return *parts, torch.rand(1, generator=g)
+
+    kernels._labels.cache_clear()
+    fresh, other, kept = drawn(0), drawn(1), drawn(0)
+    assert kernels._labels.cache_info().hits == 2
+    assert all(map(torch.equal, fresh, kept))
+    assert not any(
+        torch.equal(a[1:], b[1:]) for a, b in ((fresh[0], fresh[1]), (fresh[0], other[0]))
+    )
+    g = generator(0)
+    torch.rand(70, 2 * kernels.PERMUTATIONS, dtype=torch.float64, generator=g)
+    assert torch.equal(fresh[2], torch.rand(1, generator=g))
+
+
 @pytest.mark.slow
 def test_p_of_mmd_has_its_level_although_its_kernel_comes_from_the_reference() -> None:
     p = []

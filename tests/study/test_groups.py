@@ -212,20 +212,24 @@ def test_auto_measures_and_takes_the_faster(
 
 
 def paced(
-    monkeypatch: pytest.MonkeyPatch, rates: dict[str, float], products: float = math.nan
+    monkeypatch: pytest.MonkeyPatch,
+    rates: dict[str, float],
+    products: float = math.nan,
+    cores: int = 2,
 ) -> None:
-    """Every way takes these milliseconds, one by one as many on two threads as on one."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    every = rates | {"sequential on 2 threads": rates["sequential"]}
+    """Every way takes these milliseconds, one by one as many on all threads as on one."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    every = rates | {f"sequential on {cores} threads": rates["sequential"]}
     times = {title: step_times.StepTime(ms, products) for title, ms in every.items()}
     monkeypatch.setattr(step_times, "measure", lambda way, *rest: times[way.title])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("together", "slots", "threads", "parts"), [(0.6, 2, 1, [3, 3, 3]), (0.4, 1, 2, [6, 3])]
+    ("together", "slots", "threads", "parts"),
+    [(0.3, 8, 1, [3, 2, 2, 2]), (0.2, 1, 8, [6, 3])],
 )
-def test_one_process_with_all_threads_is_measured_against_one_each(
+def test_one_process_with_all_threads_is_measured_against_one_for_each_group(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     together: float,
@@ -233,17 +237,29 @@ def test_one_process_with_all_threads_is_measured_against_one_each(
     threads: int,
     parts: list[int],
 ) -> None:
-    rates = {"sequential": 5.0, "batched": 1.0, "batched on 2 threads": together}
-    paced(monkeypatch, rates)
+    """Four groups occupy four of eight cores."""
+    rates = {"sequential": 9.0, "batched": 1.0, "batched on 8 threads": together}
+    paced(monkeypatch, rates, cores=8)
     found = engines.choose(made(tmp_path), REGISTRY)
     assert (found.slots, found.threads, sizes(found)) == (slots, threads, parts)
-    # One of two workers has two groups of three trials; one process has all nine.
-    assert found.seconds() == pytest.approx(100 * (6 * 1.0 if slots == 2 else 9 * together) / 1000)
+    # The largest of four groups has three trials; one process has all nine.
+    assert found.seconds() == pytest.approx(100 * (3 * 1.0 if slots == 8 else 9 * together) / 1000)
     described(made(tmp_path))
     found.write(tmp_path / "runs" / "tiny")
     begun(made(tmp_path), ids(found))
     again = engines.choose(made(tmp_path), REGISTRY)
     assert (again.slots, again.threads, ids(again)) == (slots, threads, ids(found))
+
+
+@pytest.mark.parametrize(("alone", "name"), [(1.9, "sequential"), (2.1, "batched")])
+def test_a_batch_that_leaves_a_core_idle_must_be_faster_than_both_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: float, name: str
+) -> None:
+    """Three trials train as one on one core, or two at a time on both."""
+    paced(monkeypatch, {"sequential": alone, "batched": 1.0, "batched on 2 threads": 9.0})
+    three = made(tmp_path, only=["digits"])
+    assert sizes(engines.choose(three, REGISTRY, "batched")) == [3]
+    assert engines.choose(three, REGISTRY).name == name
 
 
 @pytest.mark.parametrize(
@@ -254,8 +270,7 @@ def test_auto_compiles_what_takes_long_enough_and_gains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: float, products: float, name: str
 ) -> None:
     """Nothing is compiled for the choice: what lies between the products takes half the time."""
-    rates = {"sequential": 2 * batched, "batched": batched}
-    paced(monkeypatch, {**rates, "batched on 2 threads": 3 * batched}, products)
+    paced(monkeypatch, {"sequential": 2 * batched, "batched": batched}, products)
     monkeypatch.setattr(step_times, "compiles", lambda trial: True)
     found = engines.choose(made(tmp_path), REGISTRY)
     assert (found.name, sizes(found)) == (name, [3, 3, 3])
@@ -263,28 +278,27 @@ def test_auto_compiles_what_takes_long_enough_and_gains(
     if name == "compiled":
         assert found.measured["compiled"] == batched / 2
         # Two groups share a program: the worker that has one of them has the other program too.
-        assert found.starts() == [12.0, 12.0, 1.5]
+        assert found.starts() == [12.0, 12.0, 0.5]
         steps = 100 * 3 * batched / 2 / 1000
-        assert found.seconds() == pytest.approx(2 * steps + 12.0 + 1.5)
+        assert found.seconds() == pytest.approx(2 * steps + 12.0 + 0.5)
         said = render.engine_line(found)
-        assert "that counts 26 s in which workers compile 2 different steps" in said, said
+        assert "that counts 24 s in which workers compile 2 different steps" in said, said
 
 
 def test_auto_does_not_compile_for_less_than_it_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quarter of 36 s is less than the 13.5 s of two starts, and a quarter of 96 s is more."""
+    """A quarter of 36 s is less than the 12.5 s of two starts, and a quarter of 96 s is more."""
     monkeypatch.setattr(step_times, "compiles", lambda trial: True)
     for b, name in ((60.0, "batched"), (160.0, "compiled")):
-        rates = {"sequential": 9 * b, "batched": b, "batched on 2 threads": 3 * b}
-        paced(monkeypatch, rates, products=b / 2)
+        paced(monkeypatch, {"sequential": 9 * b, "batched": b}, products=b / 2)
         assert engines.choose(made(tmp_path), REGISTRY).name == name
 
 
 def test_without_a_compiler_auto_does_not_compile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paced(monkeypatch, {"sequential": 9e4, "batched": 1e4, "batched on 2 threads": 3e4}, 0.0)
+    paced(monkeypatch, {"sequential": 9e4, "batched": 1e4}, 0.0)
     monkeypatch.setenv("CXX", str(tmp_path / "no compiler"))
     found = engines.choose(made(tmp_path), REGISTRY)
     assert (found.name, "compiled" in found.measured) == ("batched", False)

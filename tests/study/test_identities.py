@@ -169,14 +169,14 @@ def test_trials_come_first_and_never_meet_a_slot_that_is_taken(
     """Also one that is begun again, because its worker died, when identities are on their way."""
     plan, late = planned(SMALL, tmp_path), Late(slots, deaths)
     engine = ExecutionPlan("sequential", slots, 1, [Group(plan.trials)])
-    words = default_registry(), engine, late, Telling(None), runner.Progress(), made()
+    words = default_registry(), engine, late, Telling(None), runner.Progress(), [made()]
     outcome = runner.execute(plan, *words)
     assert list(outcome.statuses.values()) == ["finished"]
     assert sorted(late.order) == sorted(["trial"] * (1 + deaths) + [*NAMES])
     assert late.order[0] == "trial"
     if slots == 1:
         assert late.order == ["trial"] * (1 + deaths) + [*NAMES]
-    assert not words[-1].pending
+    assert not words[-1][0].pending
     assert outcome.seconds > 0
 
 
@@ -186,7 +186,7 @@ def test_a_study_that_trains_nothing_takes_no_time(
     plan = planned(SMALL, tmp_path)
     for trial in plan.trials:
         trial.state = "finished"
-    words = Late(1, 0), Telling(None), runner.Progress(), made()
+    words = Late(1, 0), Telling(None), runner.Progress(), [made()]
     engine = ExecutionPlan("sequential", 1, 1)
     assert runner.execute(plan, default_registry(), engine, *words).seconds == 0.0
 

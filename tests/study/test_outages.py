@@ -19,7 +19,6 @@ from testbed.registry import default_registry
 from testbed.study import outage, runner, session, sharing
 from testbed.study.dispatch import Outcome, Progress
 from testbed.study.engines import ExecutionPlan, Group
-from testbed.study.identities import Identities
 from testbed.study.orders import Orders
 from testbed.study.outage import Outage
 from testbed.study.telling import Telling
@@ -191,8 +190,7 @@ def test_a_driver_that_sees_no_disk_forgets_nothing(tmp_path: Path, disk: Disk) 
     runner.describe(made, default_registry())
     executor, said = Ends(made.files, disk), list[str]()
     engine = ExecutionPlan("sequential", 1, 1, [Group([one]) for one in made.trials])
-    nothing = Identities(made, default_registry(), leads=False)
-    parts = executor, Telling(None), Progress(say=said.append), nothing
+    parts = executor, Telling(None), Progress(say=said.append)
     outcome = runner.execute(made, default_registry(), engine, *parts)
     assert outcome.statuses == {one.id: "finished" for one in made.trials}
     assert executor.submitted == [one.id for one in made.trials]
@@ -228,8 +226,7 @@ def test_a_group_is_split_once_though_the_disk_goes_away_meanwhile(
     runner.describe(made, default_registry())
     said = list[str]()
     engine = ExecutionPlan("batched", 1, 1, [Group([*made.trials])])
-    nothing = Identities(made, default_registry(), leads=False)
-    parts = TooLarge(made.files, disk), Telling(None), Progress(say=said.append), nothing
+    parts = TooLarge(made.files, disk), Telling(None), Progress(say=said.append)
     outcome = runner.execute(made, default_registry(), engine, *parts)
     assert outcome.statuses == {one.id: "finished" for one in made.trials}
     assert [len(ids) for ids in made.files.json("plan.json")["groups"]] == [2, 2]

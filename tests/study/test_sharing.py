@@ -365,9 +365,8 @@ class Late:
 def execute(made: Plan, tracker: Any = None) -> tuple[runner.Outcome, list[str]]:
     engine = engines.ExecutionPlan("sequential", 1, 1, singles(made))
     late = Late(made)
-    nothing = sharing.Identities(made, default_registry(), leads=False)
     tell = Telling(tracker)
-    parts = late, tell, runner.Progress(), nothing
+    parts = late, tell, runner.Progress()
     outcome = runner.execute(made, default_registry(), engine, *parts)
     tell.finish()
     return outcome, late.submitted

@@ -8,7 +8,6 @@ import time
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,8 +178,7 @@ def end(trial: Any, time_: int) -> str:
 def executed(made: plan.Plan, act: Any) -> tuple[runner.Outcome, Scripted]:
     executor = Scripted(act)
     engine = ExecutionPlan("sequential", 1, 1, [Group([one]) for one in made.pending()])
-    checked: Any = SimpleNamespace(pending=False, running=(), advance=lambda *parts: None)
-    parts = executor, Telling(None), runner.Progress(), checked
+    parts = executor, Telling(None), runner.Progress()
     return runner.execute(made, default_registry(), engine, *parts), executor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -85,6 +86,7 @@ def test_a_bundled_network_more_changes_no_id_and_a_constant_of_training_changes
     home = next(f for f in copy.rglob("registry*/**/*.py") if mlp in f.read_text()) if (
         copy / "testbed/registry").is_dir() else copy / "testbed/registry.py"  # fmt: skip
     changed(copy, str(home.relative_to(copy)), mlp, mlp + '    "testbed.networks.another",\n')
+    changed(copy, "testbed/training/weights.py", '"""Copies of all', '"""All of the copies of all')
     assert ids(copy) == before
     changed(copy, "testbed/training/weights.py", "def clear(", "def  clear(")
     assert not set(ids(copy)) & set(before)
@@ -96,7 +98,7 @@ def closure(*roots: str) -> set[str]:
     while waiting:
         if (name := waiting.pop()) not in found:
             found.add(name)
-            waiting += sources.imports(name)
+            waiting += sources.parsed(name).imports
     return found
 
 
@@ -116,4 +118,40 @@ def test_a_sampler_s_module_is_of_the_trials_that_use_it_alone() -> None:
 
 def test_type_checking_imports_are_no_use() -> None:
     """components.schedule names NoiseTable in its types only."""
-    assert "testbed.diffusion.noise_tables" not in sources.imports("testbed.components.schedule")
+    assert (
+        "testbed.diffusion.noise_tables"
+        not in sources.parsed("testbed.components.schedule").imports
+    )
+
+
+DOCUMENTED = b'''"""A module."""
+
+WIDTH = 1
+"""Of all
+of them."""
+
+
+def text():
+    """What is said."""
+    return """
+    # no comment
+    """
+
+
+class Empty:
+    """Nothing."""; """More."""; SIZE = 2
+'''
+
+
+def test_docstrings_are_no_code_and_other_strings_are() -> None:
+    def code(source: bytes) -> bytes:
+        return sources.without_docstrings(source, ast.parse(source))
+
+    found = code(DOCUMENTED)
+    for word in (b"A module", b"Of all", b"of them", b"What is said", b"Nothing", b"More."):
+        assert word not in found
+        assert code(DOCUMENTED.replace(word, b"Another word,\n    and a line")) == found
+    assert code(DOCUMENTED.replace(b'    """What is said."""\n', b"")) == found
+    for word in (b"WIDTH = 1", b"# no comment", b"SIZE = 2"):
+        assert word in found
+        assert code(DOCUMENTED.replace(word, word + b"0")) != found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import signal
 import sys
@@ -22,6 +23,7 @@ def _begin(stop: Any, threads: int) -> None:
     """Runs first in a worker: one place for threads, signals, and the end of the driver."""
     global _stop
     _stop = stop
+    gc.freeze()  # what is imported stays: the collector need not look at it again and again
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
