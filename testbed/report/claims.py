@@ -30,6 +30,10 @@ SAID = {
     "worse": "is worse than {}",
 }
 """What is said of a variant with each verdict; the baseline stands in the place of the braces."""
+COUNTED = {LESS: "apart by less than matters", "too few seeds": "untested"}
+"""What a verdict is called where verdicts are counted, if not by its own name."""
+MOST_COUNTED = 4
+"""How many variants, or groups of them with the same verdicts, are counted at most."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,34 @@ def _tables(arms: Sequence[ArmClaims]) -> list[str]:
 
 def _escaped(cells: Sequence[str]) -> list[str]:
     return [cell.replace("|", "\\|") for cell in cells]
+
+
+def counted(findings: Sequence[Finding]) -> list[str]:
+    """Returns sentences on what becomes of each variant in all cases and arms together.
+
+    There are none for one arm of one case, for several baselines, and for too much to be said.
+    """
+    arms = [arm for one in findings for arm in one.arms if arm.claims]
+    claims = [one for arm in arms for one in arm.claims]
+    verdicts: dict[str, list[str]] = {}
+    for one in claims:
+        word = "without a verdict" if one.effect is None else COUNTED.get(one.verdict, one.verdict)
+        verdicts.setdefault(one.variant, []).append(word)
+    said: dict[str, list[str]] = {}
+    for variant, words in verdicts.items():
+        found = Counter(sorted(words, reverse=True)).most_common()
+        each = [f"{word} in {'all ' * (n == len(arms))}{n}" for word, n in found]
+        said.setdefault(listed(each), []).append(variant)
+    if len(arms) < 2 or len({one.against for one in claims}) > 1 or len(said) > MOST_COUNTED:
+        return []
+    parts = [
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} {what}"
+        for what, names in said.items()
+    ]
+    first = f"Of {len(arms)} comparisons with {claims[0].against}, {'; '.join(parts)}."
+    hanging = sum(bool(one.hangs_on) for one in claims)
+    limits = f"What {hanging} of the {len(claims)} claims hang on is named below."
+    return [first, *[limits] * bool(hanging)]
 
 
 def usual_levels(arms: Sequence[ArmClaims]) -> tuple[str, bool]:

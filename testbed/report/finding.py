@@ -12,7 +12,7 @@ from functools import partial
 
 from testbed.metrics.paired_tests import ALPHA, POWER
 from testbed.report import arms, level_sentences, sample_metrics
-from testbed.report.claims import ArmClaims, Claim, Effect, Finding, usual_levels
+from testbed.report.claims import ArmClaims, Claim, Effect, Finding, counted, usual_levels
 from testbed.report.comparisons import MOST_PAIRED, Comparisons, Versus, baseline_note
 from testbed.report.equal_objectives import sentences_of
 from testbed.report.results import Results
@@ -30,7 +30,8 @@ def make(results: Results, comparisons: Comparisons) -> list[Finding]:
     """Returns what comes first, the finding of each case, and what is said of all of them."""
     samples = sample_metrics.make(results)
     cases = [_of_case(results, comparisons, samples, case) for case in results.cases]
-    first = Finding("", [*_changed(results), *_unfinished(results), *arms.sentences(results)])
+    incomplete = [*_changed(results), *_unfinished(results)]
+    first = Finding("", [*incomplete, *counted(cases), *arms.sentences(results)])
     tested = any(comparisons.tests.values())
     opening = [*_reading(results, comparisons), *(_rates(results) if tested else [])]
     last = Finding("", [*opening, *_identities(results)], detail=sample_metrics.note(samples))

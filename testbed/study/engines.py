@@ -135,8 +135,8 @@ def choose(
 
     Raises:
         UnknownName: no such engine.
-        InputError: a batched engine for trials of which no two can be batched, or options of a
-            network that it refuses.
+        InputError: a batched engine for trials of which no two can be batched, options of a
+            network that it refuses, or a trial that has begun over another number of devices.
     """
     if wanted not in NAMES:
         raise UnknownName(f"--engine {wanted}: {unknown('engine', wanted, NAMES)}")
@@ -293,7 +293,11 @@ def _build(pending: Sequence[Trial], registry: Registry) -> None:
 
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
-    """The engine of `plan.json` with those of its groups that are to be resumed or begun."""
+    """The engine of `plan.json` with those of its groups that are to be resumed or begun.
+
+    Raises:
+        InputError: a trial has begun over another number of devices than the plan has.
+    """
     record = plan.files.json_or_empty("plan.json")
     if not record:
         return None
@@ -302,10 +306,19 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
     # With leases, other drivers may be at work on these groups.
     if slots not in (None, record["slots"]) and not plan.files.lease:
         return None
+    own, over = len(plan.devices), record.get("devices", 1)
+    if record["name"] == DISTRIBUTED and own != over:
+        if not any(plan.files.trial(one.id).has("checkpoint") for one in plan.pending()):
+            return None
+        raise InputError(
+            f"--device {plan.device}: a trial that has begun trains over {over} devices, and here "
+            f"{'is' if own == 1 else 'are'} {own}, whose sum rounds otherwise: name {over} "
+            "devices, or begin the study in another folder by --out."
+        )
     measured = {name: math.inf if ms is None else ms for name, ms in record["measured"].items()}
-    own = record["slots"] if slots is None else slots
-    groups, devices = _stored_groups(plan, record["groups"]), record.get("devices", 1)
-    return ExecutionPlan(record["name"], own, record["threads"], groups, measured, devices)
+    jobs = record["slots"] if slots is None else slots
+    groups = _stored_groups(plan, record["groups"])
+    return ExecutionPlan(record["name"], jobs, record["threads"], groups, measured, over)
 
 
 def shared(plan: Plan, slots: int | None) -> ExecutionPlan:

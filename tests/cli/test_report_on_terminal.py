@@ -91,7 +91,7 @@ def test_all_of_the_default_study_is_said_in_the_words_of_its_page(
                 for row in itertools.takewhile(lambda row: len(row) > 1, following)
             ]
             assert len(cells) == len(arm.judged)
-            start = next(i for i, line in enumerate(lines) if one.title.startswith(line))
+            start = next(i for i, s in enumerate(lines) if s and one.title.startswith(s))
             assert rows_below(lines[start:], arm.best) == cells
             assert all(text in said for text in arm.unjudged)
     assert "Not shown" not in said

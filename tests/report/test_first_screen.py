@@ -42,6 +42,7 @@ from testbed.report import (
     result_tables,
     words,
 )
+from testbed.report.claims import ArmClaims, Claim, Effect, Finding
 from testbed.report.comparisons import Versus
 from testbed.report.page_tables import PageTable
 from testbed.report.results import Results
@@ -194,6 +195,33 @@ def test_what_several_learnt_nothing_beyond_is_said_once(tmp_path: Path) -> None
         assert page.count(f">{text}</td>") == 1
         assert text in lead(folder)
         assert text in markdown
+
+
+def arm(*claims_: tuple[str, str], against: str = "d", hangs: str = "") -> ArmClaims:
+    """Claims with these verdicts; one that is no verdict has no effect."""
+    effect = Effect(1.0, 0.9, 1.1)
+    made = [
+        Claim(name, against, said, effect if said in claims.SAID else None, [*hangs])
+        for name, said in claims_
+    ]
+    return ArmClaims("", "", made)
+
+
+def test_verdicts_are_counted_over_cases_and_arms() -> None:
+    first = arm(("a", "worse"), ("b", "worse"), ("c", "better"), ("e", words.LESS))
+    second = arm(("a", "diverged"), ("b", "diverged"), ("c", "better"), ("e", "undecided"))
+    found = [Finding("one", [], "c", [first]), Finding("two", [], "d", [second])]
+    assert claims.counted(found) == [
+        "Of 2 comparisons with d, a and b are worse in 1 and without a verdict in 1; c is better "
+        "in all 2; e is undecided in 1 and apart by less than matters in 1."
+    ]
+    hanging = Finding("three", [], "d", [arm(("a", "worse"), hangs="s")])
+    *_, last = claims.counted([*found, hanging])
+    assert last == "What 1 of the 9 claims hang on is named below."
+    assert claims.counted(found[:1]) == []
+    assert claims.counted([*found, Finding("", [], "", [arm(("a", "worse"), against="c")])]) == []
+    many = [arm(*((f"v{i}", "worse" if i > j else "better") for i in range(6))) for j in range(6)]
+    assert claims.counted([Finding("", [], "", many)]) == []
 
 
 def test_a_row_and_a_sentence_and_markdown_say_the_same(default: Results) -> None:

@@ -90,6 +90,21 @@ def test_a_driver_with_another_number_of_devices_does_not_help(tmp_path: Path) -
         engines.shared(made, None)
 
 
+def test_a_trial_is_resumed_over_as_many_devices_as_it_began_with(tmp_path: Path) -> None:
+    made = planned(SMALL, tmp_path, *SETS, seeds=2)
+    made.device = "cuda:0,1"
+    engines.choose(made, default_registry(), "distributed").write(made.folder)
+    made.device = "cuda:0,1,2,3"
+    assert engines.choose(made, default_registry(), "distributed").devices == 4  # none has begun
+    made.files.trial(made.trials[0].id).put_checkpoint({}, {"step": 50})
+    for word, said in (("cuda:0,1,2,3", "here are 4"), ("cpu", "here is 1")):
+        made.device = word
+        with pytest.raises(InputError, match=f"{word}: a trial .* over 2 devices, and {said},"):
+            engines.choose(made, default_registry())
+    made.device = "cuda:2,3"
+    assert engines.choose(made, default_registry()).devices == 2
+
+
 def test_too_little_memory_on_any_device_is_told_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
