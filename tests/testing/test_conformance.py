@@ -278,7 +278,9 @@ def test_every_bundled_name_with_a_formula_has_values() -> None:
     without = {"dataset", "network", "metric", "recipe"}
     for component in registered():
         ids = [check.id for check in iter_checks(component)]
-        assert (f"{component.axis}.values" in ids) == (component.axis not in without)
+        assert (f"{component.axis}.values" in ids) == (component.axis not in without), (
+            f"the values of {component.label} belong into testbed/testing/published.py"
+        )
     other = testbed.Weighting("mine", unit)
     assert "weighting.values" not in [check.id for check in iter_checks(other)]
 
