@@ -5,7 +5,6 @@ Each line has the file, the key where its value was stated, the value, and what 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -74,7 +73,8 @@ def _line(model: type[Any], problem: Mapping[str, Any], origin: Callable[..., st
     text = _expected(problem)
     if isinstance(value, Mapping) and (inner := _named(text, value)):
         where, value = origin(".".join([*keys, inner])), value[inner]
-        text = re.sub(rf"^{re.escape(inner)} = .*? (?=is )", "", text)
+        own = f"{inner} = {value!r} "
+        text = text.removeprefix(own) if text.startswith(f"{own}is ") else text
     else:
         where = origin(".".join(keys))
     return (
