@@ -184,15 +184,6 @@ class Cluster:
         """Nothing to end."""
 
 
-class Checked:
-    """Identities that are checked already."""
-
-    pending, running = False, ()
-
-    def advance(self, executor: Any, free: int) -> None:
-        """Nothing is left."""
-
-
 def simulate(trials: int, median: float) -> dict[str, float]:
     """Runs so many trials of a median duration in seconds; what it took and lost."""
     draws = np.random.default_rng(1).lognormal(np.log(median), SPREAD, trials)
@@ -205,7 +196,7 @@ def simulate(trials: int, median: float) -> dict[str, float]:
     engine = ExecutionPlan("sequential", cluster.slots, 1, [Group([one]) for one in members])
     clock: Any = SimpleNamespace(monotonic=cluster.monotonic, time=time.time)
     start = time.process_time()
-    parts: Any = cluster, Telling(None), runner.Progress(), Checked()
+    parts: Any = cluster, Telling(None), runner.Progress()
     with patch.multiple(runner, wait=cluster.wait, time=clock, POLL=float("inf")):
         outcome = runner.execute(plan, registry, engine, *parts)
     work, all_slots = float(draws.sum()), NODES * WORKERS

@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import shlex
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partialmethod
 from pathlib import Path
@@ -287,7 +287,9 @@ class Registry:
         order = list(AXES)
         return sorted(components, key=lambda one: (order.index(one.axis), one.name))
 
-    def called(self, name: str, options: Mapping[str, Any], axes: Iterable[str]) -> list[Component]:
+    def called(
+        self, name: str, options: Mapping[str, Any], axes: Collection[str]
+    ) -> list[Component]:
         """The components of a name on these axes that take the options, with these bound.
 
         Raises:
@@ -296,6 +298,10 @@ class Registry:
         """
         named = [axis for axis in axes if name in self.names(axis)]
         if not named:
+            others = [axis for axis in AXES if name in self.names(axis)]
+            if others:
+                wanted = ", ".join(axes)
+                raise UnknownName(f"{name!r} is a {others[0]}; expected one of these: {wanted}.")
             known = {known for axis in axes for known in self.names(axis)}
             raise UnknownName(f"{unknown('component', name, known)} {FILE_HINT}")
         found: list[Component] = [getattr(self, axis)(name) for axis in named]

@@ -196,7 +196,9 @@ def _after_check(subject: str, first: Component, plugins: Sequence[str], passed:
     if first.axis in templates.EXPLAINED:
         words = ["explain", first.name, *given]
     else:
-        words = templates.study_words(first.name, first.axis, given)
+        shapes = getattr(first, "shapes", ((2,),))
+        case = "mixture" if any(len(shape) == 1 for shape in shapes) else "digits"
+        words = templates.study_words(first.name, first.axis, given, case)
     terminal.next_step(terminal.command(*words))
 
 
@@ -206,7 +208,7 @@ def new(
         str,
         typer.Option(
             help="What it is: a parameterization, weighting, loss, density, dataset, network, "
-            "sampler, schedule, guidance, table, noise or metric.",
+            "sampler, schedule, guidance, table, noise, metric or recipe.",
             autocompletion=completion.axes,
         ),
     ] = "parameterization",

@@ -204,6 +204,16 @@ def require_shape_of(signature: Signature, value: Any, argument: Tensor, name: s
     return value
 
 
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list",
+}
+"""What a user calls the type of an option."""
+
+
 def bind(
     owner: str,
     defaults: Mapping[str, Any],
@@ -239,8 +249,8 @@ def bind(
         types = (unions or {}).get(name, (type(default),))
         if default is not None and type(value) not in types:
             raise InputError(
-                f"{owner}: option {name} = {value!r} must be a "
-                f"{' or a '.join(one.__name__ for one in types)} "
+                f"{owner}: option {name} = {value!r} must be "
+                f"{' or '.join(WORDS.get(one, one.__name__) for one in types)} "
                 f"(default {default!r})."
             )
         resolved[name] = value

@@ -279,16 +279,17 @@ def _workers(devices: Sequence[str], slots: int | None) -> int:
 
 def _build(pending: Sequence[Trial], registry: Registry) -> None:
     """One network of each kind, since only building it tells whether its options can be."""
-    kinds = {
-        canonical([config.data_digest, config.network.text, config.conditions]): config
-        for config in (one.config for one in pending)
-    }
-    for config in kinds.values():
+    kinds: dict[str, Trial] = {}
+    for one in pending:
+        config = one.config
+        kind = canonical([config.data_digest, config.network.text, config.conditions])
+        kinds.setdefault(kind, one)
+    for one in kinds.values():
         try:
-            build.assemble(config, registry, build.data_of(config, registry))
+            build.assemble(one.config, registry, build.data_of(one.config, registry))
         except Exception as problem:
             if step_times.refused(problem):
-                raise
+                raise InputError(f"{one.title}: {problem}") from None
 
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:

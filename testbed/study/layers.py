@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -69,9 +69,19 @@ def _covered(path: str, above: Iterable[str]) -> bool:
 
 
 def origin(layers: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    """The layer that a dotted key came from: the last that has its first word."""
-    first = key.split(".")[0]
-    for name, layer in reversed(list(layers.items())):
-        if first in layer:
-            return f"{name}.{key}" if name != "--set" else f"--set {key}"
+    """The layer that a dotted key came from: the last that has it, or else the table it is in."""
+    words = key.split(".")
+    for depth in range(len(words), 0, -1):
+        for name, layer in reversed(list(layers.items())):
+            if _has(layer, words[:depth]):
+                return f"{name}.{key}" if name != "--set" else f"--set {key}"
     return f"base.{key}"
+
+
+def _has(layer: Any, words: Sequence[str]) -> bool:
+    """Whether a layer sets what the words of a dotted key lead to."""
+    for word in words:
+        if not isinstance(layer, Mapping) or word not in layer:
+            return False
+        layer = layer[word]
+    return True

@@ -132,6 +132,7 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     variants = list(_variants(study, registry, devices.first(device), problems, said))
     trials = _trials(variants, registry, looks.read(StudyFolder.at(folder)).extra, problems)
     lines = [*_baseline_problems(study, registry), *_name_problems(study)]
+    lines += _folder_problems(folder)
     refused = looks.conflicts(StudyFolder.at(folder), study.report.looks, study.asked.at_most)
     lines += [f"{study.file}: {line}" for line in refused]
     if problems or lines:
@@ -222,6 +223,15 @@ def _trials(
             seen.add(key)
             trial.labels.append(dict(label))
     return list(trials.values())
+
+
+def _folder_problems(folder: Path) -> list[str]:
+    """A study needs a folder that is there or that can be made."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if there.is_dir():
+        return []
+    where = "" if there == folder else f"{folder}: "
+    return [f"{where}{there} is a file, and a study needs a folder: name another with --out."]
 
 
 def _baseline_problems(study: StudyFile, registry: Registry) -> list[str]:

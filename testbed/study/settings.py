@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -19,8 +20,6 @@ class Header(Model):
 
     name: Annotated[
         str,
-        # A folder below runs/: more than dots.
-        Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=LONGEST),
         Setting("Name of the study, and of its folder in runs/ where --out names no other."),
     ]
     title: Annotated[str, Setting("Heading of the report; without one it is the name.")] = ""
@@ -32,6 +31,16 @@ class Header(Model):
             "numbers of steps, such as 500, or fractions of training.steps, such as 0.25."
         ),
     ] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_folder(cls, value: str) -> str:
+        if len(value) > LONGEST or not re.fullmatch(r"(?!\.*$)[A-Za-z0-9_.-]+", value):
+            raise ValueError(
+                f"becomes the name of a folder: expected up to {LONGEST} letters, digits, _, - "
+                "and dots, and not dots alone"
+            )
+        return value
 
     @field_validator("budgets", mode="before")
     @classmethod

@@ -21,9 +21,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import ValidationError
+from typing import Any
 
 from testbed import toml
 from testbed.bundled import bundled
@@ -32,6 +30,7 @@ from testbed.study import layers
 from testbed.study import plugins as study_plugins
 from testbed.study.executors.settings import ExecutorSettings
 from testbed.study.settings import LONGEST, Header, ReportSettings
+from testbed.study.validation import validated
 from testbed.trial.config import TrialSettings
 from testbed.trial.fixed_model import NAME, FixedModel
 from testbed.trial.specs import numbers_of_steps
@@ -137,9 +136,12 @@ def plugins(file: Path) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as problem:
         raise InputError(f"{path}: cannot be read as TOML: {problem}") from None
+    if not text.strip():
+        raise InputError(f'{path}: the file is empty: begin with [study] and name = "...".')
+    return text
 
 
 def _tables(text: str, path: Path) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
     ]
     _check_kinds(path, raw, problems)
     header, report, executor = (
-        _validated(model, raw.get(name, {}), lambda key, of=name: f"{of}.{key}", path, problems)
+        validated(model, raw.get(name, {}), lambda key, of=name: f"{of}.{key}", path, problems)
         for name, model in APART.items()
     )
     found = _templates(path, raw, everywhere, problems)
@@ -192,13 +194,15 @@ def find(file: Path) -> Path:
     """The file itself, or the bundled study of that name.
 
     Raises:
-        InputError: neither exists.
+        InputError: neither exists, or it is a folder.
     """
     if file.is_file():
         return file
     studies = {path.stem: path for path in bundled("studies").glob("*.toml")}
     if str(file) in studies:
         return studies[str(file)]
+    if file.is_dir():
+        raise InputError(f"study file {file} is a folder: name a TOML file in it.")
     near = [*studies, *map(str, file.parent.glob("*.toml"))]
     hint = did_you_mean(str(file), near) or f" Bundled studies: {', '.join(sorted(studies))}."
     raise InputError(f"study file {file} does not exist.{hint}")
@@ -288,7 +292,7 @@ def _templates(
                 merged = layers.merge(merged, layer)
             if NAME in merged:
                 problems.append(f"{path}: {layers.origin(stated, NAME)}: write [[fixed]].")
-            trial = _validated(
+            trial = validated(
                 TrialSettings,
                 merged,
                 lambda key, stated=stated: layers.origin(stated, key),
@@ -335,7 +339,7 @@ def _of_fixed(
     arms = raw.get("arms") or {"": {}}
     for index, table in enumerate(raw.get("fixed", ())):
         where = f"fixed[{index}]"
-        one = _validated(
+        one = validated(
             FixedModel, table, lambda key, at=where: f"{at}.{key}".rstrip("."), path, problems
         )
         if one is None:
@@ -350,7 +354,7 @@ def _of_fixed(
             except InputError as problem:
                 problems.append(f"{path}: {where} {one.name!r}: {problem}")
                 break
-            trial = _validated(
+            trial = validated(
                 TrialSettings, stated, lambda key, at=where: f"{at}: {key}", path, problems
             )
             if trial is not None:
@@ -376,49 +380,6 @@ def _nested(point: Iterable[tuple[str, Any]], path: Path) -> dict[str, Any]:
     for key, value in point:
         _put(table, key.split("."), value, f"{path}: grid.{key}")
     return table
-
-
-def _validated(
-    model: type[Any],
-    table: Any,
-    origin: Any,
-    path: Path,
-    problems: list[str],
-    missing: bool = True,
-) -> Any:
-    """The validated model; or None, with a line in `problems` for each mistake."""
-    try:
-        return model.model_validate(table)
-    except ValidationError as found:
-        for problem in found.errors():
-            keys = [str(part) for part in problem["loc"]]
-            value = problem.get("input")
-            what = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-                what = f"unknown key.{did_you_mean(keys[-1], _siblings(model, keys[:-1]))}"
-                what += f" Known: {', '.join(sorted(_siblings(model, keys[:-1])))}."
-            elif problem["type"] == "missing":
-                if not missing:
-                    continue
-                what = "is required"
-            where = origin(".".join(keys))
-            # A key of the grid is unknown once, not once for each of its values.
-            keyed = what.startswith("unknown key.") and where.startswith("grid.")
-            given = "" if keyed or problem["type"] == "missing" else f" = {value!r}"
-            problems.append(f"{path}: {where}{given}: {what}")
-    return None
-
-
-def _siblings(model: type[Any], keys: Sequence[str]) -> list[str]:
-    for key in keys:
-        fields = getattr(model, "model_fields", {})
-        if key not in fields:
-            break
-        model = fields[key].annotation
-        # `Likelihood | None` has the keys of Likelihood.
-        model = next((one for one in get_args(model) if hasattr(one, "model_fields")), model)
-    fields = getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {})
-    return [name for name in fields if not name.startswith("_")]
 
 
 def _kept(found: list[TrialTemplate], only: Sequence[str]) -> list[TrialTemplate]:

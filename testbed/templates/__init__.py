@@ -98,13 +98,16 @@ def commands(name: str, axis: str, file: Path) -> list[str]:
     return [shlex.join(["testbed", *words]) for words in (["check", str(file)], *explain, study)]
 
 
-def study_words(name: str, axis: str, plugins: Sequence[str] = ()) -> list[str]:
+def study_words(
+    name: str, axis: str, plugins: Sequence[str] = (), case: str = "mixture"
+) -> list[str]:
     """The command, after `testbed`, of a study that has the component `name` of an axis.
 
-    `plugins` are the words that bring its plugin, such as `-p mine.py`.
+    `plugins` are the words that bring its plugin, such as `-p mine.py`; `case` is that of the
+    default study, "mixture" of vectors or "digits" of images.
     """
     texts = [text.replace("NAME", name) for text in SETTINGS[axis]]
     # A component that stands on the grid already, such as white noise, is there once.
     texts = [text.replace(f'"{name}","{name}"', f'"{name}"') for text in texts]
     settings = [word for text in texts for word in ("--set", text)]
-    return ["study", "default", *plugins, *settings, "--only", "mixture"]
+    return ["study", "default", *plugins, *settings, "--only", case]

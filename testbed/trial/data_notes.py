@@ -22,7 +22,7 @@ def notes(config: TrialConfig, data: Data, network: Network | None) -> Iterator[
     yield from data.notes
     shape = tuple(data.train.shape[1:])
     d = math.prod(shape)
-    if network is not None and (rank := network.rank_of(shape)) < d:
+    if network is not None and 0 < (rank := network.rank_of(shape)) < d:
         yield (
             f"F of network {network.name!r} lies in an affine space of at most {rank} of a "
             f"sample's {d} dimensions, whatever x is: it can follow neither the noise nor x in all "

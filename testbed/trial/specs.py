@@ -183,9 +183,9 @@ def noise_level(value: Any, infinite: bool = False) -> Any:
         )
     finite = not infinite or isinstance(value, str)
     if not abs(number) <= LARGEST and (finite or number != math.inf):
-        raise ValueError("Input should be a finite number")
+        raise ValueError("must be a finite number")
     if number <= 0:
-        raise ValueError("Input should be greater than 0")
+        raise ValueError("must be above 0")
     return value
 
 
@@ -394,7 +394,7 @@ class Evaluation(Model):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError("must be a number of levels, or a list of them")
             if value < 2:
-                raise ValueError("Input should be greater than or equal to 2")
+                raise ValueError("must be at least 2")
             return value
         numbers = [one for one in value if isinstance(one, int | float) and abs(one) <= LARGEST]
         rising = all(a < b for a, b in itertools.pairwise([0, *numbers]))

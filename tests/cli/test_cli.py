@@ -531,6 +531,16 @@ MISTAKES = {
     "misspelt file": (("plan", "tniy.toml"), "Did you mean 'tiny.toml'?"),
     "misspelt study": (("study", "defualt"), "defualt does not exist. Did you mean 'default'?"),
     "not TOML": (("study", "broken.toml"), "broken.toml: cannot be read as TOML: "),
+    "empty file": (("study", "empty.toml"), "empty.toml: the file is empty: begin with [study]"),
+    "folder for a file": (("plan", "folder.toml"), "study file folder.toml is a folder: name a"),
+    "file for a folder": (
+        (*STUDY, "--out", "broken.py"),
+        "broken.py is a file, and a study needs a folder: name another with --out.",
+    ),
+    "folder in a file": (
+        ("plan", "tiny.toml", "--out", "broken.py/of/mine"),
+        "broken.py is a file, and a study needs a folder: name another with --out.",
+    ),
     "misspelt plugin name": ((*STUDY, "-p", "no:scroe"), "Did you mean 'score'?"),
     "missing plugin file": (
         (*STUDY, "-p", "indexd.py"),
@@ -552,7 +562,7 @@ MISTAKES = {
     ),
     "option of a network": (
         (*STUDY, "--set", "network.width=0"),
-        "network 'mlp': width = 0, depth = 1, features = 16 must be positive",
+        "seed 0: network 'mlp': width = 0, depth = 1, features = 16 must be positive",
     ),
     "only": ((*STUDY, "--only", "digts"), "Unknown parameterization, case or arm 'digts'. Did you"),
     "seeds": ((*STUDY, "--seeds", "0"), "--seeds 0 must be at least 1."),
@@ -570,6 +580,9 @@ MISTAKES = {
     ),
     "folder without a study": (("report", "."), ". is not a study's folder: it has no study.json."),
     "component to explain": (("explain", "emd"), "Unknown component 'emd'. Did you mean 'edm'?"),
+    "component of another axis": (
+        ("explain", "heun"), "'heun' is a sampler; expected one of these: parameterization, weight",
+    ),
     "no store": (("ui",), "there is no MLflow store at "),
     "a server's store": (
         ("ui", "--tracking-uri", "http://127.0.0.1:9"), "are served at http://127.0.0.1:9 already",
@@ -584,6 +597,8 @@ MISTAKES = {
 def mistaken(tiny: Path) -> Path:
     """A folder with files to make mistakes with."""
     (tiny / "broken.toml").write_text("[study\n")
+    (tiny / "empty.toml").touch()
+    (tiny / "folder.toml").mkdir()
     (tiny / "broken.py").write_text("raise RuntimeError('on purpose')\n")
     (tiny / "indexed.py").write_text(INDEXED)
     return tiny
@@ -613,10 +628,7 @@ def test_a_device_that_is_not_there_is_told_with_the_torch_that_sees_none(tiny: 
 def test_a_mistake_has_no_traceback_in_a_process_either(mistaken: Path) -> None:
     done = run_process(mistaken, "study", "tiny.toml", "--set", "training.steps=x")
     assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        "testbed: tiny.toml: --set training.steps = 'x': Input should be a valid integer, unable "
-        "to parse string as an integer\n"
-    )
+    assert done.err == ("testbed: tiny.toml: --set training.steps = 'x': must be a whole number\n")
 
 
 @pytest.mark.parametrize(

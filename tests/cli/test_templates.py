@@ -113,19 +113,25 @@ def test_what_is_suggested_compares_it_with_a_bundled_one(
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
-        ("karras", "--set evaluation.schedule=karras"),
+        ("karras", "--set evaluation.schedule=karras --only mixture"),
         (
             "offset",
-            """--set 'grid.parameterization=["edm"]' --set 'grid.noise=["white","offset"]'""",
+            '--set \'grid.parameterization=["edm"]\' --set \'grid.noise=["white","offset"]\' '
+            "--only mixture",
+        ),
+        (
+            "'{name = \"convnet\", width = 8, depth = 1}'",
+            """--set 'grid.parameterization=["edm"]' """
+            """--set 'grid.network=[{name="mlp",width=64,depth=2},"convnet"]' --only digits""",
         ),
     ],
 )
 def test_a_check_ends_with_a_study_of_what_was_checked(
     tmp_path: Path, name: str, setting: str
 ) -> None:
-    done = run_here(tmp_path, "check", name)
+    done = run_here(tmp_path, "check", *shlex.split(name))
     assert (done.code, done.err) == (0, "")
-    assert f"Next: testbed study default {setting} --only mixture\n" in done.out
+    assert f"Next: testbed study default {setting}\n" in done.out
 
 
 def test_what_a_grid_has_already_is_on_it_once() -> None:

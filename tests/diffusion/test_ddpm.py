@@ -446,7 +446,7 @@ PLAIN = ("density=lognormal", "c_noise=shared", "network=mlp", "evaluation.sched
         (["variance=fixed"], 'evaluation.elbo = "learned" needs variance = "learned".'),
         (["variance=learnt"], "Unknown variance 'learnt'. Did you mean 'learned'?"),
         (["variance.vbl=0.1"], "variance.vbl = 0.1: unknown key. Did you mean 'vlb'?"),
-        (["variance.vlb=-1.0"], "variance.vlb = -1.0: Input should be greater than or equal to 0"),
+        (["variance.vlb=-1.0"], "variance.vlb = -1.0: must be at least 0"),
         (["table=none", *PLAIN], 'variance = "learned" is of steps between levels of a table'),
         (["density=lognormal"], "L_vlb is a sum over the levels of the table"),
         (["sigma_min=0.09", "sigma_max=0.11"], "has 1 level in the density's range"),

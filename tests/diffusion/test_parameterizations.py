@@ -248,7 +248,7 @@ def test_an_unknown_option_is_answered_with_the_nearest() -> None:
     p = testbed.Parameterization(name="shifted", scaling=shifted)
     with pytest.raises(InputError, match=r"'shifted'.*'shfit'.*Did you mean 'shift'"):
         p.bound({"shfit": 2.0})
-    with pytest.raises(InputError, match=r"shift = 'two' must be a float"):
+    with pytest.raises(InputError, match=r"shift = 'two' must be a number"):
         p.bound({"shift": "two"})
 
 

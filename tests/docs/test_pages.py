@@ -316,11 +316,15 @@ def test_v_is_what_the_guide_says() -> None:
 
 def test_the_ranges_of_the_bundled_network_are_those_of_the_guide() -> None:
     registry = testbed.Registry()
-    assert registry.names("network") == ["convnet", "dit", "mlp", "mlp_blind", "mlp_index", "unet"]
     said = section("testbed_parameterizations").partition("the bundled network `mlp` takes ")[2]
     for kind, (low, high) in registry.network("mlp").noise.items():
         article = "an" if kind == "index" else "a"
         assert f"{article} {kind} from {low:g} to {high:g}" in said
+
+
+@pytest.mark.parametrize("name", testbed.Registry().names("network"))
+def test_the_bundled_networks_are_named_in_the_guide(name: str) -> None:
+    assert f"`{name}`" in section("testbed_networks"), f"docs/reference/hooks.md: {name} is missing"
 
 
 def test_the_guide_shows_what_explain_shows_of_a_weighting(tmp_path: Path) -> None:

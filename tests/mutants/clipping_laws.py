@@ -13,16 +13,16 @@ from testbed.training.weights import Weights
 class Relative(Weights):
     """The norm is that of the divided loss."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.units = torch.ones_like(self.units)
 
 
 class Divided(Weights):
     """The norm is divided by the loss at F = 0 once more."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.units = 1 / self.units
 
 
@@ -39,8 +39,8 @@ class Lengthened(Weights):
 class OfTheFirst(Weights):
     """The loss at F = 0 is that of the first trial."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.units = self.units[:1].expand_as(self.units)
 
 

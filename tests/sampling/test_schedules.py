@@ -182,7 +182,7 @@ def test_names_and_options_have_a_nearest() -> None:
         default_registry().schedule("karas")
     with pytest.raises(InputError, match="Did you mean 'rho'"):
         default_registry().schedule("karras", roh=7.0)
-    with pytest.raises(InputError, match="must be a float"):
+    with pytest.raises(InputError, match="must be a number"):
         default_registry().schedule("karras", rho="7")
 
 
@@ -273,7 +273,7 @@ def test_a_trial_of_before_there_were_schedules_is_drawn_as_then(tmp_path: Path)
         ),
         (['evaluation.schedule="kara"'], "Did you mean 'karras'"),
         (['evaluation.sampler="dpmpp2m"'], "Did you mean 'dpmpp_2m'"),
-        (["evaluation.steps=10000000"], "less than or equal to 1000000"),
+        (["evaluation.steps=10000000"], "evaluation.steps = 10000000: must be at most 1000000"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_before_training(

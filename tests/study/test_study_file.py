@@ -107,22 +107,43 @@ MISTAKES = {
     ),
     "training out of range": (
         in_base("training = { steps = 0 }"),
-        "base.training = {'steps': 0}: steps = 0 is out of range: expected from 1 to 1e+09.",
+        "base.training.steps = 0 is out of range: expected from 1 to 1e+09.",
+    ),
+    "training out of range in the grid": (
+        SMALL + '"training.batch" = [8, -5]\n',
+        "grid.training.batch = -5 is out of range: expected from 1 to 1e+09.",
+    ),
+    "training out of range below another key of it": (
+        in_base("training = { steps = 0 }") + "[arms]\na = { training = { batch = 3 } }\n",
+        "base.training.steps = 0 is out of range: expected from 1 to 1e+09.",
+    ),
+    "optimizer": (
+        in_base('training = { optimizer = "adma" }'),
+        "base.training.optimizer = 'adma': Unknown optimizer 'adma'. Did you mean 'adam'?",
+    ),
+    "limit of several settings": (
+        in_base("training = { momentum = 0.9 }"),
+        'base.training.momentum = 0.9 is an option of sgd, and optimizer = "adam" has none',
+    ),
+    "table for a number": (in_base("training = 3"), "base.training = 3: must be a table"),
+    "number for a list": (
+        in_base("training = { betas = 3 }"),
+        "base.training.betas = 3: must be a list",
     ),
     "word for a number": (
         in_base('training = { steps = "many" }'),
-        "base.training.steps = 'many': Input should be a valid integer",
+        "base.training.steps = 'many': must be a whole number",
     ),
     "fraction of a step": (
         in_base("training = { steps = 1.5 }"),
-        "base.training.steps = 1.5: Input should be a valid integer",
+        "base.training.steps = 1.5: must be a whole number",
     ),
-    "sigma_min": (in_base("sigma_min = -1"), "base.sigma_min = -1: Input should be greater than 0"),
+    "sigma_min": (in_base("sigma_min = -1"), "base.sigma_min = -1: must be above 0"),
     "sigma_max below sigma_min": (
         in_base("sigma_min = 5\nsigma_max = 2"),
         "base.sigma_max = 2: must be above sigma_min, which is 5.0",
     ),
-    "infinite": (in_base("sigma_min = inf"), "base.sigma_min = inf: Input should be a finite num"),
+    "infinite": (in_base("sigma_min = inf"), "base.sigma_min = inf: must be a finite num"),
     "not a number": (in_base("sigma_data = nan"), "base.sigma_data = nan: must be a positive"),
     "neither number nor assumed": (
         in_base("sigma_data = { assume = 1 }"),
@@ -130,7 +151,8 @@ MISTAKES = {
     ),
     "choice of two": (
         in_base('c_in = "nativ"'),
-        "base.c_in = 'nativ': Input should be 'recipe', 'native', 'shared', 'unit', 'vp' or 'flow'",
+        "base.c_in = 'nativ': must be 'recipe', 'native', 'shared', 'unit', 'vp' or 'flow'. "
+        "Did you mean 'native'?",
     ),
     "number for a component": (
         in_base("weighting = 3"),
@@ -161,13 +183,13 @@ MISTAKES = {
     "nameless study": (SMALL.replace('name = "small"', ""), "study.name: is required"),
     "name of a study": (
         SMALL.replace('"small"', '"a/b"'),
-        "study.name = 'a/b': String should match pattern",
+        "study.name = 'a/b': becomes the name of a folder: expected up to 100 letters, digits, _,",
     ),
     "unknown key of study": (
         SMALL.replace("[base]", 'titel = "x"\n[base]'),
         "study.titel = 'x': unknown key. Did you mean 'title'? Known: budgets, name, note, title.",
     ),
-    "level": (SMALL + "[report]\nlevel = 2\n", "report.level = 2: Input should be less than 1"),
+    "level": (SMALL + "[report]\nlevel = 2\n", "report.level = 2: must be below 1"),
     "unknown key of report": (
         SMALL + '[report]\nbasline = "v"\n',
         "report.basline = 'v': unknown key. Did you mean 'baseline'?",
@@ -184,7 +206,7 @@ MISTAKES = {
     ),
     "value in the grid": (
         SMALL + '"training.ema" = ["x"]\n',
-        "grid.training.ema = 'x': Input should be a valid number",
+        "grid.training.ema = 'x': must be a number",
     ),
     "key in the grid": (
         SMALL + 'wieghting = ["edm", "v"]\n',
@@ -558,7 +580,7 @@ def test_set_gives_an_option_to_a_component_that_stands_by_its_bare_name(
         ("cases.images=1", "--set cases.images=1: Unknown case 'images'"),
         ("base.training.steps.x=1", "--set base.training.steps.x=1: base.training.steps = 50 is n"),
         ("trainng.steps=1", "{file}: --set trainng = {'steps': 1}: unknown key. Did you mean 'tra"),
-        ("training.steps=x", "{file}: --set training.steps = 'x': Input should be a valid integer"),
+        ("training.steps=x", "{file}: --set training.steps = 'x': must be a whole number"),
         ("seeds=0", "{file}: --set seeds = 0: must be at least 1"),
         ("study=3", "{file}: study = 3 must be a table, [study]."),
         ("grid=3", "{file}: grid = 3 must be a table, [grid]."),
@@ -718,10 +740,10 @@ def test_an_integer_that_toml_does_not_hold_is_told_with_its_key(
 
 @pytest.mark.parametrize("level", [10**400, -(10**400), math.inf, -math.inf, math.nan])
 def test_a_noise_level_that_no_float_holds_is_told_where_no_file_is_read(level: float) -> None:
-    with pytest.raises(ValueError, match="Input should be a finite number"):
+    with pytest.raises(ValueError, match="must be a finite number"):
         TrialSettings(sigma_min=level)
     if level != math.inf:
-        with pytest.raises(ValueError, match="Input should be a finite number"):
+        with pytest.raises(ValueError, match="must be a finite number"):
             specs.noise_level(level, infinite=True)
 
 

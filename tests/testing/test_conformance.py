@@ -278,7 +278,9 @@ def test_every_bundled_name_with_a_formula_has_values() -> None:
     without = {"dataset", "network", "metric", "recipe"}
     for component in registered():
         ids = [check.id for check in iter_checks(component)]
-        assert (f"{component.axis}.values" in ids) == (component.axis not in without)
+        assert (f"{component.axis}.values" in ids) == (component.axis not in without), (
+            f"the values of {component.label} belong into testbed/testing/published.py"
+        )
     other = testbed.Weighting("mine", unit)
     assert "weighting.values" not in [check.id for check in iter_checks(other)]
 
@@ -741,7 +743,7 @@ def test_check_a_name_with_options(tmp_path: Path) -> None:
             '{name = "min_snr", gama = 3}',
             "weighting 'min_snr': Unknown option 'gama'. Did you mean",
         ),
-        ('{name = "min_snr", gamma = "x"}', "option gamma = 'x' must be a float"),
+        ('{name = "min_snr", gamma = "x"}', "option gamma = 'x' must be a number"),
         ('{name = "min_snrr"}', "Unknown component 'min_snrr'. Did you mean 'min_snr'"),
         ("{gamma = 3}", 'has no name: expected a name, or a table as in a study file: {name = "'),
         ("{name = ", "cannot be read as TOML"),

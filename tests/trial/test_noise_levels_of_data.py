@@ -89,16 +89,16 @@ def test_a_multiple_is_the_trial_of_its_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("level", "says"),
     [
-        ("0 * sigma_data", "Input should be greater than 0"),
-        ("1e999 * sigma_data", "Input should be a finite number"),
+        ("0 * sigma_data", "must be above 0"),
+        ("1e999 * sigma_data", "must be a finite number"),
         ("a * sigma_data", "must be a number, or a multiple of the data's sigma_data"),
         ("-1 * sigma_data", "must be a number, or a multiple of the data's sigma_data"),
         ("sigma_data", "must be a number, or a multiple of the data's sigma_data"),
         ("4 * sigma_dat", "must be a number, or a multiple of the data's sigma_data"),
         ("{ sigma_data = 3 }", "must be a number, or a multiple of the data's sigma_data"),
         ("true", "must be a number, or a multiple of the data's sigma_data"),
-        ("-1", "Input should be greater than 0"),
-        ("nan", "Input should be a finite number"),
+        ("-1", "must be above 0"),
+        ("nan", "must be a finite number"),
     ],
 )
 def test_levels_that_are_none_are_refused_in_one_line(

@@ -65,6 +65,7 @@ ELSEWHERE = {
     "cli/studies.py report": "the report itself",
     "cli/models.py": "a table, written where --out says",
     "audit/render.py": "a picture, written where --out says",
+    "study/plan.py _folder_problems": "whether a study's folder can be made",
     "study/step_times.py compiles": "the headers of this Python",
     "data/files.py": "data sets",
     "data/text_encoder.py": "the folder of a text encoder",

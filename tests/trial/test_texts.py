@@ -275,7 +275,7 @@ REFUSED = {
     ),
     "a negative of another type": (
         ['evaluation.guidance={name="classifier_free", negative=0.5}'],
-        "option negative = 0.5 must be a int or a str",
+        "option negative = 0.5 must be a whole number or a text",
     ),
 }
 
