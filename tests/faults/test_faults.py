@@ -19,7 +19,7 @@ from faults.verdict import Verdict
 from testbed.study import tracking_store
 from testbed.trial.study_folder import StudyFolder
 
-KILLED = Moment("group", "open", "checkpoint.tmp")
+THE_DRIVER = Moment("driver", "os.rename", "checkpoint")
 IN_A_WORKER = Moment("self", "open", "checkpoint.tmp", 2)
 WORDS = kills.ENGINES["batched"]
 Change = Callable[[Path], None]
@@ -27,16 +27,17 @@ Change = Callable[[Path], None]
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Path, Verdict]:
-    """A study that was killed as a whole, and then a worker of it; and what is wrong."""
+    """A study whose driver was killed, and then a worker of the next; what is wrong with it."""
     folder = lay_out(tmp_path_factory.mktemp("killed"))
     shutil.copyfile(template, folder / "mlflow.db")
     found = Verdict()
-    for moment in (KILLED, IN_A_WORKER):
-        running = start(folder, *command(WORDS), moment=moment)
-        ended = running.wait()
+    sessions = []
+    for moment in (THE_DRIVER, IN_A_WORKER):
+        ended = start(folder, *command(WORDS), moment=moment).wait()
         found.kills += ended.fired
+        sessions.append(ended.session)
     kills.clean(ended, found)
-    found.hold(not left([running.session]), "processes are left")
+    found.hold(not left(sessions), "processes are left")
     kills.checked(folder, "batched", found)
     return folder, found
 
