@@ -138,7 +138,7 @@ def _labels(N: int, P: int, state: bytes) -> tuple[Tensor, Tensor]:
     """Returns s and PERMUTATIONS relabellings of it, (P, 1 + PERMUTATIONS) float64.
 
     The second value is the state of the generator after them. A metric has the same stream for
-    every model that it measures, and to sort is a sixth of its time.
+    every model that it measures, and sorts once for all of them.
 
     Args:
         N: How many of the P rows are samples.

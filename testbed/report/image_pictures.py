@@ -138,7 +138,7 @@ def _training(
 def _by_level(rows: Sequence[Strip], sigma: Array, kind: str, case: str) -> Picture:
     """A strip a row, a noise level a column; fewer images of each in a narrow column.
 
-    All of it is one sheet: an axes for each cell would take ten times as long to draw.
+    All of it is one sheet, which is drawn sooner than an axes for each cell.
     """
     n, column = rows[0].images.shape[1], COLUMN.get()
     if column is not None:
