@@ -30,7 +30,15 @@ from torch import Tensor
 import testbed
 from testbed.components.metric import MetricValue
 from testbed.data.synthetic import gaussian
-from testbed.metrics import classifier, distances, kernels, neighbours, projections, resampling
+from testbed.metrics import (
+    classifier,
+    distances,
+    kernels,
+    neighbours,
+    projections,
+    resampling,
+    samples,
+)
 from testbed.registry import default_registry
 
 # --- energy and MMD: one statistic of a kernel ------------------------------------------------
@@ -55,6 +63,24 @@ def test_relabellings_follow_the_stream_whether_or_not_they_are_at_hand() -> Non
     g = generator(0)
     torch.rand(70, 2 * kernels.PERMUTATIONS, dtype=torch.float64, generator=g)
     assert torch.equal(fresh[2], torch.rand(1, generator=g))
+
+
+@pytest.mark.parametrize(
+    "name", ["precision_gap", "recall_gap", "density_gap", "coverage_gap", "sliced_wasserstein"]
+)
+def test_a_jackknife_that_remembers_one_side_has_the_bits_of_one_that_does_not(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = gaussian(n=300, test=80, dim=3)
+    x = data.train[:70]
+
+    def found() -> MetricValue:
+        return default_registry().metric(name).estimate(x, data, generator(0))
+
+    remembered = found()
+    monkeypatch.setattr(samples, "lru_cache", lambda size: lambda function: function)
+    plain = found()
+    assert (plain.value, plain.error) == (remembered.value, remembered.error)
 
 
 @pytest.mark.slow
