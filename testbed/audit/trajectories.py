@@ -12,8 +12,9 @@ the sampler, or through scipy; the ends of a Gaussian's trajectories have a clos
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -35,7 +36,6 @@ DERIVATIVE = "derivative: (x - D)/sigma = -sigma grad log p"
 TRAJECTORY = "trajectory by x0 and by score"
 ODE = "probability-flow ODE: scipy's solve_ivp by D and by score"
 FLOW = "end of the trajectory: the exact flow of a Gaussian"
-Ends = Callable[[Oracle, float, float, int], tuple[Tensor, Tensor]]
 COARSE, FINE = 1e-6, 1e-9
 FLOW_STEPS = 128
 """Steps of the finest trajectory that ends at a Gaussian's exact flow."""
@@ -203,7 +203,8 @@ def _error_bounds(
     return list(bound.reshape(points.shape))
 
 
-def ends_by_score(oracle: Oracle, high: float, low: float, samples: int) -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=1)  # several subjects in turn are held against one oracle
+def _ends_by_score(oracle: Oracle, high: float, low: float, samples: int) -> tuple[Tensor, Tensor]:
     """Returns the ODE's solutions by the score at the tolerances 1e-6 and 1e-9."""
 
     def by_score(x: Tensor, sigma: Tensor) -> Tensor:
@@ -214,16 +215,11 @@ def ends_by_score(oracle: Oracle, high: float, low: float, samples: int) -> tupl
     return coarse, fine
 
 
-def check_ode(
-    subject: Subject, oracle: Oracle, samples: int = 4, ends: Ends = ends_by_score
-) -> list[LawCheck]:
+def check_ode(subject: Subject, oracle: Oracle, samples: int = 4) -> list[LawCheck]:
     """Checks the ODE solved by both sides with scipy's DOP853, at a relative tolerance of 1e-9.
 
     The bound is what the score's own solution moves between tolerances 1e-6 and 1e-9: the coarse
     one's error, larger than that of the two fine ones together.
-
-    Args:
-        ends: `ends_by_score`, or what remembers its answers for several subjects.
     """
     high, low = min(40.0, float(subject.levels.max())), max(0.05, float(subject.levels.min()))
     denoise = subject.denoiser(oracle)
@@ -232,7 +228,7 @@ def check_ode(
         with torch.no_grad():
             return (x - denoise(x, sigma)) / per_sample(sigma, x)
 
-    coarse, fine = ends(oracle, high, low, samples)
+    coarse, fine = _ends_by_score(oracle, high, low, samples)
     by_x0 = _solve(by_data, _start(oracle, high, samples), high, low, FINE)
     bound = (coarse - fine).abs().amax().expand_as(fine)
     return rows(ODE, subject.name, torch.full((samples,), low).double(), by_x0, fine, bound)

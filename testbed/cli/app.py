@@ -28,7 +28,7 @@ from testbed.errors import InputError, disk_is_full
 
 OBJECTS = 100_000
 """How many new objects there are before the garbage collector looks at them; Python's own number is
-700, at which it takes a fifth of the time of the imports."""
+700, at which looking takes a fifth of the time of the imports."""
 
 
 class Commands(TyperGroup):

@@ -95,8 +95,7 @@ def execute(
     """Runs every group; the first Ctrl-C stops at a checkpoint, the second at once.
 
     Groups that another driver has taken are left to it, and what becomes of them counts as if they
-    had run here. Where the disk or the server of the study's folder goes away, the driver waits for
-    it.
+    had run here. Where the disk or the server of the folder goes away, the driver waits for it.
 
     Args:
         plan: the trials.
@@ -149,12 +148,18 @@ def execute(
             # A group that is resumed may have trials that were measured before it was interrupted.
             tell.update(trial for trial in trials if trial.state not in ENDED)
             trained = not (waiting.free or outcome.interrupted)
-            futures: list[Future[Any]] = [*loop.running]
-            for one in spare:
-                one.advance(executor, executor.slots - len(futures) if trained else 0)
-                futures += one.running
-            wait(futures, POLL, FIRST_COMPLETED)
+            free = executor.slots - len(loop.running) if trained else 0
+            wait([*loop.running, *_beside(spare, executor, free)], POLL, FIRST_COMPLETED)
     return outcome
+
+
+def _beside(spare: Sequence[SpareWork], executor: Executor, free: int) -> list[Future[Any]]:
+    """Gives spare work the free slots, the first of it first; all of it that runs then."""
+    running: list[Future[Any]] = []
+    for one in spare:
+        one.advance(executor, free - len(running))
+        running += one.running
+    return running
 
 
 class _Looks:
