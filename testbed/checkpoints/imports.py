@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from testbed import plugin_files
 from testbed.errors import InputError, one_line, unknown
-from testbed.plugin_files import import_file
 
 
 @contextlib.contextmanager
@@ -43,9 +44,11 @@ def attribute_of(module: str, attribute: str) -> Any:
     """
     of_file = module.endswith(".py")
     try:
+        if of_file and not os.path.isfile(module):
+            raise InputError(plugin_files.missing(module))
         if of_file:
             with beside(module):
-                namespace = import_file(str(Path(module).resolve()))
+                namespace = plugin_files.import_file(str(Path(module).resolve()))
         else:
             if "" not in sys.path:
                 sys.path.insert(0, "")

@@ -215,6 +215,8 @@ def report(
     from testbed.report import claims, drawing, study_result
     from testbed.trial.study_folder import begun
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: there is a file of this name, and a report needs a folder.")
     folder = begun(folder).path
     if width:
         drawing.inches(width)  # a mistake is told before anything is written
