@@ -134,6 +134,11 @@ def no_such(path: Path, what: str = "file") -> str:
     return f"there is no such {what} in {folder}.{did_you_mean(path.name, names)}"
 
 
+def absent(path: Path, what: str = "file") -> str:
+    """As `no_such`; "" where there is something at the path."""
+    return "" if path.exists() else no_such(path, what)
+
+
 def unknown(what: str, word: str, words: Iterable[str]) -> str:
     """`Unknown WHAT 'word'. Did you mean ...? Known: a, b, c.`"""
     names = sorted(words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,8 +43,6 @@ def attribute_of(module: str, attribute: str) -> Any:
     """
     of_file = module.endswith(".py")
     try:
-        if of_file and not os.path.isfile(module):
-            raise InputError(plugin_files.missing(module))
         if of_file:
             with beside(module):
                 namespace = plugin_files.import_file(str(Path(module).resolve()))
@@ -56,6 +53,10 @@ def attribute_of(module: str, attribute: str) -> Any:
     except InputError:
         raise
     except Exception as problem:
+        if isinstance(problem, FileNotFoundError) and problem.filename == str(
+            Path(module).resolve()
+        ):
+            raise InputError(plugin_files.missing(module)) from None
         raise InputError(f"{module} cannot be imported: {one_line(problem)}") from problem
     if not hasattr(namespace, attribute):
         members = vars(namespace).items()
