@@ -53,9 +53,8 @@ def attribute_of(module: str, attribute: str) -> Any:
     except InputError:
         raise
     except Exception as problem:
-        if isinstance(problem, FileNotFoundError) and problem.filename == str(
-            Path(module).resolve()
-        ):
+        gone = problem.filename if isinstance(problem, FileNotFoundError) else ""
+        if of_file and gone == str(Path(module).resolve()):
             raise InputError(plugin_files.missing(module)) from None
         raise InputError(f"{module} cannot be imported: {one_line(problem)}") from problem
     if not hasattr(namespace, attribute):

@@ -590,11 +590,13 @@ REFUSED = {
     ),
     "a scale that is no number": (
         ['evaluation.guidance={name="classifier", scale=nan}'],
-        "evaluation.guidance.scale = nan: guidance 'classifier': option scale = nan must be a number",
+        "evaluation.guidance.scale = nan: guidance 'classifier': option scale = nan must be "
+        "a number (default 1.0).",
     ),
     "classifier without labels": (
         [BY, "dataset=ring"],
-        "evaluation.guidance = 'classifier': classifier needs data with classes: Unknown condition 'label'.",
+        "evaluation.guidance = 'classifier': classifier needs data with classes: "
+        "Unknown condition 'label'.",
     ),
     "classifier of no such condition": (
         ['evaluation.guidance={name="classifier", of="gruop"}'],

@@ -262,7 +262,8 @@ REFUSED = {
     "an unknown null": (["text_encoder.null=nothing"], "text_encoder.null"),
     "a negative text that is none": (
         ['evaluation.guidance={name="classifier_free", negative="tow blobs"}'],
-        "evaluation.guidance.negative = 'tow blobs': Unknown text 'tow blobs'. Did you mean 'two blobs'?",
+        "evaluation.guidance.negative = 'tow blobs': Unknown text 'tow blobs'. Did you mean "
+        "'two blobs'?",
     ),
     "a negative text without texts": (
         [
