@@ -256,3 +256,21 @@ parameterization = ["score", "edm"]
         assert found is not None
         stored = read.values(*label, "excess_nats").to_numpy()
         assert curves.total("excess_nats", found.parts) == pytest.approx(stored, rel=1e-12)
+
+
+def test_the_lowest_is_not_below_another_over_the_levels_of_the_two(tmp_path: Path) -> None:
+    """Against b: a 0.8 over three levels; d 0.9 over four, of which it is 0.7 over a's three."""
+    at_others = [0.9**3 / 0.7**3, *[0.7 / 0.9] * 3]
+    planted = {
+        ("c", "", name): noisy(mean, stream=stream)
+        for stream, (name, mean) in enumerate({"b": 1.0, "a": 0.8, "d": 0.9}.items())
+    }
+    folder = plant(
+        tmp_path,
+        planted,
+        shape=lambda variant, level: at_others[level] if variant == "d" else 1.0,
+        trained={"a": (0.1, 80.0)},
+    )
+    unless = "(not without very low noise)"
+    said = f" a is lowest {unless}: better than b, but not below d over the levels of the two."
+    assert said in lead(folder)
