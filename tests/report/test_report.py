@@ -151,7 +151,7 @@ def test_best_of_two_that_beat_the_baseline_is_no_winner(tmp_path: Path) -> None
     text = said(plant(tmp_path, planted))
     assert "a is better than b (−19.6 % [−20.5, −18.7])." in text
     assert "a2 is better than b (−20 % [−22, −19])." in text
-    assert "a2 is lowest: better than b, and equivalent to a." in text
+    assert "a2 is lowest: better than b and d, and equivalent to a." in text
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
