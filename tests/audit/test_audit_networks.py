@@ -132,6 +132,7 @@ def identity(oracle: Oracle) -> Any:
     return lambda x, sigma: layer(oracle.denoise(x, sigma)).detach()
 
 
+@pytest.mark.slow
 def test_one_of_float32_is_audited_in_it() -> None:
     for adapter in (Adapter(), Adapter(dtype=torch.float32)):
         found = audit.run(identity, adapter=adapter, oracle=reference.mixture())
@@ -212,6 +213,7 @@ def nearly(oracle: Oracle, prediction_type: str) -> Any:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["oracle", "held_out"])
 @pytest.mark.parametrize("true", ["x0", "eps", "v"])
 def test_the_stated_reading_holds_and_every_other_one_is_found_out(true: str, by: str) -> None:
@@ -234,6 +236,7 @@ def test_the_stated_reading_holds_and_every_other_one_is_found_out(true: str, by
             assert float(numbers[1]) < float(numbers[2])
 
 
+@pytest.mark.slow
 def test_a_network_without_its_weights_is_said_to_be_one() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -336,6 +339,7 @@ WORDS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_trained_network_by_command(folders: Path) -> None:
     for stated, code in (("eps", 0), ("v", 3)):
         done = run_here(

@@ -66,6 +66,7 @@ def rows_below(lines: list[str], best: str) -> list[list[str]]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120, 250])
 def test_all_of_the_default_study_is_said_in_the_words_of_its_page(
     default: Path, columns: int
@@ -170,6 +171,7 @@ def test_verdicts_have_their_colours_on_a_terminal(
         assert re.search(rf"\x1b\[{codes}m{text} *\x1b\[0m", shown), text
 
 
+@pytest.mark.slow
 def test_the_claims_are_data_too(default: Path, tmp_path: Path) -> None:
     done = run_here(default, "report", ".", "--out", tmp_path, "--json")
     assert done.code == 0, done.err

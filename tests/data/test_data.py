@@ -231,6 +231,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, kept: float) -> None:
             array(str(file))
 
 
+@pytest.mark.slow
 def test_a_damaged_compressed_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.npz"
     np.savez_compressed(file, x=np.random.default_rng(0).normal(size=(50, 4)))

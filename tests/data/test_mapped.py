@@ -181,6 +181,7 @@ def test_a_training_is_the_same_bit_for_bit_and_reads_a_batch_at_a_time(
     assert counted.reads == [16] * 20
 
 
+@pytest.mark.slow
 def test_many_trials_read_one_batch_for_each_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def test_round_trip(there: str, back: str, c: Case) -> None:
     law_round_trip(testbed.convert, there, back, c)
 
 
+@pytest.mark.slow
 def test_pair_keeps_digits() -> None:
     law_pair_keeps_digits(testbed.convert)
 

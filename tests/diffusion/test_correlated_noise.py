@@ -226,6 +226,7 @@ def test_the_answers_are_those_of_gaussian_algebra() -> None:
     law_exact(CorrelatedOracle)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mixture", "round", "gaussian", "empirical"])
 def test_tweedie_holds_with_the_covariance(kind: str) -> None:
     law_tweedie(CorrelatedOracle, kind)
@@ -316,6 +317,7 @@ def law_limit(limit: Limit) -> None:
             assert bool(((found - D).abs() <= Z * error + 1e-12).all()), (name, kind)
 
 
+@pytest.mark.slow
 def test_training_tends_to_the_stated_denoiser() -> None:
     law_limit(training_optimum)
 
@@ -341,12 +343,14 @@ def all_lost(one: Noise, oracle: Oracle, p: Any, x: Tensor, sigma: float, sd: fl
     return D_n + (1 - one.regression((3,))) * skip * (x - D_n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [white_limit, no_skip, kept_for_lost, all_lost])
 def test_another_limit_is_caught(mutant: Limit) -> None:
     with pytest.raises(AssertionError):
         law_limit(mutant)
 
 
+@pytest.mark.slow
 @given(sigma=st.floats(1e-3, 1e3), strength=st.floats(0, 2))
 def test_only_c_skip_of_zero_keeps_the_denoiser_under_perturbation(
     sigma: float, strength: float
@@ -402,6 +406,7 @@ def test_a_step_sees_n_in_x_and_its_target_is_as_taught(monkeypatch: pytest.Monk
             assert bool(((found - n[step]).abs() <= 8 * 2.0**-24 * size).all())
 
 
+@pytest.mark.slow
 def test_white_noise_changes_no_bit() -> None:
     runs = [trainer(steps=BLOCK), with_noise(WHITE, steps=BLOCK)]
     for one in runs:

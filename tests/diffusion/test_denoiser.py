@@ -40,6 +40,7 @@ def denoiser(name: str, sigma_data: float = 0.5, **choices: Any) -> testbed.Deno
     return testbed.Denoiser(Recorder(), p, sigma_data, **choices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 @given(c=cases(dtypes=WIDE))
 def test_denoiser_is_its_algebra(name: str, c: Case) -> None:
@@ -88,6 +89,7 @@ def test_shared_scales(name: str) -> None:
     law_network_sees_its_scales(denoiser(name, c_in="shared", c_noise="shared"), c, in_, noise)
 
 
+@pytest.mark.slow
 @given(c=cases(dtypes=WIDE))
 def test_shared_scales_know_sigma_data(c: Case) -> None:
     """At sigma_data = 1/2 its square is its half: other values tell them apart."""
@@ -115,6 +117,7 @@ def test_a_scalar_sigma_is_one_for_every_sample(sigma: Any) -> None:
     assert torch.equal(d(x, sigma), d(x, float64([0.5, 0.5, 0.5])))
 
 
+@pytest.mark.slow
 def test_each_sample_has_its_sigma() -> None:
     c = fixed()
     for name in TABLE:

@@ -60,6 +60,7 @@ def test_the_twins_among_the_bundled_ones() -> None:
         assert pairs == known | {(b, a): c for (a, b), c in known.items()}
 
 
+@pytest.mark.slow
 @given(sigma_datas, st.sampled_from([-1.0, 2.0, -0.3, 1e-3, 1e3]))
 def test_a_multiple_is_a_twin_with_its_factor(sigma_data: float, c: float) -> None:
     for p in EVERY:
@@ -226,6 +227,7 @@ def test_a_twin_of_the_baseline_has_levels_against_the_next(tmp_path: Path) -> N
     assert "By noise level, the loss / Wiener loss of d against b: worse at" in said(folder)
 
 
+@pytest.mark.slow
 def test_another_size_of_f_is_shown_and_compared(tmp_path: Path) -> None:
     why = "the same objective; F differs by the factor 2: compared all the same"
     one = group("a", "b", factors=(1.0, 2.0), why=why)

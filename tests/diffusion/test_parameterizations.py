@@ -134,6 +134,7 @@ def test_edm_has_the_smallest_c_out(sigma: float, sigma_data: float, other: floa
     law_smallest_c_out(registered("edm"), float64([sigma]), sigma_data, other)
 
 
+@pytest.mark.slow
 @given(c=cases(dtypes=WIDE))
 def test_edm_at_unit_data_is_minus_v(c: Case) -> None:
     """The sign trap: EDM's F at sigma_data = 1 is -v."""

@@ -35,6 +35,7 @@ def labelled(shape: tuple[int, ...] = (3,), n: int = 80) -> testbed.Data:
 # --- the distances ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_error_of_the_frechet_distance_is_that_of_its_spread() -> None:
     """The grouped jackknife's square is on average not below the variance (Efron and Stein)."""
     found = [

@@ -53,6 +53,7 @@ def test_the_mismatch_is_the_excess_risk_of_the_oracles() -> None:
         assert abs(float(off.mean()) - float(mismatch(np.array([sigma]))[0])) < 5 * error
 
 
+@pytest.mark.slow
 def test_the_gap_of_the_ode_is_the_bound_where_that_is_an_equality() -> None:
     """log p - log q along the flow of D_q, in the mean over p_0, is the integral of the excess."""
     p, q = (oracles.Gaussian(float64(m), torch.diag(float64(a))) for m, a in (P, Q))

@@ -35,6 +35,7 @@ def float_flips(r: Array, tie: float) -> float:
     return float(np.mean(np.abs(sums) >= abs(r.sum()) * (1 + tie)))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-6, 6), min_size=3, max_size=8))
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_signflip_counts_patterns_and_ties(k: list[int]) -> None:

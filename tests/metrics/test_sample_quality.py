@@ -94,6 +94,7 @@ def test_p_of_mmd_has_its_level_although_its_kernel_comes_from_the_reference() -
         assert low <= sum(q <= level + 1e-9 for q in p) <= high
 
 
+@pytest.mark.slow
 def test_mmd_of_gaussians_is_its_closed_form() -> None:
     """E k(x, y) = (h^2/(h^2 + 2))^(D/2) exp(-|m|^2/(2 (h^2 + 2))) for unit Gaussians m apart."""
     D, shift = 2, 1.0
@@ -115,6 +116,7 @@ def test_mmd_of_gaussians_is_its_closed_form() -> None:
     assert not near([v / 2 for v in values], truth)
 
 
+@pytest.mark.slow
 def test_energy_of_gaussians_is_its_closed_form() -> None:
     """In one dimension, N(m, 1) and N(0, s^2): E|N(a, v)| is that of a folded normal."""
     m, s = 0.7, 2.0
@@ -202,6 +204,7 @@ def test_variance_ratios_of_known_covariances() -> None:
     assert torch.allclose((U.T @ axes[:, [1, 0, 2]]).abs(), torch.eye(3).double(), atol=0.05)
 
 
+@pytest.mark.slow
 def test_both_variances_have_one_mean() -> None:
     """At N = 3 and M = 4 the corrections for the mean are no small matter."""
     above, below = [], []

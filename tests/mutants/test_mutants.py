@@ -18,12 +18,10 @@ from testbed.testing.values import CHECKS as VALUES
 SLOW = {
     *("conversion", "coefficients", "target", "chain", "denoiser", "audit"),
     *("sampler", "named sampler", "laws: likelihood", "laws: sample quality", "laws: statistics"),
-    "laws: recipes",
-    "laws: clipping",
-    "laws: crossings",
-    *("components: parameterization", "components: density"),
+    *("laws: recipes", "laws: clipping", "laws: crossings", "properties", "oracle", "installation"),
+    *("components: parameterization", "components: density", "components: noise"),
 }
-"""Families whose checks take a quarter of a second or more, each time."""
+"""Families whose checks take a seventh of a second or more, each time."""
 
 
 def row(family: str, *values: object, id: str) -> object:

@@ -159,6 +159,7 @@ def test_empirical_near_ties_far_from_the_origin(sigma):
     law_exact(case, y[[0, 7]] + sigma * random(2, 2, 2), sigma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [CASES["full"], CASES["gaussian"]], ids=["full", "gaussian"])
 @pytest.mark.parametrize("d", [1, 2])
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
@@ -349,6 +350,7 @@ def test_empty_batch(make):
         assert shapes == [(0, 3), (0, 3), (0, 3, 3), (0,), (0,)]
 
 
+@pytest.mark.slow
 @every_case
 def test_image_shaped_parameters(make):
     case = make(2, 4)

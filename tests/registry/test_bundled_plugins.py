@@ -582,6 +582,7 @@ def test_twins_are_told_where_nothing_is_learned_and_nowhere_else(studied: Path)
 # --- explained ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -78,6 +78,7 @@ def test_an_average_over_levels_is_not_said_to_lie_anywhere(tmp_path: Path) -> N
     assert "lies" not in lead(plant(tmp_path, WINNER, shape=very_low))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(("draws", "counts"), [(9.9, False), (10.1, True), (0.0, False)])
 def test_a_level_counts_from_ten_expected_draws_on(
@@ -105,6 +106,7 @@ def test_a_study_that_did_not_record_its_draws_says_so(tmp_path: Path) -> None:
     assert any("drawn.csv is not there" in line for line in read.missing)
 
 
+@pytest.mark.slow
 def test_every_claim_has_its_own_levels(tmp_path: Path) -> None:
     """Those of most claims are said above the table; where all are over all levels, nothing is."""
 
@@ -134,6 +136,7 @@ def test_every_claim_has_its_own_levels(tmp_path: Path) -> None:
     assert said("lost", WINNER, d=(0.5, 5.0))[1:] == ["hangs on", ["a", "–"], [lost, lost]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("agreeing", [True, False])
 def test_what_the_linear_denoiser_limits_stands_before_the_claims(
@@ -189,6 +192,7 @@ def test_the_linear_denoiser_is_better_without_any_one_seed(
     assert found == better
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_a_verdict_is_taken_over_the_levels_that_both_were_trained_on(tmp_path: Path) -> None:
     def shape(variant: str, level: int) -> float:
@@ -206,6 +210,7 @@ def test_a_verdict_is_taken_over_the_levels_that_both_were_trained_on(tmp_path: 
     assert untrained[["variant", "sigma"]].to_numpy().tolist() == [["a", 0.01]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_less_than_half_of_the_levels_gives_no_verdict(tmp_path: Path) -> None:
     trained = {"a": (0.5, 5.0)}

@@ -42,6 +42,7 @@ def drawn(folder: Path, kind: str) -> list[str]:
     return [text for text in found if re.match(r"target|output|\|?c_", text)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("powers", "titles"),
     [
@@ -55,6 +56,7 @@ def test_the_target_is_shown_by_arm_where_its_size_differs(
     assert drawn(study(tmp_path, **powers), "sizes") == titles
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("column", [None, 3.3, 4.5])
 @pytest.mark.parametrize("power", [0.0, -1.0])
@@ -73,6 +75,7 @@ def test_every_panel_of_a_shared_axis_has_plain_ticks(
         assert axis.get_major_formatter()(0.01, 0) == "0.01"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", [None, *COLUMNS])
 def test_a_coefficient_is_shown_by_arm_where_it_differs(tmp_path: Path, column: str | None) -> None:
     found = drawn(study(tmp_path, **({column: 2.0} if column else {})), "coefficients")
@@ -85,6 +88,7 @@ def test_a_coefficient_is_shown_by_arm_where_it_differs(tmp_path: Path, column: 
     assert sorted(found) == sorted(titles)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     ("powers", "head", "row"),
@@ -169,6 +173,7 @@ def test_an_axis_below_a_decade_has_three_labels_at_least(low: float, width: flo
     assert len({drawing.decade(tick) for tick in found}) == len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_the_table_of_bands_wraps_into_the_page(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, ARMS)).read_text()
@@ -198,6 +203,7 @@ def test_samples_in_colour_are_pictures() -> None:
     assert galleries.images_of(colour[:, :2]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_a_study_without_arms_has_every_figure(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, WINNER)).read_text()

@@ -165,6 +165,7 @@ def test_verdicts_are_counted_over_cases_and_arms() -> None:
     assert claims.counted([Finding("", [], "", many)]) == []
 
 
+@pytest.mark.slow
 def test_a_row_and_a_sentence_and_markdown_say_the_same(default: Results) -> None:
     """Each claim of the default study: its cells are in its sentence, and in the table of both."""
     found = finding.make(default, comparisons.make(default))
@@ -196,6 +197,7 @@ def test_a_row_and_a_sentence_and_markdown_say_the_same(default: Results) -> Non
             assert (sigma != "–") == (name in ("eps", "score") and claim in one.arms[0].claims)
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_what_was_made(default: Results, tmp_path: Path) -> None:
     """Of one seed an effect has no interval, and no JSON has a number that is none."""
     single = reading.read(plant(tmp_path / "one", {k: v[:1] for k, v in WINNER.items()}))
@@ -235,6 +237,7 @@ def test_a_title_says_whether_the_case_is_exact(
     assert case.title == f"{said} lower is better; 5 seeds"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_the_page_says_below_its_title_what_to_do_next(tmp_path: Path) -> None:
     page = report.write(plant(tmp_path, WINNER)).read_text()
@@ -353,6 +356,7 @@ def test_the_lead_says_what_its_intervals_are(tmp_path: Path) -> None:
     assert "All trained at one learning rate, 0.001, which need not suit every" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_no_one_wins_against_what_learnt_nothing(tmp_path: Path) -> None:
     """The trials of cases/cross.toml: EDM at F = 0, where the linear denoiser is."""
@@ -423,6 +427,7 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return reading.read(plant_default(tmp_path_factory.mktemp("default")))
 
 
+@pytest.mark.slow
 def test_the_lead_of_the_default_study(default: Results) -> None:
     """What a careful reader finds in its tables, and no sentence on a spread."""
     found = finding.make(default, comparisons.make(default))
@@ -442,6 +447,7 @@ def test_the_lead_of_the_default_study(default: Results) -> None:
     assert "spread" not in digits + mixture
 
 
+@pytest.mark.slow
 def test_the_lead_is_a_paragraph_an_arm_and_the_rest_is_detail(default: Results) -> None:
     """The first screen has the verdicts; bands, samples and rare levels come after the figures."""
     _, *cases, of_all = finding.make(default, comparisons.make(default))
@@ -489,6 +495,7 @@ def without_bands(results: Results, one: Versus) -> Iterator[float]:
             yield float(np.log(a / b).mean())
 
 
+@pytest.mark.slow
 def test_every_claim_of_the_default_study_holds_without_any_one(default: Results) -> None:
     """Without each seed and each band by hand: the same sign, the same side of 5 %.
 

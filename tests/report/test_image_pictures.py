@@ -72,6 +72,7 @@ def test_images_stand_side_by_side_as_in_the_gallery() -> None:
     assert side_by_side(colour, 0.0, 1.0)[0, 0].tolist() == [1.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_the_report_shows_denoised_images_scores_and_neighbours(folder: Path) -> None:
     page = report.write(folder).read_text()
     for kind in ("denoised", "scores", "neighbours"):

@@ -84,6 +84,7 @@ def test_the_sentences_say_where_and_who_is_ahead(crossing: Path) -> None:
     assert other == "c and b do not cross between 2 and 9 steps: b is ahead."
 
 
+@pytest.mark.slow
 def test_the_page_has_the_section_with_a_figure(crossing: Path, tmp_path: Path) -> None:
     page = report.write(crossing, out=tmp_path).read_text()
     section = page[page.index('<h2 id="training-length-and-averages"') :]
@@ -96,6 +97,7 @@ def test_the_page_has_the_section_with_a_figure(crossing: Path, tmp_path: Path) 
     assert (tmp_path / "figures" / "points_data.svg").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_without_lengths_there_is_no_section(tmp_path: Path) -> None:
     planted, _ = curves()
@@ -134,6 +136,7 @@ def test_points_under_a_rate_of_the_length_are_no_budgets(
     assert ("a stage of one training" in part.text) == within
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "verdict"), [(2, "too few seeds"), (3, "cross")])
 def test_three_seeds_are_needed(tmp_path: Path, seeds: int, verdict: str) -> None:
     folder = study(tmp_path, *curves(seeds=seeds))
@@ -143,6 +146,7 @@ def test_three_seeds_are_needed(tmp_path: Path, seeds: int, verdict: str) -> Non
     assert ("undecided" in said) == (seeds == 2)
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverged_leaves_the_crossing_undecided(tmp_path: Path) -> None:
     planted, points = curves()
     lost = {**planted, ("", "", "a"): ["diverged", *planted["", "", "a"][1:]]}
@@ -156,6 +160,7 @@ def test_a_seed_that_diverged_leaves_the_crossing_undecided(tmp_path: Path) -> N
     assert np.isinf(mine["value"]).all()
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverged_counts_as_measured_at_the_points_before(tmp_path: Path) -> None:
     planted, points = curves()
     folder = study(tmp_path, planted, points)
@@ -170,6 +175,7 @@ def test_a_seed_that_diverged_counts_as_measured_at_the_points_before(tmp_path: 
     assert said == "a and b: a diverged in 1 of 5 seeds."
 
 
+@pytest.mark.slow
 def test_a_missing_point_takes_its_step_out(tmp_path: Path) -> None:
     """Of the pair that it belongs to, and of no other."""
     planted, points = curves()
@@ -181,6 +187,7 @@ def test_a_missing_point_takes_its_step_out(tmp_path: Path) -> None:
     assert sentences(folder)[0] == "a and b cross between 2 and 5 steps: a is ahead afterwards."
 
 
+@pytest.mark.slow
 def test_a_case_without_points_has_no_part(tmp_path: Path) -> None:
     planted, points = curves()
     one, two = (
@@ -205,6 +212,7 @@ def test_equal_objectives_have_no_crossing(tmp_path: Path) -> None:
     assert "equal objectives: not compared" in sentences(tmp_path)[0]
 
 
+@pytest.mark.slow
 def test_lengths_change_no_verdict(tmp_path: Path, crossing: Path) -> None:
     """The family of the first screen is that of a study without points."""
     planted, _ = curves()
@@ -236,6 +244,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Planted, P
     return study(tmp_path_factory.mktemp("averaged"), planted, points), planted, points
 
 
+@pytest.mark.slow
 def test_averages_are_compared_at_a_common_length_and_at_the_best(
     averaged: tuple[Path, Planted, Points],
 ) -> None:
@@ -291,6 +300,7 @@ def test_choosing_the_best_is_not_optimistic() -> None:
         assert z < -10 if biased else abs(z) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_the_page_says_that_the_optimism_is_removed(
     averaged: tuple[Path, Planted, Points], tmp_path: Path

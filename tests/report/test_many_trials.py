@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from helpers.planted_studies import noisy, plant
 
 from testbed.report import comparisons, files, finding, reading
@@ -64,6 +65,7 @@ def test_trials_that_differ_in_their_seed_alone_share_their_settings(tmp_path: P
     assert read.ended == dict.fromkeys(planted, (0, 1, 2))
 
 
+@pytest.mark.slow
 def test_a_statement_of_means_is_that_of_results_without_one(tmp_path: Path) -> None:
     values = {
         ("c", "", name): noisy(mean, seeds=5, sd=0.3, stream=i)
@@ -79,6 +81,7 @@ def test_a_statement_of_means_is_that_of_results_without_one(tmp_path: Path) -> 
     assert any(hanging)
 
 
+@pytest.mark.slow
 def test_where_pairs_are_not_compared_no_variant_is_called_the_best(tmp_path: Path) -> None:
     names = [f"v{i:02}" for i in range(MOST_PAIRED + 1)]
     values = {("c", "", "b"): noisy(1.0, seeds=3)}

@@ -26,6 +26,7 @@ def test_columns_of_labels_that_a_study_does_not_have_are_left_out() -> None:
     assert page_table(["case", "arm", "variant"], []).head == ["variant"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("place", [("", ""), ("c", ""), ("", "one"), ("c", "one")])
 def test_the_page_names_cases_and_arms_where_the_study_does(

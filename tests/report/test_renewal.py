@@ -37,6 +37,7 @@ def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     return bool(calls)
 
 
+@pytest.mark.slow
 def test_nothing_is_written_where_nothing_changed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,6 +47,7 @@ def test_nothing_is_written_where_nothing_changed(
     assert said == ["the report is up to date"]
 
 
+@pytest.mark.slow
 def test_it_is_what_write_would_write(folder: Path, tmp_path: Path) -> None:
     page = report.write(folder, out=tmp_path / "out")
     assert page.read_bytes() == (folder / "report.html").read_bytes()
@@ -115,6 +117,7 @@ def test_other_sources(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert written(folder, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_second_look_at_more_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report adds to looks.json, which it is made of: that alone is no reason to write."""
     more = {label: values[:4] for label, values in PLANTED.items()}

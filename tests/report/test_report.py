@@ -231,6 +231,7 @@ def test_ranks_over_the_seeds_that_all_have(tmp_path: Path) -> None:
     assert "a is lowest, and better than b." in text
 
 
+@pytest.mark.slow
 def test_nothing_finished(tmp_path: Path) -> None:
     folder = plant(tmp_path, {("c", "", "a"): ["new"] * 3, ("c", "", "b"): ["diverged"] * 3})
     assert "No verdict on a: no comparison: no seed of both has ended." in said(folder)

@@ -41,6 +41,7 @@ def moved(by: float, wobble: float = 0.0005) -> list[float]:
     return [value + by + wobble * sign for value, sign in zip(BASE, signs, strict=True)]
 
 
+@pytest.mark.slow
 def test_differences_p_and_holm_are_those_of_scipy(tmp_path: Path) -> None:
     """Also where an unbiased distance is estimated below zero, so that it has no ratio."""
     energy = {"b": BASE, "better": moved(-0.01), "worse": moved(0.001, 0.01), "same": moved(0.0)}
@@ -61,6 +62,7 @@ def test_differences_p_and_holm_are_those_of_scipy(tmp_path: Path) -> None:
     assert [one.p_holm for one in made] == pytest.approx([holm[i] for i in range(len(made))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "by", "said"),
     [
@@ -82,6 +84,7 @@ def test_the_lead_says_whether_the_samples_agree(
     assert "its verdicts are corrected for 6 tests, a family of their own." in text
 
 
+@pytest.mark.slow
 def test_a_seed_that_makes_the_sign_is_named(tmp_path: Path) -> None:
     """Without its one large difference the mean is -0.001: the sign hangs on seed 2."""
     one = SampleComparison("c", "", "a", "b", "energy", 6, (0.0, 0.0, 0.0), 0.0, 0.0)  # type: ignore[arg-type]
@@ -93,6 +96,7 @@ def test_a_seed_that_makes_the_sign_is_named(tmp_path: Path) -> None:
     assert left.hangs_on(sample_metrics._sign(one)) == ["seed 2"]
 
 
+@pytest.mark.slow
 def test_a_divergence_stays_in_the_family_and_few_seeds_do_not(tmp_path: Path) -> None:
     planted: Planted = {
         ("c", "", "b"): noisy(1.0, stream=1),
@@ -113,6 +117,7 @@ def test_a_divergence_stays_in_the_family_and_few_seeds_do_not(tmp_path: Path) -
     assert all(math.isnan(one.p_holm) for one in made)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_the_table_has_every_comparison(tmp_path: Path) -> None:
     folder = plant(tmp_path, PLANTED)

@@ -43,6 +43,7 @@ def compared(tmp_path: Path) -> Callable[..., SideBySide]:
     return make
 
 
+@pytest.mark.slow
 def test_comparable_variants_are_compared_with_the_first_studys_baseline(
     compared: Callable[..., SideBySide],
 ) -> None:
@@ -61,6 +62,7 @@ def test_comparable_variants_are_compared_with_the_first_studys_baseline(
         assert table.loc[name, "ratio"] == pytest.approx(ratio, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -85,6 +87,7 @@ def test_what_differs_besides_the_objective_forbids_it_and_is_named(
     assert any(said in line for line in found.apart)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -132,6 +135,7 @@ def by_level(
     return logs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discrete_first", [False, True])
 def test_a_discrete_variant_is_paired_at_its_table_s_levels(
     tmp_path: Path, discrete_first: bool
@@ -154,6 +158,7 @@ def test_a_discrete_variant_is_paired_at_its_table_s_levels(
     assert "a (" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [GRID, sorted([*GRID, *NEAREST[:2]])])
 def test_one_that_was_not_measured_at_the_table_s_levels_is_apart(
     tmp_path: Path, levels: list[float]
@@ -174,6 +179,7 @@ def test_levels_do_not_join_what_differs_otherwise(tmp_path: Path) -> None:
     assert any("network.options.width" in line for line in found.apart)
 
 
+@pytest.mark.slow
 def test_other_sources_and_devices_are_noted(compared: Callable[..., SideBySide]) -> None:
     found = compared(sources="x", device="cuda")
     assert len(found.setups) == 1
@@ -182,6 +188,7 @@ def test_other_sources_and_devices_are_noted(compared: Callable[..., SideBySide]
     assert "digest of testbed's sources" in notes
 
 
+@pytest.mark.slow
 def test_equal_trials_with_other_numbers_are_told(tmp_path: Path) -> None:
     one = planted(tmp_path / "one", {"a": A, "b": B}, "a")
     two = planted(tmp_path / "two", {"a": A, "b": [*B[:-1], B[-1] * 1.01]}, "a")

@@ -73,6 +73,7 @@ def test_samples_and_seconds_have_their_intervals_over_seeds(folder: Path) -> No
             assert (row["n"], row["value"]) == (3, pytest.approx(seconds, rel=1e-12))
 
 
+@pytest.mark.slow
 def test_the_section_has_both_spaces_their_floors_and_no_loss(folder: Path) -> None:
     text = section(folder)
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", text)]

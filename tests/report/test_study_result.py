@@ -236,6 +236,7 @@ def test_a_row_that_does_not_fit_goes_on_below(
     assert shape(narrow.read_text()) < 1
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_paper(opened: testbed.StudyResult) -> None:
     drawn = []
     for _ in range(2):

@@ -91,6 +91,7 @@ def start() -> Tensor:
     return torch.from_numpy(quantiles(U, HIGH, OF_CAPTION))[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("w", [0.0, 1.0, 2.0, 5.0])
 def test_the_ends_of_the_guided_ode_are_those_of_scipy_within_the_stated_error(w: float) -> None:
     _, wanted = by_scipy(w)
@@ -105,6 +106,7 @@ def test_the_ends_of_the_guided_ode_are_those_of_scipy_within_the_stated_error(w
     assert errors[1] < 1e-3
 
 
+@pytest.mark.slow
 def test_at_scale_1_samples_are_those_of_the_conditional_distribution() -> None:
     """F(x_end) = u for the CDF of p(x|c) at the last level, by scipy's ODE and by ours."""
     at_low, end = by_scipy(1.0)
@@ -115,6 +117,7 @@ def test_at_scale_1_samples_are_those_of_the_conditional_distribution() -> None:
     assert np.abs(cdf(found.x[:, 0].numpy(), 0.0, OF_CAPTION) - U).max() < LOW
 
 
+@pytest.mark.slow
 def test_at_scale_0_it_is_the_marginal_that_is_sampled() -> None:
     """From the marginal's own quantiles: the null caption is the prior-weighted mixture."""
     x = torch.from_numpy(quantiles(U, HIGH, PI))[:, None]

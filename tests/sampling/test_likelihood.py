@@ -124,6 +124,7 @@ def condition(x: Tensor, sigmas: Tensor, sd: float) -> Tensor:
     return ((moved(eta, 0) - base).abs() + (moved(0, eta) - base).abs()) / eta + base.abs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN)
 def test_equal_for_every_parameterization(name: str) -> None:
     sd, sigmas, x = 1.1, levels(24, 0.05, 20.0), noisy(MIXTURE, 4)

@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @given(st.dictionaries(TEXT, VALUES, max_size=4))
 def test_what_is_written_is_what_pythons_own_reader_reads(content: dict[str, Any]) -> None:
     assert tomllib.loads(toml.table("section", content))["section"] == content

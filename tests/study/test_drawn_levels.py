@@ -54,6 +54,7 @@ def test_the_shares_of_a_grid_are_all_draws(table: str) -> None:
     assert one.tolist() == [1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trials_only")
 def test_a_study_records_its_shares_and_the_report_counts_them(tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text(STUDY)

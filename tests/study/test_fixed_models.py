@@ -92,6 +92,7 @@ def test_it_is_one_trial_beside_the_others_and_changes_none_of_them(folder: Path
     assert "theirs" not in {variant for _, _, variant in both.seeds()}
 
 
+@pytest.mark.slow
 def test_its_id_is_that_of_its_files_and_not_of_their_place(folder: Path) -> None:
     def id_of(text: str) -> str:
         (fixed,) = (one for one in planned(text, folder).trials if one.config.fixed)
@@ -193,6 +194,7 @@ def test_its_losses_are_set_beside_those_of_the_same_data_in_its_arm(own: str, a
     assert not fixed_models._apart(results, {**model, "id": "unreadable"})
 
 
+@pytest.mark.slow
 def test_a_finished_one_is_not_measured_again_and_samples_are_drawn_from_it(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,7 @@ def test_trials_with_equal_settings_are_neighbours(tmp_path: Path) -> None:
         assert rates == sorted(rates)
 
 
+@pytest.mark.slow
 def test_auto_measures_and_takes_the_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -708,6 +709,7 @@ def test_on_one_thread_other_work_on_the_machine_does_not_choose_the_engine(
     assert engines.choose(made(tmp_path), REGISTRY, "auto", 1).name == name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_measurement")
 def test_trials_of_a_long_step_train_one_by_one_without_a_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -732,6 +734,7 @@ def test_trials_of_a_long_step_train_one_by_one_without_a_measurement(
     assert step_times.long_step(made(tmp_path).trials[0], REGISTRY, "cpu") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_measurement")
 def test_a_batch_is_measured_by_the_trace_that_the_training_runs_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -280,6 +280,7 @@ def digests(folder: Path, *sets: str, text: str = TWO, seeds: int = 1) -> list[s
     return list(identities.subjects(plan, registry))
 
 
+@pytest.mark.slow
 def test_each_parameterization_of_a_case_is_checked_once(tmp_path: Path) -> None:
     assert len(digests(tmp_path)) == 2
     assert digests(tmp_path, seeds=3) == digests(tmp_path)
@@ -287,6 +288,7 @@ def test_each_parameterization_of_a_case_is_checked_once(tmp_path: Path) -> None
     assert digests(tmp_path, text=TWO + arms) == digests(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "word",
     [
@@ -300,6 +302,7 @@ def test_another_subject_is_checked(tmp_path: Path, word: str) -> None:
     assert not {*digests(tmp_path, word)} & {*digests(tmp_path)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["sources", "torch"])
 def test_other_sources_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str

@@ -170,6 +170,7 @@ def test_seeds_added_to_a_fixed_study_spend_alpha_and_are_said(tmp_path: Path) -
     assert "this is look 2, and its tests are at α/(2·3) = 0.0083" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_the_report_of_a_sequential_study_has_the_anytime_valid_test(tmp_path: Path) -> None:
     planted = two(8)

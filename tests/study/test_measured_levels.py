@@ -93,6 +93,7 @@ def result(at: Path) -> dict[str, Any]:
     return json.loads((at / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_trial_is_measured_where_it_is_asked_for(folders: tuple[Path, Path]) -> None:
     for (variant, _), at in trials(folders[0]).items():
         levels = pd.read_csv(at / "levels.csv")["sigma"]
@@ -132,6 +133,7 @@ def of(results: Results, *variants: str) -> ranges.CommonLevels:
     return found
 
 
+@pytest.mark.slow
 def test_a_pair_is_compared_at_the_same_levels_and_the_share_is_said(
     folders: tuple[Path, Path],
 ) -> None:
@@ -166,6 +168,7 @@ def test_a_pair_is_compared_at_the_same_levels_and_the_share_is_said(
     assert f"over the {levels.text}, that both were trained on" in says(results)
 
 
+@pytest.mark.slow
 def test_less_than_half_of_the_levels_has_no_verdict(tmp_path: Path) -> None:
     """A table from 1 to 20 has 2 of the 8 levels."""
     folder = ran(tmp_path / "narrow", DISCRETE.replace("low = 0.1", "low = 1.0"))
@@ -180,6 +183,7 @@ def test_less_than_half_of_the_levels_has_no_verdict(tmp_path: Path) -> None:
     assert made.verdict.startswith(said)
 
 
+@pytest.mark.slow
 def test_two_tables_without_a_common_level_are_not_compared(tmp_path: Path) -> None:
     other = ', { name = "karras", n = 11, low = 0.15, high = 19.0 }]'
     folder = ran(tmp_path / "two", DISCRETE.replace("}]", "}" + other).replace(', "flow"]', "]"))

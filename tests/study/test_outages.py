@@ -97,6 +97,7 @@ def law_a_study_outlasts_it(root: Path, disk: Disk, monkeypatch: pytest.MonkeyPa
         assert one.read_bytes() == other.read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [ESTALE, EIO, ENOTCONN, 0])
 def test_a_study_outlasts_a_disk_that_goes_away(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, trials_only: None, number: int
@@ -105,6 +106,7 @@ def test_a_study_outlasts_a_disk_that_goes_away(
     law_a_study_outlasts_it(tmp_path, disk, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_driver_that_takes_it_for_a_failure_is_caught(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, trials_only: None
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_driver_that_takes_it_for_a_failure_is_caught(
         law_a_study_outlasts_it(tmp_path, disk, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
@@ -233,6 +236,7 @@ def test_a_group_is_split_once_though_the_disk_goes_away_meanwhile(
     assert sum("out of memory" in line for line in said) == 1
 
 
+@pytest.mark.slow
 def test_a_trial_whose_disk_was_away_for_a_moment_has_not_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def law_what_another_trains_is_left_to_it(made: Plan, elsewhere: Elsewhere) -> N
     assert here.next() is None
 
 
+@pytest.mark.slow
 def test_what_another_trains_is_left_to_it(four: Plan, elsewhere: Elsewhere) -> None:
     law_what_another_trains_is_left_to_it(four, elsewhere)
 
@@ -497,6 +498,7 @@ def one_failed(four: Plan) -> str:
     return first.id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("again", "exit_code"), [("failed", 1), ("finished", 0)])
 def test_what_had_failed_counts_as_it_ended_with_the_driver_that_led(
     four: Plan,
@@ -524,6 +526,7 @@ def test_what_had_failed_counts_as_it_ended_with_the_driver_that_led(
     assert ending.exit_code == exit_code
 
 
+@pytest.mark.slow
 def test_a_driver_that_waits_for_the_first_one_hears_that_the_study_is_to_stop(
     four: Plan,
     one_failed: str,
@@ -597,6 +600,7 @@ def test_the_records_of_another_version_are_no_obstacle(four: Plan) -> None:
     assert any(line.startswith("that one has no trial ") for line in found)
 
 
+@pytest.mark.slow
 def test_a_driver_of_the_same_name_is_told_by_its_lease(
     four: Plan, led: Callable[[], None], tmp_path: Path
 ) -> None:

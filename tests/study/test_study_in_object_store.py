@@ -54,6 +54,7 @@ def test_a_study_at_a_url_is_watched_and_told(proxy: Proxy, tmp_path: Path) -> N
     assert f"{url}: no study runs in this folder" in " ".join(done.err.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["status", "log", "cancel", "retry", "report", "compare", "pack"]
 )
@@ -74,6 +75,7 @@ def test_a_url_without_a_study_is_refused_by_its_name(
     assert said in " ".join(done.err.split()), done.err
 
 
+@pytest.mark.slow
 def test_a_plan_asks_for_no_trial_that_has_no_folder(proxy: Proxy, tmp_path: Path) -> None:
     """Each question is some requests."""
     url, asked = f"s3://bucket/{tmp_path.name}/runs/new", list[int]()
@@ -103,6 +105,7 @@ def law_orders_are_asked_for_now_and_then(made: Plan, proxy: Proxy) -> None:
     assert told.stopped
 
 
+@pytest.mark.slow
 def test_orders_are_asked_for_now_and_then(
     proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +116,7 @@ def test_orders_are_asked_for_now_and_then(
         law_orders_are_asked_for_now_and_then(made, proxy)
 
 
+@pytest.mark.slow
 def test_what_another_driver_trains_at_a_url_is_left_to_it(
     proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

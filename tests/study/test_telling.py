@@ -134,6 +134,7 @@ def written(folder: Path, executor: Any, seconds: float, write: Any = page) -> i
     return int(found.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_report_is_written_by_a_worker_where_trials_were_trained(tmp_path: Path) -> None:
     assert written(tmp_path, ProcessExecutor(1), 1.0) != os.getpid()
@@ -149,6 +150,7 @@ def test_a_report_that_no_worker_can_be_given_is_written_here(tmp_path: Path) ->
     assert written(tmp_path, ProcessExecutor(1), 1.0, lambda folder: page(folder)) == os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_worker_that_is_killed_leaves_the_report_to_the_driver(tmp_path: Path) -> None:
     assert written(tmp_path, ProcessExecutor(1), 1.0, page_once) == os.getpid()

@@ -99,6 +99,7 @@ def test_a_driver_that_slept_is_replaced_and_harms_nothing(
         assert first.store.get(name) == undisturbed.store.get(name), name
 
 
+@pytest.mark.slow
 def test_a_lost_trial_is_not_a_failed_one(
     root: Path, monkeypatch: pytest.MonkeyPatch, trials_only: None
 ) -> None:

@@ -328,6 +328,7 @@ def test_what_is_stopped_has_not_failed(three: plan.Plan) -> None:
 # --- the worker ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_stops_a_cancelled_trial_at_a_checkpoint(tmp_path: Path) -> None:
     (one,) = planned(ONE_TRIAL, tmp_path, "training.steps=200", "training.points=20").trials
     at = tmp_path / "trial"

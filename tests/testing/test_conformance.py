@@ -622,6 +622,7 @@ def test_plugin_from_components_and_modules() -> None:
     assert trace() == before
 
 
+@pytest.mark.slow
 def test_plugin_leaves_no_trace_of_a_failure(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import testbed\n1 / 0\n")
     before = trace()
@@ -641,6 +642,7 @@ def test_plugin_leaves_no_trace_of_a_failure(tmp_path: Path) -> None:
     assert trace() == before
 
 
+@pytest.mark.slow
 def test_a_default_registry_born_in_the_block_dies_with_it() -> None:
     default_registry.cache_clear()
     with plugin(RIGHT):
@@ -725,6 +727,7 @@ def test_check_a_broken_file(tmp_path: Path, text: str, message: str) -> None:
     assert done.out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_check_a_name_with_options(tmp_path: Path) -> None:
     done = run_here(tmp_path, "check", '{name = "min_snr", gamma = 3}')

@@ -65,6 +65,7 @@ def batch_of(steps: int = STEPS, **training: object) -> Batch:
     return Batch(jobs, data(), CPU)
 
 
+@pytest.mark.slow
 def test_snapshots_change_no_number_of_a_training() -> None:
     first, second = trainer(steps=STEPS), trainer(steps=STEPS)
     second.keep([1, 30, 77, STEPS], averages.WIDTHS)
@@ -82,6 +83,7 @@ def test_snapshots_change_no_number_of_a_training() -> None:
     assert torch.equal(one.ema, two.ema)
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_the_average_of_a_training_that_ends_there() -> None:
     """One by one and batched; the stops lie within a block of draws, and at its ends."""
     for stop, weights in kept([1, 50, 77, STEPS]).items():
@@ -98,6 +100,7 @@ def test_a_snapshot_is_the_average_of_a_training_that_ends_there() -> None:
         assert torch.equal(torch.stack(rows), short_batch.ema)
 
 
+@pytest.mark.slow
 def test_averages_of_any_length_are_those_over_every_step() -> None:
     """Of a real training, whose weights are the average that forgets at once.
 
@@ -126,6 +129,7 @@ def test_averages_of_any_length_are_those_over_every_step() -> None:
             assert float((every[STEPS][str(other)].double() - exact).abs().max()) > bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ["alone", "batch"])
 def test_a_resumed_training_keeps_the_same_averages(make: str) -> None:
     def loop(steps: int = STEPS) -> Loop:

@@ -434,6 +434,7 @@ def test_the_program_that_is_compiled_trains_as_one_by_one(
     law_as_alone(trials, Compiled)
 
 
+@pytest.mark.slow
 def test_a_program_takes_every_step_of_adam_and_no_other(
     uncompiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +454,7 @@ WRONG_PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "wrong"), WRONG_PROGRAMS.values(), ids=WRONG_PROGRAMS)
 def test_a_wrong_program_is_caught(
     uncompiled: None, monkeypatch: pytest.MonkeyPatch, name: str, wrong: Callable[..., Tensor]

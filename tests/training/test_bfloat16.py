@@ -75,6 +75,7 @@ def test_a_loss_in_bfloat16_is_caught() -> None:
         law_only_the_network_is_narrow(all_narrow)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_weights_moments_and_averages_are_float32() -> None:
     one = trainer(precision="bfloat16")
     first = list(one)

@@ -80,6 +80,7 @@ def test_divergence_of_the_very_last_update_is_noticed(steps: int) -> None:
     assert all(bool(average.isfinite().all()) for average in one.ema)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_does_not_go_on() -> None:
     one = trainer(loss=fragile(3))
     list(one)

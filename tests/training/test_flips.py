@@ -113,6 +113,7 @@ def test_the_network_sees_the_flipped_batch_under_the_same_noise() -> None:
         assert bool(((flipped[t] - (there + noise)).abs() <= off).all())
 
 
+@pytest.mark.slow
 def test_no_flips_change_no_number_and_flips_no_other_draw() -> None:
     before = ran(trainer("v", set_=images(), steps=20))
     with mock.patch.object(flips, "stream", None):
@@ -136,6 +137,7 @@ def jobs(probability: float) -> list[TrainingJob]:
     return found
 
 
+@pytest.mark.slow
 def test_both_engines_flip_alike() -> None:
     """Batched and one by one differ by rounding alone: within 1e-4 of the weights' size."""
     from testbed.training.trainer import Trainer

@@ -48,6 +48,7 @@ def test_the_loss_starts_at_one() -> None:
     law_unit_loss()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -49,11 +49,13 @@ def law_mirrors(make: Callable[[str], Trainer], one: str, other: str) -> None:
         assert torch.equal(-p if ".last." in name else p, right[name])
 
 
+@pytest.mark.slow
 def test_eps_and_minus_eps_are_mirrors() -> None:
     kinds = {"eps": "eps", "minus_eps": minus_eps()}
     law_mirrors(lambda name: trainer(kinds[name]), "eps", "minus_eps")
 
 
+@pytest.mark.slow
 def test_v_and_edm_are_mirrors_at_sigma_data_one() -> None:
     law_mirrors(lambda name: trainer(name, sigma_data=1.0), "v", "edm")
 
@@ -69,6 +71,7 @@ def test_v_and_edm_are_mirrors_whatever_they_share(weighting: str | None, densit
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutant", "one", "other"),
     [

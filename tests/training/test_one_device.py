@@ -78,12 +78,14 @@ def one_step(name: str, engine: str, change: Callable[[Any], None] = lambda loop
     return mode.on_meta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["sequential", "batched"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_training_step_stays_on_the_device(name: str, engine: str) -> None:
     assert one_step(name, engine) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_denoiser_stays_on_the_device(name: str) -> None:
     denoise, _, data = denoiser_of(name)
@@ -118,6 +120,7 @@ def guided(name: str, denoise: Denoiser, condition: dict[str, Tensor]) -> Any:
     return method.denoiser(denoise, lambda x, sigma: layer(x).log_softmax(1), condition)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTRY.names("guidance"))
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 def test_a_guidance_stays_on_the_device(name: str, sampler: str) -> None:

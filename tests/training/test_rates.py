@@ -188,6 +188,7 @@ def squared_width(training: Training, t: int) -> float:
     return float((t / (t + 1)) ** (1 / training.ema_width**2 + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [flatter, shifted, squared_width])
 def test_a_wrong_profile_is_caught(mutant: Rate) -> None:
     with pytest.raises(AssertionError):
@@ -263,6 +264,7 @@ def test_settings_that_say_nothing_are_refused(options: dict[str, Any], message:
         Training(**options)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_rate() -> None:
     options: dict[str, Any] = {"steps": 100, "schedule": "cosine", "warmup": 10, "ema_width": 0.1}
     whole = trainer(**options, points=2)

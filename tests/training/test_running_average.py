@@ -51,10 +51,12 @@ def decaying(schedule: Callable[[int], float]) -> type[Trainer]:
     return Mutant
 
 
+@pytest.mark.slow
 def test_the_average_is_the_hand_computed_one() -> None:
     law_average(trainer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

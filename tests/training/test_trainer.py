@@ -44,12 +44,14 @@ def test_a_run_leaves_the_data_as_they_were() -> None:
     assert set_.digest == digest
 
 
+@pytest.mark.slow
 def test_the_number_of_rows_changes_no_number() -> None:
     one, other = (ran(trainer(steps=3 * BLOCK, points=points)) for points in (1, 200))
     assert same(one[1], other[1])
     assert (len(one[0]), len(other[0])) == (1, 3)
 
 
+@pytest.mark.slow
 def test_longer_training_begins_the_same() -> None:
     one, other = (ran(trainer(steps=steps))[0] for steps in (BLOCK, 3 * BLOCK))
     assert same(one[0], other[0])

@@ -159,6 +159,7 @@ LEARNED = ONE_TRIAL.replace("gaussian", "mixture").replace(
 planned = partial(studies.planned, LEARNED.replace("gaussian", "mixture"))
 
 
+@pytest.mark.slow
 def test_a_learned_variance_with_conditions_trains_and_is_measured(tmp_path: Path) -> None:
     (one,) = planned(
         tmp_path, "conditions.label=0.1", "evaluation.likelihood={samples=8, steps=8}"

@@ -311,6 +311,7 @@ def copied(one: TrainingJob) -> TrainingJob:
     )
 
 
+@pytest.mark.slow
 def test_a_condition_that_is_always_dropped_changes_nothing() -> None:
     law_always_dropped_is_unconditional()
 
@@ -884,6 +885,7 @@ def test_a_metric_given_conditions_needs_a_model_with_them_and_known_distributio
         metric(data().test, data(), stream(0, "metric"))
 
 
+@pytest.mark.slow
 def test_samples_without_guidance_are_of_the_distribution_given_the_condition() -> None:
     """Of the exact denoiser they are at the floor, guided ones at w = 4 are not."""
     set_ = config("classifier_free", {"label": 0.1}, scale=4.0)

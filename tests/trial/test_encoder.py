@@ -110,6 +110,7 @@ def test_training_reconstructs_and_the_settings_of_the_loss_act() -> None:
 # --- latents --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_latents_have_unit_mean_square_and_centred_channels(channels: int) -> None:
     data = first_stage.latent_data(images(channels=channels), encoder())
@@ -121,6 +122,7 @@ def test_latents_have_unit_mean_square_and_centred_channels(channels: int) -> No
     assert any("Losses of latents are not those of pixels" in note for note in data.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_is_kept_is_what_was_made(cached: Path, precision: str) -> None:
     made = first_stage.latent_data(images(), encoder(precision=precision))
@@ -141,6 +143,7 @@ def test_what_is_kept_is_what_was_made(cached: Path, precision: str) -> None:
     assert first_stage.latent_data(images(), encoder(precision=precision)).digest == made.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"steps": 4}, {"kl": 0.5}, {"precision": "bfloat16"}, {"layers": 2}]
 )

@@ -162,6 +162,7 @@ def normals() -> tuple[Data, oracles.Gaussian]:
     return data, other
 
 
+@pytest.mark.slow
 def test_the_gap_of_a_wrong_gaussian_is_its_kl() -> None:
     """(tr(B^-1 A) - d + delta B^-1 delta + log det B/A)/2 over d, A and B noised at sigma_min."""
     data, other = normals()
@@ -195,6 +196,7 @@ def test_the_numbers_are_those_of_the_likelihood() -> None:
         assert found[name].error == pytest.approx(float(stats.sem(values.numpy())), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_quantised_data_have_bits_and_no_gap() -> None:
     """A Gaussian fitted to the digits, in bits: the closed form of its density at sigma_min."""
     data = files.digits()

@@ -169,6 +169,7 @@ def test_a_study_s_density_gets_the_sigma_data_of_its_data(tmp_path: Path) -> No
     assert float(objective(other.config, registry).density.sigma_data or 0) == 0.5
 
 
+@pytest.mark.slow
 def test_the_kit_tries_a_density_at_several_sigma_data(tmp_path: Path) -> None:
     (tmp_path / "relative.py").write_text(RELATIVE)
     (tmp_path / "absolute.py").write_text(

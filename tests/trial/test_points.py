@@ -54,6 +54,7 @@ def together(at: Path, *configs: TrialConfig) -> list[TrialFolder]:
     return list(map(TrialFolder.at, paths))
 
 
+@pytest.mark.slow
 def test_a_point_is_measured_as_a_training_that_ends_there(tmp_path: Path) -> None:
     """The learning rate is constant: a shorter training is the beginning of a longer one."""
     long = trained(tmp_path / "long", config(tmp_path, POINTS))
@@ -73,6 +74,7 @@ def test_a_point_is_measured_as_a_training_that_ends_there(tmp_path: Path) -> No
     assert long.result()["metrics"] == without.result()["metrics"]
 
 
+@pytest.mark.slow
 def test_a_batch_is_measured_at_its_points(tmp_path: Path) -> None:
     """As a batch that ends there; trials that differ in their points alone are one training."""
     names = ("v", "eps")
@@ -90,6 +92,7 @@ def test_a_batch_is_measured_at_its_points(tmp_path: Path) -> None:
     assert long[1].store.get("levels.csv") == long[2].store.get("levels.csv")
 
 
+@pytest.mark.slow
 def test_a_width_is_measured_as_a_training_with_that_average(tmp_path: Path) -> None:
     """What is kept as it is has the same numbers but for the last digits of its reconstruction."""
     one = trained(tmp_path / "one", config(tmp_path, WIDTHS))
@@ -100,6 +103,7 @@ def test_a_width_is_measured_as_a_training_with_that_average(tmp_path: Path) -> 
     assert found["metrics"]["excess_nats"] != one.result()["metrics"]["excess_nats"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["", "averages/30", "averages/50"])
 def test_an_interrupted_trial_resumes_with_its_averages(tmp_path: Path, lost: str) -> None:
     """Or begins anew where one of them is lost."""
@@ -124,6 +128,7 @@ def test_an_interrupted_trial_resumes_with_its_averages(tmp_path: Path, lost: st
             assert point.store.get(name) == resumed.point(point.path.name).store.get(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_trial_that_diverged_is_measured_at_the_points_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: bool
@@ -172,6 +177,7 @@ def finish(made: plan.Plan) -> None:
         trained(folder.path, one.config)
 
 
+@pytest.mark.slow
 def test_a_change_of_the_evaluation_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +205,7 @@ def test_a_change_of_the_evaluation_trains_nothing(
         assert folder.point("50").store.get(name) == anew.point("50").store.get(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     ["evaluation.points=[40]", WIDTHS, "training.learning_rate=0.01", "training.steps=101"],
@@ -210,6 +217,7 @@ def test_what_lacks_averages_or_is_another_training_is_trained(tmp_path: Path, c
     assert not one.training
 
 
+@pytest.mark.slow
 def test_a_damaged_average_is_not_taken_over(tmp_path: Path) -> None:
     finish(study(tmp_path, POINTS))
     (folder,) = StudyFolder.at(tmp_path / "out").trials()
@@ -220,6 +228,7 @@ def test_a_damaged_average_is_not_taken_over(tmp_path: Path) -> None:
     assert not available(wanted, folder)
 
 
+@pytest.mark.slow
 def test_a_trial_with_points_is_loaded_with_its_last_weights(tmp_path: Path) -> None:
     finish(study(tmp_path, POINTS))
     (folder,) = StudyFolder.at(tmp_path / "out").trials()

@@ -173,6 +173,7 @@ def test_a_process_that_is_lost_ends_its_worker_which_is_worth_another_try(
         executor.close()
 
 
+@pytest.mark.slow
 def test_two_threads_that_watch_a_killed_process_both_see_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -88,6 +88,7 @@ def test_folders_apart_have_owners_of_their_own(disk: SharedDisk) -> None:
 # --- owners -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_owner_that_lives_is_not_replaced(
     disk: SharedDisk, elsewhere: Callable[[], None]
 ) -> None:
@@ -233,6 +234,7 @@ def law_nothing_late_is_seen(disk: SharedDisk, sleeper: subprocess.Popen[str]) -
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_what_an_owner_writes_after_its_lease_is_not_seen(
     disk: SharedDisk, sleeper: subprocess.Popen[str]
@@ -243,6 +245,7 @@ def test_what_an_owner_writes_after_its_lease_is_not_seen(
     assert said[1] == "lost"
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_links_instead_of_copies_are_caught(
     disk: SharedDisk, sleeper: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
@@ -257,6 +260,7 @@ def test_links_instead_of_copies_are_caught(
         law_nothing_late_is_seen(disk, sleeper)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_an_owner_that_keeps_the_number_is_caught(
     disk: SharedDisk, sleeper: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch

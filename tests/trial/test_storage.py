@@ -140,6 +140,7 @@ def accesses(tree: ast.AST, function: str = "") -> Iterator[tuple[str, str]]:
         yield from accesses(node, inside)
 
 
+@pytest.mark.slow
 def test_a_trials_folder_is_accessed_by_its_store_alone() -> None:
     unused = set(ELSEWHERE)
     for file in sorted(PACKAGE.rglob("*.py")):
@@ -445,6 +446,7 @@ def test_a_folder_has_one_owner(disk: LocalDisk) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_an_owner_in_another_process_is_waited_for(disk: LocalDisk) -> None:
     other = python(OWNER, disk.at, 0.5)
@@ -489,6 +491,7 @@ def test_a_folder_that_its_owner_deletes_meanwhile_is_owned_anew(
         assert len(tries) == 2
 
 
+@pytest.mark.slow
 def test_owners_take_turns(disk: LocalDisk) -> None:
     others = [python(COUNTER, disk.at) for _ in range(3)]
     assert [other.wait(120) for other in others] == [0, 0, 0]

@@ -112,6 +112,7 @@ def test_padding_may_have_states_like_tokens(tiny: Path, own_cache: Path) -> Non
     assert len(list(own_cache.glob("*.safetensors"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dit", "unet"])
 def test_a_token_for_none_is_learned_where_there_may_be_none_alone(tiny: Path, name: str) -> None:
     """Of complete tables the network has no such token, and each of their places is attended to."""

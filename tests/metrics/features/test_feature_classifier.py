@@ -56,6 +56,7 @@ def test_the_same_data_give_the_same_bits_whatever_the_threads_and_the_global_st
     assert (again.digest, again.accuracy) == (first.digest, first.accuracy)
 
 
+@pytest.mark.slow
 def test_it_learns_the_digits_and_its_features_tell_the_classes() -> None:
     digits = default_registry().dataset("digits")()
     found = classifier.trained(digits, Settings(steps=150))
