@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from testbed.study import grouping, step_times
 from testbed.study.grouping import Group as Group
 from testbed.study.plan import Plan, Trial
 from testbed.study.step_times import EngineChoice, StepTime
-from testbed.trial import build, process_group
+from testbed.trial import build, devices, process_group
 from testbed.trial.folders import ENDED
 from testbed.trial.specs import canonical
 from testbed.trial.study_folder import StudyFolder
@@ -270,11 +269,11 @@ def _best(
     return min((way for way in times if wanted in ("auto", way.name)), key=pace)
 
 
-def _workers(devices: Sequence[str], slots: int | None) -> int:
-    """As many as were asked for, else one a core, or one on each GPU."""
+def _workers(plan_devices: Sequence[str], slots: int | None) -> int:
+    """As many as were asked for, else one a core that is this process's, or one on each GPU."""
     if slots is not None:
         return slots
-    return len(devices) if devices[0].startswith("cuda") else os.cpu_count() or 1
+    return len(plan_devices) if plan_devices[0].startswith("cuda") else devices.cores()
 
 
 def _build(pending: Sequence[Trial], registry: Registry) -> None:
