@@ -7,10 +7,10 @@ numbers are those of an uninterrupted one.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class ExecutionPlan:
         if not self.groups:
             return
         groups = [[one.id for one in group.trials] for group in self.groups]
-        mine = set(itertools.chain(*groups))
+        mine = set(chain(*groups))
         files = StudyFolder.at(folder)
         stored = files.json_or_empty("plan.json")
         if (stored.get("name"), stored.get("slots")) == (self.name, self.slots):
@@ -302,8 +302,10 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
         return None
     if wanted not in ("auto", record["name"]):
         return None
+    here = {one.id for one in plan.trials}
+    fits = slots in (None, record["slots"]) and not here.isdisjoint(chain(*record["groups"]))
     # With leases, other drivers may be at work on these groups.
-    if slots not in (None, record["slots"]) and not plan.files.lease:
+    if not fits and not plan.files.lease:
         return None
     own, over = len(plan.devices), record.get("devices", 1)
     if record["name"] == DISTRIBUTED and own != over:

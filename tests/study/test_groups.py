@@ -460,6 +460,17 @@ def test_a_group_that_has_lost_a_member_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_other_trials_in_the_same_folder_are_measured_anew(tmp_path: Path) -> None:
+    """What a step of the first network takes says nothing of that of another."""
+    interrupted(tmp_path, 1)
+    other = made(tmp_path, "base.network.width=8")
+    assert {one.state for one in other.trials} == {"stale"}
+    with pytest.MonkeyPatch.context() as patch:
+        paced(patch, {"sequential": 1.0, "batched": 7.0, "batched on 2 threads": 9.0})
+        assert engines.choose(other, REGISTRY).measured["batched"] == 7.0
+
+
+@pytest.mark.slow
 def test_another_engine_or_number_of_workers_begins_anew(tmp_path: Path) -> None:
     first = made(tmp_path)
     described(first)
