@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections import Counter
@@ -37,7 +38,7 @@ class Group:
         """The digest of its trials' ids."""
         return hashlib.sha256(" ".join(one.id for one in self.trials).encode()).hexdigest()[:12]
 
-    @property
+    @functools.cached_property
     def trainings(self) -> list[Trial]:
         """The first trial of each training: those that differ in evaluation only share one."""
         return [same[0] for same in of_trainings(self.trials)]

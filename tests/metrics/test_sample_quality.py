@@ -130,11 +130,13 @@ def test_energy_of_gaussians_is_its_closed_form() -> None:
     assert near(values, truth)
 
 
-def test_blocks_change_a_kernel_statistic_by_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_squares_change_a_kernel_statistic_by_rounding_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     x, y = normal(31, 4, mean=0.2), normal(43, 4, seed=1)
     whole = kernels.two_sample(x, y, torch.neg, generator())
-    for block in (1, 5, 64):
-        monkeypatch.setattr(distances, "BLOCK", block)
+    for side in (1, 5, 37, 64, 74):
+        monkeypatch.setattr(kernels, "SIDE", side)
         found = kernels.two_sample(x, y, torch.neg, generator())
         assert found == pytest.approx(whole, abs=1e-11)
 
