@@ -1,33 +1,43 @@
 """Training distributions of sigma, each by its inverse CDF and its pdf over log sigma."""
 
 import math
+from typing import Annotated
 
 import torch
 
 import testbed
 from testbed.diffusion.noise_levels import ddpm_sigmas, linear_betas, table_pdf, table_quantile
 from testbed.diffusion.noise_levels import vp as vp_schedule
+from testbed.errors import InputError
+
+Finite = Annotated[float, testbed.Limits()]
+Positive = Annotated[float, testbed.Limits(above=0)]
+Beta = Annotated[float, testbed.Limits(above=0, below=1)]
+Count = Annotated[int, testbed.Limits(least=1)]
+Fraction = Annotated[float, testbed.Limits(least=0, below=1)]
 
 
 def _normal(z):
     return torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
 
 
-def lognormal(u, mean=-1.2, std=1.2):
+def lognormal(u, mean: Finite = -1.2, std: Positive = 1.2):
     """log sigma ~ N(mean, std^2)."""
     return torch.exp(mean + std * torch.special.ndtri(u))
 
 
-def lognormal_pdf(sigma, mean=-1.2, std=1.2):
+def lognormal_pdf(sigma, mean: Finite = -1.2, std: Positive = 1.2):
     return _normal((torch.log(sigma) - mean) / std) / std
 
 
-def loguniform(u, low=1e-4, high=1e4):
+def loguniform(u, low: Positive = 1e-4, high: Positive = 1e4):
     """log sigma uniform on [log low, log high]."""
+    if not low < high:
+        raise InputError(f"high = {high:g} must be above low = {low:g}.")
     return low * (high / low) ** u
 
 
-def loguniform_pdf(sigma, low=1e-4, high=1e4):
+def loguniform_pdf(sigma, low: Positive = 1e-4, high: Positive = 1e4):
     inside = (sigma >= low) & (sigma <= high)
     return inside.to(sigma) / math.log(high / low)
 
@@ -42,13 +52,13 @@ def cosine_pdf(sigma):
     return 2 * sigma / (math.pi * (1 + sigma**2))
 
 
-def logit_normal(u, mean=0.0, std=1.0):
+def logit_normal(u, mean: Finite = 0.0, std: Positive = 1.0):
     """logit(t) ~ N(mean, std^2) with the flow time t = sigma/(1 + sigma)."""
     t = torch.sigmoid(mean + std * torch.special.ndtri(u))
     return t / (1 - t)
 
 
-def logit_normal_pdf(sigma, mean=0.0, std=1.0):
+def logit_normal_pdf(sigma, mean: Finite = 0.0, std: Positive = 1.0):
     """logit(t) = log sigma, which keeps the digits that 1 - t loses."""
     return _normal((torch.log(sigma) - mean) / std) / std
 
@@ -57,23 +67,18 @@ def _table(n, start, end):
     return ddpm_sigmas(linear_betas(n, start, end))
 
 
-def ddpm(u, n=1000, start=1e-4, end=0.02):
+def ddpm(u, n: Count = 1000, start: Beta = 1e-4, end: Beta = 0.02):
     """The n levels of the linear beta table with equal mass."""
     return table_quantile(_table(n, start, end), u)
 
 
-def ddpm_pdf(sigma, n=1000, start=1e-4, end=0.02):
+def ddpm_pdf(sigma, n: Count = 1000, start: Beta = 1e-4, end: Beta = 0.02):
     """Mass 1/n over the log-spacing around each level; 0 outside the table."""
     return table_pdf(_table(n, start, end), sigma)
 
 
-def vp(u, beta_d=19.9, beta_min=0.1, first=1e-5):
+def vp(u, beta_d: Positive = 19.9, beta_min: Positive = 0.1, first: Fraction = 1e-5):
     """sigma(t) = sqrt(exp(beta_d t^2/2 + beta_min t) - 1), t uniform on [first, 1]."""
-    if not (beta_d > 0 and beta_min > 0 and 0 <= first < 1):
-        raise ValueError(
-            f"beta_d = {beta_d:g}, beta_min = {beta_min:g}, first = {first:g}: expected "
-            "beta_d > 0, beta_min > 0 and 0 <= first < 1."
-        )
     return vp_schedule(beta_min, beta_min + beta_d).sigma(first + (1 - first) * u)
 
 

@@ -6,13 +6,13 @@ this project's flow. With our t = sigma/(1 + sigma) its 1 - t is our t, and
     |v_hat - v|^2 = |D - x0|^2/(1 - t)^2,   1 - t not below a clip.
 """
 
+from typing import Annotated
+
 import testbed
 
 
-def clipped_flow(sigma, clip=0.05):
+def clipped_flow(sigma, clip: Annotated[float, testbed.Limits(least=0, below=1)] = 0.05):
     """1/max(t, clip)^2, t = sigma/(1 + sigma): `flow` without its growth below the clip."""
-    if not 0 <= clip < 1:
-        raise ValueError(f"clip = {clip:g}: expected from 0 to below 1.")
     return (sigma / (1 + sigma)).clamp(min=clip) ** -2
 
 

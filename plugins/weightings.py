@@ -1,20 +1,26 @@
 """Named weightings lambda(sigma) of |D - x0|^2, with SNR = 1/sigma^2."""
 
+from typing import Annotated
+
 import torch
 
 import testbed
+
+Finite = Annotated[float, testbed.Limits()]
+Positive = Annotated[float, testbed.Limits(above=0)]
+NotNegative = Annotated[float, testbed.Limits(least=0)]
 
 
 def unit(sigma):
     return torch.ones_like(sigma)
 
 
-def min_snr(sigma, gamma=5.0):
+def min_snr(sigma, gamma: Positive = 5.0):
     """min(SNR, gamma)."""
     return (1 / sigma**2).clamp(max=gamma)
 
 
-def soft_min_snr(sigma, gamma=5.0):
+def soft_min_snr(sigma, gamma: Positive = 5.0):
     """1/(sigma^2 + 1/gamma): min_snr with the corner rounded."""
     return 1 / (sigma**2 + 1 / gamma)
 
@@ -24,12 +30,12 @@ def truncated_snr(sigma):
     return (1 / sigma**2).clamp(min=1)
 
 
-def p2(sigma, k=1.0, g=1.0):
+def p2(sigma, k: NotNegative = 1.0, g: Finite = 1.0):
     """SNR/(k + SNR)^g = sigma^(2g - 2)/(1 + k sigma^2)^g, without forming the SNR."""
     return sigma ** (2 * g - 2) / (1 + k * sigma**2) ** g
 
 
-def sigmoid(sigma, p, b=0.0):
+def sigmoid(sigma, p, b: Finite = 0.0):
     """SNR sigmoid(b - log SNR)/p(log sigma); b - log SNR = b + 2 log sigma.
 
     The literature states the effective weight per d log SNR; division by the density gives lambda.

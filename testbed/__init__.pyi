@@ -14,6 +14,7 @@ from .components.network import Network
 from .components.recipe import Recipe, Source
 from .components.sampler import Sampler
 from .components.schedule import Schedule
+from .components.signature import Limits
 from .components.weighting import Weighting
 from .diffusion import noise_levels
 from .diffusion.correlated import Noise
@@ -43,6 +44,7 @@ __all__ = [
     "Density",
     "Embedding",
     "Guidance",
+    "Limits",
     "Loss",
     "Metric",
     "MetricValue",

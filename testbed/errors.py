@@ -8,7 +8,8 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -23,9 +24,39 @@ class InputError(ValueError):
     """The input is wrong; the message has the input, what is expected and the nearest valid word.
 
     The command line prints the message without a traceback and exits with `exit_code`.
+
+    `key` is that of the setting of a trial that it is about; "" where that is not known.
     """
 
     exit_code = 2
+    key = ""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """The key and the message of each thing that is wrong."""
+        for line in str(self).splitlines():
+            yield self.key, line
+
+
+class InputErrors(InputError):
+    """Several things are wrong with an input, each of them told in a line."""
+
+    def __init__(self, several: Iterable[InputError]) -> None:
+        self.several = tuple(several)
+        super().__init__("\n".join(dict.fromkeys(map(str, self.several))))
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for one in self.several:
+            yield from one.problems()
+
+
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """What is refused within is about the setting of this key, where it is not known already."""
+    try:
+        yield
+    except InputError as problem:
+        problem.key = problem.key or key
+        raise
 
 
 class PluginError(InputError):
@@ -101,6 +132,11 @@ def no_such(path: Path, what: str = "file") -> str:
         return f"there is no such {what}, nor a folder {folder}."
     names = [one.name for one in folder.iterdir()]
     return f"there is no such {what} in {folder}.{did_you_mean(path.name, names)}"
+
+
+def absent(path: Path, what: str = "file") -> str:
+    """As `no_such`; "" where there is something at the path."""
+    return "" if path.exists() else no_such(path, what)
 
 
 def unknown(what: str, word: str, words: Iterable[str]) -> str:

@@ -11,9 +11,11 @@ settings and the reference of study keys are all read from there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,18 @@ def names(model: type[Any], **wanted: bool | str) -> tuple[str, ...]:
         for field in fields(model)
         if all(getattr(field.setting, key) == value for key, value in wanted.items())
     )
+
+
+def typed(schema: T) -> T:
+    """A schema of pydantic that takes values by their type, as TOML has them.
+
+    Else `"yes"` and 1 are a truth value, and `"3"`, true and 3.0 a whole number. A whole number is
+    still a number.
+    """
+    if isinstance(schema, dict) and schema.get("type") in ("bool", "float", "int"):
+        schema["strict"] = True
+    inner = schema.values() if isinstance(schema, dict) else schema
+    for one in inner if isinstance(inner, Iterable) else ():
+        if isinstance(one, dict | list | tuple):
+            typed(one)
+    return schema

@@ -34,6 +34,8 @@ def find(word: str, registry: Registry) -> Any:
     module, colon, attribute = word.rpartition(":")
     if colon and attribute.isidentifier():
         return attribute_of(module, attribute)
+    if word.endswith(".py"):
+        raise UnknownName(f"{word}: name the factory in the file too: {word}:FUNCTION.")
     raise UnknownName(
         f"{unknown('subject', word, names)} A trial's folder or id, the folder of a "
         "model of diffusers, or module:factory, would do too."

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from testbed import plugin_files
 from testbed.errors import InputError, one_line, unknown
-from testbed.plugin_files import import_file
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def attribute_of(module: str, attribute: str) -> Any:
     try:
         if of_file:
             with beside(module):
-                namespace = import_file(str(Path(module).resolve()))
+                namespace = plugin_files.import_file(str(Path(module).resolve()))
         else:
             if "" not in sys.path:
                 sys.path.insert(0, "")
@@ -53,6 +53,9 @@ def attribute_of(module: str, attribute: str) -> Any:
     except InputError:
         raise
     except Exception as problem:
+        gone = problem.filename if isinstance(problem, FileNotFoundError) else ""
+        if of_file and gone == str(Path(module).resolve()):
+            raise InputError(plugin_files.missing(module)) from None
         raise InputError(f"{module} cannot be imported: {one_line(problem)}") from problem
     if not hasattr(namespace, attribute):
         members = vars(namespace).items()

@@ -47,7 +47,7 @@ def show(findings: Sequence[Finding], page: Path) -> None:
 
 def _fitting(findings: Sequence[Finding], console: Console) -> tuple[list[Text], str]:
     """The lines that fit, and what they leave out: claims of every arm, and then whole cases."""
-    sizes = [len(arm.judged) for one in findings for arm in one.arms]
+    sizes = [len(arm.rows) for one in findings for arm in one.arms]
     most = max(n for n in range(max(sizes, default=0) + 1) if _shown(sizes, n) <= MOST_LINES)
     blocks = [list(_lines(one, most, console)) for one in findings]
     while most and sum(map(len, blocks)) > MOST_LINES:
@@ -55,7 +55,7 @@ def _fitting(findings: Sequence[Finding], console: Console) -> tuple[list[Text],
         blocks = [list(_lines(one, most, console)) for one in findings]
     ends = itertools.accumulate(map(len, blocks))
     kept = max(1, sum(end <= MOST_LINES for end in ends))
-    shown = _shown([len(arm.judged) for one in findings[:kept] for arm in one.arms], most)
+    shown = _shown([len(arm.rows) for one in findings[:kept] for arm in one.arms], most)
     cases, lost = (sum(bool(one.title) for one in some) for some in (findings, findings[kept:]))
     left_out = [f"{sum(sizes) - shown} of {sum(sizes)} claims"] * (shown < sum(sizes))
     left_out += [f"{lost} of {cases} cases"] * bool(lost)

@@ -72,14 +72,14 @@ def until_decided(
 
 def look_lines(read: Results, compared: Comparisons, left: list[Versus]) -> Iterator[str]:
     """What a look decides, in a line for each case and arm."""
-    from testbed.report.words import listed, per_cent
+    from testbed.report.words import effect_text, listed
 
     for case in read.cases:
         for arm in read.arms(case):
             here = compared.with_baseline(case, arm)
             said = [
-                f"{one.variant} is {one.verdict}, {per_cent(c.ratio, c.low, c.high)} against "
-                f"{one.against}"
+                f"{one.variant} is {one.verdict} against {one.against} "
+                f"({effect_text(c.ratio, c.low, c.high)})"
                 if (c := one.comparison) and not one.reason
                 else f"{one.variant}: {one.verdict}"
                 for one in here

@@ -208,13 +208,16 @@ def report(
     The document of --json has the keys folder (the study's), page, tables, paper (the paths of
     what --width asks for) and claims (case, arm, variant, against: the baseline, verdict, or why
     there is none, effect: ratio, low and high, or null, hangs_on, levels, empty where the claim
-    is over all, and sigma: the lowest and the highest of these, or null).
+    is over all, sigma: the lowest and the highest of these, or null, unjudged: the effect where
+    there is no verdict, or null, and survivors: the ratios of the seeds that did not diverge).
     """
     from testbed import report as reports
     from testbed.cli import first_screen
     from testbed.report import claims, drawing, study_result
     from testbed.trial.study_folder import begun
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: there is a file of this name, and a report needs a folder.")
     folder = begun(folder).path
     if width:
         drawing.inches(width)  # a mistake is told before anything is written

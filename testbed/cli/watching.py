@@ -36,6 +36,7 @@ TrialIds = Annotated[
 Watch = Annotated[
     bool, typer.Option("--watch", help="Refresh it in place until all has ended or Ctrl-C.")
 ]
+A_DAY = 86_400
 Every = Annotated[
     float, typer.Option("--every", metavar="SECONDS", help="Seconds between two refreshes.")
 ]
@@ -80,8 +81,8 @@ def status(
     from testbed.study import watching
     from testbed.trial.study_folder import begun
 
-    if every <= 0:
-        raise InputError(f"--every {every:g} must be above 0.")
+    if not 0 < every <= A_DAY:
+        raise InputError(f"--every {every:g} must be above 0 and at most {A_DAY} seconds, a day.")
     if watch and as_json:
         raise InputError("--watch refreshes a terminal; --json prints one document: leave one out.")
     files, ended = begun(folder), dict[str, "WatchedTrial"]()

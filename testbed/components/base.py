@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor
 
-from testbed.components.signature import Signature, bind
+from testbed.components.signature import Limits, Signature, bind
 from testbed.errors import InputError
 
 Sigma = float | Tensor
@@ -90,10 +90,12 @@ class Component:
         component = copy.copy(self)
         choices: dict[str, tuple[Any, ...]] = {}
         unions: dict[str, tuple[type, ...]] = {}
+        limits: dict[str, Limits] = {}
         for signature in self.signatures():
             choices |= signature.choices
             unions |= signature.unions
-        resolved = bind(self.label, self.defaults, options, choices, unions)
+            limits |= signature.limits
+        resolved = bind(self.label, self.defaults, options, choices, unions, limits)
         object.__setattr__(component, "options", resolved)
         return component
 

@@ -51,7 +51,10 @@ class Density(Component):
         density = super().bound(options)
         low, high = density.options["sigma_min"], density.options["sigma_max"]
         if not 0 < low < high:
-            raise InputError(f"{self.label}: needs 0 < sigma_min < sigma_max, got {low}, {high}.")
+            raise InputError(
+                f"{self.label}: sigma_min = {low} and sigma_max = {high}: expected "
+                "0 < sigma_min < sigma_max."
+            )
         if not self.takes_sigma_data or self.sigma_data is not None:
             density._make_cut(low, high)
         return density

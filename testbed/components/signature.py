@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,6 +21,32 @@ MAIN_ROLES = ("", "function", "build", "measure", "levels", "method", "z_shape")
 @cache
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The numbers that an option takes, which are finite: `std: Annotated[float, Limits(above=0)]`.
+
+    Args:
+        above, below: the numbers lie strictly between the two.
+        least, most: they are at least the one and at most the other.
+    """
+
+    above: float = -math.inf
+    below: float = math.inf
+    least: float = -math.inf
+    most: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.above < value < self.below and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        """`above 0 and finite`."""
+        ends = {"above": self.above, "at least": self.least, "below": self.below}
+        ends["at most"] = self.most
+        stated = [f"{word} {end:g}" for word, end in ends.items() if math.isfinite(end)]
+        bounded = math.isfinite(min(self.below, self.most))
+        return " and ".join(stated if bounded else [*stated, "finite"])
 
 
 @dataclass(frozen=True)
@@ -123,15 +150,22 @@ class Signature:
     @property
     def choices(self) -> dict[str, tuple[Any, ...]]:
         """Of each option that is annotated by a `typing.Literal`, all its values."""
-        hints = self._hints().items()
+        hints = self._hints.items()
         return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
 
     @property
     def unions(self) -> dict[str, tuple[type, ...]]:
         """Of each option that is annotated by several types, such as `int | str`, these."""
-        hints = self._hints().items()
+        hints = self._hints.items()
         return {name: get_args(hint) for name, hint in hints if isinstance(hint, UnionType)}
 
+    @property
+    def limits(self) -> dict[str, Limits]:
+        """Of each option that is annotated by `Limits` these."""
+        notes = {name: getattr(hint, "__metadata__", ()) for name, hint in self._hints.items()}
+        return {name: n for name, of in notes.items() for n in of if isinstance(n, Limits)}
+
+    @cached_property
     def _hints(self) -> dict[str, Any]:
         """The annotations of the options, those that mean something outside of their module."""
         function = inspect.unwrap(self.function)
@@ -220,16 +254,17 @@ def bind(
     options: Mapping[str, Any],
     choices: Mapping[str, Sequence[Any]] | None = None,
     unions: Mapping[str, tuple[type, ...]] | None = None,
+    limits: Mapping[str, Limits] | None = None,
 ) -> dict[str, Any]:
     """The resolved options: `defaults` overridden by `options`, names and types checked.
 
     An option takes one of its `choices` where it has some, else one of the types that `unions` has
     of it, else the type of its default; an integer is accepted for a float. A default of None
-    accepts anything.
+    accepts anything. A number lies within its `limits`, and NaN is none.
 
     Raises:
-        InputError: an unknown option, a value that is not one of its choices, or one of another
-            type than the default's.
+        InputError: an unknown option, a value that is not one of its choices, one of another type
+            than the default's, or a number that it does not take.
     """
     resolved = dict(defaults)
     for name, value in options.items():
@@ -251,6 +286,12 @@ def bind(
             raise InputError(
                 f"{owner}: option {name} = {value!r} must be "
                 f"{' or '.join(WORDS.get(one, one.__name__) for one in types)} "
+                f"(default {default!r})."
+            )
+        within = (limits or {}).get(name)
+        if value != value or (within is not None and value not in within):
+            raise InputError(
+                f"{owner}: option {name} = {value!r} must be {within or 'a number'} "
                 f"(default {default!r})."
             )
         resolved[name] = value

@@ -265,7 +265,12 @@ def fits(
             f"network 'dit': width = {width} must be divisible by 4, for the sines and cosines of "
             f"rows and columns, and by heads = {heads}."
         )
-    if len(shape) != 3 or shape[1] % patch or shape[2] % patch:
+    fits_images(shape, patch)
+
+
+def fits_images(shape: tuple[int, ...], patch: int) -> None:
+    """InputError unless a sample of this shape is an image that patches of this size cover."""
+    if patch < 1 or len(shape) != 3 or shape[1] % patch or shape[2] % patch:
         raise InputError(
             f"network 'dit': samples of shape {shape} with patch = {patch}: it takes images "
             "(channels, height, width) whose height and width are multiples of the patch."
@@ -326,6 +331,7 @@ def rank(shape: tuple[int, ...], width: int = 64, patch: int = 2, skip: bool = F
 
     A patch of F has no more dimensions than it has numbers.
     """
+    fits_images(shape, patch)
     patches = shape[1] * shape[2] // patch**2
     return math.prod(shape) if skip else patches * min(width, shape[0] * patch**2)
 

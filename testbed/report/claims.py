@@ -7,6 +7,7 @@ show it, and `tables/finding.json` holds it for what does not compare anew.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter
 
 from testbed.notebook import Cell
 from testbed.report.page_tables import PageTable
-from testbed.report.words import LESS, listed, per_cent
+from testbed.report.words import LESS, effect_text, listed
 
 FILE = "finding.json"
 """The file of a report's folder `tables` with its findings."""
@@ -30,7 +31,9 @@ SAID = {
     "worse": "is worse than {}",
 }
 """What is said of a variant with each verdict; the baseline stands in the place of the braces."""
-COUNTED = {LESS: "apart by less than matters", "too few seeds": "untested"}
+BEYOND = re.compile(r"(?<=learnt nothing) beyond ([^;]*)")
+"""In the reason why there is no verdict: what it is that a variant learnt nothing beyond."""
+COUNTED = {LESS: "different by less than matters", "too few seeds": "untested"}
 """What a verdict is called where verdicts are counted, if not by its own name."""
 MOST_COUNTED = 4
 """How many variants, or groups of them with the same verdicts, are counted at most."""
@@ -46,9 +49,9 @@ class Effect:
 
     @property
     def text(self) -> str:
-        """In per cent: `−12 % [−15, −8]`."""
+        """`−12 % [−15, −8]`, or `61 times [37, 101]`."""
         bounds = (math.nan if bound is None else bound for bound in (self.low, self.high))
-        return per_cent(self.ratio, *bounds)
+        return effect_text(self.ratio, *bounds)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Claim:
         hangs_on: the variants, seeds and bands of noise levels that it hangs on.
         levels: how many levels it is over; empty where these are all.
         sigma: the lowest and the highest of these; None where they are all.
+        unjudged: the effect where there is one and no verdict.
+        survivors: the ratios at the seeds that are left where others diverged.
     """
 
     variant: str
@@ -72,17 +77,18 @@ class Claim:
     hangs_on: list[str] = field(default_factory=list)
     levels: str = ""
     sigma: tuple[float, float] | None = None
+    unjudged: Effect | None = None
+    survivors: list[float] = field(default_factory=list)
 
     def cells(self, usual: str) -> list[Cell]:
-        """A row under HEAD of a claim with an effect; `usual` are the levels that need no word."""
+        """A row under HEAD; `usual` are the levels that need no word."""
         style = {"better": "good", "worse": "bad"}.get(self.verdict, "quiet")
-        other = "{:.2g} to {:.2g}".format(*self.sigma) if self.sigma else "all"
         texts = (
             self.variant,
-            self.effect.text if self.effect else "",
-            self.verdict,
+            effect.text if (effect := self.effect or self.unjudged) else "",
+            BEYOND.sub("", self.verdict).removeprefix(f"{self.variant} "),
             listed(self.hangs_on) or "–",
-            "–" if self.levels == usual else other,
+            "–" if self.levels == usual else self._range.replace(" to ", "–"),
         )
         return [
             Cell(text, style if name == "verdict" else "")
@@ -96,6 +102,26 @@ class Claim:
         parts += [f"over the {self.levels}, that both were trained on"] if self.levels else []
         parts += [f"hangs on {listed(self.hangs_on)}"] if self.hangs_on else []
         return f"{self.variant} {SAID[self.verdict].format(self.against)} ({'; '.join(parts)})."
+
+    @property
+    def learnt_nothing(self) -> bool:
+        """Whether it has no verdict since it, or the baseline, learnt nothing beyond something."""
+        return self.unjudged is not None and BEYOND.search(self.verdict) is not None
+
+    def size(self, usual: str) -> str:
+        """What is known of one without a verdict: `3.9 times [3.6, 4.2]`; empty for nothing."""
+        if self.survivors:
+            least, most = (effect_text(end(self.survivors)) for end in (min, max))
+            seeds = f"{len(self.survivors)} other {'seeds' if self.survivors[1:] else 'seed'}"
+            return f"{least} to {most} in the {seeds}"
+        if self.unjudged is None:
+            return ""
+        at = "" if self.levels == usual else f" at σ = {self._range}"
+        return f"{self.unjudged.text}{at}"
+
+    @property
+    def _range(self) -> str:
+        return "{:.2g} to {:.2g}".format(*self.sigma) if self.sigma else "all"
 
 
 @dataclass(frozen=True)
@@ -118,20 +144,48 @@ class ArmClaims:
         return [one for one in self.claims if one.effect is not None]
 
     @property
-    def unjudged(self) -> list[str]:
-        """A sentence for each reason why there is no verdict, on all variants that have it."""
-        names: dict[tuple[str, str], list[str]] = {}
-        for one in self.claims:
-            if one.effect is None:
-                reason = one.verdict.removeprefix(f"{one.variant} ")
-                ways = (" on ", ": ") if reason == one.verdict else (": ", " ")
-                names.setdefault((ways[0], ways[1] + reason), []).append(one.variant)
-        return [f"No verdict{on}{listed(own)}{why}." for (on, why), own in names.items()]
+    def rows(self) -> list[Claim]:
+        """The claims that have a row in a table: the others take a sentence."""
+        return [*self.judged, *(one for one in self.claims if one.learnt_nothing)]
 
     @property
     def text(self) -> str:
         """All of it as a paragraph."""
-        return " ".join([self.best, *(one.sentence for one in self.judged), *self.unjudged])
+        lost = [one for one in self.claims if one.effect is None]
+        return " ".join([self.best, *(one.sentence for one in self.judged), *reasons(lost)])
+
+    def below(self, usual: str) -> list[str]:
+        """The sentences below the rows; `usual` are the levels that need no word."""
+        rows = self.rows
+        return reasons([one for one in self.claims if one not in rows], usual)
+
+
+def reasons(claims: Sequence[Claim], usual: str = "") -> list[str]:
+    """Returns a sentence for each reason why claims have no verdict, with what is known of them.
+
+    Args:
+        claims: Claims without a verdict.
+        usual: The levels that need no word.
+    """
+    found: dict[tuple[str, str], list[Claim]] = {}
+    for one in claims:
+        reason = one.verdict.removeprefix(f"{one.variant} ")
+        ways = (" on ", ": ") if reason == one.verdict else (": ", " ")
+        found.setdefault((ways[0], ways[1] + reason), []).append(one)
+    return [
+        f"No verdict{on}{listed([one.variant for one in own])}{why}{_sizes(own, usual)}."
+        for (on, why), own in found.items()
+    ]
+
+
+def _sizes(claims: Sequence[Claim], usual: str) -> str:
+    """The effects of claims without a verdict, in brackets: of many the first and the last."""
+    named, what = len(claims) > 1, "effects" if len(claims) > 1 else "effect"
+    sizes = [(one.variant, size) for one in claims if (size := one.size(usual))]
+    texts = [f"{variant} {size}" if named else size for variant, size in sizes]
+    if len(texts) > MOST_COUNTED:
+        texts = [f"{texts[0]} to {texts[-1]}"]
+    return f" ({what} not judged: {', '.join(texts)})" if texts else ""
 
 
 @dataclass(frozen=True)
@@ -165,17 +219,17 @@ class Finding:
 
     @property
     def claims(self) -> PageTable | None:
-        """The claims as a table, with rows of one cell for what has no verdict and for the best.
+        """The claims as a table, with rows of one cell for the best and for what has no row.
 
         None without any.
         """
         if not self.arms:
             return None
         rows: list[list[Cell]] = []
-        head, rows_of = _columns(self.arms)
+        usual, head, rows_of = _columns(self.arms)
         for arm, judged in zip(self.arms, rows_of, strict=True):
             rows += [[Cell(arm.best, "best")], *judged]
-            rows += [[Cell(text, "quiet")] for text in arm.unjudged]
+            rows += [[Cell(text, "quiet")] for text in arm.below(usual)]
         return PageTable(head, rows)
 
 
@@ -207,13 +261,13 @@ def markdown(findings: Sequence[Finding]) -> str:
 
 def _tables(arms: Sequence[ArmClaims]) -> list[str]:
     """The claims of a case in Markdown: a paragraph on the best of each arm, and its table."""
-    head, rows_of = _columns(arms)
+    usual, head, rows_of = _columns(arms)
     paragraphs: list[str] = []
     for arm, judged in zip(arms, rows_of, strict=True):
         rows = [[cell.text for cell in row] for row in judged]
         lines = [head, ["---"] * len(head), *rows]
         written = "\n".join(f"| {' | '.join(_escaped(line))} |" for line in lines)
-        paragraphs += [arm.best, *[written] * bool(rows), *arm.unjudged]
+        paragraphs += [arm.best, *[written] * bool(rows), *arm.below(usual)]
     return paragraphs
 
 
@@ -243,20 +297,25 @@ def counted(findings: Sequence[Finding]) -> list[str]:
         f"{listed(names)} {'is' if len(names) == 1 else 'are'} {what}"
         for what, names in said.items()
     ]
-    first = f"Of {len(arms)} comparisons with {claims[0].against}, {'; '.join(parts)}."
+    cases = sum(any(arm.claims for arm in one.arms) for one in findings)
+    where = f"{len(arms)} combinations of case and arm"
+    where = {1: f"{len(arms)} arms", len(arms): f"{cases} cases"}.get(cases, where)
+    first = f"Against the baseline, {claims[0].against}, in {where}: {'; '.join(parts)}."
     hanging = sum(bool(one.hangs_on) for one in claims)
-    limits = f"What {hanging} of the {len(claims)} claims hang on is named below."
+    judged = sum(one.effect is not None for one in claims)
+    limits = f"Verdicts that hang on one seed, variant or noise band: {hanging} of {judged}."
     return [first, *[limits] * bool(hanging)]
 
 
 def usual_levels(arms: Sequence[ArmClaims]) -> tuple[str, bool]:
     """Returns the levels that most claims are over, empty for all, and whether some have others."""
-    found = Counter(one.levels for arm in arms for one in arm.judged)
+    found = Counter(one.levels for arm in arms for one in arm.rows)
     return found.most_common(1)[0][0] if found else "", len(found) > 1
 
 
-def _columns(arms: Sequence[ArmClaims]) -> tuple[list[str], list[list[list[Cell]]]]:
-    """HEAD and the rows of each arm; the last column only where not all levels are the same."""
+def _columns(arms: Sequence[ArmClaims]) -> tuple[str, list[str], list[list[list[Cell]]]]:
+    """The usual levels, HEAD, and the rows of each arm; the last column only for other levels."""
     usual, others = usual_levels(arms)
     number = len(HEAD) - (not others)
-    return [*HEAD[:number]], [[one.cells(usual)[:number] for one in arm.judged] for arm in arms]
+    rows = [[one.cells(usual)[:number] for one in arm.rows] for arm in arms]
+    return usual, [*HEAD[:number]], rows

@@ -30,7 +30,7 @@ from testbed.report.equal_objectives import equal_to
 from testbed.report.learning import nothing_learnt
 from testbed.report.ranges import CommonLevels, NoiseBand
 from testbed.report.results import LABEL, Label, Results
-from testbed.report.words import LESS
+from testbed.report.words import LESS, listed
 from testbed.study import baseline
 
 NAN = float("nan")
@@ -239,9 +239,11 @@ def versus(results: Results, kind: str, a: Label, b: Label) -> Versus:
     names = (arm, other_arm) if variant == other else (variant, other)
     if found.diverged:
         counts = dict(zip(names, (found.diverged_a, found.diverged_b), strict=True))
-        said = ", ".join(f"{name} in {count}" for name, count in counts.items() if count)
         lost = tuple(name for name, count in counts.items() if count)
-        return replace(one, reason=f"diverged: {said} of {found.seeds} seeds", lost=lost)
+        first, *others = lost
+        parts = [f"{first} diverged in {counts[first]}"]
+        parts += [f"{name} in {counts[name]}" for name in others]
+        return replace(one, reason=f"{listed(parts)} of {found.seeds} seeds", lost=lost)
     sides = zip(names, (a, b), strict=True)
     stuck = {name: nothing_learnt(results, side, everywhere) for name, side in sides}
     if any(stuck.values()):

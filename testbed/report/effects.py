@@ -15,12 +15,17 @@ from testbed.report import ranges
 from testbed.report.comparisons import Comparisons, Versus, baseline_of, per_level
 from testbed.report.drawing import REFERENCE, Band, Picture, draw_row, ink, panels, picture
 from testbed.report.results import Results
-from testbed.report.words import per_cent
+from testbed.report.words import effect_text
 
 FAR = 4.0
 """A variant whose ratio to the baseline is further from 1 than this is drawn as an arrow."""
-TICKS = (-90, -75, -50, -30, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 30, 50, 100, 200, 300)
-"""Per cents that an axis of effects may name."""
+PER_CENTS = (-30, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 30, 50)
+FACTORS = (0.25, 0.5, 2.0, 3.0, 4.0)
+TICKS = {
+    **{1 + tick / 100: f"{tick} %".replace("-", "−") for tick in PER_CENTS},
+    **{factor: f"{factor:g} times" for factor in FACTORS},
+}
+"""The ratios that an axis of effects may name, in the words of `effect_text`."""
 Window = tuple[float, float]
 
 
@@ -95,7 +100,7 @@ def _other_levels(results: Results, members: Sequence[Versus]) -> str:
 
 
 def _frame(axes: Axes, results: Results, limits: Window) -> None:
-    """An axis of ratios that is labelled in per cent, with the zone of equivalence."""
+    """An axis of ratios that is labelled as effects, with the zone of equivalence."""
     half = math.exp(results.settings.smallest_effect)
     axes.set_xscale("log")
     axes.set_xlim(*limits)
@@ -103,18 +108,18 @@ def _frame(axes: Axes, results: Results, limits: Window) -> None:
     axes.axvline(1, color=REFERENCE, lw=1)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(ticks(limits)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (x - 1):.0f} %"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: TICKS.get(x, "")))
 
 
 def ticks(limits: Window) -> list[float]:
     """Returns the ratios to name on an axis of effects: 0 %, and others a ninth of it apart."""
-    low, high = map(math.log, limits)
-    kept = [0.0]
-    for tick in sorted(TICKS, key=abs):
-        at = math.log1p(tick / 100)
-        if low <= at <= high and min(abs(at - other) for other in kept) > (high - low) / 9:
-            kept.append(at)
-    return [math.exp(at) for at in sorted(kept)]
+    low, high = limits
+    least = (math.log(high) - math.log(low)) / 9
+    kept = [1.0]
+    for tick in sorted(TICKS, key=lambda ratio: abs(ratio - 1)):
+        if low <= tick <= high and min(abs(math.log(tick / other)) for other in kept) > least:
+            kept.append(tick)
+    return sorted(kept)
 
 
 def _row(axes: Axes, results: Results, one: Versus, height: float, limits: Window) -> None:
@@ -125,7 +130,7 @@ def _row(axes: Axes, results: Results, one: Versus, height: float, limits: Windo
     c, colour = one.comparison, ink(one.variant, results.variants(one.case))["color"]
     text = one.short
     if c is not None and not one.lost:
-        text = f"{per_cent(c.ratio, c.low, c.high)}  {text}"
+        text = f"{effect_text(c.ratio, c.low, c.high)}  {text}"
         low, high = limits
         axes.plot(np.clip([c.low, c.high], *limits), [height] * 2, color=colour, lw=2,
                   solid_capstyle="butt")  # fmt: skip

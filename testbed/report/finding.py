@@ -10,16 +10,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from testbed.metrics.paired_tests import ALPHA, POWER
 from testbed.report import arms, level_sentences, sample_metrics
-from testbed.report.claims import ArmClaims, Claim, Effect, Finding, counted, usual_levels
-from testbed.report.comparisons import MOST_PAIRED, Comparisons, Versus, baseline_note
+from testbed.report.claims import BEYOND, ArmClaims, Claim, Effect, Finding, counted, usual_levels
+from testbed.report.comparisons import (
+    MOST_PAIRED,
+    Comparisons,
+    Versus,
+    baseline_note,
+    baseline_of,
+    paired,
+)
 from testbed.report.equal_objectives import sentences_of
 from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut, lowest
 from testbed.report.sample_metrics import SampleComparison
-from testbed.report.standing import Standing, hanging, standing
-from testbed.report.words import LESS, METRICS, capital, listed, number, per_cent, title
+from testbed.report.standing import HIGHER, Standing, hanging, standing
+from testbed.report.words import LESS, METRICS, capital, effect_text, listed, number, title
 from testbed.study.settings import ReportSettings
 
 FEW_SEEDS = 4
@@ -29,18 +38,35 @@ FEW_SEEDS = 4
 def make(results: Results, comparisons: Comparisons) -> list[Finding]:
     """Returns what comes first, the finding of each case, and what is said of all of them."""
     samples = sample_metrics.make(results)
-    cases = [_of_case(results, comparisons, samples, case) for case in results.cases]
+    baselines = [
+        baseline_of(results, case, arm)
+        for case in results.cases
+        for arm in results.arms(case)
+        if comparisons.with_baseline(case, arm)
+    ]
+    once = len(baselines) > 1 and len({*baselines}) == 1
+    cases = [_of_case(results, comparisons, samples, case, once) for case in results.cases]
     incomplete = [*_changed(results), *_unfinished(results)]
-    first = Finding("", [*incomplete, *counted(cases), *arms.sentences(results)])
+    summary = counted(cases) or [f"The baseline is {name}." for name in {*baselines} if once]
+    first = Finding("", [*incomplete, *summary, *arms.sentences(results)])
     tested = any(comparisons.tests.values())
-    opening = [*_reading(results, comparisons), *(_rates(results) if tested else [])]
+    opening = [*_reading(results, comparisons, cases), *_nothing(results, cases)]
+    opening += _rates(results) if tested else []
     last = Finding("", [*opening, *_identities(results)], detail=sample_metrics.note(samples))
     return [first, *cases, last]
 
 
 def _of_case(
-    results: Results, comparisons: Comparisons, samples: list[SampleComparison], case: str
+    results: Results,
+    comparisons: Comparisons,
+    samples: list[SampleComparison],
+    case: str,
+    baseline_is_said: bool,
 ) -> Finding:
+    """The finding of a case, which names its baseline unless that is said of all cases.
+
+    Where the arms have several, each names its own.
+    """
     left, detail = LeaveOneOut(results, case), list[str]()
     places = [standing(results, comparisons, case, arm) for arm in results.arms(case)]
     for place in places:
@@ -50,75 +76,101 @@ def _of_case(
             sample_metrics.sentences(left, samples, place.versus),
         ):
             detail += _paragraph(place.arm, list(subject))
-    made = [_of_arm(left, place) for place in places]
-    opening = [_metric(results, case), *_of_linear(results, comparisons, case, places)]
-    opening += _levels(made)
+    baselines = {place.baseline for place in places if place.versus}
+    made = [_of_arm(left, place, len(baselines) > 1) for place in places]
+    opening = [_metric(results, case)]
+    opening += level_sentences.linear_is_better(results, comparisons, places)
+    opening += level_sentences.linear_baseline(results, case)
+    named = baselines if len(baselines) == 1 and not baseline_is_said else ()
+    opening += _levels(made, "".join(named))
     return Finding(_evidence(results, case), opening, case, made, detail)
 
 
-def _of_linear(
-    results: Results, comparisons: Comparisons, case: str, places: Sequence[Standing]
-) -> Iterator[str]:
-    """What the linear denoiser limits in the claims of a case, once where the arms agree on it."""
-    found = {
-        place.arm: [*level_sentences.linear_is_better(results, comparisons, place)]
-        for place in places
-    }
-    first, *rest = found.values()
-    said = {"": first} if all(one == first for one in rest) else found
-    for arm, sentences in said.items():
-        yield from _paragraph(arm, sentences)
-    yield from level_sentences.linear_baseline(results, case)
-
-
-def _of_arm(left: LeaveOneOut, place: Standing) -> ArmClaims:
+def _of_arm(left: LeaveOneOut, place: Standing, names_baseline: bool) -> ArmClaims:
     """What is said of the variants of a case and arm."""
     where = f"in “{place.arm}”, " if place.arm else ""
     if not place.versus:
         said = f"{where}only {place.baseline} was run: nothing is compared."
         return ArmClaims(place.arm, capital(said))
     ranks = {name: number for number, name in enumerate(place.ranked)}
-    order = sorted(place.versus, key=lambda one: ranks.get(one.variant, len(ranks)))
-    best = capital(f"{where}with {place.baseline} as the baseline, {_best(left, place)}.")
+    order = sorted(place.versus, key=lambda one: (ranks.get(one.variant, len(ranks)), _ratio(one)))
+    where += f"with {place.baseline} as the baseline, " if names_baseline else ""
+    best = f"{capital(where)}{_best(left, place)}."
+    best = capital(best) if len(place.ranked) < 2 else best  # else it may begin with a name
     return ArmClaims(place.arm, best, [_claim(left, one) for one in order])
 
 
 def _claim(left: LeaveOneOut, one: Versus) -> Claim:
     c = one.comparison
-    if one.reason or c is None:
-        return Claim(one.variant, one.against, one.reason)
-    low, high = (None if math.isnan(bound) else bound for bound in (c.low, c.high))
-    effect = Effect(c.ratio, low, high)
-    claim = Claim(one.variant, one.against, one.said, effect, hanging(left, one))
+    claim = Claim(one.variant, one.against, one.said)
+    if c is None:
+        return claim
+    if c.diverged:
+        pairs = paired(left.results, *one.labels, one.metric, one.levels)
+        left_over = pairs[np.isfinite(pairs).all(axis=1)]
+        claim = replace(claim, survivors=(left_over["a"] / left_over["b"]).tolist())
+    else:
+        low, high = (None if math.isnan(bound) else bound for bound in (c.low, c.high))
+        effect = Effect(c.ratio, low, high)
+        if one.reason:
+            claim = replace(claim, unjudged=effect)
+        else:
+            claim = replace(claim, effect=effect, hangs_on=hanging(left, one))
     if one.levels is None or one.levels.whole:
         return claim
     sigma = float(one.levels.levels[0]), float(one.levels.levels[-1])
     return replace(claim, levels=one.levels.text, sigma=sigma)
 
 
+def _ratio(one: Versus) -> float:
+    """The ratio of a comparison, by which those without a verdict are sorted; inf for none."""
+    c = one.comparison
+    return math.inf if c is None or c.diverged else c.ratio
+
+
 def _best(left: LeaveOneOut, place: Standing) -> str:
-    """Which variant has the lowest metric, and how it stands to the others."""
+    """Which variant has the lowest metric, and how it stands to the others.
+
+    To which others it is better is in the table of claims where it is the baseline.
+    """
     if len(place.ranked) < 2:
         return "no variant has a verdict"
     best = place.ranked[0]
     stated = partial(lowest, place.versus, place.baseline, place.ranked)
-    found = left.hangs_on(stated(), stated)
-    hangs = f" (this hangs on {listed(found)})" if found else ""
+    first = f"{best} is lowest{_unless(left.hangs_on(stated(), stated))}"
+    named = {name: f"{name}{_hangs(left, one)}" for name, one in place.against.items()}
     if place.winner:
-        rest = " with a verdict" if any(one.reason for one in place.versus) else ""
-        others = f"every other{rest}" if len(place.beside) > 1 else "".join(place.beside)
-        return f"{best} is lowest{hangs}, and better than {others}"
-    close, alike, apart = (
-        [name for name, own in place.beside.items() if own == said]
-        for said in (LESS, "equivalent", "")
+        every = "every other with a verdict" if any(one.reason for one in place.versus) else ""
+        alone = len(named) == 1 or any(text != name for name, text in named.items())
+        others = listed([*named.values()]) if alone else every or "every other"
+        return f"{first}, and better than {others}"
+    better, close, alike, apart, higher = (
+        [named[name] for name, own in place.beside.items() if own == said]
+        for said in ("better", LESS, "equivalent", "", HIGHER)
     )
-    parts = [f"better than {listed(close)} by {LESS}"] if close else []
+    parts = [f"better than {listed(better)}"] if better and best != place.baseline else []
+    parts += [f"better than {listed(close)} by {LESS}"] if close else []
     parts += [f"equivalent to {listed(alike)}"] if alike else []
+    shown = len(parts)
     if apart:
         many = len(place.versus) > MOST_PAIRED and best != place.baseline
-        others = "the others, which were not compared with it" if many else listed(apart)
+        others = "the others, which were not compared with it" if many else listed(apart, "or")
         parts.append(f"not shown to be better than {others}")
-    return f"{best} is lowest{hangs}, and {listed(parts)}"
+    if higher:
+        parts.append(f"not below {listed(higher, 'or')} over the levels of the two")
+    *before, last = parts
+    end = f"{'and' if shown == len(parts) else 'but'} {last}"
+    return f"{first}: {', '.join(before)}, {end}" if before else f"{first}, {end}"
+
+
+def _unless(found: Sequence[str]) -> str:
+    """Without what a statement would not hold, in brackets."""
+    return f" (not without {listed(found, 'or')})" if found else ""
+
+
+def _hangs(left: LeaveOneOut, one: Versus | None) -> str:
+    """What the comparison of two variants hangs on; the table of claims has it of the baseline."""
+    return _unless(hanging(left, one)) if one is not None and one.kind == "pair" else ""
 
 
 def _paragraph(arm: str, sentences: Sequence[str]) -> list[str]:
@@ -173,12 +225,19 @@ def _metric(results: Results, case: str) -> str:
     return f"{capital(name)}: {meaning}."
 
 
-def _levels(made: Sequence[ArmClaims]) -> Iterator[str]:
-    """The levels of the claims of a case, where some are not over all."""
+def _levels(made: Sequence[ArmClaims], baseline: str) -> Iterator[str]:
+    """The levels of the claims of a case, where some are not over all, and what they are against.
+
+    The baseline is empty where it is named elsewhere.
+    """
     usual, others = usual_levels(made)
+    against = f" against the baseline, {baseline}" if baseline else ""
     if usual or others:
         rest = ", where no other σ is named" if others else ""
-        yield f"Effects are over the levels both sides were trained on: {usual or 'all'}{rest}."
+        trained = f"{usual}, that both sides were trained on" if usual else "all levels"
+        yield f"Effects are{against and f'{against},'} over {trained}{rest}."
+    elif against:
+        yield f"Effects are{against}."
 
 
 def _power(members: Iterable[Versus]) -> list[str]:
@@ -201,26 +260,42 @@ def _power(members: Iterable[Versus]) -> list[str]:
     ]
 
 
-def _reading(results: Results, comparisons: Comparisons) -> list[str]:
+def _reading(results: Results, comparisons: Comparisons, cases: Sequence[Finding]) -> list[str]:
     """How the claims are to be read: effects, verdicts, and what they hang on."""
-    tests = comparisons.tests["baseline"] + comparisons.tests["band"] + comparisons.tests["arm"]
+    counts = comparisons.tests
+    tests = counts["baseline"] + counts["band"] + counts["arm"]
     if not tests:
         return []
+    pairs = f", between two other variants for {counts['pair']}" * bool(counts["pair"])
+    several = any(others for _, others in (usual_levels(case.arms) for case in cases))
+    ranked = "; effects over different levels cannot be ranked" * several
     edges = listed([f"{edge:g}" for edge in results.settings.bands])
     return [
-        "An effect is the ratio of the metric to the baseline’s, paired by seed, with an "
-        f"uncorrected {results.level:.0%} interval over seeds; effects over different levels "
-        f"cannot be ranked. Verdicts are corrected for {tests} tests (Holm); an effect of "
-        f"{smallest(results)} matters. A claim hangs on a seed, variant or noise band without "
-        "which its effect changes sign or crosses what matters; bands part at σ/σ_data = "
-        f"{edges}."
+        "An effect is the metric’s ratio to the baseline’s, paired by seed, with an uncorrected "
+        f"{results.level:.0%} interval over seeds{ranked}. Verdicts are corrected for {tests} "
+        f"tests{pairs} (Holm); an effect of {smallest(results)} matters. A claim hangs on a seed, "
+        "variant or noise band without which its effect changes sign or crosses what matters; "
+        f"bands part at σ/σ_data = {edges}."
+    ]
+
+
+def _nothing(results: Results, cases: Sequence[Finding]) -> list[str]:
+    """What it means that a variant learnt nothing, where one did."""
+    lost = [one for case in cases for arm in case.arms for one in arm.claims if one.learnt_nothing]
+    beyond = dict.fromkeys(match for one in lost for match in BEYOND.findall(one.verdict))
+    if not beyond:
+        return []
+    limit = effect_text(math.exp(-results.settings.smallest_effect)).removeprefix("−")
+    return [
+        "“Learnt nothing” is no verdict: the loss is shown to be in no noise band "
+        f"{limit} below that of {listed([*beyond], 'or')}."
     ]
 
 
 def smallest(results: Results) -> str:
     """Returns the smallest effect of interest in both directions: `5.1 % or −4.9 %`."""
     size = results.settings.smallest_effect
-    return " or ".join(per_cent(math.exp(sign * size)) for sign in (1, -1))
+    return " or ".join(effect_text(math.exp(sign * size)) for sign in (1, -1))
 
 
 def _rates(results: Results) -> list[str]:
@@ -231,7 +306,7 @@ def _rates(results: Results) -> list[str]:
     if len(rates) == 1:
         texts = [
             f"All trained at one learning rate, {words}, which need not suit every "
-            "parameterization alike."
+            "parameterization."
         ]
     if any(one.optimizer == "sgd" for one in training):
         texts.append(
@@ -253,9 +328,8 @@ def _identities(results: Results) -> list[str]:
             f"{len(failed)} of {len(checked)} Tweedie identity checks FAILED: {'; '.join(which)}."
         ]
     return [
-        f"All {len(checked)} Tweedie identity checks hold (largest error: "
-        f"{number(float(checked['ratio'].max()))} of its rounding bound): up to rounding the "
-        "parameterizations are one denoiser."
+        f"All {len(checked)} Tweedie identity checks, that the parameterizations are one denoiser, "
+        f"hold within {number(float(checked['ratio'].max()))} of their rounding bounds."
     ]
 
 

@@ -15,7 +15,7 @@ from testbed.report.drawing import Band, Picture, band, by_arm
 from testbed.report.lengths import BEST, KINDS, OWN, Averages, Curves, Kind, Lengths
 from testbed.report.page_tables import PageTable, page_table
 from testbed.report.results import Results, Rows
-from testbed.report.words import between, listed, number, per_cent, title
+from testbed.report.words import between, effect_text, listed, number, title
 
 TITLES: dict[Kind, str] = {
     "points": "At points of training",
@@ -150,7 +150,7 @@ def _effect(one: Versus | None) -> Cell:
     c = one.comparison if one else None
     if one is None or c is None:
         return Cell("–" if one is None else one.verdict, "quiet")
-    return Cell(one.verdict, "bad") if c.diverged else Cell(per_cent(c.ratio, c.low, c.high))
+    return Cell(one.verdict, "bad") if c.diverged else Cell(effect_text(c.ratio, c.low, c.high))
 
 
 def _of_averages(averages: list[Averages], found: Lengths) -> LengthPart:
@@ -194,4 +194,4 @@ def _judged(one: Versus | None) -> Cell:
     if c is None or c.diverged or one.reason:
         return Cell(one.verdict, "quiet")
     style = {"better": "good", "worse": "bad"}.get(one.verdict, "quiet")
-    return Cell(f"{per_cent(c.ratio, c.low, c.high)}: {one.verdict}", style)
+    return Cell(f"{effect_text(c.ratio, c.low, c.high)}: {one.verdict}", style)

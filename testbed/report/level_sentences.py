@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from testbed.report.ranges import CommonLevels, NoiseBand
 from testbed.report.results import LABEL, Results
 from testbed.report.robustness import LeaveOneOut
 from testbed.report.standing import Standing, hanging
-from testbed.report.words import LESS, listed, per_cent, portion, title
+from testbed.report.words import LESS, capital, effect_text, listed, portion, title
 
+NOISE = " noise"
+"""The word that is said once of several bands."""
 MOST = 0.5
 """A band that holds more than this share of a metric is said to hold most of it."""
 
@@ -83,7 +85,7 @@ def _by_band(
     whole = "the levels" if subject.metric == RELATIVE else f"that of {place.baseline}"
     for band, one, c, levels in _judged(results, comparisons, subject, place):
         share = ranges.share(results, baseline, one.metric, levels, band)
-        words = [per_cent(c.ratio, c.low, c.high)]
+        words = [effect_text(c.ratio, c.low, c.high)]
         words += [f"hangs on {listed(found)}"] if (found := hanging(left, one)) else []
         if not math.isnan(share):
             words.insert(0, f"{portion(share)} of {whole}")
@@ -106,28 +108,57 @@ def _judged(
         yield band, one, one.comparison, one.levels
 
 
-def linear_is_better(results: Results, comparisons: Comparisons, place: Standing) -> Iterator[str]:
-    """Where the linear denoiser is better than the baseline, which no claim is about."""
-    subject, baseline = place.subject, (place.case, place.arm, place.baseline)
-    if subject is None:
-        return
-    where = [
-        band.name
-        for band, one, _, levels in _judged(results, comparisons, subject, place)
-        if ranges.linear_is_better(results, baseline, one.metric, levels, band)
+def linear_is_better(
+    results: Results, comparisons: Comparisons, places: Sequence[Standing]
+) -> Iterator[str]:
+    """Where the linear denoiser is better than the baseline of a case, which no claim is about.
+
+    Arms in which it is better than the same one in the same bands share a sentence.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for place in places:
+        subject, baseline = place.subject, (place.case, place.arm, place.baseline)
+        if subject is None:
+            continue
+        where = [
+            band.name
+            for band, one, _, levels in _judged(results, comparisons, subject, place)
+            if ranges.linear_is_better(results, baseline, one.metric, levels, band)
+        ]
+        if where:
+            key = place.baseline, _bands(where)
+            found.setdefault(key, {})[place.arm] = _linear_over_all(results, place)
+    known = places and results.primary(places[0].case) == RELATIVE  # it is over Wiener's loss
+    linear = "Wiener" if known else "the linear denoiser fitted to the training split"
+    for (name, at), shared in found.items():
+        apart = listed([f"“{arm}”" for arm in shared]) if len(shared) < len(places) else ""
+        whole = [f"with {names} in “{arm}”" for arm, names in shared.items() if names]
+        if len({*shared.values()}) == 1:
+            whole = [f"with {names}" for names in {*shared.values()} if names]
+        over = f", and over all levels shared {listed(whole)}" if whole else ""
+        yield capital(
+            f"{f'in {apart}, ' if apart else ''}{linear} is better than {name} at {at}{over} "
+            "(not tested; also without any one seed)."
+        )
+
+
+def _linear_over_all(results: Results, place: Standing) -> str:
+    """The variants over whose levels the linear denoiser is better than the baseline in all."""
+    baseline = (place.case, place.arm, place.baseline)
+    known = [(one.variant, one.metric, one.levels) for one in place.versus if one.levels]
+    names = [
+        variant
+        for variant, metric, levels in known
+        if ranges.linear_is_better(results, baseline, metric, levels)
     ]
-    if not where:
-        return
-    at, levels = listed(where), subject.levels
-    if levels and ranges.linear_is_better(results, baseline, subject.metric, levels):
-        shared = "" if levels.whole else f" shared with {subject.variant}"
-        at = f"{at}, and over all levels{shared}"
-    known = subject.metric == RELATIVE  # the metric is said to be over Wiener's
-    linear = "Wiener" if known else "the linear denoiser fitted to the training split (Wiener)"
-    yield (
-        f"{linear} is better than {place.baseline} at {at} (means over seeds, also "
-        "without any one; not tested)."
-    )
+    return "every variant" if len(names) == len(known) > 1 else listed(names)
+
+
+def _bands(names: Sequence[str]) -> str:
+    """`high and very high noise`; bands of other edges are numbers."""
+    short = [name.removesuffix(NOISE) for name in names]
+    alike = all(name.endswith(NOISE) for name in names)
+    return listed(short) + NOISE if alike else listed(names)
 
 
 def linear_baseline(results: Results, case: str) -> Iterator[str]:
@@ -139,7 +170,8 @@ def linear_baseline(results: Results, case: str) -> Iterator[str]:
     if worse.any():
         lost = levels[worse]
         at = f"{lost[0]:.2g}" + (f" to {lost[-1]:.2g}" if len(lost) > 1 else "")
+        name = "Wiener" if results.primary(case) == RELATIVE else "The fitted linear denoiser"
         yield (
-            "The fitted linear denoiser (Wiener) is not the best linear one: D = x has less "
-            f"held-out loss at {len(lost)} of {len(levels)} levels, σ = {at}."
+            f"{name} is not the best linear denoiser: the noisy input itself has less held-out "
+            f"loss at {len(lost)} of {len(levels)} levels, σ = {at}."
         )

@@ -12,7 +12,7 @@ from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.page_tables import PageTable, page_table
 from testbed.report.results import Results
 from testbed.report.standing import standing
-from testbed.report.words import between, floor, per_cent, probability, title
+from testbed.report.words import between, effect_text, floor, probability, title
 
 ACROSS = 5
 """The most variants in a row of a table of metrics, which fits a page of 1100 pixels then."""
@@ -95,7 +95,7 @@ def versus(one: Versus | None) -> tuple[Cell, Cell, Cell]:
     if c is None or c.diverged:
         return Cell("–"), Cell("–"), Cell(one.verdict, "quiet" if c is None else "bad")
     style = {"better": "good", "worse": "bad"}.get(one.verdict, "quiet")
-    effect = Cell(per_cent(c.ratio, c.low, c.high))
+    effect = Cell(effect_text(c.ratio, c.low, c.high))
     return effect, Cell(probability(c.p_holm)), Cell(one.said, style)
 
 
@@ -104,5 +104,5 @@ def _whole(one: Versus | None) -> str:
     if one is None or one.levels is None or one.levels.whole:
         return ""
     c = one.whole
-    effect = "–" if c is None or c.diverged else per_cent(c.ratio, c.low, c.high)
+    effect = "–" if c is None or c.diverged else effect_text(c.ratio, c.low, c.high)
     return f"{effect} (common: {one.levels.text})"

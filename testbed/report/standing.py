@@ -12,6 +12,9 @@ from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut, effect
 from testbed.report.words import LESS
 
+HIGHER = "higher"
+"""Said of the best where another has a lower metric over the levels of the two."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -24,9 +27,17 @@ class Standing:
     """The variants in the running, the baseline among them, by their effect, the best first."""
     versus: list[Versus]
     """The comparisons with the baseline over all common levels."""
-    beside: Mapping[str, str]
-    """Of every other in the running what the best is to it: "better", LESS (better by less than
-    matters), "equivalent", or nothing where none of these is shown."""
+    against: Mapping[str, Versus | None]
+    """The comparison of the best with every other in the running, in either direction."""
+
+    @property
+    def beside(self) -> dict[str, str]:
+        """Of every other in the running what the best is to it, over the levels of the two.
+
+        "better", LESS (better by less than matters), "equivalent", HIGHER where none of these is
+        shown and its metric is the higher one, or nothing.
+        """
+        return {name: _beside(one, self.ranked[0]) for name, one in self.against.items()}
 
     @property
     def subject(self) -> Versus | None:
@@ -46,8 +57,7 @@ def standing(results: Results, comparisons: Comparisons, case: str, arm: str) ->
     versus = comparisons.with_baseline(case, arm)
     ranked = ranking(results, versus, reference)
     against = {name: comparisons.of(case, arm, ranked[0], name) for name in ranked[1:]}
-    beside = {name: _beside(one, ranked[0]) for name, one in against.items()}
-    return Standing(case, arm, reference, ranked, versus, beside)
+    return Standing(case, arm, reference, ranked, versus, against)
 
 
 def ranking(results: Results, versus: list[Versus], reference: str) -> list[str]:
@@ -69,10 +79,13 @@ def _beside(one: Versus | None, best: str) -> str:
     """See `Standing.beside`; a pair's own levels may show it the other way round."""
     if one is None or one.comparison is None:
         return ""
-    lower = (one.comparison.ratio < 1) == (one.variant == best)
+    if one.verdict == "equivalent":
+        return one.verdict
+    if (one.comparison.ratio < 1) != (one.variant == best):
+        return HIGHER
     if one.verdict in ("better", "worse"):
-        return "better" if lower else ""
-    return one.said if one.said == "equivalent" or (one.small and lower) else ""
+        return "better"
+    return LESS if one.small else ""
 
 
 def hanging(left: LeaveOneOut, one: Versus) -> list[str]:

@@ -14,13 +14,13 @@ import pandas as pd
 
 from testbed import notebook
 from testbed.errors import InputError, UnknownName, one_line, unknown
-from testbed.report import comparisons, finding, latex, lengths, page, tables
+from testbed.report import comparisons, finding, latex, lengths, page, result_tables, tables
 from testbed.report.claims import Finding
 from testbed.report.comparisons import Comparisons, Versus
 from testbed.report.drawing import Picture, inches
 from testbed.report.reading import read
 from testbed.report.results import Results, Rows
-from testbed.report.words import between, probability, title
+from testbed.report.words import between, effect_text, probability, title
 from testbed.trial.study_folder import begun
 
 LATEX = ("results", "comparisons")
@@ -149,31 +149,31 @@ class StudyResult:
                 versus = _versus(self.compared.to_baseline(case, arm, variant))
                 seeds = str(metrics[names[0]]["n"])
                 rows.append([arm, variant, seeds, first, *versus, *others])
-        head = ["arm", "variant", "seeds", title(names[0]), "ratio", "verdict"]
+        head = ["arm", "variant", "seeds", title(names[0]), "effect", "verdict"]
         head += map(title, names[1:])
         level = f"{self.content.level:.0%}"
-        what = f"mean over seeds with {level} t interval, ratio to the baseline; lower is better"
-        caption = f"{case or 'All data'}: {what}."
+        what = f"mean over seeds with {level} t interval, effect against the baseline"
+        caption = f"{case or 'All data'}: {what}; lower is better."
         return latex.table(*_without_empty(head, rows), caption, f"tab:results-{case or 'data'}")
 
     def _comparisons_latex(self, case: str) -> str:
         here = self.comparisons[self.comparisons["case"] == case]
         rows = []
         for row in here.to_dict("records"):
-            ratio = "–" if np.isnan(float(row["ratio"] or np.nan)) else ""
-            ratio = ratio or between(*(float(row[name]) for name in ("ratio", "low", "high")))
+            ratio, *bounds = (float(row[name] or np.nan) for name in ("ratio", "low", "high"))
+            effect = "–" if np.isnan(ratio) else effect_text(ratio, *bounds)
             p = float("nan") if row["p_holm"] is None else float(row["p_holm"])
             arms = dict.fromkeys([str(row["arm"]), str(row["against_arm"])])
             against = f"{row['variant']} / {row['against']}"
             cells = [str(row["kind"]), " / ".join(filter(None, arms)), against]
-            rows.append([*cells, ratio, probability(p), str(row["verdict"])])
+            rows.append([*cells, effect, probability(p), str(row["verdict"])])
         if not rows:
             return ""
-        head = ["family", "arm", "compared", "ratio", "p (Holm)", "verdict"]
+        head = ["family", "arm", "compared", "effect", "p (Holm)", "verdict"]
         metric = title(self.content.primary(case))
         level = f"{self.content.level:.0%}"
         caption = (
-            f"{case or 'All data'}: ratios of {metric}, paired by seed, with {level} t interval."
+            f"{case or 'All data'}: effects on {metric}, paired by seed, with {level} t interval."
         )
         name = f"tab:comparisons-{case or 'data'}"
         return latex.table(*_without_empty(head, rows), caption, name)
@@ -259,12 +259,9 @@ def _mean(row: dict[Any, Any]) -> str:
 
 
 def _versus(one: Versus | None) -> tuple[str, str]:
-    """The ratio to the baseline with its interval, and the verdict."""
-    if one is None:
-        return "1", "baseline"
-    c = one.comparison
-    ratio = "–" if c is None or c.diverged else between(c.ratio, c.low, c.high)
-    return ratio, one.said
+    """The effect against the baseline with its interval, and the verdict."""
+    effect, _, verdict = result_tables.versus(one)
+    return effect.text, verdict.text
 
 
 def _without_empty(

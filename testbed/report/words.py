@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 ROUNDED = 1e-9
-"""An error that is a smaller share of its number is the rounding of the sums that both are."""
+"""An error or a width that is a smaller share of its number is the rounding of sums."""
 LESS = "less than matters"
 """Said of an undecided effect that is shown to differ from zero: its estimate is too small."""
 METRICS = {
@@ -17,8 +17,8 @@ METRICS = {
     ),
     "excess_nats": (
         "excess risk in nats",
-        "the part of the bound KL(data ‖ model) ≤ ∫ excess(σ)/σ³ dσ, excess summed over "
-        "dimensions, that lies in the range of noise levels; 0 for the exact denoiser",
+        "the part at the measured levels of the bound KL(data ‖ model) ≤ ∫ excess(σ)/σ³ dσ, "
+        "excess summed over dimensions; 0 for the exact denoiser",
     ),
     "nll": (
         "NLL, nats/dim",
@@ -229,7 +229,9 @@ FIGURES = {
 
 
 BIG = 1e5
-"""Per cents from here on are written with a power of ten."""
+"""The numbers of an effect are written with a power of ten from here on."""
+FACTOR = 2.0
+"""An effect of this factor or more, in either direction, is written as a factor."""
 
 
 def title(metric: str) -> str:
@@ -282,8 +284,9 @@ def floor(found: Mapping[str, float | None] | None) -> str:
 
 
 def difference(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """Writes a difference with its interval, rounded as `per_cent` rounds."""
-    first, *bounds = _alike((value, low, high))
+    """Writes a difference with its interval, rounded as the per cents of `effect_text` are."""
+    values = (value, low, high)
+    first, *bounds = _alike(values, _places(values))
     return first if math.isnan(low) else f"{first} [{', '.join(bounds)}]"
 
 
@@ -292,22 +295,38 @@ def signed(text: str) -> str:
     return text.replace("-", "−").replace("e−", "e-")
 
 
-def per_cent(ratio: float, low: float = math.nan, high: float = math.nan) -> str:
-    """Writes a ratio and its interval as an effect: `1.0 % [0.8, 1.2]`, `−12 % [−15, −8]`.
+def effect_text(ratio: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Writes a ratio and its interval: `1.0 % [0.8, 1.2]`, `−12 % [−15, −8]`, `61 times [37, 101]`.
 
-    The larger bound has two digits, and more where they are too coarse for the interval's width.
+    Of per cents the larger bound has two digits; of a factor, which stands for an effect from
+    FACTOR on, the ratio has two, and the lower bound one. Both have more where they are too coarse
+    for the interval's width.
     """
-    first, *bounds = _alike([100 * (one - 1) for one in (ratio, low, high)])
-    return f"{first} %" if math.isnan(low) else f"{first} % [{', '.join(bounds)}]"
+    factor = ratio >= FACTOR or ratio <= 1 / FACTOR
+    values = [one if factor else 100 * (one - 1) for one in (ratio, low, high)]
+    places = _places(values, ratio if factor else None)
+    if factor and low > 0:
+        places = max(places, -_power(low))
+    first, *bounds = _alike(values, places)
+    interval = "" if math.isnan(low) else f" [{', '.join(bounds)}]"
+    return f"{first} {'times' if factor else '%'}{interval}"
 
 
-def _alike(values: Sequence[float]) -> list[str]:
-    """A value and its bounds, maybe nan, with as many decimals; see `per_cent` for how many."""
+def _places(values: Sequence[float], size: float | None = None) -> int:
+    """How many decimals a value and its bounds, maybe nan, have: two digits of a size, or more.
+
+    The size is that of the larger bound where none is given; more are for the interval's width.
+    """
     bounds = values if math.isnan(values[1]) else values[1:]
     known = [one for one in bounds if math.isfinite(one)]
-    size, width = max(map(abs, known), default=0.0), max(known) - min(known) if known else 0.0
-    places = 1 - _power(size) if size else 0
-    places = max(places, -_power(width / 2)) if width else places
+    size = max(map(abs, known), default=0.0) if size is None else size
+    width = max(known) - min(known) if known else 0.0
+    places = 1 - _power(size) if size and math.isfinite(size) else 0
+    return max(places, -_power(width / 2)) if width > ROUNDED * size else places
+
+
+def _alike(values: Sequence[float], places: int) -> list[str]:
+    """Values with as many decimals."""
 
     def text(value: float) -> str:
         if not math.isfinite(value) or abs(value) >= BIG:
@@ -342,9 +361,9 @@ def p_value(p: float) -> str:
     return f"p {probability(p)}" if p < 0.001 else f"p = {probability(p)}"
 
 
-def listed(words: Sequence[str]) -> str:
-    """Writes `a, b and c`."""
-    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """Writes `a, b and c`, or with another word before the last."""
+    return ", ".join(words[:-1]) + f" {last} " + words[-1] if len(words) > 1 else "".join(words)
 
 
 def capital(text: str) -> str:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from testbed.components.sampler import Sampler
+from testbed.components.signature import Limits
 from testbed.diffusion.ddpm import VARIANCES
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from testbed.sampling.loop import StepDenoiser
 
 
+Eta = Annotated[float, Limits(least=0, most=1)]
 Variance = Literal["small", "large", "learned"]
 """What the variance of a step of `ddpm` is."""
 
@@ -37,12 +39,7 @@ def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
     """(down, up): sigma' = sqrt(down^2 + up^2), up = eta sigma' sqrt(1 - (sigma'/sigma)^2).
 
     down = sigma' sqrt(1 - eta^2 (1 - (sigma'/sigma)^2)), without the difference of squares.
-
-    Raises:
-        InputError: eta is not in [0, 1].
     """
-    if not 0 <= eta <= 1:
-        raise InputError(f"eta = {eta!r} must be between 0 and 1.")
     q = sigma_next / sigma
     down = math.sqrt((1 - eta) * (1 + eta) + (eta * q) ** 2)
     return sigma_next * down, eta * sigma_next * math.sqrt((1 - q) * (1 + q))
@@ -60,7 +57,7 @@ def ddim(
     sigma_next: float,
     generator: Generators | None,
     history: list[Any],
-    eta: float = 0.0,
+    eta: Eta = 0.0,
 ) -> Tensor:
     """x' = D + (down/sigma)(x - D) + up z (Song et al. 2021, eqs. 12 and 16, over alpha)."""
     down, up = split(sigma, sigma_next, eta)
@@ -74,7 +71,7 @@ def euler_ancestral(
     sigma_next: float,
     generator: Generators | None,
     history: list[Any],
-    eta: float = 1.0,
+    eta: Eta = 1.0,
 ) -> Tensor:
     """Takes Euler's step from sigma to `down`, and adds noise up to sigma': DDIM with eta = 1."""
     return ddim(denoise, x, sigma, sigma_next, generator, history, eta)
@@ -114,7 +111,7 @@ def dpmpp_2s_ancestral(
     sigma_next: float,
     generator: Generators | None,
     history: list[Any],
-    eta: float = 1.0,
+    eta: Eta = 1.0,
 ) -> Tensor:
     """x' = D_m + (down/sigma)(x - D_m) + up z, D_m = D at the middle of the way in log sigma.
 
@@ -137,7 +134,7 @@ def dpmpp_sde(
     sigma_next: float,
     generator: Generators | None,
     history: list[Any],
-    eta: float = 1.0,
+    eta: Eta = 1.0,
 ) -> Tensor:
     """The ancestral step of DPM++ with D at the middle m = sqrt(sigma sigma') of a noisy path.
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from testbed.components.schedule import Schedule
+from testbed.components.signature import Limits
 from testbed.diffusion import noise_levels
 from testbed.diffusion.noise_levels import Spacing
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.errors import InputError, unknown
 from testbed.hookspecs import hookimpl
 
+Positive = Annotated[float, Limits(above=0)]
+Beta = Annotated[float, Limits(above=0, below=1)]
+Count = Annotated[int, Limits(least=1)]
 Time = Literal["ve", "vp", "cosine", "flow"]
 BORDERS = {
     border.name: border
@@ -23,14 +27,8 @@ BORDERS = {
 }
 
 
-def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """Levels from sigma_max to sigma_min and 0, at equal steps of sigma^(1/rho).
-
-    Raises:
-        InputError: rho is not positive.
-    """
-    if not rho > 0:
-        raise InputError(f"schedule 'karras': rho = {rho!r} must be positive.")
+def karras(steps: int, sigma_min: float, sigma_max: float, rho: Positive = 7.0) -> Tensor:
+    """Levels from sigma_max to sigma_min and 0, at equal steps of sigma^(1/rho)."""
     return noise_levels.karras_sigmas(steps, sigma_min, sigma_max, rho)
 
 
@@ -40,7 +38,7 @@ def exponential(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
 
 
 def uniform(
-    steps: int, sigma_min: float, sigma_max: float, time: Time = "ve", shift: float = 1.0
+    steps: int, sigma_min: float, sigma_max: float, time: Time = "ve", shift: Positive = 1.0
 ) -> Tensor:
     """Levels at equal steps of the time t of x_t = alpha x0 + s eps, which is sigma for "ve".
 
@@ -48,13 +46,11 @@ def uniform(
     et al. 2024, arXiv:2403.03206, eq. 23). The ends are sigma_max and sigma_min for every shift.
 
     Raises:
-        InputError: no noise schedule has the name `time`, the shift is not positive and finite, or
-            it has no effect because the time is sigma itself.
+        InputError: no noise schedule has the name `time`, or the shift has no effect because the
+            time is sigma itself.
     """
     if time not in BORDERS:
         raise InputError(f"schedule 'uniform': {unknown('time', time, BORDERS)}")
-    if not 0 < shift < math.inf:
-        raise InputError(f"schedule 'uniform': shift = {shift!r} must be positive and finite.")
     if time == "ve" and shift != 1:
         raise InputError(
             f"schedule 'uniform': shift = {shift!r} has no effect on equal steps of sigma: write "
@@ -71,9 +67,9 @@ def ddpm(
     steps: int,
     sigma_min: float,
     sigma_max: float,
-    n: int = 1000,
-    start: float = 1e-4,
-    end: float = 0.02,
+    n: Count = 1000,
+    start: Beta = 1e-4,
+    end: Beta = 0.02,
     spacing: Spacing = "trailing",
     steps_offset: int = 0,
 ) -> Tensor:

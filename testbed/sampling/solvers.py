@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from testbed.components.sampler import Sampler
+from testbed.components.signature import Limits
 from testbed.errors import InputError
 from testbed.hookspecs import hookimpl
 from testbed.random import Generators
 
+NotNegative = Annotated[float, Limits(least=0)]
 ScalarDenoise = Callable[[Tensor, float], Tensor]
 """A denoiser (x, sigma) -> D, x (B, ...), at one sigma for the whole batch."""
 History = list[tuple[float, Tensor]]
@@ -62,12 +64,7 @@ def churned(
 
     gamma = min(S_churn/N, sqrt(2) - 1) for sigma in [S_min, S_max], else 0, N the number of steps
     (Karras et al. 2022, algorithm 2).
-
-    Raises:
-        InputError: S_churn is negative.
     """
-    if not churn >= 0:
-        raise InputError(f"churn = {churn!r} must be at least 0.")
     gamma = min(churn / steps, math.sqrt(2) - 1) if s_min <= sigma <= s_max else 0.0
     if gamma == 0:
         return x, sigma
@@ -83,7 +80,7 @@ def euler(
     generator: Generators | None,
     history: History,
     steps: int,
-    churn: float = 0.0,
+    churn: NotNegative = 0.0,
     s_min: float = 0.05,
     s_max: float = 50.0,
     s_noise: float = 1.003,
@@ -101,7 +98,7 @@ def heun(
     generator: Generators | None,
     history: History,
     steps: int,
-    churn: float = 0.0,
+    churn: NotNegative = 0.0,
     s_min: float = 0.05,
     s_max: float = 50.0,
     s_noise: float = 1.003,

@@ -20,9 +20,8 @@ from testbed.study import grouping, step_times
 from testbed.study.grouping import Group as Group
 from testbed.study.plan import Plan, Trial
 from testbed.study.step_times import EngineChoice, StepTime
-from testbed.trial import build, devices, process_group
+from testbed.trial import devices, process_group
 from testbed.trial.folders import ENDED
-from testbed.trial.specs import canonical
 from testbed.trial.study_folder import StudyFolder
 
 DISTRIBUTED = "distributed"
@@ -150,7 +149,6 @@ def _chosen(
     plan: Plan, pending: Sequence[Trial], registry: Registry, wanted: str, slots: int | None
 ) -> ExecutionPlan:
     """The engine for the trials that are to be trained."""
-    _build(pending, registry)
     stored = _stored(plan, wanted, slots)
     if stored is not None:
         taken = {one.id for group in stored.groups for one in group.trials}
@@ -274,21 +272,6 @@ def _workers(plan_devices: Sequence[str], slots: int | None) -> int:
     if slots is not None:
         return slots
     return len(plan_devices) if plan_devices[0].startswith("cuda") else devices.cores()
-
-
-def _build(pending: Sequence[Trial], registry: Registry) -> None:
-    """One network of each kind, since only building it tells whether its options can be."""
-    kinds: dict[str, Trial] = {}
-    for one in pending:
-        config = one.config
-        kind = canonical([config.data_digest, config.network.text, config.conditions])
-        kinds.setdefault(kind, one)
-    for one in kinds.values():
-        try:
-            build.assemble(one.config, registry, build.data_of(one.config, registry))
-        except Exception as problem:
-            if step_times.refused(problem):
-                raise InputError(f"{one.title}: {problem}") from None
 
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:

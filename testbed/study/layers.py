@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 
@@ -68,20 +71,75 @@ def _covered(path: str, above: Iterable[str]) -> bool:
     return any(path == one or path.startswith(f"{one}.") for one in above)
 
 
-def origin(layers: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    """The layer that a dotted key came from: the last that has it, or else the table it is in."""
-    words = key.split(".")
-    for depth in range(len(words), 0, -1):
-        for name, layer in reversed(list(layers.items())):
-            if _has(layer, words[:depth]):
-                return f"{name}.{key}" if name != "--set" else f"--set {key}"
-    return f"base.{key}"
+@dataclass(frozen=True)
+class Layers:
+    """The layers that the settings of one trial come from.
+
+    Args:
+        stated: the tables by the names of the layers, the lowest first.
+        point: which value of each axis of the grid the trial has, by the axis's dotted key.
+        overridden: the dotted keys of the file that `--set` has changed.
+    """
+
+    stated: Mapping[str, Mapping[str, Any]]
+    point: Mapping[str, int]
+    overridden: Sequence[str] = ()
+
+    @cached_property
+    def merged(self) -> dict[str, Any]:
+        """The settings: each from the last layer that has it."""
+        found: dict[str, Any] = {}
+        for layer in self.stated.values():
+            found = merge(found, layer)
+        return found
+
+    def value(self, key: str) -> Any:
+        """What a dotted key leads to in the settings; None where there is nothing."""
+        return _value(self.merged, key)
+
+    def place(self, key: str) -> str:
+        """Where the value of a dotted key stands: in the last layer that has it; "" in none.
+
+        Of a component it is the layer that names it, not one that changes its options.
+        """
+        having = {
+            name: found
+            for name, layer in reversed(list(self.stated.items()))
+            if (found := _value(layer, key)) is not None
+        }
+        named = (n for n, one in having.items() if not isinstance(one, Mapping) or "name" in one)
+        name = next(named, next(iter(having), ""))
+        if name in ("", "--set"):
+            return f"{name} {key}" if name else ""
+        return set_(self._of_grid(key) if name == "grid" else f"{name}.{key}", self.overridden)
+
+    def origin(self, key: str) -> str:
+        """As `place`, but of a key in no layer where it would stand: in the table it is of."""
+        words = key.split(".")
+        for depth in range(len(words), 0, -1):
+            if found := self.place(".".join(words[:depth])):
+                return ".".join([found, *words[depth:]])
+        return f"base.{key}"
+
+    def _of_grid(self, key: str) -> str:
+        """`grid.density[1].std`: the axis, which of its values, and the rest of the key."""
+        for axis, index in self.point.items():
+            if _covered(key, [axis]) or _covered(axis, [key]):
+                return f"grid.{axis}[{index}]{key[len(axis) :]}"
+        return f"grid.{key}"
 
 
-def _has(layer: Any, words: Sequence[str]) -> bool:
-    """Whether a layer sets what the words of a dotted key lead to."""
-    for word in words:
-        if not isinstance(layer, Mapping) or word not in layer:
-            return False
-        layer = layer[word]
-    return True
+NOWHERE = Layers({}, {})
+
+
+def set_(place: str, overridden: Iterable[str]) -> str:
+    """The place of a value in a file, as a word of `--set` where it is from there."""
+    said = any(_covered(re.sub(r"\[\d+\]", "", place), [key]) for key in overridden)
+    return f"--set {place}" if said else place
+
+
+def _value(table: Any, key: str) -> Any:
+    """What a dotted key leads to in a table; None where there is nothing."""
+    for word in key.split("."):
+        table = table.get(word) if isinstance(table, Mapping) else None
+    return table

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from testbed import settings
-from testbed.errors import InputError, one_line, unknown
+from testbed.errors import ComponentError, InputError, one_line, unknown
 from testbed.registry import Registry
 from testbed.study import baseline, grids, looks
 from testbed.study.grids import Variant
+from testbed.study.problems import Problems
 from testbed.study.study_file import StudyFile, TrialTemplate
 from testbed.trial import build, data_notes, devices, points, recipes
 from testbed.trial.config import TrialConfig
 from testbed.trial.encoder import Encoder
 from testbed.trial.folders import ENDED, TrialFolder
 from testbed.trial.resolve import resolve
-from testbed.trial.specs import ComponentSpec
+from testbed.trial.specs import ComponentSpec, canonical
 from testbed.trial.study_folder import StudyFolder
 
 REWRITTEN = {
@@ -127,33 +128,60 @@ def make(study: StudyFile, registry: Registry, folder: Path, device: str) -> Pla
     Raises:
         InputError: names, options or combinations that cannot work, all of them at once.
     """
-    problems: dict[str, list[str]] = {}
+    problems = Problems(study.file, study.templates)
     said: dict[str, dict[str, None]] = {}
     variants = list(_variants(study, registry, devices.first(device), problems, said))
-    trials = _trials(variants, registry, looks.read(StudyFolder.at(folder)).extra, problems)
+    twice: dict[str, None] = {}
+    trials = _trials(variants, registry, looks.read(StudyFolder.at(folder)).extra, twice)
     lines = [*_baseline_problems(study, registry), *_name_problems(study)]
     lines += _folder_problems(folder)
     refused = looks.conflicts(StudyFolder.at(folder), study.report.looks, study.asked.at_most)
     lines += [f"{study.file}: {line}" for line in refused]
-    if problems or lines:
-        for problem, places in problems.items():
-            unique = list(dict.fromkeys(places))
-            more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
-            lines.append(f"{study.file}: {', '.join(unique[:3])}{more}: {problem}")
+    lines += [f"{study.file}: {title}: asked for twice." for title in twice]
+    if lines := [*lines, *problems.lines()]:
         raise InputError("\n".join(lines))
     for case, note in _of_recipes(variants, registry):
         said[case][note] = None
     of_data = {case: list(notes) for case, notes in said.items() if notes}
     plan = Plan(study, folder, device, trials, data_notes=of_data)
     _look_up(plan)
+    _build(plan, registry, problems)
+    if lines := problems.lines():
+        raise InputError("\n".join(lines))
     return plan
+
+
+def _build(plan: Plan, registry: Registry, problems: Problems) -> None:
+    """One network of each kind, since only building it tells whether its options can be.
+
+    A plugin's mistake is no bad input: its trial itself will fail and say why.
+    """
+    distinguishing = distinguishing_options(plan.study)
+    templates = {
+        (one.case, one.arm, variant(one, distinguishing)): one for one in plan.study.templates
+    }
+    kinds: dict[str, InputError | None] = {}
+    for trial in plan.pending():
+        config, label = trial.config, trial.labels[0]
+        kind = canonical([config.data_digest, config.network.text, config.conditions])
+        if kind not in kinds:
+            kinds[kind] = None
+            try:
+                build.assemble(config, registry, build.data_of(config, registry))
+            except InputError as found:
+                if not isinstance(found, ComponentError):
+                    kinds[kind] = found
+            except Exception:
+                continue
+        if problem := kinds[kind]:
+            problems.add(problem, templates[label["case"], label["arm"], label["variant"]])
 
 
 def _variants(
     study: StudyFile,
     registry: Registry,
     device: str,
-    problems: dict[str, list[str]],
+    problems: Problems,
     said: dict[str, dict[str, None]],
 ) -> Iterator[Variant]:
     """The variants of a study that can work, each resolved alone.
@@ -178,10 +206,7 @@ def _variants(
         except Exception as found:
             if not isinstance(found, InputError):  # a plugin's own function raised
                 found = InputError(one_line(found))
-            where = " ".join(filter(None, (template.case, template.arm)))
-            name = template.fixed or template.settings.parameterization.name
-            for line in str(found).splitlines():
-                problems.setdefault(line, []).append(f"{where} {name}".strip())
+            problems.add(found, template)
             continue
         labels = template.case, template.arm, variant(template, distinguishing)
         yield Variant(*labels, config, template.settings, template.budget)
@@ -202,9 +227,9 @@ def _trials(
     variants: Sequence[Variant],
     registry: Registry,
     extra: Mapping[looks.Label, Sequence[int]],
-    problems: dict[str, list[str]],
+    twice: dict[str, None],
 ) -> list[Trial]:
-    """The trials of the variants, each once; `problems` gets those that are asked for twice."""
+    """The trials of the variants, each once; `twice` gets those that are asked for twice."""
     trials: dict[str, Trial] = {}
     seen: set[tuple[Any, ...]] = set()
     for one, shared in zip(variants, grids.measured(variants, registry), strict=True):
@@ -219,7 +244,7 @@ def _trials(
             key = (*label.values(), config.seed)
             if key in seen:
                 where = " ".join(word for word in map(str, key) if word)
-                problems.setdefault("asked for twice.", []).append(where)
+                twice[where] = None
             seen.add(key)
             trial.labels.append(dict(label))
     return list(trials.values())

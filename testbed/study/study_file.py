@@ -29,6 +29,7 @@ from testbed.errors import InputError, did_you_mean, unknown
 from testbed.study import layers
 from testbed.study import plugins as study_plugins
 from testbed.study.executors.settings import ExecutorSettings
+from testbed.study.layers import NOWHERE, Layers
 from testbed.study.settings import LONGEST, Header, ReportSettings
 from testbed.study.validation import validated
 from testbed.trial.config import TrialSettings
@@ -53,6 +54,8 @@ class TrialTemplate:
     grid_point: tuple[tuple[str, Any], ...]
     settings: TrialSettings
     budget: int | None = None
+    layers: Layers = NOWHERE
+    """Where its settings stand in the file; without any for a fixed model."""
 
     @property
     def fixed(self) -> str:
@@ -163,8 +166,7 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
     everywhere: dict[str, Any] = {}
     if isinstance(raw.get("grid"), dict):
         raw["grid"] = dict(layers.axes(raw["grid"]))
-    for word in asked.overrides:
-        _override(raw, everywhere, word)
+    overridden = [_override(raw, everywhere, word) for word in asked.overrides]
     if asked.seeds is not None:
         if asked.seeds < 1:
             raise InputError(f"--seeds {asked.seeds} must be at least 1.")
@@ -175,10 +177,16 @@ def parse(text: str, path: Path, asked: Invocation) -> StudyFile:
     ]
     _check_kinds(path, raw, problems)
     header, report, executor = (
-        validated(model, raw.get(name, {}), lambda key, of=name: f"{of}.{key}", path, problems)
+        validated(
+            model,
+            raw.get(name, {}),
+            lambda key, of=name: layers.set_(f"{of}.{key}", overridden),
+            path,
+            problems,
+        )
         for name, model in APART.items()
     )
-    found = _templates(path, raw, everywhere, problems)
+    found = _templates(path, raw, everywhere, overridden, problems)
     if header is not None:
         found = [*found, *_of_budgets(path, header.budgets, found, problems)]
     if not problems:
@@ -208,7 +216,8 @@ def find(file: Path) -> Path:
     raise InputError(f"study file {file} does not exist.{hint}")
 
 
-def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> None:
+def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> str:
+    """Puts a value where a word of `--set` wants it, and returns its dotted key."""
     path, equals, text = word.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -234,6 +243,7 @@ def _override(raw: dict[str, Any], everywhere: dict[str, Any], word: str) -> Non
         raw["grid"][".".join(keys[1:])] = value
     else:
         _put(raw, keys, value, f"--set {word}")
+    return ".".join(keys)
 
 
 def _put(table: dict[str, Any], keys: list[str], value: Any, where: str) -> None:
@@ -258,9 +268,14 @@ def _check_kinds(path: Path, raw: dict[str, Any], problems: list[str]) -> None:
 
 
 def _templates(
-    path: Path, raw: Mapping[str, Any], everywhere: Mapping[str, Any], problems: list[str]
+    path: Path,
+    raw: Mapping[str, Any],
+    everywhere: Mapping[str, Any],
+    overridden: Sequence[str],
+    problems: list[str],
 ) -> list[TrialTemplate]:
-    grid = _grid(path, raw.get("grid", {}), problems)
+    grid = _grid(path, raw.get("grid", {}), overridden, problems)
+    axes = dict(layers.axes(raw.get("grid", {})))
     arms = {str(name): arm for name, arm in (raw.get("arms") or {"": {}}).items()}
     for arm, settings in arms.items():
         if not isinstance(settings, dict):
@@ -268,9 +283,17 @@ def _templates(
     found = []
     # What is missing may be missing because of a problem that is already known.
     known = bool(problems)
-    for index, case in enumerate(raw.get("cases") or [{"name": ""}]):
+    cases = raw.get("cases") or [{"name": ""}]
+    names = [case.get("name") if isinstance(case, dict) else None for case in cases]
+    for index, case in enumerate(cases):
         if not isinstance(case, dict) or not isinstance(case.get("name"), str):
             problems.append(f"{path}: cases[{index}] = {case!r} needs a name, a string.")
+            continue
+        if case["name"] in names[:index]:
+            problems.append(
+                f"{path}: cases[{index}].name = {case['name']!r} is that of a case before: give "
+                "each a name of its own."
+            )
             continue
         if "/" in case["name"] or not case["name"].isprintable() or len(case["name"]) > LONGEST:
             problems.append(
@@ -279,7 +302,8 @@ def _templates(
             )
             continue
         own = {key: value for key, value in case.items() if key != "name"}
-        for (arm, settings), point in itertools.product(arms.items(), grid):
+        for (arm, settings), indices in itertools.product(arms.items(), grid):
+            point = [(key, axes[key][index]) for key, index in indices.items()]
             stated = {
                 "base": raw.get("base", {}),
                 f"cases.{case['name']}": own,
@@ -287,21 +311,20 @@ def _templates(
                 "grid": _nested(point, path),
                 "--set": everywhere,
             }
-            merged: dict[str, Any] = {}
-            for layer in stated.values():
-                merged = layers.merge(merged, layer)
-            if NAME in merged:
-                problems.append(f"{path}: {layers.origin(stated, NAME)}: write [[fixed]].")
+            of_trial = Layers(stated, indices, overridden)
+            if NAME in of_trial.merged:
+                problems.append(f"{path}: {of_trial.origin(NAME)}: write [[fixed]].")
             trial = validated(
                 TrialSettings,
-                merged,
-                lambda key, stated=stated: layers.origin(stated, key),
+                of_trial.merged,
+                of_trial.origin,
                 path,
                 problems,
                 missing=not known,
             )
             if trial is not None:
-                found.append(TrialTemplate(case["name"], arm, tuple(point), trial))
+                labels = case["name"], arm, tuple(point)
+                found.append(TrialTemplate(*labels, trial, layers=of_trial))
     return found
 
 
@@ -362,17 +385,22 @@ def _of_fixed(
     return found
 
 
-def _grid(path: Path, table: Mapping[str, Any], problems: list[str]) -> list[list[tuple[str, Any]]]:
-    axes = []
+def _grid(
+    path: Path, table: Mapping[str, Any], overridden: Sequence[str], problems: list[str]
+) -> list[dict[str, int]]:
+    """The points of the grid: which value of each axis, by the axis's dotted key."""
+    axes = {}
     for key, values in layers.axes(table):
-        if isinstance(values, list) and values:
-            axes.append((key, values))
-        else:
-            problems.append(f"{path}: grid.{key} = {values!r} must be a list of values.")
-    return [
-        [(key, value) for (key, _), value in zip(axes, combination, strict=True)]
-        for combination in itertools.product(*(values for _, values in axes))
-    ]
+        where = layers.set_(f"grid.{key}", overridden)
+        if not isinstance(values, list) or not values:
+            problems.append(f"{path}: {where} = {values!r} must be a list of values.")
+            continue
+        axes[key] = range(len(values))
+        for index in axes[key]:
+            if values.index(values[index]) < index:
+                twice = f"{where}[{index}] = {values[index]!r}"
+                problems.append(f"{path}: {twice} is in the list before: name each value once.")
+    return [dict(zip(axes, indices, strict=True)) for indices in itertools.product(*axes.values())]
 
 
 def _nested(point: Iterable[tuple[str, Any]], path: Path) -> dict[str, Any]:

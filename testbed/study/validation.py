@@ -5,6 +5,8 @@ Each line has the file, the key where its value was stated, the value, and what 
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -22,12 +24,18 @@ KINDS = {
     "must be a list": ("tuple_type", "list_type"),
     "must be a table": ("model_type", "dataclass_type", "dict_type", "mapping_type"),
 }
+NAMED = re.compile(
+    r"(?:\w+: )?(?:\w+ '[^']*': )?(?:Unknown option '(\w+)'|Unknown (\w+)|(?:option )?(\w+))"
+)
 BY_TYPE = {name: text for text, names in KINDS.items() for name in names}
 LIMITS = {
     "greater_than": "must be above {gt:.10g}",
     "greater_than_equal": "must be at least {ge:.10g}",
     "less_than": "must be below {lt:.10g}",
     "less_than_equal": "must be at most {le:.10g}",
+    "too_long": "must have at most {max_length} values",
+    "too_short": "must have at least {min_length} values",
+    "multiple_of": "must be a multiple of {multiple_of:.10g}",
 }
 
 
@@ -59,27 +67,28 @@ def validated(
 
 
 def _line(model: type[Any], problem: Mapping[str, Any], origin: Callable[..., str]) -> str:
-    keys = [str(part) for part in problem["loc"]]
+    keys = [*itertools.takewhile(lambda part: isinstance(part, str), problem["loc"])]
+    within = "".join(f"[{one}]" for one in problem["loc"][len(keys) :])
     value, kind = problem.get("input"), problem["type"]
-    if kind == "missing":
+    if kind == "missing" and not within:
         return f"{origin('.'.join(keys))}: is required"
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         known = sorted(_siblings(model, keys[:-1]))
         where = origin(".".join(keys))
-        # A key of the grid is unknown once, not once for each of its values.
-        given = "" if where.startswith("grid.") else f" = {value!r}"
+        given = f" = {written(value)}"
+        if "grid." in where:  # once, not once for each of its values
+            where, given = re.sub(r"\[\d+\]$", "", where), ""
         hint = did_you_mean(keys[-1], known)
         return f"{where}{given}: unknown key.{hint} Known: {', '.join(known)}."
     text = _expected(problem)
-    if isinstance(value, Mapping) and (inner := _named(text, value)):
-        where, value = origin(".".join([*keys, inner])), value[inner]
-        own = f"{inner} = {value!r} "
+    if isinstance(value, Mapping) and (inner := named(text, value)):
+        keys, value = [*keys, inner], value[inner]
+        own = f"{inner} = {written(value)} "
         text = text.removeprefix(own) if text.startswith(f"{own}is ") else text
-    else:
-        where = origin(".".join(keys))
-    return (
-        f"{where} = {value!r} {text}" if text.startswith("is ") else f"{where} = {value!r}: {text}"
-    )
+    if kind == "missing":
+        within, text = "", "has too few values"
+    where = f"{origin('.'.join(keys))}{within} = {written(value)}"
+    return f"{where} {text}" if text.startswith("is ") else f"{where}: {text}"
 
 
 def _expected(problem: Mapping[str, Any]) -> str:
@@ -92,14 +101,24 @@ def _expected(problem: Mapping[str, Any]) -> str:
         hint = did_you_mean(str(problem["input"]), words)
         return f"must be {context['expected']}.{hint}" if hint else f"must be {context['expected']}"
     if kind in BY_TYPE:
-        return BY_TYPE[kind]
+        given = problem["input"]
+        whole = kind.startswith("int") and isinstance(given, float) and given.is_integer()
+        return f"{BY_TYPE[kind]}: write {given:.0f}" if whole else BY_TYPE[kind]
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
-def _named(text: str, table: Mapping[str, Any]) -> str:
-    """The key of a table that the message of its model is about; "" where it names none."""
-    first, second = [*text.split(" "), ""][:2]
-    name = second if first == "Unknown" else first
+def written(value: Any) -> str:
+    """A value as a study file may have it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def named(text: str, table: Mapping[str, Any]) -> str:
+    """The key of a table that a message is about, which begins with it; "" where it names none.
+
+    The label of a component may stand before it, as in `density 'vp': option first = 2 must be`.
+    """
+    found = NAMED.match(text)
+    name = next(filter(None, found.groups()), "") if found else ""
     return name if name in table else ""
 
 

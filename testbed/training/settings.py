@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from testbed.errors import InputError, unknown
-from testbed.settings import Setting
+from testbed.settings import Setting, typed
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -32,7 +33,7 @@ class Training:
         InputError: a value out of range.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": False}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     steps: Annotated[int, Setting("Number of optimiser steps.", batch=True, report="training")] = (
         2000
@@ -194,6 +195,10 @@ class Training:
             since=3,
         ),
     ] = 0.0
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        return typed(handler(source))
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from testbed import settings
 from testbed.components.dataset import Data
 from testbed.components.density import Density
 from testbed.components.network import Network
@@ -17,7 +18,7 @@ from testbed.diffusion.denoiser import Denoiser
 from testbed.diffusion.inputs import noise_kind
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
-from testbed.errors import InputError
+from testbed.errors import InputError, about
 from testbed.metrics.denoising import log_spaced
 from testbed.random import stream
 from testbed.registry import Registry
@@ -28,9 +29,16 @@ from testbed.trial import class_conditions, fixed, texts
 from testbed.trial.config import TrialConfig
 from testbed.trial.encoder import Encoder
 from testbed.trial.fields import TrialFields
-from testbed.trial.specs import ComponentSpec
+from testbed.trial.specs import ComponentSpec, Evaluation
 from testbed.trial.texts import TextEncoder
 
+KEYS = {
+    field.setting.axis: f"{where}{field.name}"
+    for where, model in (("", TrialFields), ("evaluation.", Evaluation))
+    for field in settings.fields(model)
+    if field.setting.axis
+}
+"""The key of a trial's settings that names a component of each axis."""
 TABLELESS = 'density = "table" is that of a table: name one, such as table = "ddpm".'
 
 
@@ -53,7 +61,8 @@ def component(registry: Registry, axis: str, spec: ComponentSpec) -> Any:
 @functools.lru_cache(maxsize=1024)
 def _component(registry: Registry, axis: str, name: str, options: str) -> Any:
     # A density's cut takes a hundred evaluations, and many trials have the same.
-    return getattr(registry, axis)(name, **json.loads(options))
+    with about(KEYS.get(axis, axis)):
+        return getattr(registry, axis)(name, **json.loads(options))
 
 
 def dataset(registry: Registry, spec: ComponentSpec, encoder: Encoder | None = None) -> Data:
@@ -80,7 +89,8 @@ def _encoded(data: Data, encoder: str) -> Data:
 
 @functools.lru_cache(maxsize=4)
 def _data(registry: Registry, name: str, options: str, encoder: str) -> Data:
-    data: Data = registry.dataset(name, **json.loads(options))()
+    with about(KEYS["dataset"]):
+        data: Data = registry.dataset(name, **json.loads(options))()
     if not encoder:
         return data
     from testbed.trial.first_stage import latent_data
@@ -97,7 +107,8 @@ def noise_table(registry: Registry, spec: ComponentSpec | None) -> NoiseTable | 
     """
     found: NoiseTable | None = component(registry, "table", spec) if spec else None
     if found is not None:
-        found.sigmas  # noqa: B018  one whose options name no levels is refused here
+        with about(KEYS["table"]):
+            found.sigmas  # noqa: B018  one whose options name no levels is refused here
     return found
 
 
@@ -146,16 +157,17 @@ def assemble(config: TrialConfig, registry: Registry, data: Data) -> tuple[Denoi
     labels, further, tables = class_conditions.built(config.conditions, data)
     learned, channels = started.vlb is not None, data.shape[0]
     kind = noise_kind(config.c_noise, started.parameterization)
-    module = network_of(config, registry)(
-        data.shape,
-        labels,
-        weights,
-        further,
-        outputs={"F": channels, "nu": channels} if learned else None,
-        noise_kind=kind,
-        tables=tables,
-        checkpointing=config.training.checkpointing,
-    )
+    with about(KEYS["network"]):
+        module = network_of(config, registry)(
+            data.shape,
+            labels,
+            weights,
+            further,
+            outputs={"F": channels, "nu": channels} if learned else None,
+            noise_kind=kind,
+            tables=tables,
+            checkpointing=config.training.checkpointing,
+        )
     if empty := {name: one.off for name, one in tables.items() if one.off is not None}:
         texts.row_for_off(module, empty)
     denoiser = Denoiser(

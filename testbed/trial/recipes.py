@@ -12,7 +12,7 @@ from testbed.components.recipe import LEVELS, Recipe
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError
+from testbed.errors import InputError, about
 from testbed.registry import Registry
 from testbed.training.objective import Objective
 from testbed.trial import build, validity
@@ -103,7 +103,8 @@ def _component(
     if stated.options:
         named = recipe is not None and isinstance(p.recipe, str)
         whose = recipe.label if recipe and named else f"the recipe of {p.label}"
-        raise InputError(f"{whose} has no {axis} to take options.")
+        with about(axis):
+            raise InputError(f"{whose} has no {axis} to take options.")
     return None
 
 

@@ -20,7 +20,7 @@ from testbed.diffusion.noise_levels import TERMINAL
 from testbed.diffusion.noise_tables import NoiseTable
 from testbed.diffusion.outputs import with_output
 from testbed.diffusion.parameterization import Parameterization
-from testbed.errors import InputError
+from testbed.errors import InputError, InputErrors, about
 from testbed.plugin_files import Provenance
 from testbed.registry import Registry
 from testbed.trial import (
@@ -45,7 +45,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
     """The complete configuration of a trial but for its seed, every default written out.
 
     Raises:
-        InputError: a line for each name or option that does not exist, and for each reason why
+        InputErrors: a line for each name or option that does not exist, and for each reason why
             the parts do not fit together.
     """
     components = Components(registry, stated)
@@ -55,7 +55,7 @@ def resolve(stated: TrialSettings, registry: Registry, device: str) -> TrialConf
     if p is not None and stated.output != "recipe":
         components.attempt(lambda: with_output(p, stated.output))
     if components.problems or p is None:
-        raise InputError("\n".join(dict.fromkeys(components.problems)))
+        raise InputErrors(components.problems)
     if complete.text_encoder is not None:
         encoder = complete.text_encoder.measured()
         complete = complete.model_copy(update={"text_encoder": encoder})
@@ -159,7 +159,7 @@ class Components:
 
     def __init__(self, registry: Registry, stated: TrialSettings) -> None:
         self.registry = registry
-        self.problems: list[str] = []
+        self.problems: list[InputError] = []
         self.used: dict[str, Component] = {}
         stated = self._in_numbers(self._of_fixed(stated))
         self.parameterization: Parameterization | None = self.attempt(
@@ -178,7 +178,7 @@ class Components:
         try:
             return make()
         except InputError as problem:
-            self.problems.append(str(problem))
+            self.problems.append(problem)
             return None
 
     def _of_fixed(self, stated: TrialSettings) -> TrialSettings:
@@ -212,7 +212,9 @@ class Components:
             return stated
 
         def completed() -> TrialSettings:
-            return recipes.completed(stated, recipes.named(stated.recipe, p, self.registry), p)
+            with about("recipe"):
+                recipe = recipes.named(stated.recipe, p, self.registry)
+            return recipes.completed(stated, recipe, p)
 
         return self.attempt(completed) or stated
 

@@ -34,7 +34,7 @@ def find(trial: str | Path) -> Path:
         one.path
         for study in studies(Path("runs"))
         for one in study.trials()
-        if one.name.startswith(str(trial))
+        if str(trial) and one.name.startswith(str(trial))
     ]
     if len(found) == 1:
         return found[0]

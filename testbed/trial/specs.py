@@ -9,9 +9,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
-from testbed import toml
+from testbed import settings, toml
 from testbed.components import multiples
 from testbed.errors import InputError, unknown
 from testbed.settings import Setting
@@ -30,11 +39,15 @@ def canonical(value: Any) -> str:
 
 
 class Model(BaseModel):
-    """Unknown keys are errors, and nothing changes after validation."""
+    """Unknown keys and values of another type are errors; nothing changes after validation."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return settings.typed(handler(source))
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import InputError
+from testbed.errors import InputError, absent
 from testbed.trial.folders import Folder, GroupFolder, TrialFolder
 from testbed.trial.storage import Busy, LocalDisk, local, network, url_of
 
@@ -115,6 +115,8 @@ def begun(folder: str | Path) -> StudyFolder:
     files = StudyFolder.at(local(folder))
     if not files.has("study.json"):
         name = url_of(folder) or folder
+        if name == folder and (said := absent(Path(folder), "folder")):
+            raise InputError(f"{name}: {said}")
         raise InputError(f"{name} is not a study's folder: it has no study.json.")
     return files
 

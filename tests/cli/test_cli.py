@@ -562,7 +562,7 @@ MISTAKES = {
     ),
     "option of a network": (
         (*STUDY, "--set", "network.width=0"),
-        "seed 0: network 'mlp': width = 0, depth = 1, features = 16 must be positive",
+        "tiny.toml: --set network.width = 0: network 'mlp': width = 0, depth = 1, features = 16 m",
     ),
     "only": ((*STUDY, "--only", "digts"), "Unknown parameterization, case or arm 'digts'. Did you"),
     "seeds": ((*STUDY, "--seeds", "0"), "--seeds 0 must be at least 1."),
@@ -577,6 +577,23 @@ MISTAKES = {
     ),
     "unknown trial": (
         ("sample", "zz", "--out", "a.npy"), "trial 'zz' is neither a trial's folder nor an id belo",
+    ),
+    "folder that is not there": (("report", "nowhere"), "nowhere: there is no such folder in "),
+    "folder of a wrong name": (("status", "folder.tml"), "Did you mean 'folder.toml'?"),
+    "report at a file": (
+        ("report", "nowhere", "--out", "tiny.toml"), "--out tiny.toml: there is a file of this na",
+    ),
+    "no trial at all": (
+        ("sample", "", "--out", "a.npy"), "trial '' is neither a trial's folder nor an id below",
+    ),
+    "seconds that are no number": (
+        ("status", "nowhere", "--every", "nan"), "--every nan must be above 0 and at most 86400 s",
+    ),
+    "file without a factory's name": (
+        ("audit", "broken.py"), "broken.py: name the factory in the file too: broken.py:FUNCTION.",
+    ),
+    "factory of a missing file": (
+        ("audit", "brokn.py:f"), "brokn.py: no such file. Did you mean 'broken.py'?",
     ),
     "folder without a study": (("report", "."), ". is not a study's folder: it has no study.json."),
     "component to explain": (("explain", "emd"), "Unknown component 'emd'. Did you mean 'edm'?"),
@@ -613,6 +630,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     flat = re.sub(r"[\s│]+", " ", done.err)
     assert flat.count(expected) == 1, done.err
     assert "Traceback" not in done.err + done.out
+    assert done.out == ""
     assert not (mistaken / "runs").exists()
 
 

@@ -1,15 +1,16 @@
 """Functions that ask for quantities by name, and options that take the type of their default."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
 
 import testbed
-from testbed.components.signature import Signature, bind
+from testbed.components.signature import Limits, Signature, bind
 from testbed.errors import InputError
 
 
@@ -221,6 +222,37 @@ def test_an_option_that_is_annotated_by_several_types_takes_each() -> None:
     for value in (True, 0.5, None):
         with pytest.raises(InputError, match=r"negative = .* must be a whole number or a text"):
             bind("mine", defaults, {"negative": value}, {}, unions)
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken", "refused", "words"),
+    [
+        (Limits(), (-1e300, 0, 7), (math.inf, -math.inf, math.nan), "finite"),
+        (Limits(above=0), (1e-300, 3), (0, -1.0, math.inf, math.nan), "above 0 and finite"),
+        (Limits(least=0), (0, 3.5), (-1e-300, math.inf, math.nan), "at least 0 and finite"),
+        (Limits(least=0, below=1), (0, 0.5), (-0.1, 1, math.nan), "at least 0 and below 1"),
+        (Limits(least=0, most=1), (0, 1), (-0.1, 1.1, math.nan), "at least 0 and at most 1"),
+    ],
+)
+def test_an_option_takes_the_numbers_of_its_limits_alone(
+    limits: Limits, taken: Sequence[float], refused: Sequence[float], words: str
+) -> None:
+    def function(sigma: float, std: Annotated[float, limits] = 0.5, gamma: float = 1.0) -> None: ...
+
+    found = Signature("mine", function, ("sigma",)).limits
+    assert found == {"std": limits}
+    for value in taken:
+        assert bind("mine", {"std": 0.5}, {"std": value}, limits=found) == {"std": value}
+    for value in refused:
+        message = f"mine: option std = {float(value)!r} must be {words} (default 0.5)."
+        with pytest.raises(InputError, match=re.escape(message)):
+            bind("mine", {"std": 0.5}, {"std": value}, limits=found)
+
+
+def test_nan_is_no_number_of_any_option() -> None:
+    with pytest.raises(InputError, match=r"mine: option real = nan must be a number \(default"):
+        bind("mine", DEFAULTS, {"real": math.nan})
+    assert bind("mine", DEFAULTS, {"real": math.inf})["real"] == math.inf
 
 
 def test_an_unknown_option_gets_the_nearest_one() -> None:

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from testbed.metrics import denoising
 from testbed.report import comparisons, finding, reading, results
 from testbed.report.comparisons import Comparisons
+from testbed.report.page_tables import PageTable
 from testbed.report.results import Results
 
 SIGMA = (0.01, 0.1, 1.0, 10.0)
@@ -236,3 +237,22 @@ def plant_default(folder: Path) -> Path:
     report = {"baseline": "edm"}
     _json(folder / "study.json", {"name": "default", "report": report, "trials": trials})
     return folder
+
+
+def lead(folder: Path) -> str:
+    """The sentences of the finding about a folder, without titles and notes."""
+    read = reading.read(folder)
+    return " ".join(s for one in finding.make(read, comparisons.make(read)) for s in one.sentences)
+
+
+def claims_of(read: Results) -> PageTable:
+    """The table of claims of a study of one case."""
+    (table,) = (one.claims for one in finding.make(read, comparisons.make(read)) if one.claims)
+    return table
+
+
+WINNER: Planted = {
+    ("c", "", "a"): noisy(0.8, stream=1),
+    ("c", "", "b"): noisy(1.0, stream=2),
+    ("c", "", "d"): noisy(1.5, stream=3),
+}

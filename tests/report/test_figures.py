@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.planted_studies import Planted, noisy, plant
+from helpers.planted_studies import WINNER, Planted, noisy, plant
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from testbed import report
-from testbed.report import comparisons, drawing, effects, figures, reading
+from testbed.report import comparisons, drawing, effects, figures, galleries, reading, result_tables
 from testbed.report.figures import alike
 
 ARMS: Planted = {("c", arm, name): noisy(1.0, stream=1) for arm in "xy" for name in "ab"}
@@ -178,3 +178,105 @@ def test_the_table_of_bands_wraps_into_the_page(tmp_path: Path) -> None:
     rules = re.findall(rf"\.{kind} (\w+) {{([^}}]*)}}", style)
     assert not any("nowrap" in rule for _, rule in rules)
     assert ("th", " white-space: normal; ") in rules
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.3, 0.9), (1.2, 1.9), (0.5, 20.0), (1e-8, 1e8), (0.97, 1.02), (2.1, 2.2)]
+)
+def test_a_log_axis_has_two_labels_at_least(low: float, high: float) -> None:
+    ticks = drawing.LogTicks().tick_values(low, high)
+    assert 2 <= len(ticks) <= 9
+    assert all(low <= tick <= high for tick in ticks)
+    assert list(ticks) == sorted(set(ticks))
+
+
+def test_samples_in_colour_are_pictures() -> None:
+    colour = np.random.default_rng(0).uniform(size=(5, 3, 6, 4))
+    seen = galleries.images_of(colour)
+    assert seen is not None
+    np.testing.assert_array_equal(seen[2, 1, 3], colour[2, :, 1, 3])
+    assert galleries.images_of(colour[:, :2]) is None
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_study_without_arms_has_every_figure(tmp_path: Path) -> None:
+    page = report.write(plant(tmp_path, WINNER)).read_text()
+    for kind in (
+        "forest",
+        "ratio",
+        "wiener",
+        "sizes",
+        "start",
+        "training",
+        "weights",
+        "coefficients",
+    ):
+        assert f'<figure id="{kind}_c">' in page
+
+
+def test_an_effect_over_other_levels_is_marked(tmp_path: Path) -> None:
+    read = reading.read(plant(tmp_path, WINNER, trained={"a": (0.1, 80.0)}))
+    made = comparisons.make(read)
+    found = {
+        one.variant: effects.over_other_levels(read, one) for one in made.with_baseline("c", "")
+    }
+    assert found == {"a": True, "d": False}
+    with drawing.styled():
+        picture = effects.forest(read, made, "c")
+    assert picture is not None
+    assert "Hollow: an effect that is not over all levels" in picture.caption
+    assert "(a 3 of 4 levels, σ = 0.1 to 10)" in picture.caption
+    whole = reading.read(plant(tmp_path / "whole", WINNER))
+    with drawing.styled():
+        picture = effects.forest(whole, comparisons.make(whole), "c")
+    assert picture is not None
+    assert "Hollow" not in picture.caption
+
+
+def test_a_common_range_of_all_marks_no_effect(tmp_path: Path) -> None:
+    """The baseline itself is trained on three levels, and every effect is over these."""
+    read = reading.read(plant(tmp_path, WINNER, trained={"b": (0.1, 80.0)}))
+    made = comparisons.make(read)
+    assert not any(effects.over_other_levels(read, one) for one in made.with_baseline("c", ""))
+
+
+def test_seeds_beyond_the_scale_are_arrows_at_its_edge() -> None:
+    found = effects.beyond(np.array([0.1, 0.5, 1.0, 2.0, 7.0, 9.0]), (0.5, 2.0))
+    assert {marker: at.tolist() for marker, at in found.items()} == {
+        ".": [0.5, 1.0, 2.0],
+        "<": [0.5],
+        ">": [2.0, 2.0],
+    }
+    assert list(effects.beyond(np.array([1.0]), (0.5, 2.0))) == ["."]
+
+
+@pytest.mark.parametrize("number", [2, 5, 6, 11])
+def test_tables_of_results_are_narrow_however_many_metrics_there_are(
+    tmp_path: Path, number: int
+) -> None:
+    """At most eight columns of the primary metric; the others have five variants side by side."""
+    planted = {("c", arm, f"v{i}"): noisy(1.0, stream=i) for arm in "xy" for i in range(number)}
+    folder = plant(tmp_path, planted, baseline="v0")
+    read = reading.read(folder)
+    made = comparisons.make(read)
+    table = comparisons.result_table(read)
+    first = result_tables.primary(read, made, table, "c")
+    assert len(first.head) <= 8
+    assert all(len(row) == len(first.head) for row in first.rows)
+    others = list(result_tables.others(read, table, "c"))
+    assert [arm for arm, _ in others] == ["x"] * -(-number // 5) + ["y"] * -(-number // 5)
+    for _, other in others:
+        assert len(other.head) <= 7
+        assert [row[0].text for row in other.rows] == ["energy distance", "MMD²"]
+    shown = [name for arm, other in others if arm == "x" for name in other.head[1:-1]]
+    assert shown == [f"v{i}" for i in range(number)]
+
+
+def test_the_scale_is_that_of_the_variants_in_the_running(tmp_path: Path) -> None:
+    planted = {**WINNER, ("c", "", "far"): noisy(15.0, stream=8)}
+    planted["c", "", "lost"] = ["diverged", *noisy(9.0, stream=9)[1:]]
+    read = reading.read(plant(tmp_path, planted))
+    made = comparisons.make(read)
+    low, high = effects.window(read, effects.running(made, "c", ""))
+    assert 0.7 < low < 0.8
+    assert 1.5 < high < 1.7

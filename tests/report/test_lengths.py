@@ -148,7 +148,7 @@ def test_a_seed_that_diverged_leaves_the_crossing_undecided(tmp_path: Path) -> N
     lost = {**planted, ("", "", "a"): ["diverged", *planted["", "", "a"][1:]]}
     folder = study(tmp_path, lost, points)
     said, other = sentences(folder)
-    assert said == "a and b: diverged: a in 1 of 5 seeds."
+    assert said == "a and b: a diverged in 1 of 5 seeds."
     assert "do not cross" in other
     table = testbed.open(folder).stages
     mine = table[(table["variant"] == "a") & (table["seed"] == 0)]
@@ -167,7 +167,7 @@ def test_a_seed_that_diverged_counts_as_measured_at_the_points_before(tmp_path: 
     primary = mine[mine["metric"] == "loss_vs_wiener"].set_index("at")["value"]
     assert dict(primary) == {2: points["a"]["2"][0], 3: points["a"]["3"][0], 5: inf, 9: inf}
     said, _ = sentences(folder)
-    assert said == "a and b: diverged: a in 1 of 5 seeds."
+    assert said == "a and b: a diverged in 1 of 5 seeds."
 
 
 def test_a_missing_point_takes_its_step_out(tmp_path: Path) -> None:

@@ -90,4 +90,4 @@ def test_where_pairs_are_not_compared_no_variant_is_called_the_best(tmp_path: Pa
     made = comparisons.make(read)
     assert made.pairs == []
     said = " ".join(finding.make(read, made)[1].lead)
-    assert "v07 is lowest, and not shown to be better than the others, which were not" in said
+    assert "v07 is lowest: better than b, but not shown to be better than the others, which" in said

@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.planted_studies import Planted, noisy, plant
+from helpers.planted_studies import Planted, lead, noisy, plant
 from scipy import stats
 
 from testbed import report
-from testbed.report import comparisons, finding, reading, sample_metrics
+from testbed.report import finding, reading, sample_metrics
 from testbed.report.sample_metrics import SampleComparison
-
-
-def lead(folder: Path) -> str:
-    read = reading.read(folder)
-    return " ".join(s for one in finding.make(read, comparisons.make(read)) for s in one.sentences)
 
 
 def with_energy(folder: Path, planted: Planted, energy: dict[str, list[float]]) -> Path:

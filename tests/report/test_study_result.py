@@ -115,7 +115,7 @@ def test_results_are_short_in_a_line_and_a_table_in_a_notebook(opened: testbed.S
         : len(cells)
     ] == cells
     assert shown.count("<tr>") == sum(1 + len(table.rows) for table in tables) + 1 + len(VALUES)
-    assert '<td style="text-align:left;font-weight:700" colspan="4">In “p”, with b as' in shown
+    assert '<td style="text-align:left;font-weight:700" colspan="4">In “p”, ' in shown
     assert "two &amp; &lt;x&gt;" in shown
     assert "<x>" not in shown
     (picture, *_) = opened.figures.values()

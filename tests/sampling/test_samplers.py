@@ -225,9 +225,9 @@ def test_plain_euler_and_heun_are_deterministic() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("ddim", {"eta": 1.5}, "eta = 1.5 must be between 0 and 1."),
-        ("dpmpp_sde", {"eta": -0.1}, "eta = -0.1 must be between 0 and 1."),
-        ("euler", {"churn": -1.0}, "churn = -1.0 must be at least 0."),
+        ("ddim", {"eta": 1.5}, "eta = 1.5 must be at least 0 and at most 1 (default 0.0)."),
+        ("dpmpp_sde", {"eta": -0.1}, "eta = -0.1 must be at least 0 and at most 1 (default 1.0)."),
+        ("euler", {"churn": -1.0}, "churn = -1.0 must be at least 0 and finite (default 0.0)."),
         ("lms", {"order": 0}, "order = 0 must be at least 1."),
         ("ddpm", {"variance": "smal"}, "Did you mean 'small'? Known: large, learned, small."),
     ],

@@ -367,17 +367,31 @@ def test_a_variant_names_the_options_that_tell_it_from_another_of_its_name(
 
 
 def test_one_value_twice_is_still_asked_for_twice(folder: Path, registry: testbed.Registry) -> None:
-    twice = 'grid.weighting=[{name="min_snr", gamma=1}, {name="min_snr", gamma=1}]'
+    twice = 'grid.weighting=["min_snr", {name="min_snr"}]'
     with pytest.raises(InputError, match=r"v weighting=min_snr 0: asked for twice\."):
         made(folder, registry, SMALL, twice)
 
 
-def test_a_trial_that_is_asked_for_twice_under_one_label_is_told(
-    folder: Path, registry: testbed.Registry
+@pytest.mark.parametrize(
+    ("further", "expected"),
+    [
+        (
+            '[[cases]]\nname = "a"\n[[cases]]\nname = "a"\n',
+            "cases[1].name = 'a' is that of a case before: give each a name of its own.",
+        ),
+        (
+            'weighting = ["edm", "min_snr", "edm"]\n',
+            "grid.weighting[2] = 'edm' is in the list before: name each value once.",
+        ),
+    ],
+    ids=["a case", "a value of the grid"],
+)
+def test_what_stands_in_a_file_twice_is_told_where_it_stands_again(
+    folder: Path, registry: testbed.Registry, further: str, expected: str
 ) -> None:
-    text = SMALL + '[[cases]]\nname = "a"\n[[cases]]\nname = "a"\n'
-    with pytest.raises(InputError, match=r"study\.toml: a v 0: asked for twice\."):
-        made(folder, registry, text)
+    with pytest.raises(InputError) as found:
+        made(folder, registry, SMALL + further)
+    assert str(found.value).endswith(f"study.toml: {expected}")
 
 
 # --- what does not fit --------------------------------------------------------------------------
@@ -403,9 +417,9 @@ def test_a_network_that_does_not_take_the_kind_of_c_noise_is_refused_with_the_re
     with pytest.raises(InputError) as found:
         made(folder, testbed.Registry([str(file)]), SMALL, "network=odd", "c_noise=native")
     assert str(found.value) == (
-        f"{tmp_path / 'study.toml'}: v: parameterization 'v' gives c_noise as 'sigma', network "
-        "'odd' takes index. Its table has no entry at a sigma: c_noise = \"index\" gives one, with "
-        "a table."
+        f"{tmp_path / 'study.toml'}: grid.parameterization[0] = 'v': parameterization 'v' gives "
+        "c_noise as 'sigma', network 'odd' takes index. Its table has no entry at a sigma: "
+        'c_noise = "index" gives one, with a table.'
     )
     sets = ("--set", "network=odd", "--set", "c_noise=native")
     done = run_here(tmp_path, "study", "study.toml", "-p", file, *sets)

@@ -111,7 +111,7 @@ MISTAKES = {
     ),
     "training out of range in the grid": (
         SMALL + '"training.batch" = [8, -5]\n',
-        "grid.training.batch = -5 is out of range: expected from 1 to 1e+09.",
+        "grid.training.batch[1] = -5 is out of range: expected from 1 to 1e+09.",
     ),
     "training out of range below another key of it": (
         in_base("training = { steps = 0 }") + "[arms]\na = { training = { batch = 3 } }\n",
@@ -133,6 +133,66 @@ MISTAKES = {
     "word for a number": (
         in_base('training = { steps = "many" }'),
         "base.training.steps = 'many': must be a whole number",
+    ),
+    "word for a truth": (
+        in_base('training = { compile = "yes" }'),
+        "base.training.compile = 'yes': must be true or false",
+    ),
+    "number for a truth": (
+        in_base("training = { checkpointing = 1 }"),
+        "base.training.checkpointing = 1: must be true or false",
+    ),
+    "truth for a number": (
+        in_base("training = { clip = true }"),
+        "base.training.clip = true: must be a number",
+    ),
+    "truth for a whole number": (
+        in_base("training = { warmup = true }"),
+        "base.training.warmup = true: must be a whole number",
+    ),
+    "text for a number": (
+        in_base('training = { ema = "0.9" }'),
+        "base.training.ema = '0.9': must be a number",
+    ),
+    "text for a whole number": (
+        in_base('training = { steps = "50" }'),
+        "base.training.steps = '50': must be a whole number",
+    ),
+    "point for a whole number": (
+        in_base("training = { steps = 1e3 }"),
+        "base.training.steps = 1000.0: must be a whole number: write 1000",
+    ),
+    "text within a list": (
+        in_base('training = { betas = ["0.9", 0.99] }'),
+        "base.training.betas[0] = '0.9': must be a number",
+    ),
+    "too short a list": (
+        in_base("training = { betas = [0.9] }"),
+        "base.training.betas = [0.9]: has too few values",
+    ),
+    "too long a list": (
+        in_base("training = { betas = [0.9, 0.9, 0.9] }"),
+        "base.training.betas = [0.9, 0.9, 0.9]: must have at most 2 values",
+    ),
+    "point for a seed": (
+        in_base("seeds = [0, 1.0]"),
+        "base.seeds[1] = 1.0: must be a whole number: write 1",
+    ),
+    "truth for a seed": (
+        in_base("seeds = [true]"),
+        "base.seeds[0] = true: must be a whole number",
+    ),
+    "text in a table": (
+        in_base('evaluation = { likelihood = { samples = "4" } }'),
+        "base.evaluation.likelihood.samples = '4': must be a whole number",
+    ),
+    "text for the level": (
+        SMALL + '[report]\nlevel = "0.9"\n',
+        "report.level = '0.9': must be a number",
+    ),
+    "number that is no multiple": (
+        in_base("evaluation = { exact_ends = 3 }"),
+        "base.evaluation.exact_ends = 3: must be a multiple of 2",
     ),
     "fraction of a step": (
         in_base("training = { steps = 1.5 }"),
@@ -164,7 +224,7 @@ MISTAKES = {
     ),
     "metric in a list": (
         in_base('evaluation = { metrics = ["energy", 3] }'),
-        "base.evaluation.metrics.1 = 3: must be a name",
+        "base.evaluation.metrics[1] = 3: must be a name",
     ),
     "no seeds": (in_base("seeds = 0"), "base.seeds = 0: must be at least 1"),
     "too many seeds": (in_base("seeds = 1000000000"), "base.seeds = 1000000000: must be at least"),
@@ -206,7 +266,7 @@ MISTAKES = {
     ),
     "value in the grid": (
         SMALL + '"training.ema" = ["x"]\n',
-        "grid.training.ema = 'x': must be a number",
+        "grid.training.ema[0] = 'x': must be a number",
     ),
     "key in the grid": (
         SMALL + 'wieghting = ["edm", "v"]\n',
@@ -368,16 +428,137 @@ def test_names_and_options_that_no_component_has_are_told_at_once(tmp_path: Path
         plan.make(read(tmp_path, text), default_registry(), tmp_path, "cpu")
     lines = str(found.value).splitlines()
     for expected in (
-        "flat published eps, flat published v, flat published edm and 3 more: Unknown dataset "
-        "'moon'. Did you mean 'moons'?",
-        "Unknown network 'mpl'. Did you mean 'mlp'?",
-        "loss 'l2': Unknown option 'spaec'. Did you mean 'space'?",
-        "flat equal edm and 3 more: Unknown density 'cosin'. Did you mean 'cosine'?",
-        "Unknown weighting 'mni_snr'. Did you mean 'min_snr'?",
+        "cases.flat.dataset = 'moon': Unknown dataset 'moon'. Did you mean 'moons'?",
+        "base.network = 'mpl': Unknown network 'mpl'. Did you mean 'mlp'?",
+        "base.loss.spaec = 'v': loss 'l2': Unknown option 'spaec'. Did you mean 'space'?",
+        "arms.equal.density = 'cosin': Unknown density 'cosin'. Did you mean 'cosine'?",
+        "arms.equal.weighting = 'mni_snr': Unknown weighting 'mni_snr'. Did you mean 'min_snr'?",
     ):
-        assert sum(expected in line for line in lines) == 1, (expected, lines)
+        assert sum(f"study.toml: {expected}" in line for line in lines) == 1, (expected, lines)
     assert len(lines) == 5
     assert all(line.startswith(str(tmp_path / "study.toml")) for line in lines)
+
+
+PLACES = {
+    "a number that a density cannot have": (
+        in_base('density = { name = "lognormal", std = -1 }'),
+        "base.density.std = -1: density 'lognormal': option std = -1.0 must be above 0 and finite "
+        "(default 1.2).",
+    ),
+    "two numbers that do not fit": (
+        in_base('density = { name = "loguniform", low = 1, high = 0.1 }'),
+        "base.density.high = 0.1: high = 0.1 must be above low = 1.",
+    ),
+    "a number that a weighting cannot have": (
+        in_base('weighting = { name = "min_snr", gamma = nan }'),
+        "base.weighting.gamma = nan: weighting 'min_snr': option gamma = nan must be above 0 and "
+        "finite (default 5.0).",
+    ),
+    "an option of a loss": (
+        in_base('loss = { name = "huber", delta = 0 }'),
+        "base.loss.delta = 0: loss 'huber': option delta = 0.0 must be above 0 and finite",
+    ),
+    "an option of a schedule": (
+        in_base('evaluation = { schedule = { name = "karras", rho = inf } }'),
+        "base.evaluation.schedule.rho = inf: schedule 'karras': option rho = inf must be above 0",
+    ),
+    "an option of a sampler": (
+        in_base('evaluation = { sampler = { name = "ddim", eta = 2 } }'),
+        "base.evaluation.sampler.eta = 2: sampler 'ddim': option eta = 2.0 must be at least 0 and "
+        "at most 1 (default 0.0).",
+    ),
+    "an option in the grid, of a component that stands below": (
+        in_base('density = "lognormal"') + '"density.std" = [1.0, -1.0]\n',
+        "grid.density.std[1] = -1.0: density 'lognormal': option std = -1.0 must be above 0",
+    ),
+    "an option of a component in the grid": (
+        SMALL + 'weighting = ["edm", { name = "min_snr", gamma = -1 }]\n',
+        "grid.weighting[1].gamma = -1: weighting 'min_snr': option gamma = -1.0 must be above 0",
+    ),
+    "a name in the grid": (
+        SMALL.replace('["v"]', '["v", "epps"]'),
+        "grid.parameterization[1] = 'epps': Unknown parameterization 'epps'. Did you mean 'eps'?",
+    ),
+    "a metric of a list": (
+        in_base('evaluation = { metrics = ["enrgy"] }'),
+        "base.evaluation.metrics: Unknown metric 'enrgy'. Did you mean 'energy'?",
+    ),
+    "a recipe": (
+        in_base('recipe = "eddm"'),
+        "base.recipe = 'eddm': Unknown recipe 'eddm'. Did you mean 'edm'?",
+    ),
+    "options of what the recipe has none of": (
+        in_base("weighting = { gamma = 3 }"),
+        "base.weighting: recipe 'progressive_v' has no weighting to take options.",
+    ),
+    "an option of the data": (
+        in_base("").replace('"moons"', '{ name = "moons", n = 0 }'),
+        "base.dataset.n = 0: n = 0, test = 4000 and scale = 1.0 must be positive.",
+    ),
+    "a size that a network cannot have": (
+        in_base("network = { width = 0 }"),
+        "base.network.width = 0: network 'mlp': width = 0, depth = 3, features = 16 must be",
+    ),
+    "a network of images for vectors": (
+        in_base('network = "unet"'),
+        "base.network = 'unet': network 'unet': samples of shape (2,) with 2 levels: it takes",
+    ),
+    "a network of patches for vectors": (
+        in_base('network = "dit"'),
+        "base.network = 'dit': network 'dit': samples of shape (2,) with patch = 2: it takes",
+    ),
+    "a patch that does not divide": (
+        in_base('network = { name = "convnet", patch = 3 }').replace('"moons"', '"digits"'),
+        "base.network: network 'convnet': samples of shape (1, 8, 8) with patch = 3: it takes",
+    ),
+    "a network for some of the cases": (
+        in_base('network = "unet"') + '[[cases]]\nname = "flat"\n'
+        '[[cases]]\nname = "images"\ndataset = "digits"\n',
+        "base.network = 'unet': network 'unet': samples of shape (2,) with 2 levels: it takes "
+        "images (channels, height, width) whose height and width are multiples of 2. (in flat v)",
+    ),
+    "what does not fit the data": (
+        in_base("training = { flips = 0.5 }"),
+        "base.training.flips = 0.5 mirrors images, and the samples have shape (2,)",
+    ),
+    "what no layer states": (
+        in_base("evaluation = { likelihood = {} }").replace(
+            '"moons"', '{ name = "moons", test = 9 }'
+        ),
+        "base.evaluation.likelihood: evaluation.likelihood.samples = 64: there are 9 held-out sam",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), PLACES.values(), ids=PLACES)
+def test_what_a_component_refuses_is_told_where_it_stands_in_the_file(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    with pytest.raises(InputError) as found:
+        plan.make(read(tmp_path, text), default_registry(), tmp_path, "cpu")
+    (line,) = str(found.value).splitlines()
+    assert line.startswith(f"{tmp_path / 'study.toml'}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["network.width=0"], "--set network.width = 0: network 'mlp': width = 0"),
+        (["base.network.width=0"], "--set base.network.width = 0: network 'mlp': width = 0"),
+        (["dataset=mon"], "--set dataset = 'mon': Unknown dataset 'mon'. Did you mean 'moons'?"),
+        (["grid.parameterization=['w']"], "--set grid.parameterization[0] = 'w': Unknown param"),
+        (
+            ["network.layers=1", "base.network=unet"],
+            "--set base.network: network 'unet': samples",
+        ),
+    ],
+)
+def test_what_a_component_refuses_of_a_set_is_told_as_its_word(
+    tmp_path: Path, words: list[str], expected: str
+) -> None:
+    found = read(tmp_path, in_base('network = "mlp"'), *words)
+    with pytest.raises(InputError, match=re.escape(f"study.toml: {expected}")):
+        plan.make(found, default_registry(), tmp_path, "cpu")
 
 
 # --- what a file means --------------------------------------------------------------------------
@@ -584,7 +765,9 @@ def test_set_gives_an_option_to_a_component_that_stands_by_its_bare_name(
         ("seeds=0", "{file}: --set seeds = 0: must be at least 1"),
         ("study=3", "{file}: study = 3 must be a table, [study]."),
         ("grid=3", "{file}: grid = 3 must be a table, [grid]."),
-        ("grid.parameterization=v", "{file}: grid.parameterization = 'v' must be a list of values"),
+        ("grid.parameterization=v", "{file}: --set grid.parameterization = 'v' must be a list of"),
+        ("report.level=2", "{file}: --set report.level = 2: must be below 1"),
+        ("training.compile=yes", "{file}: --set training.compile = 'yes': must be true or false"),
     ],
 )  # fmt: skip
 def test_a_set_that_cannot_work_is_told(tmp_path: Path, word: str, expected: str) -> None:

@@ -525,18 +525,20 @@ BY = "evaluation.guidance=classifier"
 REFUSED = {
     "no such condition": (
         ["conditions.lable=0.1"],
-        "conditions.lable: Unknown condition 'lable'. Did you mean 'label'? Known: group, label.",
+        "--set conditions.lable = 0.1: Unknown condition 'lable'. Did you mean 'label'? Known: "
+        "group, label.",
     ),
     "data without labels": (
         ["conditions.label=0.1", "dataset=ring"],
-        "conditions.label: Unknown condition 'label'. Known: none.",
+        "--set conditions.label = 0.1: Unknown condition 'label'. Known: none.",
     ),
     "a rate above 1": (["conditions.label=1.5"], "must have dropout rates from 0 to 1"),
     "a rate that is no number": (["conditions.label=often"], 'must be "none", or a table {'),
     "a list of names": (['conditions=["label"]'], 'must be "none", or a table { label = 0.1 }'),
     "a network of labels given another": (
         ["conditions.group=0.1", "network=of_labels"],
-        "conditions.group: network 'of_labels' takes no such condition: its build does not ask for "
+        "--set conditions.group = 0.1: network 'of_labels' takes no such condition: its build does "
+        "not ask for "
         "conditions.",
     ),
     "a network without conditions": (
@@ -553,7 +555,8 @@ REFUSED = {
     ),
     "classifier-free without conditions": (
         [FREE],
-        "evaluation.guidance: classifier_free needs a model that is trained with conditions: write "
+        "--set evaluation.guidance = 'classifier_free': classifier_free needs a model that is "
+        "trained with conditions: write "
         "conditions = { label = 0.1 }.",
     ),
     "classifier-free without classes": (
@@ -587,11 +590,13 @@ REFUSED = {
     ),
     "a scale that is no number": (
         ['evaluation.guidance={name="classifier", scale=nan}'],
-        "evaluation.guidance.scale = nan: expected a finite number.",
+        "evaluation.guidance.scale = nan: guidance 'classifier': option scale = nan must be "
+        "a number (default 1.0).",
     ),
     "classifier without labels": (
         [BY, "dataset=ring"],
-        "evaluation.guidance: classifier needs data with classes: Unknown condition 'label'.",
+        "evaluation.guidance = 'classifier': classifier needs data with classes: "
+        "Unknown condition 'label'.",
     ),
     "classifier of no such condition": (
         ['evaluation.guidance={name="classifier", of="gruop"}'],

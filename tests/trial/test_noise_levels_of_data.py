@@ -116,7 +116,7 @@ def test_the_order_of_two_multiples_is_checked_in_the_file_and_of_others_with_th
 ) -> None:
     with pytest.raises(InputError, match="must be above sigma_min, which is 2"):
         planned(STUDY, tmp_path, "sigma_min=2 * sigma_data", "sigma_max=1 * sigma_data")
-    with pytest.raises(InputError, match="needs 0 < sigma_min < sigma_max"):
+    with pytest.raises(InputError, match=r"expected 0 < sigma_min < sigma_max\."):
         planned(STUDY, tmp_path, "sigma_min=100", "sigma_max=1 * sigma_data")
 
 

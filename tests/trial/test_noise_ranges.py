@@ -120,7 +120,7 @@ def test_a_whole_table_is_not_said_to_be_cut(tmp_path: Path) -> None:
 def test_limits_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
     for sets in (("sigma_min=30", KARRAS), (*CONTINUOUS, "sigma_min=100")):
         (line,) = studies.refusal(STUDY, tmp_path, *sets).splitlines()
-        assert "needs 0 < sigma_min < sigma_max, got" in line
+        assert "expected 0 < sigma_min < sigma_max." in line
 
 
 # --- what is measured, and where the samples' path runs ------------------------------------------

@@ -80,6 +80,7 @@ ELSEWHERE = {
     "data/readers/safetensors_files.py": "data sets",
     "data/readers/tables.py": "data sets",
     "data/scheduler_files.py": "the configuration of a scheduler that a study names",
+    "errors.py absent": "whether what the user names is there at all",
     "errors.py no_such": "names beside one that the user has misspelt",
     "plugin_files.py": "plugins' own files",
     "registry.py": "plugins' own files",

@@ -262,7 +262,8 @@ REFUSED = {
     "an unknown null": (["text_encoder.null=nothing"], "text_encoder.null"),
     "a negative text that is none": (
         ['evaluation.guidance={name="classifier_free", negative="tow blobs"}'],
-        "evaluation.guidance.negative: Unknown text 'tow blobs'. Did you mean 'two blobs'?",
+        "evaluation.guidance.negative = 'tow blobs': Unknown text 'tow blobs'. Did you mean "
+        "'two blobs'?",
     ),
     "a negative text without texts": (
         [
@@ -303,7 +304,7 @@ def test_a_misspelt_condition_is_the_only_complaint(
     name = conditions.split(",")[-1].partition("=")[0]
     words = f"conditions={{{conditions}}}"
     told = studies.refusal(STUDY.replace("ENCODER", str(tiny)), tmp_path, words)
-    assert told.endswith(f": conditions.{name}: {said}")
+    assert told.endswith(f": --set conditions.{name} = 0.2: {said}")
     assert "\n" not in told
 
 
