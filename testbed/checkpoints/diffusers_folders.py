@@ -121,15 +121,25 @@ class DiffusersFolder:
 
     @property
     def digest(self) -> str:
-        """Of all files that the network and its reading come from: sha256, its first 16 letters."""
+        """Of all files that the network and its reading come from: sha256, its first 16 letters.
+
+        Raises:
+            InputError: there are no .safetensors.
+        """
+        weights = self._weights()
         digest = hashlib.sha256(repr(self.reading).encode())
         if self.reading.table is not None:
             digest.update(self.reading.table.sigmas.numpy().tobytes())
-        for file in sorted([self.network / CONFIG, *self.network.glob("*.safetensors")]):
+        for file in sorted([self.network / CONFIG, *weights]):
             digest.update(file.name.encode())
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()[:16]
+
+    def _weights(self) -> list[Path]:
+        if not (found := list(self.network.glob("*.safetensors"))):
+            raise InputError(_without_safetensors(self.network, self.model))
+        return found
 
     def module(self) -> ForeignNetwork:
         """The network with its weights, float32, in evaluation mode.
@@ -139,8 +149,7 @@ class DiffusersFolder:
                 not those of the network.
         """
         classes = imported(str(self.path))
-        if not list(self.network.glob("*.safetensors")):
-            raise InputError(_without_safetensors(self.network, self.model))
+        self._weights()
         try:
             with _quiet():
                 model, info = getattr(classes, self.model).from_pretrained(

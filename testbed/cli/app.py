@@ -65,6 +65,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SystemExit as problem:
+            if isinstance(problem.__context__, BrokenPipeError):  # `| head` has read enough
+                raise
             *_, last = traceback.extract_tb(problem.__traceback__)
             raise InputError(
                 f"{last.filename}, line {last.lineno}: it ends the program (SystemExit: "

@@ -81,7 +81,7 @@ Jobs = Annotated[
     typer.Option(
         help="Number of groups of trials that run at a time, each in a worker of its own; 0 "
         "runs all trials in this process, as a debugger needs it. By default it follows from the "
-        "machine's cores."
+        "cores that this process may use."
     ),
 ]
 Engine = Annotated[

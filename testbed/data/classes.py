@@ -84,7 +84,8 @@ def _whole(y: NDArray[Any], title: str) -> tuple[NDArray[Any], list[str]]:
             raise InputError(f"{title}: the label of row {row} is empty. {HINT}")
         listed = ", ".join(f"{name} = {i}" for i, name in enumerate(names[:SHOWN]))
         rest = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return y, [f"{title}: text is read as classes, in alphabetical order: {listed}{rest}."]
+        said = "each name is a class, numbered in alphabetical order"
+        return y, [f"{title}: {said}: {listed}{rest}."]
     if y.dtype.kind not in "iufb":
         raise InputError(f"{title}: labels are {y.dtype}, expected integers or text. {HINT}")
     wrong = np.flatnonzero(y != np.floor(y) if y.dtype.kind == "f" else np.zeros(len(y), bool))

@@ -153,7 +153,10 @@ def padded_states(path: str, texts: Sequence[str], places: int, layer: int = -1)
 
 def too_long(text: str, count: int, places: int) -> str:
     """What is said of a text that has more tokens than there are places."""
-    return f"text {text!r} has {count} tokens, and text_encoder.tokens = {places}."
+    return (
+        f"text {text!r} has {count} tokens, and text_encoder.tokens = {places}: expected a shorter "
+        f"text, or a network that is trained with {count}."
+    )
 
 
 def _of_layer(model: Any, given: dict[str, Tensor], layer: int, folders: Folders) -> Tensor:

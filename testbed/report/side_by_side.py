@@ -292,7 +292,11 @@ def _setup_title(members: Sequence[Row]) -> str:
 
 
 def _apart(numbered: dict[int, list[Row]]) -> Iterator[str]:
-    """For each setup that is not of every study: how it differs from the nearest other one."""
+    """For each setup that is not of every study: how it differs from the nearest other one.
+
+    Two that are the nearest of each other are told once, from the first to the second.
+    """
+    told: set[tuple[int, int]] = set()
     studies = {row.study for members in numbered.values() for row in members}
     for number, members in numbered.items():
         here = {row.study for row in members}
@@ -304,14 +308,18 @@ def _apart(numbered: dict[int, list[Row]]) -> Iterator[str]:
             if {row.study for row in rows} - here
         ]
         if others:
-            other, found = min(others, key=lambda pair: len(pair[1]))
-            yield f"Setup {number} is not setup {other}: {'; '.join(found)}."
+            other, _ = min(others, key=lambda pair: len(pair[1]))
+            pair = min(number, other), max(number, other)
+            if pair not in told:
+                told.add(pair)
+                found = _differences(*(numbered[one][0] for one in pair))
+                yield f"From setup {pair[0]} to setup {pair[1]} changes: {'; '.join(found)}."
 
 
 def _differences(one: Row, other: Row) -> list[str]:
-    found = differences(other.setup, one.setup)
+    found = differences(one.setup, other.setup)
     if one.metric != other.metric:
-        found.append(f"report.primary: {other.metric!r} -> {one.metric!r}")
+        found.append(f"report.primary: {one.metric!r} -> {other.metric!r}")
     return found
 
 

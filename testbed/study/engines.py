@@ -7,11 +7,10 @@ numbers are those of an uninterrupted one.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from testbed.study import grouping, step_times
 from testbed.study.grouping import Group as Group
 from testbed.study.plan import Plan, Trial
 from testbed.study.step_times import EngineChoice, StepTime
-from testbed.trial import process_group
+from testbed.trial import devices, process_group
 from testbed.trial.folders import ENDED
 from testbed.trial.study_folder import StudyFolder
 
@@ -113,7 +112,7 @@ class ExecutionPlan:
         if not self.groups:
             return
         groups = [[one.id for one in group.trials] for group in self.groups]
-        mine = set(itertools.chain(*groups))
+        mine = set(chain(*groups))
         files = StudyFolder.at(folder)
         stored = files.json_or_empty("plan.json")
         if (stored.get("name"), stored.get("slots")) == (self.name, self.slots):
@@ -268,11 +267,11 @@ def _best(
     return min((way for way in times if wanted in ("auto", way.name)), key=pace)
 
 
-def _workers(devices: Sequence[str], slots: int | None) -> int:
-    """As many as were asked for, else one a core, or one on each GPU."""
+def _workers(plan_devices: Sequence[str], slots: int | None) -> int:
+    """As many as were asked for, else one a core that is this process's, or one on each GPU."""
     if slots is not None:
         return slots
-    return len(devices) if devices[0].startswith("cuda") else os.cpu_count() or 1
+    return len(plan_devices) if plan_devices[0].startswith("cuda") else devices.cores()
 
 
 def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
@@ -286,8 +285,10 @@ def _stored(plan: Plan, wanted: str, slots: int | None) -> ExecutionPlan | None:
         return None
     if wanted not in ("auto", record["name"]):
         return None
+    here = {one.id for one in plan.trials}
+    fits = slots in (None, record["slots"]) and not here.isdisjoint(chain(*record["groups"]))
     # With leases, other drivers may be at work on these groups.
-    if slots not in (None, record["slots"]) and not plan.files.lease:
+    if not fits and not plan.files.lease:
         return None
     own, over = len(plan.devices), record.get("devices", 1)
     if record["name"] == DISTRIBUTED and own != over:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -58,6 +60,16 @@ def first(word: str) -> str:
 
 def _numbers(word: str) -> list[int]:
     return [int(number) for number in word.partition(":")[2].split(",") if number]
+
+
+def cores() -> int:
+    """The cores that this process may use, which may be fewer than the machine has.
+
+    Slurm, taskset and containers with a set of cores bind processes to some of them.
+    """
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ the keys that a trained trial has. What a trial of this kind has no use for is a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,7 @@ from testbed.components.condition import ConditionTable
 from testbed.components.dataset import Data
 from testbed.components.network import Network
 from testbed.diffusion.noise_tables import NoiseTable
-from testbed.errors import InputError
+from testbed.errors import InputError, no_such
 from testbed.trial import first_stage
 from testbed.trial.config import TrialSettings
 from testbed.trial.fixed_model import NAME, FixedModel
@@ -46,6 +47,8 @@ def checkpoint(fixed: FixedModel, table: NoiseTable | None) -> Checkpoint:
     """
     if fixed.path:
         return _folder(fixed)
+    if fixed.weights and not Path(fixed.weights).is_file():
+        raise InputError(f"{fixed.weights}: {no_such(Path(fixed.weights))}")
     return models.factory_model(
         fixed.factory,
         fixed.wrapping,

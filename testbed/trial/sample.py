@@ -22,7 +22,7 @@ from testbed.random import Generators, stream
 from testbed.sampling.guidance import EVERYWHERE
 from testbed.sampling.pipeline import Classes
 from testbed.trial import class_conditions, restore, texts
-from testbed.trial.build import component
+from testbed.trial.build import component, dataset
 from testbed.trial.folders import Folder
 from testbed.trial.guided import Guide
 from testbed.trial.specs import ComponentSpec
@@ -74,7 +74,10 @@ def draw(
     """
     wanted = _values("--condition", request.condition)
     unwanted = _values("--negative", request.negative)
-    denoiser, data, config, registry = restore.restore(which, device, _prompts(wanted, unwanted))
+    prompts = _prompts(wanted, unwanted)
+    denoiser, data, config, registry = restore.restore(which, device, prompts)
+    for line in texts.foreign(dataset(registry, config.dataset, config.encoder), prompts):
+        console.print(line, markup=False, highlight=False)
     guide = Guide(config, registry, data, denoiser, torch.device(device))
     if unwanted and request.scale is None:
         negatives = class_conditions.negatives(

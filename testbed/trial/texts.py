@@ -15,7 +15,7 @@ from testbed import cache
 from testbed.components.condition import ConditionTable
 from testbed.components.dataset import Data
 from testbed.data import text_encoder
-from testbed.errors import InputError, unknown
+from testbed.errors import InputError, did_you_mean, unknown
 from testbed.settings import Setting
 from testbed.training.conditions import OFF
 from testbed.trial.specs import Model
@@ -146,6 +146,23 @@ def unused(
             "text_encoder: none of the model's conditions has texts to encode: write conditions = "
             f"{{ {name} = 0.1 }}, or leave text_encoder out."
         )
+
+
+def foreign(data: Data, prompts: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What is said of each prompt that is none of the texts of the data as they are.
+
+    Args:
+        data: as the data set gives them, without the prompts.
+        prompts: name of a condition of texts -> texts.
+    """
+    for name, several in prompts.items():
+        of_data = data.texts[name]
+        for text in dict.fromkeys(several):
+            if text not in of_data:
+                yield (
+                    f"{name}: {text!r} is none of the {len(of_data)} texts of the data: the "
+                    f"network was not trained on it.{did_you_mean(text, of_data)}"
+                )
 
 
 def number(data: Data, name: str, text: str) -> int:

@@ -673,3 +673,19 @@ def test_a_file_in_the_way_of_a_study_is_one_message(tiny: Path) -> None:
     assert done.err.startswith("testbed: ")
     assert "there" in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_without_a_word() -> None:
+    """As `testbed plugins | head` does."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "testbed", "plugins"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        said = command.stderr.read()
+    assert (command.returncode, said) == (1, "")

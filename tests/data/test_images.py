@@ -77,7 +77,7 @@ def test_labels_are_the_folders_and_splits_the_folders_above(tmp_path: Path) -> 
     first = torch.from_numpy(RGB[0].transpose(2, 0, 1).astype(np.float32))
     assert torch.equal(data.train[0], (first - 127.5) * np.float32(2 / 255))
     said = "\n".join(data.notes)
-    assert "text is read as classes, in alphabetical order: a = 0, b = 1" in said
+    assert "each name is a class, numbered in alphabetical order: a = 0, b = 1" in said
     assert "samples are" not in said
     assert "labels are" not in said
     assert "files that are no images are left out: readme.txt" in said

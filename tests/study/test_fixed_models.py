@@ -92,6 +92,27 @@ def test_it_is_one_trial_beside_the_others_and_changes_none_of_them(folder: Path
     assert "theirs" not in {variant for _, _, variant in both.seeds()}
 
 
+def test_weights_that_are_missing_are_told_before_anything_trains(folder: Path) -> None:
+    (folder / "net.safetensors").rename(folder / "nets.safetensors")
+    said = refusal(STUDY + FIXED, folder)
+    assert "net.safetensors: there is no such file" in said
+    assert "Did you mean 'nets.safetensors'?" in said
+
+
+@needs_diffusers
+@pytest.mark.slow
+def test_a_pipeline_without_safetensors_is_told_before_anything_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusers
+
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pipeline", unet(sample_size=8), diffusers.DDPMScheduler())
+    (weights,) = (tmp_path / "pipeline").rglob("*.safetensors")
+    weights.rename(weights.with_suffix(".bin"))
+    assert "has its weights in diffusion_pytorch_model.bin alone" in refusal(DIGITS, tmp_path)
+
+
 @pytest.mark.slow
 def test_its_id_is_that_of_its_files_and_not_of_their_place(folder: Path) -> None:
     def id_of(text: str) -> str:

@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +25,7 @@ from testbed.study.plan import Plan
 from testbed.training import step_program
 from testbed.training.batch import Batch
 from testbed.training.trainer import BLOCK, Loop
-from testbed.trial import build, evaluate, storage, worker
+from testbed.trial import build, devices, evaluate, storage, worker
 from testbed.trial.config import TrialConfig
 from testbed.trial.folders import Folder, TrialFolder
 from testbed.trial.study_folder import StudyFolder
@@ -219,7 +218,7 @@ def paced(
     cores: int = 2,
 ) -> None:
     """Every way takes these milliseconds, one by one as many on all threads as on one."""
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(devices, "cores", lambda: cores)
     every = rates | {f"sequential on {cores} threads": rates["sequential"]}
     times = {title: step_times.StepTime(ms, products) for title, ms in every.items()}
     monkeypatch.setattr(step_times, "measure", lambda way, *rest: times[way.title])
@@ -459,6 +458,17 @@ def test_a_group_that_has_lost_a_member_is_made_anew(tmp_path: Path) -> None:
     found = engines.choose(made(tmp_path, "cases.mixture.seeds=1"), REGISTRY)
     assert ids(found)[0] == ids(chosen)[1]
     assert sizes(found) == [3, 3]
+
+
+@pytest.mark.slow
+def test_other_trials_in_the_same_folder_are_measured_anew(tmp_path: Path) -> None:
+    """What a step of the first network takes says nothing of that of another."""
+    interrupted(tmp_path, 1)
+    other = made(tmp_path, "base.network.width=8")
+    assert {one.state for one in other.trials} == {"stale"}
+    with pytest.MonkeyPatch.context() as patch:
+        paced(patch, {"sequential": 1.0, "batched": 7.0, "batched on 2 threads": 9.0})
+        assert engines.choose(other, REGISTRY).measured["batched"] == 7.0
 
 
 @pytest.mark.slow
@@ -767,7 +777,7 @@ def test_a_driver_that_helps_takes_the_groups_of_the_plan_on_its_own_workers(
     led = made(tmp_path)
     first = engines.choose(led, REGISTRY, "batched", 3)
     first.write(led.folder)
-    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(devices, "cores", lambda: 5)
     helps = engines.shared(made(tmp_path), None)
     assert (helps.name, helps.slots, ids(helps)) == ("batched", 5, ids(first))
     assert engines.shared(made(tmp_path), 2).slots == 2

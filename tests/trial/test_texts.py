@@ -390,6 +390,16 @@ def test_samples_are_drawn_of_texts(ran: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_text_that_the_data_do_not_have_is_told(ran: Path) -> None:
+    words = ("sample", trial(ran), "-n", 1, "--out", "samples.npy", "--condition")
+    misspelt = run_here(ran, *words, "caption=two blosb", "--negative", "caption=cats").out
+    said = "is none of the 15 texts of the data: the network was not trained on it."
+    assert f"caption: 'two blosb' {said} Did you mean 'two blobs'?" in misspelt
+    assert f"caption: 'cats' {said}" in misspelt
+    assert "is none of" not in run_here(ran, *words, "caption=two blobs").out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

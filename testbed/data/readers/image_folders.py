@@ -57,7 +57,7 @@ def open_folder(path: Path) -> Contents:
     for split, (root, of_split) in splits.items():
         word = f"_{split}" if split else ""
         arrays[f"x{word}"] = of_files(of_split, "", str(root))
-        titles |= {f"x{word}": str(root), f"y{word}": f"{root}: the names of its folders"}
+        titles |= {f"x{word}": str(root), f"y{word}": f"{root}: its folders"}
         if (classes := _classes(root, of_split)) is not None:
             arrays[f"y{word}"] = classes
     named = ", ".join(str(file.relative_to(path)) for file in others[:SHOWN])
