@@ -21,6 +21,7 @@ TWEEDIE = "Tweedie: D = x + sigma^2 grad log p"
 SCORE = "score: (D - x)/sigma^2 = grad log p"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_data", [0.1, 0.5, 10.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_registered_parameterization_passes(name: str, sigma_data: float) -> None:
@@ -48,6 +49,7 @@ def test_every_trajectory_agrees_by_x0_and_by_score(name: str) -> None:
     assert all(row.passed for row in rows), audit.table(rows).query("not passed")
 
 
+@pytest.mark.slow
 def test_the_two_sides_of_tweedie_are_not_one_helper(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong oracle.denoise must show, though its log-density is right; and the other way."""
     oracle = mixture()
@@ -106,6 +108,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_parameterization_fails_its_laws(name: str) -> None:
     """Scaling and target are stated apart, so that a wrong one of them breaks all four laws."""
@@ -124,6 +127,7 @@ def test_a_wrong_parameterization_fails_in_every_trajectory(name: str) -> None:
     assert {f"trajectory by x0 and by score: {sampler.name}" for sampler in SAMPLERS} <= broken
 
 
+@pytest.mark.slow
 def test_a_target_with_a_shift_fails() -> None:
     shifted = variant(lambda s: 0, lambda s: 1, lambda x0, eps, sigma: x0 + 1e-3)
     assert TARGET in {
@@ -131,6 +135,7 @@ def test_a_target_with_a_shift_fails() -> None:
     }
 
 
+@pytest.mark.slow
 def test_nan_fails() -> None:
     broken = variant(lambda s: 0, lambda s: 1, lambda x0, eps, sigma: x0 * float("nan"))
     rows = audit.check_parameterization(broken, 0.5)

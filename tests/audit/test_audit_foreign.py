@@ -116,6 +116,7 @@ def test_a_right_denoiser_passes_in_any_words(
     assert len({row.sigma for row in found if row.law == exact.TARGET}) >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_one_that_takes_an_index_is_asked_at_its_levels_alone(kind: str) -> None:
     found = found_by(Adapter(kind, "ve", "index", TABLE))
@@ -138,6 +139,7 @@ def test_read_in_other_words_it_fails(wrong: tuple[str, str]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_schedule_of_ones_own() -> None:
     """VP with another beta, given as a NoiseSchedule."""
     schedule = testbed.noise_levels.vp(0.5, 10.0)
@@ -258,12 +260,14 @@ def test_one_that_is_taken_as_it_is_owes_its_caller_only() -> None:
     assert found.notes == ("no oracle: only what every denoiser owes its caller was checked.",)
 
 
+@pytest.mark.slow
 def test_a_factory_of_nothing_builds_the_denoiser() -> None:
     oracle = reference.mixture()
     assert audit.run(lambda: oracle.denoise, oracle=oracle, parts=COARSE).passed
     assert audit.run(lambda sigma_data: oracle.denoise, oracle=oracle, parts=COARSE).passed
 
 
+@pytest.mark.slow
 def test_a_trained_callable_has_sizes_and_cannot_fail_by_them() -> None:
     delta = 0.125
     found = audit.run(
@@ -375,6 +379,7 @@ RIGHT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", RIGHT.values(), ids=RIGHT)
 def test_a_right_one_ends_with_0(mine: Path, words: tuple[str, ...]) -> None:
     done = run_here(mine, "audit", *words, *FAST)
@@ -383,6 +388,7 @@ def test_a_right_one_ends_with_0(mine: Path, words: tuple[str, ...]) -> None:
     assert "broken" not in done.out
 
 
+@pytest.mark.slow
 def test_a_broken_one_ends_with_3_and_says_the_law_the_level_and_the_mistake(mine: Path) -> None:
     done = run_here(mine, "audit", "mine.py:wrong", *FAST)
     assert done.code == 3
@@ -392,6 +398,7 @@ def test_a_broken_one_ends_with_3_and_says_the_law_the_level_and_the_mistake(min
     assert "Traceback" not in done.out + done.err
 
 
+@pytest.mark.slow
 def test_out_writes_every_check(mine: Path) -> None:
     done = run_here(mine, "audit", "mine.py:wrong", *FAST, "--out", "found.csv")
     assert done.code == 3
@@ -408,6 +415,7 @@ def test_out_draws(mine: Path, words: tuple[str, ...]) -> None:
     assert ElementTree.parse(mine / "found.svg").getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "code"), [("right", 0), ("wrong", 3)])
 def test_json_is_one_document_with_everything(mine: Path, word: str, code: int) -> None:
     done = run_here(mine, "audit", f"mine.py:{word}", *FAST, "--json")

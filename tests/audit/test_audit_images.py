@@ -208,6 +208,7 @@ def snapped(t: Tensor) -> Tensor:
     return levels[(t[:, None].double() - levels).abs().argmin(1)].to(t.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -224,6 +225,7 @@ def test_a_wrong_level_of_images_is_named(wrong: Wrong, said: str) -> None:
     assert audit.run(image(), adapter=adapter, parts=("algebra", "oracle"), dtypes=wide).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("c_noise", "said"),
     [

@@ -166,6 +166,7 @@ def test_a_module_is_given_the_dtype_of_its_weights(dtype: torch.dtype) -> None:
 # --- levels at which it raises, and a batch as large as a dimension -------------------------------
 
 
+@pytest.mark.slow
 def test_levels_at_which_it_raises_are_broken_and_the_rest_is_audited() -> None:
     def factory(oracle: Oracle) -> Any:
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -260,6 +261,7 @@ def test_a_network_without_its_weights_is_said_to_be_one() -> None:
             assert "are its weights loaded?" in found.findings[0]
 
 
+@pytest.mark.slow
 def test_data_whose_best_denoiser_is_linear_tell_no_readings_apart() -> None:
     oracle = testbed.oracles.Gaussian(torch.zeros(3).double(), torch.eye(3).double() / 4)
     found = audit.run(oracle.denoise, oracle=oracle, trained=True, parts=("learning",))
@@ -323,6 +325,7 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_each_factory_has_the_modules_of_its_own_folder(folders: Path) -> None:
     for kind in ("first", "second"):
         word = f"{folders / kind / 'factory.py'}:trained"
@@ -411,6 +414,7 @@ def angles(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subject", "file", "code"),
     [
@@ -480,6 +484,7 @@ def test_sigma_infinity_is_refused_from_python_too() -> None:
     assert bool(testbed.sample(D, x, sigmas, "ddim").isfinite().all())
 
 
+@pytest.mark.slow
 def test_reprs_are_short_and_notebooks_have_a_table() -> None:
     found = audit.run("v", parts=("oracle",), oracle=reference.gaussian())
     assert len(repr(found)) < 300

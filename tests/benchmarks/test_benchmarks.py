@@ -30,6 +30,7 @@ def test_a_benchmark_is_imported(name: str) -> None:
     importlib.import_module(name)
 
 
+@pytest.mark.slow
 def test_a_trial_of_the_benchmarks_takes_steps() -> None:
     trials = importlib.import_module("trials")
     loop = trials.trainer(trials.training_job("edm", 0, 8, 4))

@@ -66,6 +66,7 @@ main()
 """The command line, which says at its end what it has imported of what takes long."""
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize("words", [["--help"], ["study", "--help"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
@@ -206,6 +207,7 @@ def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
 # --- plugins ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plugins_lists_components_and_where_they_come_from(tmp_path: Path) -> None:
     done = run_here(tmp_path, "plugins")
     assert (done.code, done.err) == (0, "")
@@ -228,6 +230,7 @@ def test_plugins_in_json_are_those_of_the_registry(tmp_path: Path) -> None:
     assert {"plugin", "kind", "origin", "version"} <= set(found["plugins"][0])
 
 
+@pytest.mark.slow
 def test_plugins_shows_what_is_added_left_out_and_broken(tmp_path: Path) -> None:
     (tmp_path / "indexed.py").write_text(INDEXED)
     (tmp_path / "broken").mkdir()
@@ -275,6 +278,7 @@ def test_plan_says_which_losses_do_not_elicit_the_mean(tiny: Path) -> None:
     assert "elicit" not in run_here(tiny, "plan", "tiny.toml", "--only", "v").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_the_summary_of_a_plan_has_a_column_of_cases_where_they_are_named(
     named: bool, tmp_path: Path
@@ -431,6 +435,7 @@ def test_under_nox_the_next_command_is_one_that_works_there(tiny: Path) -> None:
     assert (tiny / "v.svg").is_file()
 
 
+@pytest.mark.slow
 def test_a_recipe_without_a_weighting_and_a_case_without_a_name_are_said_in_words(
     tiny: Path,
 ) -> None:
@@ -666,6 +671,7 @@ def test_debug_shows_the_traceback_in_a_process(tiny: Path) -> None:
     assert "InputError: --set x: expected dotted.path=value." in done.err
 
 
+@pytest.mark.slow
 def test_a_file_in_the_way_of_a_study_is_one_message(tiny: Path) -> None:
     (tiny / "there").write_text("in the way")
     done = run_here(tiny, *STUDY, "--out", "there")
@@ -675,6 +681,7 @@ def test_a_file_in_the_way_of_a_study_is_one_message(tiny: Path) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_read_enough_ends_a_command_without_a_word() -> None:
     """As `testbed plugins | head` does."""
     with subprocess.Popen(

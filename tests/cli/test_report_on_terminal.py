@@ -114,6 +114,7 @@ def many(cases: int, variants: int) -> list[Finding]:
     return [*made, Finding("", ["What holds for all."])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cases", "variants", "left_out"),
     [
@@ -231,6 +232,7 @@ def test_a_study_ends_with_what_its_report_says_first(ended: Path) -> None:
     assert told
 
 
+@pytest.mark.slow
 def test_a_study_whose_report_cannot_be_made_ends_with_why(
     ended: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +246,7 @@ def test_a_study_whose_report_cannot_be_made_ends_with_why(
     assert "mixture: excess risk" not in done.out
 
 
+@pytest.mark.slow
 def test_a_page_by_a_version_that_stored_no_finding_has_no_first_screen(
     ended: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_logit_normal_in_time_is_log_normal_in_sigma(u: float, mean: float, std:
     assert abs(a - b) <= gamma(K) * b * (1 + b + abs(mean) + 8 * std + 1 / p)
 
 
+@pytest.mark.slow
 def test_uniform_flow_time() -> None:
     """p(sigma) = 1/(1 + sigma)^2 is uniform t; over log sigma that is the logistic density."""
     d, law = uniform_flow(), Law(stats.logistic(), lambda y: 1 + 0 * y)

@@ -63,6 +63,7 @@ def test_data_that_are_said_to_be_dequantised_have_noise() -> None:
         with_noise(1 / 16)
 
 
+@pytest.mark.slow
 def test_the_bound_of_uniform_places_is_massart_s() -> None:
     """Of 2,000 sets of uniform places none is refused: the probability is 2e-6 at most."""
     u = torch.rand(2000, 50, generator=stream(2, "places"))

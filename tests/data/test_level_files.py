@@ -307,6 +307,7 @@ parameterization = ["v"]
 planned = partial(studies.config, STUDY)
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_another_trial(tmp_path: Path) -> None:
     ids = []
     for end in (0.02, 0.03, 0.02):
@@ -320,6 +321,7 @@ def test_a_changed_file_is_another_trial(tmp_path: Path) -> None:
     assert ids[0] == ids[2] != ids[1]
 
 
+@pytest.mark.slow
 def test_flow_and_diffusers_go_up_to_pure_noise(tmp_path: Path) -> None:
     keys = "{ num_train_timesteps = 100, shift = 3.0 }"
     for table in (

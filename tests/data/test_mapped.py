@@ -166,6 +166,7 @@ def test_another_device_gets_the_rows_that_are_indexed(
     assert counted.reads == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_training_is_the_same_bit_for_bit_and_reads_a_batch_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +206,7 @@ def test_many_trials_read_one_batch_for_each_seed(
     assert counted.reads == [32] * 20
 
 
+@pytest.mark.slow
 def test_all_rows_at_every_step_are_seen_by_these_tests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def direct(path: Path, kind: Any, text: str, layer: int) -> torch.Tensor:
     return every[0][given["attention_mask"][0].bool()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("layer", [-1, -2, -3])
 def test_states_of_a_tiny_clip_are_those_of_transformers(tiny: Path, layer: int) -> None:

@@ -138,6 +138,7 @@ network = {{ name = "mlp", width = 8, depth = 1 }}
 """
 
 
+@pytest.mark.slow
 def test_a_study_hands_them_over_and_records_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

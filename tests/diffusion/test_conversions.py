@@ -41,12 +41,14 @@ NAMED = tuple(FROM_D)
 any_kind = st.sampled_from(list(TRUTH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", TRUTH)
 @given(target=any_kind, c=cases())
 def test_conversion_gives_the_kind(source: str, target: str, c: Case) -> None:
     law_conversion_gives_the_kind(testbed.convert, source, target, c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", TRUTH)
 def test_conversion_gives_the_kind_for_every_pair(source: str) -> None:
     for target in TRUTH:
@@ -119,6 +121,7 @@ def test_scalar_sigma_is_the_same_sigma_for_every_sample(source: str, target: st
     )
 
 
+@pytest.mark.slow
 @given(source=any_kind, sigma=levels(), sigma_data=sigma_datas)
 def test_python_float_sigma_keeps_float64(source: str, sigma: float, sigma_data: float) -> None:
     c = case((2, 3), float64(sigma), sigma_data)

@@ -113,6 +113,7 @@ def law_covariance(applied: Applied) -> None:
                 assert (np.abs(left.T @ right / N - expected) <= Z * error).all(), (name, shape)
 
 
+@pytest.mark.slow
 def test_the_noise_has_its_covariance() -> None:
     law_covariance(Noise.pair)
 
@@ -222,6 +223,7 @@ def law_tweedie(make: Make, kind: str = "mixture") -> None:
                 torch.testing.assert_close(trace, (J @ S).diagonal(dim1=1, dim2=2).sum(1), **close)
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_gaussian_algebra() -> None:
     law_exact(CorrelatedOracle)
 

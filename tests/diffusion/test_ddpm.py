@@ -483,6 +483,7 @@ def test_the_defaults_are_in_the_identity(tmp_path: Path) -> None:
     assert fixed.trials[0].config.evaluation.elbo == "off"
 
 
+@pytest.mark.slow
 def test_a_trial_trains_measures_and_is_restored(tmp_path: Path) -> None:
     """The bound per dimension with its error; the restored denoiser has its posterior."""
     (one,) = planned(tmp_path).trials

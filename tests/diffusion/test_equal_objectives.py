@@ -201,6 +201,7 @@ def test_a_twin_that_diverged_alone_is_told(tmp_path: Path) -> None:
     assert "and yet at some seed only one of them diverged." in said(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["a", "b", "d"])
 def test_a_winner_with_a_twin_is_measured_against_the_others(tmp_path: Path, baseline: str) -> None:
     values = {"a": noisy(0.9), "b": noisy(0.9), "d": noisy(1.1, stream=1)}
@@ -221,6 +222,7 @@ def test_a_winner_with_a_twin_is_measured_against_the_others(tmp_path: Path, bas
     assert f"{first} is lowest, and better than d." in text
 
 
+@pytest.mark.slow
 def test_a_twin_of_the_baseline_has_levels_against_the_next(tmp_path: Path) -> None:
     values = {"a": noisy(0.9), "b": noisy(0.9), "d": noisy(1.1, stream=1)}
     folder = planted(tmp_path, values, group("a", "b"), baseline="b")

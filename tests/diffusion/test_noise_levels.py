@@ -43,6 +43,7 @@ def test_border_is_the_definition(name: str, t: float) -> None:
     law_border_is_the_definition(SCHEDULES[name], name, t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 @given(c=cases(dtypes=WIDE))
 def test_border_goes_there_and_back(name: str, c: Case) -> None:

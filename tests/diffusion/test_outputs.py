@@ -151,6 +151,7 @@ evaluation = { levels = 2, draws = 8, samples = 8, steps = 4, metrics = [] }
 planned = partial(studies.planned, ONE_TRIAL.replace("[base]\n", f"[base]\n{SHARED}"))
 
 
+@pytest.mark.slow
 def test_a_study_s_key_is_the_score_scaling_with_another_recipe(tmp_path: Path) -> None:
     """`output = "score"` with v trains the same weights as `parameterization = "score"` where the
     rest is equal; a study calls them twins."""

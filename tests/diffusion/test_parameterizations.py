@@ -77,18 +77,21 @@ def test_target_agrees_with_scaling(name: str, c: Case) -> None:
     law_target_agrees_with_scaling(FLOW if name == "flow" else registered(name), c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TABLE, "flow"])
 @given(c=cases(dtypes=DTYPES))
 def test_optimal_output_gives_x0(name: str, c: Case) -> None:
     law_optimal_output_gives_x0(FLOW if name == "flow" else registered(name), c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TABLE, "flow"])
 @given(c=cases(dtypes=WIDE))
 def test_output_inverts_denoise(name: str, c: Case) -> None:
     law_output_inverts_denoise(FLOW if name == "flow" else registered(name), c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 @given(c=cases(dtypes=DTYPES))
 def test_denoise_is_affine(name: str, c: Case) -> None:

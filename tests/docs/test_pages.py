@@ -257,6 +257,7 @@ def test_every_hook_has_an_example(loaded: Loaded) -> None:
     assert "def testbed_study_finished(" in EXAMPLES["summary.py"]
 
 
+@pytest.mark.slow
 def test_the_example_of_the_life_cycle_hook_writes_its_file(
     loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +276,7 @@ def test_what_is_shown_is_what_is_tested_elsewhere(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_toml_blocks_are_a_project_and_a_study(tmp_path: Path) -> None:
     project, study = (body for language, body in BLOCK.findall(REFERENCE) if language == "toml")
     fixture = ROOT / "tests" / "fixtures" / "packaged_plugin"

@@ -104,6 +104,7 @@ def planned(folder: Path, text: str) -> plan.Plan:
     return plan.make(study_file.read(file), testbed.Registry(), folder / "out", "cpu")
 
 
+@pytest.mark.slow
 def test_the_first_study_is_planned_as_the_tutorial_shows(tmp_path: Path) -> None:
     (study,) = blocks("tutorials/first-study.md", "toml")
     (tmp_path / "first.toml").write_text(study)
@@ -125,6 +126,7 @@ def test_the_study_of_own_data_is_one(tmp_path: Path, monkeypatch: pytest.Monkey
     assert options == set(testbed.Registry().dataset("array").defaults)
 
 
+@pytest.mark.slow
 def test_the_study_of_own_images_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -145,6 +147,7 @@ def test_the_study_of_own_images_is_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert options == set(testbed.Registry().dataset("images").defaults)
 
 
+@pytest.mark.slow
 def test_the_study_of_the_reference_is_one(tmp_path: Path) -> None:
     made = planned(tmp_path, blocks("reference/study-keys.md", "toml")[0])
     arms = {label["arm"] for one in made.trials for label in one.labels}

@@ -161,6 +161,7 @@ def test_what_the_checker_must_catch_it_catches(
     assert any(problem in one for one in found.problems), found.problems
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_moment_is_counted_and_comes_once(tmp_path: Path) -> None:
     """The hook ends the process before the third file, and not without its variable."""

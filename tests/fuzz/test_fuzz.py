@@ -55,6 +55,7 @@ def test_bad_input_is_one_message_or_a_valid_run(
     assert found.codes.total() == CHUNK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", law.MAKERS)
 def test_a_case_follows_from_its_number(kind: str) -> None:
     shown = [str(law.MAKERS[kind](chances(kind, number))) for number in range(40)]
@@ -224,6 +225,7 @@ def test_what_was_found_is_one_message(given: Input, message: str, folder: Path)
     assert message in done.err
 
 
+@pytest.mark.slow
 def test_a_trial_that_a_study_writes_anew_is_told(folder: Path) -> None:
     given = Input(PLAN.words[:2], TINY, trained=True, changes={TRIAL_FILE: Change(listed, 0)})
     done = law.run(given, folder)
@@ -285,6 +287,7 @@ def test_another_exit_code_is_caught(folder: Path) -> None:
     assert broken(folder, raising(typer.Exit(7))) == ["exit code 7"]
 
 
+@pytest.mark.slow
 def test_a_hang_is_caught(folder: Path) -> None:
     with mock.patch.object(law, "SECONDS", 0.2):
         found = broken(folder, lambda *_: time.sleep(5))

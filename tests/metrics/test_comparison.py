@@ -26,6 +26,7 @@ metric = st.floats(1e-3, 1e3)
 pairs = st.lists(st.tuples(metric, metric), min_size=3, max_size=8).map(np.array)
 
 
+@pytest.mark.slow
 @given(pairs, st.floats(1e-3, 1e3))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_swap_and_scale(ab: Array, scale: float) -> None:
@@ -41,6 +42,7 @@ def test_swap_and_scale(ab: Array, scale: float) -> None:
             assert abs(math.log(one) - math.log(other)) <= 200 * EPS + 4 * EPS * abs(math.log(one))
 
 
+@pytest.mark.slow
 @given(pairs, st.data())
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_the_order_of_seeds_is_nothing(ab: Array, data: st.DataObject) -> None:
@@ -200,6 +202,7 @@ def test_bad_input(a: list[float], b: list[float], match: str) -> None:
 # --- equivalence ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(pairs, st.floats(1.01, 10))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_tost_is_the_90_percent_interval_inside_the_margins(ab: Array, margin: float) -> None:

@@ -15,6 +15,7 @@ from testbed.metrics.sequential import SEQUENTIAL, critical_t
 LAWS = {name: law for name, law in inspect.getmembers(laws) if name.startswith("law_")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_law(name: str) -> None:
     law: Find = LAWS[name]

@@ -15,6 +15,7 @@ from testbed.metrics.comparison import compare
 from testbed.metrics.multiple_comparisons import correct, holm
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.data())
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_holm_properties(p: list[float], data: st.DataObject) -> None:

@@ -63,6 +63,7 @@ def test_signflip_smallest_p(n: int, least: float) -> None:
     assert c.p_signflip == c.p_signflip_min == least
 
 
+@pytest.mark.slow
 def test_signflip_by_draws_agrees_with_enumeration() -> None:
     n = 22
     r = np.random.default_rng(5).normal(0.3, 1, n)

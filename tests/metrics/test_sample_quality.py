@@ -132,6 +132,7 @@ def test_energy_of_gaussians_is_its_closed_form() -> None:
     assert near(values, truth)
 
 
+@pytest.mark.slow
 def test_squares_change_a_kernel_statistic_by_rounding_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

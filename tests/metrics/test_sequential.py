@@ -58,6 +58,7 @@ def test_the_effect_is_found_with_the_power_stated(n: int) -> None:
     assert np.mean(t >= critical_t(n, ALPHA)) == pytest.approx(POWER, abs=bound)
 
 
+@pytest.mark.slow
 def test_equivalence_on_the_margin_is_claimed_at_few_looks() -> None:
     """Ten looks at a mean on the margin: at most 5 % of studies call it equivalent at any."""
     count, margin = 400, 1.5

@@ -21,7 +21,7 @@ SLOW = {
     *("laws: recipes", "laws: clipping", "laws: crossings", "properties", "oracle", "installation"),
     *("components: parameterization", "components: density", "components: noise"),
 }
-"""Families whose checks take a seventh of a second or more, each time."""
+"""Families whose checks take a tenth of a second or more, each time."""
 
 
 def row(family: str, *values: object, id: str) -> object:

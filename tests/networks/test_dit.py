@@ -140,6 +140,7 @@ def far(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).detach().abs().max() / wanted.detach().abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [{"F": C}, {"F": C, "nu": C}])
 def test_output_and_gradients_are_those_of_diffusers(outputs: dict[str, int]) -> None:
     mine = dit(outputs=outputs).double()
@@ -194,6 +195,7 @@ def test_positions_tell_rows_from_columns() -> None:
     assert float((found[row * 3 + column] - expected).abs().max()) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_bottleneck_is_a_product_of_matrices() -> None:
     """A patch passes two linear layers without an activation, as one of their product."""
     narrow = dit(options={"bottleneck": 2}, labels=0).double()
@@ -210,6 +212,7 @@ def test_a_bottleneck_is_a_product_of_matrices() -> None:
     assert far(narrow(x, t), one(x, t)) < RELATIVE
 
 
+@pytest.mark.slow
 def test_a_skip_adds_a_multiple_of_x_to_F_alone() -> None:
     module = dit(options={"skip": True}, labels=0, outputs={"F": C, "nu": C}).double()
     plain = dit(labels=0, outputs={"F": C, "nu": C}).double()
@@ -254,6 +257,7 @@ def test_sizes_that_do_not_fit_are_refused(
         dit(shape, options=options)
 
 
+@pytest.mark.slow
 def test_the_paper_s_smallest_has_its_number_of_parameters() -> None:
     """DiT-S/2 on latents of 4 x 32 x 32, learned variance, 1000 classes: 33 million (table 1)."""
     network = testbed.Registry().network("dit", width=384, depth=12, heads=6, patch=2)

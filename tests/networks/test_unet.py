@@ -98,6 +98,7 @@ def test_it_is_diffusers_module_at_a_multiple_of_c_noise(kind: str, unit: float)
     assert torch.equal(module(x, c), wanted)
 
 
+@pytest.mark.slow
 def test_levels_are_not_cut_to_whole_numbers() -> None:
     module = unet(noise_kind="index")
     awaken(module)
@@ -106,6 +107,7 @@ def test_levels_are_not_cut_to_whole_numbers() -> None:
     assert not torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_images_are_further_channels_whose_weights_start_at_zero() -> None:
     rows = torch.randn(2, 2, 8, 8, generator=stream(0, "maps"))
     module, plain = unet(tables={"map": ConditionTable("image", rows)}), unet()

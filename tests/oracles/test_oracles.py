@@ -104,6 +104,7 @@ def test_derivatives(make, seed, d, sigma, far):
     law_trace(case, x, sigma)
 
 
+@pytest.mark.slow
 @every_case
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS, levels=st.lists(SIGMAS, min_size=3, max_size=3, unique=True))
@@ -112,6 +113,7 @@ def test_sigma_per_sample(make, seed, levels):
     law_exact(case, queries(case, seed, 1.0), torch.tensor(levels, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [isotropic, full])
 def test_a_mixture_answers_rows_apart_as_it_does_together(make, monkeypatch):
     monkeypatch.setattr(mixture, "TOGETHER", 2 * 3 * 2)  # two rows, and the third by itself
@@ -168,6 +170,7 @@ def test_quadrature(make, d, sigma):
     law_quadrature(case, queries(case, 3, sigma)[:2], sigma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaussian", "isotropic", "full"])
 def test_one_dimensional_identities(name):
     case = CASES[name](17, 1)
@@ -181,6 +184,7 @@ def test_immse_of_points():
     law_immse(empirical(3, 1, N=5, offset=1.0))
 
 
+@pytest.mark.slow
 @every_case
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 10.0])
 def test_monte_carlo(make, sigma):
@@ -408,6 +412,7 @@ def test_low_precision_settings_change_nothing(make):
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_the_density():
     """Cov = sigma^2 (I + sigma^2 grad^2 log p), through the recomputed blocks of Empirical too."""
     for case in (full(3, 2, 3), empirical(3, 2, 9, offset=1.0)):
@@ -475,6 +480,7 @@ def test_what_is_refused(message, call):
         call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["edm", "legacy_ddpm"])
 @pytest.mark.parametrize("order", [1, 2], ids=["euler", "heun"])
 def test_reference_trajectories(scheme, order):

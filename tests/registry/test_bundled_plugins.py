@@ -131,6 +131,7 @@ def law_velocity_is_the_derivative_of_the_path(p: testbed.Parameterization, name
     assert_within(found, [mpmath.diff(path, t)], [size], 2 * K_AFFINE[torch.float64], plus=1e-30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 @given(dtype=st.sampled_from(WIDE), sigma=levels(), sigma_data=sigma_datas)
 def test_coefficients_are_those_of_the_path(
@@ -141,6 +142,7 @@ def test_coefficients_are_those_of_the_path(
     law_coefficients_are_those_of_the_path(parameterization(name), name, at, exact_in_both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 @given(c=cases(dtypes=DTYPES))
 def test_target_is_the_velocity(name: str, c: Case) -> None:
@@ -200,6 +202,7 @@ def test_wrong_targets_are_caught(name: str, wrong: Callable[..., Tensor]) -> No
         law_velocity_is_the_derivative_of_the_path(mutant, name)
 
 
+@pytest.mark.slow
 @given(sigma_data=sigma_datas)
 def test_trigflow_is_minus_edm_and_a_twin_of_it_at_every_sigma_data(sigma_data: float) -> None:
     trigflow, edm = parameterization("trigflow"), parameterization("edm")
@@ -508,6 +511,7 @@ def test_a_forgotten_state_is_caught(parts: str, kind: str) -> None:
         law_a_state_resumes(STATEFUL[parts], functools.partial(forgetting, kind))
 
 
+@pytest.mark.slow
 def test_training_changes_the_states() -> None:
     """And of a frozen one nothing: else a resumption could not be told from a fresh start."""
     for parts in STATEFUL.values():

@@ -270,6 +270,7 @@ def testbed_weightings():
 """
 
 
+@pytest.mark.slow
 def test_a_weighting_without_a_return_is_one_line_in_a_plan(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(WEIGHTING)
     grid = ("--set", 'grid.parameterization=["edm"]', "--set", 'grid.weighting=["mine","edm"]')

@@ -627,6 +627,7 @@ def loads(tmp_path: Path, way: str) -> tuple[list[str], list[Path]]:
     return [str(files[0])], [files[1].parent]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["files", "folders", "both"])
 @pytest.mark.parametrize("relative", [False, True])
 def test_of_two_plugins_of_one_name_the_advice_leaves_out_one(
@@ -714,6 +715,7 @@ def test_provenance_of_what_is_built_in_has_our_version() -> None:
     assert (source.kind, source.version) == ("built in", testbed.__version__)
 
 
+@pytest.mark.slow
 def test_the_order_of_files_never_matters(tmp_path: Path) -> None:
     sources = {"one": weighting("alpha"), "two": DRIFT, "three": weighting("beta")}
     seen = []
@@ -743,6 +745,7 @@ def test_two_files_of_one_stem_both_load(tmp_path: Path) -> None:
     assert len(modules) == 2
 
 
+@pytest.mark.slow
 def test_one_content_in_many_folders_loads_from_each(tmp_path: Path) -> None:
     for turn in range(4):
         file = put(tmp_path / str(turn) / "drift.py", DRIFT)
@@ -786,6 +789,7 @@ def drift(tmp_path: Path) -> testbed.Parameterization:
     return Registry(plugin_dirs=[tmp_path]).parameterization("drift")
 
 
+@pytest.mark.slow
 def test_a_plugin_is_importable_under_our_package(drift: testbed.Parameterization) -> None:
     assert importlib.import_module("testbed.ext.drift").drift is drift.scaling
 

@@ -40,6 +40,7 @@ def very_low(variant: str, level: int) -> float:
     return [1 / 3, 1.05, 1.05, 1.05][level] / WHOLE if variant == "a" else 1.0
 
 
+@pytest.mark.slow
 def test_a_sentence_says_which_band_it_hangs_on(tmp_path: Path) -> None:
     means = {"b": 1.0, "a": WHOLE, "d": 1.0}
     planted = {
@@ -55,6 +56,7 @@ def test_a_sentence_says_which_band_it_hangs_on(tmp_path: Path) -> None:
     assert "noise)" not in even.partition("An effect is")[0].partition("By noise level")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factors", "said"),
     [
@@ -74,6 +76,7 @@ def test_the_lead_says_where_most_of_the_metric_lies(
     assert f"{said} σ_data." in text if said else " of b and a lies " not in text
 
 
+@pytest.mark.slow
 def test_an_average_over_levels_is_not_said_to_lie_anywhere(tmp_path: Path) -> None:
     assert "lies" not in lead(plant(tmp_path, WINNER, shape=very_low))
 
@@ -98,6 +101,7 @@ def test_a_level_counts_from_ten_expected_draws_on(
     assert levels["trained"].all() == counts
 
 
+@pytest.mark.slow
 def test_a_study_that_did_not_record_its_draws_says_so(tmp_path: Path) -> None:
     folder = plant(tmp_path, WINNER)
     (folder / "drawn.csv").unlink()
@@ -162,6 +166,7 @@ def test_what_the_linear_denoiser_limits_stands_before_the_claims(
     assert page.index(limit) < page.index('class="best"') < page.index("<figure ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("above", "said"), [(1.02, True), (0.98, False)])
 def test_the_lead_says_where_the_fitted_linear_denoiser_loses_to_the_input(
     tmp_path: Path, above: float, said: bool
@@ -223,6 +228,7 @@ def test_less_than_half_of_the_levels_gives_no_verdict(tmp_path: Path) -> None:
     assert "0 of 4 levels" in report.write(folder).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trials_only")
 def test_training_ranges_are_recorded(tmp_path: Path) -> None:
     """The recipe `ve` draws from 0.04 to 200 times sigma_data, that of EDM from 0.002 to 80."""
@@ -263,6 +269,7 @@ parameterization = ["score", "edm"]
         assert curves.total("excess_nats", found.parts) == pytest.approx(stored, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_lowest_is_not_below_another_over_the_levels_of_the_two(tmp_path: Path) -> None:
     """Against b: a 0.8 over three levels; d 0.9 over four, of which it is 0.7 over a's three."""
     at_others = [0.9**3 / 0.7**3, *[0.7 / 0.9] * 3]

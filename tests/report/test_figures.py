@@ -126,6 +126,7 @@ def test_lines_at_other_levels_are_compared_where_both_are_given() -> None:
     assert not alike(nothing, line(0.01, 80, 9, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factors", "arrows"),
     [
@@ -154,6 +155,7 @@ def test_what_leaves_the_scale_of_the_forest_has_an_arrow(
         assert mark not in marks or list(marks[mark]) == [edge]
 
 
+@pytest.mark.slow
 def test_the_axis_of_the_forest_is_said_to_be_logarithmic(tmp_path: Path) -> None:
     planted = {("c", "", name): noisy(1.0, stream=i) for i, name in enumerate("ab")}
     read = reading.read(plant(tmp_path, planted))
@@ -220,6 +222,7 @@ def test_a_study_without_arms_has_every_figure(tmp_path: Path) -> None:
         assert f'<figure id="{kind}_c">' in page
 
 
+@pytest.mark.slow
 def test_an_effect_over_other_levels_is_marked(tmp_path: Path) -> None:
     read = reading.read(plant(tmp_path, WINNER, trained={"a": (0.1, 80.0)}))
     made = comparisons.make(read)
@@ -239,6 +242,7 @@ def test_an_effect_over_other_levels_is_marked(tmp_path: Path) -> None:
     assert "Hollow" not in picture.caption
 
 
+@pytest.mark.slow
 def test_a_common_range_of_all_marks_no_effect(tmp_path: Path) -> None:
     """The baseline itself is trained on three levels, and every effect is over these."""
     read = reading.read(plant(tmp_path, WINNER, trained={"b": (0.1, 80.0)}))
@@ -256,6 +260,7 @@ def test_seeds_beyond_the_scale_are_arrows_at_its_edge() -> None:
     assert list(effects.beyond(np.array([1.0]), (0.5, 2.0))) == ["."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 5, 6, 11])
 def test_tables_of_results_are_narrow_however_many_metrics_there_are(
     tmp_path: Path, number: int
@@ -278,6 +283,7 @@ def test_tables_of_results_are_narrow_however_many_metrics_there_are(
     assert shown == [f"v{i}" for i in range(number)]
 
 
+@pytest.mark.slow
 def test_the_scale_is_that_of_the_variants_in_the_running(tmp_path: Path) -> None:
     planted = {**WINNER, ("c", "", "far"): noisy(15.0, stream=8)}
     planted["c", "", "lost"] = ["diverged", *noisy(9.0, stream=9)[1:]]

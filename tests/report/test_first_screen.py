@@ -41,6 +41,7 @@ from testbed.report.results import Results
 from testbed.report.robustness import LeaveOneOut
 
 
+@pytest.mark.slow
 def test_a_sentence_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
     base = noisy(1.0, seeds=6, stream=1)
     tilted = [b * f for b, f in zip(base, (0.955, 0.95, 0.96, 0.925, 0.95, 0.955), strict=True)]
@@ -50,6 +51,7 @@ def test_a_sentence_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
     assert "only" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_what_has_no_verdict_has_a_size(tmp_path: Path) -> None:
     """Twice and three times the linear denoiser's loss; of a diverged one the other seeds."""
@@ -110,6 +112,7 @@ def test_of_many_without_a_verdict_the_first_and_the_last_size_is_said() -> None
     assert claims.reasons([same]) == ["No verdict on v: equal objectives: not compared."]
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_one_is_said_once(tmp_path: Path) -> None:
     """Of one case there, of several above them, and by arm only where arms have several."""
     sides = {"a": 0.8, "b": 1.0}
@@ -219,6 +222,7 @@ def test_what_is_stored_is_what_was_made(default: Results, tmp_path: Path) -> No
     assert claims.stored(tmp_path / "report.html") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("oracle", "primary", "said"),
     [
@@ -254,6 +258,7 @@ def test_the_page_says_below_its_title_what_to_do_next(tmp_path: Path) -> None:
         assert run_here(tmp_path, command, "--help").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "said"),
     [
@@ -276,6 +281,7 @@ def test_how_the_best_stands_to_the_others(
     assert f" {said}" in text
 
 
+@pytest.mark.slow
 def test_the_best_is_better_than_those_with_a_verdict(tmp_path: Path) -> None:
     planted = {**WINNER, ("c", "", "e"): ["diverged", *noisy(0.1, stream=5)[1:]]}
     text = lead(plant(tmp_path, planted))
@@ -283,6 +289,7 @@ def test_the_best_is_better_than_those_with_a_verdict(tmp_path: Path) -> None:
     assert "No verdict: e diverged in 1 of 5 seeds (effect not judged: " in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "said"), [(3, "only 3 seeds"), (4, "4 seeds")])
 def test_few_seeds_are_said(tmp_path: Path, seeds: int, said: str) -> None:
     planted = {label: values[:seeds] for label, values in WINNER.items()}
@@ -291,6 +298,7 @@ def test_few_seeds_are_said(tmp_path: Path, seeds: int, said: str) -> None:
     assert case.title.endswith(f"; lower is better; {said}")
 
 
+@pytest.mark.slow
 def test_an_equivalence_is_said_with_its_size(tmp_path: Path) -> None:
     b = noisy(1.0, seeds=6, stream=1)
     a = [v * f for v, f in zip(b, (1.008, 1.012, 1.01, 1.009, 1.011, 1.01), strict=True)]
@@ -298,6 +306,7 @@ def test_an_equivalence_is_said_with_its_size(tmp_path: Path) -> None:
     assert "a is equivalent to b (1.0 % [0.9, 1.1])." in text
 
 
+@pytest.mark.slow
 def test_an_effect_that_is_shown_and_small_is_said_to_be_both(tmp_path: Path) -> None:
     """-4.3 % of six seeds, log ratios of sd 0.01: it differs, and its TOST has p = 0.1."""
     b = noisy(1.0, seeds=6, stream=1)
@@ -309,6 +318,7 @@ def test_an_effect_that_is_shown_and_small_is_said_to_be_both(tmp_path: Path) ->
     assert "undecided" not in text.partition("By noise level")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "said"),
     [
@@ -335,6 +345,7 @@ def test_the_lead_says_what_the_arms_are(tmp_path: Path, file: str, said: str) -
     assert ("Arms:" in text) == bool(said)
 
 
+@pytest.mark.slow
 def test_a_small_effect_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
     """Without seed 0 the mean of the log ratios is -0.052: more than the smallest effect."""
     b = noisy(1.0, seeds=6, stream=1)
@@ -345,6 +356,7 @@ def test_a_small_effect_says_which_seed_it_hangs_on(tmp_path: Path) -> None:
     assert re.search(r"a differs from b by less than matters.*; hangs on seed 0\)\.", text)
 
 
+@pytest.mark.slow
 def test_the_lead_says_what_its_intervals_are(tmp_path: Path) -> None:
     text = lead(plant(tmp_path, WINNER))
     assert "paired by seed, with an uncorrected 95% interval over seeds" in text
@@ -376,6 +388,7 @@ def test_no_one_wins_against_what_learnt_nothing(tmp_path: Path) -> None:
     assert "p < 0.001" not in page
 
 
+@pytest.mark.slow
 def test_the_family_holds_the_bands_and_the_arms(tmp_path: Path) -> None:
     planted = {
         ("c", arm, name): noisy(1.0, stream=i)
@@ -518,6 +531,7 @@ def test_every_claim_of_the_default_study_holds_without_any_one(default: Results
         assert alike == ("hangs on" not in claim)
 
 
+@pytest.mark.slow
 def test_a_statement_of_all_variants_hangs_on_those_that_make_it(default: Results) -> None:
     """The old lead: the spread shrinks from arm to arm. Without score it is another factor."""
 
@@ -555,6 +569,7 @@ def test_edm_learns_nothing_on_the_cross(tmp_path: Path) -> None:
         assert word not in text
 
 
+@pytest.mark.slow
 def test_a_rule_that_was_set_after_the_first_result_is_told(tmp_path: Path) -> None:
     settings = {"baseline": "b", "primary": "", "level": 0.95}
     folder = plant(tmp_path, WINNER, first_report={**settings, "smallest_effect": 0.2})

@@ -88,6 +88,7 @@ def test_the_report_shows_denoised_images_scores_and_neighbours(folder: Path) ->
     assert kinds(folder) == found
 
 
+@pytest.mark.slow
 def test_points_of_training_are_rows_of_their_own(folder: Path) -> None:
     for at in (folder / "trials").iterdir():
         for step in (1, 2, 3, 4, 5, 6):
@@ -102,6 +103,7 @@ def test_points_of_training_are_rows_of_their_own(folder: Path) -> None:
     assert (shown[0], shown[-1]) == (1, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["denoised.safetensors", "pictures.json"])
 @pytest.mark.parametrize("content", [b"", b"xx", None])
 def test_damaged_and_missing_files_leave_pictures_out(

@@ -60,6 +60,7 @@ def crossing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- curves -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_crossings_are_those_of_the_seeds(crossing: Path) -> None:
     """From the planted numbers alone, end included; c never crosses."""
     planted, points = curves()
@@ -77,6 +78,7 @@ def test_the_crossings_are_those_of_the_seeds(crossing: Path) -> None:
     assert (other["first"], other["last"], other["measured"]) == (2, 9, 4)
 
 
+@pytest.mark.slow
 def test_the_sentences_say_where_and_who_is_ahead(crossing: Path) -> None:
     said, other = sentences(crossing)
     where = r"at \d\.\d\d \[\d\.\d\d, \d\.\d\d\] steps \(measured between 3 and 5 steps\)"
@@ -112,6 +114,7 @@ def test_without_lengths_there_is_no_section(tmp_path: Path) -> None:
         assert "variant" in table
 
 
+@pytest.mark.slow
 def test_the_stages_have_every_number(crossing: Path) -> None:
     planted, points = curves()
     table = testbed.open(crossing).stages
@@ -122,6 +125,7 @@ def test_the_stages_have_every_number(crossing: Path) -> None:
             assert found.sort_values("seed")["value"].tolist() == values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "within"), [("constant", False), ("inverse_sqrt", False), ("cosine", True)]
 )
@@ -204,6 +208,7 @@ def test_a_case_without_points_has_no_part(tmp_path: Path) -> None:
     assert length_section.pictures(opened.content, "two") == []
 
 
+@pytest.mark.slow
 def test_equal_objectives_have_no_crossing(tmp_path: Path) -> None:
     planted, points = curves()
     groups = [{"case": "", "arm": "", "members": ["a", "b"], "factors": [1, 1], "why": ""}]
@@ -281,6 +286,7 @@ def test_a_length_is_chosen_by_the_other_seeds() -> None:
     assert found.index.tolist() == [0, 1, 5]
 
 
+@pytest.mark.slow
 def test_choosing_the_best_is_not_optimistic() -> None:
     """Two variants of one distribution, one with twenty lengths, one with one: no difference.
 

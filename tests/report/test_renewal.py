@@ -57,6 +57,7 @@ def shorten(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -105,6 +106,7 @@ def test_what_the_report_does_not_read_may_change(
     assert not written(folder, monkeypatch)
 
 
+@pytest.mark.slow
 def test_other_sources(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     core = tmp_path / "core"
     shutil.copytree(

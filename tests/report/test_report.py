@@ -81,10 +81,12 @@ def law_pairs_by_seed(folder: Path) -> None:
     assert "a is better than b (−19.6 % [−20.5, −18.7])." in text
 
 
+@pytest.mark.slow
 def test_winner_is_found_however_the_trials_are_ordered(tmp_path: Path) -> None:
     law_pairs_by_seed(tmp_path)
 
 
+@pytest.mark.slow
 def test_pairing_law_catches_unpaired_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +102,7 @@ def test_pairing_law_catches_unpaired_seeds(
         law_pairs_by_seed(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_what_divides_the_loss_is_told_where_the_optimiser_feels_it(
     tmp_path: Path, optimizer: str
@@ -115,6 +118,7 @@ def test_what_divides_the_loss_is_told_where_the_optimiser_feels_it(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "row"), [(0.0, "ema 0.999"), (0.1, "ema width 0.1")])
 def test_the_average_that_acts_is_the_one_in_the_settings(
     tmp_path: Path, width: float, row: str
@@ -126,6 +130,7 @@ def test_the_average_that_acts_is_the_one_in_the_settings(
     assert [words for words in shown.split(", ") if words.startswith("ema")] == [row]
 
 
+@pytest.mark.slow
 def test_finding_states_the_numbers_of_scipy(tmp_path: Path) -> None:
     text = said(plant(tmp_path, WINNER))
     r = np.log(WINNER["c", "", "a"]) - np.log(WINNER["c", "", "b"])  # type: ignore[arg-type]
@@ -139,6 +144,7 @@ def test_finding_states_the_numbers_of_scipy(tmp_path: Path) -> None:
     assert "cannot fall below p = 0.0625" in text
 
 
+@pytest.mark.slow
 def test_no_difference_is_not_a_winner(tmp_path: Path) -> None:
     text = said(plant(tmp_path, DRAW))
     assert "is undecided against" in text
@@ -146,6 +152,7 @@ def test_no_difference_is_not_a_winner(tmp_path: Path) -> None:
     assert "is better than" not in text
 
 
+@pytest.mark.slow
 def test_best_of_two_that_beat_the_baseline_is_no_winner(tmp_path: Path) -> None:
     planted = {**WINNER, ("c", "", "a2"): noisy(0.8, sd=0.02, stream=7)}
     text = said(plant(tmp_path, planted))
@@ -154,6 +161,7 @@ def test_best_of_two_that_beat_the_baseline_is_no_winner(tmp_path: Path) -> None
     assert "a2 is lowest: better than b and d, and equivalent to a." in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_show_nothing(tmp_path: Path, seeds: int) -> None:
     planted = {label: values[:seeds] for label, values in WINNER.items()}
@@ -198,6 +206,7 @@ def test_correction_law_catches_raw_p_values(
         law_corrects(tmp_path)
 
 
+@pytest.mark.slow
 def test_divergence_stays_in_the_count(tmp_path: Path) -> None:
     planted = {**WINNER, ("c", "", "a"): [*WINNER["c", "", "a"][:4], "diverged"]}
     folder = plant(tmp_path, planted)
@@ -212,6 +221,7 @@ def test_divergence_stays_in_the_count(tmp_path: Path) -> None:
     assert math.isnan(row["value"])
 
 
+@pytest.mark.slow
 def test_failed_and_waiting_trials_are_missing_not_ignored(tmp_path: Path) -> None:
     lost = ["failed", "interrupted", "new"]
     folder = plant(tmp_path, {**WINNER, ("c", "", "a"): [*WINNER["c", "", "a"][:2], *lost]})
@@ -221,6 +231,7 @@ def test_failed_and_waiting_trials_are_missing_not_ignored(tmp_path: Path) -> No
     assert [row[2] for row in summaries.failures(reading.read(folder))] == lost
 
 
+@pytest.mark.slow
 def test_ranks_over_the_seeds_that_all_have(tmp_path: Path) -> None:
     """The best variant lost its easiest seed: over its own seeds alone it would look worse."""
     a, b = noisy(0.9, stream=1), noisy(1.0, stream=2)
@@ -255,6 +266,7 @@ def test_twins_are_never_compared(tmp_path: Path) -> None:
     assert comparisons.per_level(reading.read(folder), "c", "", "a", "b") == {}
 
 
+@pytest.mark.slow
 def test_the_folder_of_an_older_study_has_its_equal_objectives(tmp_path: Path) -> None:
     """In it study.json has them under the key `twins`."""
     groups = [{"case": "c", "arm": "", "members": ["b", "a"], "why": "mirrors"}]
@@ -279,6 +291,7 @@ def in_both_arms(folder: Path, *variants: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_equal_trials_of_two_arms_are_not_compared(tmp_path: Path) -> None:
     planted = {(c, "x" if a == "d" else arm, a): v for (c, arm, a), v in WINNER.items()}
     folder = in_both_arms(plant(tmp_path, planted), "a", "b")
@@ -308,6 +321,7 @@ def test_arms_of_the_same_trials_are_one_arm(tmp_path: Path) -> None:
     assert [row[0] for row in summaries.recipes(read)] == ["x = y"]
 
 
+@pytest.mark.slow
 def test_bands_name_where_the_best_is_better(tmp_path: Path) -> None:
     def shape(variant: str, level: int) -> float:
         return [0.5, 0.5, 1.6, 1.25][level] if variant == "a" else 1.0
@@ -351,6 +365,7 @@ def test_a_parameterization_that_fits_several_variants_is_one_baseline_the_first
     assert page.count('<td class="bad">worse</td>') == 4, "on the first screen and in the results"
 
 
+@pytest.mark.slow
 def test_a_baseline_named_in_full_is_that_variant(tmp_path: Path) -> None:
     last = "b weighting=min_snr gamma=1"
     folder = plant(tmp_path, WEIGHTINGS, baseline=last)
@@ -358,6 +373,7 @@ def test_a_baseline_named_in_full_is_that_variant(tmp_path: Path) -> None:
     assert "The baseline b" not in said(folder)
 
 
+@pytest.mark.slow
 def test_a_grid_of_two_axes_has_one_baseline(tmp_path: Path) -> None:
     planted = {("c", "", f"{name} width={w}"): noisy(1.0) for name in "ab" for w in (1, 2)}
     read = reading.read(plant(tmp_path, planted))
@@ -375,6 +391,7 @@ def test_a_baseline_that_was_left_out_is_replaced_and_said(tmp_path: Path) -> No
     assert "takes its place" not in said(plant(tmp_path / "other", WINNER))
 
 
+@pytest.mark.slow
 def test_baseline_defaults_to_the_first_variant(tmp_path: Path) -> None:
     read = reading.read(plant(tmp_path, WINNER, baseline=""))
     assert comparisons.baseline_of(read, "c", "") == "a"
@@ -399,6 +416,7 @@ def test_tables_equal_scipy(whole: Path) -> None:
     assert mmd["value"] == pytest.approx(np.mean(value["first"]) - 1)
 
 
+@pytest.mark.slow
 def test_comparisons_equal_scipy(whole: Path) -> None:
     table = pd.read_csv(whole / "tables" / "comparisons.csv")
     a, b = noisy(0.8, stream=1), noisy(1.0, stream=2)

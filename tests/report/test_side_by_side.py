@@ -172,6 +172,7 @@ def test_one_that_was_not_measured_at_the_table_s_levels_is_apart(
     assert any("evaluation.levels: " in line for line in found.apart)
 
 
+@pytest.mark.slow
 def test_levels_do_not_join_what_differs_otherwise(tmp_path: Path) -> None:
     by_level(tmp_path / "one", "a", sorted([*GRID, *NEAREST]), 5)
     by_level(tmp_path / "two", "d", NEAREST, 5, table="ddpm", network={"name": "mlp", "width": 8})
@@ -207,6 +208,7 @@ def test_one_study_is_no_comparison(tmp_path: Path) -> None:
     assert (done.code, done.out) == (2, "")
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_setups_and_writes_the_table(tmp_path: Path) -> None:
     planted(tmp_path / "one", {"a": A, "b": B}, "a")
     planted(tmp_path / "two", {"c": C}, "c")

@@ -88,6 +88,7 @@ def test_the_section_has_both_spaces_their_floors_and_no_loss(folder: Path) -> N
     assert (folder / "figures" / "spaces_moons.svg").is_file()
 
 
+@pytest.mark.slow
 def test_cases_of_one_space_or_of_other_images_have_no_section(folder: Path) -> None:
     for at in sorted((folder / "trials").iterdir()):
         trial = json.loads((at / "trial.json").read_text())
@@ -107,6 +108,7 @@ def part(folder: Path) -> spaces.SpacesPart:
     return found
 
 
+@pytest.mark.slow
 def test_what_is_not_alike_in_the_cases_is_said(folder: Path) -> None:
     for at in sorted((folder / "trials").iterdir()):
         trial = json.loads((at / "trial.json").read_text())
@@ -127,6 +129,7 @@ def test_a_study_that_has_not_made_its_floors_has_its_seconds(folder: Path) -> N
     assert found.picture is None
 
 
+@pytest.mark.slow
 def test_a_trial_without_seconds_or_samples_leaves_them_out(folder: Path) -> None:
     for at in sorted((folder / "trials").iterdir()):
         result = json.loads((at / "result.json").read_text())

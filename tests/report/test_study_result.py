@@ -44,6 +44,7 @@ def opened(planted: Path) -> testbed.StudyResult:
     return testbed.open(planted)
 
 
+@pytest.mark.slow
 def test_trials_have_a_row_for_each_seed_and_metric(opened: testbed.StudyResult) -> None:
     table = opened.trials
     rows = table[(table["metric"] == "loss_vs_wiener") & np.isfinite(table["value"])]

@@ -140,6 +140,7 @@ def wasserstein(w: float) -> float:
     return float(np.abs(np.sort(ends) - tilted_quantiles(U, w)).mean())
 
 
+@pytest.mark.slow
 def test_guidance_does_not_sample_the_tilted_density() -> None:
     """p(x) p(c|x)^w is p(x|c) at w = 1, where the two agree; beyond they are far apart."""
     assert wasserstein(1.0) < 1e-3

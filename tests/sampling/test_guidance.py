@@ -147,6 +147,7 @@ cases = given(
 )
 
 
+@pytest.mark.slow
 @cases
 def test_the_same_scale_holds_in_every_form(
     form: str, dtype: torch.dtype, log_sigma: float, w: float, seed: int
@@ -329,6 +330,7 @@ def test_a_classifier_learns_the_exact_one(data: testbed.Data) -> None:
         assert float(apart.mean()) <= 0.02 + 4 * float(apart.std()) / len(x) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_classifier_is_that_of_its_seed_alone(data: testbed.Data) -> None:
     settings = classifier.ClassifierSettings(steps=60, width=8, depth=1, batch=16)
     before = torch.get_rng_state()

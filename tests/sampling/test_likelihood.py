@@ -134,6 +134,7 @@ def test_equal_for_every_parameterization(name: str) -> None:
     assert_within(found, exact(want), exact(condition(x, sigmas, sd)), 64)
 
 
+@pytest.mark.slow
 def test_a_table_is_never_asked_between_its_levels() -> None:
     table = default_registry().table("karras", n=40, low=0.05, high=20.0)
     sigmas = levels(24, 0.05, 20.0, table)
@@ -205,6 +206,7 @@ def test_images_are_their_rows() -> None:
     assert shaped.log_p.shape == shaped.error.shape == (3,)
 
 
+@pytest.mark.slow
 def test_float32_is_asked_in_float32_and_summed_in_float64() -> None:
     """The denoiser's rounding enters by the condition of the density, u = 2^-24; nothing else."""
     seen = set()
@@ -223,6 +225,7 @@ def test_float32_is_asked_in_float32_and_summed_in_float64() -> None:
     assert u(torch.float32) == 2.0**-24
 
 
+@pytest.mark.slow
 def test_a_sample_is_measured_as_it_is_alone() -> None:
     x, sigmas = noisy(MIXTURE, 5), levels(10, LOW, HIGH)
     whole = log_likelihood(MIXTURE.denoise, x, sigmas, MIXTURE.log_density).log_p
@@ -288,6 +291,7 @@ def test_no_bits_without_a_quantum(quantum: float) -> None:
         bits_per_dim(torch.zeros(1), 2, quantum)
 
 
+@pytest.mark.slow
 def test_the_levels_of_a_sampler_turned_round_serve_too() -> None:
     sigmas = noise_levels.karras_sigmas(65, LOW, HIGH)[:-1].flip(0)
     x = noisy(GAUSSIAN, 4)

@@ -259,6 +259,7 @@ def test_a_step_may_ask_how_many_there_are() -> None:
     assert float(found) == 9
 
 
+@pytest.mark.slow
 def test_a_progress_bar_counts_the_steps_on_standard_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

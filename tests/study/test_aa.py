@@ -399,6 +399,7 @@ def test_the_report_decides_as_the_statistics_do(equal: Results) -> None:
             assert said == found
 
 
+@pytest.mark.slow
 def test_what_99_percent_power_needs_is_detectable_and_detected(equal: Results) -> None:
     y = values(equal)
     assert 1.05 < worsening(y) < 1.5, "neither trivial nor hopeless: about 20 %"

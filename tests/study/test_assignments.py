@@ -65,6 +65,7 @@ def change(assignment: AssignmentFolder, **changed: Any) -> None:
     assignment.put_json("assignment.json", assignment.json("assignment.json") | changed)
 
 
+@pytest.mark.slow
 def test_a_job_comes_back_from_its_files(
     job: Job, assignment: AssignmentFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_every_module_that_the_trials_id_covers_is_compared(job: Job) -> None:
     assert {sources.WORKER, "testbed.data.synthetic", "testbed.networks.mlp"} <= names
 
 
+@pytest.mark.slow
 def test_another_plugin_is_refused_by_name(assignment: AssignmentFolder, tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text(PLUGIN.replace("** 2", "** 4"))
     # A worker is a process of its own, which reads the plugin anew.
@@ -109,6 +111,7 @@ def test_another_plugin_is_refused_by_name(assignment: AssignmentFolder, tmp_pat
     assert "plain.py" in refusal(assignment)
 
 
+@pytest.mark.slow
 def test_other_data_are_refused_by_name(
     assignment: AssignmentFolder, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +125,7 @@ def test_other_data_are_refused_by_name(
     assert f"the data mixture is {digest[:12]} in the driver and other here" in refusal(assignment)
 
 
+@pytest.mark.slow
 def test_a_description_of_another_trial_is_refused(assignment: AssignmentFolder, job: Job) -> None:
     file = job.trial_dirs[0] / "trial.json"
     description = json.loads(file.read_text())
@@ -130,6 +134,7 @@ def test_a_description_of_another_trial_is_refused(assignment: AssignmentFolder,
     assert f"{file.resolve()}: has the settings of trial" in refusal(assignment)
 
 
+@pytest.mark.slow
 def test_a_warned_worker_leaves_the_assignment_open_unless_it_is_to_stop(
     assignment: AssignmentFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

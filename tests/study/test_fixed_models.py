@@ -227,6 +227,7 @@ def test_a_finished_one_is_not_measured_again_and_samples_are_drawn_from_it(
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_files_that_change_after_the_plan_are_noticed(folder: Path) -> None:
     made = planned(STUDY + FIXED, folder)
     (fixed,) = (one for one in made.trials if one.config.fixed)

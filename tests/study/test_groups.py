@@ -91,6 +91,7 @@ def test_every_worker_has_its_part(tmp_path: Path) -> None:
     assert (sizes(shared), shared.slots) == ([3, 2, 2, 2], 1)
 
 
+@pytest.mark.slow
 def test_one_by_one_where_that_is_asked_for(tmp_path: Path) -> None:
     found = engines.choose(made(tmp_path), REGISTRY, "sequential", 2)
     assert (found.name, found.slots, sizes(found)) == ("sequential", 2, [1] * 9)
@@ -387,6 +388,7 @@ def test_a_network_that_torch_func_cannot_do_trains_one_by_one(
     assert (found.name, sizes(found)) == ("sequential", [1] * 9)
 
 
+@pytest.mark.slow
 def test_an_unknown_engine_and_one_that_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match=r"Did you mean 'batched'"):
         engines.choose(made(tmp_path), REGISTRY, "batchd")
@@ -706,6 +708,7 @@ class Clocks:
             yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_measurement")
 @pytest.mark.parametrize(("threads", "name"), [(1, "batched"), (2, "sequential")])
 def test_on_one_thread_other_work_on_the_machine_does_not_choose_the_engine(

@@ -161,6 +161,7 @@ class Late:
     def close(self, kill: bool = False) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("deaths", [0, 2])
 def test_trials_come_first_and_never_meet_a_slot_that_is_taken(
@@ -180,6 +181,7 @@ def test_trials_come_first_and_never_meet_a_slot_that_is_taken(
     assert outcome.seconds > 0
 
 
+@pytest.mark.slow
 def test_a_study_that_trains_nothing_takes_no_time(
     made: Callable[..., Identities], tmp_path: Path
 ) -> None:

@@ -227,6 +227,7 @@ class Trial:
         self.labels = [{"case": "c", "arm": "x", "variant": variant}]
 
 
+@pytest.mark.slow
 def test_what_more_seeds_cannot_decide_is_not_undecided(tmp_path: Path) -> None:
     plant(
         tmp_path,

@@ -101,6 +101,7 @@ def test_each_trial_is_measured_where_it_is_asked_for(folders: tuple[Path, Path]
         np.testing.assert_allclose(levels, wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_another_variant_changes_no_number_of_a_trial(folders: tuple[Path, Path]) -> None:
     """Neither at a level nor over all, bit for bit, and no sample."""
     with_tables, without = (trials(folder) for folder in folders)

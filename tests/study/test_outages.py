@@ -152,6 +152,7 @@ def test_a_study_that_begins_or_ends_outlasts_it_too(
     assert (len(calls), disk.looks) == (2, 0)
 
 
+@pytest.mark.slow
 def test_a_driver_that_waits_for_another_outlasts_it(tmp_path: Path, disk: Disk) -> None:
     storage.begin(tmp_path / "out", 0.8)
     made, said = planned(ONE_TRIAL, tmp_path), list[str]()
@@ -340,6 +341,7 @@ def testbed_losses():
 """
 
 
+@pytest.mark.slow
 def test_what_a_plugin_cannot_reach_is_its_trials_failure_and_not_the_studys_disk(
     tmp_path: Path, trials_only: None
 ) -> None:

@@ -295,6 +295,7 @@ def test_options_that_are_written_out_and_defaults_are_one_identity(
 # --- trials of a study --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_edm_is_one_training_in_both_arms_of_the_default_study(
     tmp_path: Path, registry: testbed.Registry
 ) -> None:
@@ -609,6 +610,7 @@ def paired(folder: Path, registry: testbed.Registry, text: str, *sets: str) -> l
     return equal_objectives.find(made(folder, registry, text, *sets), registry)
 
 
+@pytest.mark.slow
 def test_v_and_edm_at_sigma_data_1_with_all_else_equal_are_twins_and_eps_is_not(
     folder: Path, registry: testbed.Registry
 ) -> None:

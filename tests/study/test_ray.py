@@ -55,6 +55,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         executor.connect(RaySettings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "auto"])
 def test_an_address_where_nobody_answers_is_named_before_ray_tries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str

@@ -49,6 +49,7 @@ def is_made(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> bool:
     return bool(calls)
 
 
+@pytest.mark.slow
 def test_they_are_made_once(written: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = reference_tables._make(written, default_registry())
     assert not is_made(made(tmp_path), monkeypatch)
@@ -71,6 +72,7 @@ def test_a_file_that_is_not_as_it_was(
     assert is_made(written, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "word",
     ["dataset.dim=3", "weighting=eps", "evaluation.samples=9", "training.clip=1"],
@@ -81,6 +83,7 @@ def test_another_study(
     assert is_made(made(tmp_path, word), monkeypatch)
 
 
+@pytest.mark.slow
 def test_other_sources(written: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_tables.sources, "digest", lambda modules: "another")
     assert is_made(written, monkeypatch)
@@ -106,6 +109,7 @@ class Slots:
     def close(self, kill: bool = False) -> None: ...
 
 
+@pytest.mark.slow
 def test_a_worker_makes_them_on_a_free_slot_and_the_driver_does_not_make_them_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -552,6 +552,7 @@ def test_a_trial_that_is_asked_for_by_its_id_runs_alone(ended_together: Path) ->
     assert "trained_together" not in TrialFolder.at(at).result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both", [False, True])
 def test_a_damaged_checkpoint_or_curve_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, both: bool
@@ -625,6 +626,7 @@ def test_what_a_kill_after_the_result_leaves_is_cleared_away(ended: Path) -> Non
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_dissolved_group_stays_dissolved(tmp_path: Path) -> None:
     """What a kill left of its trials runs alone too: in a smaller batch it would differ."""
     first = made(tmp_path)

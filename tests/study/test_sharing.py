@@ -174,6 +174,7 @@ def test_where_all_is_taken_a_driver_looks_now_and_then(
     assert here.next() == groups[0]
 
 
+@pytest.mark.slow
 def test_what_a_dead_driver_had_is_taken_after_a_while(
     four: Plan, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +219,7 @@ def law_what_others_have_ended_is_told_once(made: Plan, elsewhere: Elsewhere) ->
     assert here
 
 
+@pytest.mark.slow
 def test_what_others_have_ended_is_told_once(four: Plan, elsewhere: Elsewhere) -> None:
     law_what_others_have_ended_is_told_once(four, elsewhere)
 
@@ -258,6 +260,7 @@ def test_a_trial_that_has_ended_is_not_trained_again(four: Plan) -> None:
     assert not any(one.has("rows.jsonl") for one in folders)
 
 
+@pytest.mark.slow
 def test_a_group_that_another_driver_took_whole_since_is_split_here_nonetheless(
     four: Plan, elsewhere: Elsewhere
 ) -> None:
@@ -373,6 +376,7 @@ def execute(made: Plan, tracker: Any = None) -> tuple[runner.Outcome, list[str]]
     return outcome, late.submitted
 
 
+@pytest.mark.slow
 def test_a_trial_that_another_driver_took_first_counts_as_it_ended_there(four: Plan) -> None:
     told: list[tuple[str, str]] = []
 
@@ -563,6 +567,7 @@ def test_a_driver_that_waits_for_the_first_one_hears_that_the_study_is_to_stop(
     assert ending.report is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
@@ -582,6 +587,7 @@ def test_a_driver_with_another_study_is_refused(
     assert not any(made.files.trial(one.id).has("result.json") for one in made.trials)
 
 
+@pytest.mark.slow
 def test_a_driver_with_other_packages_is_refused(
     led: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -623,6 +629,7 @@ def test_a_driver_of_the_same_name_is_told_by_its_lease(
     thread.join()
 
 
+@pytest.mark.slow
 def test_one_trial_alone_is_not_shared(led: Callable[[], None], tmp_path: Path) -> None:
     made = planned(ONE_TRIAL, tmp_path, seeds=4)
     made.chosen = frozenset([made.trials[0].id])

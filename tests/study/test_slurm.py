@@ -93,6 +93,7 @@ def study(folder: Path, *words: str) -> Done:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_partition_that_does_not_exist_is_named_before_anything_runs(here: Path) -> None:
     done = study(here, "--set", "executor.slurm.partition=lang")
     assert done.code == 2
@@ -100,6 +101,7 @@ def test_a_partition_that_does_not_exist_is_named_before_anything_runs(here: Pat
     assert not (here / "runs" / "small" / "trials").exists()
 
 
+@pytest.mark.slow
 def test_more_minutes_than_a_partition_allows_are_named(here: Path) -> None:
     done = study(here, "--set", "executor.slurm.minutes=300")
     assert done.code == 2
@@ -114,6 +116,7 @@ def test_a_warning_that_comes_as_a_job_starts_is_refused(here: Path) -> None:
     assert "warning = 600 seconds before a limit of minutes = 10 would warn a job" in done.err
 
 
+@pytest.mark.slow
 def test_jobs_that_sbatch_refuses_fail_no_trial(here: Path) -> None:
     done = study(here, "--set", "executor.slurm.gpus=1")
     assert done.code == 2
@@ -170,6 +173,7 @@ def taken(folder: Path) -> tuple[slurm.SlurmExecutor, Future[list[str]], Path]:
     return executor, executor.submit(job), folder / "executor" / "abc"
 
 
+@pytest.mark.slow
 def test_a_job_of_an_earlier_driver_is_followed(here: Path, queue: set[str]) -> None:
     executor, _, assignment = taken(here)
     executor.advance()
@@ -185,6 +189,7 @@ def test_a_job_of_an_earlier_driver_is_followed(here: Path, queue: set[str]) -> 
     assert future.result(timeout=0) == []
 
 
+@pytest.mark.slow
 def test_a_job_that_is_gone_without_an_answer_is_lost(here: Path, queue: set[str]) -> None:
     executor, future, _ = taken(here)
     executor.advance()
@@ -196,6 +201,7 @@ def test_a_job_that_is_gone_without_an_answer_is_lost(here: Path, queue: set[str
     assert "Slurm's job new_0 ended without an answer" in str(future.exception())
 
 
+@pytest.mark.slow
 def test_a_job_that_has_answered_is_not_followed(here: Path, queue: set[str]) -> None:
     executor, _, assignment = taken(here)
     executor.advance()
@@ -233,6 +239,7 @@ def test_what_is_stopped_before_it_was_submitted_is_not(here: Path, queue: set[s
     assert queue == set()
 
 
+@pytest.mark.slow
 def test_what_is_stopped_while_it_is_submitted_is_asked_to_stop(
     here: Path, queue: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +255,7 @@ def test_what_is_stopped_while_it_is_submitted_is_asked_to_stop(
     assert (assignment / "stop").exists()
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_does_not_wait_for_the_next_question(
     here: Path, queue: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

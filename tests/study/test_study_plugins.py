@@ -76,6 +76,7 @@ def test_paths_are_relative_to_the_study_file(
         }
 
 
+@pytest.mark.slow
 def test_a_study_file_leaves_out_one_of_two_files_of_one_name(folder: Path) -> None:
     (folder / "more").mkdir()
     (folder / "more" / "mine.py").write_text(MINE.format(name="mine", scale=9.0))

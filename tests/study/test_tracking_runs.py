@@ -21,6 +21,7 @@ def lost() -> Iterator[Proxy]:
     proxy.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [None, "1"])
 def test_a_run_is_asked_for_once_although_the_answer_is_lost(
     lost: Proxy, monkeypatch: pytest.MonkeyPatch, retries: str | None

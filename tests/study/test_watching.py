@@ -76,6 +76,7 @@ def test_an_id_that_is_none_or_several_is_refused(tmp_path: Path) -> None:
         watching.chosen(found, [""])
 
 
+@pytest.mark.slow
 def test_status_shows_it_and_says_what_is_next(tmp_path: Path) -> None:
     made = watched(tmp_path)
     page = tmp_path / "status.html"
@@ -113,6 +114,7 @@ def test_a_log_has_the_curve_and_how_it_ended(tmp_path: Path) -> None:
     assert run_here(tmp_path, "log", "out", "nothing").code == 2
 
 
+@pytest.mark.slow
 def test_cancel_and_retry_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     made = watched(tmp_path, driven=False)
     ids = {one.state: one.id for one in made.trials}

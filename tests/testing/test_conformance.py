@@ -654,6 +654,7 @@ def test_a_default_registry_born_in_the_block_dies_with_it() -> None:
 # --- strategies ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(c=strategies.cases(), p=strategies.parameterizations())
 def test_strategies(c: testbed.testing.cases.Case, p: testbed.Parameterization) -> None:
     assert c.x0.shape == c.eps.shape == c.x.shape
@@ -680,6 +681,7 @@ def test_check_a_file(tmp_path: Path) -> None:
     assert "Next: testbed explain velocity -p velocity_plugin.py" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_check_a_wrong_file(tmp_path: Path) -> None:
     (tmp_path / "velocity_plugin.py").write_text(FLOW.replace("out=-t", "out=t"))

@@ -108,6 +108,7 @@ def test_parts_are_cut_along_the_batch_of_many_trials() -> None:
     assert torch.allclose(found, x.mean(1).sum(0), rtol=8 * U)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", TINY)
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_training_in_parts_is_that_of_the_whole(network: str, parts: int) -> None:
@@ -120,6 +121,7 @@ def test_a_training_in_parts_is_that_of_the_whole(network: str, parts: int) -> N
     assert not torch.equal(one, start)
 
 
+@pytest.mark.slow
 def test_a_batch_of_trials_is_trained_in_parts_too() -> None:
     names = ("edm", "eps")
     whole = weights(Batch([job("mlp", name) for name in names], data(), CPU))
@@ -136,6 +138,7 @@ def test_parts_must_divide_the_batch(parts: int) -> None:
 # --- images in a batch of trials -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", TINY)
 def test_trials_on_images_train_as_one(network: str) -> None:
     """Group norms, convolutions and attention; one trial has an index, the other a log_sigma."""
@@ -162,6 +165,7 @@ def test_a_table_of_values_is_held_once_for_all_trials() -> None:
 # --- checkpointing, layouts, torch.compile --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_activations_computed_again_give_the_same_weights() -> None:
     kept, again = (
         weights(Trainer.of(job("dit", more={"checkpointing": one}), data(), CPU))
@@ -195,6 +199,7 @@ def test_the_network_s_input_lies_as_it_should() -> None:
     assert found == {"contiguous": [False], "channels_last": [True]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "settings"),
     [
@@ -221,6 +226,7 @@ def test_what_vmap_cannot_do_is_trained_one_by_one(settings: dict[str, Any], rea
     assert reason in unbatchable([job("mlp", name, **settings) for name in ("eps", "edm")])
 
 
+@pytest.mark.slow
 def test_compile_compiles_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda f, **more: compiled.append(f) or f)

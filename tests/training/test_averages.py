@@ -26,6 +26,7 @@ def test_inner_products() -> None:
     law_inner_products(averages.inner_products)
 
 
+@pytest.mark.slow
 def test_reconstruction() -> None:
     law_reconstruction(averages.coefficients)
 
@@ -149,6 +150,7 @@ def test_a_resumed_training_keeps_the_same_averages(make: str) -> None:
     assert sorted(found) == [30, 77, STEPS]
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_has_no_snapshot_after_it() -> None:
     loss = REGISTRY.loss("l2")
     one = trainer(loss=loss, steps=STEPS, points=1, learning_rate=1e30)

@@ -221,6 +221,7 @@ def test_one_step_as_one_is_one_step_alone_but_for_rounding() -> None:
     law_one_step(batched_gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -235,6 +236,7 @@ def test_a_wrong_step_is_caught(wrong: Callable[[Tensor], Tensor]) -> None:
         law_one_step(lambda *inputs: wrong(batched_gradient(*inputs)))
 
 
+@pytest.mark.slow
 def test_in_bfloat16_a_step_is_off_by_the_rounding_of_bfloat16() -> None:
     trials = [training_job(name, precision="bfloat16") for name in FIVE]
     batch = Recorded(trials, data(), CPU)

@@ -98,9 +98,11 @@ def test_the_row_shows_the_norm_before_clipping() -> None:
     assert shown > 2 * np.mean(clipped)
 
 
+@pytest.mark.slow
 def test_a_bound_that_is_never_reached_changes_nothing() -> None:
     assert same(ran(trainer(clip=1e9)), ran(trainer()))
 
 
+@pytest.mark.slow
 def test_a_bound_that_is_reached_changes_the_run() -> None:
     assert not same(ran(trainer(clip=0.1))[1], ran(trainer())[1])

@@ -25,6 +25,7 @@ def fragile(step: int, value: float = math.nan) -> testbed.Loss:
     return testbed.Loss("fragile", function)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1, BLOCK - 1, BLOCK, BLOCK + 23, 2 * BLOCK - 1])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_divergence_is_the_step_of_the_first_loss_that_is_not_finite(
@@ -36,6 +37,7 @@ def test_divergence_is_the_step_of_the_first_loss_that_is_not_finite(
     assert [row.step for row in rows] == [BLOCK] * (step >= BLOCK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, BLOCK + 23])
 def test_after_divergence_the_average_is_that_of_the_row_before(step: int) -> None:
     one = trainer(loss=fragile(step), steps=3 * BLOCK)

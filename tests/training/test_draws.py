@@ -183,6 +183,7 @@ def test_every_trial_of_a_seed_has_the_same_draws() -> None:
     law_same_draws(trainer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [OfItsName, OfTheGlobalStream])
 def test_draws_of_a_trial_s_own_are_caught(mutant: type[Trainer]) -> None:
     with torch.random.fork_rng(devices=[]), pytest.raises(AssertionError):
@@ -194,6 +195,7 @@ def test_seeds_have_other_draws() -> None:
     assert not any(torch.equal(a[0], b[0]) for a in one for b in other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", ["lognormal", "loguniform", "cosine", "ddpm"])
 def test_a_density_maps_the_same_uniforms(density: str) -> None:
     found = torch.stack([c for _, c in heard(trainer, density=density, steps=BLOCK)])
@@ -201,6 +203,7 @@ def test_a_density_maps_the_same_uniforms(density: str) -> None:
     assert torch.equal(found, (torch.log(sigma) / 4).float())
 
 
+@pytest.mark.slow
 def test_the_network_is_given_c_in_times_the_noisy_data() -> None:
     drawn, set_ = draws(0, 0, 16, 400, (2,)), data()
     sigma = REGISTRY.density("lognormal").sigma(drawn.u)[..., None]

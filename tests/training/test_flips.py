@@ -153,6 +153,7 @@ def test_both_engines_flip_alike() -> None:
     assert float((plain.ema - many.ema).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_resumed_training_flips_the_same() -> None:
     whole = trainer("v", set_=images(), steps=90, points=90, flips=0.5)
     list(whole)

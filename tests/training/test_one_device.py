@@ -107,6 +107,7 @@ def sampled(denoise: Any, name: str, shape: tuple[int, ...], **options: Any) -> 
         return testbed.sample(denoise, x, LEVELS, sampler, generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTRY.names("sampler"))
 def test_a_sampler_stays_on_the_device(name: str) -> None:
     denoise, _, data = denoiser_of("mlp")

@@ -116,6 +116,7 @@ def test_a_wrong_rate_is_caught(law: Callable[[Rate], None], mutant: Rate) -> No
         law(mutant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "inverse_sqrt"])
 def test_a_run_uses_the_rate_of_its_step(schedule: str) -> None:
     """Equal to a run whose constant rate is set to that of each step by hand."""
@@ -220,6 +221,7 @@ def test_a_width_that_no_profile_has_is_refused(width: float) -> None:
         rates.exponent(width)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_power_average() -> None:
     """The average of the weights by step, with the shares that the profile gives them."""
     width, steps, path = 0.15, 10, []
@@ -234,6 +236,7 @@ def test_a_run_keeps_the_power_average() -> None:
     assert bool(((one.ema[0].double() - expected).abs() <= 4 * steps * 2.0**-24 * size).all())
 
 
+@pytest.mark.slow
 def test_the_width_takes_the_place_of_the_decay() -> None:
     runs = [trainer(steps=20, ema=ema, ema_width=0.1) for ema in (0.2, 0.999)]
     for one in runs:

@@ -66,12 +66,14 @@ def test_a_resumption_that_forgets_is_caught(mutant: Restore) -> None:
         law_resumes(mutant)
 
 
+@pytest.mark.slow
 def test_a_state_of_step_zero_is_the_start() -> None:
     one, other = trainer(), trainer(net=network(data(), seed=5))
     other.restore(*one.state())
     assert same(ran(other), ran(trainer()))
 
 
+@pytest.mark.slow
 def test_a_network_with_an_unused_parameter_resumes() -> None:
     # Trained without labels, a network built with them never uses their embedding.
     make = functools.partial(trainer, steps=2 * BLOCK)
@@ -82,6 +84,7 @@ def test_a_network_with_an_unused_parameter_resumes() -> None:
     assert same(ran(second)[1], ran(make(net=network(data(), labels=3)))[1])
 
 
+@pytest.mark.slow
 def test_a_restored_run_leaves_the_state_as_it_was() -> None:
     first = trainer(steps=BLOCK)
     list(first)

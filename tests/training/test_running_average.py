@@ -73,12 +73,14 @@ def test_averages_with_a_wrong_decay_are_caught(schedule: Callable[[int], float]
         law_average(functools.partial(trainer, made=decaying(schedule)))
 
 
+@pytest.mark.slow
 def test_without_decay_the_average_is_the_weights() -> None:
     one = trainer(ema=0.0)
     list(one)
     assert same(one.ema, one.weights.W)
 
 
+@pytest.mark.slow
 def test_the_averaged_denoiser_has_the_average_for_weights() -> None:
     one = trainer()
     list(one)

@@ -14,22 +14,26 @@ from testbed.training.trainer import BLOCK, Trainer, draws
 pytestmark = pytest.mark.usefixtures("the_engine_is_left_as_it_was")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIVE)
 def test_a_run_is_the_same_bit_for_bit(name: str) -> None:
     assert same(ran(published(name)), ran(published(name)))
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run() -> None:
     one, other = (ran(trainer(seed=seed)) for seed in (0, 1))
     assert not same(one[1][0]["W"], other[1][0]["W"])
 
 
+@pytest.mark.slow
 def test_a_run_uses_no_global_generator() -> None:
     before = torch.get_rng_state()
     list(published("v"))
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_the_global_generator() -> None:
     one = ran(trainer())
     with torch.random.fork_rng(devices=[]):
@@ -57,6 +61,7 @@ def test_longer_training_begins_the_same() -> None:
     assert same(one[0], other[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "points", "expected"),
     [

@@ -106,6 +106,7 @@ def test_the_exact_conditional_denoiser_has_no_gap_given_the_classes(names: list
     assert plain["nll"].value - given["nll"].value == pytest.approx(information, abs=Z * error)
 
 
+@pytest.mark.slow
 def test_the_bound_is_given_the_classes() -> None:
     """Against the sum of the chain's terms for the denoiser of each class alone."""
     chain = Chain(default_registry().table("ddpm", n=20, start=0.01, end=0.5).sigmas)

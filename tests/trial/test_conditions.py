@@ -316,6 +316,7 @@ def test_a_condition_that_is_always_dropped_changes_nothing() -> None:
     law_always_dropped_is_unconditional()
 
 
+@pytest.mark.slow
 def test_the_network_is_given_the_classes_of_its_batch() -> None:
     law_network_sees_the_classes()
 

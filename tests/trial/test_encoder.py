@@ -152,6 +152,7 @@ def test_other_settings_are_another_encoder(cached: Path, change: dict[str, Any]
     assert len(digests) == len(list(cached.glob("*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_the_global_generators_stay_as_they_were() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -198,6 +199,7 @@ def test_a_folder_is_read_as_diffusers_reads_it(tmp_path: Path) -> None:
     assert Encoder.model_validate(str(tmp_path / "vae")).path == str(tmp_path / "vae")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["", "encoder", "decoder"])
 def test_the_weights_are_the_identity_of_a_folder_and_not_its_place(
     tmp_path: Path, part: str
@@ -328,6 +330,7 @@ def test_a_study_of_latents_has_samples_of_images(tmp_path: Path) -> None:
     assert "images decoded again: " in (tmp_path / "runs/latent/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_pixels_and_latents_are_not_compared(tmp_path: Path) -> None:
     mixed = STUDY.replace(
         'parameterization = ["edm", "v"]',

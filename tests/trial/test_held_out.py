@@ -75,6 +75,7 @@ def test_wrong_noise_is_rejected(wrong: Callable[..., Tensor]) -> None:
         law_cells_keep_their_values(wrong)
 
 
+@pytest.mark.slow
 def test_digits_have_a_quantum_and_may_be_dequantised() -> None:
     plain, smooth = files.digits(), files.digits(dequantised=True)
     assert (plain.quantum, plain.dequantised) == (1 / 8, False)
@@ -310,6 +311,7 @@ def test_what_cannot_be_measured_is_refused_before_training(
     assert said in line
 
 
+@pytest.mark.slow
 def test_many_dimensions_go_by_hutchinson(tmp_path: Path) -> None:
     changes = "dataset.dim=257", 'evaluation.likelihood={divergence="hutchinson", probes=4}'
     likelihood = planned(tmp_path, *changes).evaluation.likelihood

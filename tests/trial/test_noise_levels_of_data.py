@@ -208,6 +208,7 @@ def test_a_plan_says_what_was_recognised(photos: Path, monkeypatch: pytest.Monke
     assert "sigma_max" not in text
 
 
+@pytest.mark.slow
 def test_levels_that_do_not_fit_the_data_are_said(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def test_an_owner_that_ended_is_followed_at_once(disk: SharedDisk) -> None:
     assert {one.name for one in disk.root.iterdir()} == {"fence-2"}
 
 
+@pytest.mark.slow
 def test_an_owner_without_signs_of_life_is_followed_after_its_lease(
     disk: SharedDisk, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +141,7 @@ def test_of_two_that_follow_one_is_too_late(disk: SharedDisk) -> None:
     assert (disk.claim().fence, disk.get("a")) == (3, b"one")
 
 
+@pytest.mark.slow
 def test_many_that_want_a_folder_have_it_one_after_the_other(disk: SharedDisk) -> None:
     def count() -> None:
         for _ in range(5):

@@ -320,6 +320,7 @@ def python(source: str, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_a_kill_before_the_rename_leaves_what_there_was(
@@ -388,6 +389,7 @@ def in_place(disk: LocalDisk, name: str, content: bytes) -> None:
             time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_readers_see_whole_files(tmp_path: Path) -> None:
     law_readers_see_whole_files(LocalDisk.put, tmp_path)
 
@@ -458,6 +460,7 @@ def test_an_owner_in_another_process_is_waited_for(disk: LocalDisk) -> None:
         assert other.wait(60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_killed_owner_owns_nothing(disk: LocalDisk) -> None:
     other = python(OWNER, disk.at, 600)

@@ -66,6 +66,7 @@ def encoder(at: Path, **change: Any) -> TextEncoder:
 # --- tables -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_table_has_the_states_of_each_text_and_padding_after_them(tiny: Path) -> None:
     found = texts.encoded(data(), encoder(tiny))
     table, states = found.tables["caption"], text_encoder.states(str(tiny), CAPTIONS)
@@ -87,6 +88,7 @@ def test_data_without_an_encoder_are_as_they_were() -> None:
     assert texts.encoded(given, None, {"caption": ["two blobs"]}) is given
 
 
+@pytest.mark.slow
 def test_the_empty_text_is_a_row_where_it_stands_for_off(tiny: Path) -> None:
     settings = encoder(tiny, null="empty")
     found = texts.encoded(data(), settings)
@@ -98,6 +100,7 @@ def test_the_empty_text_is_a_row_where_it_stands_for_off(tiny: Path) -> None:
     assert int(mask[15].sum()) == 2
 
 
+@pytest.mark.slow
 def test_padding_may_have_states_like_tokens(tiny: Path, own_cache: Path) -> None:
     """All places are tokens then: another cache entry, no mask, and a row for each text and off."""
     settings = encoder(tiny, null="empty", padding="states")
@@ -135,6 +138,7 @@ def test_a_token_for_none_is_learned_where_there_may_be_none_alone(tiny: Path, n
         assert not torch.allclose(module(x, c_noise, {"caption": caption}), before, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_prompts_are_further_rows_and_move_no_other(tiny: Path) -> None:
     for null, first in (("off", 15), ("empty", 16)):
         few = texts.encoded(data(), encoder(tiny, null=null))
@@ -146,6 +150,7 @@ def test_prompts_are_further_rows_and_move_no_other(tiny: Path) -> None:
         assert texts.number(more, "caption", "two blobs") == 1
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_and_knows_files_texts_and_layer(
     tiny: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +209,7 @@ def test_a_text_that_there_is_not_is_told() -> None:
 # --- where a text is off ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_empty_text_stands_for_off_and_the_weights_stay(tiny: Path) -> None:
     found = texts.encoded(data(), encoder(tiny, null="empty"))
     network = testbed.Registry().network("mlp", width=8, depth=1)
@@ -235,6 +241,7 @@ def planned(tmp_path: Path, tiny: Path, *words: str) -> Any:
     return studies.planned(STUDY.replace("ENCODER", str(tiny)), tmp_path, *words)
 
 
+@pytest.mark.slow
 def test_the_identity_has_the_digest_of_the_encoder_and_not_its_path(
     tmp_path: Path, tiny: Path
 ) -> None:
@@ -309,6 +316,7 @@ def test_a_misspelt_condition_is_the_only_complaint(
     assert "\n" not in told
 
 
+@pytest.mark.slow
 def test_texts_are_classes_without_an_encoder(tmp_path: Path, tiny: Path) -> None:
     negative = 'evaluation.guidance={name="classifier_free", negative="two blobs"}'
     (one,) = planned(tmp_path, tiny, "text_encoder=none", negative).trials

@@ -266,6 +266,7 @@ def test_one_changed_digit_is_found(packed: Path, tmp_path: Path) -> None:
     assert one["after"] in told.out
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_of_another_archive_is_refused(packed: Path, tmp_path: Path) -> None:
     """Its trials, tables and plugins would be taken for those of this one."""
     at = tmp_path / "kept" / "packed" / "plugins" / "0"

@@ -254,6 +254,7 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_fd_dinov2_is_the_frechet_distance_of_the_class_tokens(dinov2: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     data = testbed.Data(pictures(4, 10), pictures(9, 10, seed=1))
