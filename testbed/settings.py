@@ -13,9 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
-
-T = TypeVar("T")
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def names(model: type[Any], **wanted: bool | str) -> tuple[str, ...]:
     )
 
 
-def typed(schema: T) -> T:
+def typed(schema: Any) -> Any:
     """A schema of pydantic that takes values by their type, as TOML has them.
 
     Else `"yes"` and 1 are a truth value, and `"3"`, true and 3.0 a whole number. A whole number is

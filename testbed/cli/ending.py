@@ -11,7 +11,7 @@ from rich.markup import escape
 from testbed.cli import first_screen, terminal
 from testbed.registry import Registry
 from testbed.report import claims
-from testbed.study import tracking_store
+from testbed.study import baseline, tracking_store
 from testbed.study.invocation import record
 from testbed.study.plan import Plan
 from testbed.study.session import Ending
@@ -44,7 +44,12 @@ def show(
         words[words.index("--at-most") + 1] = str(2 * (made.study.asked.at_most or 1))
         terminal.next_step(terminal.command("study", *words), " adds further seeds.")
     elif "finished" in states:
-        where, id_ = storage.address(made.folder), states["finished"]
+        finished: dict[str, str] = {}
+        for one in made.trials:
+            if one.state == "finished":
+                finished.setdefault(one.labels[0]["variant"], one.id)
+        id_ = finished[baseline.chosen(made.study.report.baseline, [*finished])]
+        where = storage.address(made.folder)
         trial = f"{where}/trials/{id_}" if "://" in where else id_
         sampled = terminal.command("sample", trial, "--out", "samples.png")
         terminal.next_step("open the report", f", or {sampled}")

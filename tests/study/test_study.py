@@ -40,11 +40,14 @@ def test_a_study_says_what_it_does_and_how_it_ended(finished: Finished) -> None:
     assert told
     # The same count in the report: a row without a number is one row, too.
     assert (
-        f"All {told[1]} Tweedie identity checks hold"
+        f"All {told[1]} Tweedie identity checks, that "
         in (finished.folder / "report.html").read_text()
     )
     assert re.search(r"MLflow: [\d.]+ s of CPU, beside \d+ s of training. See it: ", out)
     assert "Report: runs/tiny/report.html" in out
+    shown = re.search(r"Next: open the report, or testbed sample (\w+) ", out)
+    trial = {at.name: key for key, at in trials(finished.folder).items()}
+    assert shown and trial[shown[1]][1] == "edm"  # the baseline, and not the first trial
     assert "\x1b" not in out
 
 
