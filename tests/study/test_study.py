@@ -47,7 +47,8 @@ def test_a_study_says_what_it_does_and_how_it_ended(finished: Finished) -> None:
     assert "Report: runs/tiny/report.html" in out
     shown = re.search(r"Next: open the report, or testbed sample (\w+) ", out)
     trial = {at.name: key for key, at in trials(finished.folder).items()}
-    assert shown and trial[shown[1]][1] == "edm"  # the baseline, and not the first trial
+    assert shown
+    assert trial[shown[1]][1] == "edm"  # the baseline, and not the first trial
     assert "\x1b" not in out
 
 
