@@ -47,7 +47,8 @@ class Model(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return settings.typed(handler(source))
+        found: Mapping[str, Any] = settings.typed(handler(source))
+        return found
 
     @model_validator(mode="before")
     @classmethod
