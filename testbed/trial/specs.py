@@ -47,7 +47,7 @@ class Model(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        found: Mapping[str, Any] = settings.typed(handler(source))
+        found: CoreSchema = settings.typed(handler(source))
         return found
 
     @model_validator(mode="before")
