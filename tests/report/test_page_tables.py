@@ -40,7 +40,8 @@ def test_the_page_names_cases_and_arms_where_the_study_does(
     assert any("<th>arm</th>" in head for head in heads) == bool(arm)
     metric = "loss / Wiener loss (no exact denoiser); lower is better"
     assert f"<h3>{case or 'All data'}: {metric}; 5 seeds</h3>" in page
-    assert f'<td colspan="4" class="best">{"In “one”, w" if arm else "W"}ith b as the' in page
+    assert f'<td colspan="4" class="best">{"In “one”, " if arm else ""}a is lowest' in page
+    assert "against the baseline, b" in page
 
 
 @pytest.mark.parametrize(

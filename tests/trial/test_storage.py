@@ -53,6 +53,7 @@ ELSEWHERE = {
     "checkpoints/weights.py": "checkpoints of other libraries, which the user names",
     "checkpoints/models.py": "checkpoints of other libraries, which the user names",
     "checkpoints/diffusers_folders.py": "checkpoints of other libraries, which the user names",
+    "trial/fixed.py checkpoint": "checkpoints of other libraries, which the user names",
     "checkpoints/diffusers_parts.py": "checkpoints of other libraries, which the user names",
     "cache.py": "the user's cache",
     "networks/autoencoder.py": "the folder of an autoencoder",
