@@ -11,7 +11,7 @@ settings and the reference of study keys are all read from there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -106,16 +106,24 @@ def names(model: type[Any], **wanted: bool | str) -> tuple[str, ...]:
     )
 
 
-def typed(schema: Any) -> Any:
-    """A schema of pydantic that takes values by their type, as TOML has them.
+class Typed:
+    """Its fields take values by their type, as TOML has them, where pydantic validates them.
 
     Else `"yes"` and 1 are a truth value, and `"3"`, true and 3.0 a whole number. A whole number is
     still a number.
     """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        return _strict(handler(source))
+
+
+def _strict(schema: Any) -> Any:
+    """A schema of pydantic whose numbers and truth values are of their own type."""
     if isinstance(schema, dict) and schema.get("type") in ("bool", "float", "int"):
         schema["strict"] = True
     inner = schema.values() if isinstance(schema, dict) else schema
     for one in inner if isinstance(inner, Iterable) else ():
         if isinstance(one, dict | list | tuple):
-            typed(one)
+            _strict(one)
     return schema

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from testbed.errors import InputError, unknown
-from testbed.settings import Setting, typed
+from testbed.settings import Setting, Typed
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -24,7 +23,7 @@ WIDEST = 1 / math.sqrt(12)
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Typed):
     """How a trial is trained; the same for every trial of a comparison unless a study sweeps it.
 
     Each field says what it is in its `Setting`.
@@ -195,10 +194,6 @@ class Training:
             since=3,
         ),
     ] = 0.0
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
-        return typed(handler(source))
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -9,21 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from testbed import settings, toml
+from testbed import toml
 from testbed.components import multiples
 from testbed.errors import InputError, unknown
-from testbed.settings import Setting
+from testbed.settings import Setting, Typed
 from testbed.training.settings import WIDEST
 
 MOST_STEPS = 1_000_000
@@ -38,17 +29,12 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-class Model(BaseModel):
+class Model(Typed, BaseModel):
     """Unknown keys and values of another type are errors; nothing changes after validation."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
     )
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        found: CoreSchema = settings.typed(handler(source))
-        return found
 
     @model_validator(mode="before")
     @classmethod
